@@ -1,0 +1,380 @@
+//! Who may stop whom: the state that the vCPU threads, the coordinator thread and the owner of a machine share.
+//!
+//! A vCPU thread never waits for another to *park*: two doing so would deadlock. It notes what it wants and parks; the
+//! coordinator thread then collects the other vCPUs and the device workers. The one thing a vCPU thread may wait for is
+//! that no other executes guest code under an old set of breakpoints; a waiting vCPU is itself outside the guest,
+//! so that two may wait at once.
+//!
+//! Talks to the vCPU threads by `attention` flags and a signal that interrupts KVM_RUN, and to [`DeviceWorker`]s. It must
+//! not know registers or exits.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use kvm_ioctls::VmFd;
+
+use crate::bus::Bus;
+use crate::debug::{Breakpoint, BreakpointError, DebugHandler, StoppedCpu, check_breakpoints};
+use crate::devices::GuestClock;
+use crate::error::Error;
+use crate::exit::{CpuStatistics, ExitReason};
+use crate::machine::DeviceWorker;
+use crate::memory::GuestRam;
+
+/// Something to do on a parked vCPU's thread.
+pub(crate) type Job = Box<dyn FnOnce(&mut StoppedCpu<'_>) + Send>;
+
+/// Where the machine is, or is to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// vCPUs execute, workers work.
+    Running,
+    /// On the way from running to paused or ended. Nobody wants to be here; only the coordinator thread sets it, so
+    /// that no vCPU slips out again while the others are being collected.
+    Stopping,
+    /// All vCPUs are parked, all workers quiescent.
+    Paused,
+    /// All threads have been told to end.
+    Ended,
+}
+
+/// What the mutex protects.
+pub(crate) struct Control {
+    /// Where the machine is to go; written by anyone.
+    pub(crate) wanted: Phase,
+    /// Where it is; written by the coordinator thread only.
+    pub(crate) actual: Phase,
+    /// Why it stopped, in order; several vCPUs may have a reason at once.
+    pub(crate) events: VecDeque<ExitReason>,
+    /// The guest has come to its end: it must not be resumed.
+    pub(crate) finished: bool,
+    /// The set in force.
+    pub(crate) breakpoints: Vec<Breakpoint>,
+    /// Counts the sets.
+    pub(crate) epoch: u64,
+    /// One for each vCPU.
+    pub(crate) cpus: Vec<CpuControl>,
+}
+
+/// The locked part of one vCPU's state.
+#[derive(Default)]
+pub(crate) struct CpuControl {
+    /// The thread, as long as it lives.
+    pub(crate) thread: Option<libc::pthread_t>,
+    /// It waits for the machine to run again.
+    pub(crate) parked: bool,
+    /// Which set of breakpoints it has in force.
+    pub(crate) epoch: u64,
+    /// To be done while parked.
+    pub(crate) jobs: VecDeque<Job>,
+}
+
+/// The part of one vCPU's state that the way of a hit touches: never locked.
+pub(crate) struct CpuShared {
+    /// Something in [`Control`] concerns this vCPU: look before entering the guest.
+    pub(crate) attention: AtomicBool,
+    /// The thread is in KVM_RUN, or about to enter it.
+    pub(crate) in_guest: AtomicBool,
+    pub(crate) counters: Counters,
+}
+
+impl CpuShared {
+    /// A vCPU whose thread asks for orders before it does anything.
+    fn new() -> Self {
+        Self {
+            attention: AtomicBool::new(true),
+            in_guest: AtomicBool::new(false),
+            counters: Counters::default(),
+        }
+    }
+}
+
+macro_rules! counters {
+    ($($name:ident)*) => {
+        /// Written by the vCPU's own thread only, read by anyone.
+        #[derive(Default)]
+        pub(crate) struct Counters {
+            $(pub(crate) $name: AtomicU64),*
+        }
+        impl Counters {
+            pub(crate) fn read(&self) -> CpuStatistics {
+                CpuStatistics { $($name: self.$name.load(Ordering::Relaxed)),* }
+            }
+        }
+    };
+}
+counters!(runs debug_exits hits returns pio_exits mmio_exits msr_exits other_exits hit_requests emulated steps);
+
+/// Counts one up; cheaper than an atomic addition because only one thread writes.
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
+/// What all threads of a machine share.
+pub(crate) struct Shared {
+    pub(crate) ram: GuestRam,
+    pub(crate) vm: Arc<VmFd>,
+    pub(crate) pio: Arc<Bus>,
+    pub(crate) mmio: Arc<Bus>,
+    pub(crate) handler: Option<Arc<dyn DebugHandler>>,
+    pub(crate) cpus: Vec<CpuShared>,
+    pub(crate) workers: Mutex<Vec<Arc<dyn DeviceWorker>>>,
+    pub(crate) clock: Arc<GuestClock>,
+    control: Mutex<Control>,
+    changed: Condvar,
+}
+
+/// What a vCPU thread is to do before it enters the guest again.
+pub(crate) enum Order {
+    /// Put these breakpoints in force if given, and go on.
+    Go(Option<Vec<Breakpoint>>),
+    /// Do this, then ask again.
+    Job(Job),
+    /// End the thread.
+    End,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        ram: GuestRam,
+        vm: Arc<VmFd>,
+        (pio, mmio): (Arc<Bus>, Arc<Bus>),
+        handler: Option<Arc<dyn DebugHandler>>,
+        clock: Arc<GuestClock>,
+        cpus: u32,
+    ) -> Self {
+        let cpus = cpus as usize;
+        Self {
+            ram,
+            vm,
+            pio,
+            mmio,
+            handler,
+            cpus: std::iter::repeat_with(CpuShared::new).take(cpus).collect(),
+            workers: Mutex::default(),
+            clock,
+            control: Mutex::new(Control {
+                wanted: Phase::Paused,
+                actual: Phase::Paused,
+                events: VecDeque::new(),
+                finished: false,
+                breakpoints: Vec::new(),
+                epoch: 0,
+                cpus: std::iter::repeat_with(CpuControl::default).take(cpus).collect(),
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// A panic on another thread must not hide its cause behind a second one.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn wait<'a>(&self, guard: MutexGuard<'a, Control>) -> MutexGuard<'a, Control> {
+        self.changed.wait(guard).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `done` or until `deadline`; says which.
+    pub(crate) fn wait_until<'a>(
+        &self,
+        mut guard: MutexGuard<'a, Control>,
+        deadline: Option<Instant>,
+        mut done: impl FnMut(&mut Control) -> bool,
+    ) -> (MutexGuard<'a, Control>, bool) {
+        loop {
+            if done(&mut guard) {
+                return (guard, true);
+            }
+            guard = match deadline {
+                None => self.wait(guard),
+                Some(deadline) => {
+                    let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                        return (guard, false);
+                    };
+                    self.changed
+                        .wait_timeout(guard, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+            };
+        }
+    }
+
+    pub(crate) fn notify(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Notes where the machine is to go and why. Does not wait; works on any thread.
+    pub(crate) fn request(&self, phase: Phase, event: Option<ExitReason>) {
+        let mut control = self.lock();
+        if let Some(event) = event {
+            let last = !matches!(event, ExitReason::Breakpoint { .. } | ExitReason::TimeLimit);
+            control.finished |= last;
+            control.events.push_back(event);
+        }
+        // A stop that nobody was told yet, or the end of the guest, is not to be overrun by a resume.
+        let stays = phase == Phase::Running && (control.finished || !control.events.is_empty());
+        if control.wanted != Phase::Ended && !stays {
+            control.wanted = phase;
+        }
+        if phase != Phase::Running {
+            // Nobody is to start another instruction, whatever the coordinator is busy with.
+            self.call_attention(&control, None);
+        }
+        drop(control);
+        self.notify();
+    }
+
+    /// Has `job` done on the thread of vCPU `index` between two guest instructions; `false` if the thread is gone.
+    pub(crate) fn enqueue(&self, index: u32, job: Job) -> bool {
+        let mut control = self.lock();
+        let Some(cpu) = control.cpus.get_mut(index as usize).filter(|cpu| cpu.thread.is_some()) else {
+            return false;
+        };
+        cpu.jobs.push_back(job);
+        self.call_attention(&control, None);
+        drop(control);
+        self.notify();
+        true
+    }
+
+    /// Makes every vCPU (but `except`) look at [`Control`] before it executes another guest instruction.
+    fn call_attention(&self, control: &Control, except: Option<u32>) {
+        for (index, (cpu, locked)) in (0u32..).zip(self.cpus.iter().zip(&control.cpus)) {
+            if except == Some(index) {
+                continue;
+            }
+            // Order matters: the vCPU sets `in_guest` and then reads `attention`, so one of the two sees the other.
+            cpu.attention.store(true, Ordering::SeqCst);
+            if cpu.in_guest.load(Ordering::SeqCst) {
+                if let Some(thread) = locked.thread {
+                    crate::vcpu::interrupt(thread);
+                }
+            }
+        }
+    }
+
+    /// Puts a set of breakpoints in force and waits until no vCPU executes guest code under the old one. `caller` is the
+    /// vCPU whose thread calls, if it is one.
+    pub(crate) fn set_breakpoints(&self, set: &[Breakpoint], caller: Option<u32>) -> Result<(), BreakpointError> {
+        check_breakpoints(set)?;
+        let mut control = self.lock();
+        control.breakpoints = set.to_vec();
+        control.epoch += 1;
+        let epoch = control.epoch;
+        self.call_attention(&control, caller);
+        if let Some(caller) = caller.and_then(|caller| self.cpus.get(caller as usize)) {
+            caller.attention.store(true, Ordering::SeqCst);
+        }
+        let settled = |control: &mut Control| {
+            self.cpus
+                .iter()
+                .zip(&control.cpus)
+                .all(|(cpu, locked)| locked.epoch >= epoch || !cpu.in_guest.load(Ordering::SeqCst))
+        };
+        drop(self.wait_until(control, None, settled));
+        Ok(())
+    }
+
+    /// Lets the guest write every MSR without an exit.
+    pub(crate) fn drop_msr_filter(&self) -> Result<(), Error> {
+        crate::msr::drop_filter(&self.vm)
+    }
+
+    /// What vCPU `index` is to do; parks its thread as long as the machine is to stand still. `epoch` is the set of
+    /// breakpoints it has in force.
+    pub(crate) fn next_order(&self, index: u32) -> Order {
+        let cpu = index as usize;
+        let mut control = self.lock();
+        loop {
+            if let Some(job) = control.cpus[cpu].jobs.pop_front() {
+                return Order::Job(job);
+            }
+            if control.wanted == Phase::Ended {
+                control.cpus[cpu].thread = None;
+                drop(control);
+                self.notify();
+                return Order::End;
+            }
+            if control.wanted == Phase::Running && control.actual == Phase::Running {
+                break;
+            }
+            if !control.cpus[cpu].parked {
+                control.cpus[cpu].parked = true;
+                self.notify();
+            }
+            control = self.wait(control);
+        }
+        control.cpus[cpu].parked = false;
+        self.cpus[cpu].attention.store(false, Ordering::SeqCst);
+        let fresh = control.cpus[cpu].epoch != control.epoch;
+        control.cpus[cpu].epoch = control.epoch;
+        let breakpoints = fresh.then(|| control.breakpoints.clone());
+        drop(control);
+        self.notify();
+        Order::Go(breakpoints)
+    }
+
+    /// Body of the coordinator thread: brings the machine from where it is to where it is wanted.
+    pub(crate) fn coordinate(&self) {
+        let mut control = self.lock();
+        loop {
+            match (control.actual, control.wanted) {
+                (Phase::Ended, _) => return,
+                (actual, wanted) if actual == wanted => control = self.wait(control),
+                (_, Phase::Running) => {
+                    drop(control);
+                    self.clock.resume();
+                    for worker in self.workers() {
+                        worker.resume();
+                    }
+                    control = self.lock();
+                    control.actual = Phase::Running;
+                    self.notify();
+                }
+                (_, wanted) => {
+                    control.actual = Phase::Stopping;
+                    control = self.collect(control);
+                    control.actual = wanted;
+                    self.notify();
+                }
+            }
+        }
+    }
+
+    /// Waits until every vCPU is parked (or gone) and every worker quiescent.
+    fn collect<'a>(&'a self, mut control: MutexGuard<'a, Control>) -> MutexGuard<'a, Control> {
+        self.call_attention(&control, None);
+        loop {
+            let running = control.cpus.iter().any(|cpu| cpu.thread.is_some() && !cpu.parked);
+            if !running {
+                break;
+            }
+            control = self.wait(control);
+        }
+        let ending = control.wanted == Phase::Ended;
+        drop(control);
+        // A vCPU may have rung a doorbell until just now, so the workers come second.
+        let workers = self.workers();
+        for worker in &workers {
+            worker.request_pause();
+        }
+        for worker in &workers {
+            worker.wait_paused();
+        }
+        self.clock.pause();
+        if ending {
+            for worker in &workers {
+                worker.stop();
+            }
+        }
+        self.lock()
+    }
+
+    fn workers(&self) -> Vec<Arc<dyn DeviceWorker>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

@@ -1,0 +1,120 @@
+//! What CPUID tells the guest: the host's features as KVM supports them, minus virtualization, plus our topology.
+//!
+//! Talks to KVM's supported set; must not know machines. Sources: Intel SDM volume 2 (CPUID), AMD APM volume 3
+//! appendix E.
+
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_ioctls::{Cap, Kvm};
+
+use crate::error::Error;
+
+const LEAF1_ECX_VMX: u32 = 1 << 5;
+const LEAF1_ECX_X2APIC: u32 = 1 << 21;
+const LEAF1_ECX_TSC_DEADLINE: u32 = 1 << 24;
+const LEAF1_ECX_HYPERVISOR: u32 = 1 << 31;
+const LEAF1_EDX_HTT: u32 = 1 << 28;
+const EXTENDED1_ECX_CMP_LEGACY: u32 = 1 << 1;
+const EXTENDED1_ECX_SVM: u32 = 1 << 2;
+
+/// The features common to all vCPUs of a machine.
+pub(crate) struct Features {
+    supported: CpuId,
+    tsc_deadline: bool,
+}
+
+impl Features {
+    /// Asks KVM.
+    pub(crate) fn of(kvm: &Kvm) -> Result<Self, Error> {
+        Ok(Self {
+            supported: kvm
+                .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+                .map_err(Error::kvm("list the CPUID features"))?,
+            tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
+        })
+    }
+
+    /// The set for vCPU `index` of `count` (1 to 64): one package, one thread a core, APIC IDs 0 and up.
+    pub(crate) fn for_vcpu(&self, index: u32, count: u32) -> Result<CpuId, Error> {
+        let too_many = |_| Error::Configuration {
+            what: "KVM's list of CPUID features is too long".into(),
+        };
+        // Topology leaves have subleaves of their own number; they are made anew.
+        let mut entries: Vec<_> = self
+            .supported
+            .as_slice()
+            .iter()
+            .filter(|entry| !matches!(entry.function, 0xb | 0x1f | 0x8000_0026))
+            .copied()
+            .collect();
+        for entry in &mut entries {
+            self.adjust(entry, index, count);
+        }
+        entries.extend(topology(index, count));
+        CpuId::from_entries(&entries).map_err(too_many)
+    }
+
+    fn adjust(&self, entry: &mut kvm_cpuid_entry2, index: u32, count: u32) {
+        match entry.function {
+            1 => {
+                entry.ecx &= !(LEAF1_ECX_VMX | LEAF1_ECX_TSC_DEADLINE);
+                entry.ecx |= LEAF1_ECX_HYPERVISOR | LEAF1_ECX_X2APIC;
+                if self.tsc_deadline {
+                    entry.ecx |= LEAF1_ECX_TSC_DEADLINE;
+                }
+                // Initial APIC ID, and the number of IDs of the package.
+                entry.ebx = entry.ebx & 0xffff | count.next_power_of_two() << 16 | index << 24;
+                entry.edx &= !LEAF1_EDX_HTT;
+                if count > 1 {
+                    entry.edx |= LEAF1_EDX_HTT;
+                }
+            }
+            // Cache leaves: no thread shares a core's caches; the third level belongs to the package.
+            4 | 0x8000_001d if entry.eax & 0x1f != 0 => {
+                let sharing = if (entry.eax >> 5) & 7 >= 3 {
+                    count.next_power_of_two() - 1
+                } else {
+                    0
+                };
+                entry.eax = entry.eax & 0x3fff | sharing << 14;
+                if entry.function == 4 {
+                    entry.eax |= (count.next_power_of_two() - 1) << 26;
+                }
+            }
+            0x8000_0001 => {
+                entry.ecx &= !(EXTENDED1_ECX_SVM | EXTENDED1_ECX_CMP_LEGACY);
+            }
+            // The core count, and how many bits of the APIC ID it takes.
+            0x8000_0008 => entry.ecx = entry.ecx & !0xf0ff | core_bits(count) << 12 | (count - 1),
+            // SVM's own leaf.
+            0x8000_000a => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
+            // APIC ID, core and node of AMD's topology extensions.
+            0x8000_001e => (entry.eax, entry.ebx, entry.ecx) = (index, index, 0),
+            _ => {}
+        }
+    }
+}
+
+/// Bits of the APIC ID that number the cores of the package.
+fn core_bits(count: u32) -> u32 {
+    count.next_power_of_two().trailing_zeros()
+}
+
+/// The extended topology leaf 0BH: threads of a core, cores of the package, end of the list.
+fn topology(index: u32, count: u32) -> [kvm_cpuid_entry2; 3] {
+    const SIGNIFICANT_INDEX: u32 = 1;
+    let level = |subleaf: u32, shift: u32, processors: u32, kind: u32| kvm_cpuid_entry2 {
+        function: 0xb,
+        index: subleaf,
+        flags: SIGNIFICANT_INDEX,
+        eax: shift,
+        ebx: processors,
+        ecx: kind << 8 | subleaf,
+        edx: index,
+        ..Default::default()
+    };
+    [
+        level(0, 0, 1, 1),
+        level(1, core_bits(count), count, 2),
+        level(2, 0, 0, 0),
+    ]
+}

@@ -1,0 +1,421 @@
+//! Execution breakpoints by debug registers: what is armed, and how a handler answers a hit.
+//!
+//! Talks to the vCPU loop, which calls the [`DebugHandler`] on the vCPU's own thread. It must not know why an address
+//! is watched. Sources: Intel SDM volume 3, 19.2 (debug registers), 19.3.1.1 (instruction breakpoints and RFLAGS.RF).
+//!
+//! # What a guest can tell from bare metal
+//! A debug exception that is not ours is given back to the guest (DR6.BS and an injected #DB). What differs:
+//! - While any breakpoint is armed the guest's own DR0 to DR3 and DR7 keep their values but break nowhere.
+//! - ICEBP (F1) arrives as a #DB that names no cause in DR6; which RIP the guest's handler sees is up to KVM, and so is
+//!   how long MOV SS holds a #DB back.
+//! - A first instruction that is single-stepped runs with interrupts held back; where KVM cannot do that, an interrupt
+//!   handler's first instruction may be stepped in its stead and the breakpoint is reported again after its return.
+//! - Where our breakpoint and the guest's single step come as one exception, the resume flag is used whatever the method.
+
+use kvm_bindings::{
+    KVM_GUESTDBG_BLOCKIRQ, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_INJECT_DB, KVM_GUESTDBG_SINGLESTEP,
+    KVM_GUESTDBG_USE_HW_BP, kvm_guest_debug,
+};
+use thiserror::Error;
+
+use crate::emulate::FirstInstruction;
+use crate::registers::{Registers, SpecialRegisters};
+use crate::translate::{self, TranslateError};
+use crate::vcpu::Vcpu;
+
+/// How many execution breakpoints there are: DR0 to DR3.
+pub const BREAKPOINT_LIMIT: usize = 4;
+
+/// DR6.BS: a single step.
+pub(crate) const DR6_BS: u64 = 1 << 14;
+/// DR6 with nothing recorded: the bits that always read as one.
+pub(crate) const DR6_NONE: u64 = 0xffff_0ff0;
+
+/// An execution breakpoint, armed on all vCPUs alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Breakpoint {
+    /// The caller's name for it, handed back on each hit. Unique within a set.
+    pub id: u32,
+    /// Guest-virtual address of the instruction; canonical.
+    pub address: u64,
+}
+
+/// What a vCPU does after a [`DebugHandler`] call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HitAction {
+    /// Go on behind the breakpoint.
+    Resume,
+    /// Go on, and call [`DebugHandler::caught_return`] when the routine just entered returns on this vCPU.
+    ///
+    /// This takes a debug register that no breakpoint uses ([`StoppedCpu::can_catch_return`]); when all that are left
+    /// are taken by earlier catches, the oldest catch is given up. A routine that returns on another vCPU (its thread
+    /// migrated) or never returns (unwound, or the thread ended) is not caught; a later call with the same return
+    /// address and stack pointer replaces its catch.
+    ResumeCatchReturn {
+        /// Where the routine returns to.
+        return_address: u64,
+        /// RSP right after the return.
+        stack_pointer: u64,
+        /// Handed to [`DebugHandler::caught_return`].
+        cookie: u64,
+    },
+    /// Pause the whole machine with this vCPU at this very instruction; [`crate::machine::RunningMachine::wait`]
+    /// then returns [`crate::machine::ExitReason::Breakpoint`].
+    Stop,
+}
+
+/// Called on the thread of the vCPU that stopped; that vCPU waits for the answer, the others run on.
+///
+/// A handler may wait for other threads, also for another vCPU's handler call to end, but not for another vCPU to
+/// execute guest code, and not for [`crate::machine::RunningMachine::pause`].
+pub trait DebugHandler: Send + Sync {
+    /// The vCPU is about to execute the instruction under breakpoint `id`.
+    ///
+    /// While another vCPU replaces the set, a call for a breakpoint of the old set that was hit before may still come.
+    fn breakpoint(&self, cpu: &mut StoppedCpu<'_>, id: u32) -> HitAction;
+
+    /// The routine for which [`HitAction::ResumeCatchReturn`] was answered has returned; RAX holds its result.
+    /// [`HitAction::ResumeCatchReturn`] is taken as [`HitAction::Resume`] here.
+    fn caught_return(&self, cpu: &mut StoppedCpu<'_>, cookie: u64) -> HitAction;
+
+    /// The guest wrote `value` to the filtered MSR `msr`. The write has been performed; RIP is still at the `wrmsr`.
+    fn msr_write(&self, cpu: &mut StoppedCpu<'_>, msr: u32, value: u64) -> HitAction;
+}
+
+/// How a vCPU gets past an instruction under a breakpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StepOver {
+    /// RFLAGS.RF: one KVM_RUN a hit and no other system call. Not honoured by every KVM flavour.
+    ResumeFlag,
+    /// The host executes the known first instruction on the guest's registers and memory: one KVM_RUN a hit. An
+    /// instruction that it does not know is single-stepped.
+    EmulateFirst,
+    /// Breakpoint off on this vCPU, one single step with interrupts held back, breakpoint on again: two KVM_RUN and two
+    /// KVM_SET_GUEST_DEBUG a hit.
+    SingleStep,
+}
+
+impl std::fmt::Display for StepOver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::ResumeFlag => "resume flag",
+            Self::EmulateFirst => "emulation of the first instruction",
+            Self::SingleStep => "single step",
+        })
+    }
+}
+
+/// Why a set of breakpoints was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum BreakpointError {
+    /// More than four.
+    #[error("{0} breakpoints asked for, the processor has {BREAKPOINT_LIMIT} debug registers")]
+    TooMany(usize),
+    /// Not a canonical address.
+    #[error("breakpoint {id} at {address:#x} is not at a canonical address")]
+    NonCanonical {
+        /// Its id.
+        id: u32,
+        /// Its address.
+        address: u64,
+    },
+    /// Two with the same id or address.
+    #[error("breakpoint {id} at {address:#x} is there twice, by id or by address")]
+    Duplicate {
+        /// Its id.
+        id: u32,
+        /// Its address.
+        address: u64,
+    },
+}
+
+/// Checks a set of breakpoints before it is given to the vCPUs.
+pub(crate) fn check_breakpoints(set: &[Breakpoint]) -> Result<(), BreakpointError> {
+    if set.len() > BREAKPOINT_LIMIT {
+        return Err(BreakpointError::TooMany(set.len()));
+    }
+    for (index, &Breakpoint { id, address }) in set.iter().enumerate() {
+        if !translate::is_canonical(address) {
+            return Err(BreakpointError::NonCanonical { id, address });
+        }
+        if set[..index]
+            .iter()
+            .any(|other| other.id == id || other.address == address)
+        {
+            return Err(BreakpointError::Duplicate { id, address });
+        }
+    }
+    Ok(())
+}
+
+/// A vCPU that does not execute guest code at the moment: inside a [`DebugHandler`] call, or in a paused machine.
+pub struct StoppedCpu<'a> {
+    vcpu: &'a mut Vcpu,
+}
+
+impl<'a> StoppedCpu<'a> {
+    /// The vCPU's registers have been loaded by the caller.
+    pub(crate) fn new(vcpu: &'a mut Vcpu) -> Self {
+        Self { vcpu }
+    }
+
+    /// Number of the vCPU, from 0.
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        self.vcpu.index()
+    }
+
+    /// General registers at the stop. No system call.
+    #[must_use]
+    pub fn registers(&self) -> &Registers {
+        self.vcpu.registers()
+    }
+
+    /// Control and segment registers at the stop. No system call.
+    #[must_use]
+    pub fn special(&self) -> &SpecialRegisters {
+        self.vcpu.special()
+    }
+
+    /// Reads guest-virtual memory in the address space the vCPU is in. No system call.
+    ///
+    /// # Errors
+    /// [`TranslateError`] for the first byte that cannot be read; `data` is then undefined.
+    pub fn read_virtual(&self, gva: u64, data: &mut [u8]) -> Result<(), TranslateError> {
+        translate::read_virtual(self.vcpu.ram(), self.special().cr3, gva, data)
+    }
+
+    /// Writes guest-virtual memory that a supervisor may write.
+    ///
+    /// # Errors
+    /// [`TranslateError`] for the first byte that cannot be written; then nothing is written.
+    pub fn write_virtual(&mut self, gva: u64, data: &[u8]) -> Result<(), TranslateError> {
+        translate::write_virtual(self.vcpu.ram(), self.special().cr3, gva, data)
+    }
+
+    /// Guest physical memory.
+    #[must_use]
+    pub fn ram(&self) -> &crate::memory::GuestRam {
+        self.vcpu.ram()
+    }
+
+    /// Changes the general registers, effective when the vCPU goes on.
+    pub fn set_registers(&mut self, registers: &Registers) {
+        self.vcpu.set_registers(registers);
+    }
+
+    /// Reads a model-specific register. This is a system call: not for the path of every hit.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kvm`] if KVM does not know the register.
+    pub fn msr(&self, index: u32) -> Result<u64, crate::Error> {
+        self.vcpu.msr(index)
+    }
+
+    /// Whether at least one debug register is left over by the breakpoints in force, so that
+    /// [`HitAction::ResumeCatchReturn`] does more than [`HitAction::Resume`].
+    #[must_use]
+    pub fn can_catch_return(&self) -> bool {
+        self.vcpu.debug_registers().can_catch()
+    }
+
+    /// Replaces the breakpoints on every vCPU.
+    ///
+    /// When this returns no vCPU executes a guest instruction under the old set any more. Several vCPUs may call it
+    /// at once: the last one wins. Each vCPU is interrupted once; not for the path of every hit.
+    ///
+    /// # Errors
+    /// [`BreakpointError`]; the old set then stays.
+    pub fn set_breakpoints(&mut self, set: &[Breakpoint]) -> Result<(), BreakpointError> {
+        self.vcpu.shared().set_breakpoints(set, Some(self.index()))
+    }
+
+    /// Lets the guest write all MSRs without an exit from now on.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kvm`] if KVM refuses.
+    pub fn drop_msr_filter(&mut self) -> Result<(), crate::Error> {
+        self.vcpu.shared().drop_msr_filter()
+    }
+}
+
+/// A return that is waited for on one vCPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Catch {
+    pub(crate) return_address: u64,
+    pub(crate) stack_pointer: u64,
+    pub(crate) cookie: u64,
+}
+
+/// What one debug register is for.
+#[derive(Debug, Clone)]
+enum Slot {
+    Free,
+    Breakpoint {
+        breakpoint: Breakpoint,
+        first: Option<FirstInstruction>,
+    },
+    Catch {
+        catch: Catch,
+        age: u64,
+    },
+}
+
+impl Slot {
+    fn address(&self) -> Option<u64> {
+        match self {
+            Self::Free => None,
+            Self::Breakpoint { breakpoint, .. } => Some(breakpoint.address),
+            Self::Catch { catch, .. } => Some(catch.return_address),
+        }
+    }
+}
+
+/// What a debug exit was, as far as the registers of one vCPU tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hit {
+    /// A breakpoint of the set, by id, in this slot.
+    Breakpoint { id: u32, slot: usize },
+    /// A return address that is waited for was reached; whether by the right frame is for the caller to see.
+    Return { slot: usize },
+}
+
+/// The debug registers of one vCPU.
+#[derive(Debug)]
+pub(crate) struct DebugRegisters {
+    slots: [Slot; BREAKPOINT_LIMIT],
+    clock: u64,
+}
+
+impl DebugRegisters {
+    pub(crate) fn new() -> Self {
+        Self {
+            slots: [const { Slot::Free }; BREAKPOINT_LIMIT],
+            clock: 0,
+        }
+    }
+
+    /// Puts a new set in force. Catches stay as far as registers are left for them.
+    pub(crate) fn set_breakpoints(&mut self, set: &[Breakpoint]) {
+        let old = std::mem::replace(&mut self.slots, [const { Slot::Free }; BREAKPOINT_LIMIT]);
+        let wanted = set.iter().map(|&breakpoint| Slot::Breakpoint {
+            breakpoint,
+            first: None,
+        });
+        let catches = old.into_iter().filter(|slot| matches!(slot, Slot::Catch { .. }));
+        for (place, slot) in self.slots.iter_mut().zip(wanted.chain(catches)) {
+            *place = slot;
+        }
+    }
+
+    pub(crate) fn can_catch(&self) -> bool {
+        self.slots.iter().any(|slot| !matches!(slot, Slot::Breakpoint { .. }))
+    }
+
+    /// Waits for a return; says whether a debug register could be had for it.
+    pub(crate) fn catch(&mut self, catch: Catch) -> bool {
+        self.clock += 1;
+        let same = |slot: &Slot| {
+            matches!(slot, Slot::Catch { catch: old, .. }
+                if (old.return_address, old.stack_pointer) == (catch.return_address, catch.stack_pointer))
+        };
+        let place = self.slots.iter().position(same).or_else(|| {
+            // A free register counts as the oldest.
+            let age = |slot: &Slot| match slot {
+                Slot::Free => Some(0),
+                Slot::Catch { age, .. } => Some(*age),
+                Slot::Breakpoint { .. } => None,
+            };
+            (0..BREAKPOINT_LIMIT)
+                .filter_map(|index| age(&self.slots[index]).map(|age| (age, index)))
+                .min()
+                .map(|(_, index)| index)
+        });
+        if let Some(index) = place {
+            self.slots[index] = Slot::Catch { catch, age: self.clock };
+        }
+        place.is_some()
+    }
+
+    /// The catch in `slot` if it is for this stack pointer; it is then over.
+    pub(crate) fn take_catch(&mut self, slot: usize, stack_pointer: u64) -> Option<Catch> {
+        match self.slots.get(slot) {
+            Some(Slot::Catch { catch, .. }) if catch.stack_pointer == stack_pointer => {
+                let catch = *catch;
+                self.slots[slot] = Slot::Free;
+                Some(catch)
+            }
+            _ => None,
+        }
+    }
+
+    /// Which armed register a debug exit at `pc` with `dr6` belongs to. `stack_pointer` tells apart several catches
+    /// of one address.
+    pub(crate) fn classify(&self, pc: u64, dr6: u64, stack_pointer: u64) -> Option<Hit> {
+        let hits =
+            || (0..BREAKPOINT_LIMIT).filter(|&slot| dr6 & (1 << slot) != 0 && self.slots[slot].address() == Some(pc));
+        let breakpoint = hits().find_map(|slot| match &self.slots[slot] {
+            Slot::Breakpoint { breakpoint, .. } => Some(Hit::Breakpoint {
+                id: breakpoint.id,
+                slot,
+            }),
+            _ => None,
+        });
+        let exact = || {
+            hits().find(
+                |&slot| matches!(&self.slots[slot], Slot::Catch { catch, .. } if catch.stack_pointer == stack_pointer),
+            )
+        };
+        breakpoint.or_else(|| exact().or_else(|| hits().next()).map(|slot| Hit::Return { slot }))
+    }
+
+    /// The decoded first instruction kept with the breakpoint in `slot`.
+    pub(crate) fn first_instruction(&mut self, slot: usize) -> Option<&mut Option<FirstInstruction>> {
+        match self.slots.get_mut(slot) {
+            Some(Slot::Breakpoint { first, .. }) => Some(first),
+            _ => None,
+        }
+    }
+
+    /// The request for `KVM_SET_GUEST_DEBUG` that puts these registers in force.
+    pub(crate) fn armed(&self) -> kvm_guest_debug {
+        self.request(None)
+    }
+
+    /// The request that arms all but the register of `pc` and steps one instruction, with interrupts held back where
+    /// KVM can.
+    pub(crate) fn stepping(&self, pc: u64, block_interrupts: bool) -> kvm_guest_debug {
+        let mut request = self.request(Some(pc));
+        request.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+        if block_interrupts {
+            request.control |= KVM_GUESTDBG_BLOCKIRQ;
+        }
+        request
+    }
+
+    /// The request that puts these registers in force and gives the guest a debug exception.
+    pub(crate) fn injecting(&self) -> kvm_guest_debug {
+        let mut request = self.request(None);
+        request.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_DB;
+        request
+    }
+
+    fn request(&self, except: Option<u64>) -> kvm_guest_debug {
+        let mut request = kvm_guest_debug::default();
+        // Bit 10 always reads as one; bit 9 (exact) is what debuggers set.
+        let mut dr7 = 0x600;
+        for (index, address) in self.slots.iter().map(Slot::address).enumerate() {
+            if let Some(address) = address.filter(|_| address != except) {
+                request.arch.debugreg[index] = address;
+                // Global enable; R/W and LEN stay zero: execution, one byte.
+                dr7 |= 2 << (2 * index);
+                request.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
+            }
+        }
+        request.arch.debugreg[7] = dr7;
+        request
+    }
+}
+
+#[cfg(test)]
+mod tests;

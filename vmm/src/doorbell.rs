@@ -1,0 +1,84 @@
+//! Doorbells in the kernel: a guest's write to an address wakes a device worker without stopping the vCPU (ioeventfd).
+//!
+//! Devices know the trait only. The written value is lost, so this suits devices that find the value in memory, such as
+//! NVMe controllers with shadow doorbells, or doorbells told apart by the value itself.
+
+use std::io;
+use std::sync::Arc;
+
+use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
+use vmm_sys_util::eventfd::EventFd;
+
+/// Which writes ring a doorbell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DoorbellMatch {
+    /// Every write to the address, whatever its size and value.
+    Any,
+    /// A 16-bit write of this value.
+    Word(u16),
+    /// A 32-bit write of this value.
+    DoubleWord(u32),
+    /// A 64-bit write of this value.
+    QuadWord(u64),
+}
+
+/// An address that rings an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Doorbell {
+    /// Guest-physical address, as told by [`PciDevice::bar_moved`](crate::pci::PciDevice::bar_moved) plus an offset.
+    pub address: u64,
+    /// Which writes count; others exit to user space as without a doorbell.
+    pub matches: DoorbellMatch,
+}
+
+/// Connects addresses to events.
+pub trait DoorbellHost: Send + Sync {
+    /// From now on a write to the doorbell adds 1 to `event` and does not reach the bus.
+    ///
+    /// # Errors
+    /// What the kernel said: the doorbell is connected already, or too many are.
+    fn connect(&self, doorbell: Doorbell, event: &EventFd) -> io::Result<()>;
+
+    /// Takes back what [`connect`](Self::connect) did; both arguments as there.
+    ///
+    /// # Errors
+    /// What the kernel said: there is no such doorbell.
+    fn disconnect(&self, doorbell: Doorbell, event: &EventFd) -> io::Result<()>;
+}
+
+/// Doorbells on the memory-mapped I/O bus of KVM.
+pub struct KvmDoorbells {
+    vm: Arc<VmFd>,
+}
+
+impl KvmDoorbells {
+    /// For this virtual machine.
+    #[must_use]
+    pub fn new(vm: Arc<VmFd>) -> Self {
+        Self { vm }
+    }
+}
+
+impl DoorbellHost for KvmDoorbells {
+    fn connect(&self, doorbell: Doorbell, event: &EventFd) -> io::Result<()> {
+        let address = IoEventAddress::Mmio(doorbell.address);
+        let result = match doorbell.matches {
+            DoorbellMatch::Any => self.vm.register_ioevent(event, &address, NoDatamatch),
+            DoorbellMatch::Word(value) => self.vm.register_ioevent(event, &address, value),
+            DoorbellMatch::DoubleWord(value) => self.vm.register_ioevent(event, &address, value),
+            DoorbellMatch::QuadWord(value) => self.vm.register_ioevent(event, &address, value),
+        };
+        Ok(result?)
+    }
+
+    fn disconnect(&self, doorbell: Doorbell, event: &EventFd) -> io::Result<()> {
+        let address = IoEventAddress::Mmio(doorbell.address);
+        let result = match doorbell.matches {
+            DoorbellMatch::Any => self.vm.unregister_ioevent(event, &address, NoDatamatch),
+            DoorbellMatch::Word(value) => self.vm.unregister_ioevent(event, &address, value),
+            DoorbellMatch::DoubleWord(value) => self.vm.unregister_ioevent(event, &address, value),
+            DoorbellMatch::QuadWord(value) => self.vm.unregister_ioevent(event, &address, value),
+        };
+        Ok(result?)
+    }
+}

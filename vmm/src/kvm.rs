@@ -1,0 +1,58 @@
+//! Opening the KVM device. Talks to `/dev/kvm` only; knows nothing of machines.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use kvm_ioctls::Kvm;
+
+use crate::error::Error;
+
+/// Where Linux puts the KVM device.
+pub const DEFAULT_DEVICE: &str = "/dev/kvm";
+
+/// The KVM API version that every kernel since 2.6.22 reports (Linux `Documentation/virt/kvm/api.rst`, 4.1).
+const API_VERSION: i32 = 12;
+
+/// Opens a KVM device and checks that it speaks the API version this crate was written for.
+///
+/// # Errors
+/// [`Error::KvmMissing`], [`Error::KvmPermission`], [`Error::KvmOpen`] or [`Error::KvmApiVersion`], each with advice.
+pub fn open(path: &Path) -> Result<Kvm, Error> {
+    let open_error = |source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::NotFound => Error::KvmMissing { path: path.into() },
+        std::io::ErrorKind::PermissionDenied => Error::KvmPermission { path: path.into() },
+        _ => Error::KvmOpen {
+            path: path.into(),
+            source,
+        },
+    };
+    let name = CString::new(path.as_os_str().as_bytes()).map_err(|error| open_error(error.into()))?;
+    let kvm = Kvm::new_with_path(name).map_err(|error| open_error(std::io::Error::from_raw_os_error(error.errno())))?;
+    match kvm.get_api_version() {
+        API_VERSION => Ok(kvm),
+        // A file that is no KVM device answers the request with ENOTTY or EINVAL, which arrives here as -1.
+        version if version < 0 => Err(open_error(std::io::Error::last_os_error())),
+        version => Err(Error::KvmApiVersion {
+            path: path.into(),
+            version,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_device_is_told_apart_from_a_wrong_one() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(matches!(
+            open(&directory.path().join("kvm")),
+            Err(Error::KvmMissing { .. })
+        ));
+        let file = directory.path().join("file");
+        std::fs::write(&file, b"no device").unwrap();
+        assert!(matches!(open(&file), Err(Error::KvmOpen { .. })));
+    }
+}

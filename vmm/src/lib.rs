@@ -1,0 +1,32 @@
+//! A small PC for Windows guests on KVM.
+//!
+//! This crate knows KVM, x86 and the devices of a PC. It must not know locks, Windows or the monitor: whoever builds
+//! a [`machine::Machine`] injects a [`debug::DebugHandler`] and reads what the machine shows.
+
+pub mod boot;
+pub mod bus;
+pub mod capabilities;
+pub mod debug;
+pub mod devices;
+pub mod doorbell;
+pub mod error;
+pub mod irq;
+pub mod kvm;
+pub mod machine;
+pub mod memory;
+pub mod pci;
+pub mod registers;
+pub mod storage;
+pub mod translate;
+
+mod board;
+mod coordinator;
+mod cpuid;
+mod emulate;
+mod exit;
+mod msr;
+mod probe;
+mod running;
+mod vcpu;
+
+pub use error::Error;

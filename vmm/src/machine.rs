@@ -1,0 +1,327 @@
+//! A machine from its configuration to its end: build, boot, start, pause, resume, stop.
+//!
+//! Talks to every other part of this crate. Building happens on one thread; a started machine has one thread a vCPU and
+//! one coordinator thread. It must not know why the guest is run.
+
+use std::io::Write;
+use std::sync::{Arc, PoisonError};
+
+use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+
+use crate::board;
+use crate::boot::{self, BootInfo, BootRequest};
+use crate::bus::Bus;
+use crate::capabilities::Capabilities;
+use crate::coordinator::{Control, Phase, Shared};
+use crate::cpuid::Features;
+use crate::debug::{Breakpoint, DebugHandler, StepOver};
+use crate::devices::GuestClock;
+use crate::devices::board::Board;
+use crate::devices::serial::SerialPort;
+use crate::error::Error;
+pub use crate::exit::{CpuStatistics, ExitReason, InternalError};
+use crate::irq::IrqRouter;
+use crate::memory::GuestRam;
+use crate::pci::PciBus;
+pub use crate::running::{MachineHandle, RunningMachine};
+use crate::vcpu::{self, Method, Vcpu};
+use crate::{msr, probe};
+
+/// Most vCPUs of a machine.
+pub const CPU_LIMIT: u32 = 64;
+
+/// A device's own threads (such as the workers of a storage controller), as the machine pauses and ends them.
+///
+/// The machine calls from its coordinator thread, never from a vCPU's. After [`DeviceWorker::wait_paused`] and until
+/// [`DeviceWorker::resume`] the device touches neither guest memory nor its backend and raises no interrupt; what the
+/// guest asked for meanwhile waits.
+pub trait DeviceWorker: Send + Sync {
+    /// Asks the workers to come to rest at the next safe point. Returns at once. May come when they rest already.
+    fn request_pause(&self);
+
+    /// Waits until they rest.
+    fn wait_paused(&self);
+
+    /// Lets them work again. May come when they do already.
+    fn resume(&self);
+
+    /// Ends the threads and waits for them; called once, at rest. Nothing else is called afterwards.
+    fn stop(&self);
+}
+
+/// What a machine is made of.
+pub struct MachineConfig {
+    /// Number of vCPUs, 1 to [`CPU_LIMIT`].
+    pub cpus: u32,
+    /// RAM in bytes, a multiple of 2 MiB.
+    pub memory: u64,
+    /// Called on breakpoint hits and filtered MSR writes.
+    pub handler: Option<Arc<dyn DebugHandler>>,
+    /// MSRs whose writes the handler is told, such as 0xC0000082 (LSTAR); at most 16.
+    pub msr_exits: Vec<u32>,
+    /// How to step over breakpoints; `None`: find out what works here.
+    pub step_over: Option<StepOver>,
+    /// Where the first serial port (COM1) writes to. Called on vCPU threads.
+    pub serial: Option<Box<dyn Write + Send>>,
+    /// Where the debug console (port 402h) writes to. Called on vCPU threads.
+    pub debug_console: Option<Box<dyn Write + Send>>,
+}
+
+impl Default for MachineConfig {
+    /// One vCPU, 256 MiB, nothing attached.
+    fn default() -> Self {
+        Self {
+            cpus: 1,
+            memory: 256 << 20,
+            handler: None,
+            msr_exits: Vec::new(),
+            step_over: None,
+            serial: None,
+            debug_console: None,
+        }
+    }
+}
+
+/// A machine that has not been started: devices can be added, a kernel booted.
+pub struct Machine {
+    shared: Arc<Shared>,
+    irq: Arc<IrqRouter>,
+    board: Board,
+    vcpus: Vec<VcpuFd>,
+    method: Method,
+    booted: bool,
+}
+
+impl Machine {
+    /// Makes a virtual machine with its RAM, processors, interrupt controllers, timer and the devices of a PC.
+    ///
+    /// # Errors
+    /// [`Error`] if the configuration makes no sense, this KVM cannot do it, or no way of stepping over works.
+    pub fn new(kvm: &Kvm, config: MachineConfig) -> Result<Self, Error> {
+        let capabilities = Capabilities::of(kvm);
+        check(&config, &capabilities)?;
+        let step_over = match (config.step_over, &config.handler) {
+            (Some(method), _) => method,
+            (None, Some(_)) => probe::choose(kvm)?,
+            // Without a handler there are no hits.
+            (None, None) => StepOver::ResumeFlag,
+        };
+        vcpu::install_signal_handler()?;
+        let ram = GuestRam::new(config.memory)?;
+        let vm = create_vm(kvm, &ram)?;
+        let features = Features::of(kvm)?;
+        let vcpus = (0..config.cpus)
+            .map(|index| create_vcpu(&vm, &features, index, config.cpus))
+            .collect::<Result<Vec<_>, _>>()?;
+        if !config.msr_exits.is_empty() {
+            msr::set_filter(&vm, &config.msr_exits)?;
+        }
+        let buses = (Arc::new(Bus::pio()), Arc::new(Bus::mmio()));
+        let clock = Arc::new(GuestClock::new());
+        let shared = Arc::new(Shared::new(
+            ram,
+            Arc::new(vm),
+            buses,
+            config.handler,
+            clock,
+            config.cpus,
+        ));
+        let irq = IrqRouter::new(Arc::clone(&shared.vm))?;
+        let board = board::connect(&shared, &irq, config.serial, config.debug_console)?;
+        Ok(Self {
+            shared,
+            irq,
+            board,
+            vcpus,
+            method: Method {
+                step_over,
+                sync_registers: capabilities.sync_registers,
+                block_interrupts: capabilities.block_interrupts,
+            },
+            booted: false,
+        })
+    }
+
+    /// Guest memory.
+    #[must_use]
+    pub fn ram(&self) -> &GuestRam {
+        &self.shared.ram
+    }
+
+    /// The port I/O bus.
+    #[must_use]
+    pub fn pio(&self) -> &Arc<Bus> {
+        &self.shared.pio
+    }
+
+    /// The memory-mapped I/O bus.
+    #[must_use]
+    pub fn mmio(&self) -> &Arc<Bus> {
+        &self.shared.mmio
+    }
+
+    /// The virtual machine, for interrupts and doorbells by eventfd.
+    #[must_use]
+    pub fn vm(&self) -> &Arc<VmFd> {
+        &self.shared.vm
+    }
+
+    /// The maker of interrupt lines and vectors.
+    #[must_use]
+    pub fn irq(&self) -> &Arc<IrqRouter> {
+        &self.irq
+    }
+
+    /// PCI bus 0. Functions added before [`Machine::boot`] get addresses for their BARs there.
+    #[must_use]
+    pub fn pci(&self) -> &Arc<PciBus> {
+        &self.board.pci
+    }
+
+    /// The first serial port, for input.
+    #[must_use]
+    pub fn serial(&self) -> &Arc<SerialPort> {
+        &self.board.serial
+    }
+
+    /// The clock that devices show to the guest; it stands still while the machine is paused.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<GuestClock> {
+        &self.shared.clock
+    }
+
+    /// The way of stepping over in force.
+    #[must_use]
+    pub fn step_over(&self) -> StepOver {
+        self.method.step_over
+    }
+
+    /// Has a device's threads paused, resumed and ended with the machine.
+    pub fn add_worker(&mut self, worker: Arc<dyn DeviceWorker>) {
+        let mut workers = self.shared.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        workers.push(worker);
+    }
+
+    /// Makes any write to port `port` power the machine off. For guests too small for ACPI.
+    ///
+    /// # Errors
+    /// [`Error::Bus`] if a device is there already.
+    pub fn end_at_port(&mut self, port: u64) -> Result<(), Error> {
+        board::end_at_port(&self.shared, port)
+    }
+
+    /// Puts a kernel and its files into memory, gives the PCI functions their addresses and puts every vCPU at the
+    /// kernel's entry point.
+    ///
+    /// # Errors
+    /// [`Error::Boot`] if something cannot be loaded, [`Error::Pci`] if the functions need more space than there is, [`Error::Kvm`] if KVM refuses.
+    pub fn boot(&mut self, request: &BootRequest) -> Result<BootInfo, Error> {
+        self.board.pci.assign_resources(&board::pci_resources())?;
+        let tsc_hz = self
+            .vcpus
+            .first()
+            .and_then(|vcpu| vcpu.get_tsc_khz().ok())
+            .map_or(0, |khz| u64::from(khz) * 1000);
+        let info = boot::load(&self.shared.ram, request, self.vcpus.len() as u32, tsc_hz)?;
+        for (index, vcpu) in (0..).zip(&self.vcpus) {
+            boot::set_entry_state(vcpu, &info, index)?;
+        }
+        self.booted = true;
+        Ok(info)
+    }
+
+    /// Arms breakpoints before the first instruction.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] if the set is refused.
+    pub fn set_breakpoints(&mut self, set: &[Breakpoint]) -> Result<(), Error> {
+        self.shared
+            .set_breakpoints(set, None)
+            .map_err(|error| Error::Configuration {
+                what: error.to_string(),
+            })
+    }
+
+    /// Starts all threads and the guest.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] if nothing was booted, [`Error::Thread`] if a thread cannot be started.
+    pub fn start(self) -> Result<RunningMachine, Error> {
+        if !self.booted {
+            return Err(Error::Configuration {
+                what: "a machine has to be booted before it is started".into(),
+            });
+        }
+        let cpus = self.vcpus.len();
+        // From here on dropping the machine ends and joins what has been started.
+        let mut machine = RunningMachine::new(self.shared, cpus + 1, self.method.step_over);
+        for (index, fd) in (0..).zip(self.vcpus) {
+            let vcpu = Vcpu::new(index, fd, Arc::clone(machine.shared()), self.method);
+            machine.spawn(format!("vcpu{index}"), move || vcpu.run())?;
+        }
+        let shared = Arc::clone(machine.shared());
+        machine.spawn("coordinator".into(), move || shared.coordinate())?;
+        let registered = |control: &mut Control| control.cpus.iter().all(|cpu| cpu.thread.is_some());
+        drop(machine.shared().wait_until(machine.shared().lock(), None, registered));
+        machine.shared().request(Phase::Running, None);
+        Ok(machine)
+    }
+}
+
+fn check(config: &MachineConfig, capabilities: &Capabilities) -> Result<(), Error> {
+    let most = CPU_LIMIT.min(capabilities.maximum_cpus);
+    if !(1..=most).contains(&config.cpus) {
+        return Err(Error::Configuration {
+            what: format!("a machine has 1 to {most} processors here, not {}", config.cpus),
+        });
+    }
+    let advice = "use a newer Linux kernel";
+    let missing = |feature| Err(Error::KvmFeature { feature, advice });
+    if !capabilities.irqchip {
+        return missing("KVM_CAP_IRQCHIP");
+    }
+    if !capabilities.pit {
+        return missing("KVM_CAP_PIT2");
+    }
+    if !config.msr_exits.is_empty() && !capabilities.msr_filter {
+        return missing("KVM_CAP_X86_MSR_FILTER");
+    }
+    if config.msr_exits.len() > 16 {
+        return Err(Error::Configuration {
+            what: format!("at most 16 MSRs can be watched, not {}", config.msr_exits.len()),
+        });
+    }
+    Ok(())
+}
+
+/// Pages that some Intel processors need for real mode; between the I/O APIC and the firmware.
+const TSS_ADDRESS: usize = 0xfeff_d000;
+const IDENTITY_MAP_ADDRESS: u64 = 0xfeff_c000;
+
+fn create_vm(kvm: &Kvm, ram: &GuestRam) -> Result<VmFd, Error> {
+    let vm = kvm.create_vm().map_err(Error::kvm("create a virtual machine"))?;
+    vm.set_identity_map_address(IDENTITY_MAP_ADDRESS)
+        .map_err(Error::kvm("place the identity map page"))?;
+    vm.set_tss_address(TSS_ADDRESS)
+        .map_err(Error::kvm("place the task state pages"))?;
+    vm.create_irq_chip()
+        .map_err(Error::kvm("create the interrupt controllers"))?;
+    // The speaker's port 61h belongs to the PIT; guests calibrate clocks with it.
+    let pit = kvm_pit_config {
+        flags: KVM_PIT_SPEAKER_DUMMY,
+        ..Default::default()
+    };
+    vm.create_pit2(pit).map_err(Error::kvm("create the timer"))?;
+    ram.register(&vm)?;
+    Ok(vm)
+}
+
+fn create_vcpu(vm: &VmFd, features: &Features, index: u32, count: u32) -> Result<VcpuFd, Error> {
+    let vcpu = vm
+        .create_vcpu(u64::from(index))
+        .map_err(Error::kvm("create a processor"))?;
+    let cpuid = features.for_vcpu(index, count)?;
+    vcpu.set_cpuid2(&cpuid).map_err(Error::kvm("set the CPUID features"))?;
+    Ok(vcpu)
+}

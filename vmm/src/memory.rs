@@ -1,0 +1,198 @@
+//! Guest physical memory: where RAM is, and checked access to it.
+//!
+//! Talks to `vm-memory` and, once, to KVM (memory slots). It must not know page tables or devices. Every address may
+//! come from the guest; nothing here panics on any of them.
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use std::sync::atomic::Ordering;
+use thiserror::Error;
+use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, GuestMemoryRegion as _};
+
+use crate::error::Error;
+
+/// RAM below this address is "low"; the rest starts at [`HIGH_RAM_BASE`]. The hole between holds the PCI window, the
+/// APICs and the firmware.
+pub const LOW_RAM_LIMIT: u64 = 3 << 30;
+/// Where RAM beyond [`LOW_RAM_LIMIT`] continues.
+pub const HIGH_RAM_BASE: u64 = 4 << 30;
+/// RAM comes in units of this many bytes, so that large pages map it exactly.
+pub const RAM_GRANULARITY: u64 = 2 << 20;
+/// Least RAM of a machine in bytes.
+pub const MINIMUM_RAM: u64 = 16 << 20;
+/// Most RAM of a machine in bytes (1 TiB).
+pub const MAXIMUM_RAM: u64 = 1 << 40;
+
+/// An access left guest RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("guest-physical {address:#x} with {length:#x} bytes is not RAM")]
+pub struct PhysicalAccessError {
+    /// First guest-physical address of the access.
+    pub address: u64,
+    /// Length of the access in bytes.
+    pub length: u64,
+}
+
+/// A stretch of guest RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RamRange {
+    /// First guest-physical address.
+    pub base: u64,
+    /// Length in bytes.
+    pub length: u64,
+}
+
+/// All RAM of one machine. Cloning is cheap and gives a handle to the same RAM.
+#[derive(Debug, Clone)]
+pub struct GuestRam {
+    map: GuestMemoryMmap,
+}
+
+impl GuestRam {
+    /// Reserves `bytes` of RAM; pages are provided by the host as they are touched.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] if `bytes` is not a multiple of 2 MiB or out of range, [`Error::Memory`] if the host
+    /// has not that much address space.
+    pub fn new(bytes: u64) -> Result<Self, Error> {
+        if !(MINIMUM_RAM..=MAXIMUM_RAM).contains(&bytes) || bytes % RAM_GRANULARITY != 0 {
+            return Err(Error::Configuration {
+                what: format!(
+                    "guest memory has to be a multiple of 2 MiB from {} MiB to {} MiB, not {bytes} bytes",
+                    MINIMUM_RAM >> 20,
+                    MAXIMUM_RAM >> 20
+                ),
+            });
+        }
+        let memory_error = |reason: String| Error::Memory { bytes, reason };
+        let length = |bytes: u64| usize::try_from(bytes).map_err(|error| memory_error(error.to_string()));
+        let mut ranges = vec![(GuestAddress(0), length(bytes.min(LOW_RAM_LIMIT))?)];
+        if bytes > LOW_RAM_LIMIT {
+            ranges.push((GuestAddress(HIGH_RAM_BASE), length(bytes - LOW_RAM_LIMIT)?));
+        }
+        let map = GuestMemoryMmap::from_ranges(&ranges).map_err(|error| memory_error(error.to_string()))?;
+        Ok(Self { map })
+    }
+
+    /// The underlying map, for device models that work on `vm-memory`.
+    #[must_use]
+    pub fn map(&self) -> &GuestMemoryMmap {
+        &self.map
+    }
+
+    /// The stretches of RAM in ascending order.
+    pub fn ranges(&self) -> impl Iterator<Item = RamRange> + '_ {
+        self.map.iter().map(|region| RamRange {
+            base: region.start_addr().0,
+            length: region.len(),
+        })
+    }
+
+    /// Bytes of RAM in all.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.ranges().map(|range| range.length).sum()
+    }
+
+    /// First address after the last RAM.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.map.last_addr().0 + 1
+    }
+
+    /// Reads guest-physical memory.
+    ///
+    /// # Errors
+    /// [`PhysicalAccessError`] if any byte is not RAM; `data` is then undefined.
+    pub fn read(&self, address: u64, data: &mut [u8]) -> Result<(), PhysicalAccessError> {
+        self.map
+            .read_slice(data, GuestAddress(address))
+            .map_err(|_| Self::outside(address, data.len()))
+    }
+
+    /// Writes guest-physical memory.
+    ///
+    /// # Errors
+    /// [`PhysicalAccessError`] if any byte is not RAM; some may have been written.
+    pub fn write(&self, address: u64, data: &[u8]) -> Result<(), PhysicalAccessError> {
+        self.map
+            .write_slice(data, GuestAddress(address))
+            .map_err(|_| Self::outside(address, data.len()))
+    }
+
+    /// Reads one naturally aligned 64-bit value in one piece, as a processor reads a page table entry.
+    ///
+    /// # Errors
+    /// [`PhysicalAccessError`] if it is not RAM or not aligned.
+    pub fn load_u64(&self, address: u64) -> Result<u64, PhysicalAccessError> {
+        self.map
+            .load(GuestAddress(address), Ordering::Acquire)
+            .map_err(|_| Self::outside(address, 8))
+    }
+
+    fn outside(address: u64, length: usize) -> PhysicalAccessError {
+        PhysicalAccessError {
+            address,
+            length: length as u64,
+        }
+    }
+
+    /// Gives the RAM to a virtual machine as memory slots 0 and up.
+    ///
+    /// The caller keeps a clone of `self` alive as long as the virtual machine runs.
+    pub(crate) fn register(&self, vm: &VmFd) -> Result<(), Error> {
+        for (slot, region) in (0..).zip(self.map.iter()) {
+            let host = region
+                .get_host_address(vm_memory::MemoryRegionAddress(0))
+                .map_err(|error| Error::Memory {
+                    bytes: region.len(),
+                    reason: error.to_string(),
+                })?;
+            let slot = kvm_userspace_memory_region {
+                slot,
+                flags: 0,
+                guest_phys_addr: region.start_addr().0,
+                memory_size: region.len(),
+                userspace_addr: host as u64,
+            };
+            // SAFETY: the region was mapped by vm-memory with this length and stays mapped as long as a clone of
+            // `self` lives, which outlives the virtual machine in every machine of this crate; slots do not overlap.
+            #[allow(unsafe_code)]
+            unsafe { vm.set_user_memory_region(slot) }.map_err(Error::kvm("take the guest memory"))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ram_beyond_three_gib_continues_at_four_gib() {
+        let ram = GuestRam::new((3 << 30) + (2 << 20)).unwrap();
+        let ranges: Vec<_> = ram.ranges().map(|range| (range.base, range.length)).collect();
+        assert_eq!(ranges, [(0, 3 << 30), (4 << 30, 2 << 20)]);
+        assert_eq!(ram.end(), (4 << 30) + (2 << 20));
+        assert!(ram.write(3 << 30, &[1]).is_err());
+        assert!(ram.write((3 << 30) - 1, &[1, 2]).is_err());
+        ram.write(4 << 30, &[1]).unwrap();
+    }
+
+    #[test]
+    fn odd_sizes_are_refused() {
+        for bytes in [0, 1 << 20, (16 << 20) + 4096, u64::MAX] {
+            assert!(
+                matches!(GuestRam::new(bytes), Err(Error::Configuration { .. })),
+                "{bytes}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_end_of_the_address_space_is_an_error() {
+        let ram = GuestRam::new(16 << 20).unwrap();
+        assert!(ram.read(u64::MAX, &mut [0; 16]).is_err());
+        assert!(ram.load_u64(u64::MAX - 7).is_err());
+    }
+}

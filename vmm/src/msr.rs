@@ -1,0 +1,68 @@
+//! Making the guest's writes of a few model-specific registers visible.
+//!
+//! Talks to KVM's MSR filter (`KVM_X86_SET_MSR_FILTER`, one for the whole virtual machine). A filtered write exits to
+//! user space instead of being performed; the vCPU loop performs it, then tells the handler.
+
+use kvm_bindings::{KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER, Msrs, kvm_enable_cap, kvm_msr_entry};
+use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd, VmFd};
+
+use crate::error::Error;
+
+/// Makes writes of `msrs` exit. At most 16.
+pub(crate) fn set_filter(vm: &VmFd, msrs: &[u32]) -> Result<(), Error> {
+    let mut capability = kvm_enable_cap {
+        cap: KVM_CAP_X86_USER_SPACE_MSR,
+        ..Default::default()
+    };
+    capability.args[0] = u64::from(KVM_MSR_EXIT_REASON_FILTER);
+    vm.enable_cap(&capability)
+        .map_err(Error::kvm("report filtered MSR accesses"))?;
+    // A clear bit in the bitmap denies.
+    let ranges: Vec<_> = msrs
+        .iter()
+        .map(|&base| MsrFilterRange {
+            flags: MsrFilterRangeFlags::WRITE,
+            base,
+            msr_count: 1,
+            bitmap: &[0],
+        })
+        .collect();
+    vm.set_msr_filter(MsrFilterDefaultAction::ALLOW, &ranges)
+        .map_err(Error::kvm("filter MSR writes"))
+}
+
+/// Allows everything again.
+pub(crate) fn drop_filter(vm: &VmFd) -> Result<(), Error> {
+    vm.set_msr_filter(MsrFilterDefaultAction::ALLOW, &[])
+        .map_err(Error::kvm("drop the MSR filter"))
+}
+
+/// Performs a write on the guest's behalf; `false` if the processor would raise #GP.
+pub(crate) fn write(vcpu: &VcpuFd, index: u32, data: u64) -> Result<bool, Error> {
+    let written = vcpu.set_msrs(&one(index, data)?).map_err(Error::kvm("write an MSR"))?;
+    Ok(written == 1)
+}
+
+/// Reads a register as the guest would see it.
+pub(crate) fn read(vcpu: &VcpuFd, index: u32) -> Result<u64, Error> {
+    let mut msrs = one(index, 0)?;
+    let read = vcpu.get_msrs(&mut msrs).map_err(Error::kvm("read an MSR"))?;
+    match msrs.as_slice() {
+        [entry] if read == 1 => Ok(entry.data),
+        _ => Err(Error::Kvm {
+            action: "read an MSR",
+            source: std::io::Error::from_raw_os_error(libc::EINVAL),
+        }),
+    }
+}
+
+fn one(index: u32, data: u64) -> Result<Msrs, Error> {
+    let entry = kvm_msr_entry {
+        index,
+        data,
+        ..Default::default()
+    };
+    Msrs::from_entries(&[entry]).map_err(|_| Error::Configuration {
+        what: "the list of one MSR does not fit".into(),
+    })
+}

@@ -1,0 +1,148 @@
+//! The register sets of a processor as the rest of the program sees them: plain data, no KVM types outside.
+
+use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
+
+/// RFLAGS.TF: trap after each instruction.
+pub(crate) const RFLAGS_TF: u64 = 1 << 8;
+/// RFLAGS.RF: do not take an instruction breakpoint on the next instruction.
+pub(crate) const RFLAGS_RF: u64 = 1 << 16;
+
+/// General purpose registers, instruction pointer and flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(missing_docs)] // The names are the processor's.
+pub struct Registers {
+    pub rax: u64,
+    pub rbx: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub rbp: u64,
+    pub rsp: u64,
+    pub r8: u64,
+    pub r9: u64,
+    pub r10: u64,
+    pub r11: u64,
+    pub r12: u64,
+    pub r13: u64,
+    pub r14: u64,
+    pub r15: u64,
+    pub rip: u64,
+    pub rflags: u64,
+}
+
+macro_rules! convert {
+    ($($name:ident)*) => {
+        impl From<&kvm_regs> for Registers {
+            fn from(regs: &kvm_regs) -> Self {
+                Self { $($name: regs.$name),* }
+            }
+        }
+        impl From<&Registers> for kvm_regs {
+            fn from(regs: &Registers) -> Self {
+                Self { $($name: regs.$name),* }
+            }
+        }
+    };
+}
+convert!(rax rbx rcx rdx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15 rip rflags);
+
+/// A segment register with its hidden part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Segment {
+    /// Visible selector.
+    pub selector: u16,
+    /// Base address; for FS and GS in long mode what `rdmsr` of the base MSRs gives.
+    pub base: u64,
+    /// Limit in bytes.
+    pub limit: u32,
+    /// Descriptor privilege level, 0 to 3. That of SS is the current privilege level.
+    pub privilege: u8,
+}
+
+impl From<&kvm_segment> for Segment {
+    fn from(segment: &kvm_segment) -> Self {
+        Self {
+            selector: segment.selector,
+            base: segment.base,
+            limit: segment.limit,
+            privilege: segment.dpl,
+        }
+    }
+}
+
+/// A descriptor table register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DescriptorTable {
+    /// Linear address of the table.
+    pub base: u64,
+    /// Limit in bytes (size - 1).
+    pub limit: u16,
+}
+
+/// Control registers, segments and descriptor tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(missing_docs)] // The names are the processor's.
+pub struct SpecialRegisters {
+    pub cr0: u64,
+    pub cr2: u64,
+    pub cr3: u64,
+    pub cr4: u64,
+    /// The task priority: the IRQL of a Windows x64 guest.
+    pub cr8: u64,
+    pub efer: u64,
+    pub cs: Segment,
+    pub ds: Segment,
+    pub es: Segment,
+    pub fs: Segment,
+    pub gs: Segment,
+    pub ss: Segment,
+    pub tr: Segment,
+    pub gdt: DescriptorTable,
+    pub idt: DescriptorTable,
+}
+
+impl SpecialRegisters {
+    /// Base of GS: in kernel mode the processor block (KPCR) of a Windows guest.
+    #[must_use]
+    pub fn gs_base(&self) -> u64 {
+        self.gs.base
+    }
+
+    /// Base of FS.
+    #[must_use]
+    pub fn fs_base(&self) -> u64 {
+        self.fs.base
+    }
+
+    /// Current privilege level, 0 to 3.
+    #[must_use]
+    pub fn privilege(&self) -> u8 {
+        self.ss.privilege
+    }
+
+    /// Builds from KVM's set; `cr8` comes from `kvm_run`, which is written on every exit.
+    pub(crate) fn new(sregs: &kvm_sregs, cr8: u64) -> Self {
+        let table = |table: &kvm_bindings::kvm_dtable| DescriptorTable {
+            base: table.base,
+            limit: table.limit,
+        };
+        Self {
+            cr0: sregs.cr0,
+            cr2: sregs.cr2,
+            cr3: sregs.cr3,
+            cr4: sregs.cr4,
+            cr8,
+            efer: sregs.efer,
+            cs: (&sregs.cs).into(),
+            ds: (&sregs.ds).into(),
+            es: (&sregs.es).into(),
+            fs: (&sregs.fs).into(),
+            gs: (&sregs.gs).into(),
+            ss: (&sregs.ss).into(),
+            tr: (&sregs.tr).into(),
+            gdt: table(&sregs.gdt),
+            idt: table(&sregs.idt),
+        }
+    }
+}

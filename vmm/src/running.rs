@@ -1,0 +1,210 @@
+//! A started machine: waiting for its end, pausing, resuming, looking at its processors.
+//!
+//! Talks to the coordinator's state only; re-exported by [`crate::machine`]. It must not know how a machine is built.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::coordinator::{Control, Phase, Shared};
+use crate::debug::{Breakpoint, BreakpointError, StepOver, StoppedCpu};
+use crate::error::Error;
+use crate::exit::{CpuStatistics, ExitReason};
+use crate::memory::GuestRam;
+
+/// A started machine. Dropping it ends all its threads.
+pub struct RunningMachine {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    step_over: StepOver,
+}
+
+impl RunningMachine {
+    /// A machine whose threads are still to be started; `threads` will be their number.
+    pub(crate) fn new(shared: Arc<Shared>, threads: usize, step_over: StepOver) -> Self {
+        Self {
+            shared,
+            threads: Vec::with_capacity(threads),
+            step_over,
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) fn spawn(&mut self, name: String, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+        let thread = std::thread::Builder::new().name(name.clone());
+        let handle = thread.spawn(body).map_err(|source| Error::Thread { name, source })?;
+        self.threads.push(handle);
+        Ok(())
+    }
+
+    /// A handle for other threads.
+    #[must_use]
+    pub fn handle(&self) -> MachineHandle {
+        MachineHandle {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    /// Guest memory.
+    #[must_use]
+    pub fn ram(&self) -> &GuestRam {
+        &self.shared.ram
+    }
+
+    /// The way of stepping over in force.
+    #[must_use]
+    pub fn step_over(&self) -> StepOver {
+        self.step_over
+    }
+
+    /// Waits until the machine stops and says why; it is paused then, workers included. After `limit` of wall-clock time
+    /// it is paused and the answer is [`ExitReason::TimeLimit`].
+    ///
+    /// After [`ExitReason::Breakpoint`] and [`ExitReason::TimeLimit`] the machine can be resumed and waited for again.
+    #[must_use]
+    pub fn wait(&self, limit: Option<Duration>) -> ExitReason {
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+        let stopped = |control: &mut Control| {
+            if control.actual == Phase::Paused || control.actual == Phase::Ended {
+                control.events.pop_front()
+            } else {
+                None
+            }
+        };
+        let mut reason = None;
+        let (control, _) = self.shared.wait_until(self.shared.lock(), deadline, |control| {
+            reason = stopped(control);
+            reason.is_some()
+        });
+        drop(control);
+        if let Some(reason) = reason {
+            return reason;
+        }
+        self.shared.request(Phase::Paused, Some(ExitReason::TimeLimit));
+        let (control, _) = self.shared.wait_until(self.shared.lock(), None, |control| {
+            reason = stopped(control);
+            reason.is_some()
+        });
+        drop(control);
+        reason.unwrap_or(ExitReason::TimeLimit)
+    }
+
+    /// See [`MachineHandle::pause`].
+    pub fn pause(&self) {
+        self.handle().pause();
+    }
+
+    /// See [`MachineHandle::resume`].
+    ///
+    /// # Errors
+    /// See [`MachineHandle::resume`].
+    pub fn resume(&self) -> Result<(), Error> {
+        self.handle().resume()
+    }
+
+    /// See [`MachineHandle::stop`].
+    pub fn stop(&self) {
+        self.handle().stop();
+    }
+
+    /// See [`MachineHandle::set_breakpoints`].
+    ///
+    /// # Errors
+    /// See [`MachineHandle::set_breakpoints`].
+    pub fn set_breakpoints(&self, set: &[Breakpoint]) -> Result<(), BreakpointError> {
+        self.handle().set_breakpoints(set)
+    }
+
+    /// See [`MachineHandle::inspect`].
+    pub fn inspect<R: Send + 'static>(
+        &self,
+        cpu: u32,
+        look: impl FnOnce(&mut StoppedCpu<'_>) -> R + Send + 'static,
+    ) -> Option<R> {
+        self.handle().inspect(cpu, look)
+    }
+
+    /// What each vCPU counted so far.
+    #[must_use]
+    pub fn statistics(&self) -> Vec<CpuStatistics> {
+        self.shared.cpus.iter().map(|cpu| cpu.counters.read()).collect()
+    }
+}
+
+impl Drop for RunningMachine {
+    fn drop(&mut self) {
+        self.shared.request(Phase::Ended, None);
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the machine panicked");
+            }
+        }
+    }
+}
+
+/// What any thread may ask of a started machine. Cheap to clone; outliving the machine is harmless.
+#[derive(Clone)]
+pub struct MachineHandle {
+    shared: Arc<Shared>,
+}
+
+impl MachineHandle {
+    /// Ends the run: [`RunningMachine::wait`] answers [`ExitReason::Stopped`]. Does not wait; works on any thread, also in
+    /// a [`crate::debug::DebugHandler`].
+    pub fn stop(&self) {
+        self.shared.request(Phase::Paused, Some(ExitReason::Stopped));
+    }
+
+    /// Pauses all vCPUs and device workers and waits until each has acknowledged. Not to be called on a vCPU's thread
+    /// (in a [`crate::debug::DebugHandler`]; answer [`crate::debug::HitAction::Stop`] there).
+    ///
+    /// The clocks of our own devices stand still while paused; KVM's (TSC, LAPIC, PIT) go on.
+    pub fn pause(&self) {
+        self.shared.request(Phase::Paused, None);
+        let paused = |control: &mut Control| control.wanted != Phase::Paused || control.actual == Phase::Paused;
+        drop(self.shared.wait_until(self.shared.lock(), None, paused));
+    }
+
+    /// Lets a paused machine go on. While [`RunningMachine::wait`] has further stops to tell it stays paused.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] if the guest has come to its end.
+    pub fn resume(&self) -> Result<(), Error> {
+        let control = self.shared.lock();
+        if control.finished || control.wanted == Phase::Ended {
+            return Err(Error::Configuration {
+                what: "the guest has come to its end, it cannot go on".into(),
+            });
+        }
+        drop(control);
+        self.shared.request(Phase::Running, None);
+        Ok(())
+    }
+
+    /// Replaces the breakpoints on every vCPU; when this returns none executes guest code under the old set. Not for
+    /// [`crate::debug::DebugHandler`]s: they have [`StoppedCpu::set_breakpoints`].
+    ///
+    /// # Errors
+    /// [`BreakpointError`]; the old set then stays.
+    pub fn set_breakpoints(&self, set: &[Breakpoint]) -> Result<(), BreakpointError> {
+        self.shared.set_breakpoints(set, None)
+    }
+
+    /// Has `look` called with vCPU `cpu` between two of its instructions, whether the machine runs or is paused. Not to
+    /// be called on a vCPU's thread. `None` if there is no such vCPU (any more).
+    pub fn inspect<R: Send + 'static>(
+        &self,
+        cpu: u32,
+        look: impl FnOnce(&mut StoppedCpu<'_>) -> R + Send + 'static,
+    ) -> Option<R> {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let job = move |cpu: &mut StoppedCpu<'_>| {
+            // The receiver waits below; should it be gone nobody wants the answer.
+            let _ = sender.send(look(cpu));
+        };
+        self.shared.enqueue(cpu, Box::new(job)).then(|| receiver.recv().ok())?
+    }
+}

@@ -1,0 +1,110 @@
+//! One KVM_RUN, and what each kind of exit means.
+//!
+//! Talks to KVM and the buses. It must not know breakpoints or the coordinator.
+
+use std::sync::Arc;
+
+use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_debug_exit_arch};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+use crate::coordinator::{Shared, count};
+use crate::error::Error;
+use crate::exit::ExitReason;
+
+/// What an exit asks for beyond what was done on the spot.
+pub(super) enum Event {
+    Handled,
+    Debug(kvm_debug_exit_arch),
+    MsrWrite { index: u32, data: u64 },
+    InternalError,
+    Interrupted,
+    End(ExitReason),
+}
+
+/// KVM_RUN, and everything about the exit that needs the borrowed exit data. The flag says whether KVM needs another
+/// KVM_RUN to complete the instruction.
+pub(super) fn enter(fd: &mut VcpuFd, shared: &Shared, index: usize) -> Result<(Event, bool), Error> {
+    let counters = &shared.cpus[index].counters;
+    count(&counters.runs);
+    let exit = match fd.run() {
+        Ok(exit) => exit,
+        Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {
+            count(&counters.other_exits);
+            return Ok((Event::Interrupted, false));
+        }
+        Err(error) => return Err(Error::kvm("run a virtual processor")(error)),
+    };
+    let cpu = index as u32;
+    match exit {
+        VcpuExit::Debug(arch) => Ok((Event::Debug(arch), false)),
+        VcpuExit::IoIn(port, data) => {
+            count(&counters.pio_exits);
+            let (start, length) = (data.as_mut_ptr(), data.len());
+            let size = access_size(fd);
+            // SAFETY: kvm-ioctls made this slice from the kvm_run mapping, which lives as long as `fd`; the reference
+            // to kvm_run was used up above, so no other reference to these bytes exists.
+            #[allow(unsafe_code)]
+            let data = unsafe { std::slice::from_raw_parts_mut(start, length) };
+            data.chunks_mut(size)
+                .for_each(|data| shared.pio.read(u64::from(port), data));
+            Ok((Event::Handled, true))
+        }
+        VcpuExit::IoOut(port, data) => {
+            count(&counters.pio_exits);
+            let (start, length) = (data.as_ptr(), data.len());
+            let size = access_size(fd);
+            // SAFETY: as above, and nobody writes to the bytes while they are read here.
+            #[allow(unsafe_code)]
+            let data = unsafe { std::slice::from_raw_parts(start, length) };
+            data.chunks(size)
+                .for_each(|data| shared.pio.write(u64::from(port), data));
+            Ok((Event::Handled, true))
+        }
+        VcpuExit::MmioRead(address, data) => {
+            count(&counters.mmio_exits);
+            shared.mmio.read(address, data);
+            Ok((Event::Handled, true))
+        }
+        VcpuExit::MmioWrite(address, data) => {
+            count(&counters.mmio_exits);
+            shared.mmio.write(address, data);
+            Ok((Event::Handled, true))
+        }
+        VcpuExit::X86Wrmsr(exit) => {
+            count(&counters.msr_exits);
+            let (index, data) = (exit.index, exit.data);
+            Ok((Event::MsrWrite { index, data }, true))
+        }
+        other => {
+            count(&counters.other_exits);
+            Ok((rare_exit(&other, cpu), false))
+        }
+    }
+}
+
+/// The exits that end a run, or should not come at all.
+fn rare_exit(exit: &VcpuExit<'_>, cpu: u32) -> Event {
+    let unexpected = |what: String| {
+        Event::End(ExitReason::Failed(Arc::new(Error::Configuration {
+            what: format!("processor {cpu}: KVM answered with {what}"),
+        })))
+    };
+    match exit {
+        VcpuExit::Shutdown => Event::End(ExitReason::TripleFault { cpu }),
+        VcpuExit::InternalError => Event::InternalError,
+        VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _) => Event::End(ExitReason::PowerOff),
+        VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => Event::End(ExitReason::Reset),
+        // The kernel saw a signal of ours, or has nothing to say.
+        VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::Hlt => Event::Handled,
+        VcpuExit::FailEntry(reason, _) => unexpected(format!("an entry failure of the hardware, reason {reason:#x}")),
+        other => unexpected(format!("an exit that has no meaning here: {other:?}")),
+    }
+}
+
+/// Size in bytes of one access of a (string) port instruction that exited; at least 1.
+fn access_size(fd: &mut VcpuFd) -> usize {
+    // SAFETY: called after KVM_EXIT_IO only, so this is the union's member in use.
+    #[allow(unsafe_code)]
+    let size = unsafe { fd.get_kvm_run().__bindgen_anon_1.io.size };
+    usize::from(size.max(1))
+}

@@ -1,0 +1,215 @@
+//! What a vCPU does about a debug exit: whose it is, asking the handler, getting past the instruction.
+//!
+//! This is the way of every hit: no lock, and with sync registers and the resume flag no system call.
+
+use kvm_bindings::kvm_debug_exit_arch;
+
+use super::{Vcpu, readable};
+use crate::coordinator::count;
+use crate::debug::{Catch, DR6_BS, DR6_NONE, DebugHandler, Hit, HitAction, StepOver, StoppedCpu};
+use crate::emulate::{FirstInstruction, Memory, Refused};
+use crate::error::Error;
+use crate::exit::{ExitReason, INSTRUCTION_LIMIT};
+use crate::memory::GuestRam;
+use crate::registers::{RFLAGS_RF, RFLAGS_TF};
+use crate::translate;
+
+/// A single step under way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Step {
+    pub(super) from: u64,
+    /// The guest had its own trap flag set.
+    pub(super) guest_trap: bool,
+}
+
+impl Vcpu {
+    pub(super) fn on_debug(&mut self, exit: &kvm_debug_exit_arch) -> Result<(), Error> {
+        count(&self.shared.cpus[self.index as usize].counters.debug_exits);
+        self.load()?;
+        let stepped = self.step.take();
+        if let Some(step) = stepped {
+            self.set_guest_debug_for_hit(&self.debug.armed())?;
+            if step.guest_trap {
+                // KVM takes the trap flag for its own and clears it with the end of the step.
+                self.registers.rflags |= RFLAGS_TF;
+                self.dirty = true;
+            }
+        }
+        let hit = self.debug.classify(self.registers.rip, exit.dr6, self.registers.rsp);
+        match hit {
+            Some(Hit::Breakpoint { id, .. }) => self.on_breakpoint(id)?,
+            Some(Hit::Return { slot }) => self.on_return(slot)?,
+            None => {}
+        }
+        let guest_step = exit.dr6 & DR6_BS != 0 && stepped.is_none_or(|step| step.guest_trap);
+        if guest_step && self.step_over_at == Some(self.registers.rip) {
+            // The guest's trap and our breakpoint came as one exception. The guest's handler comes first and returns to
+            // this instruction by IRET, which brings the resume flag back: no other method survives that.
+            self.step_over_at = None;
+            self.registers.rflags |= RFLAGS_RF;
+            self.dirty = true;
+        }
+        if guest_step || (hit.is_none() && stepped.is_none()) {
+            self.give_back(exit.dr6)?;
+        }
+        Ok(())
+    }
+
+    fn on_breakpoint(&mut self, id: u32) -> Result<(), Error> {
+        count(&self.shared.cpus[self.index as usize].counters.hits);
+        self.step_over_at = Some(self.registers.rip);
+        let action = self.call_handler(|handler, cpu| handler.breakpoint(cpu, id));
+        self.act(action, true)
+    }
+
+    fn on_return(&mut self, slot: usize) -> Result<(), Error> {
+        // Cleared registers need no step over, but another frame's visit to the same address does.
+        let Some(catch) = self.debug.take_catch(slot, self.registers.rsp) else {
+            self.step_over_at = Some(self.registers.rip);
+            return Ok(());
+        };
+        count(&self.shared.cpus[self.index as usize].counters.returns);
+        self.set_guest_debug_for_hit(&self.debug.armed())?;
+        let action = self.call_handler(|handler, cpu| handler.caught_return(cpu, catch.cookie));
+        self.act(action, false)
+    }
+
+    pub(super) fn call_handler(
+        &mut self,
+        call: impl FnOnce(&dyn DebugHandler, &mut StoppedCpu<'_>) -> HitAction,
+    ) -> HitAction {
+        let Some(handler) = self.handler.take() else {
+            return HitAction::Resume;
+        };
+        let action = call(handler.as_ref(), &mut StoppedCpu::new(self));
+        self.handler = Some(handler);
+        action
+    }
+
+    pub(super) fn act(&mut self, action: HitAction, may_catch: bool) -> Result<(), Error> {
+        match action {
+            HitAction::ResumeCatchReturn {
+                return_address,
+                stack_pointer,
+                cookie,
+            } if may_catch && translate::is_canonical(return_address) => {
+                let catch = Catch {
+                    return_address,
+                    stack_pointer,
+                    cookie,
+                };
+                if self.debug.catch(catch) {
+                    self.set_guest_debug_for_hit(&self.debug.armed())?;
+                }
+            }
+            HitAction::Resume | HitAction::ResumeCatchReturn { .. } => {}
+            HitAction::Stop => self.end(ExitReason::Breakpoint { cpu: self.index }),
+        }
+        Ok(())
+    }
+
+    /// Gets past the instruction at `at`, which is RIP.
+    pub(super) fn begin_step_over(&mut self, at: u64) -> Result<(), Error> {
+        match self.method.step_over {
+            StepOver::ResumeFlag => {
+                self.registers.rflags |= RFLAGS_RF;
+                self.dirty = true;
+                Ok(())
+            }
+            StepOver::EmulateFirst => match self.emulate(at, false) {
+                Ok(()) => self.after_emulation(),
+                Err(Refused) => self.begin_step(at),
+            },
+            StepOver::SingleStep => match self.emulate(at, true) {
+                Ok(()) => self.after_emulation(),
+                Err(Refused) => self.begin_step(at),
+            },
+        }
+    }
+
+    fn begin_step(&mut self, from: u64) -> Result<(), Error> {
+        count(&self.shared.cpus[self.index as usize].counters.steps);
+        self.step = Some(Step {
+            from,
+            guest_trap: self.registers.rflags & RFLAGS_TF != 0,
+        });
+        self.set_guest_debug_for_hit(&self.debug.stepping(from, self.method.block_interrupts))
+    }
+
+    /// Executes the instruction at `at` in the host; with `only_unsteppable` only if a step would be visible.
+    fn emulate(&mut self, at: u64, only_unsteppable: bool) -> Result<(), Refused> {
+        let mut code = [0; INSTRUCTION_LIMIT];
+        let length = readable(&self.shared.ram, self.special.cr3, at, &mut code);
+        let code = &code[..length];
+        // A stop without a breakpoint (any more) has no place to keep the decoded instruction.
+        let slot = match self.debug.classify(at, u64::MAX, self.registers.rsp) {
+            Some(Hit::Breakpoint { slot, .. }) => self.debug.first_instruction(slot),
+            _ => None,
+        };
+        let mut scratch = None;
+        let kept = slot.unwrap_or(&mut scratch);
+        if !kept.as_ref().is_some_and(|first| first.is(code)) {
+            *kept = Some(FirstInstruction::decode(code, at)?);
+        }
+        let first = kept.as_ref().ok_or(Refused)?;
+        if only_unsteppable && !first.shows_trap_flag() {
+            return Err(Refused);
+        }
+        let memory = SupervisorMemory {
+            ram: &self.shared.ram,
+            cr3: self.special.cr3,
+        };
+        first.execute(&mut self.registers, &self.special, &memory)?;
+        self.dirty = true;
+        count(&self.shared.cpus[self.index as usize].counters.emulated);
+        Ok(())
+    }
+
+    /// The guest's own trap flag asks for a debug exception after the instruction that the host executed.
+    fn after_emulation(&mut self) -> Result<(), Error> {
+        if self.registers.rflags & RFLAGS_TF == 0 {
+            return Ok(());
+        }
+        self.give_back(DR6_BS)
+    }
+
+    /// Gives a debug exception that is not ours to the guest, as well as KVM can.
+    fn give_back(&mut self, dr6: u64) -> Result<(), Error> {
+        if self.dirty {
+            // Setting registers later would take the exception back.
+            self.store_by_request()?;
+        }
+        let mut state = self
+            .fd
+            .get_debug_regs()
+            .map_err(Error::kvm("read the debug registers"))?;
+        state.dr6 |= DR6_NONE | (dr6 & DR6_BS);
+        self.fd
+            .set_debug_regs(&state)
+            .map_err(Error::kvm("set the debug registers"))?;
+        self.set_guest_debug(&self.debug.injecting())
+    }
+}
+
+/// The guest's memory as its supervisor reaches it without any fault or assist.
+struct SupervisorMemory<'a> {
+    ram: &'a GuestRam,
+    cr3: u64,
+}
+
+impl Memory for SupervisorMemory<'_> {
+    fn read(&self, address: u64, data: &mut [u8]) -> Result<(), Refused> {
+        translate::read_virtual(self.ram, self.cr3, address, data).map_err(|_| Refused)
+    }
+
+    fn write(&self, address: u64, data: &[u8]) -> Result<(), Refused> {
+        let last = address.wrapping_add((data.len() as u64).saturating_sub(1));
+        for byte in [address, last] {
+            let page = translate::translate(self.ram, self.cr3, byte).map_err(|_| Refused)?;
+            if !page.dirty || page.user {
+                return Err(Refused);
+            }
+        }
+        translate::write_virtual(self.ram, self.cr3, address, data).map_err(|_| Refused)
+    }
+}
