@@ -1,0 +1,154 @@
+//! One PCI function: configuration space, MSI-X and the device behind the BARs, put together.
+//!
+//! Must not know where on the bus it sits, nor the buses on which its BARs are decoded.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::bar::BarWindow;
+use super::config::{Command, ConfigError, ConfigSpace, FunctionDescription};
+use super::msix::Msix;
+use crate::bus::BusDevice;
+
+/// What a PCI function does behind its base address registers.
+///
+/// The configuration space, BAR decoding and the MSI-X table are not its business; the MSI-X table and pending bits are
+/// cut out of the BAR that holds them before a device sees the access. Calls may come from several vCPUs at once.
+/// None of them may access configuration space.
+pub trait PciDevice: Send + Sync {
+    /// Reads `data.len()` (1 to 8) bytes at `offset` in base address register `bar` (0 to 5). The access lies within
+    /// the BAR, but need not be aligned.
+    fn bar_read(&self, bar: u8, offset: u64, data: &mut [u8]);
+
+    /// Writes `data` (1 to 8 bytes) at `offset` in base address register `bar` (0 to 5). The access lies within the
+    /// BAR, but need not be aligned.
+    fn bar_write(&self, bar: u8, offset: u64, data: &[u8]);
+
+    /// The guest moved a BAR, or turned its decoding on (`Some`, guest-physical address or port) or off (`None`).
+    /// Devices with doorbells in the kernel (ioeventfd) register them anew here.
+    fn bar_moved(&self, bar: u8, base: Option<u64>) {
+        let _ = (bar, base);
+    }
+
+    /// COMMAND.BusMasterEnable changed: without it a device may not access memory. (MSI-X messages are held back
+    /// without the device's help.)
+    fn bus_master_changed(&self, enabled: bool) {
+        let _ = enabled;
+    }
+}
+
+/// A function of a device on the PCI bus.
+pub struct PciFunction {
+    config: Mutex<ConfigSpace>,
+    msix: Option<MsixFunction>,
+    device: Arc<dyn PciDevice>,
+}
+
+/// MSI-X logic and where its capability is.
+struct MsixFunction {
+    msix: Arc<Msix>,
+    capability: u8,
+}
+
+impl PciFunction {
+    /// Puts a function together. With `msix`, its capability is added in front of those of the description.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the description is not possible.
+    pub fn new(
+        mut description: FunctionDescription,
+        msix: Option<Arc<Msix>>,
+        device: Arc<dyn PciDevice>,
+    ) -> Result<Self, ConfigError> {
+        if let Some(msix) = &msix {
+            description
+                .capabilities
+                .insert(0, msix.layout().capability(&description.bars)?);
+        }
+        let config = ConfigSpace::new(&description)?;
+        let msix = msix.and_then(|msix| {
+            let capability = config.find_capability(super::MSIX_CAPABILITY_ID)?;
+            Some(MsixFunction { msix, capability })
+        });
+        Ok(Self {
+            config: Mutex::new(config),
+            msix,
+            device,
+        })
+    }
+
+    fn config(&self) -> MutexGuard<'_, ConfigSpace> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads configuration space.
+    pub fn config_read(&self, offset: u8, data: &mut [u8]) {
+        self.config().read(offset, data);
+    }
+
+    /// Writes configuration space; says whether what the BARs decode has changed.
+    pub(super) fn config_write(&self, offset: u8, data: &[u8]) -> bool {
+        self.change_config(|config| config.write(offset, data))
+    }
+
+    /// Applies a change to the configuration space and passes its effects on, still under the lock, so that two
+    /// changes take effect in the order in which they were made.
+    pub(super) fn change_config(&self, change: impl FnOnce(&mut ConfigSpace)) -> bool {
+        let mut config = self.config();
+        let before = config.clone();
+        change(&mut config);
+        if *config == before {
+            return false;
+        }
+        let bus_master = config.command().contains(Command::BUS_MASTER);
+        if before.command().contains(Command::BUS_MASTER) != bus_master {
+            self.device.bus_master_changed(bus_master);
+        }
+        if let Some(MsixFunction { msix, capability }) = &self.msix {
+            // The high byte of Message Control is at offset 3 of the capability.
+            let mut control = [0];
+            config.read(capability + 3, &mut control);
+            msix.set_control(control[0], bus_master);
+        }
+        !before.windows().eq(config.windows())
+    }
+
+    /// What the BARs decode now.
+    pub(super) fn windows(&self) -> Vec<BarWindow> {
+        self.config().windows().collect()
+    }
+
+    pub(super) fn bar_moved(&self, bar: u8, base: Option<u64>) {
+        self.device.bar_moved(bar, base);
+    }
+}
+
+/// One BAR of a function as a device on a bus.
+pub(super) struct BarRegion {
+    pub(super) function: Arc<PciFunction>,
+    pub(super) bar: u8,
+}
+
+impl BarRegion {
+    /// The MSI-X logic, if this BAR holds its structures.
+    fn msix(&self) -> Option<&Msix> {
+        self.function
+            .msix
+            .as_ref()
+            .map(|found| &*found.msix)
+            .filter(|msix| msix.layout().bar == self.bar)
+    }
+}
+
+impl BusDevice for BarRegion {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        if !self.msix().is_some_and(|msix| msix.bar_read(offset, data)) {
+            self.function.device.bar_read(self.bar, offset, data);
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        if !self.msix().is_some_and(|msix| msix.bar_write(offset, data)) {
+            self.function.device.bar_write(self.bar, offset, data);
+        }
+    }
+}
