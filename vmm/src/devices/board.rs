@@ -1,0 +1,156 @@
+//! The board: all devices that every PC here has, connected to the buses at their places.
+//!
+//! Talks to the buses and to what the machine injects. It must not know KVM, nor the storage controllers: those are
+//! plugged into [`Board::pci`] afterwards.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use super::chipset::{host_bridge, isa_bridge};
+use super::debugcon::{DEBUG_CONSOLE_PORT, DebugConsole};
+use super::power::{POWER_MANAGEMENT_BASE, POWER_MANAGEMENT_LENGTH, PowerManagement, TimerWidth};
+use super::reset::{KEYBOARD_COMMAND_PORT, PORT_A, PortA, ResetControl, ResetKeyboardController};
+use super::rtc::{MemorySizes, RTC_BASE, RTC_LENGTH, Rtc};
+use super::serial::{COM1_BASE, Output, SerialPort, UART_LENGTH};
+use super::{Clock, PowerControl};
+use crate::bus::{Bus, BusError};
+use crate::irq::InterruptLine;
+use crate::pci::{CONFIG_PORTS_BASE, CONFIG_PORTS_LENGTH, ConfigError, ConfigPorts, PciAddress, PciBus, PciError};
+
+/// What the machine gives to the devices of the board.
+pub struct BoardParts {
+    /// Guest time.
+    pub clock: Arc<dyn Clock>,
+    /// Who powers off and resets.
+    pub power: Arc<dyn PowerControl>,
+    /// Input [`COM1_IRQ`](super::serial::COM1_IRQ) of the interrupt controllers.
+    pub serial_interrupt: Arc<dyn InterruptLine>,
+    /// Where COM1 goes.
+    pub serial_output: Output,
+    /// Where the debug console goes.
+    pub debug_output: Output,
+    /// What the CMOS memory says about RAM.
+    pub memory: MemorySizes,
+}
+
+/// Why the board could not be built: two devices at one place, which is an error of this program.
+#[derive(Debug, Error)]
+pub enum BoardError {
+    /// Two devices at the same ports.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// Two functions at the same place.
+    #[error(transparent)]
+    Pci(#[from] PciError),
+    /// A function with an impossible description.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+/// The devices that others need to reach; the buses own all of them.
+pub struct Board {
+    /// PCI bus 0, with the host bridge and the ISA bridge in place.
+    pub pci: Arc<PciBus>,
+    /// COM1.
+    pub serial: Arc<SerialPort>,
+}
+
+impl Board {
+    /// Connects everything.
+    ///
+    /// # Errors
+    /// [`BoardError`] if something is on the port I/O bus already where a device of the board belongs.
+    pub fn new(parts: BoardParts, pio: &Arc<Bus>, mmio: &Arc<Bus>) -> Result<Self, BoardError> {
+        let BoardParts {
+            clock,
+            power,
+            serial_interrupt,
+            serial_output,
+            debug_output,
+            memory,
+        } = parts;
+        let serial = Arc::new(SerialPort::new(serial_interrupt, serial_output));
+        pio.insert(COM1_BASE, UART_LENGTH, Arc::clone(&serial) as _)?;
+        pio.insert(DEBUG_CONSOLE_PORT, 1, Arc::new(DebugConsole::new(debug_output)))?;
+        pio.insert(RTC_BASE, RTC_LENGTH, Arc::new(Rtc::new(Arc::clone(&clock), memory)))?;
+        pio.insert(PORT_A, 1, Arc::new(PortA::new(Arc::clone(&power))))?;
+        pio.insert(
+            KEYBOARD_COMMAND_PORT,
+            1,
+            Arc::new(ResetKeyboardController::new(Arc::clone(&power))),
+        )?;
+        let power_management = PowerManagement::new(clock, Arc::clone(&power), TimerWidth::Bits32);
+        pio.insert(
+            POWER_MANAGEMENT_BASE,
+            POWER_MANAGEMENT_LENGTH,
+            Arc::new(power_management),
+        )?;
+
+        let pci = Arc::new(PciBus::new(pio, mmio));
+        pci.add(PciAddress::HOST_BRIDGE, Arc::new(host_bridge()?))?;
+        pci.add(PciAddress::ISA_BRIDGE, Arc::new(isa_bridge()?))?;
+        let config_ports = ConfigPorts::new(Arc::clone(&pci), Arc::new(ResetControl::new(power)));
+        pio.insert(CONFIG_PORTS_BASE, CONFIG_PORTS_LENGTH, Arc::new(config_ports))?;
+        Ok(Self { pci, serial })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+
+    use super::*;
+    use crate::devices::PowerEvent;
+    use crate::devices::testing::{FakeClock, LineProbe, PowerProbe, SharedOutput};
+
+    fn board() -> (Arc<Bus>, Board, Arc<PowerProbe>, SharedOutput) {
+        let (pio, mmio) = (Arc::new(Bus::pio()), Arc::new(Bus::mmio()));
+        let (power, output) = (Arc::new(PowerProbe::default()), SharedOutput::default());
+        let parts = BoardParts {
+            clock: Arc::new(FakeClock::default()),
+            power: power.clone(),
+            serial_interrupt: Arc::new(LineProbe::default()),
+            serial_output: Box::new(output.clone()),
+            debug_output: Box::new(output.clone()),
+            memory: MemorySizes { low: 1 << 30, high: 0 },
+        };
+        let board = Board::new(parts, &pio, &mmio).unwrap();
+        (pio, board, power, output)
+    }
+
+    #[test]
+    fn every_device_is_at_its_port() {
+        let (pio, _board, power, output) = board();
+        let read = |port| {
+            let mut byte = [0];
+            pio.read(port, &mut byte);
+            byte[0]
+        };
+        pio.write(0x3f8, b"s");
+        pio.write(0x402, b"d");
+        assert_eq!(output.bytes(), b"sd");
+        pio.write(0x70, &[0x0d]);
+        assert_eq!((read(0x71), read(0x92), read(0x64), read(0x60)), (0x80, 2, 0x14, 0xff));
+        pio.write(0xcf8, &0x8000_0000u32.to_le_bytes());
+        assert_eq!(
+            (read(0xcfc), read(0xcfd), read(0xcfe), read(0xcff)),
+            (0x86, 0x80, 0x37, 0x12)
+        );
+        pio.write(0xcf9, &[6]);
+        pio.write(0x64, &[0xfe]);
+        pio.write(0xb004, &0x2000u16.to_le_bytes());
+        assert_eq!(
+            power.events(),
+            [PowerEvent::Reset, PowerEvent::Reset, PowerEvent::PowerOff]
+        );
+    }
+
+    #[test]
+    fn nothing_outlives_the_buses() {
+        let (pio, board, ..) = board();
+        let (bus, pci): (Weak<Bus>, Weak<PciBus>) = (Arc::downgrade(&pio), Arc::downgrade(&board.pci));
+        drop((pio, board));
+        assert!(bus.upgrade().is_none() && pci.upgrade().is_none());
+    }
+}

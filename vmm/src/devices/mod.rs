@@ -1,0 +1,34 @@
+//! The devices of the PC, one file each.
+//!
+//! Each is a state machine with its interrupt, clock and other effects injected, knows nothing of KVM and keeps what
+//! the guest can see in one plain struct.
+
+pub mod board;
+mod calendar;
+pub mod chipset;
+mod clock;
+pub mod debugcon;
+pub mod power;
+pub mod reset;
+pub mod rtc;
+pub mod serial;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use clock::{Clock, GuestClock};
+
+/// What the guest asked the board to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PowerEvent {
+    /// ACPI S5: switch off.
+    PowerOff,
+    /// Reset the whole machine.
+    Reset,
+}
+
+/// Receives [`PowerEvent`]s; made by the machine. Called on the vCPU's thread in the middle of an I/O exit: it may only
+/// note the event, not wait for it to be carried out.
+pub trait PowerControl: Send + Sync {
+    /// The guest asks for `event`.
+    fn request(&self, event: PowerEvent);
+}
