@@ -1,0 +1,72 @@
+//! A backend in host memory: nothing outlives the process.
+//!
+//! It knows nothing but its bytes. Used by tests and by runs that need no disk image.
+
+use super::{Backend, BackendError, check_range};
+
+/// Bytes in host memory, all zero at first.
+#[derive(Debug)]
+pub struct MemoryBackend {
+    // Zeroed pages that were never touched cost the host nothing.
+    bytes: Vec<u8>,
+    read_only: bool,
+}
+
+impl MemoryBackend {
+    /// Makes a backend of `length` zero bytes.
+    #[must_use]
+    pub fn new(length: usize) -> Self {
+        Self {
+            bytes: vec![0; length],
+            read_only: false,
+        }
+    }
+
+    /// Makes a backend that holds `bytes`.
+    #[must_use]
+    pub fn with_contents(bytes: Vec<u8>, read_only: bool) -> Self {
+        Self { bytes, read_only }
+    }
+
+    fn range(&mut self, offset: u64, length: u64) -> Result<&mut [u8], BackendError> {
+        check_range(self.bytes.len() as u64, offset, length)?;
+        // In range of a `Vec`, hence of `usize`.
+        Ok(&mut self.bytes[offset as usize..][..length as usize])
+    }
+
+    fn writable(&mut self, offset: u64, length: u64) -> Result<&mut [u8], BackendError> {
+        if self.read_only {
+            return Err(BackendError::ReadOnly);
+        }
+        self.range(offset, length)
+    }
+}
+
+impl Backend for MemoryBackend {
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), BackendError> {
+        buffer.copy_from_slice(self.range(offset, buffer.len() as u64)?);
+        Ok(())
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), BackendError> {
+        self.writable(offset, data.len() as u64)?.copy_from_slice(data);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn write_zeroes(&mut self, offset: u64, length: u64, _deallocate: bool) -> Result<(), BackendError> {
+        self.writable(offset, length)?.fill(0);
+        Ok(())
+    }
+}

@@ -1,0 +1,113 @@
+//! Submission and completion queue entries and opcodes (NVMe 1.4, sections 4.2, 4.6, 5 and 6).
+//!
+//! Wire layouts only: this file knows no handler.
+
+use std::mem::size_of;
+
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Common command format (Figures 104 and 105).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct SubmissionEntry {
+    /// OPC.
+    pub opcode: u8,
+    /// FUSE in bits 1:0, PSDT in bits 7:6.
+    pub flags: u8,
+    /// CID.
+    pub command_id: U16,
+    /// NSID.
+    pub namespace_id: U32,
+    /// Reserved.
+    pub dword2: U32,
+    /// Reserved.
+    pub dword3: U32,
+    /// MPTR.
+    pub metadata_pointer: U64,
+    /// DPTR, PRP entry 1.
+    pub prp1: U64,
+    /// DPTR, PRP entry 2.
+    pub prp2: U64,
+    /// CDW10.
+    pub dword10: U32,
+    /// CDW11.
+    pub dword11: U32,
+    /// CDW12.
+    pub dword12: U32,
+    /// CDW13.
+    pub dword13: U32,
+    /// CDW14.
+    pub dword14: U32,
+    /// CDW15.
+    pub dword15: U32,
+}
+
+/// Completion queue entry (Figure 121).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct CompletionEntry {
+    /// Command specific.
+    pub dword0: U32,
+    /// Reserved.
+    pub dword1: U32,
+    /// SQHD.
+    pub submission_head: U16,
+    /// SQID.
+    pub submission_id: U16,
+    /// CID.
+    pub command_id: U16,
+    /// Phase tag in bit 0, Status Field in bits 15:1.
+    pub status: U16,
+}
+
+const _: () = assert!(size_of::<SubmissionEntry>() == 64);
+const _: () = assert!(size_of::<CompletionEntry>() == 16);
+
+impl SubmissionEntry {
+    /// SLBA of Read, Write and Write Zeroes: dwords 10 and 11.
+    #[must_use]
+    pub fn starting_lba(&self) -> u64 {
+        u64::from(self.dword10.get()) | u64::from(self.dword11.get()) << 32
+    }
+}
+
+/// Admin opcodes (Figure 139) that this controller has.
+pub mod admin {
+    /// Delete I/O Submission Queue.
+    pub const DELETE_SUBMISSION_QUEUE: u8 = 0x00;
+    /// Create I/O Submission Queue.
+    pub const CREATE_SUBMISSION_QUEUE: u8 = 0x01;
+    /// Get Log Page.
+    pub const GET_LOG_PAGE: u8 = 0x02;
+    /// Delete I/O Completion Queue.
+    pub const DELETE_COMPLETION_QUEUE: u8 = 0x04;
+    /// Create I/O Completion Queue.
+    pub const CREATE_COMPLETION_QUEUE: u8 = 0x05;
+    /// Identify.
+    pub const IDENTIFY: u8 = 0x06;
+    /// Abort.
+    pub const ABORT: u8 = 0x08;
+    /// Set Features.
+    pub const SET_FEATURES: u8 = 0x09;
+    /// Get Features.
+    pub const GET_FEATURES: u8 = 0x0a;
+    /// Asynchronous Event Request.
+    pub const ASYNC_EVENT_REQUEST: u8 = 0x0c;
+    /// Doorbell Buffer Config.
+    pub const DOORBELL_BUFFER_CONFIG: u8 = 0x7c;
+}
+
+/// NVM command set opcodes (Figure 346) that this controller has.
+pub mod nvm {
+    /// Flush.
+    pub const FLUSH: u8 = 0x00;
+    /// Write.
+    pub const WRITE: u8 = 0x01;
+    /// Read.
+    pub const READ: u8 = 0x02;
+    /// Write Zeroes.
+    pub const WRITE_ZEROES: u8 = 0x08;
+    /// Dataset Management.
+    pub const DATASET_MANAGEMENT: u8 = 0x09;
+}

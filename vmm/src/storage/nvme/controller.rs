@@ -1,0 +1,443 @@
+//! The controller: its life (enable, reset, shutdown), the round over the queues, and completions.
+//!
+//! It talks to guest memory, an interrupt sink, backends and its [`RegisterFile`], all injected. It must not know
+//! threads, eventfds, PCI or KVM. One thread calls [`Controller::process`]; vCPUs touch the register file only.
+
+use std::sync::Arc;
+
+use super::command::{CompletionEntry, SubmissionEntry};
+use super::config::{ConfigError, ControllerConfig, MAX_NAMESPACES};
+use super::log_page::ErrorEntry;
+use super::memory::DmaMemory;
+use super::prp::{self, Segment};
+use super::queue::{COMPLETION_ENTRY_SIZE, CompletionQueue, SUBMISSION_ENTRY_SIZE, SubmissionQueue};
+use super::registers::{Configuration, FATAL, READY, RegisterFile, SHUTDOWN_COMPLETE, SHUTDOWN_OCCURRING};
+use super::state::{Activity, ControllerState};
+use super::status::{Failure, Status};
+use crate::storage::backend::Backend;
+
+/// Where interrupts go.
+pub trait InterruptSink: Send {
+    /// Sends the message of MSI-X `vector`, or makes it pending while it is masked.
+    fn signal(&self, vector: u16);
+}
+
+/// Who is told whether doorbell registers of I/O queues still carry a value that matters.
+pub trait DoorbellRoute: Send {
+    /// `true`: a write is only a nudge from now on, its value may be lost. `false`: the value matters again. Called
+    /// before the guest can learn of the change.
+    fn use_shadow(&mut self, active: bool);
+}
+
+/// For controllers whose doorbell writes always arrive with their value.
+impl DoorbellRoute for () {
+    fn use_shadow(&mut self, _active: bool) {}
+}
+
+/// What a call of [`Controller::process`] has left to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing until the guest writes a register.
+    Idle,
+    /// Call again.
+    Pending,
+}
+
+/// Commands taken from one queue in its turn, whatever burst the host would like.
+const MAX_BURST: u32 = 32;
+
+/// A namespace and what keeps its data.
+pub(super) struct Namespace {
+    pub(super) backend: Box<dyn Backend>,
+    block_shift: u32,
+}
+
+impl Namespace {
+    /// Logical blocks.
+    pub(super) fn blocks(&self) -> u64 {
+        self.backend.len() >> self.block_shift
+    }
+
+    /// log2 of the logical block size in bytes.
+    pub(super) fn block_shift(&self) -> u32 {
+        self.block_shift
+    }
+
+    pub(super) fn is_read_only(&self) -> bool {
+        self.backend.is_read_only()
+    }
+}
+
+/// An NVMe controller.
+pub struct Controller {
+    pub(super) config: ControllerConfig,
+    pub(super) memory: Box<dyn DmaMemory>,
+    interrupts: Box<dyn InterruptSink>,
+    pub(super) doorbell_route: Box<dyn DoorbellRoute>,
+    pub(super) namespaces: Vec<Namespace>,
+    pub(super) registers: Arc<RegisterFile>,
+    pub(super) state: ControllerState,
+    bus_master: bool,
+    // Room that is kept between commands; without meaning from one to the next.
+    pub(super) buffer: Vec<u8>,
+    segments: Vec<Segment>,
+    pub(super) written_doorbells: Vec<(usize, u16)>,
+}
+
+impl Controller {
+    /// Makes a controller, disabled, with one namespace for each backend (identifiers from 1).
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn new(
+        config: ControllerConfig,
+        memory: Box<dyn DmaMemory>,
+        interrupts: Box<dyn InterruptSink>,
+        doorbell_route: Box<dyn DoorbellRoute>,
+        backends: Vec<Box<dyn Backend>>,
+    ) -> Result<Self, ConfigError> {
+        config.check()?;
+        if backends.is_empty() || backends.len() > MAX_NAMESPACES {
+            return Err(ConfigError::Namespaces(backends.len()));
+        }
+        for (nsid, backend) in (1..).zip(&backends) {
+            let (length, block_size) = (backend.len(), config.block_size);
+            if length == 0 || length % u64::from(block_size) != 0 {
+                return Err(ConfigError::OddBackend {
+                    nsid,
+                    length,
+                    block_size,
+                });
+            }
+        }
+        let block_shift = config.block_size.trailing_zeros();
+        let namespaces = backends
+            .into_iter()
+            .map(|backend| Namespace { backend, block_shift })
+            .collect::<Vec<_>>();
+        Ok(Self {
+            state: ControllerState::new(config.queue_pairs, namespaces.len()),
+            config,
+            memory,
+            interrupts,
+            doorbell_route,
+            namespaces,
+            registers: Arc::default(),
+            bus_master: true,
+            buffer: Vec::new(),
+            segments: Vec::new(),
+            written_doorbells: Vec::new(),
+        })
+    }
+
+    /// The registers, for whoever answers the guest's accesses to BAR 0.
+    #[must_use]
+    pub fn registers(&self) -> Arc<RegisterFile> {
+        Arc::clone(&self.registers)
+    }
+
+    /// The state besides the registers.
+    #[must_use]
+    pub fn state(&self) -> &ControllerState {
+        &self.state
+    }
+
+    /// PCI COMMAND.BusMasterEnable: while it is off, guest memory is not touched and no message sent.
+    pub fn set_bus_master(&mut self, enabled: bool) {
+        self.bus_master = enabled;
+    }
+
+    pub(super) fn configuration(&self) -> Configuration {
+        self.registers.lock().configuration
+    }
+
+    /// Acts on what the guest wrote to the registers, then gives each submission queue one turn.
+    pub fn process(&mut self) -> Progress {
+        self.take_configuration();
+        if self.state.activity != Activity::Running || !self.bus_master {
+            return Progress::Idle;
+        }
+        self.take_doorbell_registers();
+        self.take_shadow_doorbells();
+        let mut worked = false;
+        for _ in 0..self.state.submission_queues.len() {
+            let id = self.state.next_queue;
+            self.state.next_queue = (id + 1) % self.state.submission_queues.len();
+            worked |= self.serve(id as u16);
+            if self.registers.wants_attention() || self.state.activity != Activity::Running {
+                return Progress::Pending;
+            }
+        }
+        self.complete_async_events();
+        if !worked {
+            self.arm_shadow_doorbells();
+        }
+        if worked || self.has_work() {
+            Progress::Pending
+        } else {
+            Progress::Idle
+        }
+    }
+
+    /// Whether a queue has both a command to fetch and room for its completion.
+    fn has_work(&self) -> bool {
+        let has_room = |id: u16| {
+            self.state
+                .completion_queues
+                .get(usize::from(id))
+                .and_then(Option::as_ref)
+                .is_some_and(|queue| !queue.is_full())
+        };
+        let mut queues = self.state.submission_queues.iter().flatten();
+        queues.any(|queue| !queue.is_empty() && has_room(queue.completion_queue))
+            || (self.state.events.is_completion_due() && has_room(0))
+    }
+
+    /// Carries out what was written to CC: reset, enable, shutdown (sections 3.1.5, 7.3.2 and 7.6.2).
+    fn take_configuration(&mut self) {
+        let (reset, configuration) = {
+            let registers = self.registers.lock();
+            (registers.reset_pending, registers.configuration)
+        };
+        if reset {
+            self.reset();
+        }
+        if configuration.enabled() && self.state.activity == Activity::Disabled {
+            self.enable(configuration);
+        }
+        let shutdown = {
+            let mut registers = self.registers.lock();
+            let shutdown = std::mem::take(&mut registers.shutdown_pending);
+            if shutdown {
+                registers.set_shutdown_status(SHUTDOWN_OCCURRING);
+            }
+            shutdown
+        };
+        if shutdown {
+            self.shut_down();
+        }
+    }
+
+    /// Controller Reset: CC.EN went from 1 to 0 (section 7.3.2). AQA, ASQ and ACQ keep their values.
+    fn reset(&mut self) {
+        self.state.reset();
+        // Before CSTS.RDY is 0: the guest may enable the controller and ring doorbells right after.
+        self.doorbell_route.use_shadow(false);
+        let mut registers = self.registers.lock();
+        registers.status = 0;
+        registers.reset_pending = false;
+    }
+
+    /// CC.EN went from 0 to 1: checks the configuration and starts the admin queues (section 7.6.1).
+    fn enable(&mut self, configuration: Configuration) {
+        let (attributes, submission_base, completion_base) = {
+            let registers = self.registers.lock();
+            (
+                registers.admin_queue_attributes,
+                registers.admin_submission_queue,
+                registers.admin_completion_queue,
+            )
+        };
+        // Both sizes are 0's based; a queue has two entries or more.
+        let submission_entries = (attributes & 0xfff) + 1;
+        let completion_entries = (attributes >> 16 & 0xfff) + 1;
+        let fits = |base: u64, entries: u32, size: u64| {
+            entries >= 2 && self.memory.contains(base, (u64::from(entries) * size) as usize)
+        };
+        let usable = configuration.command_set() == 0
+            && configuration.memory_page_size() == 0
+            && configuration.arbitration() == 0
+            && fits(submission_base, submission_entries, SUBMISSION_ENTRY_SIZE)
+            && fits(completion_base, completion_entries, COMPLETION_ENTRY_SIZE);
+        if !usable {
+            tracing::warn!(
+                ?configuration,
+                attributes,
+                submission_base,
+                completion_base,
+                "NVMe controller cannot be enabled"
+            );
+            self.fail();
+            return;
+        }
+        self.state.submission_queues[0] = Some(SubmissionQueue::new(submission_base, submission_entries, 0));
+        self.state.completion_queues[0] = Some(CompletionQueue::new(completion_base, completion_entries, Some(0)));
+        self.state.activity = Activity::Running;
+        self.registers.lock().status |= READY;
+    }
+
+    /// Shutdown (section 7.6.2): everything becomes durable, and nothing is fetched until the next reset.
+    fn shut_down(&mut self) {
+        if let Err(status) = self.flush_all() {
+            tracing::warn!(?status, "NVMe shutdown could not make everything durable");
+        }
+        if self.state.activity == Activity::Running {
+            self.state.activity = Activity::ShutDown;
+        }
+        self.registers.lock().set_shutdown_status(SHUTDOWN_COMPLETE);
+    }
+
+    /// Controller Fatal Status (section 9.5): a queue cannot be used; only a reset helps.
+    fn fail(&mut self) {
+        self.state.activity = Activity::Fatal;
+        self.registers.lock().status |= FATAL;
+    }
+
+    /// Gives a submission queue its turn. Returns whether a command was fetched.
+    fn serve(&mut self, id: u16) -> bool {
+        let burst = self.state.features.arbitration_burst().min(MAX_BURST);
+        let mut completion_queue = None;
+        for _ in 0..burst {
+            // A command may have deleted the queue that the next one would come from.
+            let Some(queue) = self.state.submission_queue(id) else {
+                break;
+            };
+            let target = queue.completion_queue;
+            if queue.is_empty() || self.state.completion_queue(target).is_none_or(|queue| queue.is_full()) {
+                break;
+            }
+            completion_queue = Some(target);
+            if !self.serve_one(id, target) || self.registers.wants_attention() {
+                break;
+            }
+        }
+        if let Some(completion_queue) = completion_queue {
+            self.signal(completion_queue);
+        }
+        completion_queue.is_some()
+    }
+
+    /// Fetches a command, executes it and posts its completion. `false`: the queue memory failed.
+    fn serve_one(&mut self, id: u16, completion_queue: u16) -> bool {
+        let Some(queue) = self
+            .state
+            .submission_queues
+            .get_mut(usize::from(id))
+            .and_then(Option::as_mut)
+        else {
+            return false;
+        };
+        let Ok(command) = queue.fetch(&*self.memory) else {
+            self.fail();
+            return false;
+        };
+        let head = queue.head();
+        let (dword0, status) = match self.execute(id, &command) {
+            Ok(None) => return true,
+            Ok(Some(dword0)) => (dword0, Status::SUCCESS),
+            Err(failure) => {
+                self.state.error_log.push(ErrorEntry::of_command(id, &command, failure));
+                (0, failure.status.with_more())
+            }
+        };
+        let entry = CompletionEntry {
+            dword0: dword0.into(),
+            dword1: 0.into(),
+            submission_head: head.into(),
+            submission_id: id.into(),
+            command_id: command.command_id,
+            status: status.with_phase(false).into(),
+        };
+        self.complete(completion_queue, &entry)
+    }
+
+    /// Executes a fetched command. `Ok(None)`: it completes later.
+    fn execute(&mut self, queue: u16, command: &SubmissionEntry) -> Result<Option<u32>, Failure> {
+        tracing::trace!(
+            queue,
+            opcode = command.opcode,
+            id = command.command_id.get(),
+            "NVMe command"
+        );
+        if queue == 0 {
+            self.execute_admin(command)
+        } else {
+            self.execute_nvm(command).map(Some)
+        }
+    }
+
+    /// Posts a completion. `false`: the queue memory failed.
+    fn complete(&mut self, queue: u16, entry: &CompletionEntry) -> bool {
+        let Some(queue) = self
+            .state
+            .completion_queues
+            .get_mut(usize::from(queue))
+            .and_then(Option::as_mut)
+        else {
+            return false;
+        };
+        let posted = queue.post(&*self.memory, entry).is_ok();
+        if !posted {
+            self.fail();
+        }
+        posted
+    }
+
+    /// Completes held Asynchronous Event Requests for which there is an event, as far as there is room.
+    fn complete_async_events(&mut self) {
+        while self.state.completion_queue(0).is_some_and(|queue| !queue.is_full()) {
+            let Some((command_id, dword0, status)) = self.state.events.next_completion() else {
+                break;
+            };
+            let head = self.state.submission_queue(0).map_or(0, |queue| queue.head());
+            let entry = CompletionEntry {
+                dword0: dword0.into(),
+                submission_head: head.into(),
+                command_id: command_id.into(),
+                status: status.with_phase(false).into(),
+                ..CompletionEntry::default()
+            };
+            if !self.complete(0, &entry) {
+                break;
+            }
+        }
+        self.signal(0);
+    }
+
+    /// Sends the interrupt that is due for a completion queue.
+    fn signal(&mut self, queue: u16) {
+        let Some(queue) = self.state.completion_queue(queue) else {
+            return;
+        };
+        if std::mem::take(&mut queue.interrupt_due) {
+            if let Some(vector) = queue.vector {
+                self.interrupts.signal(vector);
+            }
+        }
+    }
+
+    /// The namespace of that identifier and its index.
+    pub(super) fn namespace(&self, nsid: u32) -> Result<(usize, &Namespace), Failure> {
+        let index = (nsid as usize).checked_sub(1);
+        index
+            .and_then(|index| Some((index, self.namespaces.get(index)?)))
+            .ok_or(Failure::at(Status::INVALID_NAMESPACE_OR_FORMAT, 1, 0))
+    }
+
+    /// Transfers `data` to where the command wants it.
+    pub(super) fn send(&mut self, command: &SubmissionEntry, data: &[u8]) -> Result<(), Failure> {
+        self.find_segments(command, data.len())?;
+        Ok(prp::scatter(&*self.memory, &self.segments, data)?)
+    }
+
+    /// Transfers `length` bytes from where the command has them into the controller's buffer, which is handed out; the
+    /// caller gives it back by assigning `self.buffer`.
+    pub(super) fn receive(&mut self, command: &SubmissionEntry, length: usize) -> Result<Vec<u8>, Failure> {
+        self.find_segments(command, length)?;
+        let mut data = std::mem::take(&mut self.buffer);
+        data.resize(length, 0);
+        prp::gather(&*self.memory, &self.segments, &mut data)?;
+        Ok(data)
+    }
+
+    fn find_segments(&mut self, command: &SubmissionEntry, length: usize) -> Result<(), Failure> {
+        let (prp1, prp2) = (command.prp1.get(), command.prp2.get());
+        prp::walk(&*self.memory, prp1, prp2, length, &mut self.segments).map_err(|status| {
+            if status == Status::PRP_OFFSET_INVALID {
+                Failure::at(status, 6, 0)
+            } else {
+                status.into()
+            }
+        })
+    }
+}

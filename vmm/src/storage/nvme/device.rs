@@ -1,0 +1,180 @@
+//! The controller as a PCI function (NVMe 1.4, section 2), and how it is plugged into a machine.
+//!
+//! BAR 0 holds the registers and doorbells, then the MSI-X table, then its pending bits. There is no INTx pin. The PCI
+//! identifiers are [`PCI_VENDOR_ID`] and its neighbours; drivers bind to the class code.
+
+use std::sync::Arc;
+
+use vm_memory::GuestMemoryMmap;
+
+use super::config::{
+    ConfigError, ControllerConfig, PCI_DEVICE_ID, PCI_SUBSYSTEM_ID, PCI_SUBSYSTEM_VENDOR_ID, PCI_VENDOR_ID,
+};
+use super::controller::{Controller, InterruptSink};
+use super::kernel_doorbells::KernelDoorbells;
+use super::worker::Worker;
+use crate::doorbell::{DoorbellHost, KvmDoorbells};
+use crate::irq::{IrqError, MessageSink};
+use crate::machine::{DeviceWorker, Machine};
+use crate::pci::{Bar, FunctionDescription, Msix, MsixLayout, PciAddress, PciDevice, PciError, PciFunction};
+use crate::storage::backend::Backend;
+
+/// Registers and doorbells come first; the largest controller's doorbells end at 1208h.
+const MSIX_TABLE: u32 = 0x2000;
+const MSIX_PENDING: u32 = 0x3000;
+const BAR_SIZE: u64 = 0x4000;
+
+/// Mass storage, NVM, NVM Express I/O controller (section 2.1.5).
+const CLASS_CODE: [u8; 3] = [0x01, 0x08, 0x02];
+
+/// Why a controller cannot be plugged in.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The controller cannot be made.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Its interrupt vectors cannot be had.
+    #[error("an NVMe controller gets no interrupt vectors: {0}")]
+    Interrupts(#[from] IrqError),
+    /// The PCI function cannot be described: an error of this program.
+    #[error(transparent)]
+    Description(#[from] crate::pci::ConfigError),
+    /// There is a function at that place.
+    #[error(transparent)]
+    Pci(#[from] PciError),
+    /// The host has no thread or descriptor left.
+    #[error("an NVMe controller cannot start its worker: {0}")]
+    Worker(#[from] std::io::Error),
+}
+
+/// What a controller is connected to.
+pub struct Connections {
+    /// Guest memory.
+    pub memory: GuestMemoryMmap,
+    /// Where its messages go; one vector more than queue pairs.
+    pub messages: Arc<dyn MessageSink>,
+    /// Who can wake the worker without an exit.
+    pub doorbells: Arc<dyn DoorbellHost>,
+}
+
+/// A controller behind its BAR.
+pub struct NvmeDevice {
+    worker: Worker,
+    doorbells: Arc<KernelDoorbells>,
+}
+
+impl InterruptSink for Arc<Msix> {
+    fn signal(&self, vector: u16) {
+        Msix::signal(self, vector);
+    }
+}
+
+impl NvmeDevice {
+    /// Makes a controller, starts its worker and describes its PCI function. The worker ends with the device.
+    ///
+    /// # Errors
+    /// [`AttachError`], except for what concerns a machine.
+    pub fn new(
+        config: ControllerConfig,
+        backends: Vec<Box<dyn Backend>>,
+        connections: Connections,
+    ) -> Result<(Arc<Self>, Arc<PciFunction>), AttachError> {
+        let layout = MsixLayout {
+            vectors: config.vectors()?,
+            bar: 0,
+            table_offset: MSIX_TABLE,
+            pba_offset: MSIX_PENDING,
+        };
+        let msix = Arc::new(Msix::new(layout, connections.messages));
+        let event = Worker::event()?;
+        let doorbells = KernelDoorbells::new(connections.doorbells, event.try_clone()?, config.queue_pairs);
+        let doorbells = Arc::new(doorbells);
+        let name = format!("nvme{}", config.unique_id);
+        let controller = Controller::new(
+            config,
+            Box::new(connections.memory),
+            Box::new(Arc::clone(&msix)),
+            Box::new(Arc::clone(&doorbells)),
+            backends,
+        )?;
+        let device = Arc::new(Self {
+            worker: Worker::start(name, controller, event)?,
+            doorbells,
+        });
+        let function = PciFunction::new(description(), Some(msix), Arc::clone(&device) as Arc<dyn PciDevice>)?;
+        Ok((device, Arc::new(function)))
+    }
+
+    /// Makes a controller and plugs it into `machine` at `address`.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn attach(
+        machine: &mut Machine,
+        address: PciAddress,
+        config: ControllerConfig,
+        backends: Vec<Box<dyn Backend>>,
+    ) -> Result<Arc<Self>, AttachError> {
+        let connections = Connections {
+            memory: machine.ram().map().clone(),
+            messages: machine.irq().message_vectors(config.vectors()?)?,
+            doorbells: Arc::new(KvmDoorbells::new(Arc::clone(machine.vm()))),
+        };
+        let (device, function) = Self::new(config, backends, connections)?;
+        machine.pci().add(address, function)?;
+        machine.add_worker(Arc::clone(&device) as Arc<dyn DeviceWorker>);
+        Ok(device)
+    }
+}
+
+fn description() -> FunctionDescription {
+    FunctionDescription {
+        vendor_id: PCI_VENDOR_ID,
+        device_id: PCI_DEVICE_ID,
+        class_code: CLASS_CODE,
+        subsystem_vendor_id: PCI_SUBSYSTEM_VENDOR_ID,
+        subsystem_id: PCI_SUBSYSTEM_ID,
+        bars: [Some(Bar::memory64(BAR_SIZE)), None, None, None, None, None],
+        ..FunctionDescription::default()
+    }
+}
+
+impl PciDevice for NvmeDevice {
+    fn bar_read(&self, _bar: u8, offset: u64, data: &mut [u8]) {
+        self.worker.registers().read(offset, data);
+    }
+
+    fn bar_write(&self, _bar: u8, offset: u64, data: &[u8]) {
+        if self.worker.registers().write(offset, data) {
+            self.worker.kick();
+        }
+    }
+
+    fn bar_moved(&self, bar: u8, base: Option<u64>) {
+        if bar == 0 {
+            self.doorbells.set_base(base);
+        }
+    }
+
+    fn bus_master_changed(&self, enabled: bool) {
+        self.worker.set_bus_master(enabled);
+    }
+}
+
+impl DeviceWorker for NvmeDevice {
+    fn request_pause(&self) {
+        self.worker.request_pause();
+    }
+
+    fn wait_paused(&self) {
+        self.worker.wait_paused();
+    }
+
+    fn resume(&self) {
+        self.worker.resume();
+    }
+
+    fn stop(&self) {
+        self.worker.stop();
+    }
+}

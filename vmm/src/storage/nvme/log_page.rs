@@ -1,0 +1,267 @@
+//! Get Log Page and the log pages (NVMe 1.4, section 5.14).
+//!
+//! Error Information, SMART / Health, Firmware Slot, Commands Supported and Effects. Changed Namespace List is not
+//! announced: namespaces never change.
+
+use std::collections::VecDeque;
+use std::mem::size_of;
+
+use zerocopy::little_endian::{U16, U32, U64, U128};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+use super::command::{SubmissionEntry, admin, nvm};
+use super::controller::Controller;
+use super::features::Features;
+use super::identify::{FIRMWARE_REVISION, MAX_TRANSFER, TEMPERATURE};
+use super::status::{Failure, Status};
+
+/// Entries of the Error Information log (ELPE + 1).
+pub const ERROR_LOG_ENTRIES: usize = 16;
+/// Critical Warning bit 1: the temperature is outside the thresholds.
+pub const CRITICAL_WARNING_TEMPERATURE: u8 = 1 << 1;
+
+/// Log Page Identifiers (Figure 194).
+pub mod id {
+    /// Error Information.
+    pub const ERROR_INFORMATION: u8 = 0x01;
+    /// SMART / Health Information.
+    pub const SMART_HEALTH: u8 = 0x02;
+    /// Firmware Slot Information.
+    pub const FIRMWARE_SLOT: u8 = 0x03;
+    /// Commands Supported and Effects.
+    pub const COMMAND_EFFECTS: u8 = 0x05;
+}
+
+/// Error Information Log Entry (Figure 197).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct ErrorEntry {
+    /// Counts from 1; 0 is an entry that is not valid.
+    pub error_count: U64,
+    /// Submission queue, FFFFh if no command is to blame.
+    pub submission_queue: U16,
+    /// Command identifier, FFFFh if no command is to blame.
+    pub command_id: U16,
+    /// Status Field in bits 15:1, phase tag (0 here) in bit 0.
+    pub status: U16,
+    /// Byte and bit of the parameter, FFFFh if none.
+    pub parameter_location: U16,
+    /// First block of the range concerned.
+    pub lba: U64,
+    /// Namespace concerned.
+    pub namespace_id: U32,
+    reserved: [u8; 36],
+}
+
+const _: () = assert!(size_of::<ErrorEntry>() == 64);
+
+impl ErrorEntry {
+    /// The entry of a command that failed.
+    pub(super) fn of_command(queue: u16, command: &SubmissionEntry, failure: Failure) -> Self {
+        let mut entry = Self::without_command(failure.status);
+        entry.submission_queue = queue.into();
+        entry.command_id = command.command_id;
+        entry.parameter_location = failure.location.into();
+        entry.namespace_id = command.namespace_id;
+        if queue != 0 && [nvm::READ, nvm::WRITE, nvm::WRITE_ZEROES].contains(&command.opcode) {
+            entry.lba = command.starting_lba().into();
+        }
+        entry
+    }
+
+    /// The entry of an error that no command caused.
+    pub(super) fn without_command(status: Status) -> Self {
+        let mut entry = Self::new_zeroed();
+        entry.submission_queue = 0xffff.into();
+        entry.command_id = 0xffff.into();
+        entry.status = status.with_phase(false).into();
+        entry.parameter_location = 0xffff.into();
+        entry
+    }
+}
+
+/// The newest errors and how many there were.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ErrorLog {
+    /// Errors since the controller was made; survives resets.
+    pub count: u64,
+    /// Newest first, at most [`ERROR_LOG_ENTRIES`].
+    pub entries: VecDeque<ErrorEntry>,
+}
+
+impl ErrorLog {
+    /// Numbers `entry` and puts it in front.
+    pub fn push(&mut self, mut entry: ErrorEntry) {
+        self.count = self.count.wrapping_add(1);
+        entry.error_count = self.count.into();
+        self.entries.truncate(ERROR_LOG_ENTRIES - 1);
+        self.entries.push_front(entry);
+    }
+
+    fn page(&self) -> Vec<u8> {
+        let mut page: Vec<u8> = self
+            .entries
+            .iter()
+            .flat_map(|entry| entry.as_bytes().to_vec())
+            .collect();
+        page.resize(ERROR_LOG_ENTRIES * size_of::<ErrorEntry>(), 0);
+        page
+    }
+}
+
+/// What the SMART / Health log counts; survives resets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Units of 512 bytes read.
+    pub sectors_read: u64,
+    /// Units of 512 bytes written.
+    pub sectors_written: u64,
+    /// Read commands.
+    pub reads: u64,
+    /// Write commands.
+    pub writes: u64,
+    /// Failed reads and writes of the medium.
+    pub media_errors: u64,
+}
+
+/// SMART / Health Information Log (Figure 198).
+#[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct SmartHealth {
+    /// Critical Warning.
+    pub critical_warning: u8,
+    /// Composite Temperature in kelvin.
+    pub temperature: U16,
+    /// Available Spare, percent.
+    pub available_spare: u8,
+    /// Available Spare Threshold, percent.
+    pub available_spare_threshold: u8,
+    /// Percentage Used.
+    pub percentage_used: u8,
+    reserved6: [u8; 26],
+    /// Data Units Read: thousands of 512 bytes, rounded up.
+    pub data_units_read: U128,
+    /// Data Units Written, likewise.
+    pub data_units_written: U128,
+    /// Host Read Commands.
+    pub host_read_commands: U128,
+    /// Host Write Commands.
+    pub host_write_commands: U128,
+    /// Controller Busy Time, minutes.
+    pub controller_busy_time: U128,
+    /// Power Cycles.
+    pub power_cycles: U128,
+    /// Power On Hours: not counted, the controller has no clock.
+    pub power_on_hours: U128,
+    /// Unsafe Shutdowns.
+    pub unsafe_shutdowns: U128,
+    /// Media and Data Integrity Errors.
+    pub media_errors: U128,
+    /// Number of Error Information Log Entries.
+    pub error_log_entries: U128,
+    reserved192: [u8; 320],
+}
+
+const _: () = assert!(size_of::<SmartHealth>() == 512);
+
+/// Whether the temperature is outside the thresholds (section 5.21.1.4).
+pub(super) fn is_temperature_critical(features: &Features, temperature: u16) -> bool {
+    temperature >= features.over_temperature || temperature <= features.under_temperature
+}
+
+impl SmartHealth {
+    fn new(counters: &Counters, errors: u64, features: &Features) -> Self {
+        let mut log = Self::new_zeroed();
+        if is_temperature_critical(features, TEMPERATURE) {
+            log.critical_warning = CRITICAL_WARNING_TEMPERATURE;
+        }
+        log.temperature = TEMPERATURE.into();
+        log.available_spare = 100;
+        log.available_spare_threshold = 10;
+        log.data_units_read = u128::from(counters.sectors_read.div_ceil(1000)).into();
+        log.data_units_written = u128::from(counters.sectors_written.div_ceil(1000)).into();
+        log.host_read_commands = u128::from(counters.reads).into();
+        log.host_write_commands = u128::from(counters.writes).into();
+        log.power_cycles = 1.into();
+        log.media_errors = u128::from(counters.media_errors).into();
+        log.error_log_entries = u128::from(errors).into();
+        log
+    }
+}
+
+/// Firmware Slot Information (Figure 199): slot 1 is active.
+fn firmware_slot() -> Vec<u8> {
+    let mut page = vec![0; 512];
+    page[0] = 1; // AFI
+    page[8..16].copy_from_slice(&FIRMWARE_REVISION); // FRS1
+    page
+}
+
+/// Commands Supported and Effects (Figure 202): bit 0 supported, bit 1 changes the content of logical blocks.
+fn command_effects() -> Vec<u8> {
+    let mut page = vec![0; 4096];
+    let mut set = |table: usize, opcode: u8, effects: u8| page[table + 4 * usize::from(opcode)] = effects;
+    for opcode in [
+        admin::DELETE_SUBMISSION_QUEUE,
+        admin::CREATE_SUBMISSION_QUEUE,
+        admin::GET_LOG_PAGE,
+        admin::DELETE_COMPLETION_QUEUE,
+        admin::CREATE_COMPLETION_QUEUE,
+        admin::IDENTIFY,
+        admin::ABORT,
+        admin::SET_FEATURES,
+        admin::GET_FEATURES,
+        admin::ASYNC_EVENT_REQUEST,
+        admin::DOORBELL_BUFFER_CONFIG,
+    ] {
+        set(0, opcode, 1);
+    }
+    set(1024, nvm::FLUSH, 1);
+    set(1024, nvm::READ, 1);
+    set(1024, nvm::WRITE, 3);
+    set(1024, nvm::WRITE_ZEROES, 3);
+    set(1024, nvm::DATASET_MANAGEMENT, 3);
+    page
+}
+
+impl Controller {
+    /// Get Log Page (section 5.14). What is asked for beyond the end of the page reads as zeroes.
+    pub(super) fn get_log_page(&mut self, command: &SubmissionEntry) -> Result<u32, Failure> {
+        let dword10 = command.dword10.get();
+        let identifier = dword10 as u8;
+        let page = match identifier {
+            id::ERROR_INFORMATION => self.state.error_log.page(),
+            id::SMART_HEALTH => {
+                let state = &self.state;
+                SmartHealth::new(&state.counters, state.error_log.count, &state.features)
+                    .as_bytes()
+                    .to_vec()
+            }
+            id::FIRMWARE_SLOT => firmware_slot(),
+            id::COMMAND_EFFECTS => command_effects(),
+            _ => return Err(Failure::at(Status::INVALID_LOG_PAGE, 10, 0)),
+        };
+        // All pages are the controller's; none is kept for each namespace (LPA bit 0).
+        if ![0, 0xffff_ffff].contains(&command.namespace_id.get()) {
+            return Err(Failure::at(Status::INVALID_FIELD, 1, 0));
+        }
+        // NUMD is 0's based: lower half in dword 10, upper half in dword 11.
+        let dwords = (u64::from(dword10 >> 16) | u64::from(command.dword11.get() & 0xffff) << 16) + 1;
+        let length = dwords * 4;
+        if length > MAX_TRANSFER as u64 {
+            return Err(Failure::at(Status::INVALID_FIELD, 10, 16));
+        }
+        let offset = u64::from(command.dword12.get()) | u64::from(command.dword13.get()) << 32;
+        if offset % 4 != 0 || offset > page.len() as u64 {
+            return Err(Failure::at(Status::INVALID_FIELD, 12, 0));
+        }
+        let mut data = page[offset as usize..].to_vec();
+        data.resize(length as usize, 0);
+        self.send(command, &data)?;
+        let retain = dword10 >> 15 & 1 != 0;
+        if !retain {
+            self.state.events.log_page_read(identifier);
+        }
+        Ok(0)
+    }
+}

@@ -1,0 +1,46 @@
+//! An NVMe 1.4 controller.
+//!
+//! * [`Controller`] is the state machine: it fetches commands from guest memory, executes them against
+//!   [backends](super::backend) and posts completions. Memory, interrupts and backends are injected; it knows neither
+//!   threads nor KVM nor PCI. Section numbers in comments are those of the NVM Express Base Specification 1.4.
+//! * [`RegisterFile`] is the half of it that vCPUs touch: it never waits for DMA.
+//! * [`NvmeDevice`] is the PCI function: a controller, its [`worker`] thread, MSI-X and doorbells in the kernel.
+//!
+//! What there is: one I/O controller with 1 to 64 I/O queue pairs, the NVM command set without metadata and protection
+//! information, 4 KiB pages, PRPs only, round robin arbitration, MSI-X only (INTMS and INTMC keep their value and mask
+//! nothing), shadow doorbells. What there is not: SGLs, fused operations, namespace management, firmware download,
+//! Compare, reservations, metadata, a controller memory buffer; such commands and fields get the specified status.
+
+mod admin;
+pub mod command;
+pub mod config;
+pub mod controller;
+pub mod device;
+pub mod doorbells;
+pub mod events;
+pub mod features;
+pub mod identify;
+pub mod kernel_doorbells;
+pub mod log_page;
+pub mod memory;
+pub mod nvm;
+pub mod prp;
+pub mod queue;
+pub mod registers;
+pub mod state;
+pub mod status;
+pub mod worker;
+
+pub use config::{
+    ConfigError, ControllerConfig, MAX_NAMESPACES, PCI_DEVICE_ID, PCI_SUBSYSTEM_ID, PCI_SUBSYSTEM_VENDOR_ID,
+    PCI_VENDOR_ID,
+};
+pub use controller::{Controller, DoorbellRoute, InterruptSink, Progress};
+pub use device::{AttachError, Connections, NvmeDevice};
+pub use memory::{DmaMemory, NotMemory};
+pub use registers::{DOORBELLS, MAX_QUEUE_PAIRS, RegisterFile, RegisterState};
+pub use state::ControllerState;
+pub use status::Status;
+
+#[cfg(test)]
+mod tests;

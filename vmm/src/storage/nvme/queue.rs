@@ -1,0 +1,174 @@
+//! Submission and completion queues (NVMe 1.4, section 4.1).
+//!
+//! Ring arithmetic, phase tags and the transfer of entries. It knows no command; which queue belongs to which, and what
+//! a doorbell's wrong value is answered with, is the controller's.
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::command::{CompletionEntry, SubmissionEntry};
+use super::memory::{DmaMemory, NotMemory};
+
+/// Size of a submission queue entry in bytes (CC.IOSQES = 6).
+pub const SUBMISSION_ENTRY_SIZE: u64 = 64;
+/// Size of a completion queue entry in bytes (CC.IOCQES = 4).
+pub const COMPLETION_ENTRY_SIZE: u64 = 16;
+
+/// A doorbell value that no correct host writes (section 5.2, "Invalid Doorbell Write Value").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidDoorbellValue;
+
+/// A submission queue: the host moves the tail, the controller the head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubmissionQueue {
+    base: u64,
+    entries: u32,
+    head: u32,
+    tail: u32,
+    /// The completion queue that takes this queue's completions.
+    pub completion_queue: u16,
+}
+
+impl SubmissionQueue {
+    /// An empty queue of `entries` (2 to 65536) entries at guest physical address `base`.
+    #[must_use]
+    pub fn new(base: u64, entries: u32, completion_queue: u16) -> Self {
+        Self {
+            base,
+            entries,
+            head: 0,
+            tail: 0,
+            completion_queue,
+        }
+    }
+
+    /// The entry that is fetched next.
+    #[must_use]
+    pub fn head(&self) -> u16 {
+        self.head as u16
+    }
+
+    /// The host's tail.
+    #[must_use]
+    pub fn tail(&self) -> u32 {
+        self.tail
+    }
+
+    /// Whether every submitted command was fetched.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.head == self.tail
+    }
+
+    /// Takes the host's new tail.
+    ///
+    /// # Errors
+    /// The value is outside the queue, or the tail would overtake the head.
+    pub fn ring(&mut self, tail: u32) -> Result<(), InvalidDoorbellValue> {
+        if tail >= self.entries {
+            return Err(InvalidDoorbellValue);
+        }
+        let added = distance(self.tail, tail, self.entries);
+        let used = distance(self.head, self.tail, self.entries);
+        if added + used >= self.entries {
+            return Err(InvalidDoorbellValue);
+        }
+        self.tail = tail;
+        Ok(())
+    }
+
+    /// Fetches the entry at the head and moves the head.
+    ///
+    /// # Errors
+    /// The queue is not in guest memory; the head has not moved.
+    pub fn fetch(&mut self, memory: &dyn DmaMemory) -> Result<SubmissionEntry, NotMemory> {
+        let mut bytes = [0; SUBMISSION_ENTRY_SIZE as usize];
+        memory.read(
+            self.base.wrapping_add(u64::from(self.head) * SUBMISSION_ENTRY_SIZE),
+            &mut bytes,
+        )?;
+        self.head = (self.head + 1) % self.entries;
+        SubmissionEntry::read_from_bytes(&bytes).map_err(|_| NotMemory)
+    }
+}
+
+/// A completion queue: the controller moves the tail, the host the head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompletionQueue {
+    base: u64,
+    entries: u32,
+    head: u32,
+    tail: u32,
+    phase: bool,
+    /// The MSI-X vector, or none if interrupts are disabled for the queue (IEN).
+    pub vector: Option<u16>,
+    /// Entries were posted since the last interrupt.
+    pub interrupt_due: bool,
+}
+
+impl CompletionQueue {
+    /// An empty queue of `entries` (2 to 65536) entries at guest physical address `base`.
+    #[must_use]
+    pub fn new(base: u64, entries: u32, vector: Option<u16>) -> Self {
+        Self {
+            base,
+            entries,
+            head: 0,
+            tail: 0,
+            phase: true,
+            vector,
+            interrupt_due: false,
+        }
+    }
+
+    /// The host's head.
+    #[must_use]
+    pub fn head(&self) -> u32 {
+        self.head
+    }
+
+    /// Whether no further entry can be posted until the host consumes one.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        (self.tail + 1) % self.entries == self.head
+    }
+
+    /// Takes the host's new head.
+    ///
+    /// # Errors
+    /// The value is outside the queue, or the head would overtake the tail.
+    pub fn ring(&mut self, head: u32) -> Result<(), InvalidDoorbellValue> {
+        if head >= self.entries {
+            return Err(InvalidDoorbellValue);
+        }
+        if distance(self.head, head, self.entries) > distance(self.head, self.tail, self.entries) {
+            return Err(InvalidDoorbellValue);
+        }
+        self.head = head;
+        Ok(())
+    }
+
+    /// Posts `entry`, whose phase tag is set here, and moves the tail. The caller has seen that there is room.
+    ///
+    /// # Errors
+    /// The queue is not in guest memory; the tail has not moved.
+    pub fn post(&mut self, memory: &dyn DmaMemory, entry: &CompletionEntry) -> Result<(), NotMemory> {
+        let address = self.base.wrapping_add(u64::from(self.tail) * COMPLETION_ENTRY_SIZE);
+        let status = entry.status.get() & !1 | u16::from(self.phase);
+        let last = u32::from(entry.command_id.get()) | u32::from(status) << 16;
+        // The host polls the phase tag: the dword that has it must be seen last.
+        memory.write(address, &entry.as_bytes()[..12])?;
+        memory.store(address.wrapping_add(12), last)?;
+        self.tail += 1;
+        if self.tail == self.entries {
+            self.tail = 0;
+            self.phase = !self.phase;
+        }
+        self.interrupt_due = true;
+        Ok(())
+    }
+}
+
+/// Steps forward from `from` to `to` in a ring of `entries`.
+fn distance(from: u32, to: u32, entries: u32) -> u32 {
+    if to >= from { to - from } else { to + entries - from }
+}

@@ -1,0 +1,310 @@
+//! Controller registers and doorbells (NVMe 1.4, section 3.1).
+//!
+//! The half of the controller that vCPUs touch: it only records what the guest wrote and answers reads; the other half,
+//! [`Controller`](super::Controller), takes the changes and acts on them, so that no vCPU ever waits for DMA or a
+//! backend. It knows no queue: whether a doorbell belongs to one is found out later.
+//!
+//! There is no pin-based interrupt: INTMS and INTMC keep the mask the guest writes, and it masks nothing (with MSI-X the
+//! host shall not touch them, section 3.1.3).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The most I/O queue pairs a controller can be given.
+pub const MAX_QUEUE_PAIRS: u16 = 64;
+/// Entries of the largest queue (CAP.MQES + 1).
+pub const MAX_QUEUE_ENTRIES: u32 = 1024;
+/// Offset of the first doorbell in BAR 0.
+pub const DOORBELLS: u64 = 0x1000;
+/// Doorbells there are at most: a tail and a head for the admin queues and each I/O queue pair.
+pub const DOORBELL_COUNT: usize = 2 * (MAX_QUEUE_PAIRS as usize + 1);
+
+const CAP: u64 = 0x00;
+const VS: u64 = 0x08;
+const INTMS: u64 = 0x0c;
+const INTMC: u64 = 0x10;
+const CC: u64 = 0x14;
+const CSTS: u64 = 0x1c;
+const AQA: u64 = 0x24;
+const ASQ: u64 = 0x28;
+const ACQ: u64 = 0x30;
+/// Everything from here to the doorbells is reserved: no boot partitions, memory buffer or persistent region.
+const DEFINED_END: u64 = 0x38;
+
+/// VS: 1.4.0 (section 3.1.2).
+pub const VERSION: u32 = 0x0001_0400;
+
+/// CAP (section 3.1.1): MQES, CQR, TO in units of 500 ms, CSS with the NVM command set; DSTRD, MPSMIN, MPSMAX, AMS 0.
+pub const CAPABILITIES: u64 = (MAX_QUEUE_ENTRIES as u64 - 1) | 1 << 16 | 30 << 24 | 1 << 37;
+
+/// Controller Configuration, CC (section 3.1.5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Configuration(pub u32);
+
+impl Configuration {
+    const WRITABLE: u32 = 0x00ff_fff1;
+
+    /// EN.
+    #[must_use]
+    pub fn enabled(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    /// CSS, bits 6:4.
+    #[must_use]
+    pub fn command_set(self) -> u32 {
+        self.0 >> 4 & 7
+    }
+
+    /// MPS, bits 10:7: the page size is 2^(12 + MPS) bytes.
+    #[must_use]
+    pub fn memory_page_size(self) -> u32 {
+        self.0 >> 7 & 0xf
+    }
+
+    /// AMS, bits 13:11.
+    #[must_use]
+    pub fn arbitration(self) -> u32 {
+        self.0 >> 11 & 7
+    }
+
+    /// SHN, bits 15:14: normal or abrupt shutdown, which are done alike. The reserved value asks for nothing.
+    #[must_use]
+    pub fn wants_shutdown(self) -> bool {
+        matches!(self.0 >> 14 & 3, 1 | 2)
+    }
+
+    /// IOSQES, bits 19:16: log2 of the size of an I/O submission queue entry.
+    #[must_use]
+    pub fn submission_entry_size(self) -> u32 {
+        self.0 >> 16 & 0xf
+    }
+
+    /// IOCQES, bits 23:20: log2 of the size of an I/O completion queue entry.
+    #[must_use]
+    pub fn completion_entry_size(self) -> u32 {
+        self.0 >> 20 & 0xf
+    }
+}
+
+/// CSTS.RDY (section 3.1.6).
+pub const READY: u32 = 1;
+/// CSTS.CFS: Controller Fatal Status.
+pub const FATAL: u32 = 1 << 1;
+/// CSTS.SHST: shutdown processing occurring.
+pub const SHUTDOWN_OCCURRING: u32 = 1 << 2;
+/// CSTS.SHST: shutdown processing complete.
+pub const SHUTDOWN_COMPLETE: u32 = 2 << 2;
+const SHUTDOWN_MASK: u32 = 3 << 2;
+
+/// The values of the registers, and what was written since the controller last looked: plain state that can be saved.
+// Each flag is a fact of its own.
+#[allow(clippy::struct_excessive_bools)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegisterState {
+    /// The mask that INTMS sets and INTMC clears.
+    pub interrupt_mask: u32,
+    /// CC.
+    pub configuration: Configuration,
+    /// CSTS.
+    pub status: u32,
+    /// AQA.
+    pub admin_queue_attributes: u32,
+    /// ASQ.
+    pub admin_submission_queue: u64,
+    /// ACQ.
+    pub admin_completion_queue: u64,
+    /// CC.EN went from 1 to 0 and the controller has not been reset yet.
+    pub reset_pending: bool,
+    /// CC.SHN asked for a shutdown that has not been done yet.
+    pub shutdown_pending: bool,
+    /// The last value written to each doorbell since the controller last looked.
+    pub doorbells: Vec<Option<u16>>,
+    /// Some doorbell was written: saves the search of `doorbells`.
+    pub doorbell_rung: bool,
+    /// A doorbell that no controller of this kind has was written.
+    pub stray_doorbell: bool,
+}
+
+impl Default for RegisterState {
+    fn default() -> Self {
+        Self {
+            interrupt_mask: 0,
+            configuration: Configuration(0),
+            status: 0,
+            admin_queue_attributes: 0,
+            admin_submission_queue: 0,
+            admin_completion_queue: 0,
+            reset_pending: false,
+            shutdown_pending: false,
+            doorbells: vec![None; DOORBELL_COUNT],
+            doorbell_rung: false,
+            stray_doorbell: false,
+        }
+    }
+}
+
+impl RegisterState {
+    /// Whether doorbells mean anything: ready, and not on the way into a reset.
+    fn takes_doorbells(&self) -> bool {
+        self.configuration.enabled() && self.status & READY != 0 && !self.reset_pending
+    }
+
+    fn read_u32(&self, offset: u64) -> u32 {
+        match offset {
+            CAP => CAPABILITIES as u32,
+            0x04 => (CAPABILITIES >> 32) as u32,
+            VS => VERSION,
+            INTMS | INTMC => self.interrupt_mask,
+            CC => self.configuration.0,
+            CSTS => self.status,
+            AQA => self.admin_queue_attributes,
+            ASQ => self.admin_submission_queue as u32,
+            0x2c => (self.admin_submission_queue >> 32) as u32,
+            ACQ => self.admin_completion_queue as u32,
+            0x34 => (self.admin_completion_queue >> 32) as u32,
+            // Reserved registers, and doorbells, whose value on a read is vendor specific (section 3.1.24).
+            _ => 0,
+        }
+    }
+
+    /// Returns whether the controller has to look.
+    fn write_u32(&mut self, offset: u64, value: u32) -> bool {
+        match offset {
+            INTMS => self.interrupt_mask |= value,
+            INTMC => self.interrupt_mask &= !value,
+            CC => return self.write_configuration(value),
+            // Written while enabled, their effect is undefined (sections 3.1.8 to 3.1.10): none.
+            AQA | ASQ | 0x2c | ACQ | 0x34 if self.configuration.enabled() => {
+                tracing::debug!(offset, "admin queue register written while the controller is enabled");
+            }
+            AQA => self.admin_queue_attributes = value & 0x0fff_0fff,
+            ASQ => set_low(&mut self.admin_submission_queue, value & !0xfff),
+            0x2c => set_high(&mut self.admin_submission_queue, value),
+            ACQ => set_low(&mut self.admin_completion_queue, value & !0xfff),
+            0x34 => set_high(&mut self.admin_completion_queue, value),
+            DOORBELLS.. => return self.write_doorbell(offset, value),
+            _ => tracing::debug!(offset, value, "read-only or reserved register written"),
+        }
+        false
+    }
+
+    fn write_configuration(&mut self, value: u32) -> bool {
+        let new = Configuration(value & Configuration::WRITABLE);
+        if self.configuration.enabled() && !new.enabled() {
+            self.reset_pending = true;
+            self.forget_doorbells();
+        }
+        if !self.configuration.wants_shutdown() && new.wants_shutdown() {
+            self.shutdown_pending = true;
+        }
+        let changed = new != self.configuration;
+        self.configuration = new;
+        changed
+    }
+
+    fn write_doorbell(&mut self, offset: u64, value: u32) -> bool {
+        if !self.takes_doorbells() {
+            return false;
+        }
+        let index = (offset - DOORBELLS) / 4;
+        match usize::try_from(index)
+            .ok()
+            .and_then(|index| self.doorbells.get_mut(index))
+        {
+            // Bits 31:16 are reserved.
+            Some(doorbell) => *doorbell = Some(value as u16),
+            None => self.stray_doorbell = true,
+        }
+        self.doorbell_rung = true;
+        true
+    }
+
+    fn forget_doorbells(&mut self) {
+        self.doorbells.fill(None);
+        self.doorbell_rung = false;
+        self.stray_doorbell = false;
+    }
+
+    /// Puts `shutdown` (one of the `SHUTDOWN_` values) into CSTS.SHST.
+    pub(super) fn set_shutdown_status(&mut self, shutdown: u32) {
+        self.status = self.status & !SHUTDOWN_MASK | shutdown;
+    }
+}
+
+fn set_low(register: &mut u64, value: u32) {
+    *register = *register & !0xffff_ffff | u64::from(value);
+}
+
+fn set_high(register: &mut u64, value: u32) {
+    *register = *register & 0xffff_ffff | u64::from(value) << 32;
+}
+
+/// The registers, shared by the vCPUs and the controller's worker. Locked for moments only.
+#[derive(Debug, Default)]
+pub struct RegisterFile {
+    state: Mutex<RegisterState>,
+    attention: AtomicBool,
+}
+
+impl RegisterFile {
+    /// Answers a read of 1 to 8 bytes at `offset` in BAR 0. Any width and alignment is answered byte by byte.
+    pub fn read(&self, offset: u64, data: &mut [u8]) {
+        let state = self.lock();
+        for (at, byte) in data.iter_mut().enumerate() {
+            let address = offset.wrapping_add(at as u64);
+            *byte = state.read_u32(address & !3).to_le_bytes()[(address & 3) as usize];
+        }
+    }
+
+    /// Takes a write at `offset` in BAR 0: aligned, of 4 bytes, or of 8 bytes for the registers that have 64 bits
+    /// (section 3.1). Anything else is dropped. Returns whether the controller has to look: kick its worker.
+    #[must_use]
+    pub fn write(&self, offset: u64, data: &[u8]) -> bool {
+        let mut state = self.lock();
+        if let Ok(data) = <[u8; 4]>::try_from(data) {
+            if offset % 4 == 0 {
+                return state.write_u32(offset, u32::from_le_bytes(data));
+            }
+        } else if let Ok(data) = <[u8; 8]>::try_from(data) {
+            if offset % 8 == 0 && offset < DEFINED_END {
+                let value = u64::from_le_bytes(data);
+                let low = state.write_u32(offset, value as u32);
+                return state.write_u32(offset + 4, (value >> 32) as u32) || low;
+            }
+        }
+        tracing::debug!(
+            offset,
+            length = data.len(),
+            "register write of an unsupported width or alignment"
+        );
+        false
+    }
+
+    /// A copy of the whole state.
+    #[must_use]
+    pub fn state(&self) -> RegisterState {
+        self.lock().clone()
+    }
+
+    /// Asks a controller that is at work to return from [`process`](super::Controller::process) after the command in
+    /// hand, until [`calm`](Self::calm) is called.
+    pub fn interrupt_work(&self) {
+        self.attention.store(true, Ordering::Release);
+    }
+
+    /// Takes [`interrupt_work`](Self::interrupt_work) back.
+    pub fn calm(&self) {
+        self.attention.store(false, Ordering::Release);
+    }
+
+    /// Whether a controller at work has to stop after the command in hand.
+    pub(super) fn wants_attention(&self) -> bool {
+        self.attention.load(Ordering::Acquire) || self.lock().reset_pending
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, RegisterState> {
+        // Nothing that is done under the lock can panic half-way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

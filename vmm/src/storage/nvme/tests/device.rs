@@ -1,0 +1,431 @@
+//! The PCI function and its worker: threads, events, pause and stop. No KVM: its parts are injected.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::eventfd::EventFd;
+use zerocopy::IntoBytes;
+
+use super::harness::*;
+use crate::bus::Bus;
+use crate::doorbell::{Doorbell, DoorbellHost, DoorbellMatch};
+use crate::irq::{MessageSink, MsiMessage};
+use crate::machine::DeviceWorker;
+use crate::pci::{PciAddress, PciBus, PciDevice, Resources};
+use crate::storage::backend::{Backend, BackendError, MemoryBackend};
+use crate::storage::nvme::command::{SubmissionEntry, admin, nvm};
+use crate::storage::nvme::{AttachError, ConfigError, Connections, ControllerConfig, NvmeDevice};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Vectors in the order in which their messages were sent.
+#[derive(Default)]
+struct Messages(Mutex<Vec<u16>>);
+
+impl MessageSink for Messages {
+    fn set_messages(&self, _: &[(u16, MsiMessage)]) {}
+    fn send(&self, vector: u16) {
+        self.0.lock().unwrap().push(vector);
+    }
+}
+
+/// Doorbells in the kernel, without a kernel.
+#[derive(Default)]
+struct Doorbells {
+    connected: Mutex<BTreeSet<u64>>,
+    event: Mutex<Option<EventFd>>,
+    room: Mutex<Option<usize>>,
+}
+
+impl DoorbellHost for Doorbells {
+    fn connect(&self, doorbell: Doorbell, event: &EventFd) -> io::Result<()> {
+        let mut connected = self.connected.lock().unwrap();
+        if self.room.lock().unwrap().is_some_and(|room| connected.len() >= room) {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        assert_eq!(doorbell.matches, DoorbellMatch::Any);
+        assert!(connected.insert(doorbell.address), "connected twice");
+        *self.event.lock().unwrap() = Some(event.try_clone()?);
+        Ok(())
+    }
+
+    fn disconnect(&self, doorbell: Doorbell, _: &EventFd) -> io::Result<()> {
+        assert!(
+            self.connected.lock().unwrap().remove(&doorbell.address),
+            "was not connected"
+        );
+        Ok(())
+    }
+}
+
+struct Bench {
+    memory: GuestMemoryMmap,
+    device: Arc<NvmeDevice>,
+    messages: Arc<Messages>,
+    doorbells: Arc<Doorbells>,
+    pci: PciBus,
+    mmio: Arc<Bus>,
+    _pio: Arc<Bus>,
+}
+
+const WINDOW: u64 = 0xc000_0000;
+
+impl Bench {
+    fn new(backend: Box<dyn Backend>) -> Self {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).unwrap();
+        let (messages, doorbells) = (Arc::<Messages>::default(), Arc::<Doorbells>::default());
+        let config = ControllerConfig {
+            queue_pairs: 4,
+            ..ControllerConfig::default()
+        };
+        let connections = Connections {
+            memory: memory.clone(),
+            messages: Arc::clone(&messages) as _,
+            doorbells: Arc::clone(&doorbells) as _,
+        };
+        let (device, function) = NvmeDevice::new(config, vec![backend], connections).unwrap();
+        let (pio, mmio) = (Arc::new(Bus::pio()), Arc::new(Bus::mmio()));
+        let pci = PciBus::new(&pio, &mmio);
+        pci.add(Self::address(), function).unwrap();
+        let resources = Resources {
+            memory: WINDOW..=0xfebf_ffff,
+            ports: 0xc000..=0xffff,
+        };
+        pci.assign_resources(&resources).unwrap();
+        // MSI-X on, all vectors unmasked.
+        pci.config_write(Self::address(), Self::msix(&pci) + 3, &[0x80]);
+        for vector in 0..5 {
+            mmio.write(WINDOW + 0x2000 + 16 * vector, &0xfee0_0000u32.to_le_bytes());
+            mmio.write(WINDOW + 0x200c + 16 * vector, &[0; 4]);
+        }
+        Self {
+            memory,
+            device,
+            messages,
+            doorbells,
+            pci,
+            mmio,
+            _pio: pio,
+        }
+    }
+
+    fn address() -> PciAddress {
+        PciAddress::new(4, 0).unwrap()
+    }
+
+    fn msix(pci: &PciBus) -> u8 {
+        let mut pointer = [0];
+        pci.config_read(Self::address(), 0x34, &mut pointer);
+        pointer[0]
+    }
+
+    fn config(&self, offset: u8) -> u32 {
+        let mut data = [0; 4];
+        self.pci.config_read(Self::address(), offset, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    fn write(&self, offset: u64, value: u32) {
+        self.mmio.write(WINDOW + offset, &value.to_le_bytes());
+    }
+
+    fn read(&self, offset: u64) -> u32 {
+        let mut data = [0; 4];
+        self.mmio.read(WINDOW + offset, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    #[track_caller]
+    fn wait_for(&self, what: impl Fn(&Self) -> bool) {
+        let start = Instant::now();
+        while !what(self) {
+            assert!(start.elapsed() < LIMIT, "nothing happens");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn enable(&self) {
+        self.write(0x24, (ADMIN_ENTRIES - 1) << 16 | (ADMIN_ENTRIES - 1));
+        self.write(0x28, ADMIN_SQ as u32);
+        self.write(0x30, ADMIN_CQ as u32);
+        self.write(0x14, CC_ENABLE);
+        self.wait_for(|bench| bench.read(0x1c) == 1);
+    }
+
+    fn put_command(&self, ring: u64, slot: u32, command: SubmissionEntry) {
+        let command = SubmissionEntry {
+            command_id: (slot as u16).into(),
+            ..command
+        };
+        self.memory
+            .write_slice(command.as_bytes(), GuestAddress(ring + 64 * u64::from(slot)))
+            .unwrap();
+    }
+
+    /// The status and phase of an entry of a completion queue.
+    fn completion(&self, ring: u64, slot: u32) -> u16 {
+        self.memory
+            .read_obj(GuestAddress(ring + 16 * u64::from(slot) + 14))
+            .unwrap()
+    }
+
+    fn messages(&self) -> usize {
+        self.messages.0.lock().unwrap().len()
+    }
+
+    /// Runs the `slot`-th admin command.
+    fn admin(&self, slot: u32, command: SubmissionEntry) {
+        self.put_command(ADMIN_SQ, slot, command);
+        self.write(0x1000, slot + 1);
+        self.wait_for(|bench| bench.completion(ADMIN_CQ, slot) == 1);
+    }
+
+    /// Queue pair 1, with the first two admin commands.
+    fn create_queue_pair(&self) {
+        let (sq, cq) = Driver::queue_addresses(1);
+        let size = 1 | (IO_ENTRIES - 1) << 16;
+        self.admin(0, create_cq(cq, size, 3 | 1 << 16));
+        self.admin(1, create_sq(sq, size, 1 | 1 << 16));
+    }
+}
+
+fn disk() -> Box<dyn Backend> {
+    Box::new(MemoryBackend::new(DISK))
+}
+
+#[test]
+fn the_function_is_an_nvm_express_controller() {
+    let bench = Bench::new(disk());
+    assert_eq!(bench.config(0x08) >> 8, 0x0001_0802, "class code");
+    assert_eq!(bench.config(0x00), 0x10f0_1af4);
+    assert_eq!(bench.config(0x3c) >> 8 & 0xff, 0, "no INTx pin");
+    assert_eq!(bench.config(0x10), WINDOW as u32 | 4, "64-bit BAR 0");
+    let msix = Bench::msix(&bench.pci);
+    assert_eq!(bench.config(msix) >> 16 & 0x7ff, 4, "five vectors");
+    assert_eq!((bench.config(msix + 4), bench.config(msix + 8)), (0x2000, 0x3000));
+}
+
+#[test]
+fn commands_run_on_the_worker_and_interrupt() {
+    let bench = Bench::new(disk());
+    bench.enable();
+    bench.create_queue_pair();
+    let (sq, cq) = Driver::queue_addresses(1);
+    bench.put_command(sq, 0, blocks(nvm::READ, 0, 1));
+    bench.write(0x1008, 1);
+    bench.wait_for(|bench| bench.completion(cq, 0) == 1);
+    bench.wait_for(|bench| bench.messages() == 3);
+    assert_eq!(*bench.messages.0.lock().unwrap(), [0, 0, 1]);
+}
+
+#[test]
+fn a_paused_worker_touches_nothing_and_then_goes_on() {
+    let bench = Bench::new(disk());
+    bench.enable();
+    bench.device.request_pause();
+    bench.device.request_pause();
+    bench.device.wait_paused();
+    bench.put_command(ADMIN_SQ, 0, identify(1, 0));
+    bench.write(0x1000, 1);
+    assert_eq!(bench.read(0x1c), 1, "registers answer");
+    std::thread::sleep(Duration::from_millis(30));
+    assert_eq!((bench.completion(ADMIN_CQ, 0), bench.messages()), (0, 0));
+    bench.device.resume();
+    bench.wait_for(|bench| bench.completion(ADMIN_CQ, 0) == 1);
+    bench.device.resume();
+}
+
+/// A backend whose reads wait until they are let go, and count themselves first.
+struct Slow {
+    gate: Arc<Mutex<()>>,
+    begun: Arc<AtomicUsize>,
+}
+
+impl Backend for Slow {
+    fn len(&self) -> u64 {
+        1 << 20
+    }
+    fn is_read_only(&self) -> bool {
+        true
+    }
+    fn read(&mut self, _: u64, _: &mut [u8]) -> Result<(), BackendError> {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        drop(self.gate.lock());
+        Ok(())
+    }
+    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), BackendError> {
+        Err(BackendError::ReadOnly)
+    }
+    fn flush(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+    fn write_zeroes(&mut self, _: u64, _: u64, _: bool) -> Result<(), BackendError> {
+        Err(BackendError::ReadOnly)
+    }
+}
+
+#[test]
+fn a_pause_waits_for_the_command_in_hand_only_and_vcpus_never_wait() {
+    let gate = Arc::new(Mutex::new(()));
+    let held = gate.lock().unwrap();
+    let begun = Arc::new(AtomicUsize::new(0));
+    let bench = Bench::new(Box::new(Slow {
+        gate: Arc::clone(&gate),
+        begun: Arc::clone(&begun),
+    }));
+    bench.enable();
+    bench.create_queue_pair();
+    let (sq, cq) = Driver::queue_addresses(1);
+    for slot in 0..3 {
+        bench.put_command(sq, slot, blocks(nvm::READ, 0, 1));
+    }
+    bench.write(0x1008, 3);
+    bench.wait_for(|_| begun.load(Ordering::SeqCst) == 1);
+    // The worker hangs in the backend; registers answer and doorbells are taken.
+    assert_eq!(bench.read(0x1c), 1);
+    bench.write(0x100c, 0);
+    bench.device.request_pause();
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| bench.device.wait_paused());
+        std::thread::sleep(Duration::from_millis(30));
+        assert!(!waiter.is_finished(), "a command is in hand");
+        drop(held);
+        waiter.join().unwrap();
+    });
+    assert_eq!(
+        (bench.completion(cq, 0), bench.completion(cq, 1)),
+        (1, 0),
+        "one command, not three"
+    );
+    bench.device.resume();
+    bench.wait_for(|bench| bench.completion(cq, 2) == 1);
+}
+
+#[test]
+fn stopping_ends_the_thread_even_in_a_pause() {
+    let bench = Bench::new(disk());
+    bench.enable();
+    bench.device.request_pause();
+    bench.device.wait_paused();
+    bench.device.stop();
+    bench.put_command(ADMIN_SQ, 0, identify(1, 0));
+    bench.write(0x1000, 1);
+    assert_eq!(bench.completion(ADMIN_CQ, 0), 0);
+    // At rest for ever: nobody hangs on a thread that is gone.
+    bench.device.wait_paused();
+}
+
+#[test]
+fn bus_mastering_gates_the_worker() {
+    let bench = Bench::new(disk());
+    bench.enable();
+    bench.pci.config_write(Bench::address(), 4, &[2, 0]);
+    bench.put_command(ADMIN_SQ, 0, identify(1, 0));
+    // The worker may be in the middle of its last look.
+    bench.device.request_pause();
+    bench.device.wait_paused();
+    bench.device.resume();
+    bench.write(0x1000, 1);
+    std::thread::sleep(Duration::from_millis(30));
+    assert_eq!(bench.completion(ADMIN_CQ, 0), 0);
+    bench.pci.config_write(Bench::address(), 4, &[6, 0]);
+    bench.wait_for(|bench| bench.completion(ADMIN_CQ, 0) == 1);
+}
+
+fn configure_shadow(bench: &Bench, slot: u32) {
+    let opcode = admin::DOORBELL_BUFFER_CONFIG;
+    bench.admin(
+        slot,
+        SubmissionEntry {
+            prp1: SHADOW.into(),
+            prp2: EVENT_INDEX.into(),
+            ..command(opcode)
+        },
+    );
+}
+
+#[test]
+fn doorbells_are_in_the_kernel_only_with_shadow_doorbells() {
+    let bench = Bench::new(disk());
+    let connected = || {
+        bench
+            .doorbells
+            .connected
+            .lock()
+            .unwrap()
+            .iter()
+            .copied()
+            .collect::<Vec<_>>()
+    };
+    bench.enable();
+    bench.create_queue_pair();
+    assert!(connected().is_empty());
+    configure_shadow(&bench, 2);
+    let expected = |base: u64| (2..10).map(|index| base + 0x1000 + 4 * index).collect::<Vec<_>>();
+    assert_eq!(connected(), expected(WINDOW), "those of the four I/O queue pairs");
+
+    let (sq, cq) = Driver::queue_addresses(1);
+    bench.put_command(sq, 0, blocks(nvm::READ, 0, 1));
+    bench.memory.write_obj(1u32, GuestAddress(SHADOW + 8)).unwrap();
+    bench
+        .doorbells
+        .event
+        .lock()
+        .unwrap()
+        .as_ref()
+        .unwrap()
+        .write(1)
+        .unwrap();
+    bench.wait_for(|bench| bench.completion(cq, 0) == 1);
+
+    bench.device.bar_moved(0, Some(0xd000_0000));
+    assert_eq!(connected(), expected(0xd000_0000));
+    bench.device.bar_moved(3, None);
+    assert_eq!(connected(), expected(0xd000_0000));
+    bench.device.bar_moved(0, None);
+    assert!(connected().is_empty());
+    bench.device.bar_moved(0, Some(WINDOW));
+
+    bench.write(0x14, 0);
+    bench.wait_for(|bench| bench.read(0x1c) == 0);
+    assert!(connected().is_empty(), "disconnected before the guest sees the reset");
+}
+
+#[test]
+fn doorbells_beyond_the_kernels_room_go_on_by_exits() {
+    let bench = Bench::new(disk());
+    *bench.doorbells.room.lock().unwrap() = Some(1);
+    bench.enable();
+    bench.create_queue_pair();
+    configure_shadow(&bench, 2);
+    assert_eq!(bench.doorbells.connected.lock().unwrap().len(), 1);
+    let (sq, cq) = Driver::queue_addresses(1);
+    bench.put_command(sq, 0, blocks(nvm::READ, 0, 1));
+    bench.memory.write_obj(1u32, GuestAddress(SHADOW + 8)).unwrap();
+    bench.write(0x1008, 1);
+    bench.wait_for(|bench| bench.completion(cq, 0) == 1);
+}
+
+#[test]
+fn a_device_that_cannot_be_is_refused() {
+    for queue_pairs in [0, 65, u16::MAX] {
+        let connections = Connections {
+            memory: GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap(),
+            messages: Arc::<Messages>::default(),
+            doorbells: Arc::<Doorbells>::default(),
+        };
+        let config = ControllerConfig {
+            queue_pairs,
+            ..ControllerConfig::default()
+        };
+        let error = NvmeDevice::new(config, vec![disk()], connections).err().unwrap();
+        assert!(
+            matches!(error, AttachError::Config(ConfigError::QueuePairs(_))),
+            "{error}"
+        );
+    }
+}
