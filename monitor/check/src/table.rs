@@ -1,0 +1,252 @@
+//! A hash table of bounded size for keys that the guest chooses.
+//!
+//! Entries live in a slab that never grows over its limit; when it is full, an entry that its owner calls idle makes
+//! room (second-chance order), else the one under the clock hand. The hash is keyed by a seed that the guest does not
+//! know, so that it cannot choose keys that collide; and the limit bounds what a guest that could would gain.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, Hasher};
+
+/// How many entries an insertion into a full table looks at before it takes one that is in use.
+const SEARCH: usize = 64;
+
+/// A map with a limit. `V: Evict` says which entries can be missed.
+#[derive(Clone, Debug)]
+pub(crate) struct Table<K, V> {
+    index: HashMap<K, u32, SeededState>,
+    slots: Vec<Slot<K, V>>,
+    free: Vec<u32>,
+    limit: usize,
+    hand: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Slot<K, V> {
+    key: K,
+    value: Option<V>,
+    used: bool,
+}
+
+/// Whether an entry carries knowledge that the checker would miss.
+pub(crate) trait Evict {
+    /// Nothing but history would be lost.
+    fn idle(&self) -> bool;
+}
+
+impl<K: Copy + Eq + Hash, V: Evict> Table<K, V> {
+    /// An empty table of at most `limit` entries, at least one.
+    pub(crate) fn new(limit: usize, seed: u64) -> Self {
+        Self {
+            index: HashMap::with_hasher(SeededState(seed)),
+            slots: Vec::new(),
+            free: Vec::new(),
+            limit: limit.clamp(1, u32::MAX as usize),
+            hand: 0,
+        }
+    }
+
+    /// Number of entries.
+    pub(crate) fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Where a key is.
+    pub(crate) fn find(&self, key: &K) -> Option<u32> {
+        self.index.get(key).copied()
+    }
+
+    /// The entry at a place that [`Table::find`] or [`Table::insert`] gave, if it still holds one.
+    pub(crate) fn at(&self, place: u32) -> Option<&V> {
+        self.slots.get(place as usize)?.value.as_ref()
+    }
+
+    /// Like [`Table::at`], and marks the entry as used.
+    pub(crate) fn at_mut(&mut self, place: u32) -> Option<&mut V> {
+        let slot = self.slots.get_mut(place as usize)?;
+        slot.used = true;
+        slot.value.as_mut()
+    }
+
+    /// The entry of a key.
+    pub(crate) fn get(&self, key: &K) -> Option<&V> {
+        self.at(self.find(key)?)
+    }
+
+    /// The entry of a key, marked as used.
+    pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.at_mut(self.find(key)?)
+    }
+
+    /// Puts an entry in place of whatever the key had. Returns its place and the entry of another key that had to go.
+    pub(crate) fn insert(&mut self, key: K, value: V) -> (u32, Option<V>) {
+        if let Some(place) = self.find(&key) {
+            if let Some(old) = self.at_mut(place) {
+                *old = value;
+            }
+            return (place, None);
+        }
+        let (place, evicted) = self.room();
+        let slot = Slot {
+            key,
+            value: Some(value),
+            used: true,
+        };
+        if let Some(old) = self.slots.get_mut(place as usize) {
+            *old = slot;
+        } else {
+            self.slots.push(slot);
+        }
+        self.index.insert(key, place);
+        (place, evicted)
+    }
+
+    /// Takes an entry out.
+    pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
+        let place = self.index.remove(key)?;
+        self.free.push(place);
+        self.slots.get_mut(place as usize)?.value.take()
+    }
+
+    /// All entries, in no order that means anything.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.slots
+            .iter()
+            .filter_map(|slot| slot.value.as_ref().map(|value| (&slot.key, value)))
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        self.index.clear();
+        self.slots.clear();
+        self.free.clear();
+        self.hand = 0;
+    }
+
+    /// A free place: a fresh one, one that was given back, or somebody's.
+    fn room(&mut self) -> (u32, Option<V>) {
+        if let Some(place) = self.free.pop() {
+            return (place, None);
+        }
+        if self.slots.len() < self.limit {
+            return (self.slots.len() as u32, None);
+        }
+        let mut candidate = None;
+        for _ in 0..SEARCH.min(self.slots.len()) {
+            let slot = &mut self.slots[self.hand];
+            if slot.value.as_ref().is_none_or(Evict::idle) {
+                if !slot.used {
+                    candidate = Some(self.hand);
+                    break;
+                }
+                candidate = candidate.or(Some(self.hand));
+            }
+            slot.used = false;
+            self.hand = (self.hand + 1) % self.slots.len();
+        }
+        let place = candidate.unwrap_or(self.hand);
+        self.hand = (place + 1) % self.slots.len();
+        let slot = &mut self.slots[place];
+        self.index.remove(&slot.key);
+        (place as u32, slot.value.take())
+    }
+}
+
+/// Builds hashers that start from a secret.
+#[derive(Clone, Copy, Debug)]
+struct SeededState(u64);
+
+impl BuildHasher for SeededState {
+    type Hasher = FoldHasher;
+
+    fn build_hasher(&self) -> FoldHasher {
+        FoldHasher {
+            state: self.0 ^ 0x9e37_79b9_7f4a_7c15,
+            seed: self.0,
+        }
+    }
+}
+
+/// Folded multiplication of 64 by 64 to 128 bits, once a word: not cryptographic, fast, and keyed.
+struct FoldHasher {
+    state: u64,
+    seed: u64,
+}
+
+impl FoldHasher {
+    fn mix(&mut self, word: u64) {
+        let product = u128::from(self.state ^ word) * u128::from(self.seed | 0x2545_f491_4f6c_dd1d);
+        self.state = (product as u64) ^ ((product >> 64) as u64).rotate_left(23) ^ word;
+    }
+}
+
+impl Hasher for FoldHasher {
+    fn finish(&self) -> u64 {
+        let product = u128::from(self.state) * 0xd6e8_feb8_6659_fd93_u128;
+        (product as u64) ^ ((product >> 64) as u64)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.mix(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u32(&mut self, word: u32) {
+        self.mix(word.into());
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.mix(word);
+    }
+
+    fn write_isize(&mut self, word: isize) {
+        self.mix(word.unsigned_abs() as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Evict, Table};
+
+    #[derive(Clone, Debug, PartialEq)]
+    struct Entry(bool);
+    impl Evict for Entry {
+        fn idle(&self) -> bool {
+            self.0
+        }
+    }
+
+    #[test]
+    fn full_table_gives_up_an_idle_entry_before_one_in_use() {
+        let mut table = Table::new(8, 1);
+        for key in 0..8_u64 {
+            table.insert(key, Entry(key == 5));
+        }
+        let (_, evicted) = table.insert(100, Entry(false));
+        assert_eq!(evicted, Some(Entry(true)));
+        assert!(table.get(&5).is_none());
+        assert_eq!(table.len(), 8);
+    }
+
+    #[test]
+    fn full_table_of_entries_in_use_stays_within_its_limit() {
+        let mut table = Table::new(4, 1);
+        for key in 0..1000_u64 {
+            table.insert(key, Entry(false));
+            assert!(table.len() <= 4);
+            assert!(table.get(&key).is_some());
+        }
+    }
+
+    #[test]
+    fn removed_place_is_used_again() {
+        let mut table = Table::new(4, 1);
+        let (place, _) = table.insert(1_u64, Entry(true));
+        assert_eq!(table.remove(&1), Some(Entry(true)));
+        assert!(table.at(place).is_none());
+        assert_eq!(table.insert(2, Entry(false)).0, place);
+        assert_eq!(table.remove(&1), None);
+    }
+}

@@ -1,0 +1,239 @@
+//! Events to bytes.
+
+use super::{EndMark, HEADER, Last, MAGIC, VERSION, flag, shape, tag};
+use crate::event::{Callback, Context, Event, EventKind, LockCall, LockOperand, LockReturn, Module, Order, WatchSet};
+
+/// Writes one trace, record by record.
+#[derive(Clone, Debug, Default)]
+pub struct Encoder {
+    last: Last,
+    payload: Vec<u8>,
+}
+
+impl Encoder {
+    /// A new trace. Write [`Encoder::header`] first.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The bytes that a trace begins with.
+    #[must_use]
+    pub fn header() -> [u8; HEADER] {
+        let mut header = [0; HEADER];
+        header[..MAGIC.len()].copy_from_slice(&MAGIC);
+        header[MAGIC.len()..MAGIC.len() + 2].copy_from_slice(&VERSION.to_le_bytes());
+        header
+    }
+
+    /// Appends an event to `out`.
+    pub fn event(&mut self, event: &Event, out: &mut Vec<u8>) {
+        self.payload.clear();
+        let order = if event.order == Order::PerProcessor {
+            flag::PER_PROCESSOR
+        } else {
+            0
+        };
+        self.payload.push(order);
+        let sequence = event.sequence;
+        difference(&mut self.payload, &mut self.last.sequence, sequence);
+        let tag = self.kind(&event.kind);
+        self.record(tag, out);
+    }
+
+    /// Appends the end mark to `out`. Nothing may follow it.
+    pub fn end(&mut self, mark: EndMark, out: &mut Vec<u8>) {
+        self.payload.clear();
+        self.payload.push(match mark {
+            EndMark::Complete => 0,
+            EndMark::DiskFull => 1,
+            EndMark::CutOff => 2,
+        });
+        self.record(tag::END, out);
+    }
+
+    fn record(&self, tag: u8, out: &mut Vec<u8>) {
+        number(out, self.payload.len() as u64);
+        out.push(tag);
+        out.extend_from_slice(&self.payload);
+    }
+
+    fn kind(&mut self, kind: &EventKind) -> u8 {
+        match kind {
+            EventKind::LockCall(call) => self.lock_call(call),
+            EventKind::LockReturn(returned) => self.lock_return(returned),
+            EventKind::CallbackEnter(callback) => self.callback(tag::CALLBACK_ENTER, callback),
+            EventKind::CallbackLeave(callback) => self.callback(tag::CALLBACK_LEAVE, callback),
+            &EventKind::IrqlSeen { processor, irql } => self.numbers(tag::IRQL_SEEN, &[processor.into(), irql.into()]),
+            EventKind::ModuleLoad(module) => self.module(module),
+            &EventKind::ModuleUnload { base, size } => self.numbers(tag::MODULE_UNLOAD, &[base, size]),
+            &EventKind::MemoryFreed { address, length } => self.numbers(tag::MEMORY_FREED, &[address, length]),
+            EventKind::WatchSetChanged(WatchSet {
+                watched,
+                imported,
+                processors,
+                before_target,
+            }) => {
+                self.payload.push(if *before_target { flag::TARGET } else { 0 });
+                self.numbers(
+                    tag::WATCH_SET_CHANGED,
+                    &[watched.bits(), imported.bits(), (*processors).into()],
+                )
+            }
+            &EventKind::FaultInjected { fault } => self.numbers(tag::FAULT_INJECTED, &[fault]),
+            EventKind::Restored => tag::RESTORED,
+        }
+    }
+
+    fn numbers(&mut self, tag: u8, values: &[u64]) -> u8 {
+        for &value in values {
+            number(&mut self.payload, value);
+        }
+        tag
+    }
+
+    fn lock_call(&mut self, call: &LockCall) -> u8 {
+        self.payload.push(call.routine as u8);
+        let mut flags = if call.context.interrupts { flag::INTERRUPTS } else { 0 };
+        flags |= if call.old_irql.is_some() { flag::OLD_IRQL } else { 0 };
+        flags |= if call.word.is_some() { flag::WORD } else { 0 };
+        flags |= handle_kind_flag(&call.operand);
+        self.payload.push(flags);
+        self.context(&call.context);
+        self.operand(&call.operand);
+        if let Some(irql) = call.old_irql {
+            self.payload.push(irql);
+        }
+        if let Some(word) = call.word {
+            number(&mut self.payload, word);
+        }
+        self.handle_kind(&call.operand);
+        tag::LOCK_CALL
+    }
+
+    fn lock_return(&mut self, returned: &LockReturn) -> u8 {
+        self.payload.push(returned.routine as u8);
+        let mut flags = handle_kind_flag(&returned.operand);
+        flags |= if returned.context.interrupts {
+            flag::INTERRUPTS
+        } else {
+            0
+        };
+        self.payload.push(flags);
+        self.context(&returned.context);
+        self.operand(&returned.operand);
+        self.numbers(tag::LOCK_RETURN, &[returned.call, returned.value.into()]);
+        self.handle_kind(&returned.operand);
+        tag::LOCK_RETURN
+    }
+
+    fn handle_kind(&mut self, operand: &LockOperand) {
+        if let LockOperand::StorPortHandle { kind: Some(kind), .. } = *operand {
+            number(&mut self.payload, kind.into());
+        }
+    }
+
+    fn callback(&mut self, tag: u8, callback: &Callback) -> u8 {
+        self.payload.push(if callback.context.interrupts {
+            flag::INTERRUPTS
+        } else {
+            0
+        });
+        self.context(&callback.context);
+        self.numbers(tag, &[callback.callback.into(), callback.adapter])
+    }
+
+    fn module(&mut self, module: &Module) -> u8 {
+        self.payload.push(if module.target { flag::TARGET } else { 0 });
+        let mut length = module.name.len().min(Module::MAX_NAME);
+        while !module.name.is_char_boundary(length) {
+            length -= 1;
+        }
+        self.numbers(tag::MODULE_LOAD, &[module.base, module.size, length as u64]);
+        self.payload.extend_from_slice(&module.name.as_bytes()[..length]);
+        tag::MODULE_LOAD
+    }
+
+    fn context(&mut self, context: &Context) {
+        let (payload, last) = (&mut self.payload, &mut self.last);
+        number(payload, context.processor.into());
+        payload.push(context.irql);
+        difference(payload, &mut last.thread, context.thread);
+        difference(payload, &mut last.stack_pointer, context.stack_pointer);
+        difference(payload, &mut last.return_address, context.return_address);
+    }
+
+    fn operand(&mut self, operand: &LockOperand) {
+        let (payload, last) = (&mut self.payload, &mut self.last.operand);
+        match *operand {
+            LockOperand::Address(lock) => {
+                payload.push(shape::ADDRESS);
+                difference(payload, last, lock);
+            }
+            LockOperand::Queued { lock, handle } => {
+                payload.push(shape::QUEUED);
+                difference(payload, last, lock);
+                number(payload, handle);
+            }
+            LockOperand::QueuedHandle { handle, lock } => {
+                payload.push(shape::QUEUED_HANDLE);
+                number(payload, handle);
+                payload.push(u8::from(lock.is_some()));
+                if let Some(lock) = lock {
+                    difference(payload, last, lock);
+                }
+            }
+            LockOperand::StorPort {
+                adapter,
+                kind,
+                context,
+                handle,
+            } => {
+                payload.push(shape::STORPORT);
+                difference(payload, last, adapter);
+                number(payload, kind.into());
+                number(payload, context);
+                number(payload, handle);
+            }
+            LockOperand::StorPortHandle { adapter, handle, .. } => {
+                payload.push(shape::STORPORT_HANDLE);
+                difference(payload, last, adapter);
+                number(payload, handle);
+            }
+            LockOperand::Msi { adapter, message } => {
+                payload.push(shape::MSI);
+                difference(payload, last, adapter);
+                number(payload, message.into());
+            }
+            LockOperand::Interrupt(object) => {
+                payload.push(shape::INTERRUPT);
+                difference(payload, last, object);
+            }
+            LockOperand::Cancel => payload.push(shape::CANCEL),
+        }
+    }
+}
+
+const fn handle_kind_flag(operand: &LockOperand) -> u8 {
+    match operand {
+        LockOperand::StorPortHandle { kind: Some(_), .. } => flag::HANDLE_KIND,
+        _ => 0,
+    }
+}
+
+/// LEB128: seven bits a byte, the lowest first.
+fn number(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// The difference to the last value, small either way.
+fn difference(out: &mut Vec<u8>, last: &mut u64, value: u64) {
+    let delta = value.wrapping_sub(*last);
+    let sign = 0_u64.wrapping_sub(delta >> 63);
+    number(out, (delta << 1) ^ sign);
+    *last = value;
+}

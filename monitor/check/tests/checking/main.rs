@@ -1,0 +1,22 @@
+//! The checker against the truth of a simulated kernel, against a slow reference, and in single scenes.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    clippy::too_many_lines,
+    clippy::unused_self,
+    missing_docs,
+    unreachable_pub,
+    reason = "helpers of tests, which may panic and are seen by nobody else"
+)]
+
+mod agreement;
+mod kernel;
+mod naming;
+mod program;
+mod reference;
+mod scenes;
+mod simulated;
+mod table;
+mod traces;
