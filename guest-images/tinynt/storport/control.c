@@ -1,0 +1,183 @@
+/* What a miniport says about its adapter or a unit: pause, busy, queue depth, errors; and whom it asks for. */
+#include "raid.h"
+
+PRAID_UNIT RaidFindUnit(PRAID_ADAPTER Adapter, UCHAR PathId, UCHAR TargetId, UCHAR Lun)
+{
+    for (ULONG Index = 0; Index < Adapter->UnitCount; Index++) {
+        PRAID_UNIT Unit = Adapter->Units[Index];
+
+        if (Unit->PathId == PathId && Unit->TargetId == TargetId && Unit->Lun == Lun) {
+            return Unit;
+        }
+    }
+    return NULL;
+}
+
+PVOID NTAPI StorPortGetLogicalUnit(PVOID HwDeviceExtension, UCHAR PathId, UCHAR TargetId, UCHAR Lun)
+{
+    PRAID_UNIT Unit = RaidFindUnit(RaidAdapterOf(HwDeviceExtension), PathId, TargetId, Lun);
+
+    return Unit != NULL ? Unit->LuExtension : NULL;
+}
+
+PSCSI_REQUEST_BLOCK NTAPI StorPortGetSrb(PVOID DeviceExtension, UCHAR PathId, UCHAR TargetId, UCHAR Lun, LONG QueueTag)
+{
+    UNREFERENCED_PARAMETER(DeviceExtension);
+    UNREFERENCED_PARAMETER(PathId);
+    UNREFERENCED_PARAMETER(TargetId);
+    UNREFERENCED_PARAMETER(Lun);
+    UNREFERENCED_PARAMETER(QueueTag);
+    return NULL;
+}
+
+BOOLEAN NTAPI StorPortSetDeviceQueueDepth(PVOID HwDeviceExtension, UCHAR PathId, UCHAR TargetId, UCHAR Lun, ULONG Depth)
+{
+    PRAID_UNIT Unit = RaidFindUnit(RaidAdapterOf(HwDeviceExtension), PathId, TargetId, Lun);
+
+    if (Unit == NULL || Depth == 0 || Depth > 254) {
+        return FALSE;
+    }
+    Unit->QueueDepth = Depth;
+    return TRUE;
+}
+
+BOOLEAN NTAPI StorPortPause(PVOID HwDeviceExtension, ULONG TimeOut)
+{
+    UNREFERENCED_PARAMETER(TimeOut);
+    InterlockedExchange(&RaidAdapterOf(HwDeviceExtension)->Paused, TRUE);
+    return TRUE;
+}
+
+BOOLEAN NTAPI StorPortResume(PVOID HwDeviceExtension)
+{
+    InterlockedExchange(&RaidAdapterOf(HwDeviceExtension)->Paused, FALSE);
+    return TRUE;
+}
+
+static BOOLEAN SetUnitPaused(PVOID HwDeviceExtension, UCHAR PathId, UCHAR TargetId, UCHAR Lun, BOOLEAN Paused)
+{
+    PRAID_UNIT Unit = RaidFindUnit(RaidAdapterOf(HwDeviceExtension), PathId, TargetId, Lun);
+
+    if (Unit == NULL) {
+        return FALSE;
+    }
+    Unit->Paused = Paused;
+    return TRUE;
+}
+
+BOOLEAN NTAPI StorPortPauseDevice(PVOID HwDeviceExtension, UCHAR PathId, UCHAR TargetId, UCHAR Lun, ULONG TimeOut)
+{
+    UNREFERENCED_PARAMETER(TimeOut);
+    return SetUnitPaused(HwDeviceExtension, PathId, TargetId, Lun, TRUE);
+}
+
+BOOLEAN NTAPI StorPortResumeDevice(PVOID HwDeviceExtension, UCHAR PathId, UCHAR TargetId, UCHAR Lun)
+{
+    return SetUnitPaused(HwDeviceExtension, PathId, TargetId, Lun, FALSE);
+}
+
+static VOID SetUnitBusy(PRAID_UNIT Unit, ULONG RequestsToComplete)
+{
+    Unit->BusyCount = RequestsToComplete < Unit->OutstandingCount ? RequestsToComplete : Unit->OutstandingCount;
+}
+
+BOOLEAN NTAPI StorPortDeviceBusy(PVOID HwDeviceExtension, UCHAR PathId, UCHAR TargetId, UCHAR Lun,
+                                 ULONG RequestsToComplete)
+{
+    PRAID_UNIT Unit = RaidFindUnit(RaidAdapterOf(HwDeviceExtension), PathId, TargetId, Lun);
+
+    if (Unit == NULL) {
+        return FALSE;
+    }
+    SetUnitBusy(Unit, RequestsToComplete);
+    return TRUE;
+}
+
+BOOLEAN NTAPI StorPortDeviceReady(PVOID HwDeviceExtension, UCHAR PathId, UCHAR TargetId, UCHAR Lun)
+{
+    return StorPortDeviceBusy(HwDeviceExtension, PathId, TargetId, Lun, 0);
+}
+
+BOOLEAN NTAPI StorPortBusy(PVOID HwDeviceExtension, ULONG RequestsToComplete)
+{
+    PRAID_ADAPTER Adapter = RaidAdapterOf(HwDeviceExtension);
+
+    for (ULONG Index = 0; Index < Adapter->UnitCount; Index++) {
+        SetUnitBusy(Adapter->Units[Index], RequestsToComplete);
+    }
+    return TRUE;
+}
+
+BOOLEAN NTAPI StorPortReady(PVOID HwDeviceExtension)
+{
+    return StorPortBusy(HwDeviceExtension, 0);
+}
+
+static VOID CompleteOutstanding(PRAID_UNIT Unit, UCHAR SrbStatus)
+{
+    KLOCK_QUEUE_HANDLE Handle;
+
+    RaidAcquireQueueLock(&Unit->QueueLock, &Handle);
+    for (PLIST_ENTRY Entry = Unit->Outstanding.Flink; Entry != &Unit->Outstanding; Entry = Entry->Flink) {
+        PRAID_REQUEST Request = CONTAINING_RECORD(Entry, RAID_REQUEST, Link);
+
+        if (Request->State == RaidRequestStarted) {
+            Request->Srb->SrbStatus = SrbStatus;
+            RaidRequestComplete(Unit->Adapter, Request->Srb);
+        }
+    }
+    RaidReleaseQueueLock(&Handle);
+}
+
+/* Completes every outstanding request of the address; SP_UNTAGGED stands for all. */
+VOID NTAPI StorPortCompleteRequest(PVOID HwDeviceExtension, UCHAR PathId, UCHAR TargetId, UCHAR Lun, UCHAR SrbStatus)
+{
+    PRAID_ADAPTER Adapter = RaidAdapterOf(HwDeviceExtension);
+
+    for (ULONG Index = 0; Index < Adapter->UnitCount; Index++) {
+        PRAID_UNIT Unit = Adapter->Units[Index];
+
+        if ((PathId == SP_UNTAGGED || PathId == Unit->PathId) &&
+            (TargetId == SP_UNTAGGED || TargetId == Unit->TargetId) && (Lun == SP_UNTAGGED || Lun == Unit->Lun)) {
+            CompleteOutstanding(Unit, SrbStatus);
+        }
+    }
+}
+
+VOID NTAPI StorPortLogError(PVOID HwDeviceExtension, PSCSI_REQUEST_BLOCK Srb, UCHAR PathId, UCHAR TargetId, UCHAR Lun,
+                            ULONG ErrorCode, ULONG UniqueId)
+{
+    UNREFERENCED_PARAMETER(HwDeviceExtension);
+    UNREFERENCED_PARAMETER(Srb);
+    DbgPrint("storport: error 0x%lx (0x%lx) of %u.%u.%u\n", ErrorCode, UniqueId, PathId, TargetId, Lun);
+}
+
+VOID __cdecl StorPortDebugPrint(ULONG DebugPrintLevel, PCCHAR DebugMessage, ...)
+{
+    va_list Arguments;
+
+    va_start(Arguments, DebugMessage);
+    vDbgPrintEx(DPFLTR_STORMINIPORT_ID, DebugPrintLevel, DebugMessage, Arguments);
+    va_end(Arguments);
+}
+
+VOID NTAPI StorPortStallExecution(ULONG Delay)
+{
+    KeStallExecutionProcessor(Delay);
+}
+
+VOID NTAPI StorPortQuerySystemTime(PLARGE_INTEGER CurrentTime)
+{
+    KeQuerySystemTime(CurrentTime);
+}
+
+VOID NTAPI StorPortSynchronizeAccess(PVOID HwDeviceExtension, PSTOR_SYNCHRONIZED_ACCESS SynchronizedAccessRoutine,
+                                     PVOID Context)
+{
+    PRAID_ADAPTER Adapter = RaidAdapterOf(HwDeviceExtension);
+    STOR_LOCK_HANDLE Handle;
+
+    RaidAcquireLock(Adapter, InterruptLock, NULL, &Handle);
+    SynchronizedAccessRoutine(HwDeviceExtension, Context);
+    RaidReleaseLock(Adapter, &Handle);
+}
