@@ -1,0 +1,133 @@
+/* The Storport callbacks that set the miniport up and take it down. */
+#include "nvme.h"
+
+static VOID Configure(PNVME_EXTENSION Extension, PPORT_CONFIGURATION_INFORMATION ConfigInfo)
+{
+    ConfigInfo->MaximumTransferLength = Extension->Geometry.MaximumTransferBlocks * BLOCK_SIZE;
+    ConfigInfo->NumberOfPhysicalBreaks = ConfigInfo->MaximumTransferLength / PAGE_SIZE + 1;
+    ConfigInfo->AlignmentMask = 3;
+    ConfigInfo->NumberOfBuses = 1;
+    ConfigInfo->MaximumNumberOfTargets = 1;
+    ConfigInfo->MaximumNumberOfLogicalUnits = 1;
+    ConfigInfo->ScatterGather = TRUE;
+    ConfigInfo->Master = TRUE;
+    ConfigInfo->CachesData = TRUE;
+    ConfigInfo->SynchronizationModel = StorSynchronizeFullDuplex;
+    ConfigInfo->InterruptSynchronizationMode = InterruptSynchronizePerMessage;
+    ConfigInfo->HwMSInterruptRoutine = NvmeMessageInterrupt;
+}
+
+static ULONG NTAPI HwFindAdapter(PVOID DeviceExtension, PVOID HwContext, PVOID BusInformation, PCHAR ArgumentString,
+                                 PPORT_CONFIGURATION_INFORMATION ConfigInfo, PBOOLEAN Reserved3)
+{
+    PNVME_EXTENSION Extension = DeviceExtension;
+    PACCESS_RANGE Range = &(*ConfigInfo->AccessRanges)[0];
+
+    UNREFERENCED_PARAMETER(HwContext);
+    UNREFERENCED_PARAMETER(BusInformation);
+    UNREFERENCED_PARAMETER(ArgumentString);
+    UNREFERENCED_PARAMETER(Reserved3);
+    if (Range->RangeLength == 0 || !Range->RangeInMemory) {
+        return SP_RETURN_NOT_FOUND;
+    }
+    ConfigInfo->Dma64BitAddresses = SCSI_DMA64_MINIPORT_SUPPORTED;
+    Extension->Registers =
+        StorPortGetDeviceBase(Extension, ConfigInfo->AdapterInterfaceType, ConfigInfo->SystemIoBusNumber,
+                              Range->RangeStart, Range->RangeLength, FALSE);
+    if (Extension->Registers == NULL || !NvmeAllocateRings(Extension, ConfigInfo)) {
+        return SP_RETURN_ERROR;
+    }
+    if (!NvmeDisable(Extension) || !NvmeEnable(Extension) || !NvmeIdentify(Extension)) {
+        return SP_RETURN_ERROR;
+    }
+    Configure(Extension, ConfigInfo);
+    return SP_RETURN_FOUND;
+}
+
+/* At PASSIVE_LEVEL, after HwInitialize. */
+static BOOLEAN NTAPI HwPassiveInitialize(PVOID DeviceExtension)
+{
+    PNVME_EXTENSION Extension = DeviceExtension;
+
+    if (!NvmeCreateQueues(Extension)) {
+        return FALSE;
+    }
+    StorPortNotification(RequestTimerCall, Extension, NvmeTimer, NVME_TIMER_MICROSECONDS);
+    return TRUE;
+}
+
+/* With the interrupt lock held: only what needs no waiting. */
+static BOOLEAN NTAPI HwInitialize(PVOID DeviceExtension)
+{
+    PNVME_EXTENSION Extension = DeviceExtension;
+    MESSAGE_INTERRUPT_INFORMATION Information;
+
+    while (Extension->MessageCount <= NVME_MAX_QUEUES &&
+           StorPortGetMSIInfo(Extension, Extension->MessageCount, &Information) == STOR_STATUS_SUCCESS) {
+        Extension->MessageCount++;
+    }
+    if (Extension->MessageCount < 2) {
+        StorPortDebugPrint(0, "nvme: needs two messages at least, got %u\n", Extension->MessageCount);
+        return FALSE;
+    }
+    for (ULONG Index = 0; Index < NVME_MAX_QUEUES; Index++) {
+        StorPortInitializeDpc(Extension, &Extension->Queues[Index].Dpc, NvmeQueueDpc);
+    }
+    StorPortInitializeDpc(Extension, &Extension->ResetDpc, NvmeResetDpc);
+    StorPortInitializeDpc(Extension, &Extension->MaintenanceDpc, NvmeQueueDpc);
+    return StorPortEnablePassiveInitialization(Extension, HwPassiveInitialize);
+}
+
+static BOOLEAN NTAPI HwResetBus(PVOID DeviceExtension, ULONG PathId)
+{
+    PNVME_EXTENSION Extension = DeviceExtension;
+
+    UNREFERENCED_PARAMETER(PathId);
+    StorPortIssueDpc(Extension, &Extension->ResetDpc, NULL, NULL);
+    return TRUE;
+}
+
+static SCSI_ADAPTER_CONTROL_STATUS NTAPI HwAdapterControl(PVOID DeviceExtension, SCSI_ADAPTER_CONTROL_TYPE ControlType,
+                                                          PVOID Parameters)
+{
+    PSCSI_SUPPORTED_CONTROL_TYPE_LIST List = Parameters;
+
+    switch (ControlType) {
+    case ScsiQuerySupportedControlTypes:
+        if (List->MaxControlType > ScsiStopAdapter) {
+            ((PBOOLEAN)List->SupportedTypeList)[ScsiQuerySupportedControlTypes] = TRUE;
+            ((PBOOLEAN)List->SupportedTypeList)[ScsiStopAdapter] = TRUE;
+        }
+        return ScsiAdapterControlSuccess;
+    case ScsiStopAdapter:
+        StorPortNotification(RequestTimerCall, DeviceExtension, NvmeTimer, 0);
+        NvmeShutdown(DeviceExtension);
+        return ScsiAdapterControlSuccess;
+    default:
+        return ScsiAdapterControlUnsuccessful;
+    }
+}
+
+NTSTATUS NTAPI DriverEntry(PDRIVER_OBJECT DriverObject, PUNICODE_STRING RegistryPath)
+{
+    HW_INITIALIZATION_DATA Data;
+
+    RtlZeroMemory(&Data, sizeof(Data));
+    Data.HwInitializationDataSize = sizeof(Data);
+    Data.AdapterInterfaceType = PCIBus;
+    Data.HwInitialize = HwInitialize;
+    Data.HwBuildIo = NvmeBuildIo;
+    Data.HwStartIo = NvmeStartIo;
+    Data.HwFindAdapter = HwFindAdapter;
+    Data.HwResetBus = HwResetBus;
+    Data.HwAdapterControl = HwAdapterControl;
+    Data.DeviceExtensionSize = sizeof(NVME_EXTENSION);
+    Data.SrbExtensionSize = sizeof(NVME_REQUEST);
+    Data.NumberOfAccessRanges = 1;
+    Data.MapBuffers = 1; /* STOR_MAP_NON_READ_WRITE_BUFFERS */
+    Data.NeedPhysicalAddresses = TRUE;
+    Data.TaggedQueuing = TRUE;
+    Data.AutoRequestSense = TRUE;
+    Data.MultipleRequestPerLu = TRUE;
+    return (NTSTATUS)StorPortInitialize(DriverObject, RegistryPath, &Data, NULL);
+}
