@@ -1,0 +1,14 @@
+//! Watches the spin lock routines of a Windows guest from the host and reports calls that break their contract.
+//!
+//! This crate knows Windows and locks; it never calls an ioctl. The machine comes from `storlock-vmm`, the verdicts
+//! from `storlock-check`.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod machine;
+pub mod outcome;
+pub mod report;
+pub mod session;
+pub mod target;
+pub mod watch;
+pub mod windows;

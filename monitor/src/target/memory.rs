@@ -1,0 +1,94 @@
+//! Guest memory as the monitor reads it: by guest virtual address, in the address space of whoever was stopped.
+//!
+//! Talks to nothing: backends implement [`GuestMemory`], readers of Windows structures take it. It must not know where
+//! the bytes come from (a stopped vCPU, a recording, an array in a test).
+
+/// Size of the pages by which a guest maps its memory, in bytes. Larger pages are made of these.
+pub const PAGE_SIZE: u64 = 4096;
+
+/// Why guest memory could not be read. Nothing was written to the part of the buffer from `address` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The guest's page tables have no present translation for this address.
+    #[error("guest address {0:#x} is not mapped")]
+    NotMapped(u64),
+    /// The address translates to a physical address behind which there is no memory.
+    #[error("guest address {0:#x} is mapped to no memory")]
+    NoMemory(u64),
+    /// The address is not canonical, or the range runs past the end of the address space.
+    #[error("guest address {0:#x} is no valid address")]
+    Invalid(u64),
+    /// A recording holds no bytes for this address.
+    #[error("guest address {0:#x} was not recorded")]
+    NotRecorded(u64),
+}
+
+impl ReadError {
+    /// The first guest virtual address that could not be read.
+    #[must_use]
+    pub fn address(self) -> u64 {
+        match self {
+            Self::NotMapped(address)
+            | Self::NoMemory(address)
+            | Self::Invalid(address)
+            | Self::NotRecorded(address) => address,
+        }
+    }
+}
+
+/// Reads guest memory by guest virtual address.
+///
+/// The guest is hostile: what comes back is data to validate, and two reads of one address may differ.
+pub trait GuestMemory {
+    /// Fills `buf` with the bytes at `gva`. A read may cross pages.
+    ///
+    /// # Errors
+    /// [`ReadError`] with the first address that could not be read; the contents of `buf` are then unspecified.
+    fn read(&self, gva: u64, buf: &mut [u8]) -> Result<(), ReadError>;
+
+    /// The byte at `gva`.
+    ///
+    /// # Errors
+    /// As [`GuestMemory::read`].
+    fn read_u8(&self, gva: u64) -> Result<u8, ReadError> {
+        let mut bytes = [0; 1];
+        self.read(gva, &mut bytes)?;
+        Ok(bytes[0])
+    }
+
+    /// The little-endian 16-bit value at `gva`.
+    ///
+    /// # Errors
+    /// As [`GuestMemory::read`].
+    fn read_u16(&self, gva: u64) -> Result<u16, ReadError> {
+        let mut bytes = [0; 2];
+        self.read(gva, &mut bytes)?;
+        Ok(u16::from_le_bytes(bytes))
+    }
+
+    /// The little-endian 32-bit value at `gva`.
+    ///
+    /// # Errors
+    /// As [`GuestMemory::read`].
+    fn read_u32(&self, gva: u64) -> Result<u32, ReadError> {
+        let mut bytes = [0; 4];
+        self.read(gva, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// The little-endian 64-bit value at `gva`.
+    ///
+    /// # Errors
+    /// As [`GuestMemory::read`].
+    fn read_u64(&self, gva: u64) -> Result<u64, ReadError> {
+        let mut bytes = [0; 8];
+        self.read(gva, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+}
+
+impl<M: GuestMemory + ?Sized> GuestMemory for &M {
+    fn read(&self, gva: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+        (**self).read(gva, buf)
+    }
+}

@@ -1,0 +1,40 @@
+//! Reading a Windows x64 guest from outside: images, the kernel, its modules, its processors, its stacks.
+//!
+//! Everything here works on [`GuestMemory`](crate::target::GuestMemory) and on what any Windows x64 guest shows: PE
+//! headers, exports, documented structure fields. It must not know locks, KVM or how the guest was stopped. The guest
+//! is hostile: every size, count and link read from it is bounded before it is used.
+
+pub mod caller;
+pub mod exports;
+pub mod file;
+pub mod image;
+pub mod imports;
+pub mod kernel;
+pub mod modules;
+pub mod processor;
+mod strings;
+pub mod symbols;
+pub mod unwind;
+
+pub use caller::{Attribution, Caller, UnknownReason, attribute};
+pub use exports::{Export, ExportTarget, Exports};
+pub use file::FileImage;
+pub use image::{Directory, Image, ImageError, Section};
+pub use imports::{Import, ImportName, Imports};
+pub use kernel::{Kernel, KernelError, Witness};
+pub use modules::{Module, ModuleListError, Modules};
+pub use processor::{Processor, ProcessorError};
+pub use symbols::{Location, SymbolTable, Symbols};
+
+#[cfg(test)]
+mod caller_tests;
+#[cfg(test)]
+mod image_tests;
+#[cfg(test)]
+mod kernel_tests;
+#[cfg(test)]
+mod modules_tests;
+#[cfg(test)]
+mod symbols_tests;
+#[cfg(test)]
+pub(crate) mod testing;

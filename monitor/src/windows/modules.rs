@@ -1,0 +1,251 @@
+//! The guest's loaded modules, from `PsLoadedModuleList`.
+//!
+//! An exported list head (Windows 10 and later); each entry is an `LDR_DATA_TABLE_ENTRY`. The list is empty until the
+//! kernel's initialisation fills it, so modules are looked up when they are needed, and read again when an address is
+//! in none of those known. Talks to [`GuestMemory`]; must not know which module matters.
+
+use std::collections::HashMap;
+
+use super::image::{Image, ImageError};
+use crate::target::{GuestMemory, ReadError};
+
+// LDR_DATA_TABLE_ENTRY, x64.
+const DLL_BASE: u64 = 0x30;
+const BASE_DLL_NAME: u64 = 0x58;
+const ENTRY_BYTES: usize = 0x68;
+/// A machine with thousands of drivers does not exist; a list that long is damaged or a loop.
+const MAX_MODULES: usize = 4096;
+/// The longest file name, in bytes of UTF-16.
+const MAX_NAME: usize = 520;
+const LOWEST_KERNEL_ADDRESS: u64 = 0xffff_8000_0000_0000;
+
+/// Why the list ended where it did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ModuleListError {
+    /// The head is zero: the kernel has not set up the list yet.
+    #[error("the module list is not set up yet")]
+    NotYet,
+    /// A link or an entry cannot be read.
+    #[error("the module list breaks after {after} entries: {source}")]
+    Unreadable {
+        /// Entries read before.
+        after: usize,
+        /// What cannot be read.
+        source: ReadError,
+    },
+    /// A link leads back to an entry other than the head, to no kernel address, or the list is too long.
+    #[error("the module list is damaged after {0} entries")]
+    Damaged(usize),
+}
+
+/// A loaded module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Module {
+    /// Its file name, without a path; unprintable characters are escaped.
+    pub name: String,
+    /// Guest virtual address of its image.
+    pub base: u64,
+    /// Bytes it takes.
+    pub size: u32,
+}
+
+impl Module {
+    /// The address relative to the module's base, if it lies in the module.
+    #[must_use]
+    pub fn rva(&self, address: u64) -> Option<u32> {
+        let offset = address.checked_sub(self.base)?;
+        u32::try_from(offset).ok().filter(|&rva| rva < self.size)
+    }
+
+    /// Whether this is the module of that file name; case does not matter, as in Windows.
+    #[must_use]
+    pub fn is_named(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name)
+    }
+
+    /// Reads its headers.
+    ///
+    /// # Errors
+    /// As [`Image::read`].
+    pub fn image(&self, memory: &(impl GuestMemory + ?Sized)) -> Result<Image, ImageError> {
+        Image::read(memory, self.base)
+    }
+}
+
+/// The modules that were in the list when it was last read, in load order.
+#[derive(Debug, Clone, Default)]
+pub struct Modules {
+    head: u64,
+    /// The head's backward link when the list was last read: the entry loaded last.
+    last: u64,
+    list: Vec<Module>,
+    /// The kernel, which is there before the list is.
+    kernel: Option<Module>,
+    headers: HashMap<u64, Option<Image>>,
+}
+
+impl Modules {
+    /// A list that is read through the head at this address, the export `PsLoadedModuleList`. Nothing is read yet.
+    #[must_use]
+    pub fn new(head: u64) -> Self {
+        Self {
+            head,
+            ..Self::default()
+        }
+    }
+
+    /// As [`Modules::new`], with the kernel known from the start: its own list is empty for a while.
+    #[must_use]
+    pub fn with_kernel(head: u64, kernel: &Image) -> Self {
+        let module = Module {
+            name: "ntoskrnl.exe".into(),
+            base: kernel.base,
+            size: kernel.size,
+        };
+        let headers = HashMap::from([(kernel.base, Some(kernel.clone()))]);
+        Self {
+            head,
+            list: vec![module.clone()],
+            kernel: Some(module),
+            headers,
+            last: 0,
+        }
+    }
+
+    /// Reads the list again. What is read before an error is kept: a list that another processor is changing at this
+    /// moment, or a damaged one, still names most modules.
+    ///
+    /// # Errors
+    /// [`ModuleListError`] if the list does not end at its head.
+    pub fn refresh(&mut self, memory: &(impl GuestMemory + ?Sized)) -> Result<(), ModuleListError> {
+        let mut list = Vec::new();
+        self.last = memory.read_u64(self.head.wrapping_add(8)).unwrap_or(0);
+        let result = walk(memory, self.head, &mut list);
+        let listed = |kernel: &&Module| list.iter().any(|module| module.base == kernel.base);
+        if let Some(kernel) = self.kernel.as_ref().filter(|kernel| !listed(kernel)) {
+            list.insert(0, kernel.clone());
+        }
+        if result.is_ok() || list.len() >= self.list.len() {
+            // Headers are kept for modules that are still where they were.
+            let same = |base: &u64| {
+                list.iter()
+                    .any(|module| module.base == *base && self.list.contains(module))
+            };
+            self.headers.retain(|base, headers| headers.is_some() && same(base));
+            self.list = list;
+        }
+        result
+    }
+
+    /// The modules known.
+    #[must_use]
+    pub fn known(&self) -> &[Module] {
+        &self.list
+    }
+
+    /// The known module of that file name.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<&Module> {
+        self.list.iter().find(|module| module.is_named(name))
+    }
+
+    /// The known module that the address lies in.
+    #[must_use]
+    pub fn at(&self, address: u64) -> Option<&Module> {
+        self.list.iter().find(|module| module.rva(address).is_some())
+    }
+
+    /// The headers of the module that the address lies in, read once per module.
+    pub fn image_at(&mut self, memory: &(impl GuestMemory + ?Sized), address: u64) -> Option<&Image> {
+        let module = self.find(memory, address)?.clone();
+        let headers = self
+            .headers
+            .entry(module.base)
+            .or_insert_with(|| module.image(memory).ok());
+        headers.as_ref().filter(|image| image.rva(address).is_some())
+    }
+
+    /// Whether the entry loaded last is another one than when the list was read.
+    fn has_grown(&self, memory: &(impl GuestMemory + ?Sized)) -> bool {
+        self.last == 0
+            || memory
+                .read_u64(self.head.wrapping_add(8))
+                .is_ok_and(|last| last != self.last)
+    }
+
+    /// The module that the address lies in; the list is read again if none of those known contains it and another
+    /// module was loaded since.
+    pub fn find(&mut self, memory: &(impl GuestMemory + ?Sized), address: u64) -> Option<&Module> {
+        if self.at(address).is_none() && self.has_grown(memory) {
+            // Whatever could be read is what there is to search.
+            let _ = self.refresh(memory);
+        }
+        self.at(address)
+    }
+}
+
+fn walk(memory: &(impl GuestMemory + ?Sized), head: u64, list: &mut Vec<Module>) -> Result<(), ModuleListError> {
+    let unreadable = |after| move |source| ModuleListError::Unreadable { after, source };
+    let mut entry = memory.read_u64(head).map_err(unreadable(0))?;
+    if entry == 0 {
+        return Err(ModuleListError::NotYet);
+    }
+    // Brent's method: a mark that moves ahead by powers of two meets any loop that does not lead through the head.
+    let (mut mark, mut steps, mut limit) = (head, 0usize, 1usize);
+    for index in 0..MAX_MODULES {
+        if entry == head {
+            return Ok(());
+        }
+        if entry < LOWEST_KERNEL_ADDRESS || entry == mark || entry.checked_add(ENTRY_BYTES as u64).is_none() {
+            return Err(ModuleListError::Damaged(index));
+        }
+        if steps == limit {
+            (mark, steps, limit) = (entry, 0, limit * 2);
+        }
+        steps += 1;
+        let mut bytes = [0; ENTRY_BYTES];
+        memory.read(entry, &mut bytes).map_err(unreadable(index))?;
+        if let Some(module) = parse_entry(memory, &bytes) {
+            list.push(module);
+        }
+        entry = field_u64(&bytes, 0);
+    }
+    Err(ModuleListError::Damaged(MAX_MODULES))
+}
+
+/// An entry as a module; `None` for one that has no image (yet).
+fn parse_entry(memory: &(impl GuestMemory + ?Sized), bytes: &[u8; ENTRY_BYTES]) -> Option<Module> {
+    let base = field_u64(bytes, DLL_BASE);
+    let size = field_u64(bytes, DLL_BASE + 0x10) as u32;
+    let length = usize::from(field_u64(bytes, BASE_DLL_NAME) as u16) & !1;
+    let buffer = field_u64(bytes, BASE_DLL_NAME + 8);
+    if base < LOWEST_KERNEL_ADDRESS || size == 0 || base.checked_add(u64::from(size)).is_none() {
+        return None;
+    }
+    let mut name = vec![0; length.min(MAX_NAME)];
+    let name = match memory.read(buffer, &mut name) {
+        Ok(()) => utf16(&name),
+        Err(_) => String::from("?"),
+    };
+    Some(Module { name, base, size })
+}
+
+fn utf16(bytes: &[u8]) -> String {
+    let units = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+    let mut text = String::new();
+    for character in char::decode_utf16(units) {
+        match character {
+            Ok(character) if !character.is_control() => text.push(character),
+            Ok(character) => text.extend(character.escape_default()),
+            Err(_) => text.push(char::REPLACEMENT_CHARACTER),
+        }
+    }
+    text
+}
+
+fn field_u64(bytes: &[u8; ENTRY_BYTES], offset: u64) -> u64 {
+    bytes
+        .get(offset as usize..)
+        .and_then(<[u8]>::first_chunk)
+        .map_or(0, |field| u64::from_le_bytes(*field))
+}

@@ -1,0 +1,235 @@
+//! Names for addresses without a PDB: exports, and the COFF symbol table that some linkers leave in the file.
+//!
+//! Talks to the module list and the image readers. It must not know what the names are shown for. A name is the
+//! nearest one at or below the address in the same section, with the distance: a hint, not a claim that the address
+//! belongs to that routine.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::exports::{ExportTarget, Exports};
+use super::file::FileImage;
+use super::image::Image;
+use super::modules::Modules;
+use super::strings::c_string_in;
+use crate::target::GuestMemory;
+
+/// Bytes of a COFF symbol record.
+const RECORD: usize = 18;
+/// More symbols than this are not taken from one file.
+const MAX_SYMBOLS: usize = 1 << 20;
+/// The longest name, in bytes.
+const MAX_NAME: usize = 1024;
+const CLASS_EXTERNAL: u8 = 2;
+const CLASS_STATIC: u8 = 3;
+/// Derived type "function", in the bits above the base type.
+const TYPE_FUNCTION: u16 = 0x20;
+
+/// A name and where it is, relative to the image's base. Sorted by address; of names at one address the best is first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct Symbol {
+    rva: u32,
+    /// 0 for a function, 1 for an export, 2 for anything else.
+    rank: u8,
+    name: String,
+}
+
+/// The names of one image.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Symbols {
+    symbols: Vec<Symbol>,
+    /// Sections as (first, end), so that no name reaches into another section.
+    sections: Vec<(u32, u32)>,
+}
+
+impl Symbols {
+    /// The names that an image exports.
+    #[must_use]
+    pub fn from_exports(image: &Image, exports: &Exports) -> Self {
+        let symbol = |export: &super::Export| match (&export.name, &export.target) {
+            (Some(name), ExportTarget::Rva(rva)) => Some(Symbol {
+                rva: *rva,
+                rank: 1,
+                name: name.clone(),
+            }),
+            _ => None,
+        };
+        Self::new(image, exports.entries().iter().filter_map(symbol).collect())
+    }
+
+    /// The names in a file: its exports and its COFF symbols. What cannot be read of them is left out.
+    #[must_use]
+    pub fn from_file(file: &FileImage) -> Self {
+        let image = file.image();
+        let exports = Exports::read(file, image).unwrap_or_default();
+        let mut symbols = Self::from_exports(image, &exports).symbols;
+        symbols.extend(coff_symbols(file));
+        Self::new(image, symbols)
+    }
+
+    fn new(image: &Image, mut symbols: Vec<Symbol>) -> Self {
+        symbols.sort();
+        symbols.dedup_by_key(|symbol| symbol.rva);
+        let sections = image
+            .sections
+            .iter()
+            .map(|section| (section.rva, section.rva.saturating_add(section.size)));
+        Self {
+            symbols,
+            sections: sections.collect(),
+        }
+    }
+
+    /// The name nearest to an address at or below it, and the distance in bytes.
+    #[must_use]
+    pub fn nearest(&self, rva: u32) -> Option<(&str, u32)> {
+        let behind = self.symbols.partition_point(|symbol| symbol.rva <= rva);
+        let symbol = self.symbols.get(behind.checked_sub(1)?)?;
+        let (first, end) = self
+            .sections
+            .iter()
+            .copied()
+            .find(|&(first, end)| (first..end).contains(&rva))?;
+        (first..end)
+            .contains(&symbol.rva)
+            .then(|| (symbol.name.as_str(), rva - symbol.rva))
+    }
+}
+
+fn coff_symbols(file: &FileImage) -> Vec<Symbol> {
+    let (offset, count) = file.image().symbol_table;
+    let (offset, count) = (offset as usize, count as usize);
+    let Some(records) = file.data().get(offset..).filter(|_| offset != 0) else {
+        return Vec::new();
+    };
+    let strings = count
+        .checked_mul(RECORD)
+        .and_then(|length| records.get(length..))
+        .unwrap_or_default();
+    let mut symbols = Vec::new();
+    let mut auxiliary = 0;
+    for record in records.chunks_exact(RECORD).take(count.min(MAX_SYMBOLS)) {
+        if auxiliary > 0 {
+            auxiliary -= 1;
+            continue;
+        }
+        auxiliary = usize::from(record[17]);
+        symbols.extend(coff_symbol(file.image(), record, strings));
+    }
+    symbols
+}
+
+fn coff_symbol(image: &Image, record: &[u8], strings: &[u8]) -> Option<Symbol> {
+    let field = |at: usize| record.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
+    let section = usize::from(u16::from_le_bytes(*record.get(12..)?.first_chunk()?));
+    let kind = u16::from_le_bytes(*record.get(14..)?.first_chunk()?);
+    let class = *record.get(16)?;
+    // Sections count from 1; 0 and the numbers from 0xfffe on are no sections.
+    let section = image.sections.get(section.checked_sub(1)?)?;
+    let name = if field(0)? == 0 {
+        c_string_in(strings, field(4)? as usize, MAX_NAME)?
+    } else {
+        let short = record.get(..8)?;
+        let end = short.iter().position(|&byte| byte == 0).unwrap_or(short.len());
+        short[..end].escape_ascii().to_string()
+    };
+    let rva = section
+        .rva
+        .checked_add(field(8)?)
+        .filter(|&rva| section.contains(rva))?;
+    let is_label = matches!(class, CLASS_EXTERNAL | CLASS_STATIC) && !name.is_empty() && !name.starts_with('.');
+    let rank = if kind == TYPE_FUNCTION { 0 } else { 2 };
+    is_label.then_some(Symbol { rva, rank, name })
+}
+
+/// An address as people want to read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    /// The address.
+    pub address: u64,
+    /// File name of its module and the offset there; `None` if it is in no known module.
+    pub module: Option<(String, u32)>,
+    /// The nearest name and the distance from it.
+    pub symbol: Option<(String, u32)>,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((module, offset)) = &self.module else {
+            return write!(f, "{:#x}", self.address);
+        };
+        write!(f, "{module}+{offset:#x}")?;
+        match &self.symbol {
+            Some((name, 0)) => write!(f, " ({name})"),
+            Some((name, distance)) => write!(f, " ({name}+{distance:#x})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The names of all modules of a guest, each read when it is first needed.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct SymbolTable {
+    files: Vec<(String, Image, Symbols)>,
+    /// By base and size, so that another module loaded at the same base is not given the old names.
+    #[serde(skip)]
+    read: HashMap<(u64, u32), Symbols>,
+}
+
+impl SymbolTable {
+    /// Names from a file that may be loaded under `name`. Used only if the loaded image is the same build.
+    pub fn add_file(&mut self, name: &str, file: &FileImage) {
+        self.files
+            .push((name.to_owned(), file.image().clone(), Symbols::from_file(file)));
+    }
+
+    /// Names for the build `file`, taken from `unstripped`: the same build before its symbols were removed, which the
+    /// caller has made sure of.
+    pub fn add_unstripped(&mut self, name: &str, file: &FileImage, unstripped: &FileImage) {
+        self.files
+            .push((name.to_owned(), file.image().clone(), Symbols::from_file(unstripped)));
+    }
+
+    /// Module, offset and nearest name of an address.
+    pub fn locate(&mut self, memory: &(impl GuestMemory + ?Sized), modules: &mut Modules, address: u64) -> Location {
+        let Some(module) = modules.find(memory, address).cloned() else {
+            return Location {
+                address,
+                module: None,
+                symbol: None,
+            };
+        };
+        let offset = (address - module.base) as u32;
+        let files = &self.files;
+        let symbols = self.read.entry((module.base, module.size)).or_insert_with(|| {
+            let Some(image) = modules.image_at(memory, address) else {
+                return Symbols::default();
+            };
+            let same = |file: &&(String, Image, Symbols)| module.is_named(&file.0) && is_same_build(&file.1, image);
+            match files.iter().find(same) {
+                Some((_, _, symbols)) => symbols.clone(),
+                None => Symbols::from_exports(image, &Exports::read(memory, image).unwrap_or_default()),
+            }
+        });
+        let symbol = symbols
+            .nearest(offset)
+            .map(|(name, distance)| (name.to_owned(), distance));
+        Location {
+            address,
+            module: Some((module.name, offset)),
+            symbol,
+        }
+    }
+}
+
+fn is_same_build(file: &Image, loaded: &Image) -> bool {
+    (file.size, file.time_date_stamp, file.check_sum, file.entry_point)
+        == (
+            loaded.size,
+            loaded.time_date_stamp,
+            loaded.check_sum,
+            loaded.entry_point,
+        )
+}
