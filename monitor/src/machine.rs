@@ -1,0 +1,330 @@
+//! The machine of a run: a PC with the guest's files, its NVMe controller and its serial log, from the command line's
+//! options to the end of the guest.
+//!
+//! Talks to the virtual machine monitor and hands its stops to the session. It must not know locks or Windows.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use storlock_vmm::boot::{BootFile, BootRequest, FileKind, KernelImage};
+use storlock_vmm::debug::BREAKPOINT_LIMIT;
+use storlock_vmm::machine::{ExitReason, InternalError, Machine, MachineConfig, MachineHandle, RunningMachine};
+use storlock_vmm::pci::PciAddress;
+use storlock_vmm::storage::backend::{Backend, HostFailures, MemoryBackend, RawFileBackend, WatchedBackend};
+use storlock_vmm::storage::nvme::{ControllerConfig, MAX_QUEUE_PAIRS, NvmeDevice};
+
+use crate::session::{End, EndKind, Session};
+use crate::target::kvm::{Handler, KvmCpu, MSR_LSTAR, StopHandler};
+use crate::target::{Action, RunControl, StopReason, StoppedCpu};
+
+/// PCI device number of the NVMe controller.
+const NVME_SLOT: u8 = 4;
+/// Largest disk that is kept in memory, in bytes.
+const DISK_MEMORY_LIMIT: u64 = 16 << 30;
+
+/// Where the emulated disk keeps its data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Disk {
+    /// Memory of this size in bytes; gone after the run.
+    Memory(u64),
+    /// A raw file.
+    File(PathBuf),
+}
+
+/// What a guest is made of.
+#[derive(Debug, Clone)]
+pub struct GuestOptions {
+    /// The device node of KVM.
+    pub kvm: PathBuf,
+    /// Number of virtual processors, 1 to 64.
+    pub cpus: u32,
+    /// Guest memory in bytes.
+    pub memory: u64,
+    /// Seed of the places in memory.
+    pub seed: u64,
+    /// The files; the first one is the kernel.
+    pub files: Vec<BootFile>,
+    /// Command line of the kernel.
+    pub command_line: String,
+    /// The NVMe controller's disk.
+    pub disk: Disk,
+    /// File for everything that the guest writes to its serial port.
+    pub serial_log: PathBuf,
+    /// A second place for it; `-` is standard error.
+    pub serial_copy: Option<PathBuf>,
+}
+
+/// A machine that is ready to start.
+pub struct Guest {
+    machine: Machine,
+    stops: Arc<Stops>,
+    cpus: u32,
+    disk: Option<DiskFile>,
+}
+
+/// The disk image of a run and what the host has failed to do with it.
+struct DiskFile {
+    path: PathBuf,
+    failures: HostFailures,
+}
+
+/// Hands stops to the session, which is made after the machine because it is told what the machine can do.
+#[derive(Default)]
+struct Stops(OnceLock<Arc<Session>>);
+
+impl StopHandler for Stops {
+    fn handle(&self, cpu: &mut dyn StoppedCpu, reason: StopReason) -> Action {
+        self.0
+            .get()
+            .map_or(Action::Resume, |session| session.handle(cpu, reason))
+    }
+}
+
+impl Guest {
+    /// Builds the machine and puts the guest's files into it.
+    ///
+    /// # Errors
+    /// If KVM cannot be used, memory or disk cannot be had, or the kernel cannot be loaded.
+    pub fn prepare(options: GuestOptions) -> anyhow::Result<Self> {
+        let kvm = storlock_vmm::kvm::open(&options.kvm)?;
+        let stops = Arc::new(Stops::default());
+        let console = SerialLog::create(&options)?;
+        let config = MachineConfig {
+            cpus: options.cpus,
+            memory: options.memory,
+            handler: Some(Arc::new(Handler(Arc::clone(&stops) as Arc<dyn StopHandler>))),
+            msr_exits: vec![MSR_LSTAR],
+            step_over: None,
+            serial: Some(Box::new(console)),
+            debug_console: None,
+        };
+        let mut machine = Machine::new(&kvm, config)?;
+        let disk = attach_disk(&mut machine, &options.disk, options.cpus)?;
+        let mut files = options.files.into_iter();
+        let kernel = files.next().context("there is no kernel")?;
+        let kernel = KernelImage::parse(&kernel.name, kernel.data)?;
+        let request = BootRequest {
+            kernel,
+            files: files.collect(),
+            command_line: options.command_line,
+            seed: options.seed,
+        };
+        machine.boot(&request)?;
+        Ok(Self {
+            machine,
+            stops,
+            cpus: options.cpus,
+            disk,
+        })
+    }
+
+    /// How many hooks a session can set.
+    #[must_use]
+    pub fn hooks(&self) -> usize {
+        BREAKPOINT_LIMIT
+    }
+
+    /// How a breakpoint is stepped over, in words.
+    #[must_use]
+    pub fn step_over(&self) -> String {
+        self.machine.step_over().to_string()
+    }
+
+    /// Starts the guest; its stops go to `session`.
+    ///
+    /// # Errors
+    /// If its threads cannot be started.
+    pub fn start(self, session: &Arc<Session>) -> anyhow::Result<RunningGuest> {
+        let _ = self.stops.0.set(Arc::clone(session));
+        let running = self.machine.start()?;
+        Ok(RunningGuest {
+            running,
+            session: Arc::clone(session),
+            cpus: self.cpus,
+            disk: self.disk,
+            started: Instant::now(),
+        })
+    }
+}
+
+/// Plugs in the NVMe controller with the disk of the run.
+fn attach_disk(machine: &mut Machine, disk: &Disk, cpus: u32) -> anyhow::Result<Option<DiskFile>> {
+    let config = ControllerConfig {
+        queue_pairs: u16::try_from(cpus).unwrap_or(MAX_QUEUE_PAIRS).clamp(1, MAX_QUEUE_PAIRS),
+        ..ControllerConfig::default()
+    };
+    let mut file = None;
+    let backend: Box<dyn Backend> = match disk {
+        Disk::Memory(bytes) => {
+            if *bytes == 0 || bytes % u64::from(config.block_size) != 0 || *bytes > DISK_MEMORY_LIMIT {
+                bail!(
+                    "a disk in memory has a multiple of {} bytes, up to 16G, not {bytes}",
+                    config.block_size
+                );
+            }
+            Box::new(MemoryBackend::new(
+                usize::try_from(*bytes).context("the disk is too large for this host")?,
+            ))
+        }
+        Disk::File(path) => {
+            let backend = WatchedBackend::new(RawFileBackend::open(path, config.block_size, false)?);
+            file = Some(DiskFile {
+                path: path.clone(),
+                failures: backend.failures(),
+            });
+            Box::new(backend)
+        }
+    };
+    let address = PciAddress::new(NVME_SLOT, 0).context("no such PCI address")?;
+    NvmeDevice::attach(machine, address, config, vec![backend])?;
+    Ok(file)
+}
+
+/// A guest that runs.
+pub struct RunningGuest {
+    running: RunningMachine,
+    session: Arc<Session>,
+    cpus: u32,
+    started: Instant,
+    disk: Option<DiskFile>,
+}
+
+/// Stops the machine from another thread.
+struct Control(MachineHandle);
+
+impl RunControl for Control {
+    fn request_stop(&self) {
+        self.0.stop();
+    }
+}
+
+impl RunningGuest {
+    /// A handle by which another thread can stop the guest.
+    #[must_use]
+    pub fn control(&self) -> Arc<dyn RunControl> {
+        Arc::new(Control(self.running.handle()))
+    }
+
+    /// Waits for the guest's end, at most `limit`; has the session look at every processor; ends the machine.
+    #[must_use]
+    pub fn wait(self, limit: Duration) -> End {
+        let reason = self.running.wait(Some(limit));
+        let duration_ms = self.started.elapsed().as_millis() as u64;
+        let (kind, detail) = describe(&reason);
+        let mut end = End {
+            kind,
+            detail,
+            duration_ms,
+            ..End::default()
+        };
+        for cpu in self.running.statistics() {
+            end.kvm_runs += cpu.runs;
+            end.debug_exits += cpu.debug_exits;
+            end.other_exits += cpu.pio_exits + cpu.mmio_exits + cpu.msr_exits + cpu.other_exits;
+            end.hit_requests += cpu.hit_requests;
+            end.hits += cpu.hits;
+        }
+        for cpu in order_of_last_looks(&reason, self.cpus) {
+            let session = Arc::clone(&self.session);
+            end.activities.extend(activity(&reason, cpu).map(|text| (cpu, text)));
+            self.running
+                .inspect(cpu, move |stopped| session.look(&mut KvmCpu::new(stopped)));
+        }
+        end.failures.extend(self.disk.and_then(|disk| {
+            let (first, count) = disk.failures.summary()?;
+            let path = disk.path.display();
+            Some(format!("the disk image {path} failed {count} times, first: {first}"))
+        }));
+        self.session.close(&mut end);
+        end
+    }
+}
+
+fn describe(reason: &ExitReason) -> (EndKind, Option<String>) {
+    let kind = match reason {
+        ExitReason::PowerOff => return (EndKind::PowerOff, None),
+        ExitReason::Reset => EndKind::Reset,
+        ExitReason::TripleFault { .. } => EndKind::TripleFault,
+        ExitReason::TimeLimit => EndKind::TimeLimit,
+        ExitReason::InternalError(_) => EndKind::InternalError,
+        ExitReason::Breakpoint { .. } | ExitReason::Stopped => EndKind::Stopped,
+        ExitReason::Failed(_) => EndKind::Failed,
+    };
+    (kind, Some(reason.to_string()))
+}
+
+/// The processor after a triple fault comes last: KVM may have reset it, and the first one looked at is the one by whose
+/// page tables guest memory is read.
+fn order_of_last_looks(reason: &ExitReason, cpus: u32) -> impl Iterator<Item = u32> {
+    let last = match reason {
+        ExitReason::TripleFault { cpu } => Some(*cpu),
+        _ => None,
+    };
+    (0..cpus).filter(move |&cpu| Some(cpu) != last).chain(last)
+}
+
+/// What the exit reason says about one processor.
+fn activity(reason: &ExitReason, cpu: u32) -> Option<String> {
+    match reason {
+        ExitReason::InternalError(error) if error.cpu == cpu => Some(match error.instruction() {
+            Some((text, _)) if error.suberror == InternalError::EMULATION => {
+                format!("this KVM cannot execute `{text}`")
+            }
+            _ => error.to_string(),
+        }),
+        ExitReason::TripleFault { cpu: at } if *at == cpu => {
+            Some("triple fault; KVM may have reset it, then its registers say nothing".to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// The guest's serial output: to the log, and to a second place if asked for.
+struct SerialLog {
+    log: File,
+    copy: Option<Box<dyn Write + Send>>,
+}
+
+impl SerialLog {
+    fn create(options: &GuestOptions) -> anyhow::Result<Self> {
+        let path = &options.serial_log;
+        let log = File::create(path).with_context(|| format!("cannot write the serial log {}", path.display()))?;
+        let copy: Option<Box<dyn Write + Send>> = match &options.serial_copy {
+            None => None,
+            Some(path) if path.as_os_str() == "-" => Some(Box::new(io::stderr())),
+            Some(path) => {
+                let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+                Some(Box::new(file))
+            }
+        };
+        Ok(Self { log, copy })
+    }
+}
+
+impl Write for SerialLog {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(copy) = &mut self.copy {
+            // The log is what counts.
+            let _ = copy.write_all(bytes).and_then(|()| copy.flush());
+        }
+        self.log.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.log.flush()
+    }
+}
+
+/// What a file is for, as the loader block says it.
+#[must_use]
+pub fn boot_file(name: &str, kind: FileKind, data: &[u8]) -> BootFile {
+    BootFile {
+        name: name.to_owned(),
+        kind,
+        data: data.to_vec(),
+    }
+}

@@ -1,0 +1,143 @@
+//! What a session has to be told before the guest starts, and what it is told when the guest has ended. Both are part
+//! of a recording, so that a replay is told the same.
+
+use serde::{Deserialize, Serialize};
+
+use crate::report::{ProcessorState, RunInfo, TraceInfo};
+use crate::windows::SymbolTable;
+
+/// Exported data of a guest module that the report is to show.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportRequest {
+    /// File name of the module, such as `ntoskrnl.exe`; `nt` is the kernel.
+    pub module: String,
+    /// Name of the export.
+    pub name: String,
+    /// Number of bytes, at most [`ExportRequest::LIMIT`].
+    pub length: u32,
+}
+
+impl ExportRequest {
+    /// Most bytes that are dumped of one export.
+    pub const LIMIT: u32 = 1 << 16;
+}
+
+impl std::fmt::Display for ExportRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}!{}", self.module, self.name)
+    }
+}
+
+/// Told before the guest starts.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Config {
+    /// File name of the driver under test, by which it is known in the guest.
+    pub target: String,
+    /// Number of virtual processors, 1 to 64.
+    pub processors: u32,
+    /// How many hooks can be set at once.
+    pub hooks: usize,
+    /// How a breakpoint is stepped over, in words.
+    pub step_over: String,
+    /// Exported data to show.
+    pub exports: Vec<ExportRequest>,
+    /// Symbols of the images that the run was started with.
+    pub symbols: SymbolTable,
+    /// How the run was started.
+    pub run: RunInfo,
+}
+
+impl Config {
+    /// Puts what a damaged recording may hold back into its ranges.
+    pub fn sanitize(&mut self) {
+        self.processors = self.processors.clamp(1, 64);
+        self.exports.truncate(64);
+        for export in &mut self.exports {
+            export.length = export.length.min(ExportRequest::LIMIT);
+        }
+    }
+}
+
+/// What ended the run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndKind {
+    /// The guest powered the machine off.
+    PowerOff,
+    /// The guest reset the machine.
+    Reset,
+    /// A processor shut down after a triple fault.
+    TripleFault,
+    /// The wall-clock limit was reached.
+    TimeLimit,
+    /// KVM could not execute an instruction.
+    InternalError,
+    /// The user interrupted the run.
+    Interrupted,
+    /// The session or another handler stopped the machine.
+    Stopped,
+    /// The host failed.
+    Failed,
+    /// An event trace does not say how its run ended.
+    NotRecorded,
+    /// The recording ends without saying how.
+    #[default]
+    Unknown,
+}
+
+impl EndKind {
+    /// As it is written in reports.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::PowerOff => "power off",
+            Self::Reset => "reset",
+            Self::TripleFault => "triple fault",
+            Self::TimeLimit => "time limit",
+            Self::InternalError => "internal error",
+            Self::Interrupted => "interrupted",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+            Self::NotRecorded => "not recorded",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Told when the guest has ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// What ended it.
+    pub kind: EndKind,
+    /// One sentence more, where there is more to say.
+    pub detail: Option<String>,
+    /// Wall-clock time from the start of the guest, in milliseconds.
+    pub duration_ms: u64,
+    /// Wall-clock time from the arming of the breakpoints, in milliseconds.
+    pub armed_ms: u64,
+    /// `KVM_RUN` calls of all vCPUs.
+    pub kvm_runs: u64,
+    /// Exits for breakpoints and single steps.
+    pub debug_exits: u64,
+    /// All other exits.
+    pub other_exits: u64,
+    /// Times a vCPU had to wait because a queue was full.
+    pub queue_waits: u64,
+    /// Breakpoint hits that the machine handed over.
+    pub hits: u64,
+    /// System calls other than `KVM_RUN` that hits needed.
+    pub hit_requests: u64,
+    /// What processors were doing, by number, where the machine can tell.
+    pub activities: Vec<(u32, String)>,
+    /// The event trace that was written.
+    pub trace: Option<TraceInfo>,
+    /// Host failures during the run: a full disk.
+    pub failures: Vec<String>,
+}
+
+/// What a last look at the processors of a stopped machine gave.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LastLook {
+    /// What each processor was doing.
+    pub processors: Vec<ProcessorState>,
+}

@@ -1,0 +1,86 @@
+//! From a hit to an event: reads the operands of a lock call as its contract says.
+//!
+//! Talks to the contract table and to the stopped processor. It must not know what is legal, nor keep anything between
+//! hits. The number of guest reads is fixed by the routine: return address, thread, at most one stack argument, one
+//! handle field and one lock word.
+
+use storlock_check::contract::{Contract, Place, QUEUE_HANDLE_LOCK_FLAGS, Register, Width};
+use storlock_check::event::{Context, LockCall, LockOperand};
+
+use crate::target::{CpuState, Registers};
+
+/// Offset of `CurrentThread` from the GS base of a processor in kernel mode: `KPCR.Prcb` at 180h, `CurrentThread` at 8.
+const CURRENT_THREAD: u64 = 0x188;
+/// RFLAGS.IF.
+const INTERRUPT_FLAG: u64 = 1 << 9;
+
+/// Who runs on this processor, as seen at the first instruction of a routine.
+pub(crate) fn context(cpu: &(impl CpuState + ?Sized)) -> Context {
+    let registers = cpu.registers();
+    let special = cpu.special();
+    let quadword = |address: u64| read_quadword(cpu, address).unwrap_or(0);
+    Context {
+        processor: cpu.index(),
+        irql: special.irql(),
+        interrupts: registers.rflags & INTERRUPT_FLAG != 0,
+        thread: quadword(special.gs_base.wrapping_add(CURRENT_THREAD)),
+        stack_pointer: registers.rsp(),
+        return_address: quadword(registers.rsp()),
+    }
+}
+
+/// The call of one of `rows`, which share an export; `None` if the multiplexed export was called for something else or
+/// an operand without which nothing can be said is not readable.
+pub(crate) fn lock_call(
+    cpu: &(impl CpuState + ?Sized),
+    rows: &[&'static Contract],
+    context: Context,
+) -> Option<(LockCall, &'static Contract)> {
+    let registers = cpu.registers();
+    let read = |place| argument(cpu, &registers, place);
+    let row = *rows.iter().find(|row| row.selected(read))?;
+    let mut operand = row.decode(read)?;
+    let named = Contract::handle_lock_field(&operand).and_then(|field| read_quadword(cpu, field));
+    if let LockOperand::QueuedHandle { lock, .. } = &mut operand {
+        *lock = named.map(|value| value & !QUEUE_HANDLE_LOCK_FLAGS);
+    }
+    let of_kind = Contract::handle_kind_field(&operand).and_then(|field| cpu.read_u32(field).ok());
+    if let LockOperand::StorPortHandle { kind, .. } = &mut operand {
+        *kind = of_kind;
+    }
+    let word = row
+        .lock_word(&operand)
+        .and_then(|(address, width)| lock_word(cpu, address, width));
+    let call = LockCall {
+        routine: row.routine,
+        context,
+        operand,
+        old_irql: row.decode_old_irql(read),
+        word,
+    };
+    Some((call, row))
+}
+
+fn lock_word(cpu: &(impl CpuState + ?Sized), address: u64, width: Width) -> Option<u64> {
+    match width {
+        Width::Byte => cpu.read_u8(address).ok().map(u64::from),
+        Width::Dword => cpu.read_u32(address).ok().map(u64::from),
+        Width::Qword => read_quadword(cpu, address),
+    }
+}
+
+fn argument(cpu: &(impl CpuState + ?Sized), registers: &Registers, place: Place) -> Option<u64> {
+    match place {
+        Place::Register(register) | Place::Narrow(register, _) => Some(match register {
+            Register::Rcx => registers.rcx(),
+            Register::Rdx => registers.rdx(),
+            Register::R8 => registers.r8(),
+            Register::R9 => registers.r9(),
+        }),
+        Place::Stack(offset) => read_quadword(cpu, registers.rsp().checked_add(u64::from(offset))?),
+    }
+}
+
+fn read_quadword(cpu: &(impl CpuState + ?Sized), address: u64) -> Option<u64> {
+    cpu.read_u64(address).ok()
+}

@@ -1,0 +1,237 @@
+//! Violations with what is known about where they came from, in the form of the report.
+
+use std::collections::HashMap;
+
+use storlock_check::event::{LockCall, LockOperand};
+use storlock_check::identity::stor_spinlock_name;
+use storlock_check::rules::{self, Cause, HandleBefore, HandleNow, PriorCall, Shortfall, Step};
+
+use super::attribution::Attribution;
+use super::calls::routine_name;
+use crate::report::{HistoryEntry, Location, Verdict, Violation};
+
+/// Attributions by the violation's place in the checker's list, which is bounded.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    attributions: HashMap<usize, Attribution>,
+}
+
+impl Findings {
+    pub(crate) fn insert(&mut self, index: usize, attribution: Attribution) {
+        self.attributions.entry(index).or_insert(attribution);
+    }
+
+    /// The violations for the report: semantic ones first, each kind in the order of discovery.
+    pub(crate) fn list(&self, violations: &[rules::Violation]) -> Vec<Violation> {
+        let unknown = Attribution::default();
+        let numbered = violations.iter().enumerate();
+        let mut list: Vec<Violation> = numbered
+            .map(|(index, violation)| describe(violation, self.attributions.get(&index).unwrap_or(&unknown)))
+            .collect();
+        list.sort_by_key(|violation| (violation.verdict, violation.event));
+        list
+    }
+}
+
+fn describe(v: &rules::Violation, attribution: &Attribution) -> Violation {
+    let rule = v.rule.rule();
+    let place = |address: u64| {
+        attribution
+            .places
+            .get(&address)
+            .cloned()
+            .unwrap_or_else(|| Location::unknown(address))
+    };
+    let history = v.history.iter().rev();
+    let context = &v.call.context;
+    Violation {
+        rule: rule.name.to_owned(),
+        rule_text: rule.text.to_owned(),
+        rule_source: rule.source.to_owned(),
+        verdict: match v.verdict {
+            rules::Verdict::Semantic => Verdict::Semantic,
+            rules::Verdict::Literal => Verdict::Literal,
+            rules::Verdict::Suspect => Verdict::Suspect,
+        },
+        concerns_target: v.concerns_target,
+        cause: v.cause.name().to_owned(),
+        message: v.cause.text().to_owned(),
+        evidence: evidence(v, &place),
+        routine: routine_name(v.call.routine),
+        operands: operands(&v.call),
+        lock: v.lock.to_string(),
+        caller: if attribution.caller.address == 0 {
+            Location::unknown(context.return_address)
+        } else {
+            attribution.caller.clone()
+        },
+        caller_note: attribution.caller_note.clone(),
+        stack: attribution.stack.clone(),
+        stack_note: attribution.stack_note.clone(),
+        vcpu: context.processor,
+        thread: context.thread,
+        irql: context.irql,
+        event: v.sequence,
+        history: history.map(|entry| past(&entry.call, entry.step, &place)).collect(),
+        history_evicted: v.history_evicted,
+        count: v.count,
+    }
+}
+
+fn past(call: &PriorCall, step: Step, place: &impl Fn(u64) -> Location) -> HistoryEntry {
+    let made = match step {
+        Step::Attempt => "entered",
+        Step::Acquired => "acquired by",
+        Step::Failed => "not acquired by",
+        Step::Released => "released by",
+        Step::Nested => "nested call of",
+        Step::Unknown => "released in unknown state by",
+        Step::Violation => "contract broken by",
+    };
+    HistoryEntry {
+        event: call.sequence,
+        what: format!("{made} {}", routine_name(call.routine)),
+        caller: place(call.context.return_address),
+        vcpu: call.context.processor,
+        thread: call.context.thread,
+        irql: call.context.irql,
+    }
+}
+
+/// The sentences that say what the verdict rests on.
+fn evidence(v: &rules::Violation, place: &impl Fn(u64) -> Location) -> Vec<String> {
+    let mut sentences = Vec::new();
+    match v.call.word {
+        Some(0) => sentences.push("the lock word was 0 at the call: nobody held the lock".to_owned()),
+        Some(word) => sentences.push(format!(
+            "the lock word was {word:#x} at the call: somebody held the lock"
+        )),
+        None => {}
+    }
+    let told = |what: &str, call: &PriorCall| {
+        format!(
+            "{what} event {}, {} from {} on vCPU {}, thread {:#x}",
+            call.sequence,
+            routine_name(call.routine),
+            place(call.context.return_address),
+            call.context.processor,
+            call.context.thread
+        )
+    };
+    match &v.acquire {
+        Some(call) => sentences.push(told("its acquire is", call)),
+        None => sentences.push("no acquire of this lock by this thread or processor is open".to_owned()),
+    }
+    if let Some(call) = &v.holder {
+        sentences.push(told("the lock is held by", call));
+    }
+    sentences.extend(v.handle_before.as_ref().map(|before| handle_before(v, before)));
+    if let Some(call) = &v.released_before {
+        let what = "the last that this caller did to the lock was to release it:";
+        let mut sentence = told(what, call);
+        if v.cause != Cause::ReleasedTwice {
+            sentence += "; it has taken other locks since, so whether it means that acquire is not known";
+        }
+        sentences.push(sentence);
+    }
+    if let Some(lock) = &v.also_acquired {
+        sentences.push(format!("the caller has acquired and not released another lock: {lock}"));
+    }
+    for (flag, text) in SHORTFALLS {
+        if v.shortfall.contains(*flag) {
+            sentences.push((*text).to_owned());
+        }
+    }
+    sentences
+}
+
+/// What the memory of the handle was used for before, and what speaks for and against its being the same handle still.
+fn handle_before(v: &rules::Violation, before: &HandleBefore) -> String {
+    let HandleBefore { lock, acquire, .. } = before;
+    let kind = match v.call.operand {
+        LockOperand::StorPortHandle { kind: Some(kind), .. } => stor_spinlock_name(kind),
+        _ => None,
+    };
+    let now = match (before.now, kind) {
+        (HandleNow::Unread, _) => "what it names now could not be read".to_owned(),
+        (HandleNow::Empty, _) => "it names no lock now".to_owned(),
+        (HandleNow::Same, _) if before.frame_left => {
+            "it still names that kind of lock, but its stack frame may have been left since: whether it is the same \
+             handle is not known"
+                .to_owned()
+        }
+        (HandleNow::Same, _) => "it has not changed since, as far as can be seen".to_owned(),
+        (HandleNow::Other, Some(name)) => format!("it names a {name} now"),
+        (HandleNow::Other, None) => "it names another lock now".to_owned(),
+    };
+    let used = match (before.now, before.frame_left) {
+        (HandleNow::Same, false) => format!("the handle is that of {lock}"),
+        _ => format!("the handle's memory held the handle of {lock} before"),
+    };
+    let released = match before.released {
+        Some(event) => format!("released at event {event}"),
+        None => "of which no release was seen".to_owned(),
+    };
+    format!("{used}, acquired at event {acquire} and {released}; {now}")
+}
+
+const SHORTFALLS: &[(Shortfall, &str)] = &[
+    (
+        Shortfall::UNWATCHED,
+        "a routine that could have acquired or released the lock is not watched",
+    ),
+    (
+        Shortfall::UNSEEN_HOLDER,
+        "somebody holds the lock whose acquire was not seen",
+    ),
+    (Shortfall::DISTURBED, "an earlier wrong release has upset the lock"),
+    (
+        Shortfall::UNORDERED,
+        "the order of the events over all processors is not known",
+    ),
+    (
+        Shortfall::LATE,
+        "the watch began while the driver was running: the acquire may be older",
+    ),
+];
+
+fn operands(call: &LockCall) -> Vec<String> {
+    let mut list = match call.operand {
+        LockOperand::Address(lock) => vec![format!("SpinLock = {lock:#x}")],
+        LockOperand::Queued { lock, handle } => {
+            vec![format!("SpinLock = {lock:#x}"), format!("LockHandle = {handle:#x}")]
+        }
+        LockOperand::QueuedHandle { handle, lock } => {
+            let names = lock.map(|lock| format!(" (of lock {lock:#x})")).unwrap_or_default();
+            vec![format!("LockHandle = {handle:#x}{names}")]
+        }
+        LockOperand::StorPort {
+            adapter,
+            kind,
+            context,
+            handle,
+        } => vec![
+            format!("HwDeviceExtension = {adapter:#x}"),
+            format!("SpinLock = {kind}"),
+            format!("LockContext = {context:#x}"),
+            format!("LockHandle = {handle:#x}"),
+        ],
+        LockOperand::StorPortHandle { adapter, handle, kind } => {
+            let names = kind.map(|kind| format!(" (of lock kind {kind})")).unwrap_or_default();
+            vec![
+                format!("HwDeviceExtension = {adapter:#x}"),
+                format!("LockHandle = {handle:#x}{names}"),
+            ]
+        }
+        LockOperand::Msi { adapter, message } => {
+            vec![
+                format!("HwDeviceExtension = {adapter:#x}"),
+                format!("MessageId = {message}"),
+            ]
+        }
+        LockOperand::Interrupt(object) => vec![format!("Interrupt = {object:#x}")],
+        LockOperand::Cancel => Vec::new(),
+    };
+    list.extend(call.old_irql.map(|irql| format!("NewIrql = {irql}")));
+    list
+}

@@ -1,0 +1,279 @@
+//! The end of a run: a last look at the stopped machine, and the report.
+
+use std::sync::atomic::Ordering;
+
+use storlock_check::rules;
+
+use super::Session;
+use super::config::{End, EndKind};
+use super::discovery::module_list;
+use super::state::{Stage, State};
+use crate::outcome::{self, Condition};
+use crate::report::{
+    BugCheck, ConditionNote, Cost, EndOfRun, LockSummary, ProcessorState, Report, SCHEMA, WatchInfo, WatchedRoutine,
+};
+use crate::target::recorder::Recorder;
+use crate::target::recording::Frame;
+use crate::target::{CpuState, GuestMemory};
+
+/// The exported record of a bug check: code and four parameters.
+const BUG_CHECK_DATA: &str = "KiBugCheckData";
+
+impl Session {
+    /// A processor of the stopped machine.
+    pub(crate) fn last_look(&self, state: &mut State, cpu: &Recorder<'_>) {
+        if state.last_look.processors.is_empty() {
+            state.bug_check = state.read_bug_check(cpu);
+            state.dump_exports(cpu, &self.config.exports, |export, bytes| export.at_end = Some(bytes));
+        }
+        let (stack, stack_note) = state.stack(cpu);
+        let location = state.locate(cpu, cpu.registers().rip, true);
+        state.last_look.processors.push(ProcessorState {
+            vcpu: cpu.index(),
+            location,
+            irql: cpu.special().irql(),
+            activity: None,
+            stack,
+            stack_note,
+        });
+        state.last_look.processors.sort_by_key(|processor| processor.vcpu);
+    }
+
+    /// Ends a live run: completes `end` with what only the session knows, and closes trace and recording.
+    pub fn close(&self, end: &mut End) {
+        {
+            let state = self.lock();
+            end.armed_ms = state.armed.map_or(0, |armed| armed.elapsed().as_millis() as u64);
+        }
+        if let Some(trace) = &self.trace {
+            end.queue_waits += trace.waits();
+            let info = trace.finish();
+            if let Some(error) = &info.error {
+                end.failures
+                    .push(format!("the event trace {} is incomplete: {error}", info.file));
+            }
+            end.trace = Some(info);
+        }
+        if let Some(recording) = &self.recording {
+            end.queue_waits += recording.waits();
+            if let Ok(json) = serde_json::to_vec(end) {
+                recording.push(Frame::End(json));
+            }
+            if let Err(error) = recording.finish() {
+                end.failures.push(format!("the recording is incomplete: {error}"));
+            }
+        }
+    }
+
+    /// The report of the run that ended with `end`.
+    #[must_use]
+    pub fn report(&self, end: &End) -> Report {
+        let state = self.lock();
+        let conditions = self.conditions(&state, end);
+        let held: Vec<Condition> = conditions.iter().map(|note| note.condition).collect();
+        let mut run = self.config.run.clone();
+        run.duration_ms = end.duration_ms;
+        Report {
+            schema: SCHEMA.to_owned(),
+            tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+            outcome: outcome::outcome(&held),
+            exit_code: outcome::exit_code(&held),
+            conditions,
+            run,
+            end: end_of_run(&state, end),
+            target: state.target.as_ref().map(|(module, _)| module.clone()),
+            modules: module_list(&state.modules),
+            watch: self.watch_info(&state),
+            violations: state.findings.list(state.checker.violations()),
+            calls: state.calls.list(|id| state.modules.name(id)),
+            locks: lock_summary(&state),
+            cost: cost(&state, end),
+            trace: end.trace.clone(),
+            exports: state.exports.clone(),
+            notes: state.notes.clone(),
+        }
+    }
+
+    fn conditions(&self, state: &State, end: &End) -> Vec<ConditionNote> {
+        let mut list = Vec::new();
+        let mut add = |condition, reason: String| list.push(ConditionNote { condition, reason });
+        if end.kind == EndKind::Interrupted {
+            add(
+                Condition::Interrupted,
+                "the run was interrupted; this report covers what was seen until then".into(),
+            );
+        }
+        if let Some(reason) = host_failure(state, end) {
+            add(Condition::Infrastructure, reason);
+        }
+        for failure in &end.failures {
+            add(Condition::Infrastructure, failure.clone());
+        }
+        let violations = state.checker.violations().iter();
+        let defects = violations
+            .filter(|v| v.verdict == rules::Verdict::Semantic && v.concerns_target)
+            .count();
+        if defects > 0 {
+            add(
+                Condition::Defect,
+                format!(
+                    "contracts of lock routines were broken in {defects} place{}",
+                    plural(defects)
+                ),
+            );
+        }
+        if let Some(reason) = guest_failure(state, end) {
+            add(Condition::GuestFailed, reason);
+        }
+        let violations = state.checker.violations().iter();
+        let suspects = violations
+            .filter(|v| v.verdict == rules::Verdict::Suspect && v.concerns_target)
+            .count();
+        if suspects > 0 {
+            add(
+                Condition::Inconclusive,
+                format!(
+                    "{suspects} place{} look like broken contracts, but the evidence is too short for a verdict",
+                    plural(suspects)
+                ),
+            );
+        }
+        match &state.stage {
+            Stage::Armed => {
+                let acquires = state.target.as_ref().map_or(0, |(_, id)| state.calls.acquires(*id));
+                if acquires == 0 && defects == 0 {
+                    let reason = format!("{} never acquired a lock by a watched routine", self.config.target);
+                    add(Condition::NotApplicable, reason);
+                }
+            }
+            other => add(Condition::Inconclusive, not_armed(other, &self.config.target)),
+        }
+        list
+    }
+
+    fn watch_info(&self, state: &State) -> WatchInfo {
+        let watches = self.watches.get().map(Vec::as_slice).unwrap_or_default();
+        let routines = watches.iter().map(|watch| WatchedRoutine {
+            routine: watch.name.clone(),
+            address: watch.hook.address,
+            reason: watch.reason.clone(),
+            hits: watch.hits.load(Ordering::Relaxed),
+        });
+        WatchInfo {
+            routines: routines.collect(),
+            gaps: state.gaps.clone(),
+            summary: state.plan_summary.clone(),
+            step_over: self.config.step_over.clone(),
+            catch_return: !watches.is_empty() && watches.len() < self.config.hooks,
+            armed_at: state.armed_at,
+            not_armed: (!matches!(state.stage, Stage::Armed)).then(|| not_armed(&state.stage, &self.config.target)),
+        }
+    }
+}
+
+impl State {
+    fn read_bug_check(&self, memory: &impl GuestMemory) -> Option<BugCheck> {
+        let address = self.kernel.as_ref()?.address_of(BUG_CHECK_DATA)?;
+        let field = |index: u64| memory.read_u64(address.checked_add(index * 8)?).ok();
+        let code = field(0).filter(|&code| code != 0)?;
+        Some(BugCheck {
+            code,
+            parameters: [field(1)?, field(2)?, field(3)?, field(4)?],
+        })
+    }
+}
+
+fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+fn not_armed(stage: &Stage, target: &str) -> String {
+    match stage {
+        Stage::Booting => {
+            "the guest's kernel was not found: it never wrote LSTAR with an address of its code".to_owned()
+        }
+        Stage::Waiting(_) => format!("the guest never loaded {target}"),
+        Stage::Failed(reason) => reason.clone(),
+        Stage::Armed => String::new(),
+    }
+}
+
+fn host_failure(state: &State, end: &End) -> Option<String> {
+    let detail = end.detail.clone().unwrap_or_default();
+    match end.kind {
+        EndKind::Failed => Some(format!("the host failed: {detail}")),
+        EndKind::InternalError => Some(not_executable(state, end, &detail)),
+        EndKind::Unknown => Some("the recording ends before the run did".to_owned()),
+        _ => None,
+    }
+}
+
+/// Where the instruction is that KVM gave up on, and what to do about it.
+fn not_executable(state: &State, end: &End, detail: &str) -> String {
+    let processors = state.last_look.processors.iter();
+    let told = processors.filter_map(|processor| {
+        let (_, activity) = end.activities.iter().find(|(vcpu, _)| *vcpu == processor.vcpu)?;
+        Some(format!("{activity} at {}", processor.location))
+    });
+    let what = told.into_iter().next().unwrap_or_else(|| detail.to_owned());
+    format!(
+        "{what}: run it on a machine whose KVM has hardware virtualization (kvm_amd or kvm_intel), or in the project's lab \
+         (scripts/lab/run)"
+    )
+}
+
+fn guest_failure(state: &State, end: &End) -> Option<String> {
+    match (end.kind, state.bug_check) {
+        (_, Some(bug_check)) => Some(format!("the guest crashed: bug check {:#x}", bug_check.code)),
+        (EndKind::Reset, None) => Some("the guest reset the machine".to_owned()),
+        (EndKind::TripleFault, None) => Some("the guest crashed: triple fault".to_owned()),
+        (EndKind::TimeLimit, None) => Some(format!("the guest had not ended after {} s", end.duration_ms / 1000)),
+        _ => None,
+    }
+}
+
+fn end_of_run(state: &State, end: &End) -> EndOfRun {
+    let by_itself = end.kind == EndKind::PowerOff && state.bug_check.is_none();
+    let mut processors = if by_itself {
+        Vec::new()
+    } else {
+        state.last_look.processors.clone()
+    };
+    for processor in &mut processors {
+        let told = end.activities.iter().find(|(vcpu, _)| *vcpu == processor.vcpu);
+        processor.activity = told.map(|(_, activity)| activity.clone());
+    }
+    EndOfRun {
+        kind: end.kind.text().to_owned(),
+        detail: end.detail.clone(),
+        bug_check: state.bug_check,
+        processors,
+    }
+}
+
+fn lock_summary(state: &State) -> LockSummary {
+    let statistics = state.checker.statistics();
+    LockSummary {
+        unknown_releases: statistics.unknown_releases,
+        remembered: state.checker.remembered().0 as u64,
+        matched: statistics.matched,
+        nested: statistics.nested,
+        evictions: statistics.idle_locks_evicted
+            + statistics.acquired_locks_evicted
+            + statistics.handles_evicted
+            + statistics.records_evicted,
+    }
+}
+
+fn cost(state: &State, end: &End) -> Cost {
+    Cost {
+        hits: state.hits,
+        target_hits: state.target_hits,
+        hits_per_second: state.hits.saturating_mul(1000).checked_div(end.armed_ms).unwrap_or(0),
+        kvm_runs: end.kvm_runs,
+        debug_exits: end.debug_exits,
+        other_exits: end.other_exits,
+        queue_waits: end.queue_waits,
+        hit_requests: end.hit_requests,
+    }
+}

@@ -1,0 +1,117 @@
+//! What a session does with a decoded hit, under its lock.
+
+use storlock_check::checker::{Response, ReturnInterest};
+use storlock_check::contract::Contract;
+use storlock_check::event::{Context, DISPATCH_LEVEL, EventKind, LockCall, LockReturn};
+
+use super::Session;
+use super::state::{OpenReturn, Stage, State};
+use crate::target::recorder::Recorder;
+use crate::target::{Action, GuestMemory};
+
+/// What a CALL pushes: RSP after the return is that much higher than at the entry.
+const RETURN_ADDRESS_BYTES: u64 = 8;
+
+impl Session {
+    /// A lock routine was entered.
+    pub(crate) fn called(
+        &self,
+        state: &mut State,
+        cpu: &Recorder<'_>,
+        call: LockCall,
+        row: &'static Contract,
+    ) -> Action {
+        if !state.hit(cpu, &call.context, Some(row)) {
+            return Action::Resume;
+        }
+        let response = self.check(state, EventKind::LockCall(call));
+        self.found(state, cpu, response);
+        // A return that would only be useful is not worth a second exit on every call.
+        if response.interest != ReturnInterest::Needed || !self.can_catch() {
+            return Action::Resume;
+        }
+        let cookie = state.sequence;
+        state.open_return(OpenReturn {
+            cookie,
+            routine: call.routine,
+            operand: call.operand,
+        });
+        Action::CatchReturn {
+            return_address: call.context.return_address,
+            stack_pointer: call.context.stack_pointer.wrapping_add(RETURN_ADDRESS_BYTES),
+            cookie,
+        }
+    }
+
+    /// A lock routine came back.
+    pub(crate) fn returned(&self, state: &mut State, cpu: &Recorder<'_>, context: Context, value: u32, cookie: u64) {
+        let Some(open) = state.close_return(cookie) else { return };
+        let event = LockReturn {
+            call: cookie,
+            routine: open.routine,
+            operand: open.operand,
+            value,
+            context,
+        };
+        let response = self.check(state, EventKind::LockReturn(event));
+        self.found(state, cpu, response);
+    }
+
+    /// A multiplexed export was entered for something that is no lock call. All that it shows is an IRQL, which is news
+    /// once a processor.
+    pub(crate) fn other_hit(&self, state: &mut State, cpu: &Recorder<'_>, context: Context) {
+        let bit = 1u64.checked_shl(context.processor).unwrap_or(0);
+        let news = context.irql < DISPATCH_LEVEL && state.seen_low & bit == 0;
+        if state.hit(cpu, &context, None) && news {
+            let kind = EventKind::IrqlSeen {
+                processor: context.processor,
+                irql: context.irql,
+            };
+            let response = self.check(state, kind);
+            self.found(state, cpu, response);
+        }
+    }
+
+    /// Hands an event to the checker and to the trace.
+    pub(crate) fn check(&self, state: &mut State, kind: EventKind) -> Response {
+        let event = self.event(state, kind);
+        state.checker.apply(&event)
+    }
+
+    fn found(&self, state: &mut State, cpu: &Recorder<'_>, response: Response) {
+        let Some(found) = response.found.filter(|found| found.first) else {
+            return;
+        };
+        if let Some(index) = found.index {
+            state.attribute(cpu, index);
+            self.violations.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    fn can_catch(&self) -> bool {
+        self.watches
+            .get()
+            .is_some_and(|watches| watches.len() < self.config.hooks)
+    }
+}
+
+impl State {
+    /// Counts a hit; false if the breakpoints are not in force, as when arming failed half-way.
+    fn hit(&mut self, memory: &impl GuestMemory, context: &Context, row: Option<&'static Contract>) -> bool {
+        if !matches!(self.stage, Stage::Armed) {
+            return false;
+        }
+        let module = self.module_of(memory, context.return_address);
+        self.hits += 1;
+        if self.target.as_ref().is_some_and(|(_, id)| *id == module) {
+            self.target_hits += 1;
+        }
+        if let Some(row) = row {
+            self.calls.count(row.routine, module);
+        }
+        if context.irql < DISPATCH_LEVEL {
+            self.seen_low |= 1u64.checked_shl(context.processor).unwrap_or(0);
+        }
+        true
+    }
+}

@@ -1,0 +1,198 @@
+//! One monitored run: from the first sight of the kernel to the report.
+//!
+//! Talks to the target by its traits, to the readers of Windows structures, to the checker and to the report. It must
+//! not know where stops come from: a live guest and a recording call the same [`Session::handle`]. The way of a hit:
+//! decode (a fixed number of guest reads), then under one lock: count, check, queue the event. The lock is held for
+//! about a microsecond; a processor that finds it taken spins before it sleeps, so that the way of a hit normally
+//! makes no system call. Only a violation costs more: its stack is unwound under the lock.
+
+mod arm;
+mod attribution;
+mod calls;
+pub mod config;
+mod decode;
+mod discovery;
+mod exports;
+mod findings;
+mod finish;
+mod hits;
+mod modules;
+mod queue;
+pub mod recording;
+pub mod replay;
+mod state;
+#[cfg(test)]
+mod tests;
+pub mod trace;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use storlock_check::contract::Contract;
+
+pub use self::config::{Config, End, EndKind, ExportRequest};
+use self::recording::Recording;
+use self::state::{Stage, State};
+use self::trace::Trace;
+use crate::target::recorder::Recorder;
+use crate::target::recording::Frame;
+use crate::target::{Action, CpuState, Hook, StopReason, StoppedCpu};
+
+/// How often a processor looks at a taken lock before it sleeps, and the longest pause between two looks, in pause
+/// instructions: together about a millisecond. That outlasts a holder that its host took off the processor for a
+/// moment, so that the way of a hit makes no system call even then.
+const LOOKS: u32 = 500;
+const LONGEST_PAUSE: u32 = 64;
+
+/// A watched export.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    pub(crate) hook: Hook,
+    /// `module!export`.
+    pub(crate) name: String,
+    /// The routines behind the export.
+    pub(crate) rows: Vec<&'static Contract>,
+    /// Why it was chosen.
+    pub(crate) reason: String,
+    pub(crate) hits: AtomicU64,
+}
+
+/// A monitored run.
+pub struct Session {
+    config: Config,
+    /// Set once, before the first of these hooks can be hit.
+    watches: OnceLock<Vec<Watch>>,
+    state: Mutex<State>,
+    recording: Option<Recording>,
+    trace: Option<Trace>,
+    /// Distinct violations so far, for who watches the run.
+    violations: AtomicU64,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// A session that waits for the guest's kernel. Events go to `trace`, stops to `recording`, if given.
+    #[must_use]
+    pub fn new(config: Config, trace: Option<Trace>, recording: Option<Recording>) -> Self {
+        let state = Mutex::new(State::new(&config));
+        Self {
+            config,
+            watches: OnceLock::new(),
+            state,
+            recording,
+            trace,
+            violations: AtomicU64::new(0),
+        }
+    }
+
+    /// What the session was told at its start.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// A processor has stopped: takes what there is to learn and says how it goes on. Called on the processor's own
+    /// thread; several may be in here at once.
+    pub fn handle(&self, cpu: &mut dyn StoppedCpu, reason: StopReason) -> Action {
+        let mut cpu = Recorder::new(cpu, Some(reason), self.recording.is_some());
+        match reason {
+            StopReason::LstarWrite(value) => {
+                let mut state = self.lock();
+                state.kernel_appeared(&mut cpu, value);
+                self.record(cpu, state);
+                Action::Resume
+            }
+            StopReason::Hook(id) => self.hook(cpu, id),
+            StopReason::CaughtReturn(cookie) => {
+                let context = decode::context(&cpu);
+                let value = cpu.registers().rax() as u32;
+                let mut state = self.lock();
+                self.returned(&mut state, &cpu, context, value, cookie);
+                self.record(cpu, state);
+                Action::Resume
+            }
+        }
+    }
+
+    fn hook(&self, mut cpu: Recorder<'_>, id: u32) -> Action {
+        let watch = self
+            .watches
+            .get()
+            .and_then(|watches| watches.iter().find(|w| w.hook.id == id));
+        let Some(watch) = watch else {
+            let mut state = self.lock();
+            if matches!(&state.stage, Stage::Waiting(waiting) if waiting.hook.id == id) {
+                self.driver_object_inserted(&mut state, &mut cpu);
+            }
+            self.record(cpu, state);
+            return Action::Resume;
+        };
+        watch.hits.fetch_add(1, Ordering::Relaxed);
+        let context = decode::context(&cpu);
+        let call = decode::lock_call(&cpu, &watch.rows, context);
+        let mut state = self.lock();
+        let action = if let Some((call, row)) = call {
+            self.called(&mut state, &cpu, call, row)
+        } else {
+            self.other_hit(&mut state, &cpu, context);
+            Action::Resume
+        };
+        self.record(cpu, state);
+        action
+    }
+
+    /// A last look at a processor of the stopped machine, before [`Session::report`]. Called once a processor, on
+    /// whatever thread may touch it.
+    pub fn look(&self, cpu: &mut dyn StoppedCpu) {
+        let cpu = Recorder::new(cpu, None, self.recording.is_some());
+        let mut state = self.lock();
+        self.last_look(&mut state, &cpu);
+        self.record(cpu, state);
+    }
+
+    /// Hands a stop to the recording while `state` is still locked, so that stops are recorded in the order in which
+    /// they were decided.
+    fn record(&self, cpu: Recorder<'_>, state: MutexGuard<'_, State>) {
+        if let (Some(recording), Some(stop)) = (&self.recording, cpu.finish()) {
+            recording.push(Frame::Stop(Box::new(stop)));
+        }
+        drop(state);
+    }
+
+    /// One line on how far the run is, for who watches it.
+    #[must_use]
+    pub fn progress(&self) -> String {
+        // Never waits for the lock: a processor might be waiting for the terminal then.
+        let Ok(state) = self.state.try_lock() else {
+            return "busy".to_owned();
+        };
+        let text = match &state.stage {
+            Stage::Booting => "waiting for the kernel".to_owned(),
+            Stage::Waiting(_) => format!("waiting for {}", self.config.target),
+            Stage::Armed => format!("{} hits", state.hits),
+            Stage::Failed(_) => "not watching".to_owned(),
+        };
+        format!("{text}, {} violations", self.violations.load(Ordering::Relaxed))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        let mut pause = 1;
+        for _ in 0..LOOKS {
+            if let Ok(guard) = self.state.try_lock() {
+                return guard;
+            }
+            // Looking takes the lock's cache line from its holder: less often, the longer it lasts.
+            (0..pause).for_each(|_| std::hint::spin_loop());
+            pause = (2 * pause).min(LONGEST_PAUSE);
+        }
+        // A panic under the lock leaves counters and records of events: still true, if not complete.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

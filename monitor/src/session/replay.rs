@@ -1,0 +1,166 @@
+//! Runs a session from a recording instead of a guest, and a checker from an event trace.
+//!
+//! Talks to the recording and trace readers. It must not know the command line. A recording calls the very same code as
+//! a live guest; a trace holds less (no memory), so its report has no stacks and names no symbols.
+
+use std::io::{self, Read};
+
+use storlock_check::event::{Event, EventKind};
+use storlock_check::trace::{EndMark, HEADER, Reader as TraceReader, TraceError};
+
+use super::Session;
+use super::attribution::Attribution;
+use super::config::{Config, End, EndKind};
+use super::modules::ModuleId;
+use super::state::{Stage, State};
+use crate::report::{ModuleInfo, Report};
+use crate::target::recording::{Frame, Reader, RecordingError};
+use crate::target::replay::ReplayCpu;
+
+/// Why a recording gives no report at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// It cannot be read from its start.
+    #[error(transparent)]
+    Recording(#[from] RecordingError),
+    /// It does not begin with a header, or with one that makes no sense.
+    #[error("the recording does not begin with a header: {0}")]
+    Header(String),
+    /// The file is neither a recording nor an event trace.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    /// The file cannot be read.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Replays a recording. If it is damaged further on, the report covers what is whole and says so.
+///
+/// # Errors
+/// [`ReplayError`] if not even its header is whole.
+pub fn recording(input: impl Read) -> Result<Report, ReplayError> {
+    let mut reader = Reader::new(input)?;
+    let mut config: Config = match reader.next()? {
+        Some(Frame::Header(json)) => serde_json::from_slice(&json).map_err(|e| ReplayError::Header(e.to_string()))?,
+        _ => return Err(ReplayError::Header("its first frame is something else".to_owned())),
+    };
+    config.run.replayed = true;
+    config.sanitize();
+    let session = Session::new(config, None, None);
+    let mut end = None;
+    let damage = loop {
+        match reader.next() {
+            Ok(Some(Frame::Stop(stop))) => {
+                let mut cpu = ReplayCpu::new(&stop);
+                match stop.reason {
+                    Some(reason) => drop(session.handle(&mut cpu, reason)),
+                    None => session.look(&mut cpu),
+                }
+            }
+            Ok(Some(Frame::End(json))) => end = serde_json::from_slice::<End>(&json).ok(),
+            Ok(Some(Frame::Header(_))) => {}
+            Ok(None) => break None,
+            Err(error) => break Some(error),
+        }
+    };
+    let mut end = end.unwrap_or_default();
+    end.failures.extend(damage.map(|error| error.to_string()));
+    Ok(session.report(&end))
+}
+
+/// Checks an event trace again. If it is damaged further on, the report covers what is whole and says so.
+///
+/// # Errors
+/// [`ReplayError`] if it cannot be read or is no trace.
+pub fn trace(mut input: impl Read) -> Result<Report, ReplayError> {
+    let mut bytes = Vec::with_capacity(HEADER);
+    input.read_to_end(&mut bytes)?;
+    let mut reader = TraceReader::new(&bytes)?;
+    let mut config = Config::default();
+    config.run.replayed = true;
+    let session = Session::new(config, None, None);
+    let mut end = End {
+        kind: EndKind::NotRecorded,
+        ..End::default()
+    };
+    let mut state = session.lock();
+    for event in &mut reader {
+        match event {
+            Ok(event) => state.replay(&event),
+            Err(error) => end.failures.push(error.to_string()),
+        }
+    }
+    match reader.end() {
+        Some(EndMark::Complete) => {}
+        Some(EndMark::DiskFull) => end.failures.push("the trace ends early: the disk was full".to_owned()),
+        Some(EndMark::CutOff) => end
+            .failures
+            .push("the trace ends early: the run was interrupted".to_owned()),
+        None => end
+            .failures
+            .push("the trace was cut off: it has no end mark".to_owned()),
+    }
+    state
+        .notes
+        .push("an event trace holds no memory: there are no call stacks and no names of functions".to_owned());
+    drop(state);
+    Ok(session.report(&end))
+}
+
+impl State {
+    /// Takes an event of a trace.
+    fn replay(&mut self, event: &Event) {
+        self.sequence = event.sequence;
+        match &event.kind {
+            EventKind::ModuleLoad(module) => self.module_loaded(module),
+            EventKind::WatchSetChanged(_) => {
+                self.stage = Stage::Armed;
+                self.armed_at = Some(event.sequence);
+            }
+            EventKind::LockCall(call) => {
+                let found = self.modules.find(call.context.return_address);
+                let module = found.map_or(ModuleId::UNKNOWN, |(_, id)| id);
+                self.hits += 1;
+                self.target_hits += u64::from(self.target.as_ref().is_some_and(|(_, id)| *id == module));
+                self.calls.count(call.routine, module);
+            }
+            _ => {}
+        }
+        let found = self.checker.apply(event).found.filter(|found| found.first);
+        if let Some(index) = found.and_then(|found| found.index) {
+            self.place(index);
+        }
+    }
+
+    fn module_loaded(&mut self, module: &storlock_check::event::Module) {
+        let info = ModuleInfo {
+            name: module.name.clone(),
+            base: module.base,
+            size: module.size,
+        };
+        self.modules.add(info.clone());
+        if let Some((_, id)) = self.modules.find(module.base).filter(|_| module.target) {
+            self.target = Some((info, id));
+        }
+    }
+
+    /// Names the modules of a violation's addresses.
+    fn place(&mut self, index: usize) {
+        let Some(violation) = self.checker.violations().get(index) else {
+            return;
+        };
+        let return_address = violation.call.context.return_address;
+        let calls = violation.history.iter().map(|entry| &entry.call);
+        let calls = calls.chain(&violation.acquire).chain(&violation.holder);
+        let places = calls
+            .map(|call| call.context.return_address)
+            .map(|at| (at, self.modules.locate(at, 1)))
+            .collect();
+        let attribution = Attribution {
+            caller: self.modules.locate(return_address, 1),
+            places,
+            ..Attribution::default()
+        };
+        self.findings.insert(index, attribution);
+    }
+}

@@ -1,0 +1,159 @@
+//! What a session remembers between stops; everything here is behind its one lock.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use storlock_check::checker::{Checker, Limits};
+use storlock_check::contract::Routine;
+use storlock_check::event::{Event, EventKind, LockOperand, Order};
+
+use super::Session;
+use super::calls::Calls;
+use super::config::{Config, LastLook};
+use super::findings::Findings;
+use super::modules::{ModuleId, ModuleMap};
+use crate::report::{BugCheck, DumpedExport, ModuleInfo, WatchGap};
+use crate::target::Hook;
+use crate::windows::{Kernel, Modules, SymbolTable};
+
+/// Caught returns under way at most; the oldest is forgotten. A vCPU has few debug registers to catch with.
+const OPEN_RETURNS: usize = 256;
+
+/// How far the session has come.
+pub(crate) enum Stage {
+    /// Nothing known.
+    Booting,
+    /// The kernel is known; waits for the driver under test.
+    Waiting(Box<Waiting>),
+    /// The breakpoints are in force.
+    Armed,
+    /// It will not come further, and why.
+    Failed(String),
+}
+
+/// The kernel is known.
+pub(crate) struct Waiting {
+    /// The breakpoint on the witness of driver initialisation.
+    pub(crate) hook: Hook,
+    /// The module list's last link when it was read last.
+    pub(crate) tail: u64,
+    /// Objects that may still be inserted before the wait for the driver's own object is given up.
+    pub(crate) patience: u32,
+}
+
+/// A call whose return is to be caught.
+pub(crate) struct OpenReturn {
+    pub(crate) cookie: u64,
+    pub(crate) routine: Routine,
+    pub(crate) operand: LockOperand,
+}
+
+/// Everything behind the lock.
+pub(crate) struct State {
+    pub(crate) stage: Stage,
+    pub(crate) kernel: Option<Kernel>,
+    /// The guest's list as it was last read.
+    pub(crate) list: Option<Modules>,
+    /// The last link of the list when it was read last.
+    pub(crate) list_tail: u64,
+    pub(crate) modules: ModuleMap,
+    pub(crate) target: Option<(ModuleInfo, ModuleId)>,
+    pub(crate) checker: Checker,
+    pub(crate) sequence: u64,
+    pub(crate) armed_at: Option<u64>,
+    pub(crate) armed: Option<Instant>,
+    pub(crate) next_hook: u32,
+    pub(crate) gaps: Vec<WatchGap>,
+    pub(crate) plan_summary: String,
+    pub(crate) symbols: SymbolTable,
+    pub(crate) calls: Calls,
+    pub(crate) findings: Findings,
+    pub(crate) hits: u64,
+    pub(crate) target_hits: u64,
+    /// Bit n: processor n was seen below DISPATCH_LEVEL since arming.
+    pub(crate) seen_low: u64,
+    pub(crate) returns: VecDeque<OpenReturn>,
+    pub(crate) exports: Vec<DumpedExport>,
+    pub(crate) bug_check: Option<BugCheck>,
+    pub(crate) last_look: LastLook,
+    pub(crate) notes: Vec<String>,
+}
+
+impl State {
+    pub(crate) fn new(config: &Config) -> Self {
+        let exports = config.exports.iter();
+        Self {
+            stage: Stage::Booting,
+            kernel: None,
+            list: None,
+            list_tail: 0,
+            modules: ModuleMap::default(),
+            target: None,
+            checker: Checker::new(Limits::default(), config.run.seed),
+            sequence: 0,
+            armed_at: None,
+            armed: None,
+            next_hook: 1,
+            gaps: Vec::new(),
+            plan_summary: String::new(),
+            symbols: config.symbols.clone(),
+            calls: Calls::default(),
+            findings: Findings::default(),
+            hits: 0,
+            target_hits: 0,
+            seen_low: 0,
+            returns: VecDeque::new(),
+            exports: exports
+                .map(|e| DumpedExport {
+                    name: e.to_string(),
+                    ..DumpedExport::default()
+                })
+                .collect(),
+            bug_check: None,
+            last_look: LastLook::default(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// A number for a hook that no other hook of this session had.
+    pub(crate) fn new_hook(&mut self, address: u64) -> Hook {
+        let id = self.next_hook;
+        self.next_hook += 1;
+        Hook { id, address }
+    }
+
+    /// Notes that the session will not come further.
+    pub(crate) fn fail(&mut self, reason: impl Into<String>) {
+        let reason = reason.into();
+        tracing::warn!("{reason}");
+        self.stage = Stage::Failed(reason);
+    }
+
+    pub(crate) fn open_return(&mut self, open: OpenReturn) {
+        if self.returns.len() >= OPEN_RETURNS {
+            self.returns.pop_front();
+        }
+        self.returns.push_back(open);
+    }
+
+    pub(crate) fn close_return(&mut self, cookie: u64) -> Option<OpenReturn> {
+        let place = self.returns.iter().rposition(|open| open.cookie == cookie)?;
+        self.returns.remove(place)
+    }
+}
+
+impl Session {
+    /// The next event, which is handed to the trace as well.
+    pub(crate) fn event(&self, state: &mut State, kind: EventKind) -> Event {
+        state.sequence += 1;
+        let event = Event {
+            sequence: state.sequence,
+            order: Order::Total,
+            kind,
+        };
+        if let Some(trace) = &self.trace {
+            trace.push(event.clone());
+        }
+        event
+    }
+}

@@ -1,0 +1,402 @@
+//! A session on a guest made of bytes: a kernel, a port driver and a driver under test that only exist in memory.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use proptest::prelude::*;
+
+use super::recording::Recording;
+use super::*;
+use crate::outcome::Outcome;
+use crate::report::{Report, RunInfo, Verdict};
+use crate::target::{ArmError, GuestMemory, Interception, ReadError, Registers, SpecialRegisters};
+use crate::windows::testing::{CODE, DATA, PeBuilder, Space};
+
+const KERNEL: u64 = 0xffff_f800_1000_0000;
+const DRIVER: u64 = 0xffff_f800_5000_0000;
+const OBJECT: u64 = 0xffff_9000_0000_1000;
+const STACK: u64 = 0xffff_9000_0000_4000;
+const KPCR: u64 = 0xffff_9000_0000_8000;
+const THREAD: u64 = 0xffff_9000_0001_0000;
+const LOCK: u64 = 0xffff_9000_0002_0000;
+/// Offsets in the kernel's code.
+const SYSCALL: u32 = 0x1000;
+const INSERT: u32 = 0x1100;
+const ACQUIRE: u32 = 0x1200;
+const RELEASE: u32 = 0x1300;
+
+/// A guest of one processor.
+struct Fake {
+    space: Rc<RefCell<Space>>,
+    registers: Registers,
+    special: SpecialRegisters,
+    hooks: Vec<Hook>,
+    refuse: bool,
+}
+
+impl GuestMemory for Fake {
+    fn read(&self, gva: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.space.borrow().read(gva, buf)
+    }
+}
+
+impl CpuState for Fake {
+    fn index(&self) -> u32 {
+        0
+    }
+
+    fn registers(&self) -> Registers {
+        self.registers
+    }
+
+    fn special(&self) -> SpecialRegisters {
+        self.special
+    }
+}
+
+impl Interception for Fake {
+    fn set_hooks(&mut self, hooks: &[Hook]) -> Result<(), ArmError> {
+        if self.refuse {
+            return Err(ArmError("no".to_owned()));
+        }
+        self.hooks = hooks.to_vec();
+        Ok(())
+    }
+
+    fn end_msr_interception(&mut self) {}
+}
+
+impl Fake {
+    fn new() -> Self {
+        let mut space = Space::default();
+        kernel().map(&mut space);
+        driver().map(&mut space);
+        space.write(STACK - 0x1000, &[0; 0x2000]);
+        space.write(KPCR, &[0; 0x1000]);
+        space.write_u64(KPCR + 0x188, THREAD);
+        space.write_u64(LOCK, 0);
+        // The driver object: type 4, size 150h, DriverStart, DriverInit.
+        space.write(OBJECT, &[0; 0x150]);
+        space.write(OBJECT, &[4, 0, 0x50, 1]);
+        space.write_u64(OBJECT + 0x18, DRIVER);
+        space.write_u64(OBJECT + 0x58, DRIVER + 0x1000);
+        let mut registers = Registers::default();
+        registers.gpr[4] = STACK;
+        let special = SpecialRegisters {
+            gs_base: KPCR,
+            ..SpecialRegisters::default()
+        };
+        Self {
+            space: Rc::new(RefCell::new(space)),
+            registers,
+            special,
+            hooks: Vec::new(),
+            refuse: false,
+        }
+    }
+
+    /// Puts the driver into the guest's module list.
+    fn load_driver(&self) {
+        let head = KERNEL + u64::from(list_rva());
+        let (entry, name) = (0xffff_9000_0003_0000, 0xffff_9000_0003_1000);
+        let mut space = self.space.borrow_mut();
+        space.write(entry, &[0; 0x100]);
+        let text: Vec<u8> = "Target.sys".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        space.write(name, &text);
+        for (address, value) in [
+            (head, entry),
+            (head + 8, entry),
+            (entry, head),
+            (entry + 8, head),
+            (entry + 0x30, DRIVER),
+        ] {
+            space.write_u64(address, value);
+        }
+        space.write_u64(entry + 0x40, 0x4000);
+        space.write_u64(entry + 0x58, text.len() as u64 | (text.len() as u64) << 16);
+        space.write_u64(entry + 0x60, name);
+    }
+
+    fn hit(&mut self, session: &Session, rva: u32) -> Action {
+        self.registers.rip = KERNEL + u64::from(rva);
+        let hook = self.hooks.iter().find(|hook| hook.address == self.registers.rip);
+        let hook = hook.unwrap_or_else(|| panic!("nothing is armed at {rva:#x}: {:?}", self.hooks));
+        let id = hook.id;
+        session.handle(self, StopReason::Hook(id))
+    }
+
+    /// A call of a lock routine on `LOCK` that returns to this offset of the driver.
+    fn call(&mut self, session: &Session, rva: u32, returns_to: u64, irql: u64, word: u64) -> Action {
+        self.space.borrow_mut().write_u64(STACK, DRIVER + returns_to);
+        self.space.borrow_mut().write_u64(LOCK, word);
+        self.registers.gpr[1] = LOCK;
+        self.special.cr8 = irql;
+        self.hit(session, rva)
+    }
+
+    fn boot(&mut self, session: &Session) {
+        session.handle(self, StopReason::LstarWrite(KERNEL + u64::from(SYSCALL)));
+    }
+
+    fn boot_and_arm(&mut self, session: &Session) {
+        self.boot(session);
+        self.load_driver();
+        self.registers.gpr[1] = OBJECT;
+        self.hit(session, INSERT);
+    }
+}
+
+/// Code, then data with the list head, then exports.
+fn kernel() -> PeBuilder {
+    let mut image = PeBuilder::new(KERNEL);
+    image.section(".text", CODE, vec![0x90; 0x1000]);
+    image.section(".data", DATA, vec![0; 0x100]);
+    image.exports(
+        "ntoskrnl.exe",
+        &[
+            ("KeAcquireSpinLockRaiseToDpc", Ok(ACQUIRE)),
+            ("KeReleaseSpinLock", Ok(RELEASE)),
+            ("KiBugCheckData", Ok(list_rva() + 0x20)),
+            ("ObInsertObject", Ok(INSERT)),
+            ("PsLoadedModuleList", Ok(list_rva())),
+        ],
+    );
+    image
+}
+
+fn list_rva() -> u32 {
+    0x2000
+}
+
+fn driver() -> PeBuilder {
+    let mut image = PeBuilder::new(DRIVER);
+    image.section(".text", CODE, vec![0x90; 0x800]);
+    image.imports(&[("ntoskrnl.exe", &["KeAcquireSpinLockRaiseToDpc", "KeReleaseSpinLock"])]);
+    image
+}
+
+fn config() -> Config {
+    Config {
+        target: "target.sys".to_owned(),
+        processors: 1,
+        hooks: 4,
+        exports: vec![ExportRequest {
+            module: "nt".to_owned(),
+            name: "KiBugCheckData".to_owned(),
+            length: 8,
+        }],
+        run: RunInfo {
+            seed: 7,
+            cpus: 1,
+            ..RunInfo::default()
+        },
+        ..Config::default()
+    }
+}
+
+fn power_off() -> End {
+    End {
+        kind: EndKind::PowerOff,
+        ..End::default()
+    }
+}
+
+/// One good pair, one release too many (twice from the same place).
+fn scenario(session: &Session) -> Fake {
+    let mut guest = Fake::new();
+    guest.boot_and_arm(session);
+    guest.call(session, ACQUIRE, 0x1100, 0, 0);
+    guest.call(session, RELEASE, 0x1110, 2, 1);
+    guest.call(session, RELEASE, 0x1120, 2, 0);
+    guest.call(session, RELEASE, 0x1120, 2, 0);
+    session.look(&mut guest);
+    guest
+}
+
+#[test]
+fn a_release_without_acquire_is_a_defect_at_its_caller_and_reported_once() {
+    let session = Session::new(config(), None, None);
+    scenario(&session);
+    let report = session.report(&power_off());
+    assert_eq!((report.outcome, report.exit_code), (Outcome::Defect, 1));
+    let semantic: Vec<_> = report
+        .violations
+        .iter()
+        .filter(|v| v.verdict == Verdict::Semantic)
+        .collect();
+    assert_eq!(semantic.len(), 1, "{semantic:#?}");
+    let violation = semantic[0];
+    assert_eq!((violation.rule.as_str(), violation.count), ("SpinLockRelease", 2));
+    assert_eq!(violation.caller.module.as_deref(), Some("Target.sys"));
+    assert_eq!(violation.caller.offset, Some(0x1120));
+    assert_eq!((violation.thread, violation.irql, violation.vcpu), (THREAD, 2, 0));
+    assert!(
+        violation
+            .history
+            .iter()
+            .any(|entry| entry.caller.offset == Some(0x1100)),
+        "{:?}",
+        violation.history
+    );
+}
+
+#[test]
+fn calls_are_counted_by_routine_and_by_the_module_they_return_to() {
+    let session = Session::new(config(), None, None);
+    let mut guest = scenario(&session);
+    guest.space.borrow_mut().write_u64(STACK, 0xffff_f900_0000_0000);
+    guest.hit(&session, RELEASE);
+    let report = session.report(&power_off());
+    let calls: Vec<_> = report
+        .calls
+        .iter()
+        .map(|c| (c.routine.as_str(), c.module.as_str(), c.calls))
+        .collect();
+    let expected = [
+        ("nt!KeAcquireSpinLockRaiseToDpc", "Target.sys", 1),
+        ("nt!KeReleaseSpinLock", "(unknown)", 1),
+        ("nt!KeReleaseSpinLock", "Target.sys", 3),
+    ];
+    assert_eq!(calls, expected);
+    assert_eq!((report.cost.hits, report.cost.target_hits), (5, 4));
+}
+
+#[test]
+fn a_driver_that_keeps_its_contracts_completes() {
+    let session = Session::new(config(), None, None);
+    let mut guest = Fake::new();
+    guest.boot_and_arm(&session);
+    for _ in 0..10 {
+        guest.call(&session, ACQUIRE, 0x1100, 0, 0);
+        guest.call(&session, RELEASE, 0x1110, 2, 1);
+    }
+    let report = session.report(&power_off());
+    assert_eq!(
+        (report.outcome, report.exit_code),
+        (Outcome::Completed, 0),
+        "{:#?}",
+        report.conditions
+    );
+    assert!(report.violations.is_empty());
+}
+
+#[test]
+fn a_driver_that_takes_no_lock_is_not_applicable() {
+    let session = Session::new(config(), None, None);
+    Fake::new().boot_and_arm(&session);
+    let report = session.report(&power_off());
+    assert_eq!((report.outcome, report.exit_code), (Outcome::NotApplicable, 4));
+}
+
+#[test]
+fn a_driver_that_is_never_loaded_leaves_the_run_inconclusive() {
+    let session = Session::new(config(), None, None);
+    Fake::new().boot(&session);
+    let report = session.report(&power_off());
+    assert_eq!((report.outcome, report.exit_code), (Outcome::Inconclusive, 4));
+    assert!(report.watch.not_armed.unwrap().contains("target.sys"));
+}
+
+#[test]
+fn a_bug_check_is_a_guest_failure() {
+    let session = Session::new(config(), None, None);
+    let mut guest = Fake::new();
+    guest.boot_and_arm(&session);
+    guest
+        .space
+        .borrow_mut()
+        .write_u64(KERNEL + u64::from(list_rva()) + 0x20, 0xd1);
+    session.look(&mut guest);
+    let report = session.report(&End {
+        kind: EndKind::Reset,
+        ..End::default()
+    });
+    assert_eq!(report.exit_code, 3);
+    assert_eq!(report.end.bug_check.unwrap().code, 0xd1);
+    assert_eq!(report.exports[0].at_end.as_deref(), Some("d100000000000000"));
+    assert_eq!(report.exports[0].at_arming.as_deref(), Some("0000000000000000"));
+}
+
+#[test]
+fn breakpoints_that_are_refused_leave_the_run_inconclusive() {
+    let session = Session::new(config(), None, None);
+    let mut guest = Fake::new();
+    guest.boot(&session);
+    guest.load_driver();
+    guest.registers.gpr[1] = OBJECT;
+    guest.refuse = true;
+    guest.hit(&session, INSERT);
+    assert_eq!(session.report(&power_off()).exit_code, 4);
+}
+
+#[test]
+fn the_number_of_guest_reads_of_a_hit_is_fixed() {
+    let session = Session::new(config(), None, None);
+    let mut guest = scenario(&session);
+    for _ in 0..3 {
+        let before = guest.space.borrow().reads.get();
+        guest.call(&session, ACQUIRE, 0x1100, 0, 0);
+        // Return address, thread, lock word.
+        assert_eq!(guest.space.borrow().reads.get() - before, 3);
+        guest.call(&session, RELEASE, 0x1110, 2, 1);
+    }
+}
+
+fn recorded() -> (Vec<u8>, Report) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("run.rec");
+    let header = serde_json::to_vec(&config()).unwrap();
+    let session = Session::new(config(), None, Some(Recording::create(&path, header).unwrap()));
+    scenario(&session);
+    let mut end = power_off();
+    session.close(&mut end);
+    // What a recording cannot repeat.
+    let mut report = session.report(&end);
+    report.run.replayed = true;
+    (std::fs::read(&path).unwrap(), report)
+}
+
+#[test]
+fn a_recording_replays_to_the_same_report() {
+    let (bytes, live) = recorded();
+    let replayed = replay::recording(&bytes[..]).unwrap();
+    assert_eq!(
+        serde_json::to_value(replayed).unwrap(),
+        serde_json::to_value(live).unwrap()
+    );
+}
+
+#[test]
+fn a_trace_replays_to_the_same_verdicts() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("events.trace");
+    let session = Session::new(config(), Some(Trace::create(&path).unwrap()), None);
+    scenario(&session);
+    let mut end = power_off();
+    session.close(&mut end);
+    let live = session.report(&end);
+    let replayed = replay::trace(&std::fs::read(&path).unwrap()[..]).unwrap();
+    assert_eq!(replayed.exit_code, live.exit_code);
+    assert_eq!(replayed.calls, live.calls);
+    let brief = |report: &Report| -> Vec<_> {
+        let violations = report.violations.iter();
+        violations
+            .map(|v| (v.rule.clone(), v.verdict, v.caller.offset, v.count, v.event))
+            .collect()
+    };
+    assert_eq!(brief(&replayed), brief(&live));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_damaged_recording_gives_a_report_that_says_so_or_an_error(cut in any::<prop::sample::Index>(), flip in any::<u8>()) {
+        let (mut bytes, _) = recorded();
+        let at = cut.index(bytes.len());
+        if flip == 0 { bytes.truncate(at) } else { bytes[at] ^= flip }
+        if let Ok(report) = replay::recording(&bytes[..]) {
+            prop_assert_eq!(report.exit_code, 5);
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Writes the event trace off the processors' threads.
+//!
+//! Talks to the trace format and the queue. It must not know what an event means. When the disk is full the trace is
+//! closed with a mark, over its own last records if need be, and events are only counted from then on.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use storlock_check::event::Event;
+use storlock_check::trace::{Encoder, EndMark, HEADER, MAX_PAYLOAD};
+
+use super::queue::Queue;
+use crate::report::TraceInfo;
+
+/// Events under way to the file at most: some ten megabytes.
+const CAPACITY: usize = 1 << 16;
+/// Encoded bytes that are written at once.
+const BLOCK: usize = 1 << 18;
+
+/// A trace that is being written.
+#[derive(Debug)]
+pub struct Trace {
+    queue: Arc<Queue<Event>>,
+    thread: Mutex<Option<JoinHandle<Writer>>>,
+    file: String,
+}
+
+impl Trace {
+    /// Creates the file and starts the writer.
+    ///
+    /// # Errors
+    /// If the file cannot be created or written, or the thread not started.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        let writer = Writer::create(path)?;
+        let (queue, thread) = Queue::start("trace", CAPACITY, writer, |writer: &mut Writer, event| {
+            writer.add(&event);
+        })?;
+        let file = path
+            .file_name()
+            .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        Ok(Self {
+            queue,
+            thread: Mutex::new(Some(thread)),
+            file,
+        })
+    }
+
+    /// Appends an event; waits while the writer is behind.
+    pub fn push(&self, event: Event) {
+        self.queue.push(event);
+    }
+
+    /// How often a processor had to wait for the writer.
+    #[must_use]
+    pub fn waits(&self) -> u64 {
+        self.queue.waits()
+    }
+
+    /// Writes what is left, closes the file and says what became of it.
+    pub fn finish(&self) -> TraceInfo {
+        self.queue.close();
+        let mut info = TraceInfo {
+            file: self.file.clone(),
+            ..TraceInfo::default()
+        };
+        let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return info;
+        };
+        match thread.join() {
+            Ok(mut writer) => {
+                writer.end();
+                info.events = writer.events;
+                info.lost = writer.lost;
+                info.error = writer.error.map(|error| error.to_string());
+            }
+            Err(_) => info.error = Some("its writer panicked".to_owned()),
+        }
+        info
+    }
+}
+
+/// The writer thread's state.
+#[derive(Debug)]
+struct Writer {
+    file: File,
+    encoder: Encoder,
+    /// Records that are not in the file yet, and where each of them ends.
+    block: Vec<u8>,
+    ends: Vec<usize>,
+    /// Bytes of the file that are whole records, and where the last of these begins.
+    written: u64,
+    last_record: u64,
+    events: u64,
+    lost: u64,
+    error: Option<io::Error>,
+}
+
+impl Writer {
+    fn create(path: &Path) -> io::Result<Self> {
+        let mut file = File::create(path)?;
+        file.write_all(&Encoder::header())?;
+        let written = HEADER as u64;
+        Ok(Self {
+            file,
+            encoder: Encoder::new(),
+            block: Vec::with_capacity(BLOCK + 2 * MAX_PAYLOAD),
+            ends: Vec::new(),
+            written,
+            last_record: written,
+            events: 0,
+            lost: 0,
+            error: None,
+        })
+    }
+
+    fn add(&mut self, event: &Event) {
+        if self.error.is_some() {
+            self.lost += 1;
+            return;
+        }
+        self.encoder.event(event, &mut self.block);
+        self.ends.push(self.block.len());
+        if self.block.len() >= BLOCK {
+            self.flush();
+        }
+    }
+
+    /// Writes the block. If that fails the trace ends here: with a mark after the last whole record that leaves room.
+    fn flush(&mut self) {
+        let Err(error) = self.file.write_all(&self.block) else {
+            self.events += self.ends.len() as u64;
+            let last = self
+                .ends
+                .len()
+                .checked_sub(2)
+                .and_then(|i| self.ends.get(i))
+                .copied()
+                .unwrap_or(0);
+            if !self.ends.is_empty() {
+                self.last_record = self.written + last as u64;
+            }
+            self.written += self.block.len() as u64;
+            self.block.clear();
+            self.ends.clear();
+            return;
+        };
+        let mut mark = Vec::new();
+        self.encoder.end(EndMark::DiskFull, &mut mark);
+        // If this fails as well the trace has no mark: its reader sees that it was cut off.
+        let _ = self.mark_over(&mark);
+        self.lost += self.ends.len() as u64;
+        self.block.clear();
+        self.ends.clear();
+        self.error = Some(error);
+    }
+
+    /// Puts the mark where bytes are already allocated, and cuts the file behind it.
+    fn mark_over(&mut self, mark: &[u8]) -> io::Result<()> {
+        let there = self.file.metadata()?.len();
+        let room = |end: &u64| end + mark.len() as u64 <= there;
+        let mut block = self.ends.iter().map(|end| self.written + *end as u64).filter(room);
+        let whole = block.clone().count();
+        let place = block.next_back().or(Some(self.written).filter(room));
+        let place = place.unwrap_or_else(|| {
+            // The last record of the earlier block goes: every record is as long as the mark.
+            self.events = self.events.saturating_sub(1);
+            self.lost += 1;
+            self.last_record
+        });
+        self.ends.drain(..whole);
+        self.events += whole as u64;
+        self.file.seek(SeekFrom::Start(place))?;
+        self.file.write_all(mark)?;
+        self.file.set_len(place + mark.len() as u64)
+    }
+
+    fn end(&mut self) {
+        if self.error.is_none() {
+            self.flush();
+        }
+        if self.error.is_none() {
+            self.encoder.end(EndMark::Complete, &mut self.block);
+            self.flush();
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! Which exports get one of the few debug registers, and why.
+//!
+//! Chosen from what the driver under test imports and from the contract table; pure. It must not know where the
+//! exports are in a guest or how breakpoints are set. What is not watched is said, with what follows from it.
+
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Reverse;
+
+use storlock_check::contract::{CONTRACTS, Contract, Role, Routine, RoutineSet, SystemModule, contract};
+
+use crate::windows::{ImportName, Imports};
+
+/// An export to put a breakpoint on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedWatch {
+    /// The module that exports it.
+    pub module: SystemModule,
+    /// Its exported name.
+    pub export: &'static str,
+    /// What it is watched for, in a sentence.
+    pub reason: String,
+}
+
+/// Something that the plan does not see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanGap {
+    /// The export, such as `nt!KeReleaseSpinLock`.
+    pub routine: String,
+    /// What follows for the verdicts, in a sentence.
+    pub consequence: String,
+}
+
+/// The choice of breakpoints for one driver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchPlan {
+    /// The exports to watch, in the order of the contract table.
+    pub watches: Vec<PlannedWatch>,
+    /// What is not seen, and what follows.
+    pub gaps: Vec<PlanGap>,
+    /// The routines behind the watched exports.
+    pub watched: RoutineSet,
+    /// All lock routines that the driver imports; with a multiplexed export, all routines behind it.
+    pub imported: RoutineSet,
+    /// The releases whose every imported feeder is watched: only these can be judged.
+    pub judged: RoutineSet,
+    /// Debug registers that stay free. With at least one, the return of a routine that may fail can be caught.
+    pub free_registers: usize,
+    /// How the choice was made, in a sentence.
+    pub summary: String,
+}
+
+/// An export with the routines behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Candidate {
+    module: SystemModule,
+    export: &'static str,
+    routines: RoutineSet,
+}
+
+/// Chooses what to watch for a driver with these imports on processors with `registers` debug registers.
+///
+/// If all its lock routines fit, all are watched. Else the set is chosen by which, in this order, there are most of:
+/// releases that can be judged; routines that the Storport rule SpinLockRelease names; the fewest routines of
+/// which only one half is seen; routines whose calls are seen.
+/// Among equals the one that comes first in the contract table wins, so that the choice is always the same. A register
+/// is never kept free at the price of a routine: what a routine returned can often be told later, a call that was not
+/// seen cannot.
+#[must_use]
+pub fn plan(imports: &Imports, registers: usize) -> WatchPlan {
+    let candidates = candidates(imports);
+    let imported = union(&candidates);
+    let chosen = choose(&candidates, registers, imported);
+    let watched = union(&chosen);
+    let judged = judged(watched, imported);
+    let left_out: Vec<Candidate> = candidates
+        .iter()
+        .copied()
+        .filter(|other| !chosen.contains(other))
+        .collect();
+    let planned = chosen
+        .iter()
+        .map(|chosen| PlannedWatch {
+            module: chosen.module,
+            export: chosen.export,
+            reason: reason(chosen, watched, imported),
+        })
+        .collect();
+    let mut gaps: Vec<PlanGap> = left_out
+        .iter()
+        .map(|left_out| PlanGap {
+            routine: left_out.name(),
+            consequence: consequence(left_out, watched),
+        })
+        .collect();
+    gaps.extend(hidden_calls(imports));
+    WatchPlan {
+        watches: planned,
+        gaps,
+        watched,
+        imported,
+        judged,
+        free_registers: registers.saturating_sub(chosen.len()),
+        summary: summary(&candidates, &chosen, registers),
+    }
+}
+
+impl Candidate {
+    /// As debuggers write it: `nt!KeReleaseSpinLock`.
+    fn name(&self) -> String {
+        let module = match self.module {
+            SystemModule::Ntoskrnl => "nt",
+            SystemModule::Storport => "storport",
+        };
+        format!("{module}!{}", self.export)
+    }
+
+    fn releases(&self) -> impl Iterator<Item = Routine> {
+        self.routines
+            .iter()
+            .filter(|&routine| contract(routine).role == Role::Release)
+    }
+
+    fn acquires(&self) -> impl Iterator<Item = Routine> {
+        self.routines
+            .iter()
+            .filter(|&routine| contract(routine).role != Role::Release)
+    }
+}
+
+/// The lock exports among the imports, in the order of the table.
+fn candidates(imports: &Imports) -> Vec<Candidate> {
+    let mut candidates: Vec<Candidate> = Vec::new();
+    for row in &CONTRACTS {
+        if !imports
+            .entries()
+            .iter()
+            .any(|import| import.is_named(row.export) && exports(&import.module, row))
+        {
+            continue;
+        }
+        let known = candidates
+            .iter_mut()
+            .find(|known| known.module == row.module && known.export == row.export);
+        match known {
+            Some(known) => known.routines.insert(row.routine),
+            None => candidates.push(Candidate {
+                module: row.module,
+                export: row.export,
+                routines: RoutineSet::of(&[row.routine]),
+            }),
+        }
+    }
+    candidates
+}
+
+/// Whether an import from `module` is the table's routine. `hal.dll` forwards what it no longer has to the kernel.
+fn exports(module: &str, row: &Contract) -> bool {
+    let own = module.eq_ignore_ascii_case(row.module.file_name());
+    own || (row.module == SystemModule::Ntoskrnl && module.eq_ignore_ascii_case("hal.dll"))
+}
+
+fn union(candidates: &[Candidate]) -> RoutineSet {
+    candidates
+        .iter()
+        .fold(RoutineSet::EMPTY, |set, candidate| set.union(candidate.routines))
+}
+
+/// The watched releases all of whose imported feeders are watched too.
+fn judged(watched: RoutineSet, imported: RoutineSet) -> RoutineSet {
+    let is_judged = |&routine: &Routine| {
+        let row = contract(routine);
+        row.role == Role::Release && watched.contains_all(row.fed_by.intersection(imported))
+    };
+    watched.iter().filter(is_judged).collect()
+}
+
+/// The watched routines that are only half of what has to be seen: releases that cannot be judged, and acquires some of
+/// whose imported releases are not watched. They give suspicions instead of verdicts.
+fn loose(watched: RoutineSet, imported: RoutineSet) -> RoutineSet {
+    let judged = judged(watched, imported);
+    let has_unseen_release = |acquire: Routine| {
+        let unseen = imported.difference(watched);
+        unseen.iter().any(|release| contract(release).fed_by.contains(acquire))
+    };
+    let is_loose = |&routine: &Routine| match contract(routine).role {
+        Role::Release => !judged.contains(routine),
+        _ => has_unseen_release(routine),
+    };
+    watched.iter().filter(is_loose).collect()
+}
+
+/// The routines in the text of the rule SpinLockRelease.
+const RULE: RoutineSet = RoutineSet::of(&[Routine::KeAcquireSpinLockRaiseToDpc, Routine::KeReleaseSpinLock]);
+
+/// The best set of at most `registers` candidates, by trying all: there are at most some twenty thousand.
+fn choose(candidates: &[Candidate], registers: usize, imported: RoutineSet) -> Vec<Candidate> {
+    if candidates.len() <= registers {
+        return candidates.to_vec();
+    }
+    let mut picked: Vec<usize> = (0..registers).collect();
+    let (mut best, mut best_value) = (picked.clone(), None);
+    loop {
+        let watched = picked
+            .iter()
+            .filter_map(|&index| candidates.get(index))
+            .fold(RoutineSet::EMPTY, |set, candidate| set.union(candidate.routines));
+        let value = Some((
+            judged(watched, imported).len(),
+            watched.intersection(RULE).len(),
+            Reverse(loose(watched, imported).len()),
+            watched.len(),
+        ));
+        if value > best_value {
+            best_value = value;
+            best.clone_from(&picked);
+        }
+        if !next_combination(&mut picked, candidates.len()) {
+            return best
+                .iter()
+                .filter_map(|&index| candidates.get(index).copied())
+                .collect();
+        }
+    }
+}
+
+/// Steps to the next combination of indices below `count` in lexicographic order; `false` after the last one.
+fn next_combination(picked: &mut [usize], count: usize) -> bool {
+    let length = picked.len();
+    let Some(position) = (0..length).rev().find(|&at| picked[at] + length - at < count) else {
+        return false;
+    };
+    picked[position] += 1;
+    for at in position + 1..length {
+        picked[at] = picked[at - 1] + 1;
+    }
+    true
+}
+
+fn names(routines: impl Iterator<Item = Routine>) -> String {
+    routines.map(Routine::name).collect::<Vec<_>>().join(", ")
+}
+
+fn reason(candidate: &Candidate, watched: RoutineSet, imported: RoutineSet) -> String {
+    let mut parts = Vec::new();
+    let feeds = |release: &Routine| {
+        let fed_by = contract(*release).fed_by;
+        watched.contains(*release) && !fed_by.intersection(candidate.routines).is_empty()
+    };
+    let fed: RoutineSet = RoutineSet::ALL.iter().filter(feeds).collect();
+    if candidate.acquires().next().is_some() {
+        parts.push(if fed.is_empty() {
+            format!("acquires ({}), to see a second acquire", names(candidate.acquires()))
+        } else {
+            format!(
+                "acquires ({}) that may come before {}",
+                names(candidate.acquires()),
+                names(fed.iter())
+            )
+        });
+    }
+    if candidate.releases().next().is_some() {
+        let judged = judged(watched, imported);
+        let (can, cannot): (Vec<_>, Vec<_>) = candidate.releases().partition(|&release| judged.contains(release));
+        if !can.is_empty() {
+            parts.push(format!("releases to judge ({})", names(can.into_iter())));
+        }
+        if !cannot.is_empty() {
+            let list = names(cannot.into_iter());
+            parts.push(format!(
+                "releases that are suspect at most, since not every acquire is watched ({list})"
+            ));
+        }
+    }
+    format!("the driver imports it: {}", parts.join("; "))
+}
+
+fn consequence(left_out: &Candidate, watched: RoutineSet) -> String {
+    let mut parts = Vec::new();
+    if left_out.releases().next().is_some() {
+        parts.push(format!(
+            "calls of {} are not seen and not judged",
+            names(left_out.releases())
+        ));
+    }
+    let feeds = |release: &Routine| !contract(*release).fed_by.intersection(left_out.routines).is_empty();
+    let fed: RoutineSet = watched.iter().filter(feeds).collect();
+    if fed.is_empty() {
+        if left_out.acquires().next().is_some() {
+            parts.push(format!("acquires by {} are not seen", names(left_out.acquires())));
+        }
+    } else {
+        parts.push(format!(
+            "a release by {} without a record may follow an acquire by {}: it is reported as suspect, not as a defect",
+            names(fed.iter()),
+            names(left_out.acquires())
+        ));
+    }
+    parts.join("; ")
+}
+
+/// Imports by which a driver can reach a lock routine that its import table does not name.
+fn hidden_calls(imports: &Imports) -> Vec<PlanGap> {
+    let mut gaps = Vec::new();
+    for name in ["MmGetSystemRoutineAddress", "FltGetRoutineAddress"] {
+        if imports.get(name).is_some() {
+            gaps.push(PlanGap {
+                routine: format!("nt!{name}"),
+                consequence: "lock routines that the driver looks up by name at run time are watched only if it \
+                              imports them, too"
+                    .into(),
+            });
+        }
+    }
+    let by_ordinal = imports
+        .entries()
+        .iter()
+        .filter(|import| matches!(import.name, ImportName::Ordinal(_)))
+        .count();
+    if by_ordinal > 0 {
+        gaps.push(PlanGap {
+            routine: format!("{by_ordinal} imports by ordinal"),
+            consequence: "a lock routine among them is not recognised and not watched".into(),
+        });
+    }
+    gaps
+}
+
+fn summary(candidates: &[Candidate], chosen: &[Candidate], registers: usize) -> String {
+    let free = registers.saturating_sub(chosen.len());
+    if candidates.is_empty() {
+        "the driver imports no lock routine: there is nothing to watch".into()
+    } else if candidates.len() <= registers {
+        let returns = if free > 0 {
+            format!("{free} of {registers} debug registers stay free, for catching returns")
+        } else {
+            "no debug register stays free, so what a routine returned is told from later events".into()
+        };
+        format!(
+            "all {} lock exports that the driver imports are watched; {returns}",
+            candidates.len()
+        )
+    } else {
+        format!(
+            "the driver imports {} lock exports and there are {registers} debug registers: chosen are those by which \
+             most releases can be judged; no register stays free, so what a routine returned is told from later events",
+            candidates.len()
+        )
+    }
+}

@@ -1,0 +1,163 @@
+//! Tests of the plan: all that fits is watched, and what does not fit is chosen as the objective says.
+
+use proptest::prelude::*;
+use storlock_check::contract::{CONTRACTS, Role, RoutineSet, SystemModule, contract};
+
+use super::{WatchPlan, plan};
+use crate::windows::{Import, ImportName, Imports};
+
+fn imports(names: &[(&str, &str)]) -> Imports {
+    let import = |(module, name): &(&str, &str)| Import {
+        module: (*module).into(),
+        name: ImportName::Name((*name).into()),
+        slot: 0,
+    };
+    names.iter().map(import).collect()
+}
+
+fn kernel(names: &[&str]) -> Imports {
+    imports(&names.iter().map(|name| ("ntoskrnl.exe", *name)).collect::<Vec<_>>())
+}
+
+fn watched(plan: &WatchPlan) -> Vec<&str> {
+    plan.watches.iter().map(|watch| watch.export).collect()
+}
+
+/// The distinct exports of the table.
+fn exports() -> Vec<(SystemModule, &'static str)> {
+    let mut exports: Vec<_> = CONTRACTS.iter().map(|row| (row.module, row.export)).collect();
+    exports.dedup();
+    exports.sort_by_key(|(module, export)| (*module as u8, *export));
+    exports.dedup();
+    exports
+}
+
+#[test]
+fn a_physical_miniport_takes_two_registers_and_has_no_gap() {
+    let names = [
+        ("storport.sys", "StorPortNotification"),
+        ("STORPORT.SYS", "StorPortExtendedFunction"),
+        ("ntoskrnl.exe", "memcpy"),
+    ];
+    let plan = plan(&imports(&names), 4);
+    assert_eq!(watched(&plan), ["StorPortNotification", "StorPortExtendedFunction"]);
+    assert_eq!(plan.watched.len(), 5);
+    assert_eq!(plan.judged.len(), 2);
+    assert_eq!((plan.gaps.len(), plan.free_registers), (0, 2));
+}
+
+#[test]
+fn a_routine_counts_only_from_the_module_that_has_it() {
+    let plan = plan(
+        &imports(&[
+            ("other.sys", "KeReleaseSpinLock"),
+            ("ntoskrnl.exe", "StorPortNotification"),
+        ]),
+        4,
+    );
+    assert_eq!((watched(&plan).len(), plan.imported), (0, RoutineSet::EMPTY));
+    let plan = super::plan(&imports(&[("HAL.dll", "KeReleaseSpinLock")]), 4);
+    assert_eq!(watched(&plan), ["KeReleaseSpinLock"]);
+}
+
+#[test]
+fn pairs_are_kept_together_and_the_rule_s_own_routines_first() {
+    let plan = plan(
+        &kernel(&[
+            "KeAcquireInStackQueuedSpinLock",
+            "KeReleaseInStackQueuedSpinLock",
+            "KeAcquireSpinLockRaiseToDpc",
+            "KeReleaseSpinLock",
+            "KeAcquireSpinLockAtDpcLevel",
+            "KeReleaseSpinLockFromDpcLevel",
+        ]),
+        4,
+    );
+    assert_eq!(plan.judged.len(), 2);
+    assert!(watched(&plan).starts_with(&["KeAcquireSpinLockRaiseToDpc", "KeReleaseSpinLock"]));
+    assert_eq!((plan.gaps.len(), plan.free_registers), (2, 0));
+}
+
+#[test]
+fn a_release_whose_feeder_does_not_fit_is_named_as_suspect() {
+    let plan = plan(
+        &kernel(&[
+            "KeAcquireSpinLockRaiseToDpc",
+            "KeTryToAcquireSpinLockAtDpcLevel",
+            "KeReleaseSpinLock",
+        ]),
+        2,
+    );
+    assert!(plan.judged.is_empty(), "{:?}", plan.judged);
+    assert!(
+        plan.gaps.iter().any(|gap| gap.consequence.contains("suspect")),
+        "{:?}",
+        plan.gaps
+    );
+}
+
+#[test]
+fn routines_looked_up_at_run_time_are_a_stated_gap() {
+    let plan = plan(&kernel(&["KeReleaseSpinLock", "MmGetSystemRoutineAddress"]), 4);
+    assert_eq!(plan.gaps.len(), 1);
+    assert_eq!(plan.gaps[0].routine, "nt!MmGetSystemRoutineAddress");
+}
+
+/// Number of judged releases of a set, from the definition.
+fn judged(watched: &[(SystemModule, &str)], imported: &[(SystemModule, &str)]) -> usize {
+    let has = |set: &[(SystemModule, &str)], row: &storlock_check::contract::Contract| {
+        set.contains(&(row.module, row.export))
+    };
+    CONTRACTS
+        .iter()
+        .filter(|row| row.role == Role::Release && has(watched, row))
+        .filter(|row| {
+            row.fed_by
+                .iter()
+                .map(contract)
+                .all(|feeder| !has(imported, feeder) || has(watched, feeder))
+        })
+        .count()
+}
+
+/// The most releases that any choice of at most `registers` exports can judge, by a search of its own: take or leave.
+fn most_judged(
+    left: &[(SystemModule, &'static str)],
+    taken: &mut Vec<(SystemModule, &'static str)>,
+    imported: &[(SystemModule, &'static str)],
+    registers: usize,
+) -> usize {
+    let Some((first, rest)) = left.split_first() else {
+        return judged(taken, imported);
+    };
+    let without = most_judged(rest, taken, imported, registers);
+    if taken.len() == registers {
+        return without;
+    }
+    taken.push(*first);
+    let with = most_judged(rest, taken, imported, registers);
+    taken.pop();
+    with.max(without)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn every_import_combination_gets_the_best_plan(
+        picked in prop::sample::subsequence(exports(), 0..=9), registers in 0usize..=4,
+    ) {
+        let names: Vec<_> = picked.iter().map(|(module, export)| (module.file_name(), *export)).collect();
+        let plan = plan(&imports(&names), registers);
+        let chosen: Vec<_> = plan.watches.iter().map(|watch| (watch.module, watch.export)).collect();
+        prop_assert!(chosen.len() == picked.len().min(registers));
+        prop_assert!(chosen.iter().all(|export| picked.contains(export)));
+        prop_assert_eq!(plan.gaps.len(), picked.len() - chosen.len());
+        prop_assert_eq!(plan.free_registers, registers - chosen.len());
+        prop_assert_eq!(plan.judged.len(), judged(&chosen, &picked));
+        prop_assert_eq!(plan.judged.len(), most_judged(&picked, &mut Vec::new(), &picked, registers));
+        // The choice does not depend on the order of the import table.
+        let mut turned = names.clone();
+        turned.reverse();
+        prop_assert_eq!(super::plan(&imports(&turned), registers), plan);
+    }
+}
