@@ -1,0 +1,217 @@
+//! The files that a guest is built from: finding, reading and checking them before anything is booted.
+//!
+//! Talks to the file system and to the PE readers. It must not know how they are booted.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
+use sha2::{Digest, Sha256};
+
+use crate::report::ImageInfo;
+use crate::windows::{Exports, FileImage, ImportName, Imports};
+
+/// Directory of the built guest images, if it is not beside the binary.
+pub const IMAGES_VARIABLE: &str = "STORLOCK_IMAGES";
+/// Largest image that is read, in bytes.
+const SIZE_LIMIT: u64 = 256 << 20;
+
+/// What a file is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The kernel.
+    Kernel,
+    /// The port driver.
+    PortDriver,
+    /// The driver under test.
+    Target,
+    /// Any other driver.
+    Driver,
+}
+
+impl Role {
+    /// As it is written in reports.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::PortDriver => "port driver",
+            Self::Target => "driver under test",
+            Self::Driver => "driver",
+        }
+    }
+
+    /// The file name that the guest knows it by: kernel and port driver are what imports name, whatever the file is
+    /// called.
+    fn guest_name(self, path: &Path) -> String {
+        match self {
+            Self::Kernel => "ntoskrnl.exe".to_owned(),
+            Self::PortDriver => "storport.sys".to_owned(),
+            Self::Target | Self::Driver => path
+                .file_name()
+                .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+        }
+    }
+}
+
+/// A file that has been read and is a PE64 image.
+#[derive(Debug, Clone)]
+pub struct ImageFile {
+    /// What it is for.
+    pub role: Role,
+    /// Where it came from.
+    pub path: PathBuf,
+    /// The file name by which the guest knows it.
+    pub name: String,
+    /// Its parsed headers and contents.
+    pub image: FileImage,
+}
+
+impl ImageFile {
+    /// Reads and parses a file.
+    ///
+    /// # Errors
+    /// If it cannot be read or is no whole PE64 image for x64.
+    pub fn read(path: &Path, role: Role) -> anyhow::Result<Self> {
+        let what = || format!("cannot use {} as the {}", path.display(), role.text());
+        let size = fs::metadata(path).with_context(what)?.len();
+        if size > SIZE_LIMIT {
+            return Err(anyhow!("it has {size} bytes, more than any driver")).with_context(what);
+        }
+        let data = fs::read(path).with_context(what)?;
+        let image = FileImage::parse(data).with_context(what)?;
+        Ok(Self {
+            role,
+            path: path.to_owned(),
+            name: role.guest_name(path),
+            image,
+        })
+    }
+
+    /// The image as it was before its symbols were stripped, if it lies in `directory`, or else in `debug` beside the
+    /// file or beside its directory. It is the same build if its code is the same.
+    #[must_use]
+    pub fn unstripped(&self, directory: Option<&Path>) -> Option<FileImage> {
+        let file_name = self.path.file_name()?;
+        let parents = self.path.ancestors().skip(1).take(2);
+        let beside = parents.flat_map(|dir| [dir.join("debug"), dir.join("debug/miniports")]);
+        let candidates = directory.map(Path::to_owned).into_iter().chain(beside);
+        let read = |directory: PathBuf| FileImage::parse(fs::read(directory.join(file_name)).ok()?).ok();
+        candidates
+            .into_iter()
+            .filter_map(read)
+            .find(|other| same_code(&self.image, other))
+    }
+
+    /// How the report lists it.
+    #[must_use]
+    pub fn info(&self) -> ImageInfo {
+        let data = self.image.data();
+        let mut sha256 = String::new();
+        for byte in Sha256::digest(data) {
+            let _ = write!(sha256, "{byte:02x}");
+        }
+        ImageInfo {
+            role: self.role.text().to_owned(),
+            name: self.name.clone(),
+            size: data.len() as u64,
+            sha256,
+        }
+    }
+}
+
+/// The file `name` among the built guest images: in the directory that the environment names, else in `guest-images`
+/// beside the binary or one level above it.
+///
+/// # Errors
+/// If there is none; the message says how to build them.
+pub fn built_image(name: &str) -> anyhow::Result<PathBuf> {
+    if let Some(directory) = std::env::var_os(IMAGES_VARIABLE) {
+        let path = Path::new(&directory).join(name);
+        if path.exists() {
+            return Ok(path);
+        }
+        return Err(anyhow!(
+            "{} does not exist: {IMAGES_VARIABLE} names no directory of guest images",
+            path.display()
+        ));
+    }
+    let binary = std::env::current_exe().context("cannot tell where this program is")?;
+    let candidates = binary
+        .ancestors()
+        .skip(1)
+        .take(3)
+        .map(|dir| dir.join("guest-images").join(name));
+    candidates.into_iter().find(|path| path.exists()).ok_or_else(|| {
+        anyhow!(
+            "there is no built {name}: run guest-images/build, or name the file on the command line, or set \
+             {IMAGES_VARIABLE} to the directory of the guest images"
+        )
+    })
+}
+
+/// Checks that every import of every image is exported by another one.
+///
+/// # Errors
+/// One message that names all imports that are not.
+pub fn check_imports(images: &[ImageFile]) -> anyhow::Result<()> {
+    let mut exports = Vec::new();
+    for file in images {
+        let table = Exports::read(&file.image, file.image.image())
+            .with_context(|| format!("the exports of {}", file.path.display()))?;
+        exports.push((file.name.as_str(), table));
+    }
+    let mut missing = Vec::new();
+    for file in images {
+        let imports = Imports::read(&file.image, file.image.image())
+            .with_context(|| format!("the imports of {}", file.path.display()))?;
+        for import in imports.entries() {
+            let module = exports
+                .iter()
+                .find(|(name, _)| name.eq_ignore_ascii_case(&import.module));
+            let found = match (&module, &import.name) {
+                (Some((_, table)), ImportName::Name(name)) => table.get(name).is_some(),
+                (Some((_, table)), ImportName::Ordinal(ordinal)) => {
+                    table.entries().iter().any(|export| export.ordinal == *ordinal)
+                }
+                (None, _) => false,
+            };
+            if !found {
+                let name = match &import.name {
+                    ImportName::Name(name) => name.clone(),
+                    ImportName::Ordinal(ordinal) => format!("#{ordinal}"),
+                };
+                let note = if module.is_none() { " (no such module)" } else { "" };
+                missing.push(format!("{} imports {}!{name}{note}", file.name, import.module));
+            }
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(anyhow!(
+        "this guest does not have what its drivers import, so it was not booted:\n  {}\nName a kernel, a port driver or \
+         further drivers that export it (--kernel, --port-driver, --load).",
+        missing.join("\n  ")
+    ))
+}
+
+/// Whether two files have the same code at the same places.
+fn same_code(one: &FileImage, other: &FileImage) -> bool {
+    let code = |file: &FileImage| -> Vec<(u32, Vec<u8>)> {
+        let sections = file.image().sections.iter().filter(|section| section.is_executable());
+        let bytes = |offset: u32, size: u32| {
+            let start = offset as usize;
+            start
+                .checked_add(size as usize)
+                .and_then(|end| file.data().get(start..end))
+                .unwrap_or_default()
+                .to_vec()
+        };
+        sections
+            .map(|s| (s.rva, bytes(s.file_offset, s.file_size.min(s.size))))
+            .collect()
+    };
+    code(one) == code(other)
+}

@@ -1,0 +1,62 @@
+//! Where a finished report goes: standard output and the report directory.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use super::run::Format;
+use crate::outcome::{self, Condition};
+use crate::report::{ConditionNote, Report, json, text};
+
+/// Name of the report for people in the report directory.
+pub const TEXT_FILE: &str = "report.txt";
+/// Name of the report for programs in the report directory.
+pub const JSON_FILE: &str = "report.json";
+
+/// Writes the report files and prints the report. Gives the exit code of the process. A report that cannot be written
+/// is still printed.
+#[must_use]
+pub fn finish(report: &mut Report, directory: Option<&Path>, format: Format) -> u8 {
+    if let Some(directory) = directory {
+        let failures: Vec<String> = [
+            write_file(&directory.join(TEXT_FILE), |out| text::write(report, out)),
+            write_file(&directory.join(JSON_FILE), |out| json::write(report, out)),
+        ]
+        .into_iter()
+        .filter_map(Result::err)
+        .collect();
+        for failure in failures {
+            eprintln!("error: {failure}");
+            report.conditions.push(ConditionNote {
+                condition: Condition::Infrastructure,
+                reason: failure,
+            });
+        }
+        let held: Vec<Condition> = report.conditions.iter().map(|note| note.condition).collect();
+        report.exit_code = outcome::exit_code(&held);
+        report.outcome = outcome::outcome(&held);
+    }
+    let out = &mut io::stdout().lock();
+    let printed = match format {
+        Format::Text => text::write(report, out),
+        Format::Json => json::write(report, out),
+    };
+    // Whoever closed standard output does not want to read more; the exit code still tells.
+    let _ = printed.and_then(|()| out.flush());
+    report.exit_code
+}
+
+/// Prints a finished text. Whoever closed standard output does not want to read more.
+pub fn print(text: &str) {
+    let out = &mut io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), String> {
+    let attempt = || -> io::Result<()> {
+        let mut file = BufWriter::new(File::create(path)?);
+        write(&mut file)?;
+        file.flush()
+    };
+    attempt().map_err(|error| format!("cannot write {}: {error}", path.display()))
+}

@@ -1,0 +1,232 @@
+//! `storlock run`: boots a guest with a driver under test and watches its locks.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use storlock_vmm::boot::{BootFile, FileKind};
+
+use super::images::{self, ImageFile, Role};
+use super::interrupt::Interrupt;
+use super::options::{Limit, Size};
+use super::progress::Progress;
+use super::{Failure, output};
+use crate::machine::{Disk, Guest, GuestOptions};
+use crate::report::{Report, RunInfo};
+use crate::session::recording::Recording;
+use crate::session::trace::Trace;
+use crate::session::{Config, EndKind, ExportRequest, Session};
+use crate::windows::SymbolTable;
+
+/// Name of the event trace in the report directory.
+pub const TRACE_FILE: &str = "events.trace";
+/// Name of the guest's serial log in the report directory.
+pub const SERIAL_FILE: &str = "serial.log";
+
+/// How the report is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Options of `storlock run`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Driver under test (a Storport miniport for x64)
+    #[arg(long, value_name = "FILE")]
+    pub driver: PathBuf,
+    /// Kernel to boot [default: the test kernel that comes with Storlock]
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Port driver [default: the storport.sys that comes with Storlock]
+    #[arg(long, value_name = "FILE")]
+    pub port_driver: Option<PathBuf>,
+    /// Further driver to load; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub load: Vec<PathBuf>,
+    /// Number of virtual processors
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub cpus: u32,
+    /// Guest memory
+    #[arg(long, value_name = "SIZE", default_value = "256M")]
+    pub memory: Size,
+    /// Seed of every random choice, to repeat a run [default: chosen anew and printed]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Wall-clock limit; a guest that runs longer counts as hanging
+    #[arg(long, value_name = "DURATION", default_value = "10m")]
+    pub time_limit: Limit,
+    /// Directory for report.txt, report.json, serial.log and the event trace; files of an earlier run are replaced
+    #[arg(long, value_name = "DIR", default_value = "storlock-report")]
+    pub report_dir: PathBuf,
+    /// Record the run for `storlock replay`
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// How the report is printed on standard output
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// What the emulated NVMe disk keeps its data in: a raw file, or mem:SIZE
+    #[arg(long, value_name = "FILE|mem:SIZE", default_value = "mem:64M")]
+    pub disk: Disk,
+    /// The KVM device
+    #[arg(long, value_name = "PATH", default_value = storlock_vmm::kvm::DEFAULT_DEVICE)]
+    pub kvm: PathBuf,
+    /// Command line of the guest's kernel
+    #[arg(long, value_name = "STRING", default_value = "", allow_hyphen_values = true)]
+    pub append: String,
+    /// Copy the guest's serial port to this file as well; - is standard error
+    #[arg(long, value_name = "FILE|-")]
+    pub serial: Option<PathBuf>,
+    /// Directory with the images as they were before stripping, for the names in reports [default: `debug` beside an
+    /// image or beside its directory]
+    #[arg(long, value_name = "DIR")]
+    pub symbols: Option<PathBuf>,
+    /// Put exported data of a guest module into the report, read at arming and at the end; may be given several times
+    #[arg(long, value_name = "MODULE!NAME:BYTES")]
+    pub dump_export: Vec<ExportRequest>,
+}
+
+/// Runs the guest and reports.
+///
+/// # Errors
+/// [`Failure`] if the guest could not be started. Once it has started there is a report, whatever happens.
+pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
+    let images = read_images(arguments).map_err(Failure::infrastructure)?;
+    images::check_imports(&images).map_err(Failure::infrastructure)?;
+    let seed = arguments.seed.unwrap_or_else(random_seed);
+    let directory = &arguments.report_dir;
+    fs::create_dir_all(directory)
+        .with_context(|| format!("cannot create the report directory {}", directory.display()))
+        .map_err(Failure::infrastructure)?;
+    let guest = Guest::prepare(options(arguments, &images, seed)).map_err(Failure::infrastructure)?;
+    let config = config(arguments, &images, seed, &guest);
+    let session = open_session(arguments, config).map_err(Failure::infrastructure)?;
+    let mut report = watch(arguments, guest, session).map_err(Failure::infrastructure)?;
+    Ok(output::finish(&mut report, Some(directory), arguments.format))
+}
+
+/// Runs the prepared guest to its end.
+fn watch(arguments: &Arguments, guest: Guest, session: Session) -> anyhow::Result<Report> {
+    let session = Arc::new(session);
+    let running = guest.start(&session).context("the guest cannot be started")?;
+    let interrupt = Interrupt::catch(running.control()).context("signals cannot be caught")?;
+    let progress = Progress::start(&session, arguments.time_limit.0);
+    let mut end = running.wait(arguments.time_limit.0);
+    drop(progress);
+    if interrupt.happened() && end.kind == EndKind::Stopped {
+        end.kind = EndKind::Interrupted;
+    }
+    Ok(session.report(&end))
+}
+
+fn config(arguments: &Arguments, images: &[ImageFile], seed: u64, guest: &Guest) -> Config {
+    let target = images.iter().find(|image| image.role == Role::Target);
+    let mut symbols = SymbolTable::default();
+    for image in images {
+        match image.unstripped(arguments.symbols.as_deref()) {
+            Some(unstripped) => symbols.add_unstripped(&image.name, &image.image, &unstripped),
+            None => symbols.add_file(&image.name, &image.image),
+        }
+    }
+    Config {
+        target: target.map(|image| image.name.clone()).unwrap_or_default(),
+        processors: arguments.cpus,
+        hooks: guest.hooks(),
+        step_over: guest.step_over(),
+        exports: arguments.dump_export.clone(),
+        symbols,
+        run: RunInfo {
+            command_line: command_line(arguments, seed),
+            seed,
+            cpus: arguments.cpus,
+            memory: arguments.memory.0,
+            images: images.iter().map(ImageFile::info).collect(),
+            ..RunInfo::default()
+        },
+    }
+}
+
+fn read_images(arguments: &Arguments) -> anyhow::Result<Vec<ImageFile>> {
+    let kernel = arguments
+        .kernel
+        .clone()
+        .map_or_else(|| images::built_image("ntoskrnl.exe"), Ok)?;
+    let port_driver = arguments
+        .port_driver
+        .clone()
+        .map_or_else(|| images::built_image("storport.sys"), Ok)?;
+    let mut files = vec![
+        ImageFile::read(&kernel, Role::Kernel)?,
+        ImageFile::read(&port_driver, Role::PortDriver)?,
+        ImageFile::read(&arguments.driver, Role::Target)?,
+    ];
+    for path in &arguments.load {
+        files.push(ImageFile::read(path, Role::Driver)?);
+    }
+    Ok(files)
+}
+
+fn options(arguments: &Arguments, images: &[ImageFile], seed: u64) -> GuestOptions {
+    let files = images.iter().map(|file| BootFile {
+        name: file.name.clone(),
+        kind: match file.role {
+            Role::Kernel => FileKind::Kernel,
+            Role::PortDriver => FileKind::PortDriver,
+            Role::Target => FileKind::Driver,
+            Role::Driver => FileKind::OtherDriver,
+        },
+        data: file.image.data().to_vec(),
+    });
+    GuestOptions {
+        kvm: arguments.kvm.clone(),
+        cpus: arguments.cpus,
+        memory: arguments.memory.0,
+        seed,
+        files: files.collect(),
+        command_line: arguments.append.clone(),
+        disk: arguments.disk.clone(),
+        serial_log: arguments.report_dir.join(SERIAL_FILE),
+        serial_copy: arguments.serial.clone(),
+    }
+}
+
+fn open_session(arguments: &Arguments, config: Config) -> anyhow::Result<Session> {
+    let path = arguments.report_dir.join(TRACE_FILE);
+    let trace = Trace::create(&path).with_context(|| format!("cannot write the event trace {}", path.display()))?;
+    let recording = match &arguments.record {
+        Some(path) => Some(record_to(path, &config)?),
+        None => None,
+    };
+    Ok(Session::new(config, Some(trace), recording))
+}
+
+fn record_to(path: &Path, config: &Config) -> anyhow::Result<Recording> {
+    let header = serde_json::to_vec(config).context("the recording's header")?;
+    Recording::create(path, header).with_context(|| format!("cannot write the recording {}", path.display()))
+}
+
+/// The command line that repeats this run: as given, with the seed that was chosen.
+fn command_line(arguments: &Arguments, seed: u64) -> Vec<String> {
+    let mut words: Vec<String> = std::env::args_os()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    if let Some(first) = words.first_mut() {
+        "storlock".clone_into(first);
+    }
+    if arguments.seed.is_none() {
+        words.extend(["--seed".to_owned(), seed.to_string()]);
+    }
+    words
+}
+
+/// A seed that differs from run to run. It needs no secrecy; it is short because people copy it.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    let hasher = std::collections::hash_map::RandomState::new().build_hasher();
+    hasher.finish() & 0xffff_ffff
+}

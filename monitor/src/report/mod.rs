@@ -1,0 +1,398 @@
+//! The report of a run: plain data, and one renderer a format.
+//!
+//! Talks to the outcome words only. It must not know how anything in it was found: the session fills it in, and the
+//! same data is written as [`text`] for people and as [`json`] for programs. `docs/report.md` documents both.
+
+pub mod json;
+pub mod text;
+
+use serde::{Deserialize, Serialize};
+
+use crate::outcome::{Condition, Outcome};
+
+/// Version of the JSON schema. It changes when a field changes its meaning or goes away; new fields do not change it.
+pub const SCHEMA: &str = "storlock-report/1";
+
+/// All that a run has to say.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Version of Storlock that wrote this.
+    pub tool_version: String,
+    /// The outcome in SDV's words.
+    pub outcome: Outcome,
+    /// Exit code of the process.
+    pub exit_code: u8,
+    /// What held at the end of the run, each with the sentence that explains it.
+    pub conditions: Vec<ConditionNote>,
+    /// How the run was started.
+    pub run: RunInfo,
+    /// How the guest ended.
+    pub end: EndOfRun,
+    /// The driver under test, once the guest has loaded it.
+    pub target: Option<ModuleInfo>,
+    /// Modules of the guest, as far as the monitor had to look them up.
+    pub modules: Vec<ModuleInfo>,
+    /// Which routines were watched, and which were not.
+    pub watch: WatchInfo,
+    /// Broken contracts, by verdict and in the order of their first occurrence; one entry a cause.
+    pub violations: Vec<Violation>,
+    /// Lock calls by routine and calling module.
+    pub calls: Vec<CallCount>,
+    /// What the checker remembered and what it had to forget.
+    pub locks: LockSummary,
+    /// What the monitoring cost.
+    pub cost: Cost,
+    /// The event trace beside the report, if one was written.
+    pub trace: Option<TraceInfo>,
+    /// Exported data of the guest that the command line asked for.
+    pub exports: Vec<DumpedExport>,
+    /// Anything else the reader should know.
+    pub notes: Vec<String>,
+}
+
+/// A condition and why it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConditionNote {
+    /// What holds.
+    pub condition: Condition,
+    /// One sentence for people.
+    pub reason: String,
+}
+
+/// How the run was started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunInfo {
+    /// The command line, one entry an argument, with the seed that was chosen: it repeats this run.
+    pub command_line: Vec<String>,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Number of virtual processors.
+    pub cpus: u32,
+    /// Guest memory in bytes.
+    pub memory: u64,
+    /// Files that the guest was built from.
+    pub images: Vec<ImageInfo>,
+    /// Wall-clock time from the start of the guest to its end, in milliseconds; 0 for a replay.
+    pub duration_ms: u64,
+    /// True if the report comes from a recording and no guest ran.
+    pub replayed: bool,
+}
+
+/// A file that the guest was built from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageInfo {
+    /// `kernel`, `port driver`, `driver under test` or `driver`.
+    pub role: String,
+    /// File name without its directory.
+    pub name: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// SHA-256 of the contents, in hexadecimal.
+    pub sha256: String,
+}
+
+/// How the guest ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndOfRun {
+    /// `power off`, `reset`, `triple fault`, `time limit`, `internal error`, `interrupted`, `stopped` or `failed`.
+    pub kind: String,
+    /// One sentence more, where there is more to say.
+    pub detail: Option<String>,
+    /// The bug check that the guest recorded.
+    pub bug_check: Option<BugCheck>,
+    /// What each virtual processor was doing, if the guest did not end by itself.
+    pub processors: Vec<ProcessorState>,
+}
+
+/// A Windows bug check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BugCheck {
+    /// Bug check code, such as 0xD1.
+    pub code: u64,
+    /// Its four parameters.
+    pub parameters: [u64; 4],
+}
+
+/// What a virtual processor was doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessorState {
+    /// Number of the vCPU.
+    pub vcpu: u32,
+    /// Where it was.
+    pub location: Location,
+    /// Its IRQL.
+    pub irql: u8,
+    /// What it was doing there, where known (`halted`, an instruction).
+    pub activity: Option<String>,
+    /// Its call stack, innermost first.
+    pub stack: Vec<Frame>,
+    /// Why the stack ends where it does, if not at its outermost frame.
+    pub stack_note: Option<String>,
+}
+
+/// A module of the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleInfo {
+    /// Base name as the guest has it, such as `storport.sys`.
+    pub name: String,
+    /// Virtual address of its first byte.
+    pub base: u64,
+    /// Size of the image in bytes.
+    pub size: u64,
+}
+
+/// A code address of the guest and what is known about it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Location {
+    /// Guest virtual address.
+    pub address: u64,
+    /// Module that holds it; `None`: no loaded module does.
+    pub module: Option<String>,
+    /// Offset from the module's base.
+    pub offset: Option<u64>,
+    /// Nearest symbol at or below the address, with the distance to it in bytes.
+    pub symbol: Option<(String, u64)>,
+}
+
+/// One frame of a call stack.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frame {
+    /// Where it is.
+    pub location: Location,
+    /// What is special about it, such as a caller that left by a tail call.
+    pub note: Option<String>,
+}
+
+/// Which routines were watched.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchInfo {
+    /// Watched routines.
+    pub routines: Vec<WatchedRoutine>,
+    /// How they were chosen, in a sentence.
+    pub summary: String,
+    /// Lock routines the target imports that were not watched.
+    pub gaps: Vec<WatchGap>,
+    /// How a breakpoint is stepped over: `resume flag`, `emulate first` or `single step`.
+    pub step_over: String,
+    /// Whether the return of a routine could be caught.
+    pub catch_return: bool,
+    /// Event number at which the breakpoints were in force on all processors; `None`: they never were.
+    pub armed_at: Option<u64>,
+    /// Why they never were.
+    pub not_armed: Option<String>,
+}
+
+/// A watched routine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchedRoutine {
+    /// `module!routine`.
+    pub routine: String,
+    /// Its address in the guest.
+    pub address: u64,
+    /// Why it was chosen.
+    pub reason: String,
+    /// How often it was entered.
+    pub hits: u64,
+}
+
+/// A lock routine that the target imports and that was not watched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchGap {
+    /// `module!routine`.
+    pub routine: String,
+    /// What follows from it for the verdicts.
+    pub consequence: String,
+}
+
+/// How much a verdict weighs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The documented contract is broken; makes the outcome a Defect.
+    Semantic,
+    /// The rule's own words are broken, the contract is not; a note.
+    Literal,
+    /// The evidence is short; never a Defect.
+    Suspect,
+}
+
+/// A broken contract.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Violation {
+    /// Name of the rule, such as `SpinLockRelease`.
+    pub rule: String,
+    /// What the rule asks, and where that is documented.
+    pub rule_text: String,
+    /// Address of the rule's documentation.
+    pub rule_source: String,
+    /// How much it weighs.
+    pub verdict: Verdict,
+    /// Whether the call or the lock is the target's; only then can it be a Defect.
+    pub concerns_target: bool,
+    /// What happened, in one word for programs, such as `released_twice`.
+    pub cause: String,
+    /// One line that says what happened.
+    pub message: String,
+    /// The evidence, one sentence each.
+    pub evidence: Vec<String>,
+    /// `module!routine` of the offending call.
+    pub routine: String,
+    /// Its decoded operands, such as `SpinLock = 0xffff...`.
+    pub operands: Vec<String>,
+    /// Which lock.
+    pub lock: String,
+    /// Who called: where the call returns to.
+    pub caller: Location,
+    /// What to know about the caller, such as a tail call.
+    pub caller_note: Option<String>,
+    /// Call stack, innermost first.
+    pub stack: Vec<Frame>,
+    /// Why the stack ends where it does, if not at its outermost frame.
+    pub stack_note: Option<String>,
+    /// Virtual processor.
+    pub vcpu: u32,
+    /// Address of the running thread's KTHREAD.
+    pub thread: u64,
+    /// IRQL at the call.
+    pub irql: u8,
+    /// Number of the event at which it was found.
+    pub event: u64,
+    /// The lock's last events, latest first.
+    pub history: Vec<HistoryEntry>,
+    /// Older events of the lock that were not kept.
+    pub history_evicted: u64,
+    /// How often this cause was seen. All but the first are counted only.
+    pub count: u64,
+}
+
+/// Something that happened to a lock before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// Number of the event.
+    pub event: u64,
+    /// What happened, such as `acquired by nt!KeAcquireSpinLockRaiseToDpc`.
+    pub what: String,
+    /// Who called.
+    pub caller: Location,
+    /// Virtual processor.
+    pub vcpu: u32,
+    /// Address of the thread.
+    pub thread: u64,
+    /// IRQL at the call.
+    pub irql: u8,
+}
+
+/// Calls of one routine by one module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallCount {
+    /// `module!routine`, for StorPort locks with the notification or function.
+    pub routine: String,
+    /// Module that the call returns to; `(unknown)` if none holds the address.
+    pub module: String,
+    /// Number of calls.
+    pub calls: u64,
+}
+
+/// What the checker remembered and what it had to forget.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockSummary {
+    /// Releases that belong to an acquire.
+    pub matched: u64,
+    /// Calls that another lock routine made to do its work.
+    pub nested: u64,
+    /// Releases of locks whose state was not known yet.
+    pub unknown_releases: u64,
+    /// Locks remembered at the end of the run.
+    pub remembered: u64,
+    /// Records of locks, handles and acquires dropped to bound memory.
+    pub evictions: u64,
+}
+
+/// What the monitoring cost.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Breakpoint hits from arming on.
+    pub hits: u64,
+    /// Hits of which the target was the caller.
+    pub target_hits: u64,
+    /// Hits a second of wall-clock time from arming on; 0 for a replay.
+    pub hits_per_second: u64,
+    /// `KVM_RUN` calls of all vCPUs.
+    pub kvm_runs: u64,
+    /// Exits for breakpoints and single steps.
+    pub debug_exits: u64,
+    /// All other exits.
+    pub other_exits: u64,
+    /// Times a vCPU had to wait because the event queue was full.
+    pub queue_waits: u64,
+    /// System calls other than `KVM_RUN` that hits needed; 0 where the resume flag works.
+    pub hit_requests: u64,
+}
+
+impl Cost {
+    /// The target's share of the hits, 0 to 1.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "a share for people needs no 53rd bit")]
+    pub fn target_share(&self) -> f64 {
+        if self.hits == 0 {
+            0.0
+        } else {
+            self.target_hits as f64 / self.hits as f64
+        }
+    }
+}
+
+/// The event trace beside the report.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceInfo {
+    /// File name.
+    pub file: String,
+    /// Events written.
+    pub events: u64,
+    /// Events after the trace had to end.
+    pub lost: u64,
+    /// Why the trace ends early.
+    pub error: Option<String>,
+}
+
+/// Exported data of the guest that the command line asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DumpedExport {
+    /// `MODULE!NAME` as asked.
+    pub name: String,
+    /// Its address; `None`: there is no such export.
+    pub address: Option<u64>,
+    /// Bytes when the breakpoints had been armed, in hexadecimal.
+    pub at_arming: Option<String>,
+    /// Bytes at the end of the run, in hexadecimal.
+    pub at_end: Option<String>,
+    /// Why there are no bytes.
+    pub error: Option<String>,
+}
+
+impl Location {
+    /// A location of which only the address is known.
+    #[must_use]
+    pub fn unknown(address: u64) -> Self {
+        Self {
+            address,
+            ..Self::default()
+        }
+    }
+}
+
+impl std::fmt::Display for Location {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Some(module) = &self.module else {
+            return write!(f, "{:#x} (in no loaded module)", self.address);
+        };
+        write!(f, "{module}+{:#x}", self.offset.unwrap_or(0))?;
+        match &self.symbol {
+            Some((name, 0)) => write!(f, " ({name})"),
+            Some((name, distance)) => write!(f, " ({name}+{distance:#x})"),
+            None => Ok(()),
+        }
+    }
+}

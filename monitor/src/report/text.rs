@@ -1,0 +1,371 @@
+//! The report as text, for people: what a storage driver engineer wants to know first comes first.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use super::{DumpedExport, EndOfRun, Frame, HistoryEntry, Report, Verdict, Violation, WatchInfo};
+
+/// Writes the report as text.
+///
+/// # Errors
+/// What `out` returns.
+pub fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
+    out.write_all(render(report).as_bytes())
+}
+
+/// The report as text.
+#[must_use]
+pub fn render(report: &Report) -> String {
+    let mut text = String::new();
+    let again = shell_words(&report.run.command_line);
+    for violation in &report.violations {
+        violation_text(&mut text, violation, report.run.seed, &again);
+    }
+    end_text(&mut text, &report.end);
+    summary_text(&mut text, report);
+    text
+}
+
+/// Appends one line. Writing to a `String` cannot fail, so the result carries nothing.
+macro_rules! line {
+    ($text:expr) => { $text.push('\n') };
+    ($text:expr, $($arg:tt)*) => {{
+        let _ = writeln!($text, $($arg)*);
+    }};
+}
+
+fn violation_text(text: &mut String, v: &Violation, seed: u64, again: &str) {
+    let head = match v.verdict {
+        Verdict::Semantic => "error",
+        Verdict::Literal => "note",
+        Verdict::Suspect => "warning",
+    };
+    line!(text, "{head}[{}]: {}", v.rule, v.message);
+    line!(text, "  --> {}", v.caller);
+    if let Some(note) = &v.caller_note {
+        line!(text, "      {note}");
+    }
+    line!(text, "   |");
+    line!(text, "   | call     {}({})", v.routine, v.operands.join(", "));
+    line!(text, "   | lock     {}", v.lock);
+    line!(
+        text,
+        "   | where    vCPU {}, thread {:#x}, IRQL {}, event {}",
+        v.vcpu,
+        v.thread,
+        irql_text(v.irql),
+        v.event
+    );
+    line!(text, "   |");
+    wrapped(text, "rule", &format!("{} ({})", v.rule_text, v.rule_source));
+    wrapped(text, "verdict", verdict_text(v.verdict));
+    for evidence in &v.evidence {
+        wrapped(text, "because", evidence);
+    }
+    line!(text, "   = call stack, innermost first:");
+    stack_text(text, &v.stack);
+    if let Some(note) = &v.stack_note {
+        line!(text, "          ({note})");
+    }
+    history_text(text, &v.history);
+    if v.count > 1 {
+        line!(text, "   = seen {} times in this run; the first is shown", v.count);
+    }
+    if !again.is_empty() {
+        line!(text, "   = run again with seed {seed}: {again}");
+    }
+    line!(text);
+}
+
+fn verdict_text(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Semantic => "semantic: the documented contract is broken; this makes the outcome Defect",
+        Verdict::Literal => {
+            "literal: the rule's own words are broken, but the call is documented as legal; a note only"
+        }
+        Verdict::Suspect => "suspect: the evidence is too short for a verdict; never counted as a defect",
+    }
+}
+
+fn stack_text(text: &mut String, stack: &[Frame]) {
+    if stack.is_empty() {
+        line!(text, "       (unknown)");
+    }
+    for (number, frame) in stack.iter().enumerate() {
+        let note = frame.note.as_ref().map(|n| format!("  [{n}]")).unwrap_or_default();
+        line!(text, "       {number:>2}  {}{note}", frame.location);
+    }
+}
+
+fn history_text(text: &mut String, history: &[HistoryEntry]) {
+    if history.is_empty() {
+        line!(
+            text,
+            "   = nothing happened to this lock before, as far as the watched routines show"
+        );
+        return;
+    }
+    line!(text, "   = what happened to this lock before, latest first:");
+    for entry in history {
+        line!(
+            text,
+            "       event {:>8}  vCPU {:<2} IRQL {:<2} {}",
+            entry.event,
+            entry.vcpu,
+            entry.irql,
+            entry.what
+        );
+        line!(
+            text,
+            "                       from {}, thread {:#x}",
+            entry.caller,
+            entry.thread
+        );
+    }
+}
+
+fn end_text(text: &mut String, end: &EndOfRun) {
+    let Some(detail) = &end.detail else { return };
+    if end.kind == "power off" {
+        return;
+    }
+    line!(text, "guest: {}: {detail}", end.kind);
+    if let Some(bug_check) = end.bug_check {
+        let [a, b, c, d] = bug_check.parameters;
+        line!(
+            text,
+            "   = bug check {:#x} ({a:#x}, {b:#x}, {c:#x}, {d:#x})",
+            bug_check.code
+        );
+    }
+    for cpu in &end.processors {
+        let activity = cpu.activity.as_ref().map(|a| format!(": {a}")).unwrap_or_default();
+        line!(
+            text,
+            "   = vCPU {} at {}, IRQL {}{activity}",
+            cpu.vcpu,
+            cpu.location,
+            irql_text(cpu.irql)
+        );
+        stack_text(text, &cpu.stack);
+    }
+    line!(text);
+}
+
+fn summary_text(text: &mut String, report: &Report) {
+    let run = &report.run;
+    line!(text, "summary");
+    field(
+        text,
+        "outcome",
+        &format!("{} (exit code {})", report.outcome.text(), report.exit_code),
+    );
+    for condition in &report.conditions {
+        field(text, "", &format!("- {}", condition.reason));
+    }
+    match &report.target {
+        Some(m) => field(
+            text,
+            "target",
+            &format!("{} at {:#x}, {:#x} bytes", m.name, m.base, m.size),
+        ),
+        None => field(text, "target", "never loaded by the guest"),
+    }
+    for image in &run.images {
+        let digest = image.sha256.get(..16).unwrap_or(&image.sha256);
+        field(
+            text,
+            "image",
+            &format!(
+                "{}: {}, {} bytes, sha256 {digest}...",
+                image.role, image.name, image.size
+            ),
+        );
+    }
+    let how = if run.replayed {
+        "replayed".to_owned()
+    } else {
+        format!("{}.{} s", run.duration_ms / 1000, run.duration_ms % 1000 / 100)
+    };
+    field(
+        text,
+        "run",
+        &format!(
+            "{} vCPUs, {} MiB, seed {}, {how}, ended by {}",
+            run.cpus,
+            run.memory >> 20,
+            run.seed,
+            report.end.kind
+        ),
+    );
+    watch_text(text, &report.watch);
+    calls_text(text, report);
+    cost_text(text, report);
+    for export in &report.exports {
+        export_text(text, export);
+    }
+    for note in &report.notes {
+        field(text, "note", note);
+    }
+}
+
+fn watch_text(text: &mut String, watch: &WatchInfo) {
+    if let Some(reason) = &watch.not_armed {
+        field(text, "watched", &format!("nothing: {reason}"));
+        return;
+    }
+    for (i, routine) in watch.routines.iter().enumerate() {
+        let label = if i == 0 { "watched" } else { "" };
+        field(
+            text,
+            label,
+            &format!("{} at {:#x}: {}", routine.routine, routine.address, routine.reason),
+        );
+    }
+    for gap in &watch.gaps {
+        field(text, "not watched", &format!("{}: {}", gap.routine, gap.consequence));
+    }
+    if !watch.step_over.is_empty() {
+        let returns = if watch.catch_return {
+            "returns can be caught"
+        } else {
+            "returns cannot be caught"
+        };
+        field(text, "step over", &format!("{}; {returns}", watch.step_over));
+    }
+}
+
+fn calls_text(text: &mut String, report: &Report) {
+    if report.calls.is_empty() {
+        field(text, "calls", "none");
+    } else {
+        field(text, "calls", "by routine and calling module:");
+    }
+    let width = report.calls.iter().map(|c| c.routine.len()).max().unwrap_or(0);
+    for call in &report.calls {
+        line!(
+            text,
+            "    {:<width$}  {:<24} {:>10}",
+            call.routine,
+            call.module,
+            call.calls
+        );
+    }
+    let locks = &report.locks;
+    field(
+        text,
+        "locks",
+        &format!(
+            "{} releases matched, {} nested calls, {} releases of locks in unknown state, {} locks remembered, {} records \
+             evicted",
+            locks.matched, locks.nested, locks.unknown_releases, locks.remembered, locks.evictions
+        ),
+    );
+}
+
+fn cost_text(text: &mut String, report: &Report) {
+    let cost = &report.cost;
+    field(
+        text,
+        "cost",
+        &format!(
+            "{} hits, {:.1} % by the target, {} hits/s; {} KVM_RUN, {} debug exits, {} other exits; {} other system calls for hits; \
+             {} queue waits",
+            cost.hits,
+            cost.target_share() * 100.0,
+            cost.hits_per_second,
+            cost.kvm_runs,
+            cost.debug_exits,
+            cost.other_exits,
+            cost.hit_requests,
+            cost.queue_waits
+        ),
+    );
+    if let Some(trace) = &report.trace {
+        let end = trace
+            .error
+            .as_ref()
+            .map(|e| format!(", ends early after {} lost: {e}", trace.lost))
+            .unwrap_or_default();
+        field(text, "trace", &format!("{}: {} events{end}", trace.file, trace.events));
+    }
+}
+
+/// Hexadecimal digits of exported data that are shown.
+const SHOWN_DIGITS: usize = 80;
+
+fn export_text(text: &mut String, export: &DumpedExport) {
+    let bytes = |b: &Option<String>| match b {
+        None => "-".to_owned(),
+        Some(hex) => match hex.get(..SHOWN_DIGITS) {
+            Some(head) if hex.len() > SHOWN_DIGITS => format!("{head}... ({} bytes, all in JSON)", hex.len() / 2),
+            _ => hex.clone(),
+        },
+    };
+    if let Some(error) = &export.error {
+        field(text, "export", &format!("{}: {error}", export.name));
+    } else {
+        field(
+            text,
+            "export",
+            &format!("{} at arming: {}", export.name, bytes(&export.at_arming)),
+        );
+        field(
+            text,
+            "",
+            &format!("{} at end:    {}", export.name, bytes(&export.at_end)),
+        );
+    }
+}
+
+/// An IRQL with its Windows name, where it has one.
+fn irql_text(irql: u8) -> String {
+    match irql {
+        0 => "0 (PASSIVE_LEVEL)".to_owned(),
+        1 => "1 (APC_LEVEL)".to_owned(),
+        2 => "2 (DISPATCH_LEVEL)".to_owned(),
+        15 => "15 (HIGH_LEVEL)".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn field(text: &mut String, label: &str, value: &str) {
+    line!(text, "  {label:<12} {value}");
+}
+
+/// A labelled paragraph, wrapped at 110 columns.
+fn wrapped(text: &mut String, label: &str, value: &str) {
+    let indent = 3 + 2 + label.len() + 2;
+    let mut current = format!("   = {label}: ");
+    let mut empty = true;
+    for word in value.split_whitespace() {
+        if !empty && current.len() + 1 + word.len() > 110 {
+            line!(text, "{}", current.trim_end());
+            current = " ".repeat(indent);
+            empty = true;
+        }
+        if !empty {
+            current.push(' ');
+        }
+        current.push_str(word);
+        empty = false;
+    }
+    line!(text, "{}", current.trim_end());
+}
+
+/// A command line that a shell reads back as the same arguments.
+#[must_use]
+pub fn shell_words(arguments: &[String]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+./:,@%".contains(c);
+    let quoted: Vec<String> = arguments
+        .iter()
+        .map(|a| {
+            if !a.is_empty() && a.chars().all(plain) {
+                a.clone()
+            } else {
+                format!("'{}'", a.replace('\'', "'\\''"))
+            }
+        })
+        .collect();
+    quoted.join(" ")
+}
