@@ -1,0 +1,224 @@
+//! The built binary on the guest images that come with the project: needs a usable /dev/kvm, of whatever kind.
+//!
+//! `STORLOCK_IMAGES` names the directory of the images; without it they are built. `STORLOCK_GROUND` is `svm` in the lab,
+//! where there is time for more operations than on a KVM that interprets every instruction.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod support;
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::{
+    BUGS, LIMIT, Run, assert_counts_agree, assert_found_once_at_its_place, assert_nothing_found, command, finish,
+    images, run, run_counted,
+};
+
+#[test]
+fn guest_correct_miniports_complete_and_their_data_is_right() {
+    for miniport in ["vdisk-ok", "nvme-ok"] {
+        let run = run(miniport, &["--seed", "3", "--append", "ops=24 threads=2"]);
+        assert_nothing_found(&run);
+    }
+}
+
+#[test]
+fn guest_each_bug_is_found_once_at_its_place() {
+    for bug in BUGS {
+        let run = run(bug.0, &["--seed", "5", "--append", "ops=8 threads=2"]);
+        assert_found_once_at_its_place(&bug, &run);
+    }
+}
+
+#[test]
+fn guest_every_call_is_counted_as_the_guest_counts_it() {
+    for miniport in ["vdisk-ok", "nvme-ok"] {
+        let run = run_counted(miniport, &["--seed", "11", "--append", "ops=24 threads=3"]);
+        assert_eq!(run.code(), 0, "{run}");
+        assert!(assert_counts_agree(&run).len() >= 2, "{miniport}: {run}");
+    }
+}
+
+#[test]
+fn guest_a_recording_replays_to_the_same_report() {
+    let files = tempfile::tempdir().unwrap();
+    let recording = files.path().join("run.rec");
+    let run = run(
+        "vdisk-release-without-acquire",
+        &[
+            "--seed",
+            "2",
+            "--append",
+            "ops=4 threads=2",
+            "--record",
+            recording.to_str().unwrap(),
+        ],
+    );
+    assert_eq!(run.code(), 1, "{run}");
+    let mut live = run.report();
+    let mut replay = Command::new(env!("CARGO_BIN_EXE_storlock"));
+    replay
+        .arg("replay")
+        .arg(&recording)
+        .arg("--report-dir")
+        .arg(files.path());
+    let child = replay.stdout(Stdio::null()).spawn().unwrap();
+    assert_eq!(finish(child).status.code(), Some(1));
+    let replayed: Value = serde_json::from_slice(&fs::read(files.path().join("report.json")).unwrap()).unwrap();
+    live["run"]["replayed"] = Value::Bool(true);
+    assert_eq!(replayed, live);
+}
+
+#[test]
+fn guest_that_does_not_end_in_time_is_a_hang_with_the_processors_shown() {
+    let run = run(
+        "vdisk-ok",
+        &["--time-limit", "3s", "--append", "ops=100000000 threads=2"],
+    );
+    assert_eq!(run.code(), 3, "{run}");
+    let report = run.report();
+    assert_eq!(report["end"]["kind"], "time limit", "{run}");
+    assert_eq!(report["end"]["processors"].as_array().unwrap().len(), 2, "{run}");
+    assert!(
+        report["end"]["processors"][0]["location"]["module"].is_string(),
+        "{run}"
+    );
+}
+
+#[test]
+fn guest_interrupted_leaves_a_partial_report() {
+    let directory = tempfile::tempdir().unwrap();
+    let child = command(directory.path(), "vdisk-ok", &["--append", "ops=100000000 threads=2"])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let serial = directory.path().join("report/serial.log");
+    let began = Instant::now();
+    while !fs::read_to_string(&serial)
+        .unwrap_or_default()
+        .contains("workload: disk")
+        && began.elapsed() < LIMIT
+    {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let killed = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(killed.success());
+    let run = Run {
+        output: finish(child),
+        directory,
+    };
+    assert_eq!(run.code(), 130, "{run}");
+    let report = run.report();
+    assert_eq!(report["end"]["kind"], "interrupted", "{run}");
+    assert!(report["watch"]["armed_at"].as_u64().is_some(), "{run}");
+}
+
+#[test]
+fn guest_run_whose_disk_fills_up_says_so_and_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let inner = command(
+        directory.path(),
+        "vdisk-ok",
+        &["--seed", "4", "--append", "ops=40 threads=2"],
+    );
+    // A limit on the size of files stands in for the full disk: the same error path, and no mount.
+    let mut outer = Command::new("bash");
+    outer
+        .args(["-c", "trap '' XFSZ; ulimit -f 16; exec \"$@\"", "bash"])
+        .arg(inner.get_program());
+    outer
+        .args(inner.get_args())
+        .env("STORLOCK_IMAGES", images())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let run = Run {
+        output: finish(outer.spawn().unwrap()),
+        directory,
+    };
+    assert_eq!(run.code(), 5, "{run}");
+    assert!(run.serial().contains("workload: PASS"), "{run}");
+    let trace = run.directory.path().join("report/events.trace");
+    let mut replay = Command::new(env!("CARGO_BIN_EXE_storlock"));
+    let replayed = finish(replay.arg("replay").arg(trace).stdout(Stdio::piped()).spawn().unwrap());
+    let text = String::from_utf8_lossy(&replayed.stdout).into_owned();
+    assert!(text.contains("the disk was full"), "{text}");
+}
+
+/// Runs vdisk-ok with `code` at its entry point.
+fn run_with_entry_point(code: &[u8], arguments: &[&str]) -> Run {
+    let mut bytes = fs::read(images().join("miniports/vdisk-ok.sys")).unwrap();
+    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    let headers = word(0x3c);
+    let (entry, section) = (word(headers + 40), headers + 24 + 240);
+    // The code is in the first section: its address and its place in the file.
+    let place = entry - word(section + 12) + word(section + 20);
+    bytes[place..place + code.len()].copy_from_slice(code);
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("images")).unwrap();
+    let driver = directory.path().join("images/odd.sys");
+    fs::write(&driver, bytes).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_storlock"));
+    command
+        .args(["run", "--time-limit", "60s", "--format", "json", "--report-dir"])
+        .arg(directory.path().join("report"));
+    command
+        .arg("--driver")
+        .arg(driver)
+        .args(arguments)
+        .env("STORLOCK_IMAGES", images())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    Run {
+        output: finish(command.spawn().unwrap()),
+        directory,
+    }
+}
+
+#[test]
+fn guest_memory_is_read_after_a_triple_fault() {
+    for seed in ["1", "2", "3"] {
+        // push 0; push 0; lidt [rsp]; ud2
+        let code = [0x6a, 0, 0x6a, 0, 0x0f, 0x01, 0x1c, 0x24, 0x0f, 0x0b];
+        let run = run_with_entry_point(&code, &["--seed", seed, "--dump-export", "nt!KiLockCallCounters:1792"]);
+        let report = run.report();
+        assert_eq!(
+            (run.code(), report["end"]["kind"].as_str()),
+            (3, Some("triple fault")),
+            "{run}"
+        );
+        assert!(report["exports"][0]["at_end"].is_string(), "{run}");
+        let vcpus: Vec<_> = report["end"]["processors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|p| p["vcpu"].as_u64())
+            .collect();
+        assert_eq!(vcpus, [Some(0), Some(1)], "{run}");
+    }
+}
+
+#[test]
+fn guest_instruction_that_this_kvm_cannot_execute_is_named_with_its_place() {
+    // The driver's entry point begins with an instruction that a KVM without hardware virtualization does not know.
+    let run = run_with_entry_point(&[0xf3, 0x48, 0x0f, 0xb8, 0xc1], &[]);
+    let report = run.report();
+    if report["end"]["kind"] != "internal error" {
+        // This KVM executes it, and what is left of the entry point does not work.
+        return assert_ne!(run.code(), 5, "{run}");
+    }
+    assert_eq!(run.code(), 5, "{run}");
+    let reason = report["conditions"][0]["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("popcnt rax,rcx") && reason.contains("odd.sys+") && reason.contains("kvm_amd"),
+        "{reason}"
+    );
+}

@@ -1,0 +1,119 @@
+//! What `storlock run` refuses before a guest is started: no KVM is needed.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn images() -> PathBuf {
+    if let Some(directory) = std::env::var_os("STORLOCK_IMAGES") {
+        return directory.into();
+    }
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("refusal-images");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-images/build");
+    assert!(Command::new(script).arg(&directory).status().unwrap().success());
+    directory
+}
+
+/// Exit code and standard error of a run.
+fn refused(driver: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_storlock"));
+    command
+        .args(["run", "--driver"])
+        .arg(driver)
+        .args(arguments)
+        .env("STORLOCK_IMAGES", images());
+    if !arguments.contains(&"--report-dir") {
+        command.arg("--report-dir").arg(directory.path().join("report"));
+    }
+    let output = command.args(["--time-limit", "60s"]).output().unwrap();
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
+}
+
+fn driver() -> PathBuf {
+    images().join("miniports/vdisk-ok.sys")
+}
+
+#[test]
+fn a_missing_driver_is_named() {
+    let (code, text) = refused(Path::new("/nowhere/none.sys"), &[]);
+    assert_eq!(code, Some(5));
+    assert!(text.contains("/nowhere/none.sys"), "{text}");
+}
+
+#[test]
+fn a_truncated_driver_is_told_from_a_whole_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("cut.sys");
+    let whole = fs::read(driver()).unwrap();
+    fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    let (code, text) = refused(&path, &[]);
+    assert_eq!(code, Some(5));
+    assert!(text.contains("truncated"), "{text}");
+}
+
+#[test]
+fn imports_that_the_guest_does_not_have_are_all_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("odd.sys");
+    let mut bytes = fs::read(driver()).unwrap();
+    for name in ["KeReleaseSpinLockFromDpcLevel", "KeAcquireSpinLockRaiseToDpc"] {
+        let at = bytes
+            .windows(name.len())
+            .position(|window| window == name.as_bytes())
+            .unwrap();
+        bytes[at + 2] = b'X';
+    }
+    fs::write(&path, bytes).unwrap();
+    let (code, text) = refused(&path, &[]);
+    assert_eq!(code, Some(5));
+    assert!(
+        text.contains("KeXeleaseSpinLockFromDpcLevel") && text.contains("KeXcquireSpinLockRaiseToDpc"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_report_directory_that_cannot_be_made_is_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let directory = file.path().join("report");
+    let (code, text) = refused(&driver(), &["--report-dir", directory.to_str().unwrap()]);
+    assert_eq!(code, Some(5));
+    assert!(text.contains(directory.to_str().unwrap()), "{text}");
+}
+
+#[test]
+fn a_kvm_device_that_is_not_there_is_named_with_advice() {
+    let (code, text) = refused(&driver(), &["--kvm", "/nowhere/kvm"]);
+    assert_eq!(code, Some(5));
+    assert!(text.contains("/nowhere/kvm") && text.contains("modprobe"), "{text}");
+}
+
+#[test]
+fn an_impossible_option_is_a_usage_error() {
+    for arguments in [
+        ["--cpus", "0"],
+        ["--memory", "lots"],
+        ["--time-limit", "0s"],
+        ["--dump-export", "nothing"],
+    ] {
+        let (code, text) = refused(&driver(), &arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn a_disk_file_that_is_in_use_is_refused_and_no_lock_stays_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let (code, text) = refused(
+        &driver(),
+        &["--disk", directory.path().join("none.img").to_str().unwrap()],
+    );
+    assert_eq!(code, Some(5));
+    assert!(text.contains("none.img") || text.contains("kvm"), "{text}");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}

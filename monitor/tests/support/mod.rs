@@ -1,0 +1,299 @@
+//! What the tests of whole runs share: starting the built binary on a guest image, and reading what it left.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    dead_code,
+    reason = "a test that cannot go on has failed; each test program uses a part"
+)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Longest that one run may take; far more than it needs.
+pub(crate) const LIMIT: Duration = Duration::from_secs(600);
+/// The guest's tables of exact counters: of calls by routine, and of what happened around them.
+pub(crate) const CALL_COUNTERS: [&str; 2] = ["nt!KiLockCallCounters:1792", "storport.sys!RaidLockCallCounters:504"];
+pub(crate) const EVENT_COUNTERS: &str = "nt!KiLockEventCounters:336";
+/// An entry of these tables: a name of 48 bytes and a count.
+pub(crate) const COUNTER_ENTRY: usize = 56;
+
+pub(crate) fn images() -> &'static Path {
+    static IMAGES: OnceLock<PathBuf> = OnceLock::new();
+    IMAGES.get_or_init(|| {
+        if let Some(directory) = std::env::var_os("STORLOCK_IMAGES") {
+            return directory.into();
+        }
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest-images");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-images/build");
+        let built = Command::new(script).arg(&directory).status().unwrap();
+        assert!(built.success(), "the guest images cannot be built");
+        directory
+    })
+}
+
+/// One run of the binary with a report directory of its own.
+pub(crate) struct Run {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) output: Output,
+}
+
+pub(crate) fn command(directory: &Path, miniport: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_storlock"));
+    command
+        .args(["run", "--format", "json", "--report-dir"])
+        .arg(directory.join("report"))
+        .arg("--driver")
+        .arg(images().join("miniports").join(format!("{miniport}.sys")))
+        .args(arguments)
+        .env("STORLOCK_IMAGES", images())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Waits, but not for ever.
+pub(crate) fn finish(mut child: Child) -> Output {
+    let began = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if began.elapsed() > LIMIT {
+            let _ = child.kill();
+            panic!("storlock did not end: {:?}", child.wait_with_output());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.wait_with_output().unwrap()
+}
+
+pub(crate) fn run(miniport: &str, arguments: &[&str]) -> Run {
+    let directory = tempfile::tempdir().unwrap();
+    // The report is taken from its file: a full pipe would stop the process.
+    let child = command(directory.path(), miniport, arguments)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    Run {
+        output: finish(child),
+        directory,
+    }
+}
+
+impl Run {
+    pub(crate) fn report(&self) -> Value {
+        let text = fs::read(self.directory.path().join("report/report.json"));
+        serde_json::from_slice(&text.unwrap_or_else(|error| panic!("no report: {error}\n{self}"))).unwrap()
+    }
+
+    pub(crate) fn code(&self) -> i32 {
+        self.output
+            .status
+            .code()
+            .unwrap_or_else(|| panic!("killed by a signal: {self}"))
+    }
+
+    pub(crate) fn serial(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.directory.path().join("report/serial.log")).unwrap_or_default()).into()
+    }
+}
+
+impl std::fmt::Display for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let report = fs::read_to_string(self.directory.path().join("report/report.txt")).unwrap_or_default();
+        let errors = String::from_utf8_lossy(&self.output.stderr);
+        write!(
+            f,
+            "{}\n{errors}\n{report}\nserial log:\n{}",
+            self.output.status,
+            self.serial()
+        )
+    }
+}
+
+pub(crate) fn violations(report: &Value) -> &Vec<Value> {
+    report["violations"].as_array().unwrap()
+}
+
+/// Bugs that the images were built with: [`BUGS`] names them all.
+pub(crate) type Bug = (&'static str, &'static str, &'static str, &'static [&'static str]);
+
+/// Miniport with a bug; the rule it breaks; the cause; functions to which the violation may be attributed: the one with
+/// the bug, or where its tail call returns to.
+pub(crate) const BUGS: [Bug; 10] = [
+    (
+        "vdisk-release-without-acquire",
+        "SpinLockRelease",
+        "release_without_acquire",
+        &["VdiskReleaseFlushLock", "VdiskFlush"],
+    ),
+    (
+        "vdisk-release-twice",
+        "SpinLockRelease",
+        "released_twice",
+        &["CountUnmapped", "VdiskUnmap"],
+    ),
+    (
+        "vdisk-release-on-error-path",
+        "SpinLockRelease",
+        "release_without_acquire",
+        &["FailOutOfRange"],
+    ),
+    (
+        "vdisk-release-other-lock",
+        "SpinLockRelease",
+        "other_lock",
+        &["CountUnmapped"],
+    ),
+    (
+        "vdisk-release-wrong-routine",
+        "SpinLockRelease",
+        "wrong_routine",
+        &["VdiskFlush"],
+    ),
+    (
+        "nvme-release-without-acquire",
+        "StorPortSpinLock4",
+        "release_without_acquire",
+        &["ReleaseLock", "NvmeCountFlush"],
+    ),
+    (
+        "nvme-release-twice",
+        "StorPortSpinLock4",
+        "released_twice",
+        &["ReleaseLock", "NvmeCountUnmap"],
+    ),
+    (
+        "nvme-release-on-error-path",
+        "StorPortSpinLock4",
+        "release_without_acquire",
+        &["FailRequest"],
+    ),
+    (
+        "nvme-release-other-lock",
+        "StorPortSpinLock4",
+        "other_lock",
+        &["NvmeCountUnmap"],
+    ),
+    (
+        "nvme-release-wrong-routine",
+        "StorPortSpinLock4",
+        "wrong_routine",
+        &["NvmeCountFlush"],
+    ),
+];
+
+/// The guest ran to its end, its data were right, and the one cause was found once, where it is.
+pub(crate) fn assert_found_once_at_its_place((miniport, rule, cause, functions): &Bug, run: &Run) {
+    let report = run.report();
+    assert_eq!(
+        (run.code(), report["outcome"].as_str()),
+        (1, Some("defect")),
+        "{miniport}: {run}"
+    );
+    let found = violations(&report);
+    assert_eq!(found.len(), 1, "{miniport}: {run}");
+    let violation = &found[0];
+    assert_eq!(violation["rule"], *rule, "{miniport}: {run}");
+    assert_eq!(violation["verdict"], "semantic", "{miniport}: {run}");
+    assert_eq!(violation["cause"], *cause, "{miniport}: {run}");
+    assert_eq!(
+        violation["caller"]["module"],
+        format!("{miniport}.sys"),
+        "{miniport}: {run}"
+    );
+    let symbol = violation["caller"]["symbol"][0].as_str().unwrap_or_default();
+    // The compiler may have made a clone of the function.
+    let function = symbol.split('.').next().unwrap();
+    assert!(functions.contains(&function), "{miniport}: {symbol}: {run}");
+    assert!(run.serial().contains("workload: PASS"), "{miniport}: {run}");
+}
+
+/// The guest ran to its end, its data were right, and nothing was found.
+pub(crate) fn assert_nothing_found(run: &Run) {
+    let report = run.report();
+    assert_eq!(
+        (run.code(), report["outcome"].as_str()),
+        (0, Some("completed")),
+        "{run}"
+    );
+    assert_eq!(report["end"]["kind"], "power off", "{run}");
+    assert!(violations(&report).is_empty(), "{run}");
+    assert!(run.serial().contains("workload: PASS"), "{run}");
+}
+
+/// As [`run`], and the guest's own counters are in the report.
+pub(crate) fn run_counted(miniport: &str, arguments: &[&str]) -> Run {
+    let mut arguments = arguments.to_vec();
+    for counter in CALL_COUNTERS.iter().chain([&EVENT_COUNTERS]) {
+        arguments.extend(["--dump-export", counter]);
+    }
+    run(miniport, &arguments)
+}
+
+/// The counters in a dump, by name.
+fn counters(hex: &str) -> BTreeMap<String, u64> {
+    let byte = |i: usize| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap();
+    let bytes: Vec<u8> = (0..hex.len() / 2).map(byte).collect();
+    let entries = bytes.chunks_exact(COUNTER_ENTRY).take_while(|entry| entry[0] != 0);
+    let parse = |entry: &[u8]| {
+        let name = entry[..48].split(|&b| b == 0).next().unwrap();
+        (
+            String::from_utf8(name.to_vec()).unwrap(),
+            u64::from_le_bytes(entry[48..].try_into().unwrap()),
+        )
+    };
+    entries.map(parse).collect()
+}
+
+/// By how much the guest's counters, of the tables that `wanted` takes, grew from arming to the end.
+fn counted(run: &Run, wanted: impl Fn(&str) -> bool) -> BTreeMap<String, u64> {
+    let report = run.report();
+    let mut counts = BTreeMap::new();
+    let exports = report["exports"].as_array().unwrap().iter();
+    for export in exports.filter(|export| wanted(&export.to_string())) {
+        let at = |when: &str| counters(export[when].as_str().unwrap_or_else(|| panic!("{export}: {run}")));
+        let before = at("at_arming");
+        counts.extend(at("at_end").into_iter().map(|(name, count)| {
+            let earlier = before.get(&name).copied().unwrap_or(0);
+            (name, count - earlier)
+        }));
+    }
+    counts
+}
+
+/// What happened around lock calls, as the guest counted it. The run is one of [`run_counted`].
+pub(crate) fn events(run: &Run) -> BTreeMap<String, u64> {
+    counted(run, |export| export.contains("KiLockEventCounters"))
+}
+
+/// What the guest calls the `StorPort` routines in its own table.
+fn guest_name(routine: &str) -> String {
+    match routine.split_once('!').unwrap() {
+        ("storport", "StorPortAcquireSpinLock") => "StorPortNotification.AcquireSpinLock",
+        ("storport", "StorPortReleaseSpinLock") => "StorPortNotification.ReleaseSpinLock",
+        ("storport", "StorPortAcquireMSISpinLock") => "StorPortExtendedFunction.AcquireMSISpinLock",
+        ("storport", "StorPortReleaseMSISpinLock") => "StorPortExtendedFunction.ReleaseMSISpinLock",
+        ("storport", "StorPortAcquireSpinLockEx") => "StorPortExtendedFunction.AcquireSpinLock",
+        (_, name) => name,
+    }
+    .to_owned()
+}
+
+/// The calls by routine, which are exactly those that the guest counted. The run is one of [`run_counted`].
+pub(crate) fn assert_counts_agree(run: &Run) -> BTreeMap<String, u64> {
+    let report = run.report();
+    let guest = counted(run, |export| export.contains("LockCallCounters"));
+    let mut seen: BTreeMap<String, u64> = BTreeMap::new();
+    for call in report["calls"].as_array().unwrap() {
+        *seen.entry(guest_name(call["routine"].as_str().unwrap())).or_default() += call["calls"].as_u64().unwrap();
+    }
+    for (routine, count) in &seen {
+        assert_eq!(guest.get(routine), Some(count), "{routine}: {run}");
+    }
+    seen
+}
