@@ -101,6 +101,14 @@ static VOID NTAPI CompletionDpc(PKDPC Dpc, PVOID Context, PVOID Argument1, PVOID
     KeReleaseSpinLockFromDpcLevel(&Extension->StatisticsLock);
 }
 
+/* Asks for the timer DPC once: it asks again when it is done, so that a slow machine is not swamped by it. */
+static VOID RequestTimer(PVDISK_EXTENSION Extension)
+{
+    LARGE_INTEGER Due = {.QuadPart = -10000LL * VDISK_TIMER_MILLISECONDS};
+
+    KeSetTimer(&Extension->Timer, Due, &Extension->TimerDpc);
+}
+
 static VOID NTAPI TimerDpc(PKDPC Dpc, PVOID Context, PVOID Argument1, PVOID Argument2)
 {
     PVDISK_EXTENSION Extension = Context;
@@ -118,6 +126,9 @@ static VOID NTAPI TimerDpc(PKDPC Dpc, PVOID Context, PVOID Argument1, PVOID Argu
         Extension->Statistics.LongestQueue = Length;
     }
     KeReleaseSpinLockFromDpcLevel(&Extension->StatisticsLock);
+    if (!Extension->Stopping) {
+        RequestTimer(Extension);
+    }
 }
 
 static PKTHREAD CreateWorker(PVDISK_EXTENSION Extension)
@@ -138,8 +149,6 @@ static PKTHREAD CreateWorker(PVDISK_EXTENSION Extension)
 
 BOOLEAN VdiskStartWorkers(PVDISK_EXTENSION Extension)
 {
-    LARGE_INTEGER Due = {.QuadPart = -10000LL * VDISK_TIMER_MILLISECONDS};
-
     KeInitializeSemaphore(&Extension->QueueSemaphore, 0, MAXLONG);
     KeInitializeDpc(&Extension->CompletionDpc, CompletionDpc, Extension);
     KeInitializeDpc(&Extension->TimerDpc, TimerDpc, Extension);
@@ -151,14 +160,15 @@ BOOLEAN VdiskStartWorkers(PVDISK_EXTENSION Extension)
             return FALSE;
         }
     }
-    KeSetTimerEx(&Extension->Timer, Due, VDISK_TIMER_MILLISECONDS, &Extension->TimerDpc);
+    RequestTimer(Extension);
     return TRUE;
 }
 
 VOID VdiskStopWorkers(PVDISK_EXTENSION Extension)
 {
-    KeCancelTimer(&Extension->Timer);
     Extension->Stopping = TRUE;
+    KeFlushQueuedDpcs(); /* a timer DPC that has not seen it yet asks for another one */
+    KeCancelTimer(&Extension->Timer);
     KeReleaseSemaphore(&Extension->QueueSemaphore, IO_NO_INCREMENT, VDISK_WORKERS, FALSE);
     for (ULONG Index = 0; Index < VDISK_WORKERS; Index++) {
         if (Extension->Workers[Index] != NULL) {

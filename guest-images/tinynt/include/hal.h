@@ -55,17 +55,17 @@ static inline ULONG64 HalpRdmsr(ULONG Msr)
 }
 
 /* apic.c */
-VOID HalpMapApics(VOID);
+#define MSR_X2APIC_EOI 0x80B
 ULONG HalpEnableLocalApic(VOID); /* returns the APIC ID */
 VOID HalpSendIpi(ULONG ApicId, UCHAR Vector);
 VOID HalpSendSelfIpi(UCHAR Vector);
 VOID HalpSendIpiToOthers(UCHAR Vector);
 VOID HalpStartApicTimer(UCHAR Vector, ULONG InitialCount);
-extern volatile ULONG *HalpLocalApic;
+ULONG HalpReadApicTimer(VOID);
 
 static inline void HalpEndOfInterrupt(void)
 {
-    HalpLocalApic[0xB0 / 4] = 0;
+    HalpWrmsr(MSR_X2APIC_EOI, 0);
 }
 
 /* ioapic.c */

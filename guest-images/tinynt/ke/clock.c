@@ -20,7 +20,7 @@ static ULONG64 KiMeasureTsc(ULONG64 ApicFrequency)
 
     HalpStartApicTimer(0, 0xFFFFFFFF);
     start = HalpRdtsc();
-    while (0xFFFFFFFF - HalpLocalApic[0x390 / 4] < KI_CALIBRATION_COUNT)
+    while (0xFFFFFFFF - HalpReadApicTimer() < KI_CALIBRATION_COUNT)
         __asm__ volatile("pause");
     end = HalpRdtsc();
     return (end - start) * (ApicFrequency / KI_CALIBRATION_COUNT);

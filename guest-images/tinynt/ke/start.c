@@ -3,6 +3,7 @@
  */
 #include "hal.h"
 #include "io_internal.h"
+#include "ipi.h"
 #include "ki.h"
 #include "workload_support.h"
 
@@ -19,7 +20,7 @@ static VOID KiInitializeKernel(VOID)
     DbgPrint("tinynt: %u processors, kernel at %p, seed %I64u\n", KiLoaderBlock->ProcessorCount,
              (PVOID)KiLoaderBlock->KernelBase, KiLoaderBlock->Seed);
     MiInitializePhysical();
-    HalpMapApics();
+    KiInitializeIpi();
     MiMapSharedUserData();
     KiInitializeScheduler();
 }
