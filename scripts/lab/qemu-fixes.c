@@ -1,16 +1,20 @@
 /*
- * Preload shim for qemu-system-x86_64 10.x: mends two faults of its processor emulation that an NT-like nested guest
- * under breakpoints runs into. Each is mended in memory, and only if the instructions are those expected; otherwise
- * QEMU is left alone and one line says what may then happen.
+ * Preload shim for qemu-system-x86_64 10.x: mends faults of its processor emulation that an NT-like nested guest under
+ * breakpoints runs into. Each is mended in memory, and only if the instructions are those expected; otherwise QEMU is
+ * left alone and one line says what may then happen.
  *
  * 1. A write of CR8 by a nested SVM guest calls tcg_handle_interrupt when a virtual interrupt is pending, without the
- * big QEMU lock: an assertion there aborts QEMU. An NT-like guest writes CR8 at every change of IRQL. Leaving out the
- *    assertion alone would let the processor's interrupt_request be changed by two threads at once, so a function is
- *    put in front that takes the lock where it is not held.
+ *    big QEMU lock: an assertion there aborts QEMU. An NT-like guest writes CR8 at every change of IRQL. Leaving out
+ *    the assertion alone would let the processor's interrupt_request be changed by two threads at once, so a function
+ *    is put in front that takes the lock where it is not held.
  * 2. Delivery of an external interrupt pushes RFLAGS with RF set, as for a fault (do_interrupt_all decides by the
- * vector alone; AMD APM volume 2, 8.9: only a fault sets it). So an instruction that was interrupted just before it ran
- *    runs after IRET with its breakpoint ignored: a call that nobody sees. Vectors above 18 now push what RF was.
+ *    vector alone; AMD APM volume 2, 8.9: only a fault sets it). So an instruction that was interrupted just before it
+ *    ran runs after IRET with its breakpoint ignored: a call that nobody sees. Vectors above 18 now push what RF was.
  *    The exceptions 19 to 31 among them lose their RF, which nothing here depends on.
+ * 3. VMRUN with an interrupt to inject (helper_vmrun) delivers it and leaves its vector in the processor's
+ *    exception_index. If the next thing that happens to the processor is a request to leave its loop, the vector is
+ *    delivered again, whatever IRQL and in-service bits say: an interrupt routine that interrupts itself and waits for
+ *    its own lock for ever. The vector is no longer stored there.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -52,6 +56,15 @@ static bool protect(const uint8_t *code, size_t size, int extra)
 {
     uintptr_t first = (uintptr_t)code & ~(uintptr_t)(page_size() - 1);
     return mprotect((void *)first, (uintptr_t)code + size - first, PROT_READ | PROT_EXEC | extra) == 0;
+}
+
+/* Overwrites `size` bytes of code. */
+static bool rewrite(uint8_t *at, const void *bytes, size_t size)
+{
+    if (!protect(at, size, PROT_WRITE))
+        return false;
+    memcpy(at, bytes, size);
+    return protect(at, size, 0);
 }
 
 /* jmp [rip+0]; the address follows. */
@@ -96,12 +109,10 @@ static bool take_the_lock(uint8_t *function)
     emit_jump(entry, (const void *)(uintptr_t)handle_interrupt_locked);
     original = (HandleInterrupt *)(uintptr_t)page;
 
-    if (mprotect(page, size, PROT_READ | PROT_EXEC) != 0 || !protect(function, sizeof PROLOGUE, PROT_WRITE))
-        return false;
     int32_t displacement = (int32_t)(entry - (function + 5));
-    function[0] = 0xe9; /* jmp entry */
-    memcpy(function + 1, &displacement, sizeof displacement);
-    return protect(function, sizeof PROLOGUE, 0);
+    uint8_t jump[5] = {0xe9}; /* jmp entry */
+    memcpy(jump + 1, &displacement, sizeof displacement);
+    return mprotect(page, size, PROT_READ | PROT_EXEC) == 0 && rewrite(function, jump, sizeof jump);
 }
 
 /* Whether `at` is: cmp r14d, 18; jbe elsewhere; mov byte [rsp+x], 1. Where it is, all vectors above 18 come by. */
@@ -125,26 +136,64 @@ static bool leave_rf_alone(uint8_t *first, const uint8_t *end)
             return false;
         found[count++] = at;
     }
-    size_t size = (size_t)(end - first);
-    if (count != PATHS || !protect(first, size, PROT_WRITE))
+    const uint8_t no = 0;
+    return count == PATHS && rewrite(found[0] + LENGTH - 1, &no, 1) && rewrite(found[1] + LENGTH - 1, &no, 1);
+}
+
+static bool calls(const uint8_t *at, const uint8_t *function)
+{
+    int32_t displacement;
+    memcpy(&displacement, at + 1, sizeof displacement);
+    return at[0] == 0xe8 && at + 5 + displacement == function;
+}
+
+/* Whether `at` is: mov [rbx-x], esi, with rbx the processor's registers: a member of what lies before them. */
+static bool stores_before_registers(const uint8_t *at)
+{
+    int32_t displacement;
+    memcpy(&displacement, at + 2, sizeof displacement);
+    return at[0] == 0x89 && at[1] == 0xb3 && displacement < 0 && displacement > -0x4000;
+}
+
+/* Takes the store of the vector out of the code from `first` to `end` that delivers an interrupt by `deliver`. */
+static bool leave_no_vector(uint8_t *first, const uint8_t *end, const uint8_t *deliver)
+{
+    enum { DISTANCE = 64 };
+    static const uint8_t nop[] = {0x66, 0x0f, 0x1f, 0x44, 0, 0};
+    uint8_t *call = first + DISTANCE;
+    while (call + 5 <= end && !calls(call, deliver))
+        call++;
+    if (call + 5 > end)
         return false;
-    for (int i = 0; i < PATHS; i++)
-        found[i][LENGTH - 1] = 0;
-    return protect(first, size, 0);
+    uint8_t *store = NULL;
+    for (uint8_t *at = call - DISTANCE; at + sizeof nop <= call; at++) {
+        if (!stores_before_registers(at))
+            continue;
+        if (store != NULL)
+            return false;
+        store = at;
+    }
+    return store != NULL && rewrite(store, nop, sizeof nop);
+}
+
+static void complain(const char *function, const char *consequence)
+{
+    fprintf(stderr, "qemu-fixes: %s is not as expected: %s\n", function, consequence);
 }
 
 __attribute__((constructor)) static void mend(void)
 {
     uint8_t *handle = dlsym(RTLD_DEFAULT, "tcg_handle_interrupt");
-    uint8_t *deliver = dlsym(RTLD_DEFAULT, "do_interrupt_all");
-    uint8_t *after = dlsym(RTLD_DEFAULT, "do_interrupt_x86_hardirq");
+    uint8_t *all = dlsym(RTLD_DEFAULT, "do_interrupt_all");
+    uint8_t *hard = dlsym(RTLD_DEFAULT, "do_interrupt_x86_hardirq");
+    uint8_t *vmrun = dlsym(RTLD_DEFAULT, "helper_vmrun");
+    uint8_t *vmexit = dlsym(RTLD_DEFAULT, "do_vmexit");
     if (handle == NULL)
         return; /* Some other program of the same process tree. */
     if (!take_the_lock(handle))
-        fprintf(stderr,
-                "qemu-fixes: tcg_handle_interrupt is not as expected: QEMU may abort when a guest writes CR8\n");
-    if (deliver == NULL || after <= deliver || !leave_rf_alone(deliver, after))
-        fprintf(stderr,
-                "qemu-fixes: do_interrupt_all is not as expected: a breakpoint may be missed where an interrupt "
-                "came just before it\n");
+        complain("tcg_handle_interrupt", "QEMU may abort when a guest writes CR8");
+    if (all == NULL || hard <= all || !leave_rf_alone(all, hard))
+        complain("do_interrupt_all", "a breakpoint may be missed where an interrupt came just before it");
+    if (vmrun == NULL || vmexit <= vmrun || !leave_no_vector(vmrun, vmexit, hard))
+        complain("helper_vmrun", "a guest's interrupt may be delivered twice");
 }
