@@ -375,7 +375,10 @@ fn interrupts_between_a_hit_and_its_instruction_neither_lose_nor_invent_a_hit() 
         set_gate(&prepared, 0x40, "on_timer");
         let started = prepared.run();
         let (calls, interrupts) = (started.u32_at("calls", 0), started.u32_at("interrupts", 0));
-        println!("{method}: {calls} calls, {interrupts} interrupts, {:?}", started.machine.statistics());
+        println!(
+            "{method}: {calls} calls, {interrupts} interrupts, {:?}",
+            started.machine.statistics()
+        );
         assert!(interrupts > 10, "{method}: {interrupts} interrupts");
         assert_eq!(calls, CALLS + interrupts, "{method}");
         assert_eq!(recorder.calls().len(), calls as usize, "{method}");

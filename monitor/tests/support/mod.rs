@@ -17,6 +17,8 @@ use serde_json::Value;
 
 /// Longest that one run may take; far more than it needs.
 pub(crate) const LIMIT: Duration = Duration::from_secs(600);
+/// After this time storlock itself ends a run and shows where the processors are.
+const TIME_LIMIT: &str = "400s";
 /// The guest's tables of exact counters: of calls by routine, and of what happened around them.
 pub(crate) const CALL_COUNTERS: [&str; 2] = ["nt!KiLockCallCounters:1792", "storport.sys!RaidLockCallCounters:504"];
 pub(crate) const EVENT_COUNTERS: &str = "nt!KiLockEventCounters:336";
@@ -47,7 +49,11 @@ pub(crate) fn command(directory: &Path, miniport: &str, arguments: &[&str]) -> C
     let mut command = Command::new(env!("CARGO_BIN_EXE_storlock"));
     command
         .args(["run", "--format", "json", "--report-dir"])
-        .arg(directory.join("report"))
+        .arg(directory.join("report"));
+    if !arguments.contains(&"--time-limit") {
+        command.args(["--time-limit", TIME_LIMIT]);
+    }
+    command
         .arg("--driver")
         .arg(images().join("miniports").join(format!("{miniport}.sys")))
         .args(arguments)
