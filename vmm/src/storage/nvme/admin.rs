@@ -135,6 +135,7 @@ impl Controller {
             return Err(Failure::at(Status::INVALID_QUEUE_IDENTIFIER, 10, 0));
         }
         self.state.submission_queues[usize::from(id)] = None;
+        self.state.withheld.forget_queue(id);
         Ok(0)
     }
 

@@ -65,7 +65,7 @@ const _: () = assert!(size_of::<SubmissionEntry>() == 64);
 const _: () = assert!(size_of::<CompletionEntry>() == 16);
 
 impl SubmissionEntry {
-    /// SLBA of Read, Write and Write Zeroes: dwords 10 and 11.
+    /// SLBA of the commands of [`nvm::WITH_LBA`]: dwords 10 and 11.
     #[must_use]
     pub fn starting_lba(&self) -> u64 {
         u64::from(self.dword10.get()) | u64::from(self.dword11.get()) << 32
@@ -106,8 +106,17 @@ pub mod nvm {
     pub const WRITE: u8 = 0x01;
     /// Read.
     pub const READ: u8 = 0x02;
+    /// Write Uncorrectable.
+    pub const WRITE_UNCORRECTABLE: u8 = 0x04;
+    /// Compare.
+    pub const COMPARE: u8 = 0x05;
     /// Write Zeroes.
     pub const WRITE_ZEROES: u8 = 0x08;
     /// Dataset Management.
     pub const DATASET_MANAGEMENT: u8 = 0x09;
+    /// Verify.
+    pub const VERIFY: u8 = 0x0c;
+
+    /// Those that name a starting LBA in dwords 10 and 11, and a number of blocks in dword 12.
+    pub const WITH_LBA: [u8; 6] = [READ, WRITE, WRITE_UNCORRECTABLE, COMPARE, WRITE_ZEROES, VERIFY];
 }

@@ -2,6 +2,7 @@
 //!
 //! Plain values; nothing here changes while a guest runs.
 
+use super::fault::Fault;
 use super::registers::MAX_QUEUE_PAIRS;
 
 /// PCI vendor: Red Hat's identifier, whose range 10F0h to 10FFh anybody may use for experiments.
@@ -55,6 +56,8 @@ pub struct ControllerConfig {
     pub serial_number: String,
     /// Makes the identifiers of namespaces unique: give each controller of a machine another one.
     pub unique_id: u32,
+    /// What the controller is to do wrong; empty: nothing.
+    pub faults: Vec<Fault>,
 }
 
 impl Default for ControllerConfig {
@@ -64,6 +67,7 @@ impl Default for ControllerConfig {
             block_size: 512,
             serial_number: "STORLOCK0".into(),
             unique_id: 0,
+            faults: Vec::new(),
         }
     }
 }

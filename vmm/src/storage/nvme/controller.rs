@@ -7,11 +7,14 @@ use std::sync::Arc;
 
 use super::command::{CompletionEntry, SubmissionEntry};
 use super::config::{ConfigError, ControllerConfig, MAX_NAMESPACES};
+use super::fault::{FaultInjector, FetchFault};
 use super::log_page::ErrorEntry;
 use super::memory::DmaMemory;
 use super::prp::{self, Segment};
 use super::queue::{COMPLETION_ENTRY_SIZE, CompletionQueue, SUBMISSION_ENTRY_SIZE, SubmissionQueue};
-use super::registers::{Configuration, FATAL, READY, RegisterFile, SHUTDOWN_COMPLETE, SHUTDOWN_OCCURRING};
+use super::registers::{
+    Configuration, FATAL, READY, RegisterFile, SHUTDOWN_COMPLETE, SHUTDOWN_OCCURRING, SUBSYSTEM_RESET_OCCURRED,
+};
 use super::state::{Activity, ControllerState};
 use super::status::{Failure, Status};
 use crate::storage::backend::Backend;
@@ -62,20 +65,17 @@ impl Namespace {
     pub(super) fn block_shift(&self) -> u32 {
         self.block_shift
     }
-
-    pub(super) fn is_read_only(&self) -> bool {
-        self.backend.is_read_only()
-    }
 }
 
 /// An NVMe controller.
 pub struct Controller {
     pub(super) config: ControllerConfig,
     pub(super) memory: Box<dyn DmaMemory>,
-    interrupts: Box<dyn InterruptSink>,
+    pub(super) interrupts: Box<dyn InterruptSink>,
     pub(super) doorbell_route: Box<dyn DoorbellRoute>,
     pub(super) namespaces: Vec<Namespace>,
     pub(super) registers: Arc<RegisterFile>,
+    pub(super) faults: Option<Arc<FaultInjector>>,
     pub(super) state: ControllerState,
     bus_master: bool,
     // Room that is kept between commands; without meaning from one to the next.
@@ -115,6 +115,7 @@ impl Controller {
             .into_iter()
             .map(|backend| Namespace { backend, block_shift })
             .collect::<Vec<_>>();
+        let faults = (!config.faults.is_empty()).then(|| Arc::new(FaultInjector::new(&config.faults)));
         Ok(Self {
             state: ControllerState::new(config.queue_pairs, namespaces.len()),
             config,
@@ -122,7 +123,8 @@ impl Controller {
             interrupts,
             doorbell_route,
             namespaces,
-            registers: Arc::default(),
+            registers: Arc::new(RegisterFile::new(faults.clone())),
+            faults,
             bus_master: true,
             buffer: Vec::new(),
             segments: Vec::new(),
@@ -142,6 +144,12 @@ impl Controller {
         &self.state
     }
 
+    /// The fault plan at work; none if the plan is empty.
+    #[must_use]
+    pub fn faults(&self) -> Option<Arc<FaultInjector>> {
+        self.faults.clone()
+    }
+
     /// PCI COMMAND.BusMasterEnable: while it is off, guest memory is not touched and no message sent.
     pub fn set_bus_master(&mut self, enabled: bool) {
         self.bus_master = enabled;
@@ -159,7 +167,7 @@ impl Controller {
         }
         self.take_doorbell_registers();
         self.take_shadow_doorbells();
-        let mut worked = false;
+        let mut worked = self.post_due();
         for _ in 0..self.state.submission_queues.len() {
             let id = self.state.next_queue;
             self.state.next_queue = (id + 1) % self.state.submission_queues.len();
@@ -179,28 +187,29 @@ impl Controller {
         }
     }
 
-    /// Whether a queue has both a command to fetch and room for its completion.
+    /// Whether a queue has both a command to fetch and room for its completion, or a completion can be posted.
     fn has_work(&self) -> bool {
-        let has_room = |id: u16| {
-            self.state
-                .completion_queues
-                .get(usize::from(id))
-                .and_then(Option::as_ref)
-                .is_some_and(|queue| !queue.is_full())
-        };
+        if self.is_posting_due() {
+            return true;
+        }
         let mut queues = self.state.submission_queues.iter().flatten();
-        queues.any(|queue| !queue.is_empty() && has_room(queue.completion_queue))
-            || (self.state.events.is_completion_due() && has_room(0))
+        !self.state.withheld.is_full()
+            && (queues.any(|queue| !queue.is_empty() && self.has_room(queue.completion_queue))
+                || (self.state.events.is_completion_due() && self.has_room(0)))
     }
 
     /// Carries out what was written to CC: reset, enable, shutdown (sections 3.1.5, 7.3.2 and 7.6.2).
     fn take_configuration(&mut self) {
-        let (reset, configuration) = {
-            let registers = self.registers.lock();
-            (registers.reset_pending, registers.configuration)
+        let (reset, configuration, fatal) = {
+            let mut registers = self.registers.lock();
+            let fatal = std::mem::take(&mut registers.fatal_pending);
+            (registers.reset_pending, registers.configuration, fatal)
         };
         if reset {
             self.reset();
+        }
+        if fatal {
+            self.fail();
         }
         if configuration.enabled() && self.state.activity == Activity::Disabled {
             self.enable(configuration);
@@ -218,13 +227,17 @@ impl Controller {
         }
     }
 
-    /// Controller Reset: CC.EN went from 1 to 0 (section 7.3.2). AQA, ASQ and ACQ keep their values.
+    /// Controller Reset: CC.EN went from 1 to 0 (section 7.3.2), where AQA, ASQ and ACQ keep their values; or NVM
+    /// Subsystem Reset (section 7.3.1), which has cleared them.
     fn reset(&mut self) {
         self.state.reset();
         // Before CSTS.RDY is 0: the guest may enable the controller and ring doorbells right after.
         self.doorbell_route.use_shadow(false);
         let mut registers = self.registers.lock();
-        registers.status = 0;
+        registers.status &= SUBSYSTEM_RESET_OCCURRED;
+        if std::mem::take(&mut registers.subsystem_reset_pending) {
+            registers.status = SUBSYSTEM_RESET_OCCURRED;
+        }
         registers.reset_pending = false;
     }
 
@@ -278,7 +291,7 @@ impl Controller {
     }
 
     /// Controller Fatal Status (section 9.5): a queue cannot be used; only a reset helps.
-    fn fail(&mut self) {
+    pub(super) fn fail(&mut self) {
         self.state.activity = Activity::Fatal;
         self.registers.lock().status |= FATAL;
     }
@@ -293,7 +306,7 @@ impl Controller {
                 break;
             };
             let target = queue.completion_queue;
-            if queue.is_empty() || self.state.completion_queue(target).is_none_or(|queue| queue.is_full()) {
+            if queue.is_empty() || !self.has_room(target) || self.state.withheld.is_full() {
                 break;
             }
             completion_queue = Some(target);
@@ -321,8 +334,19 @@ impl Controller {
             self.fail();
             return false;
         };
-        let head = queue.head();
-        let (dword0, status) = match self.execute(id, &command) {
+        let result = match self.fetch_fault(id, &command) {
+            Some(FetchFault::Fatal) => {
+                self.fail();
+                return false;
+            }
+            Some(FetchFault::Fail(status)) => Err(self.failed_on_purpose(status)),
+            Some(FetchFault::ReadOnly) => {
+                self.make_read_only(command.namespace_id.get());
+                self.execute(id, &command)
+            }
+            None => self.execute(id, &command),
+        };
+        let (dword0, status) = match result {
             Ok(None) => return true,
             Ok(Some(dword0)) => (dword0, Status::SUCCESS),
             Err(failure) => {
@@ -332,13 +356,25 @@ impl Controller {
         };
         let entry = CompletionEntry {
             dword0: dword0.into(),
-            dword1: 0.into(),
-            submission_head: head.into(),
             submission_id: id.into(),
             command_id: command.command_id,
             status: status.with_phase(false).into(),
+            ..CompletionEntry::default()
         };
-        self.complete(completion_queue, &entry)
+        self.finish(completion_queue, command.opcode, entry)
+    }
+
+    fn fetch_fault(&self, queue: u16, command: &SubmissionEntry) -> Option<FetchFault> {
+        let faults = self.faults.as_deref()?;
+        faults.command_fetched(queue, command.opcode)
+    }
+
+    /// The failure of a command that the fault plan has fail: counted and logged as a real one is.
+    fn failed_on_purpose(&mut self, status: Status) -> Failure {
+        if status.is_media_error() {
+            self.state.counters.media_errors += 1;
+        }
+        status.into()
     }
 
     /// Executes a fetched command. `Ok(None)`: it completes later.
@@ -356,62 +392,17 @@ impl Controller {
         }
     }
 
-    /// Posts a completion. `false`: the queue memory failed.
-    fn complete(&mut self, queue: u16, entry: &CompletionEntry) -> bool {
-        let Some(queue) = self
-            .state
-            .completion_queues
-            .get_mut(usize::from(queue))
-            .and_then(Option::as_mut)
-        else {
-            return false;
-        };
-        let posted = queue.post(&*self.memory, entry).is_ok();
-        if !posted {
-            self.fail();
-        }
-        posted
-    }
-
-    /// Completes held Asynchronous Event Requests for which there is an event, as far as there is room.
-    fn complete_async_events(&mut self) {
-        while self.state.completion_queue(0).is_some_and(|queue| !queue.is_full()) {
-            let Some((command_id, dword0, status)) = self.state.events.next_completion() else {
-                break;
-            };
-            let head = self.state.submission_queue(0).map_or(0, |queue| queue.head());
-            let entry = CompletionEntry {
-                dword0: dword0.into(),
-                submission_head: head.into(),
-                command_id: command_id.into(),
-                status: status.with_phase(false).into(),
-                ..CompletionEntry::default()
-            };
-            if !self.complete(0, &entry) {
-                break;
-            }
-        }
-        self.signal(0);
-    }
-
-    /// Sends the interrupt that is due for a completion queue.
-    fn signal(&mut self, queue: u16) {
-        let Some(queue) = self.state.completion_queue(queue) else {
-            return;
-        };
-        if std::mem::take(&mut queue.interrupt_due) {
-            if let Some(vector) = queue.vector {
-                self.interrupts.signal(vector);
-            }
-        }
-    }
-
     /// The namespace of that identifier and its index.
     pub(super) fn namespace(&self, nsid: u32) -> Result<(usize, &Namespace), Failure> {
         let index = (nsid as usize).checked_sub(1);
         index
             .and_then(|index| Some((index, self.namespaces.get(index)?)))
             .ok_or(Failure::at(Status::INVALID_NAMESPACE_OR_FORMAT, 1, 0))
+    }
+
+    /// Whether the namespace with that index cannot be written.
+    pub(super) fn is_read_only(&self, index: usize) -> bool {
+        self.namespaces[index].backend.is_read_only() || self.state.media[index].read_only
     }
 
     /// Transfers `data` to where the command wants it.

@@ -11,6 +11,7 @@ use super::config::{
     ConfigError, ControllerConfig, PCI_DEVICE_ID, PCI_SUBSYSTEM_ID, PCI_SUBSYSTEM_VENDOR_ID, PCI_VENDOR_ID,
 };
 use super::controller::{Controller, InterruptSink};
+use super::fault::FaultInjector;
 use super::kernel_doorbells::KernelDoorbells;
 use super::worker::Worker;
 use crate::doorbell::{DoorbellHost, KvmDoorbells};
@@ -61,6 +62,7 @@ pub struct Connections {
 pub struct NvmeDevice {
     worker: Worker,
     doorbells: Arc<KernelDoorbells>,
+    faults: Option<Arc<FaultInjector>>,
 }
 
 impl InterruptSink for Arc<Msix> {
@@ -98,11 +100,18 @@ impl NvmeDevice {
             backends,
         )?;
         let device = Arc::new(Self {
+            faults: controller.faults(),
             worker: Worker::start(name, controller, event)?,
             doorbells,
         });
         let function = PciFunction::new(description(), Some(msix), Arc::clone(&device) as Arc<dyn PciDevice>)?;
         Ok((device, Arc::new(function)))
+    }
+
+    /// The fault plan at work; none if the configuration has none.
+    #[must_use]
+    pub fn faults(&self) -> Option<&Arc<FaultInjector>> {
+        self.faults.as_ref()
     }
 
     /// Makes a controller and plugs it into `machine` at `address`.

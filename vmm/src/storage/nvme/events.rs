@@ -6,22 +6,29 @@ use std::collections::VecDeque;
 
 use super::command::SubmissionEntry;
 use super::controller::Controller;
-use super::identify::TEMPERATURE;
 use super::log_page::{self, ErrorEntry};
 use super::status::{Failure, Status};
 
 /// Requests that can be outstanding at once (AERL + 1).
 pub const ASYNC_EVENT_REQUEST_LIMIT: usize = 4;
+/// Asynchronous Event Configuration and OAES: Namespace Attribute Notices.
+pub const NAMESPACE_ATTRIBUTE_NOTICES: u32 = 1 << 8;
+/// Bits of Asynchronous Event Configuration that the controller has: SMART / Health warnings, namespace notices.
+pub(super) const ASYNC_EVENT_CONFIGURATION: u32 = 0xff | NAMESPACE_ATTRIBUTE_NOTICES;
 
-/// An event (Figures 146 to 149).
+/// An event (Figures 146 to 149; section 5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Error status: a doorbell of a queue that does not exist was written.
     InvalidDoorbellRegister,
     /// Error status: a doorbell was written with a value that cannot be.
     InvalidDoorbellValue,
+    /// SMART / Health status: the subsystem has become less reliable; here, its media are read-only.
+    ReliabilityDegraded,
     /// SMART / Health status: the temperature crossed a threshold.
     TemperatureThreshold,
+    /// Notice: Identify Namespace says something new of a namespace.
+    NamespaceAttributeChanged,
 }
 
 impl Event {
@@ -29,14 +36,15 @@ impl Event {
     fn kind(self) -> u8 {
         match self {
             Self::InvalidDoorbellRegister | Self::InvalidDoorbellValue => 0,
-            Self::TemperatureThreshold => 1,
+            Self::ReliabilityDegraded | Self::TemperatureThreshold => 1,
+            Self::NamespaceAttributeChanged => 2,
         }
     }
 
     /// Asynchronous Event Information, bits 15:8 of dword 0.
     fn information(self) -> u8 {
         match self {
-            Self::InvalidDoorbellRegister => 0,
+            Self::InvalidDoorbellRegister | Self::ReliabilityDegraded | Self::NamespaceAttributeChanged => 0,
             Self::InvalidDoorbellValue | Self::TemperatureThreshold => 1,
         }
     }
@@ -45,7 +53,8 @@ impl Event {
     fn log_page(self) -> u8 {
         match self {
             Self::InvalidDoorbellRegister | Self::InvalidDoorbellValue => log_page::id::ERROR_INFORMATION,
-            Self::TemperatureThreshold => log_page::id::SMART_HEALTH,
+            Self::ReliabilityDegraded | Self::TemperatureThreshold => log_page::id::SMART_HEALTH,
+            Self::NamespaceAttributeChanged => log_page::id::CHANGED_NAMESPACES,
         }
     }
 
@@ -88,6 +97,7 @@ impl AsyncEvents {
         let mask = match page {
             log_page::id::ERROR_INFORMATION => 1,
             log_page::id::SMART_HEALTH => 1 << 1,
+            log_page::id::CHANGED_NAMESPACES => 1 << 2,
             _ => 0,
         };
         self.masked &= !mask;
@@ -149,13 +159,28 @@ impl Controller {
         self.state.events.raise(event);
     }
 
-    /// Raises the SMART / Health event if the temperature is outside the thresholds and the host wants to know
-    /// (section 5.21.1.4).
-    pub(super) fn check_temperature(&mut self) {
-        let features = &self.state.features;
-        let wanted = u32::from(log_page::CRITICAL_WARNING_TEMPERATURE) & features.async_events != 0;
-        if wanted && log_page::is_temperature_critical(features, TEMPERATURE) {
+    /// Raises the SMART / Health events of the critical warnings that the host wants to know of (section 5.21.1.11).
+    pub(super) fn check_health(&mut self) {
+        let wanted = log_page::critical_warning(&self.state) & self.state.features.async_events as u8;
+        if wanted & log_page::CRITICAL_WARNING_TEMPERATURE != 0 {
             self.state.events.raise(Event::TemperatureThreshold);
         }
+        if wanted & log_page::CRITICAL_WARNING_READ_ONLY != 0 {
+            self.state.events.raise(Event::ReliabilityDegraded);
+        }
+    }
+
+    /// The medium of a namespace becomes read-only, for good: Identify Namespace, the SMART / Health log and, if wanted,
+    /// events say so. Nothing happens if there is no such namespace.
+    pub(super) fn make_read_only(&mut self, nsid: u32) {
+        let Ok((index, _)) = self.namespace(nsid) else { return };
+        if std::mem::replace(&mut self.state.media[index].read_only, true) {
+            return;
+        }
+        self.state.changed_namespaces.insert(nsid);
+        if self.state.features.async_events & NAMESPACE_ATTRIBUTE_NOTICES != 0 {
+            self.state.events.raise(Event::NamespaceAttributeChanged);
+        }
+        self.check_health();
     }
 }

@@ -4,6 +4,7 @@
 
 use super::command::SubmissionEntry;
 use super::controller::Controller;
+use super::events::ASYNC_EVENT_CONFIGURATION;
 use super::identify::WARNING_TEMPERATURE;
 use super::status::{Failure, Status};
 
@@ -197,7 +198,7 @@ impl Controller {
                     Threshold::Over => features.over_temperature = value as u16,
                     Threshold::Under => features.under_temperature = value as u16,
                 }
-                self.check_temperature();
+                self.check_health();
             }
             id::ERROR_RECOVERY => self.set_error_recovery(nsid, value)?,
             id::VOLATILE_WRITE_CACHE => self.set_write_cache(value & 1 != 0)?,
@@ -212,8 +213,8 @@ impl Controller {
             }
             id::WRITE_ATOMICITY_NORMAL => features.write_atomicity = value & 1,
             _ => {
-                features.async_events = value & 0xff;
-                self.check_temperature();
+                features.async_events = value & ASYNC_EVENT_CONFIGURATION;
+                self.check_health();
             }
         }
         Ok(0)

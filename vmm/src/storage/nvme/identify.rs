@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 use super::command::SubmissionEntry;
 use super::config::{ControllerConfig, NamespaceIds, PCI_SUBSYSTEM_VENDOR_ID, PCI_VENDOR_ID};
 use super::controller::{Controller, Namespace};
-use super::events::ASYNC_EVENT_REQUEST_LIMIT;
+use super::events::{ASYNC_EVENT_REQUEST_LIMIT, NAMESPACE_ATTRIBUTE_NOTICES};
 use super::log_page::ERROR_LOG_ENTRIES;
 use super::registers::VERSION;
 use super::status::{Failure, Status};
@@ -235,6 +235,7 @@ impl IdentifyController {
         data.recommended_arbitration_burst = 3;
         data.maximum_data_transfer_size = MAX_TRANSFER_EXPONENT;
         data.version = VERSION.into();
+        data.optional_async_events = NAMESPACE_ATTRIBUTE_NOTICES.into();
         data.controller_type = 1; // I/O controller
         data.optional_admin_commands = (1 << 8).into(); // Doorbell Buffer Config
         data.abort_command_limit = 3;
@@ -247,8 +248,8 @@ impl IdentifyController {
         data.submission_entry_size = 0x66;
         data.completion_entry_size = 0x44;
         data.namespaces = namespaces.into();
-        // Dataset Management, Write Zeroes, Save and Select of features.
-        data.optional_nvm_commands = (1 << 2 | 1 << 3 | 1 << 4).into();
+        // Compare, Write Uncorrectable, Dataset Management, Write Zeroes, Save and Select of features, Verify.
+        data.optional_nvm_commands = (1 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 7).into();
         data.volatile_write_cache = 0b11 << 1 | 1; // present; Flush of all namespaces by FFFFFFFFh
         let name = format!(
             "nqn.2014-08.org.nvmexpress:uuid:{}",
@@ -276,14 +277,14 @@ fn uuid_text(bytes: [u8; 16]) -> String {
 }
 
 impl IdentifyNamespace {
-    pub(super) fn new(namespace: &Namespace, ids: NamespaceIds) -> Self {
+    pub(super) fn new(namespace: &Namespace, read_only: bool, ids: NamespaceIds) -> Self {
         let mut data = Self::new_zeroed();
         data.size = namespace.blocks().into();
         data.capacity = data.size;
         data.utilization = data.size;
         // Deallocated blocks read as zeroes; Write Zeroes can deallocate.
         data.deallocate_features = 1 << 3 | 1;
-        data.attributes = u8::from(namespace.is_read_only());
+        data.attributes = u8::from(read_only);
         data.nguid = ids.nguid;
         data.eui64 = ids.eui64;
         data.lba_format_0.data_size = namespace.block_shift() as u8;
@@ -310,7 +311,8 @@ impl Controller {
         match command.dword10.get() as u8 {
             cns::NAMESPACE => {
                 let (index, namespace) = self.namespace(nsid)?;
-                let data = IdentifyNamespace::new(namespace, self.config.namespace_ids(index));
+                let ids = self.config.namespace_ids(index);
+                let data = IdentifyNamespace::new(namespace, self.is_read_only(index), ids);
                 self.send(command, data.as_bytes())?;
             }
             cns::CONTROLLER => {

@@ -1,7 +1,6 @@
 //! Get Log Page and the log pages (NVMe 1.4, section 5.14).
 //!
-//! Error Information, SMART / Health, Firmware Slot, Commands Supported and Effects. Changed Namespace List is not
-//! announced: namespaces never change.
+//! Error Information, SMART / Health, Firmware Slot, Changed Namespace List, Commands Supported and Effects.
 
 use std::collections::VecDeque;
 use std::mem::size_of;
@@ -11,14 +10,16 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::command::{SubmissionEntry, admin, nvm};
 use super::controller::Controller;
-use super::features::Features;
 use super::identify::{FIRMWARE_REVISION, MAX_TRANSFER, TEMPERATURE};
+use super::state::ControllerState;
 use super::status::{Failure, Status};
 
 /// Entries of the Error Information log (ELPE + 1).
 pub const ERROR_LOG_ENTRIES: usize = 16;
 /// Critical Warning bit 1: the temperature is outside the thresholds.
 pub const CRITICAL_WARNING_TEMPERATURE: u8 = 1 << 1;
+/// Critical Warning bit 3: all of the media are in read-only mode.
+pub const CRITICAL_WARNING_READ_ONLY: u8 = 1 << 3;
 
 /// Log Page Identifiers (Figure 194).
 pub mod id {
@@ -28,6 +29,8 @@ pub mod id {
     pub const SMART_HEALTH: u8 = 0x02;
     /// Firmware Slot Information.
     pub const FIRMWARE_SLOT: u8 = 0x03;
+    /// Changed Namespace List.
+    pub const CHANGED_NAMESPACES: u8 = 0x04;
     /// Commands Supported and Effects.
     pub const COMMAND_EFFECTS: u8 = 0x05;
 }
@@ -63,7 +66,7 @@ impl ErrorEntry {
         entry.command_id = command.command_id;
         entry.parameter_location = failure.location.into();
         entry.namespace_id = command.namespace_id;
-        if queue != 0 && [nvm::READ, nvm::WRITE, nvm::WRITE_ZEROES].contains(&command.opcode) {
+        if queue != 0 && nvm::WITH_LBA.contains(&command.opcode) {
             entry.lba = command.starting_lba().into();
         }
         entry
@@ -164,17 +167,25 @@ pub struct SmartHealth {
 
 const _: () = assert!(size_of::<SmartHealth>() == 512);
 
-/// Whether the temperature is outside the thresholds (section 5.21.1.4).
-pub(super) fn is_temperature_critical(features: &Features, temperature: u16) -> bool {
-    temperature >= features.over_temperature || temperature <= features.under_temperature
+/// Critical Warning of the SMART / Health log, as things are.
+pub(super) fn critical_warning(state: &ControllerState) -> u8 {
+    let features = &state.features;
+    let mut warning = 0;
+    // Section 5.21.1.4.
+    if TEMPERATURE >= features.over_temperature || TEMPERATURE <= features.under_temperature {
+        warning |= CRITICAL_WARNING_TEMPERATURE;
+    }
+    if state.media.iter().all(|media| media.read_only) {
+        warning |= CRITICAL_WARNING_READ_ONLY;
+    }
+    warning
 }
 
 impl SmartHealth {
-    fn new(counters: &Counters, errors: u64, features: &Features) -> Self {
+    fn new(state: &ControllerState) -> Self {
+        let counters = &state.counters;
         let mut log = Self::new_zeroed();
-        if is_temperature_critical(features, TEMPERATURE) {
-            log.critical_warning = CRITICAL_WARNING_TEMPERATURE;
-        }
+        log.critical_warning = critical_warning(state);
         log.temperature = TEMPERATURE.into();
         log.available_spare = 100;
         log.available_spare_threshold = 10;
@@ -184,7 +195,7 @@ impl SmartHealth {
         log.host_write_commands = u128::from(counters.writes).into();
         log.power_cycles = 1.into();
         log.media_errors = u128::from(counters.media_errors).into();
-        log.error_log_entries = u128::from(errors).into();
+        log.error_log_entries = u128::from(state.error_log.count).into();
         log
     }
 }
@@ -194,6 +205,17 @@ fn firmware_slot() -> Vec<u8> {
     let mut page = vec![0; 512];
     page[0] = 1; // AFI
     page[8..16].copy_from_slice(&FIRMWARE_REVISION); // FRS1
+    page
+}
+
+/// Changed Namespace List (section 5.14.1.4): identifiers in order. There are fewer than its 1024 entries.
+fn changed_namespaces(state: &ControllerState) -> Vec<u8> {
+    let mut page: Vec<u8> = state
+        .changed_namespaces
+        .iter()
+        .flat_map(|nsid| nsid.to_le_bytes())
+        .collect();
+    page.resize(4096, 0);
     page
 }
 
@@ -221,6 +243,9 @@ fn command_effects() -> Vec<u8> {
     set(1024, nvm::WRITE, 3);
     set(1024, nvm::WRITE_ZEROES, 3);
     set(1024, nvm::DATASET_MANAGEMENT, 3);
+    set(1024, nvm::COMPARE, 1);
+    set(1024, nvm::VERIFY, 1);
+    set(1024, nvm::WRITE_UNCORRECTABLE, 3);
     page
 }
 
@@ -231,13 +256,9 @@ impl Controller {
         let identifier = dword10 as u8;
         let page = match identifier {
             id::ERROR_INFORMATION => self.state.error_log.page(),
-            id::SMART_HEALTH => {
-                let state = &self.state;
-                SmartHealth::new(&state.counters, state.error_log.count, &state.features)
-                    .as_bytes()
-                    .to_vec()
-            }
+            id::SMART_HEALTH => SmartHealth::new(&self.state).as_bytes().to_vec(),
             id::FIRMWARE_SLOT => firmware_slot(),
+            id::CHANGED_NAMESPACES => changed_namespaces(&self.state),
             id::COMMAND_EFFECTS => command_effects(),
             _ => return Err(Failure::at(Status::INVALID_LOG_PAGE, 10, 0)),
         };
@@ -261,6 +282,9 @@ impl Controller {
         let retain = dword10 >> 15 & 1 != 0;
         if !retain {
             self.state.events.log_page_read(identifier);
+            if identifier == id::CHANGED_NAMESPACES {
+                self.state.changed_namespaces.clear();
+            }
         }
         Ok(0)
     }

@@ -6,22 +6,28 @@
 //! * [`RegisterFile`] is the half of it that vCPUs touch: it never waits for DMA.
 //! * [`NvmeDevice`] is the PCI function: a controller, its [`worker`] thread, MSI-X and doorbells in the kernel.
 //!
-//! What there is: one I/O controller with 1 to 64 I/O queue pairs, the NVM command set without metadata and protection
-//! information, 4 KiB pages, PRPs only, round robin arbitration, MSI-X only (INTMS and INTMC keep their value and mask
-//! nothing), shadow doorbells. What there is not: SGLs, fused operations, namespace management, firmware download,
-//! Compare, reservations, metadata, a controller memory buffer; such commands and fields get the specified status.
+//! What there is: one I/O controller with 1 to 64 I/O queue pairs and 1 to 16 namespaces, the NVM command set without
+//! metadata and protection information, 4 KiB pages, PRPs only, round robin arbitration (no weighted one), MSI-X only
+//! (INTMS and INTMC keep their value and mask nothing), shadow doorbells, NVM Subsystem Reset. What there is not: SGLs,
+//! fused operations, Format NVM, namespace management, firmware download, reservations, metadata, a controller memory
+//! buffer; such commands and fields get the specified status.
+//!
+//! A controller does wrong what its [fault plan](fault) says, and nothing else.
 
 mod admin;
 pub mod command;
+pub mod completion;
 pub mod config;
 pub mod controller;
 pub mod device;
 pub mod doorbells;
 pub mod events;
+pub mod fault;
 pub mod features;
 pub mod identify;
 pub mod kernel_doorbells;
 pub mod log_page;
+pub mod media;
 pub mod memory;
 pub mod nvm;
 pub mod prp;
@@ -31,12 +37,17 @@ pub mod state;
 pub mod status;
 pub mod worker;
 
+pub use completion::Ticket;
 pub use config::{
     ConfigError, ControllerConfig, MAX_NAMESPACES, PCI_DEVICE_ID, PCI_SUBSYSTEM_ID, PCI_SUBSYSTEM_VENDOR_ID,
     PCI_VENDOR_ID,
 };
 pub use controller::{Controller, DoorbellRoute, InterruptSink, Progress};
 pub use device::{AttachError, Connections, NvmeDevice};
+pub use fault::{
+    CommandMatch, CompletionFault, Fault, FaultCount, FaultInjector, FaultKind, FetchFault, RegisterFault,
+    RegisterMatch,
+};
 pub use memory::{DmaMemory, NotMemory};
 pub use registers::{DOORBELLS, MAX_QUEUE_PAIRS, RegisterFile, RegisterState};
 pub use state::ControllerState;

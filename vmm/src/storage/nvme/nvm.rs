@@ -9,11 +9,12 @@ use super::admin::check_flags;
 use super::command::{SubmissionEntry, nvm};
 use super::controller::{Controller, Namespace};
 use super::identify::MAX_TRANSFER;
+use super::media::ByteRange;
 use super::status::{Failure, Status};
-use crate::storage::backend::BackendError;
+use crate::storage::backend::{Backend, BackendError};
 
 const NSID_ALL: u32 = 0xffff_ffff;
-/// CDW12 of Read, Write and Write Zeroes.
+/// CDW12 of the commands with a range.
 const FORCE_UNIT_ACCESS: u32 = 1 << 30;
 /// CDW12 of Write Zeroes.
 const DEALLOCATE: u32 = 1 << 25;
@@ -34,13 +35,6 @@ pub struct DatasetRange {
 
 const _: () = assert!(size_of::<DatasetRange>() == 16);
 
-/// Bytes of a namespace, checked to lie within it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct ByteRange {
-    offset: u64,
-    length: u64,
-}
-
 impl Namespace {
     fn byte_range(&self, starting_lba: u64, blocks: u64) -> Result<ByteRange, Failure> {
         match starting_lba.checked_add(blocks) {
@@ -56,7 +50,7 @@ impl Namespace {
     }
 }
 
-/// The range of a Read, Write or Write Zeroes: SLBA, and NLB, which is 0's based.
+/// The range of a command of [`nvm::WITH_LBA`]: SLBA, and NLB, which is 0's based.
 fn command_range(namespace: &Namespace, command: &SubmissionEntry) -> Result<ByteRange, Failure> {
     namespace.byte_range(command.starting_lba(), u64::from(command.dword12.get() & 0xffff) + 1)
 }
@@ -94,8 +88,11 @@ impl Controller {
             nvm::FLUSH => self.flush(command),
             nvm::WRITE => self.write(command),
             nvm::READ => self.read(command),
+            nvm::WRITE_UNCORRECTABLE => self.write_uncorrectable(command),
+            nvm::COMPARE => self.compare(command),
             nvm::WRITE_ZEROES => self.write_zeroes(command),
             nvm::DATASET_MANAGEMENT => self.dataset_management(command),
+            nvm::VERIFY => self.verify(command),
             _ => Err(Failure::at(Status::INVALID_OPCODE, 0, 0)),
         }
     }
@@ -122,17 +119,13 @@ impl Controller {
         (0..self.namespaces.len()).try_for_each(|index| self.flush_namespace(index))
     }
 
-    /// Read (section 6.9). With Force Unit Access the data comes from the medium: what is cached goes there first.
+    /// Read (section 6.9).
     fn read(&mut self, command: &SubmissionEntry) -> Result<u32, Failure> {
         let (index, namespace) = self.namespace(command.namespace_id.get())?;
         let range = transfer_range(namespace, command)?;
-        if command.dword12.get() & FORCE_UNIT_ACCESS != 0 {
-            self.flush_namespace(index)?;
-        }
+        self.prepare_reading(index, command)?;
         let mut data = std::mem::take(&mut self.buffer);
-        data.resize(range.length as usize, 0);
-        let result = self.namespaces[index].backend.read(range.offset, &mut data);
-        let result = self.settle(result, read_status).map_err(Failure::from);
+        let result = self.load(index, range, &mut data).map_err(Failure::from);
         let result = result.and_then(|()| self.send(command, &data));
         self.buffer = data;
         result?;
@@ -141,29 +134,107 @@ impl Controller {
         Ok(0)
     }
 
+    /// Compare (section 6.6): reads and tells whether the host's data are the same.
+    fn compare(&mut self, command: &SubmissionEntry) -> Result<u32, Failure> {
+        let (index, namespace) = self.namespace(command.namespace_id.get())?;
+        let range = transfer_range(namespace, command)?;
+        self.prepare_reading(index, command)?;
+        let wanted = self.receive(command, range.length as usize)?;
+        let mut data = Vec::new();
+        let result = self.load(index, range, &mut data);
+        let equal = wanted == data;
+        self.buffer = wanted;
+        result?;
+        self.state.counters.reads += 1;
+        self.state.counters.sectors_read += range.length / 512;
+        if equal {
+            Ok(0)
+        } else {
+            Err(Status::COMPARE_FAILURE.into())
+        }
+    }
+
+    /// Verify (section 6.14): reads without handing the data out, in pieces, because MDTS does not bound it.
+    fn verify(&mut self, command: &SubmissionEntry) -> Result<u32, Failure> {
+        let (index, namespace) = self.namespace(command.namespace_id.get())?;
+        let range = command_range(namespace, command)?;
+        self.prepare_reading(index, command)?;
+        let mut data = std::mem::take(&mut self.buffer);
+        let mut pieces = (0..range.length).step_by(MAX_TRANSFER).map(|done| ByteRange {
+            offset: range.offset + done,
+            length: (range.length - done).min(MAX_TRANSFER as u64),
+        });
+        let result = pieces.try_for_each(|piece| self.load(index, piece, &mut data));
+        self.buffer = data;
+        result?;
+        Ok(0)
+    }
+
+    /// With Force Unit Access the data come from the medium: what is cached goes there first.
+    fn prepare_reading(&mut self, index: usize, command: &SubmissionEntry) -> Result<(), Status> {
+        if command.dword12.get() & FORCE_UNIT_ACCESS != 0 {
+            self.flush_namespace(index)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the range, whose length `data` takes.
+    fn load(&mut self, index: usize, range: ByteRange, data: &mut Vec<u8>) -> Result<(), Status> {
+        if self.state.media[index].is_unreadable(range) {
+            return Err(Status::UNRECOVERED_READ_ERROR);
+        }
+        data.resize(range.length as usize, 0);
+        let result = self.namespaces[index].backend.read(range.offset, data);
+        self.settle(result, read_status)
+    }
+
+    /// Write Uncorrectable (section 6.16): reading the blocks fails until they are written.
+    fn write_uncorrectable(&mut self, command: &SubmissionEntry) -> Result<u32, Failure> {
+        let (index, namespace) = self.writable_namespace(command)?;
+        let range = command_range(namespace, command)?;
+        let marked = self.state.media[index].mark(range);
+        marked.map_err(|_| Status::INTERNAL_ERROR)?;
+        Ok(0)
+    }
+
+    /// Changes a range with what the backend is asked for; blocks that were unreadable are not any more.
+    fn store(
+        &mut self,
+        index: usize,
+        range: ByteRange,
+        change: impl FnOnce(&mut dyn Backend) -> Result<(), BackendError>,
+    ) -> Result<(), Status> {
+        if !self.state.media[index].can_clear(range) {
+            return Err(Status::INTERNAL_ERROR);
+        }
+        let result = change(&mut *self.namespaces[index].backend);
+        self.settle(result, write_status)?;
+        self.state.media[index].clear(range);
+        Ok(())
+    }
+
     /// Write (section 6.15).
     fn write(&mut self, command: &SubmissionEntry) -> Result<u32, Failure> {
         let (index, namespace) = self.writable_namespace(command)?;
         let range = transfer_range(namespace, command)?;
         let data = self.receive(command, range.length as usize)?;
-        let result = self.namespaces[index].backend.write(range.offset, &data);
+        let result = self.store(index, range, |backend| backend.write(range.offset, &data));
         self.buffer = data;
-        self.settle(result, write_status)?;
+        result?;
         self.make_durable(index, command)?;
         self.state.counters.writes += 1;
         self.state.counters.sectors_written += range.length / 512;
         Ok(0)
     }
 
-    /// Write Zeroes (section 6.16).
+    /// Write Zeroes (section 6.17).
     fn write_zeroes(&mut self, command: &SubmissionEntry) -> Result<u32, Failure> {
         let (index, namespace) = self.writable_namespace(command)?;
         let range = command_range(namespace, command)?;
         let deallocate = command.dword12.get() & DEALLOCATE != 0;
-        let result = self.namespaces[index]
-            .backend
-            .write_zeroes(range.offset, range.length, deallocate);
-        self.settle(result, write_status)?;
+        self.store(index, range, |backend| {
+            backend.write_zeroes(range.offset, range.length, deallocate)
+        })?;
         self.make_durable(index, command)?;
         Ok(0)
     }
@@ -184,8 +255,7 @@ impl Controller {
         let ranges = ranges?;
         if deallocate {
             for range in disjoint(ranges) {
-                let result = self.namespaces[index].backend.discard(range.offset, range.length);
-                self.settle(result, write_status)?;
+                self.store(index, range, |backend| backend.discard(range.offset, range.length))?;
             }
         }
         Ok(0)
@@ -194,7 +264,7 @@ impl Controller {
     /// The namespace of a command that changes it.
     fn writable_namespace(&self, command: &SubmissionEntry) -> Result<(usize, &Namespace), Failure> {
         let (index, namespace) = self.namespace(command.namespace_id.get())?;
-        if namespace.is_read_only() {
+        if self.is_read_only(index) {
             return Err(Failure::at(Status::NAMESPACE_WRITE_PROTECTED, 1, 0));
         }
         Ok((index, namespace))

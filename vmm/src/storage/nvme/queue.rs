@@ -59,6 +59,17 @@ impl SubmissionQueue {
         self.head == self.tail
     }
 
+    /// Command identifiers of the entries that were submitted and not fetched, as the host has them now.
+    pub(super) fn waiting_ids(&self, memory: &dyn DmaMemory) -> Vec<u16> {
+        let ids = (0..distance(self.head, self.tail, self.entries)).filter_map(|ahead| {
+            let entry = u64::from((self.head + ahead) % self.entries) * SUBMISSION_ENTRY_SIZE;
+            let mut id = [0; 2];
+            memory.read(self.base.wrapping_add(entry + 2), &mut id).ok()?;
+            Some(u16::from_le_bytes(id))
+        });
+        ids.collect()
+    }
+
     /// Takes the host's new tail.
     ///
     /// # Errors

@@ -8,7 +8,9 @@
 //! host shall not touch them, section 3.1.3).
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::fault::{FaultInjector, RegisterFault};
 
 /// The most I/O queue pairs a controller can be given.
 pub const MAX_QUEUE_PAIRS: u16 = 64;
@@ -25,6 +27,7 @@ const INTMS: u64 = 0x0c;
 const INTMC: u64 = 0x10;
 const CC: u64 = 0x14;
 const CSTS: u64 = 0x1c;
+const NSSR: u64 = 0x20;
 const AQA: u64 = 0x24;
 const ASQ: u64 = 0x28;
 const ACQ: u64 = 0x30;
@@ -34,8 +37,12 @@ const DEFINED_END: u64 = 0x38;
 /// VS: 1.4.0 (section 3.1.2).
 pub const VERSION: u32 = 0x0001_0400;
 
-/// CAP (section 3.1.1): MQES, CQR, TO in units of 500 ms, CSS with the NVM command set; DSTRD, MPSMIN, MPSMAX, AMS 0.
-pub const CAPABILITIES: u64 = (MAX_QUEUE_ENTRIES as u64 - 1) | 1 << 16 | 30 << 24 | 1 << 37;
+/// CAP (section 3.1.1): MQES, CQR, TO in units of 500 ms, NSSRS, CSS with the NVM command set. DSTRD, MPSMIN and MPSMAX
+/// are 0, and so is AMS: round robin is all the arbitration there is, no weighted one and none of a vendor.
+pub const CAPABILITIES: u64 = (MAX_QUEUE_ENTRIES as u64 - 1) | 1 << 16 | 30 << 24 | 1 << 36 | 1 << 37;
+
+/// What has to be written to NSSR for an NVM Subsystem Reset: "NVMe" (section 3.1.7).
+const SUBSYSTEM_RESET: u32 = 0x4e56_4d65;
 
 /// Controller Configuration, CC (section 3.1.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,6 +103,8 @@ pub const SHUTDOWN_OCCURRING: u32 = 1 << 2;
 /// CSTS.SHST: shutdown processing complete.
 pub const SHUTDOWN_COMPLETE: u32 = 2 << 2;
 const SHUTDOWN_MASK: u32 = 3 << 2;
+/// CSTS.NSSRO: an NVM Subsystem Reset occurred; stays until the host writes a 1 to it.
+pub const SUBSYSTEM_RESET_OCCURRED: u32 = 1 << 4;
 
 /// The values of the registers, and what was written since the controller last looked: plain state that can be saved.
 // Each flag is a fact of its own.
@@ -116,6 +125,10 @@ pub struct RegisterState {
     pub admin_completion_queue: u64,
     /// CC.EN went from 1 to 0 and the controller has not been reset yet.
     pub reset_pending: bool,
+    /// That reset is one of the NVM subsystem.
+    pub subsystem_reset_pending: bool,
+    /// A fault wants CSTS.CFS set, and the controller has not done so yet.
+    pub fatal_pending: bool,
     /// CC.SHN asked for a shutdown that has not been done yet.
     pub shutdown_pending: bool,
     /// The last value written to each doorbell since the controller last looked.
@@ -136,6 +149,8 @@ impl Default for RegisterState {
             admin_submission_queue: 0,
             admin_completion_queue: 0,
             reset_pending: false,
+            subsystem_reset_pending: false,
+            fatal_pending: false,
             shutdown_pending: false,
             doorbells: vec![None; DOORBELL_COUNT],
             doorbell_rung: false,
@@ -163,7 +178,8 @@ impl RegisterState {
             0x2c => (self.admin_submission_queue >> 32) as u32,
             ACQ => self.admin_completion_queue as u32,
             0x34 => (self.admin_completion_queue >> 32) as u32,
-            // Reserved registers, and doorbells, whose value on a read is vendor specific (section 3.1.24).
+            // Reserved registers, NSSR (section 3.1.7), and doorbells, whose value on a read is vendor specific (section
+            // 3.1.24).
             _ => 0,
         }
     }
@@ -174,6 +190,8 @@ impl RegisterState {
             INTMS => self.interrupt_mask |= value,
             INTMC => self.interrupt_mask &= !value,
             CC => return self.write_configuration(value),
+            CSTS => self.status &= !(value & SUBSYSTEM_RESET_OCCURRED),
+            NSSR if value == SUBSYSTEM_RESET => return self.reset_subsystem(),
             // Written while enabled, their effect is undefined (sections 3.1.8 to 3.1.10): none.
             AQA | ASQ | 0x2c | ACQ | 0x34 if self.configuration.enabled() => {
                 tracing::debug!(offset, "admin queue register written while the controller is enabled");
@@ -201,6 +219,18 @@ impl RegisterState {
         let changed = new != self.configuration;
         self.configuration = new;
         changed
+    }
+
+    /// NVM Subsystem Reset (section 7.3.1): every register is as after power on at once, but for what the controller has
+    /// to do first. The PCI function keeps its configuration, so that a host finds it where it was.
+    fn reset_subsystem(&mut self) -> bool {
+        *self = Self {
+            status: self.status,
+            reset_pending: true,
+            subsystem_reset_pending: true,
+            ..Self::default()
+        };
+        true
     }
 
     fn write_doorbell(&mut self, offset: u64, value: u32) -> bool {
@@ -245,9 +275,19 @@ fn set_high(register: &mut u64, value: u32) {
 pub struct RegisterFile {
     state: Mutex<RegisterState>,
     attention: AtomicBool,
+    faults: Option<Arc<FaultInjector>>,
 }
 
 impl RegisterFile {
+    /// Registers as after power on; writes are subject to `faults`.
+    #[must_use]
+    pub fn new(faults: Option<Arc<FaultInjector>>) -> Self {
+        Self {
+            faults,
+            ..Self::default()
+        }
+    }
+
     /// Answers a read of 1 to 8 bytes at `offset` in BAR 0. Any width and alignment is answered byte by byte.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         let state = self.lock();
@@ -261,7 +301,20 @@ impl RegisterFile {
     /// (section 3.1). Anything else is dropped. Returns whether the controller has to look: kick its worker.
     #[must_use]
     pub fn write(&self, offset: u64, data: &[u8]) -> bool {
+        let faults = self.faults.as_deref();
+        let fault = faults.and_then(|faults| faults.register_written(offset));
+        if fault == Some(RegisterFault::Drop) {
+            return false;
+        }
         let mut state = self.lock();
+        let look = Self::take(&mut state, offset, data);
+        if fault == Some(RegisterFault::Fatal) {
+            state.fatal_pending = true;
+        }
+        look || state.fatal_pending
+    }
+
+    fn take(state: &mut RegisterState, offset: u64, data: &[u8]) -> bool {
         if let Ok(data) = <[u8; 4]>::try_from(data) {
             if offset % 4 == 0 {
                 return state.write_u32(offset, u32::from_le_bytes(data));

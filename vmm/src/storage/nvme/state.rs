@@ -2,10 +2,14 @@
 //!
 //! It knows which queues there are; what is done with them is the controller's.
 
+use std::collections::BTreeSet;
+
+use super::completion::Withheld;
 use super::doorbells::ShadowDoorbells;
 use super::events::AsyncEvents;
 use super::features::Features;
 use super::log_page::{Counters, ErrorLog};
+use super::media::Media;
 use super::queue::{CompletionQueue, SubmissionQueue};
 
 /// Whether a controller fetches commands.
@@ -43,6 +47,12 @@ pub struct ControllerState {
     pub error_log: ErrorLog,
     /// What the SMART / Health log counts.
     pub counters: Counters,
+    /// Each namespace's medium, by index.
+    pub media: Vec<Media>,
+    /// Namespaces of which Identify Namespace says something new since the Changed Namespace List was read.
+    pub changed_namespaces: BTreeSet<u32>,
+    /// Completions that faults keep back.
+    pub withheld: Withheld,
 }
 
 impl ControllerState {
@@ -60,16 +70,21 @@ impl ControllerState {
             events: AsyncEvents::default(),
             error_log: ErrorLog::default(),
             counters: Counters::default(),
+            media: vec![Media::default(); namespaces],
+            changed_namespaces: BTreeSet::new(),
+            withheld: Withheld::default(),
         }
     }
 
-    /// Controller Level Reset (section 7.3.2): logs survive, all else is as after power on.
+    /// Controller Level Reset (section 7.3.2): logs and media survive, all else is as after power on.
     pub(super) fn reset(&mut self) {
         let queue_pairs = self.submission_queues.len() as u16 - 1;
         let namespaces = self.features.error_recovery.len();
         *self = Self {
             error_log: std::mem::take(&mut self.error_log),
             counters: std::mem::take(&mut self.counters),
+            media: std::mem::take(&mut self.media),
+            withheld: self.withheld.emptied(),
             ..Self::new(queue_pairs, namespaces)
         };
     }

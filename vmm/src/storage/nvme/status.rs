@@ -82,9 +82,27 @@ impl Status {
     pub const WRITE_FAULT: Self = media(0x80);
     /// 81h.
     pub const UNRECOVERED_READ_ERROR: Self = media(0x81);
+    /// 85h.
+    pub const COMPARE_FAILURE: Self = media(0x85).final_answer();
 }
 
 impl Status {
+    /// A failure by its bits 10:0 (code and code type), with Do Not Retry (bit 14) or without; `None` for success and for
+    /// other bits.
+    #[must_use]
+    pub const fn failure(bits: u16) -> Option<Self> {
+        if Self(bits).code() == 0 || bits & !(0x7ff | DO_NOT_RETRY) != 0 {
+            return None;
+        }
+        Some(Self(bits))
+    }
+
+    /// Whether the code type says that the medium failed (2h).
+    #[must_use]
+    pub const fn is_media_error(self) -> bool {
+        self.code() >> 8 == 2
+    }
+
     /// Sets Do Not Retry: the same command would fail again.
     const fn final_answer(self) -> Self {
         Self(self.0 | DO_NOT_RETRY)
@@ -168,6 +186,15 @@ mod tests {
             (0x109, true, true)
         );
         assert_eq!(Status::UNRECOVERED_READ_ERROR.with_phase(false), 0x281 << 1);
+    }
+
+    #[test]
+    fn a_failure_has_a_code_and_no_reserved_bits() {
+        assert_eq!(Status::failure(0x281), Some(Status::UNRECOVERED_READ_ERROR));
+        assert_eq!(Status::failure(0x4002), Some(Status::INVALID_FIELD));
+        for bits in [0, 0x4000, 0x800, 0x2281, 0x8001] {
+            assert_eq!(Status::failure(bits), None, "{bits:#x}");
+        }
     }
 
     #[test]

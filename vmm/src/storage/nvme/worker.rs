@@ -1,15 +1,20 @@
 //! The one thread that runs a [`Controller`]: DMA and backend I/O happen here, never on a vCPU.
 //!
 //! It sleeps on an event that doorbells ring (by a vCPU's exit or, with shadow doorbells, by KVM itself), and comes to
-//! rest between two commands when the machine pauses. It must not know what a command does.
+//! rest between two commands when the machine pauses. It owns time: completions that a fault delays wait here. It must
+//! not know what a command does.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 
+use super::completion::Ticket;
 use super::controller::{Controller, Progress};
 use super::registers::RegisterFile;
 use crate::machine::DeviceWorker;
@@ -46,15 +51,37 @@ impl Shared {
     fn run(&self, mut controller: Controller) {
         // Whatever ends the thread, nobody may wait for it for ever.
         let _at_rest = AtRest(self);
+        let mut delays = Delays::default();
         while self.may_work() {
             controller.set_bus_master(self.bus_master.load(Ordering::Acquire));
-            if controller.process() == Progress::Idle {
-                if let Err(error) = self.kick.read() {
-                    tracing::error!(%error, "the event of an NVMe worker cannot be read; the controller stands still");
-                    break;
-                }
+            let progress = controller.process();
+            delays.add(&mut controller);
+            if delays.release(&mut controller) || progress == Progress::Pending {
+                continue;
+            }
+            if let Err(error) = self.sleep(delays.next()) {
+                tracing::error!(%error, "an NVMe worker cannot wait for its event; the controller stands still");
+                break;
             }
         }
+    }
+
+    /// Sleeps until it is kicked, or so long.
+    fn sleep(&self, limit: Option<Duration>) -> io::Result<()> {
+        if let Some(limit) = limit {
+            let epoll = Epoll::new()?;
+            let event = EpollEvent::new(EventSet::IN, 0);
+            epoll.ctl(ControlOperation::Add, self.kick.as_raw_fd(), event)?;
+            // Rounded up, or the last millisecond would be spent spinning.
+            let milliseconds = limit.as_millis().saturating_add(1).try_into().unwrap_or(i32::MAX);
+            match epoll.wait(milliseconds, &mut [event]) {
+                Ok(0) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+                Ok(_) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.kick.read().map(drop)
     }
 
     /// Rests while a pause lasts. `false`: it is over.
@@ -67,6 +94,48 @@ impl Shared {
         }
         control.at_rest = false;
         !control.stop
+    }
+}
+
+/// Completions that wait for their time.
+#[derive(Default)]
+struct Delays(Vec<(Instant, Ticket)>);
+
+impl Delays {
+    /// Takes the controller's new tickets, and forgets those that it has forgotten: a guest may reset it over and over.
+    fn add(&mut self, controller: &mut Controller) {
+        let tickets = controller.take_delays();
+        if tickets.is_empty() {
+            return;
+        }
+        let delayed = &controller.state().withheld.delayed;
+        self.0.retain(|(_, ticket)| delayed.contains_key(ticket));
+        let now = Instant::now();
+        // A time that no clock can show never comes.
+        let due = |(ticket, time)| now.checked_add(time).map(|due| (due, ticket));
+        self.0.extend(tickets.into_iter().filter_map(due));
+    }
+
+    /// Hands back what is due. Returns whether there was any.
+    fn release(&mut self, controller: &mut Controller) -> bool {
+        if self.0.is_empty() {
+            return false;
+        }
+        let (now, waiting) = (Instant::now(), self.0.len());
+        self.0.sort_unstable();
+        self.0.retain(|&(due, ticket)| {
+            if due <= now {
+                controller.release(ticket);
+            }
+            due > now
+        });
+        self.0.len() < waiting
+    }
+
+    /// How long to wait for the next one.
+    fn next(&self) -> Option<Duration> {
+        let next = self.0.iter().map(|(due, _)| *due).min()?;
+        Some(next.saturating_duration_since(Instant::now()))
     }
 }
 

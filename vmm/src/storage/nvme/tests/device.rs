@@ -18,7 +18,10 @@ use crate::machine::DeviceWorker;
 use crate::pci::{PciAddress, PciBus, PciDevice, Resources};
 use crate::storage::backend::{Backend, BackendError, MemoryBackend};
 use crate::storage::nvme::command::{SubmissionEntry, admin, nvm};
-use crate::storage::nvme::{AttachError, ConfigError, Connections, ControllerConfig, NvmeDevice};
+use crate::storage::nvme::{
+    AttachError, CommandMatch, CompletionFault, ConfigError, Connections, ControllerConfig, Fault, FaultKind,
+    NvmeDevice,
+};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -76,10 +79,15 @@ const WINDOW: u64 = 0xc000_0000;
 
 impl Bench {
     fn new(backend: Box<dyn Backend>) -> Self {
+        Self::with_faults(backend, Vec::new())
+    }
+
+    fn with_faults(backend: Box<dyn Backend>, faults: Vec<Fault>) -> Self {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).unwrap();
         let (messages, doorbells) = (Arc::<Messages>::default(), Arc::<Doorbells>::default());
         let config = ControllerConfig {
             queue_pairs: 4,
+            faults,
             ..ControllerConfig::default()
         };
         let connections = Connections {
@@ -428,4 +436,28 @@ fn a_device_that_cannot_be_is_refused() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn the_worker_delivers_a_delayed_completion_when_its_time_has_come() {
+    let time = Duration::from_millis(150);
+    let delay = Fault {
+        kind: FaultKind::Completion(CommandMatch::Io(Some(nvm::READ)), CompletionFault::Delay(time)),
+        after: 0,
+        count: 1,
+    };
+    let bench = Bench::with_faults(disk(), vec![delay]);
+    bench.enable();
+    bench.create_queue_pair();
+    let (sq, cq) = Driver::queue_addresses(1);
+    bench.put_command(sq, 0, blocks(nvm::READ, 0, 1));
+    bench.put_command(sq, 1, blocks(nvm::FLUSH, 0, 1));
+    let began = Instant::now();
+    bench.write(0x1008, 2);
+    bench.wait_for(|bench| bench.completion(cq, 1) == 1);
+    assert!(began.elapsed() >= time, "too early");
+    let first: u16 = bench.memory.read_obj(GuestAddress(cq + 12)).unwrap();
+    assert_eq!(first, 1, "the flush does not wait");
+    let counts = bench.device.faults().unwrap().counts();
+    assert_eq!((counts[0].matched, counts[0].injected), (1, 1));
 }

@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::storage::backend::{Backend, MemoryBackend};
 use crate::storage::nvme::command::{CompletionEntry, SubmissionEntry, admin};
 use crate::storage::nvme::{
-    Controller, ControllerConfig, DoorbellRoute, InterruptSink, Progress, RegisterFile, Status,
+    Controller, ControllerConfig, DoorbellRoute, Fault, InterruptSink, Progress, RegisterFile, Status,
 };
 
 /// Guest memory: 4 MiB from 0.
@@ -109,12 +109,16 @@ impl Driver {
     }
 
     pub(super) fn with_backends(backends: Vec<Box<dyn Backend>>, queue_pairs: u16) -> Self {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).unwrap();
-        let (interrupts, route) = (Interrupts::default(), Route::default());
         let config = ControllerConfig {
             queue_pairs,
             ..ControllerConfig::default()
         };
+        Self::with_config(config, backends)
+    }
+
+    pub(super) fn with_config(config: ControllerConfig, backends: Vec<Box<dyn Backend>>) -> Self {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).unwrap();
+        let (interrupts, route) = (Interrupts::default(), Route::default());
         let controller = Controller::new(
             config,
             Box::new(memory.clone()),
@@ -146,6 +150,19 @@ impl Driver {
     /// Enabled, with I/O queue pair 1 on vector 1.
     pub(super) fn with_io_queue() -> Self {
         let mut driver = Self::enabled();
+        driver.create_queue_pair(1);
+        driver
+    }
+
+    /// As [`with_io_queue`](Self::with_io_queue), with a fault plan.
+    pub(super) fn with_faults(faults: &[Fault]) -> Self {
+        let config = ControllerConfig {
+            queue_pairs: 4,
+            faults: faults.to_vec(),
+            ..ControllerConfig::default()
+        };
+        let mut driver = Self::with_config(config, vec![Box::new(MemoryBackend::new(DISK))]);
+        driver.enable();
         driver.create_queue_pair(1);
         driver
     }

@@ -1,6 +1,7 @@
-//! Random registers and random commands: nothing panics, nothing runs for ever, nothing outside RAM is touched.
+//! Random registers, random commands and random fault plans: nothing panics, nothing runs for ever, nothing outside RAM is touched.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -9,28 +10,33 @@ use zerocopy::IntoBytes;
 use super::harness::{CC_ENABLE, Interrupts};
 use crate::storage::backend::MemoryBackend;
 use crate::storage::nvme::command::SubmissionEntry;
-use crate::storage::nvme::{Controller, ControllerConfig, DmaMemory, NotMemory, Progress};
+use crate::storage::nvme::{
+    CommandMatch, CompletionFault, Controller, ControllerConfig, DmaMemory, Fault, FaultKind, FetchFault, NotMemory,
+    Progress, RegisterFault, RegisterMatch, Status,
+};
 
 /// RAM of the machine: two pieces with a hole between them.
 const RAM: [(u64, u64); 2] = [(0, 0x8000), (0x1_0000, 0x8000)];
 
-fn is_ram(address: u64, length: u64) -> bool {
-    RAM.iter()
+fn is_ram(ram: &[(u64, u64)], address: u64, length: u64) -> bool {
+    ram.iter()
         .any(|&(base, size)| address >= base && address.checked_add(length).is_some_and(|end| end <= base + size))
 }
 
 /// Address and length of accesses.
-type Escapes = Arc<Mutex<Vec<(u64, usize)>>>;
+pub(super) type Escapes = Arc<Mutex<Vec<(u64, usize)>>>;
 
 /// Memory that notes every access that succeeded although part of it is no RAM.
-struct Watched {
-    memory: GuestMemoryMmap,
-    escaped: Escapes,
+pub(super) struct Watched {
+    pub(super) memory: GuestMemoryMmap,
+    /// What is RAM: bases and sizes.
+    pub(super) ram: Vec<(u64, u64)>,
+    pub(super) escaped: Escapes,
 }
 
 impl Watched {
     fn note<T>(&self, address: u64, length: usize, result: Result<T, NotMemory>) -> Result<T, NotMemory> {
-        if result.is_ok() && length > 0 && !is_ram(address, length as u64) {
+        if result.is_ok() && length > 0 && !is_ram(&self.ram, address, length as u64) {
             self.escaped.lock().unwrap().push((address, length));
         }
         result
@@ -75,7 +81,10 @@ enum Step {
     },
     Enable,
     Reset,
+    SubsystemReset,
     Process,
+    /// Delayed completions are due.
+    Release,
 }
 
 /// Addresses near RAM, at the ends of it and of the address space.
@@ -141,11 +150,46 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(base, slot, command)| Step::Command { address: base + 64 * slot, command }),
         1 => Just(Step::Enable),
         1 => Just(Step::Reset),
+        1 => Just(Step::SubsystemReset),
         4 => Just(Step::Process),
+        1 => Just(Step::Release),
     ]
 }
 
-fn controller() -> (Controller, GuestMemoryMmap, Escapes) {
+fn fault() -> impl Strategy<Value = Fault> {
+    let commands = || {
+        prop_oneof![
+            Just(CommandMatch::Any),
+            prop::option::of(0..16u8).prop_map(CommandMatch::Admin),
+            prop::option::of(0..16u8).prop_map(CommandMatch::Io),
+        ]
+    };
+    let fetch = prop::sample::select(vec![
+        FetchFault::Fail(Status::UNRECOVERED_READ_ERROR),
+        FetchFault::Fatal,
+        FetchFault::ReadOnly,
+    ]);
+    let completion = prop::sample::select(vec![
+        CompletionFault::Delay(Duration::from_millis(1)),
+        CompletionFault::Drop,
+        CompletionFault::Duplicate,
+        CompletionFault::Stray,
+    ]);
+    let register = prop_oneof![
+        Just(RegisterMatch::Doorbell),
+        (0..16u64).prop_map(|at| RegisterMatch::Offset(4 * at))
+    ];
+    let what = prop::sample::select(vec![RegisterFault::Drop, RegisterFault::Fatal]);
+    let kind = prop_oneof![
+        2 => (commands(), fetch).prop_map(|(commands, fault)| FaultKind::Fetch(commands, fault)),
+        4 => (commands(), completion).prop_map(|(commands, fault)| FaultKind::Completion(commands, fault)),
+        1 => (register, what).prop_map(|(register, fault)| FaultKind::Register(register, fault)),
+    ];
+    let count = prop_oneof![1..4u64, Just(u64::MAX)];
+    (kind, 0..6u64, count).prop_map(|(kind, after, count)| Fault { kind, after, count })
+}
+
+fn controller(faults: Vec<Fault>) -> (Controller, GuestMemoryMmap, Escapes) {
     let ranges: Vec<_> = RAM
         .iter()
         .map(|&(base, size)| (GuestAddress(base), size as usize))
@@ -154,10 +198,12 @@ fn controller() -> (Controller, GuestMemoryMmap, Escapes) {
     let escaped = Arc::default();
     let watched = Watched {
         memory: memory.clone(),
+        ram: RAM.to_vec(),
         escaped: Arc::clone(&escaped),
     };
     let config = ControllerConfig {
         queue_pairs: 3,
+        faults,
         ..ControllerConfig::default()
     };
     let backends = vec![Box::new(MemoryBackend::new(64 * 1024)) as _];
@@ -205,9 +251,17 @@ fn apply(controller: &mut Controller, memory: &GuestMemoryMmap, step: &Step) {
             let _ = controller.process();
         }
         Step::Reset => write(controller, 0x14, 0),
+        Step::SubsystemReset => write(controller, 0x20, 0x4e56_4d65),
+        Step::Release => release(controller),
         Step::Process => {
             let _ = controller.process();
         }
+    }
+}
+
+fn release(controller: &mut Controller) {
+    for (ticket, _) in controller.take_delays() {
+        controller.release(ticket);
     }
 }
 
@@ -215,8 +269,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn a_hostile_guest_gets_nowhere(steps in prop::collection::vec(step(), 1..150)) {
-        let (mut controller, memory, escaped) = controller();
+    fn a_hostile_guest_gets_nowhere(
+        faults in prop::collection::vec(fault(), 0..3),
+        steps in prop::collection::vec(step(), 1..150),
+    ) {
+        let (mut controller, memory, escaped) = controller(faults);
         enable(&controller);
         let _ = controller.process();
         for step in &steps {
@@ -226,7 +283,8 @@ proptest! {
         let idle = (0..20_000).any(|_| controller.process() == Progress::Idle);
         prop_assert!(idle, "the controller never becomes idle");
         let state = controller.state();
-        prop_assert!(state.events.requests.len() <= 4 && state.events.pending.len() <= 3);
+        prop_assert!(state.withheld.delayed.len() <= 1024 && state.withheld.due.len() <= 1024 + 4);
+        prop_assert!(state.events.requests.len() <= 4 && state.events.pending.len() <= 5);
         prop_assert!(state.error_log.entries.len() <= 16);
         prop_assert_eq!(escaped.lock().unwrap().clone(), vec![]);
     }

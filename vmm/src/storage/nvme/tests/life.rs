@@ -15,6 +15,9 @@ fn capabilities_are_those_of_nvme_1_4() {
     assert_eq!(cap >> 32 & 0xf, 0, "DSTRD");
     assert_eq!(cap >> 37 & 0xff, 1, "CSS: NVM command set");
     assert_eq!(cap >> 48 & 0xff, 0, "MPSMIN, MPSMAX: 4 KiB");
+    assert_eq!(cap >> 17 & 3, 0, "AMS: round robin only");
+    assert_eq!(cap >> 24 & 0xff, 30, "TO: 15 s");
+    assert_eq!(cap >> 36 & 1, 1, "NSSRS");
 }
 
 #[test]
@@ -234,4 +237,56 @@ fn doorbells_written_before_a_reset_mean_nothing_after_it() {
     driver.settle();
     assert_eq!(driver.read(0x1c), 1);
     assert_eq!(driver.reap(0), None);
+}
+
+const NVM_SUBSYSTEM_RESET: u32 = 0x4e56_4d65;
+
+#[test]
+fn a_subsystem_reset_clears_every_register_and_says_so() {
+    let mut driver = Driver::with_io_queue();
+    driver.submit(1, blocks(nvm::READ, 0, 1));
+    driver.ring_tail(1);
+    driver.write(0x0c, 0b101);
+    assert!(
+        !driver.write(0x20, NVM_SUBSYSTEM_RESET + 1),
+        "any other value has no effect"
+    );
+    assert!(driver.write(0x20, NVM_SUBSYSTEM_RESET));
+    assert_eq!(driver.read(0x1c) & 1, 1, "ready until the controller has quiesced");
+    driver.settle();
+    assert_eq!(driver.read(0x1c), 1 << 4, "NSSRO and nothing else");
+    for offset in [0x0c, 0x14, 0x20, 0x24, 0x28, 0x2c, 0x30, 0x34] {
+        assert_eq!(driver.read(offset), 0, "{offset:#x}");
+    }
+    assert_eq!(driver.controller.state().activity, Activity::Disabled);
+    assert_eq!(driver.reap(1), None);
+
+    driver.write(0x1c, !(1 << 4));
+    driver.write(0x14, CC_ENABLE);
+    driver.settle();
+    assert_eq!(driver.read(0x1c), 1 << 4 | 2, "no admin queues: CFS");
+    driver.write(0x14, 0);
+    driver.settle();
+    assert_eq!(driver.read(0x1c), 1 << 4, "stays in a controller reset");
+    driver.write(0x1c, 1 << 4);
+    assert_eq!(driver.read(0x1c), 0, "cleared by a 1");
+    driver.enable();
+}
+
+#[test]
+fn a_subsystem_reset_helps_out_of_a_fatal_error_and_a_shutdown() {
+    let mut driver = Driver::cold();
+    driver.write(0x14, CC_ENABLE);
+    driver.settle();
+    assert_eq!(driver.read(0x1c), 2);
+    driver.write(0x20, NVM_SUBSYSTEM_RESET);
+    driver.settle();
+    driver.write(0x1c, 1 << 4);
+    driver.enable();
+    driver.write(0x14, CC_ENABLE | 1 << 14);
+    driver.settle();
+    driver.write(0x20, NVM_SUBSYSTEM_RESET);
+    driver.write(0x1c, 1 << 4);
+    driver.settle();
+    assert_eq!(driver.read(0x1c), 1 << 4, "it had not occurred yet when it was cleared");
 }

@@ -3,10 +3,13 @@
 mod commands;
 mod data;
 mod device;
+mod endurance;
 mod events;
+mod faults;
 mod harness;
 mod hostile;
 mod life;
+mod media;
 mod model;
 mod prp;
 mod queues;

@@ -1,0 +1,285 @@
+//! A fault plan: what the controller is to do wrong, and when.
+//!
+//! Three points ask the plan: a command was fetched, a completion is about to be posted, a register was written. Every
+//! decision is made by counting, so the same guest sees the same faults again; there is no clock and no random number
+//! in here. It knows what a fault is about, not how it is carried out. A controller without a plan asks nobody.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::registers::DOORBELLS;
+use super::status::Status;
+
+/// Commands that a fault is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommandMatch {
+    /// All of them.
+    Any,
+    /// Those of the admin queue: one opcode, or all.
+    Admin(Option<u8>),
+    /// Those of I/O queues: one opcode, or all.
+    Io(Option<u8>),
+}
+
+impl CommandMatch {
+    fn matches(self, queue: u16, opcode: u8) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Admin(wanted) => queue == 0 && wanted.is_none_or(|wanted| wanted == opcode),
+            Self::Io(wanted) => queue != 0 && wanted.is_none_or(|wanted| wanted == opcode),
+        }
+    }
+}
+
+/// Register writes that a fault is about. A doorbell that the kernel takes is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegisterMatch {
+    /// Any doorbell.
+    Doorbell,
+    /// The register with this offset in BAR 0.
+    Offset(u64),
+}
+
+impl RegisterMatch {
+    fn matches(self, offset: u64) -> bool {
+        match self {
+            Self::Doorbell => offset >= DOORBELLS,
+            Self::Offset(wanted) => wanted == offset,
+        }
+    }
+}
+
+/// What happens to a command that was fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FetchFault {
+    /// It is not executed and completes with this status.
+    Fail(Status),
+    /// It is not executed: the controller reports a fatal error (CSTS.CFS) and stands still until it is reset.
+    Fatal,
+    /// The medium of its namespace becomes read-only, for good; then it is executed.
+    ReadOnly,
+}
+
+/// What happens to the completion of a command that was executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompletionFault {
+    /// It is posted so much later.
+    Delay(Duration),
+    /// It is never posted.
+    Drop,
+    /// It is posted twice.
+    Duplicate,
+    /// After it comes a completion for a command identifier that is not outstanding.
+    Stray,
+}
+
+/// What happens to a register write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegisterFault {
+    /// It has no effect.
+    Drop,
+    /// It has its effect, then the controller reports a fatal error (CSTS.CFS).
+    Fatal,
+}
+
+/// What a fault is about and what it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// When a command was fetched.
+    Fetch(CommandMatch, FetchFault),
+    /// When a completion is about to be posted.
+    Completion(CommandMatch, CompletionFault),
+    /// When a register was written.
+    Register(RegisterMatch, RegisterFault),
+}
+
+/// One entry of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// What it is about and what it does.
+    pub kind: FaultKind,
+    /// Matching commands or writes that are spared first.
+    pub after: u64,
+    /// Matching commands or writes that are hit from then on.
+    pub count: u64,
+}
+
+/// What has become of one entry of a plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FaultCount {
+    /// Commands or writes that matched.
+    pub matched: u64,
+    /// How often the fault was carried out.
+    pub injected: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    fault: Fault,
+    matched: AtomicU64,
+    injected: AtomicU64,
+}
+
+type Observer = Box<dyn Fn(usize) + Send + Sync>;
+
+/// A plan at work: its counts, shared by the controller's worker, the vCPUs and whoever reports.
+#[derive(Default)]
+pub struct FaultInjector {
+    entries: Vec<Entry>,
+    observer: OnceLock<Observer>,
+}
+
+impl std::fmt::Debug for FaultInjector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FaultInjector")
+            .field("entries", &self.entries)
+            .finish_non_exhaustive()
+    }
+}
+
+impl FaultInjector {
+    /// Puts a plan to work. Where several entries want the same command or write, the first one has it; the others have
+    /// counted it all the same.
+    #[must_use]
+    pub fn new(plan: &[Fault]) -> Self {
+        let entries = plan.iter().map(|&fault| Entry {
+            fault,
+            matched: AtomicU64::new(0),
+            injected: AtomicU64::new(0),
+        });
+        Self {
+            entries: entries.collect(),
+            observer: OnceLock::new(),
+        }
+    }
+
+    /// Has `observer` called with the index of the entry whenever a fault is carried out, on the thread that does it.
+    /// The first observer stays.
+    pub fn observe(&self, observer: impl Fn(usize) + Send + Sync + 'static) {
+        let _ = self.observer.set(Box::new(observer));
+    }
+
+    /// What has become of each entry of the plan, in its order.
+    #[must_use]
+    pub fn counts(&self) -> Vec<FaultCount> {
+        let count = |entry: &Entry| FaultCount {
+            matched: entry.matched.load(Ordering::Relaxed),
+            injected: entry.injected.load(Ordering::Relaxed),
+        };
+        self.entries.iter().map(count).collect()
+    }
+
+    pub(super) fn command_fetched(&self, queue: u16, opcode: u8) -> Option<FetchFault> {
+        self.first(|kind| match kind {
+            FaultKind::Fetch(wanted, fault) if wanted.matches(queue, opcode) => Some(fault),
+            _ => None,
+        })
+    }
+
+    pub(super) fn completion_due(&self, queue: u16, opcode: u8) -> Option<CompletionFault> {
+        self.first(|kind| match kind {
+            FaultKind::Completion(wanted, fault) if wanted.matches(queue, opcode) => Some(fault),
+            _ => None,
+        })
+    }
+
+    pub(super) fn register_written(&self, offset: u64) -> Option<RegisterFault> {
+        self.first(|kind| match kind {
+            FaultKind::Register(wanted, fault) if wanted.matches(offset) => Some(fault),
+            _ => None,
+        })
+    }
+
+    /// Counts a match in every entry that `wanted` takes; the first one whose turn it is has its fault carried out.
+    fn first<F>(&self, wanted: impl Fn(FaultKind) -> Option<F>) -> Option<F> {
+        let mut chosen = None;
+        for (index, entry) in self.entries.iter().enumerate() {
+            let Some(fault) = wanted(entry.fault.kind) else {
+                continue;
+            };
+            let earlier = entry.matched.fetch_add(1, Ordering::Relaxed);
+            let Fault { after, count, .. } = entry.fault;
+            if chosen.is_none() && earlier >= after && earlier - after < count {
+                chosen = Some((index, entry, fault));
+            }
+        }
+        let (index, entry, fault) = chosen?;
+        entry.injected.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(index, kind = ?entry.fault.kind, "NVMe fault injected");
+        if let Some(observer) = self.observer.get() {
+            observer(index);
+        }
+        Some(fault)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::storage::nvme::command::nvm;
+
+    fn drop_reads(after: u64, count: u64) -> Fault {
+        Fault {
+            kind: FaultKind::Completion(CommandMatch::Io(Some(nvm::READ)), CompletionFault::Drop),
+            after,
+            count,
+        }
+    }
+
+    #[test]
+    fn a_fault_spares_the_first_matches_and_hits_the_next() {
+        let faults = FaultInjector::new(&[drop_reads(2, 3)]);
+        let hit: Vec<bool> = (0..7).map(|_| faults.completion_due(1, nvm::READ).is_some()).collect();
+        assert_eq!(hit, [false, false, true, true, true, false, false]);
+        let expected = FaultCount {
+            matched: 7,
+            injected: 3,
+        };
+        assert_eq!(faults.counts(), [expected]);
+    }
+
+    #[test]
+    fn only_the_point_and_the_commands_that_were_named_are_counted() {
+        let faults = FaultInjector::new(&[drop_reads(0, u64::MAX)]);
+        assert_eq!(faults.completion_due(1, nvm::WRITE), None);
+        assert_eq!(faults.completion_due(0, nvm::READ), None, "an admin command");
+        assert_eq!(faults.command_fetched(1, nvm::READ), None);
+        assert_eq!(faults.register_written(0x14), None);
+        assert_eq!(faults.counts(), [FaultCount::default()]);
+        assert_eq!(faults.completion_due(7, nvm::READ), Some(CompletionFault::Drop));
+    }
+
+    #[test]
+    fn the_first_entry_wins_and_the_others_count() {
+        let faults = FaultInjector::new(&[drop_reads(1, 1), drop_reads(0, 2)]);
+        let seen = Arc::<Mutex<Vec<usize>>>::default();
+        let sink = Arc::clone(&seen);
+        faults.observe(move |index| sink.lock().unwrap().push(index));
+        for _ in 0..3 {
+            faults.completion_due(1, nvm::READ);
+        }
+        assert_eq!(*seen.lock().unwrap(), [1, 0]);
+        assert!(
+            faults
+                .counts()
+                .iter()
+                .all(|count| (count.matched, count.injected) == (3, 1))
+        );
+    }
+
+    #[test]
+    fn doorbells_are_one_kind_of_register_and_every_other_has_its_offset() {
+        let fault = |wanted| Fault {
+            kind: FaultKind::Register(wanted, RegisterFault::Drop),
+            after: 0,
+            count: 1,
+        };
+        let faults = FaultInjector::new(&[fault(RegisterMatch::Doorbell), fault(RegisterMatch::Offset(0x14))]);
+        assert_eq!(faults.register_written(0x24), None);
+        assert_eq!(faults.register_written(0x1008), Some(RegisterFault::Drop));
+        assert_eq!(faults.register_written(0x14), Some(RegisterFault::Drop));
+    }
+}
