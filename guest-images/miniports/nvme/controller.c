@@ -49,6 +49,12 @@ BOOLEAN NvmeAllocateRings(PNVME_EXTENSION Extension, PPORT_CONFIGURATION_INFORMA
     return TRUE;
 }
 
+BOOLEAN NvmeIsFatal(PNVME_EXTENSION Extension)
+{
+    return (Read(Extension, NVME_REGISTER_CSTS) & NVME_CSTS_FATAL) != 0;
+}
+
+/* A fatal error does not end the wait for the controller's being disabled: that is the way out of it. */
 static BOOLEAN WaitForReady(PNVME_EXTENSION Extension, ULONG Ready)
 {
     for (ULONG Stall = 0; Stall < NVME_COMMAND_STALLS; Stall++) {
@@ -57,7 +63,7 @@ static BOOLEAN WaitForReady(PNVME_EXTENSION Extension, ULONG Ready)
         if ((Status & NVME_CSTS_READY) == Ready) {
             return TRUE;
         }
-        if (Status & NVME_CSTS_FATAL) {
+        if (Ready != 0 && (Status & NVME_CSTS_FATAL)) {
             return FALSE;
         }
         StorPortStallExecution(10);
@@ -102,6 +108,8 @@ static BOOLEAN Execute(PNVME_EXTENSION Extension, PNVME_REQUEST Request, PULONG 
         }
         StorPortStallExecution(10);
     }
+    NvmeForget(&Extension->Admin, Request);
+    StorPortDebugPrint(0, "nvme: admin command 0x%x was not completed\n", Request->Command.Opcode);
     return FALSE;
 }
 

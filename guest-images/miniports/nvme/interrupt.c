@@ -68,13 +68,41 @@ static VOID UnlockQueues(PNVME_EXTENSION Extension, PSTOR_LOCK_HANDLE Handles, U
     }
 }
 
-/* Asked for by HwResetBus, which may not take these locks itself. */
+/*
+ * With all locks held and the controller disabled: what it was sent and what waits. Requests of which a DPC has the
+ * completion already are that DPC's; those that HwStartIo still has go to the new queues.
+ */
+static PNVME_REQUEST TakeLost(PNVME_EXTENSION Extension)
+{
+    PNVME_REQUEST Lost = Extension->WaitingHead;
+
+    Extension->WaitingHead = NULL;
+    Extension->WaitingCount = 0;
+    for (ULONG Index = 0; Index < Extension->QueueCount; Index++) {
+        Lost = NvmeTakeAll(&Extension->Queues[Index], Lost);
+    }
+    return Lost;
+}
+
+static VOID CompleteLost(PNVME_EXTENSION Extension, PNVME_REQUEST Request)
+{
+    while (Request != NULL) {
+        PNVME_REQUEST Next = Request->Next;
+
+        Request->Srb->SrbStatus = SRB_STATUS_BUS_RESET;
+        StorPortNotification(RequestComplete, Extension, Request->Srb);
+        Request = Next;
+    }
+}
+
+/* Asked for by HwResetBus and the timer, which may not take these locks themselves. */
 VOID NTAPI NvmeResetDpc(PSTOR_DPC Dpc, PVOID HwDeviceExtension, PVOID SystemArgument1, PVOID SystemArgument2)
 {
     PNVME_EXTENSION Extension = HwDeviceExtension;
     STOR_LOCK_HANDLE StartIoHandle = {0};
     STOR_LOCK_HANDLE Handles[NVME_MAX_QUEUES] = {0};
     ULONG Count = Extension->QueueCount;
+    PNVME_REQUEST Lost;
     BOOLEAN Good;
 
     UNREFERENCED_PARAMETER(Dpc);
@@ -82,11 +110,12 @@ VOID NTAPI NvmeResetDpc(PSTOR_DPC Dpc, PVOID HwDeviceExtension, PVOID SystemArgu
     UNREFERENCED_PARAMETER(SystemArgument2);
     StorPortAcquireSpinLock(Extension, StartIoLock, NULL, &StartIoHandle);
     LockQueues(Extension, Handles);
-    Good = NvmeDisable(Extension) && NvmeEnable(Extension) && NvmeCreateQueues(Extension);
-    Extension->WaitingHead = NULL;
-    Extension->WaitingCount = 0;
+    Good = NvmeDisable(Extension);
+    Lost = TakeLost(Extension);
+    Good = Good && NvmeEnable(Extension) && NvmeCreateQueues(Extension);
+    Extension->Dead = !Good;
     UnlockQueues(Extension, Handles, Count);
     StorPortReleaseSpinLock(Extension, &StartIoHandle);
     StorPortDebugPrint(0, Good ? "nvme: the controller was reset\n" : "nvme: the controller did not come back\n");
-    StorPortCompleteRequest(Extension, 0, SP_UNTAGGED, SP_UNTAGGED, SRB_STATUS_BUS_RESET);
+    CompleteLost(Extension, Lost);
 }

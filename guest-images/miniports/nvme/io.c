@@ -228,10 +228,23 @@ static DECLSPEC_NOINLINE VOID FailRequest(PNVME_EXTENSION Extension, PNVME_REQUE
     }
     Extension->Errors++;
     StorPortReleaseSpinLock(Extension, &Handle);
-    if ((Request->Status & 0x7ff) == NVME_STATUS_LBA_OUT_OF_RANGE) {
+    StorPortDebugPrint(0, "nvme: command 0x%x failed: status 0x%x\n", Request->Command.Opcode, Request->Status);
+    switch (Request->Status & NVME_STATUS_CODE) {
+    case NVME_STATUS_LBA_OUT_OF_RANGE:
         DiskFail(Request->Srb, SCSI_SENSE_ILLEGAL_REQUEST, SCSI_ADSENSE_ILLEGAL_BLOCK);
-    } else {
+        break;
+    case NVME_STATUS_NAMESPACE_WRITE_PROTECTED:
+        DiskFail(Request->Srb, SCSI_SENSE_DATA_PROTECT, SCSI_ADSENSE_WRITE_PROTECT);
+        break;
+    case NVME_STATUS_WRITE_FAULT:
+        DiskFail(Request->Srb, SCSI_SENSE_MEDIUM_ERROR, NVME_ASC_WRITE_FAULT);
+        break;
+    case NVME_STATUS_UNRECOVERED_READ_ERROR:
+        DiskFail(Request->Srb, SCSI_SENSE_MEDIUM_ERROR, NVME_ASC_UNRECOVERED_READ);
+        break;
+    default:
         DiskFail(Request->Srb, SCSI_SENSE_HARDWARE_ERROR, SCSI_ADSENSE_NO_SENSE);
+        break;
     }
 }
 

@@ -1,4 +1,5 @@
-/* Counters of rare events and the stall check. The bugs that a flush or an unmap reaches are here. */
+/* Counters of rare events, the stall check and the look for a fatal error. The bugs that a flush or an unmap reaches
+ * are here. */
 #include "nvme.h"
 
 /* With the interrupt lock held. */
@@ -67,5 +68,9 @@ VOID NTAPI NvmeTimer(PVOID DeviceExtension)
     StorPortAcquireSpinLock(Extension, InterruptLock, NULL, &Handle);
     Extension->InterruptsSeen = SumInterrupts(Extension);
     StorPortReleaseSpinLock(Extension, &Handle);
+    if (!Extension->Dead && NvmeIsFatal(Extension)) {
+        StorPortDebugPrint(0, "nvme: the controller reports a fatal error\n");
+        StorPortIssueDpc(Extension, &Extension->ResetDpc, NULL, NULL);
+    }
     StorPortNotification(RequestTimerCall, Extension, NvmeTimer, NVME_TIMER_MICROSECONDS);
 }

@@ -21,6 +21,9 @@
 #define NVME_MAXIMUM_TRANSFER (256u * 1024)
 #define NVME_PRP_ENTRIES (NVME_MAXIMUM_TRANSFER / PAGE_SIZE)
 #define NVME_TIMER_MICROSECONDS 50000
+/* A command identifier: the slot, and a number that is another one the next time that the slot is used. */
+#define NVME_SLOT_BITS 5
+#define NVME_USE_MASK 0x3ff
 #define NVME_COMMAND_STALLS 500000u /* of 10 microseconds each */
 
 typedef struct _NVME_EXTENSION *PNVME_EXTENSION;
@@ -46,6 +49,7 @@ typedef struct _NVME_QUEUE {
     ULONG Head;
     USHORT Phase;
     ULONG Outstanding;
+    ULONG Uses;
     PNVME_REQUEST Slots[NVME_QUEUE_ENTRIES];
     STOR_DPC Dpc;
     volatile BOOLEAN InterruptPending; /* under the MSI lock of the queue's message */
@@ -79,12 +83,16 @@ typedef struct _NVME_EXTENSION {
     ULONG64 InterruptsAtFlush;
     ULONG64 InterruptsSeen;
     ULONG64 Errors;
+    volatile BOOLEAN Dead; /* the last reset failed */
 } NVME_EXTENSION;
+
+_Static_assert(NVME_QUEUE_ENTRIES <= 1 << NVME_SLOT_BITS, "a slot fits into a command identifier");
 
 /* controller.c: at PASSIVE_LEVEL, or with every other user of the rings locked out */
 BOOLEAN NvmeAllocateRings(PNVME_EXTENSION Extension, PPORT_CONFIGURATION_INFORMATION ConfigInfo);
 BOOLEAN NvmeEnable(PNVME_EXTENSION Extension);
 BOOLEAN NvmeDisable(PNVME_EXTENSION Extension);
+BOOLEAN NvmeIsFatal(PNVME_EXTENSION Extension);
 BOOLEAN NvmeIdentify(PNVME_EXTENSION Extension);
 BOOLEAN NvmeCreateQueues(PNVME_EXTENSION Extension);
 VOID NvmeShutdown(PNVME_EXTENSION Extension);
@@ -93,6 +101,8 @@ ULONG64 NvmePhysical(PNVME_EXTENSION Extension, PVOID Address);
 /* queue.c: with the queue's DpcLock held, but for the admin queue */
 BOOLEAN NvmeSubmit(PNVME_EXTENSION Extension, PNVME_QUEUE Queue, PNVME_REQUEST Request);
 PNVME_REQUEST NvmeReap(PNVME_EXTENSION Extension, PNVME_QUEUE Queue);
+PNVME_REQUEST NvmeTakeAll(PNVME_QUEUE Queue, PNVME_REQUEST List);
+VOID NvmeForget(PNVME_QUEUE Queue, PNVME_REQUEST Request);
 VOID NvmeResetQueue(PNVME_QUEUE Queue);
 
 /* io.c */

@@ -36,7 +36,16 @@
 #define NVME_IO_DATASET_MANAGEMENT 0x09
 #define NVME_DSM_DEALLOCATE 0x4
 
-#define NVME_STATUS_LBA_OUT_OF_RANGE 0x80
+/* Status code type and code (section 4.6.1). */
+#define NVME_STATUS_CODE 0x7ff
+#define NVME_STATUS_NAMESPACE_WRITE_PROTECTED 0x020
+#define NVME_STATUS_LBA_OUT_OF_RANGE 0x080
+#define NVME_STATUS_WRITE_FAULT 0x280
+#define NVME_STATUS_UNRECOVERED_READ_ERROR 0x281
+
+/* Additional sense codes (SPC-4) that the headers lack. */
+#define NVME_ASC_WRITE_FAULT 0x03
+#define NVME_ASC_UNRECOVERED_READ 0x11
 
 /* Offsets in the Identify data structures (sections 5.15.2.1 and 5.15.2.2). */
 #define NVME_IDENTIFY_MDTS 77

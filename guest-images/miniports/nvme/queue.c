@@ -50,7 +50,7 @@ BOOLEAN NvmeSubmit(PNVME_EXTENSION Extension, PNVME_QUEUE Queue, PNVME_REQUEST R
     }
     Queue->Slots[Slot] = Request;
     Queue->Outstanding++;
-    Request->Command.CommandId = (USHORT)Slot;
+    Request->Command.CommandId = (USHORT)((Queue->Uses++ & NVME_USE_MASK) << NVME_SLOT_BITS | Slot);
     Queue->Submission[Queue->Tail] = Request->Command;
     Queue->Tail = Next;
     Ring(Extension, 2u * Queue->Id, Queue->Tail);
@@ -65,14 +65,18 @@ PNVME_REQUEST NvmeReap(PNVME_EXTENSION Extension, PNVME_QUEUE Queue)
 
     while ((Queue->Completion[Queue->Head].Status & 1) == Queue->Phase) {
         volatile NVME_COMPLETION *Entry = &Queue->Completion[Queue->Head];
-        USHORT Slot;
         PNVME_REQUEST Request;
+        USHORT Id, Slot;
 
         __atomic_thread_fence(__ATOMIC_ACQUIRE);
-        Slot = Entry->CommandId;
+        Id = Entry->CommandId;
+        Slot = Id & ((1 << NVME_SLOT_BITS) - 1);
         Queue->SubmissionHead = Entry->SubmissionHead % Queue->Entries;
         Request = Slot < Queue->Entries ? Queue->Slots[Slot] : NULL;
-        if (Request != NULL) {
+        if (Request == NULL || Request->Command.CommandId != Id) {
+            StorPortDebugPrint(0, "nvme: queue %u: completion of command 0x%x, which is not outstanding\n", Queue->Id,
+                               Id);
+        } else {
             Queue->Slots[Slot] = NULL;
             Queue->Outstanding--;
             Request->Status = Entry->Status >> 1;
@@ -92,6 +96,33 @@ PNVME_REQUEST NvmeReap(PNVME_EXTENSION Extension, PNVME_QUEUE Queue)
         Ring(Extension, 2u * Queue->Id + 1, Queue->Head);
     }
     return First;
+}
+
+/* Takes every request from the slots and puts it in front of List. */
+PNVME_REQUEST NvmeTakeAll(PNVME_QUEUE Queue, PNVME_REQUEST List)
+{
+    for (ULONG Slot = 0; Slot < Queue->Entries; Slot++) {
+        PNVME_REQUEST Request = Queue->Slots[Slot];
+
+        if (Request != NULL) {
+            Queue->Slots[Slot] = NULL;
+            Queue->Outstanding--;
+            Request->Next = List;
+            List = Request;
+        }
+    }
+    return List;
+}
+
+/* The request will not be waited for any more: what completes it comes too late. */
+VOID NvmeForget(PNVME_QUEUE Queue, PNVME_REQUEST Request)
+{
+    for (ULONG Slot = 0; Slot < Queue->Entries; Slot++) {
+        if (Queue->Slots[Slot] == Request) {
+            Queue->Slots[Slot] = NULL;
+            Queue->Outstanding--;
+        }
+    }
 }
 
 VOID NvmeResetQueue(PNVME_QUEUE Queue)

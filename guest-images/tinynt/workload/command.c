@@ -48,11 +48,13 @@ VOID CommandPrepare(PWORKLOAD_COMMAND Command, UCHAR Function, PVOID Buffer, ULO
     Srb->QueueTag = SP_UNTAGGED;
     Srb->QueueAction = SRB_SIMPLE_TAG_REQUEST;
     Srb->SrbFlags = SRB_FLAGS_QUEUE_ACTION_ENABLE | SRB_FLAGS_NO_QUEUE_FREEZE;
-    Srb->TimeOutValue = IO_SECONDS;
+    Srb->TimeOutValue = WorkloadSettings.TimeOutSeconds;
     Srb->SenseInfoBuffer = &Command->Sense;
     Srb->SenseInfoBufferLength = sizeof(Command->Sense);
     Srb->DataBuffer = Buffer;
     Srb->DataTransferLength = Length;
+    Command->Length = Length;
+    Command->Retries = 0;
     if (Length != 0) {
         Srb->SrbFlags |= Write ? SRB_FLAGS_DATA_OUT : SRB_FLAGS_DATA_IN;
     }
@@ -133,12 +135,80 @@ UCHAR CommandSendAndWait(PWORKLOAD_COMMAND Command)
     return SRB_STATUS(Command->Srb.SrbStatus);
 }
 
+static ULONG SenseOf(PWORKLOAD_COMMAND Command)
+{
+    if (!(Command->Srb.SrbStatus & SRB_STATUS_AUTOSENSE_VALID)) {
+        return 0;
+    }
+    return (ULONG)Command->Sense.SenseKey << 8 | Command->Sense.AdditionalSenseCode;
+}
+
+/* What may go well another time: a lost command, or a failure of the medium or the hardware. */
+static BOOLEAN MayRetry(PWORKLOAD_COMMAND Command)
+{
+    switch (SRB_STATUS(Command->Srb.SrbStatus)) {
+    case SRB_STATUS_BUS_RESET:
+    case SRB_STATUS_TIMEOUT:
+    case SRB_STATUS_COMMAND_TIMEOUT:
+        return TRUE;
+    case SRB_STATUS_ERROR:
+        return SenseOf(Command) >> 8 == SCSI_SENSE_MEDIUM_ERROR || SenseOf(Command) >> 8 == SCSI_SENSE_HARDWARE_ERROR;
+    default:
+        return FALSE;
+    }
+}
+
+/* Sends a command that has ended again, as long as that may help; returns its last status. */
+UCHAR CommandRetry(PWORKLOAD_COMMAND Command)
+{
+    PSCSI_REQUEST_BLOCK Srb = &Command->Srb;
+
+    while (SRB_STATUS(Srb->SrbStatus) == SRB_STATUS_BUSY || (MayRetry(Command) && Command->Retries < MAX_RETRIES)) {
+        if (SRB_STATUS(Srb->SrbStatus) != SRB_STATUS_BUSY) {
+            Command->Retries++;
+        }
+        InterlockedIncrement64(&WorkloadTotals.Retries);
+        Srb->SrbStatus = SRB_STATUS_PENDING;
+        Srb->DataTransferLength = Command->Length;
+        CommandSendAndWait(Command);
+    }
+    return SRB_STATUS(Srb->SrbStatus);
+}
+
+static const char *Explain(PWORKLOAD_COMMAND Command)
+{
+    switch (SRB_STATUS(Command->Srb.SrbStatus)) {
+    case SRB_STATUS_BUS_RESET:
+    case SRB_STATUS_TIMEOUT:
+    case SRB_STATUS_COMMAND_TIMEOUT:
+        return "the device never completed it";
+    case SRB_STATUS_ERROR:
+        break;
+    default:
+        return "the driver refused it";
+    }
+    switch (SenseOf(Command) >> 8) {
+    case SCSI_SENSE_MEDIUM_ERROR:
+        return "medium error";
+    case SCSI_SENSE_HARDWARE_ERROR:
+        return "hardware error";
+    case SCSI_SENSE_DATA_PROTECT:
+        return "the medium is write protected";
+    case SCSI_SENSE_ILLEGAL_REQUEST:
+        return "illegal request";
+    default:
+        return "the device failed it";
+    }
+}
+
 VOID CommandBugCheck(PWORKLOAD_COMMAND Command)
 {
-    ULONG Sense = 0;
+    PSCSI_REQUEST_BLOCK Srb = &Command->Srb;
+    ULONG64 Block = CommandBlock(Command);
+    BOOLEAN Lost = (Srb->SrbFlags & SRB_FLAGS_DATA_OUT) != 0;
 
-    if (Command->Srb.SrbStatus & SRB_STATUS_AUTOSENSE_VALID) {
-        Sense = (ULONG)Command->Sense.SenseKey << 8 | Command->Sense.AdditionalSenseCode;
-    }
-    KeBugCheckEx(WORKLOAD_IO_FAILED, Command->Srb.Cdb[0], CommandBlock(Command), Command->Srb.SrbStatus, Sense);
+    DbgPrint("workload: %s: command 0x%x, block %llu, %lu bytes: %s (SRB status 0x%x, sense 0x%lx) after %lu retries\n",
+             Lost ? "LOST" : "FAILED", Srb->Cdb[0], Block, Command->Length, Explain(Command), Srb->SrbStatus,
+             SenseOf(Command), Command->Retries);
+    KeBugCheckEx(WORKLOAD_IO_FAILED, Srb->Cdb[0], Block, Srb->SrbStatus, SenseOf(Command));
 }

@@ -57,7 +57,8 @@ static BOOLEAN Query(PWORKLOAD_DISK Disk, const UCHAR *Cdb, UCHAR CdbLength, PVO
     CommandPrepare(&Command, SRB_FUNCTION_EXECUTE_SCSI, Buffer, Length, FALSE);
     RtlCopyMemory(Command.Srb.Cdb, Cdb, CdbLength);
     Command.Srb.CdbLength = CdbLength;
-    Status = CommandSendAndWait(&Command);
+    CommandSendAndWait(&Command);
+    Status = CommandRetry(&Command);
     if (Status != SRB_STATUS_SUCCESS && Status != SRB_STATUS_DATA_OVERRUN && Required) {
         CommandBugCheck(&Command);
     }
@@ -185,7 +186,8 @@ static VOID SendFunction(PWORKLOAD_DISK Disk, UCHAR Function)
         return;
     }
     CommandPrepare(&Command, Function, NULL, 0, FALSE);
-    if (CommandSendAndWait(&Command) != SRB_STATUS_SUCCESS) {
+    CommandSendAndWait(&Command);
+    if (CommandRetry(&Command) != SRB_STATUS_SUCCESS) {
         CommandBugCheck(&Command);
     }
     CommandFree(&Command);

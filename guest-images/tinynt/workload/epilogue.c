@@ -26,7 +26,8 @@ static VOID Put32(UCHAR *Bytes, ULONG Value)
 
 static VOID Expect(PWORKLOAD_COMMAND Command)
 {
-    if (CommandSendAndWait(Command) != SRB_STATUS_SUCCESS) {
+    CommandSendAndWait(Command);
+    if (CommandRetry(Command) != SRB_STATUS_SUCCESS) {
         CommandBugCheck(Command);
     }
 }
@@ -81,6 +82,7 @@ static VOID ReadBeyondEnd(PWORKLOAD_COMMAND Command, PUCHAR Buffer, ULONG Round)
 {
     CommandPrepareTransfer(Command, Command->Disk->Blocks + Round * 8, 8, Buffer, FALSE);
     CommandSendAndWait(Command);
+    CommandRetry(Command);
     if (SRB_STATUS(Command->Srb.SrbStatus) != SRB_STATUS_ERROR ||
         !(Command->Srb.SrbStatus & SRB_STATUS_AUTOSENSE_VALID) || Command->Srb.ScsiStatus != SCSISTAT_CHECK_CONDITION ||
         Command->Sense.SenseKey != SENSE_ILLEGAL_REQUEST ||

@@ -17,6 +17,7 @@ static VOID ReadSettings(VOID)
     WorkloadSettings.Operations = Setting("ops", 160, 1, 100 * 1000 * 1000);
     WorkloadSettings.Threads = Setting("threads", 4, 1, MAX_THREADS);
     WorkloadSettings.Depth = Setting("depth", 2, 1, MAX_DEPTH);
+    WorkloadSettings.TimeOutSeconds = Setting("timeout", 60, 1, 600);
     WorkloadSettings.SpanBlocks = (Setting("span", 128 * 1024, 64 * 1024, 64 * 1024 * 1024) & ~0xffffu) / BLOCK_SIZE;
 }
 

@@ -31,6 +31,20 @@ VOID PatternFill(PVOID Buffer, ULONG64 Block, ULONG Generation)
     }
 }
 
+/* Tells what the block holds instead: an older write's data means that a later one was lost. */
+static VOID Explain(ULONG64 Block, ULONG Index, ULONG Generation, ULONG64 Found)
+{
+    DbgPrint("workload: block %llu, byte %lu: not what write %lu of the block has written", Block,
+             (ULONG)(Index * sizeof(ULONG64)), Generation);
+    for (ULONG Older = Generation; Older-- > 1;) {
+        if (Found == FirstWord(Block, Older) + Index * GOLDEN) {
+            DbgPrint(", but what write %lu had: LOST\n", Older);
+            return;
+        }
+    }
+    DbgPrint(Found == 0 ? ", but zero: LOST\n" : ", nor any earlier one: DAMAGED\n");
+}
+
 VOID PatternVerify(const VOID *Buffer, ULONG64 Block, ULONG Generation)
 {
     const ULONG64 *Words = Buffer;
@@ -39,6 +53,7 @@ VOID PatternVerify(const VOID *Buffer, ULONG64 Block, ULONG Generation)
 
     for (ULONG Index = 0; Index < WORDS; Index++) {
         if (Words[Index] != Value) {
+            Explain(Block, Index, Generation, Words[Index]);
             KeBugCheckEx(WORKLOAD_DATA_MISMATCH, Block, Index * sizeof(ULONG64), Value, Words[Index]);
         }
         Value += Step;

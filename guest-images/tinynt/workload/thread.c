@@ -138,16 +138,8 @@ static VOID CheckPieces(PWORKLOAD_OPERATION Operation)
 {
     for (ULONG Index = 0; Index < Operation->PieceCount; Index++) {
         PWORKLOAD_COMMAND Piece = &Operation->Pieces[Index];
-        ULONG Blocks = Piece->Srb.DataTransferLength / BLOCK_SIZE;
-        UCHAR Status = SRB_STATUS(Piece->Srb.SrbStatus);
 
-        while (Status == SRB_STATUS_BUSY || Status == SRB_STATUS_BUS_RESET) {
-            InterlockedIncrement64(&WorkloadTotals.Retries);
-            Piece->Srb.SrbStatus = SRB_STATUS_PENDING;
-            Piece->Srb.DataTransferLength = Blocks * BLOCK_SIZE;
-            Status = CommandSendAndWait(Piece);
-        }
-        if (Status != SRB_STATUS_SUCCESS) {
+        if (CommandRetry(Piece) != SRB_STATUS_SUCCESS) {
             CommandBugCheck(Piece);
         }
     }

@@ -10,6 +10,7 @@
  *   threads=N  threads a disk, 1 to 16                         (default 4)
  *   depth=N    operations in flight a thread, 1 to 16          (default 2)
  *   span=N     bytes a thread works on, rounded to 64 KiB      (default 131072)
+ *   timeout=N  seconds that a command may take, 1 to 600       (default 60)
  *   seed=N     seed of the operations                          (default: the loader block's)
  */
 #ifndef WORKLOAD_H
@@ -36,7 +37,7 @@
 #define MAX_DEPTH 16
 #define MAX_DISKS 4
 #define MAX_PIECES 8
-#define IO_SECONDS 60
+#define MAX_RETRIES 4 /* of a command that failed or was lost in a reset, as a disk class driver has them */
 
 VOID WorkloadMain(VOID);
 
@@ -46,6 +47,7 @@ typedef struct _WORKLOAD_SETTINGS {
     ULONG Threads;
     ULONG Depth;
     ULONG SpanBlocks;
+    ULONG TimeOutSeconds;
 } WORKLOAD_SETTINGS;
 
 typedef struct _WORKLOAD_DISK {
@@ -78,6 +80,8 @@ typedef struct _WORKLOAD_COMMAND {
     PMDL Mdl;
     SCSI_REQUEST_BLOCK Srb;
     SENSE_DATA Sense;
+    ULONG Length; /* bytes to transfer; the SRB's own is those that were */
+    ULONG Retries;
     WORKLOAD_DONE Done; /* called at up to DISPATCH_LEVEL */
     PVOID Context;
 } WORKLOAD_COMMAND, *PWORKLOAD_COMMAND;
@@ -89,6 +93,7 @@ VOID CommandPrepare(PWORKLOAD_COMMAND Command, UCHAR Function, PVOID Buffer, ULO
 VOID CommandPrepareTransfer(PWORKLOAD_COMMAND Command, ULONG64 Block, ULONG Blocks, PVOID Buffer, BOOLEAN Write);
 VOID CommandSend(PWORKLOAD_COMMAND Command, WORKLOAD_DONE Done, PVOID Context);
 UCHAR CommandSendAndWait(PWORKLOAD_COMMAND Command);
+UCHAR CommandRetry(PWORKLOAD_COMMAND Command);
 DECLSPEC_NORETURN VOID CommandBugCheck(PWORKLOAD_COMMAND Command);
 ULONG64 CommandBlock(PWORKLOAD_COMMAND Command);
 
