@@ -187,17 +187,13 @@ fn summary_text(text: &mut String, report: &Report) {
     } else {
         format!("{}.{} s", run.duration_ms / 1000, run.duration_ms % 1000 / 100)
     };
-    field(
-        text,
-        "run",
-        &format!(
-            "{} vCPUs, {} MiB, seed {}, {how}, ended by {}",
-            run.cpus,
-            run.memory >> 20,
-            run.seed,
-            report.end.kind
-        ),
-    );
+    // An event trace does not tell on what machine it was made.
+    let machine = if run.cpus == 0 {
+        String::new()
+    } else {
+        format!("{} vCPUs, {} MiB, seed {}, ", run.cpus, run.memory >> 20, run.seed)
+    };
+    field(text, "run", &format!("{machine}{how}, ended by {}", report.end.kind));
     watch_text(text, &report.watch);
     calls_text(text, report);
     cost_text(text, report);
