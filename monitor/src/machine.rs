@@ -15,8 +15,9 @@ use storlock_vmm::debug::BREAKPOINT_LIMIT;
 use storlock_vmm::machine::{ExitReason, InternalError, Machine, MachineConfig, MachineHandle, RunningMachine};
 use storlock_vmm::pci::PciAddress;
 use storlock_vmm::storage::backend::{Backend, HostFailures, MemoryBackend, RawFileBackend, WatchedBackend};
-use storlock_vmm::storage::nvme::{ControllerConfig, MAX_QUEUE_PAIRS, NvmeDevice};
+use storlock_vmm::storage::nvme::{ControllerConfig, Fault, FaultInjector, MAX_QUEUE_PAIRS, NvmeDevice};
 
+use crate::report::FaultInfo;
 use crate::session::{End, EndKind, Session};
 use crate::target::kvm::{Handler, KvmCpu, MSR_LSTAR, StopHandler};
 use crate::target::{Action, RunControl, StopReason, StoppedCpu};
@@ -33,6 +34,15 @@ pub enum Disk {
     Memory(u64),
     /// A raw file.
     File(PathBuf),
+}
+
+/// An entry of the NVMe controller's fault plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedFault {
+    /// As it was written on the command line.
+    pub text: String,
+    /// What it asks for.
+    pub fault: Fault,
 }
 
 /// What a guest is made of.
@@ -52,6 +62,8 @@ pub struct GuestOptions {
     pub command_line: String,
     /// The NVMe controller's disk.
     pub disk: Disk,
+    /// What that controller is to do wrong.
+    pub faults: Vec<PlannedFault>,
     /// File for everything that the guest writes to its serial port.
     pub serial_log: PathBuf,
     /// A second place for it; `-` is standard error.
@@ -64,6 +76,25 @@ pub struct Guest {
     stops: Arc<Stops>,
     cpus: u32,
     disk: Option<DiskFile>,
+    faults: Option<FaultPlan>,
+}
+
+/// The fault plan of a run and what has become of it.
+struct FaultPlan {
+    texts: Vec<String>,
+    injector: Arc<FaultInjector>,
+}
+
+impl FaultPlan {
+    fn report(&self) -> Vec<FaultInfo> {
+        let texts = self.texts.iter().cloned();
+        let faults = texts.zip(self.injector.counts()).map(|(spec, count)| FaultInfo {
+            spec,
+            matched: count.matched,
+            injected: count.injected,
+        });
+        faults.collect()
+    }
 }
 
 /// The disk image of a run and what the host has failed to do with it.
@@ -103,7 +134,20 @@ impl Guest {
             debug_console: None,
         };
         let mut machine = Machine::new(&kvm, config)?;
-        let disk = attach_disk(&mut machine, &options.disk, options.cpus)?;
+        let (disk, injector) = attach_disk(&mut machine, &options)?;
+        let faults = injector.map(|injector| {
+            let (stops, texts) = (
+                Arc::clone(&stops),
+                options.faults.iter().map(|fault| fault.text.clone()),
+            );
+            injector.observe(move |index| {
+                if let Some(session) = stops.0.get() {
+                    session.fault_injected(index as u64);
+                }
+            });
+            let texts = texts.collect();
+            FaultPlan { texts, injector }
+        });
         let mut files = options.files.into_iter();
         let kernel = files.next().context("there is no kernel")?;
         let kernel = KernelImage::parse(&kernel.name, kernel.data)?;
@@ -119,6 +163,7 @@ impl Guest {
             stops,
             cpus: options.cpus,
             disk,
+            faults,
         })
     }
 
@@ -146,19 +191,25 @@ impl Guest {
             session: Arc::clone(session),
             cpus: self.cpus,
             disk: self.disk,
+            faults: self.faults,
             started: Instant::now(),
         })
     }
 }
 
-/// Plugs in the NVMe controller with the disk of the run.
-fn attach_disk(machine: &mut Machine, disk: &Disk, cpus: u32) -> anyhow::Result<Option<DiskFile>> {
+/// Plugs in the NVMe controller with the disk and the fault plan of the run.
+fn attach_disk(
+    machine: &mut Machine,
+    options: &GuestOptions,
+) -> anyhow::Result<(Option<DiskFile>, Option<Arc<FaultInjector>>)> {
+    let queue_pairs = u16::try_from(options.cpus).unwrap_or(MAX_QUEUE_PAIRS);
     let config = ControllerConfig {
-        queue_pairs: u16::try_from(cpus).unwrap_or(MAX_QUEUE_PAIRS).clamp(1, MAX_QUEUE_PAIRS),
+        queue_pairs: queue_pairs.clamp(1, MAX_QUEUE_PAIRS),
+        faults: options.faults.iter().map(|fault| fault.fault).collect(),
         ..ControllerConfig::default()
     };
     let mut file = None;
-    let backend: Box<dyn Backend> = match disk {
+    let backend: Box<dyn Backend> = match &options.disk {
         Disk::Memory(bytes) => {
             if *bytes == 0 || bytes % u64::from(config.block_size) != 0 || *bytes > DISK_MEMORY_LIMIT {
                 bail!(
@@ -180,8 +231,8 @@ fn attach_disk(machine: &mut Machine, disk: &Disk, cpus: u32) -> anyhow::Result<
         }
     };
     let address = PciAddress::new(NVME_SLOT, 0).context("no such PCI address")?;
-    NvmeDevice::attach(machine, address, config, vec![backend])?;
-    Ok(file)
+    let device = NvmeDevice::attach(machine, address, config, vec![backend])?;
+    Ok((file, device.faults().cloned()))
 }
 
 /// A guest that runs.
@@ -191,6 +242,7 @@ pub struct RunningGuest {
     cpus: u32,
     started: Instant,
     disk: Option<DiskFile>,
+    faults: Option<FaultPlan>,
 }
 
 /// Stops the machine from another thread.
@@ -239,6 +291,7 @@ impl RunningGuest {
             let path = disk.path.display();
             Some(format!("the disk image {path} failed {count} times, first: {first}"))
         }));
+        end.faults = self.faults.as_ref().map(FaultPlan::report).unwrap_or_default();
         self.session.close(&mut end);
         end
     }

@@ -117,3 +117,16 @@ fn a_disk_file_that_is_in_use_is_refused_and_no_lock_stays_behind() {
     assert!(text.contains("none.img") || text.contains("kvm"), "{text}");
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn a_fault_that_makes_no_sense_is_a_usage_error_that_says_what_is_wrong() {
+    for (fault, why) in [
+        ("explode:read", "unknown kind `explode`"),
+        ("fail:reed", "`reed` is no command and no register"),
+        ("delay:read", "delay needs for=DURATION"),
+    ] {
+        let (code, text) = refused(&driver(), &["--fault", fault]);
+        assert_eq!(code, Some(2), "{text}");
+        assert!(text.contains(why) && text.contains("--fault"), "{text}");
+    }
+}

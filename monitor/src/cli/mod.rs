@@ -4,6 +4,7 @@
 //! code that the outcome module documents.
 
 pub mod doctor;
+pub mod fault;
 pub mod images;
 pub mod interrupt;
 pub mod options;

@@ -12,8 +12,8 @@ use super::images::{self, ImageFile, Role};
 use super::interrupt::Interrupt;
 use super::options::{Limit, Size};
 use super::progress::Progress;
-use super::{Failure, output};
-use crate::machine::{Disk, Guest, GuestOptions};
+use super::{Failure, fault, output};
+use crate::machine::{Disk, Guest, GuestOptions, PlannedFault};
 use crate::report::{Report, RunInfo};
 use crate::session::recording::Recording;
 use crate::session::trace::Trace;
@@ -73,6 +73,9 @@ pub struct Arguments {
     /// What the emulated NVMe disk keeps its data in: a raw file, or mem:SIZE
     #[arg(long, value_name = "FILE|mem:SIZE", default_value = "mem:64M")]
     pub disk: Disk,
+    /// Have the emulated NVMe controller do wrong, such as fail:read,after=3; may be given several times
+    #[arg(long, value_name = "SPEC", long_help = fault::HELP)]
+    pub fault: Vec<PlannedFault>,
     /// The KVM device
     #[arg(long, value_name = "PATH", default_value = storlock_vmm::kvm::DEFAULT_DEVICE)]
     pub kvm: PathBuf,
@@ -190,6 +193,7 @@ fn options(arguments: &Arguments, images: &[ImageFile], seed: u64) -> GuestOptio
         files: files.collect(),
         command_line: arguments.append.clone(),
         disk: arguments.disk.clone(),
+        faults: arguments.fault.clone(),
         serial_log: arguments.report_dir.join(SERIAL_FILE),
         serial_copy: arguments.serial.clone(),
     }

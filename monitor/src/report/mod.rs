@@ -46,6 +46,8 @@ pub struct Report {
     pub cost: Cost,
     /// The event trace beside the report, if one was written.
     pub trace: Option<TraceInfo>,
+    /// Faults that the emulated hardware was told to have, and what has become of each.
+    pub faults: Vec<FaultInfo>,
     /// Exported data of the guest that the command line asked for.
     pub exports: Vec<DumpedExport>,
     /// Anything else the reader should know.
@@ -355,6 +357,17 @@ pub struct TraceInfo {
     pub lost: u64,
     /// Why the trace ends early.
     pub error: Option<String>,
+}
+
+/// A fault that the emulated hardware was told to have.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultInfo {
+    /// As it was written on the command line.
+    pub spec: String,
+    /// Commands or register writes that it is about.
+    pub matched: u64,
+    /// How often it was injected.
+    pub injected: u64,
 }
 
 /// Exported data of the guest that the command line asked for.

@@ -197,6 +197,7 @@ fn summary_text(text: &mut String, report: &Report) {
     watch_text(text, &report.watch);
     calls_text(text, report);
     cost_text(text, report);
+    faults_text(text, report);
     for export in &report.exports {
         export_text(text, export);
     }
@@ -284,6 +285,22 @@ fn cost_text(text: &mut String, report: &Report) {
             .map(|e| format!(", ends early after {} lost: {e}", trace.lost))
             .unwrap_or_default();
         field(text, "trace", &format!("{}: {} events{end}", trace.file, trace.events));
+    }
+}
+
+fn faults_text(text: &mut String, report: &Report) {
+    for (i, fault) in report.faults.iter().enumerate() {
+        let label = if i == 0 { "faults" } else { "" };
+        let injected = match fault.injected {
+            0 => "never injected".to_owned(),
+            1 => "injected once".to_owned(),
+            times => format!("injected {times} times"),
+        };
+        field(
+            text,
+            label,
+            &format!("{}: {injected}, {} matched", fault.spec, fault.matched),
+        );
     }
 }
 

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::report::{ProcessorState, RunInfo, TraceInfo};
+use crate::report::{FaultInfo, ProcessorState, RunInfo, TraceInfo};
 use crate::windows::SymbolTable;
 
 /// Exported data of a guest module that the report is to show.
@@ -131,6 +131,9 @@ pub struct End {
     pub activities: Vec<(u32, String)>,
     /// The event trace that was written.
     pub trace: Option<TraceInfo>,
+    /// What has become of the fault plan.
+    #[serde(default)]
+    pub faults: Vec<FaultInfo>,
     /// Host failures during the run: a full disk.
     pub failures: Vec<String>,
 }

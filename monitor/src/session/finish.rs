@@ -10,7 +10,8 @@ use super::discovery::module_list;
 use super::state::{Stage, State};
 use crate::outcome::{self, Condition};
 use crate::report::{
-    BugCheck, ConditionNote, Cost, EndOfRun, LockSummary, ProcessorState, Report, SCHEMA, WatchInfo, WatchedRoutine,
+    BugCheck, ConditionNote, Cost, EndOfRun, FaultInfo, LockSummary, ProcessorState, Report, SCHEMA, WatchInfo,
+    WatchedRoutine,
 };
 use crate::target::recorder::Recorder;
 use crate::target::recording::Frame;
@@ -89,6 +90,7 @@ impl Session {
             locks: lock_summary(&state),
             cost: cost(&state, end),
             trace: end.trace.clone(),
+            faults: end.faults.clone(),
             exports: state.exports.clone(),
             notes: state.notes.clone(),
         }
@@ -138,6 +140,9 @@ impl Session {
                 ),
             );
         }
+        for fault in end.faults.iter().filter(|fault| fault.injected == 0) {
+            add(Condition::Inconclusive, never_injected(fault));
+        }
         match &state.stage {
             Stage::Armed => {
                 let acquires = state.target.as_ref().map_or(0, |(_, id)| state.calls.acquires(*id));
@@ -181,6 +186,15 @@ impl State {
             parameters: [field(1)?, field(2)?, field(3)?, field(4)?],
         })
     }
+}
+
+fn never_injected(fault: &FaultInfo) -> String {
+    let matched = match fault.matched {
+        0 => "nothing that it is about has happened".to_owned(),
+        1 => "only one thing that it is about has happened".to_owned(),
+        times => format!("only {times} things that it is about have happened"),
+    };
+    format!("the planned fault {} was never injected: {matched}", fault.spec)
 }
 
 fn plural(count: usize) -> &'static str {

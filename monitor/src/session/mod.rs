@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use storlock_check::contract::Contract;
+use storlock_check::event::EventKind;
 
 pub use self::config::{Config, End, EndKind, ExportRequest};
 use self::recording::Recording;
@@ -146,6 +147,15 @@ impl Session {
         };
         self.record(cpu, state);
         action
+    }
+
+    /// The emulated hardware has had the fault with that number. Called on whatever thread it happened.
+    pub fn fault_injected(&self, fault: u64) {
+        let mut state = self.lock();
+        self.check(&mut state, EventKind::FaultInjected { fault });
+        if let Some(recording) = &self.recording {
+            recording.push(Frame::Fault(fault));
+        }
     }
 
     /// A last look at a processor of the stopped machine, before [`Session::report`]. Called once a processor, on

@@ -57,6 +57,7 @@ pub fn recording(input: impl Read) -> Result<Report, ReplayError> {
                     None => session.look(&mut cpu),
                 }
             }
+            Ok(Some(Frame::Fault(fault))) => session.fault_injected(fault),
             Ok(Some(Frame::End(json))) => end = serde_json::from_slice::<End>(&json).ok(),
             Ok(Some(Frame::Header(_))) => {}
             Ok(None) => break None,

@@ -3,8 +3,8 @@
 //!
 //! Talks to the target's plain types only. It must not know what the session makes of a stop. Layout, version 1, all
 //! numbers little endian: magic, version (u32), then frames of length (u32), CRC-32 of the payload (u32), payload. The
-//! first byte of a payload says what it is: the header (JSON), a [`Stop`], or the end of the run (JSON). A file cut
-//! short, or with flipped bits, yields its whole frames up to the damage and then an error.
+//! first byte of a payload says what it is: the header (JSON), a [`Stop`], the number (u64) of a fault that the emulated
+//! hardware had, or the end of the run (JSON). A file cut short, or with flipped bits, yields its whole frames up to the damage and then an error.
 
 use std::io::{self, Read, Write};
 
@@ -21,6 +21,7 @@ pub const MAX_PAYLOAD: usize = 64 << 20;
 const KIND_HEADER: u8 = 1;
 const KIND_STOP: u8 = 2;
 const KIND_END: u8 = 3;
+const KIND_FAULT: u8 = 4;
 
 /// Why a recording cannot be read on.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +83,8 @@ pub enum Frame {
     Header(Vec<u8>),
     /// A stop.
     Stop(Box<Stop>),
+    /// The emulated hardware had the fault with this number.
+    Fault(u64),
     /// How the run ended, as JSON.
     End(Vec<u8>),
 }
@@ -109,6 +112,10 @@ pub fn write_frame(out: &mut dyn Write, frame: &Frame) -> io::Result<()> {
         Frame::Stop(stop) => {
             payload.push(KIND_STOP);
             encode_stop(&mut payload, stop);
+        }
+        Frame::Fault(fault) => {
+            payload.push(KIND_FAULT);
+            payload.extend_from_slice(&fault.to_le_bytes());
         }
         Frame::End(json) => {
             payload.push(KIND_END);
@@ -326,6 +333,7 @@ fn decode(payload: &[u8]) -> Option<Frame> {
     match kind {
         KIND_HEADER => Some(Frame::Header(rest.to_vec())),
         KIND_STOP => decode_stop(rest).map(|s| Frame::Stop(Box::new(s))),
+        KIND_FAULT => Some(Frame::Fault(u64::from_le_bytes(rest.try_into().ok()?))),
         KIND_END => Some(Frame::End(rest.to_vec())),
         _ => None,
     }
@@ -466,6 +474,7 @@ mod tests {
         write_start(&mut out).unwrap();
         write_frame(&mut out, &Frame::Header(b"{}".to_vec())).unwrap();
         write_frame(&mut out, &Frame::Stop(Box::new(stop()))).unwrap();
+        write_frame(&mut out, &Frame::Fault(7)).unwrap();
         write_frame(&mut out, &Frame::End(b"{}".to_vec())).unwrap();
         out
     }
@@ -490,7 +499,8 @@ mod tests {
         let (frames, error) = read_all(&file());
         assert!(error.is_none());
         assert_eq!(frames[1], Frame::Stop(Box::new(stop())));
-        assert_eq!(frames.len(), 3);
+        assert_eq!(frames[2], Frame::Fault(7));
+        assert_eq!(frames.len(), 4);
     }
 
     #[test]
