@@ -83,6 +83,14 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The limits of [`crate::sandbox`] cannot be had.
+    #[error("cannot {action}: {reason}; --no-sandbox runs without it")]
+    Sandbox {
+        /// What was to be done, as a verb phrase.
+        action: &'static str,
+        /// Why not.
+        reason: String,
+    },
     /// The kernel image or a file could not be booted.
     #[error(transparent)]
     Boot(#[from] BootError),

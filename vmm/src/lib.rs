@@ -16,6 +16,7 @@ pub mod machine;
 pub mod memory;
 pub mod pci;
 pub mod registers;
+pub mod sandbox;
 pub mod storage;
 pub mod translate;
 

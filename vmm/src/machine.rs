@@ -13,7 +13,7 @@ use crate::board;
 use crate::boot::{self, BootInfo, BootRequest};
 use crate::bus::Bus;
 use crate::capabilities::Capabilities;
-use crate::coordinator::{Control, Phase, Shared};
+use crate::coordinator::{Control, Shared};
 use crate::cpuid::Features;
 use crate::debug::{Breakpoint, DebugHandler, StepOver};
 use crate::devices::GuestClock;
@@ -25,6 +25,7 @@ use crate::irq::IrqRouter;
 use crate::memory::GuestRam;
 use crate::pci::PciBus;
 pub use crate::running::{MachineHandle, RunningMachine};
+use crate::sandbox::{Sandbox, ThreadKind};
 use crate::vcpu::{self, Method, Vcpu};
 use crate::{msr, probe};
 
@@ -66,6 +67,8 @@ pub struct MachineConfig {
     pub serial: Option<Box<dyn Write + Send>>,
     /// Where the debug console (port 402h) writes to. Called on vCPU threads.
     pub debug_console: Option<Box<dyn Write + Send>>,
+    /// Limits of the machine's threads and its devices' workers.
+    pub sandbox: Sandbox,
 }
 
 impl Default for MachineConfig {
@@ -79,6 +82,7 @@ impl Default for MachineConfig {
             step_over: None,
             serial: None,
             debug_console: None,
+            sandbox: Sandbox::none(),
         }
     }
 }
@@ -90,6 +94,7 @@ pub struct Machine {
     board: Board,
     vcpus: Vec<VcpuFd>,
     method: Method,
+    sandbox: Sandbox,
     booted: bool,
 }
 
@@ -139,6 +144,7 @@ impl Machine {
                 sync_registers: capabilities.sync_registers,
                 block_interrupts: capabilities.block_interrupts,
             },
+            sandbox: config.sandbox,
             booted: false,
         })
     }
@@ -197,6 +203,18 @@ impl Machine {
         self.method.step_over
     }
 
+    /// The limits of this machine's threads, for those of its devices.
+    #[must_use]
+    pub fn sandbox(&self) -> Sandbox {
+        self.sandbox
+    }
+
+    /// A handle by which other threads can stop the machine, also before it is started.
+    #[must_use]
+    pub fn handle(&self) -> MachineHandle {
+        MachineHandle::new(Arc::clone(&self.shared))
+    }
+
     /// Has a device's threads paused, resumed and ended with the machine.
     pub fn add_worker(&mut self, worker: Arc<dyn DeviceWorker>) {
         let mut workers = self.shared.workers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -246,8 +264,19 @@ impl Machine {
     /// Starts all threads and the guest.
     ///
     /// # Errors
-    /// [`Error::Configuration`] if nothing was booted, [`Error::Thread`] if a thread cannot be started.
+    /// See [`Machine::start_paused`].
     pub fn start(self) -> Result<RunningMachine, Error> {
+        let machine = self.start_paused()?;
+        machine.begin();
+        Ok(machine)
+    }
+
+    /// Starts all threads; the guest waits for [`RunningMachine::begin`].
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] if nothing was booted, [`Error::Thread`] if a thread cannot be started,
+    /// [`Error::Sandbox`] if it cannot be limited.
+    pub fn start_paused(self) -> Result<RunningMachine, Error> {
         if !self.booted {
             return Err(Error::Configuration {
                 what: "a machine has to be booted before it is started".into(),
@@ -256,15 +285,15 @@ impl Machine {
         let cpus = self.vcpus.len();
         // From here on dropping the machine ends and joins what has been started.
         let mut machine = RunningMachine::new(self.shared, cpus + 1, self.method.step_over);
+        let sandbox = self.sandbox;
         for (index, fd) in (0..).zip(self.vcpus) {
             let vcpu = Vcpu::new(index, fd, Arc::clone(machine.shared()), self.method);
-            machine.spawn(format!("vcpu{index}"), move || vcpu.run())?;
+            machine.add_thread(sandbox.spawn(ThreadKind::Vcpu, &format!("vcpu{index}"), move || vcpu.run())?);
         }
         let shared = Arc::clone(machine.shared());
-        machine.spawn("coordinator".into(), move || shared.coordinate())?;
+        machine.add_thread(sandbox.spawn(ThreadKind::Coordinator, "coordinator", move || shared.coordinate())?);
         let registered = |control: &mut Control| control.cpus.iter().all(|cpu| cpu.thread.is_some());
         drop(machine.shared().wait_until(machine.shared().lock(), None, registered));
-        machine.shared().request(Phase::Running, None);
         Ok(machine)
     }
 }

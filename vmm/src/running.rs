@@ -3,7 +3,6 @@
 //! Talks to the coordinator's state only; re-exported by [`crate::machine`]. It must not know how a machine is built.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::coordinator::{Control, Phase, Shared};
@@ -11,6 +10,7 @@ use crate::debug::{Breakpoint, BreakpointError, StepOver, StoppedCpu};
 use crate::error::Error;
 use crate::exit::{CpuStatistics, ExitReason};
 use crate::memory::GuestRam;
+use crate::sandbox::JoinHandle;
 
 /// A started machine. Dropping it ends all its threads.
 pub struct RunningMachine {
@@ -33,19 +33,21 @@ impl RunningMachine {
         &self.shared
     }
 
-    pub(crate) fn spawn(&mut self, name: String, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
-        let thread = std::thread::Builder::new().name(name.clone());
-        let handle = thread.spawn(body).map_err(|source| Error::Thread { name, source })?;
-        self.threads.push(handle);
-        Ok(())
+    /// A thread that [`Phase::Ended`] ends.
+    pub(crate) fn add_thread(&mut self, thread: JoinHandle<()>) {
+        self.threads.push(thread);
+    }
+
+    /// Lets the guest of [`crate::machine::Machine::start_paused`] begin, unless it has been stopped already:
+    /// [`RunningMachine::wait`] says so then.
+    pub fn begin(&self) {
+        self.shared.request(Phase::Running, None);
     }
 
     /// A handle for other threads.
     #[must_use]
     pub fn handle(&self) -> MachineHandle {
-        MachineHandle {
-            shared: Arc::clone(&self.shared),
-        }
+        MachineHandle::new(Arc::clone(&self.shared))
     }
 
     /// Guest memory.
@@ -152,6 +154,10 @@ pub struct MachineHandle {
 }
 
 impl MachineHandle {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
     /// Ends the run: [`RunningMachine::wait`] answers [`ExitReason::Stopped`]. Does not wait; works on any thread, also in
     /// a [`crate::debug::DebugHandler`].
     pub fn stop(&self) {

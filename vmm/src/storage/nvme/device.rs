@@ -18,6 +18,7 @@ use crate::doorbell::{DoorbellHost, KvmDoorbells};
 use crate::irq::{IrqError, MessageSink};
 use crate::machine::{DeviceWorker, Machine};
 use crate::pci::{Bar, FunctionDescription, Msix, MsixLayout, PciAddress, PciDevice, PciError, PciFunction};
+use crate::sandbox::Sandbox;
 use crate::storage::backend::Backend;
 
 /// Registers and doorbells come first; the largest controller's doorbells end at 1208h.
@@ -43,9 +44,12 @@ pub enum AttachError {
     /// There is a function at that place.
     #[error(transparent)]
     Pci(#[from] PciError),
-    /// The host has no thread or descriptor left.
+    /// The host has no descriptor left.
     #[error("an NVMe controller cannot start its worker: {0}")]
-    Worker(#[from] std::io::Error),
+    Event(#[from] std::io::Error),
+    /// The worker's thread cannot be started or limited.
+    #[error("an NVMe controller cannot start its worker: {0}")]
+    Worker(#[from] crate::Error),
 }
 
 /// What a controller is connected to.
@@ -56,6 +60,8 @@ pub struct Connections {
     pub messages: Arc<dyn MessageSink>,
     /// Who can wake the worker without an exit.
     pub doorbells: Arc<dyn DoorbellHost>,
+    /// Limits of the worker.
+    pub sandbox: Sandbox,
 }
 
 /// A controller behind its BAR.
@@ -101,7 +107,7 @@ impl NvmeDevice {
         )?;
         let device = Arc::new(Self {
             faults: controller.faults(),
-            worker: Worker::start(name, controller, event)?,
+            worker: Worker::start(&name, controller, event, connections.sandbox)?,
             doorbells,
         });
         let function = PciFunction::new(description(), Some(msix), Arc::clone(&device) as Arc<dyn PciDevice>)?;
@@ -128,6 +134,7 @@ impl NvmeDevice {
             memory: machine.ram().map().clone(),
             messages: machine.irq().message_vectors(config.vectors()?)?,
             doorbells: Arc::new(KvmDoorbells::new(Arc::clone(machine.vm()))),
+            sandbox: machine.sandbox(),
         };
         let (device, function) = Self::new(config, backends, connections)?;
         machine.pci().add(address, function)?;

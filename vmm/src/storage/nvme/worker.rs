@@ -8,7 +8,6 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -17,7 +16,9 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 use super::completion::Ticket;
 use super::controller::{Controller, Progress};
 use super::registers::RegisterFile;
+use crate::error::Error;
 use crate::machine::DeviceWorker;
+use crate::sandbox::{JoinHandle, Sandbox, ThreadKind};
 
 /// What the machine wants of the thread, and what the thread says of itself.
 #[derive(Debug, Default)]
@@ -33,6 +34,8 @@ struct Shared {
     registers: Arc<RegisterFile>,
     bus_master: AtomicBool,
     kick: EventFd,
+    /// Waits for `kick` with a limit; made beforehand, because the thread may make no descriptors.
+    kick_or_time: Epoll,
     control: Mutex<Control>,
     changed: Condvar,
 }
@@ -69,12 +72,9 @@ impl Shared {
     /// Sleeps until it is kicked, or so long.
     fn sleep(&self, limit: Option<Duration>) -> io::Result<()> {
         if let Some(limit) = limit {
-            let epoll = Epoll::new()?;
-            let event = EpollEvent::new(EventSet::IN, 0);
-            epoll.ctl(ControlOperation::Add, self.kick.as_raw_fd(), event)?;
             // Rounded up, or the last millisecond would be spent spinning.
             let milliseconds = limit.as_millis().saturating_add(1).try_into().unwrap_or(i32::MAX);
-            match epoll.wait(milliseconds, &mut [event]) {
+            match self.kick_or_time.wait(milliseconds, &mut [EpollEvent::default()]) {
                 Ok(0) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
                 Ok(_) => {}
@@ -167,19 +167,22 @@ impl Worker {
     /// Starts the thread. Whoever writes to `kick` (made by [`event`](Self::event)) has the controller look.
     ///
     /// # Errors
-    /// The thread cannot be started.
-    pub fn start(name: String, controller: Controller, kick: EventFd) -> io::Result<Self> {
+    /// The thread cannot be started or limited.
+    pub fn start(name: &str, controller: Controller, kick: EventFd, sandbox: Sandbox) -> Result<Self, Error> {
+        let kick_or_time = watch(&kick).map_err(|source| Error::Thread {
+            name: name.into(),
+            source,
+        })?;
         let shared = Arc::new(Shared {
             registers: controller.registers(),
             bus_master: AtomicBool::new(false),
             kick,
+            kick_or_time,
             control: Mutex::default(),
             changed: Condvar::new(),
         });
         let runner = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name(name)
-            .spawn(move || runner.run(controller))?;
+        let thread = sandbox.spawn(ThreadKind::Worker, name, move || runner.run(controller))?;
         Ok(Self {
             shared,
             thread: Mutex::new(Some(thread)),
@@ -202,6 +205,13 @@ impl Worker {
         self.shared.bus_master.store(enabled, Ordering::Release);
         self.kick();
     }
+}
+
+/// A descriptor that is ready when `event` has been written to.
+fn watch(event: &EventFd) -> io::Result<Epoll> {
+    let epoll = Epoll::new()?;
+    epoll.ctl(ControlOperation::Add, event.as_raw_fd(), EpollEvent::new(EventSet::IN, 0))?;
+    Ok(epoll)
 }
 
 impl DeviceWorker for Worker {

@@ -16,6 +16,7 @@ use crate::doorbell::{Doorbell, DoorbellHost, DoorbellMatch};
 use crate::irq::{MessageSink, MsiMessage};
 use crate::machine::DeviceWorker;
 use crate::pci::{PciAddress, PciBus, PciDevice, Resources};
+use crate::sandbox::Sandbox;
 use crate::storage::backend::{Backend, BackendError, MemoryBackend};
 use crate::storage::nvme::command::{SubmissionEntry, admin, nvm};
 use crate::storage::nvme::{
@@ -94,6 +95,7 @@ impl Bench {
             memory: memory.clone(),
             messages: Arc::clone(&messages) as _,
             doorbells: Arc::clone(&doorbells) as _,
+            sandbox: Sandbox::none(),
         };
         let (device, function) = NvmeDevice::new(config, vec![backend], connections).unwrap();
         let (pio, mmio) = (Arc::new(Bus::pio()), Arc::new(Bus::mmio()));
@@ -425,6 +427,7 @@ fn a_device_that_cannot_be_is_refused() {
             memory: GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap(),
             messages: Arc::<Messages>::default(),
             doorbells: Arc::<Doorbells>::default(),
+            sandbox: Sandbox::none(),
         };
         let config = ControllerConfig {
             queue_pairs,

@@ -1,0 +1,200 @@
+//! Limits what the process can do to the host once the guest runs: a system call filter for each thread, and no files
+//! but those of a few directories.
+//!
+//! Everything that a run needs is opened before. Talks to the kernel's seccomp and Landlock. It must not know the
+//! machine: whoever starts a thread says of which kind it is.
+
+mod files;
+mod filter;
+mod violation;
+
+use std::sync::mpsc;
+use std::thread::{self, Builder, Thread};
+
+pub use files::FileLimit;
+
+use crate::error::Error;
+
+/// What a thread does, hence which system calls it may make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ThreadKind {
+    /// Runs a vCPU and the devices that answer at once.
+    Vcpu,
+    /// Collects the other threads of a machine at a pause.
+    Coordinator,
+    /// Does a controller's DMA and its backend's I/O.
+    Worker,
+    /// Writes a file that is open already.
+    Writer,
+    /// Waits for signals.
+    Signals,
+    /// Draws a line on the terminal.
+    Progress,
+    /// Started the others; waits for the end of the run, then writes the report.
+    Main,
+}
+
+impl ThreadKind {
+    /// Every kind.
+    pub const ALL: [Self; 7] = [
+        Self::Vcpu,
+        Self::Coordinator,
+        Self::Worker,
+        Self::Writer,
+        Self::Signals,
+        Self::Progress,
+        Self::Main,
+    ];
+
+    /// As it is named in messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vcpu => "vCPU",
+            Self::Coordinator => "coordinator",
+            Self::Worker => "device worker",
+            Self::Writer => "file writer",
+            Self::Signals => "signal",
+            Self::Progress => "progress",
+            Self::Main => "main",
+        }
+    }
+}
+
+/// Whether threads are limited. Cheap to copy; the default limits nothing.
+///
+/// A system call that the filter does not allow is not made: a message on standard error names it, and the process ends
+/// with [`VIOLATION_EXIT_CODE`] at once, because nothing that it would still do can be trusted. Where the thread has
+/// signals blocked the kernel kills the process instead, by SIGSYS.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sandbox {
+    enforced: bool,
+}
+
+/// How the process ends after a violation.
+pub const VIOLATION_EXIT_CODE: i32 = 5;
+
+impl Sandbox {
+    /// No limits.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self { enforced: false }
+    }
+
+    /// Limits the threads that are started by it or enter it. Tries every filter on a thread of its own first.
+    ///
+    /// # Errors
+    /// [`Error::Sandbox`] if this kernel does not take the filters.
+    pub fn enforced() -> Result<Self, Error> {
+        violation::catch()?;
+        let sandbox = Self { enforced: true };
+        for kind in ThreadKind::ALL {
+            // Its end is of no interest: that it began says all.
+            let _ = sandbox.spawn(kind, "sandbox-probe", || ())?.join();
+        }
+        Ok(sandbox)
+    }
+
+    /// What this kernel would limit, tried on threads of their own.
+    ///
+    /// # Errors
+    /// [`Error::Sandbox`] as in [`Sandbox::enforced`] and [`Sandbox::limit_files`].
+    pub fn probe() -> Result<FileLimit, Error> {
+        let sandbox = Self::enforced()?;
+        let probe = Sandbox::none().spawn(ThreadKind::Main, "sandbox-probe", move || sandbox.limit_files(&[]))?;
+        probe.join().unwrap_or_else(|_| {
+            Err(Error::Sandbox {
+                action: "limit the files",
+                reason: "the probe panicked".into(),
+            })
+        })
+    }
+
+    /// Whether there are limits.
+    #[must_use]
+    pub fn is_enforced(self) -> bool {
+        self.enforced
+    }
+
+    /// Limits the calling thread for the rest of its life, and the threads that it starts.
+    ///
+    /// # Errors
+    /// [`Error::Sandbox`] if the kernel refuses.
+    pub fn enter(self, kind: ThreadKind) -> Result<(), Error> {
+        if !self.enforced {
+            return Ok(());
+        }
+        let program = filter::program(kind)?;
+        violation::note_kind(kind);
+        seccompiler::apply_filter(&program).map_err(|error| Error::Sandbox {
+            action: "install a system call filter",
+            reason: error.to_string(),
+        })
+    }
+
+    /// Keeps the calling thread, and those that it starts, from every file that is not open yet, except for creating and
+    /// overwriting files below `directories`.
+    ///
+    /// # Errors
+    /// [`Error::Sandbox`] if a directory cannot be opened or the kernel refuses. That the kernel has no Landlock is no
+    /// error but an answer.
+    pub fn limit_files(self, directories: &[&std::path::Path]) -> Result<FileLimit, Error> {
+        if self.enforced {
+            files::limit(directories)
+        } else {
+            Ok(FileLimit::Off)
+        }
+    }
+
+    /// Starts a thread that is within its limits before `body` begins.
+    ///
+    /// # Errors
+    /// [`Error::Thread`] if it cannot be started, [`Error::Sandbox`] if it cannot be limited; `body` is not called then.
+    pub fn spawn<T: Send + 'static>(
+        self,
+        kind: ThreadKind,
+        name: &str,
+        body: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<JoinHandle<T>, Error> {
+        let failed = |source| Error::Thread {
+            name: name.to_owned(),
+            source,
+        };
+        let (sender, receiver) = mpsc::channel();
+        let limited = move || {
+            let entered = self.enter(kind);
+            let go_on = entered.is_ok();
+            // The receiver waits below.
+            let _ = sender.send(entered);
+            go_on.then(body)
+        };
+        let handle = Builder::new().name(name.to_owned()).spawn(limited).map_err(failed)?;
+        match receiver.recv() {
+            Ok(entered) => entered.map(|()| JoinHandle(handle)),
+            Err(_) => Err(failed(std::io::Error::other("it ended before it began"))),
+        }
+    }
+}
+
+/// A thread started by [`Sandbox::spawn`].
+#[derive(Debug)]
+pub struct JoinHandle<T>(thread::JoinHandle<Option<T>>);
+
+impl<T> JoinHandle<T> {
+    /// Waits for the end of the thread.
+    ///
+    /// # Errors
+    /// What it panicked with.
+    pub fn join(self) -> thread::Result<T> {
+        // `None` only where `spawn` has failed, and then there is no handle.
+        self.0
+            .join()?
+            .ok_or_else(|| Box::new("it was never let go on") as Box<dyn std::any::Any + Send>)
+    }
+
+    /// The thread.
+    #[must_use]
+    pub fn thread(&self) -> &Thread {
+        self.0.thread()
+    }
+}
