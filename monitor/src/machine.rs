@@ -14,6 +14,7 @@ use storlock_vmm::boot::{BootFile, BootRequest, FileKind, KernelImage};
 use storlock_vmm::debug::BREAKPOINT_LIMIT;
 use storlock_vmm::machine::{ExitReason, InternalError, Machine, MachineConfig, MachineHandle, RunningMachine};
 use storlock_vmm::pci::PciAddress;
+use storlock_vmm::sandbox::{Sandbox, ThreadKind};
 use storlock_vmm::storage::backend::{Backend, HostFailures, MemoryBackend, RawFileBackend, WatchedBackend};
 use storlock_vmm::storage::nvme::{ControllerConfig, Fault, FaultInjector, MAX_QUEUE_PAIRS, NvmeDevice};
 
@@ -68,6 +69,8 @@ pub struct GuestOptions {
     pub serial_log: PathBuf,
     /// A second place for it; `-` is standard error.
     pub serial_copy: Option<PathBuf>,
+    /// Limits of the machine's threads, and of the one that starts it.
+    pub sandbox: Sandbox,
 }
 
 /// A machine that is ready to start.
@@ -132,6 +135,7 @@ impl Guest {
             step_over: None,
             serial: Some(Box::new(console)),
             debug_console: None,
+            sandbox: options.sandbox,
         };
         let mut machine = Machine::new(&kvm, config)?;
         let (disk, injector) = attach_disk(&mut machine, &options)?;
@@ -179,13 +183,23 @@ impl Guest {
         self.machine.step_over().to_string()
     }
 
-    /// Starts the guest; its stops go to `session`.
+    /// A handle by which another thread can stop the guest, also before it is started.
+    #[must_use]
+    pub fn control(&self) -> Arc<dyn RunControl> {
+        Arc::new(Control(self.machine.handle()))
+    }
+
+    /// Starts the guest; its stops go to `session`. From here on the calling thread only waits for the guest and reports:
+    /// its limits are those of [`ThreadKind::Main`].
     ///
     /// # Errors
-    /// If its threads cannot be started.
+    /// If its threads cannot be started, or any thread not limited.
     pub fn start(self, session: &Arc<Session>) -> anyhow::Result<RunningGuest> {
         let _ = self.stops.0.set(Arc::clone(session));
-        let running = self.machine.start()?;
+        let sandbox = self.machine.sandbox();
+        let running = self.machine.start_paused()?;
+        sandbox.enter(ThreadKind::Main)?;
+        running.begin();
         Ok(RunningGuest {
             running,
             session: Arc::clone(session),
@@ -255,12 +269,6 @@ impl RunControl for Control {
 }
 
 impl RunningGuest {
-    /// A handle by which another thread can stop the guest.
-    #[must_use]
-    pub fn control(&self) -> Arc<dyn RunControl> {
-        Arc::new(Control(self.running.handle()))
-    }
-
     /// Waits for the guest's end, at most `limit`; has the session look at every processor; ends the machine.
     #[must_use]
     pub fn wait(self, limit: Duration) -> End {

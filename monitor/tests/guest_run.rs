@@ -11,7 +11,8 @@
 mod support;
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -91,14 +92,14 @@ fn guest_that_does_not_end_in_time_is_a_hang_with_the_processors_shown() {
     );
 }
 
-#[test]
-fn guest_interrupted_leaves_a_partial_report() {
-    let directory = tempfile::tempdir().unwrap();
-    let child = command(directory.path(), "vdisk-ok", &["--append", "ops=100000000 threads=2"])
+/// Starts a run that does not end by itself and waits until its workload runs.
+fn start_endless(directory: &Path, arguments: &[&str]) -> Child {
+    let child = command(directory, "nvme-ok", &["--append", "ops=100000000 threads=2"])
+        .args(arguments)
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let serial = directory.path().join("report/serial.log");
+    let serial = directory.join("report/serial.log");
     let began = Instant::now();
     while !fs::read_to_string(&serial)
         .unwrap_or_default()
@@ -107,13 +108,63 @@ fn guest_interrupted_leaves_a_partial_report() {
     {
         std::thread::sleep(Duration::from_millis(50));
     }
+    child
+}
+
+fn interrupt(child: Child) -> Output {
     let killed = Command::new("kill")
         .args(["-INT", &child.id().to_string()])
         .status()
         .unwrap();
     assert!(killed.success());
+    finish(child)
+}
+
+/// Name and seccomp mode (0 off, 2 filter) of every thread of a process.
+fn seccomp_modes(process: u32) -> Vec<(String, String)> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    tasks
+        .map(|task| {
+            let read = |name: &str| fs::read_to_string(task.as_ref().unwrap().path().join(name)).unwrap();
+            let status = read("status");
+            let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:"));
+            (read("comm").trim().to_owned(), mode.unwrap().trim().to_owned())
+        })
+        .collect()
+}
+
+#[test]
+fn guest_runs_with_every_thread_limited_unless_told_otherwise() {
+    for (arguments, mode) in [(&[][..], "2"), (&["--no-sandbox"][..], "0")] {
+        let directory = tempfile::tempdir().unwrap();
+        let recording = directory.path().join("run.rec");
+        let arguments = [arguments, &["--record", recording.to_str().unwrap()]].concat();
+        let child = start_endless(directory.path(), &arguments);
+        let modes = seccomp_modes(child.id());
+        let output = interrupt(child);
+        assert_eq!(output.status.code(), Some(130), "{output:?}");
+        for name in [
+            "storlock",
+            "vcpu0",
+            "vcpu1",
+            "coordinator",
+            "nvme0",
+            "trace",
+            "recording",
+            "signals",
+        ] {
+            assert!(modes.iter().any(|(thread, _)| thread == name), "{name}: {modes:?}");
+        }
+        assert!(modes.iter().all(|(_, found)| found == mode), "{modes:?}");
+    }
+}
+
+#[test]
+fn guest_interrupted_leaves_a_partial_report() {
+    let directory = tempfile::tempdir().unwrap();
+    let child = start_endless(directory.path(), &[]);
     let run = Run {
-        output: finish(child),
+        output: interrupt(child),
         directory,
     };
     assert_eq!(run.code(), 130, "{run}");

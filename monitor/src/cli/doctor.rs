@@ -10,6 +10,7 @@ use serde::Serialize;
 use storlock_vmm::capabilities::{Capabilities, Flavour, StepOverResult, probe_step_over};
 use storlock_vmm::debug::StepOver;
 use storlock_vmm::kvm;
+use storlock_vmm::sandbox::{FileLimit, Sandbox};
 
 use super::run::Format;
 use super::{Failure, output};
@@ -104,7 +105,33 @@ fn examine(device: &Path) -> Vec<Finding> {
         )),
     }
     findings.extend(limits(&capabilities));
+    findings.push(assess_sandbox(Sandbox::probe()));
     findings
+}
+
+/// What stands between a guest that has taken over this program and the host.
+fn assess_sandbox(probed: Result<FileLimit, storlock_vmm::Error>) -> Finding {
+    const SUBJECT: &str = "sandbox of a run";
+    match probed {
+        Ok(FileLimit::Full) => finding(
+            SUBJECT,
+            Status::Good,
+            "system calls are filtered (seccomp); Landlock limits files",
+            "",
+        ),
+        Ok(limit) => finding(
+            SUBJECT,
+            Status::Limited,
+            format!("system calls are filtered (seccomp); {limit}"),
+            "a newer kernel, or one booted with `landlock` among its security modules, limits more: docs/security.md",
+        ),
+        Err(error) => finding(
+            SUBJECT,
+            Status::Limited,
+            error.to_string(),
+            "`storlock run --no-sandbox` works, if the guest is trusted",
+        ),
+    }
 }
 
 fn finding(subject: &'static str, status: Status, detail: impl Into<String>, advice: &str) -> Finding {

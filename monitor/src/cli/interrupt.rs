@@ -3,8 +3,8 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 
+use storlock_vmm::sandbox::{JoinHandle, Sandbox, ThreadKind};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -31,7 +31,7 @@ impl Interrupt {
     ///
     /// # Errors
     /// If the signals cannot be caught.
-    pub fn catch(control: Arc<dyn RunControl>) -> io::Result<Self> {
+    pub fn catch(control: Arc<dyn RunControl>, sandbox: Sandbox) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let mut signals = {
             let _guard = runtime.enter();
@@ -51,9 +51,9 @@ impl Interrupt {
                 std::process::exit(130);
             }
         };
-        let thread = std::thread::Builder::new()
-            .name("signals".to_owned())
-            .spawn(move || runtime.block_on(watch))?;
+        let thread = sandbox
+            .spawn(ThreadKind::Signals, "signals", move || runtime.block_on(watch))
+            .map_err(io::Error::other)?;
         Ok(Self {
             happened,
             done: Some(done),

@@ -3,10 +3,10 @@
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use storlock_vmm::sandbox::{JoinHandle, Sandbox, ThreadKind};
 
 use crate::session::Session;
 
@@ -24,7 +24,7 @@ pub struct Progress {
 impl Progress {
     /// Starts to show the session's progress, if standard error is a terminal.
     #[must_use]
-    pub fn start(session: &Arc<Session>, limit: Duration) -> Self {
+    pub fn start(session: &Arc<Session>, limit: Duration, sandbox: Sandbox) -> Self {
         let done = Arc::new(AtomicBool::new(false));
         if !std::io::stderr().is_terminal() {
             return Self { done, thread: None };
@@ -32,7 +32,7 @@ impl Progress {
         let (session, ended) = (Arc::clone(session), Arc::clone(&done));
         let show = move || show(&session, limit, &ended);
         // Without the thread there is no progress line, and nothing else is lost.
-        let thread = std::thread::Builder::new().name("progress".to_owned()).spawn(show).ok();
+        let thread = sandbox.spawn(ThreadKind::Progress, "progress", show).ok();
         Self { done, thread }
     }
 }

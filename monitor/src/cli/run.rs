@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use storlock_vmm::boot::{BootFile, FileKind};
+use storlock_vmm::sandbox::{FileLimit, Sandbox};
 
 use super::images::{self, ImageFile, Role};
 use super::interrupt::Interrupt;
@@ -92,6 +93,9 @@ pub struct Arguments {
     /// Put exported data of a guest module into the report, read at arming and at the end; may be given several times
     #[arg(long, value_name = "MODULE!NAME:BYTES")]
     pub dump_export: Vec<ExportRequest>,
+    /// Do not limit which system calls this program can make and which files it can open while the guest runs
+    #[arg(long)]
+    pub no_sandbox: bool,
 }
 
 /// Runs the guest and reports.
@@ -106,19 +110,28 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     fs::create_dir_all(directory)
         .with_context(|| format!("cannot create the report directory {}", directory.display()))
         .map_err(Failure::infrastructure)?;
-    let guest = Guest::prepare(options(arguments, &images, seed)).map_err(Failure::infrastructure)?;
+    let sandbox = if arguments.no_sandbox {
+        Sandbox::none()
+    } else {
+        Sandbox::enforced().map_err(Failure::infrastructure)?
+    };
+    let guest = Guest::prepare(options(arguments, &images, seed, sandbox)).map_err(Failure::infrastructure)?;
     let config = config(arguments, &images, seed, &guest);
-    let session = open_session(arguments, config).map_err(Failure::infrastructure)?;
-    let mut report = watch(arguments, guest, session).map_err(Failure::infrastructure)?;
+    let session = open_session(arguments, config, sandbox).map_err(Failure::infrastructure)?;
+    let mut report = watch(arguments, guest, session, sandbox).map_err(Failure::infrastructure)?;
     Ok(output::finish(&mut report, Some(directory), arguments.format))
 }
 
-/// Runs the prepared guest to its end.
-fn watch(arguments: &Arguments, guest: Guest, session: Session) -> anyhow::Result<Report> {
+/// Runs the prepared guest to its end. Every file but the reports is open by now.
+fn watch(arguments: &Arguments, guest: Guest, session: Session, sandbox: Sandbox) -> anyhow::Result<Report> {
     let session = Arc::new(session);
+    let files = sandbox.limit_files(&[&arguments.report_dir])?;
+    if files == FileLimit::Missing {
+        eprintln!("note: {files}");
+    }
+    let interrupt = Interrupt::catch(guest.control(), sandbox).context("signals cannot be caught")?;
+    let progress = Progress::start(&session, arguments.time_limit.0, sandbox);
     let running = guest.start(&session).context("the guest cannot be started")?;
-    let interrupt = Interrupt::catch(running.control()).context("signals cannot be caught")?;
-    let progress = Progress::start(&session, arguments.time_limit.0);
     let mut end = running.wait(arguments.time_limit.0);
     drop(progress);
     if interrupt.happened() && end.kind == EndKind::Stopped {
@@ -174,7 +187,7 @@ fn read_images(arguments: &Arguments) -> anyhow::Result<Vec<ImageFile>> {
     Ok(files)
 }
 
-fn options(arguments: &Arguments, images: &[ImageFile], seed: u64) -> GuestOptions {
+fn options(arguments: &Arguments, images: &[ImageFile], seed: u64, sandbox: Sandbox) -> GuestOptions {
     let files = images.iter().map(|file| BootFile {
         name: file.name.clone(),
         kind: match file.role {
@@ -196,22 +209,24 @@ fn options(arguments: &Arguments, images: &[ImageFile], seed: u64) -> GuestOptio
         faults: arguments.fault.clone(),
         serial_log: arguments.report_dir.join(SERIAL_FILE),
         serial_copy: arguments.serial.clone(),
+        sandbox,
     }
 }
 
-fn open_session(arguments: &Arguments, config: Config) -> anyhow::Result<Session> {
+fn open_session(arguments: &Arguments, config: Config, sandbox: Sandbox) -> anyhow::Result<Session> {
     let path = arguments.report_dir.join(TRACE_FILE);
-    let trace = Trace::create(&path).with_context(|| format!("cannot write the event trace {}", path.display()))?;
+    let trace =
+        Trace::create(&path, sandbox).with_context(|| format!("cannot write the event trace {}", path.display()))?;
     let recording = match &arguments.record {
-        Some(path) => Some(record_to(path, &config)?),
+        Some(path) => Some(record_to(path, &config, sandbox)?),
         None => None,
     };
     Ok(Session::new(config, Some(trace), recording))
 }
 
-fn record_to(path: &Path, config: &Config) -> anyhow::Result<Recording> {
+fn record_to(path: &Path, config: &Config, sandbox: Sandbox) -> anyhow::Result<Recording> {
     let header = serde_json::to_vec(config).context("the recording's header")?;
-    Recording::create(path, header).with_context(|| format!("cannot write the recording {}", path.display()))
+    Recording::create(path, header, sandbox).with_context(|| format!("cannot write the recording {}", path.display()))
 }
 
 /// The command line that repeats this run: as given, with the seed that was chosen.

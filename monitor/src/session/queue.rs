@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
+use storlock_vmm::sandbox::{JoinHandle, Sandbox, ThreadKind};
 
 /// How long the consumer sleeps when there is nothing to do.
 const POLL: Duration = Duration::from_millis(2);
@@ -30,10 +30,11 @@ impl<T: Send + 'static> Queue<T> {
     /// [`Queue::close`], when all items are consumed; `join` then gives the consumer back.
     ///
     /// # Errors
-    /// If the thread cannot be started.
+    /// If the thread cannot be started or limited.
     pub(crate) fn start<C: Send + 'static>(
         name: &str,
         capacity: usize,
+        sandbox: Sandbox,
         mut consumer: C,
         mut consume: impl FnMut(&mut C, T) + Send + 'static,
     ) -> std::io::Result<(Arc<Self>, JoinHandle<C>)> {
@@ -45,7 +46,7 @@ impl<T: Send + 'static> Queue<T> {
             lost: AtomicU64::new(0),
         });
         let shared = Arc::clone(&queue);
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let consume_all = move || {
             let gone = GoneOnDrop(&shared.consumer_gone);
             loop {
                 // Asked before the queue is emptied: what was pushed before closing is then seen.
@@ -60,8 +61,9 @@ impl<T: Send + 'static> Queue<T> {
             }
             drop(gone);
             consumer
-        })?;
-        Ok((queue, thread))
+        };
+        let thread = sandbox.spawn(ThreadKind::Writer, name, consume_all);
+        Ok((queue, thread.map_err(std::io::Error::other)?))
     }
 
     /// Appends an item; waits while the queue is full.
@@ -113,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_makes_producers_wait_and_keeps_every_item() {
-        let (queue, thread) = Queue::start("test", 4, Vec::new(), |seen: &mut Vec<u32>, item| {
+        let (queue, thread) = Queue::start("test", 4, Sandbox::none(), Vec::new(), |seen: &mut Vec<u32>, item| {
             std::thread::sleep(Duration::from_micros(50));
             seen.push(item);
         })
@@ -127,7 +129,7 @@ mod tests {
 
     #[test]
     fn producers_do_not_hang_when_the_consumer_is_gone() {
-        let (queue, thread) = Queue::start("test", 1, (), |(), _: u32| panic!("on purpose")).unwrap();
+        let (queue, thread) = Queue::start("test", 1, Sandbox::none(), (), |(), _: u32| panic!("on purpose")).unwrap();
         queue.push(1);
         assert!(thread.join().is_err());
         (0..10).for_each(|item| queue.push(item));

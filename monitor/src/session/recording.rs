@@ -6,7 +6,8 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+
+use storlock_vmm::sandbox::{JoinHandle, Sandbox};
 
 use super::queue::Queue;
 use crate::target::recording::{Frame, write_frame, write_start};
@@ -40,14 +41,14 @@ impl Recording {
     ///
     /// # Errors
     /// If the file cannot be created or written, or the thread not started.
-    pub fn create(path: &Path, header: Vec<u8>) -> std::io::Result<Self> {
+    pub fn create(path: &Path, header: Vec<u8>, sandbox: Sandbox) -> std::io::Result<Self> {
         let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
         write_start(&mut file)?;
         write_frame(&mut file, &Frame::Header(header))?;
         // A file system that is full already says so here and not after the run.
         file.flush()?;
         let writer = Writer { file, error: None };
-        let (queue, thread) = Queue::start("recording", CAPACITY, writer, |writer: &mut Writer, frame| {
+        let (queue, thread) = Queue::start("recording", CAPACITY, sandbox, writer, |writer: &mut Writer, frame| {
             writer.write(&frame);
         })?;
         Ok(Self {

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use proptest::prelude::*;
+use storlock_vmm::sandbox::Sandbox;
 
 use super::recording::Recording;
 use super::*;
@@ -346,7 +347,11 @@ fn recorded() -> (Vec<u8>, Report) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("run.rec");
     let header = serde_json::to_vec(&config()).unwrap();
-    let session = Session::new(config(), None, Some(Recording::create(&path, header).unwrap()));
+    let session = Session::new(
+        config(),
+        None,
+        Some(Recording::create(&path, header, Sandbox::none()).unwrap()),
+    );
     scenario(&session);
     let mut end = power_off();
     session.close(&mut end);
@@ -370,7 +375,7 @@ fn a_recording_replays_to_the_same_report() {
 fn a_trace_replays_to_the_same_verdicts() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("events.trace");
-    let session = Session::new(config(), Some(Trace::create(&path).unwrap()), None);
+    let session = Session::new(config(), Some(Trace::create(&path, Sandbox::none()).unwrap()), None);
     scenario(&session);
     let mut end = power_off();
     session.close(&mut end);

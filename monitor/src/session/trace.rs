@@ -7,10 +7,10 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
 use storlock_check::event::Event;
 use storlock_check::trace::{Encoder, EndMark, HEADER, MAX_PAYLOAD};
+use storlock_vmm::sandbox::{JoinHandle, Sandbox};
 
 use super::queue::Queue;
 use crate::report::TraceInfo;
@@ -33,9 +33,9 @@ impl Trace {
     ///
     /// # Errors
     /// If the file cannot be created or written, or the thread not started.
-    pub fn create(path: &Path) -> io::Result<Self> {
+    pub fn create(path: &Path, sandbox: Sandbox) -> io::Result<Self> {
         let writer = Writer::create(path)?;
-        let (queue, thread) = Queue::start("trace", CAPACITY, writer, |writer: &mut Writer, event| {
+        let (queue, thread) = Queue::start("trace", CAPACITY, sandbox, writer, |writer: &mut Writer, event| {
             writer.add(&event);
         })?;
         let file = path
