@@ -6,12 +6,12 @@
 
 static ULONG Read(PNVME_EXTENSION Extension, ULONG Register)
 {
-    return StorPortReadRegisterUlong((PULONG)(Extension->Registers + Register));
+    return StorPortReadRegisterUlong(Extension, (PULONG)(Extension->Registers + Register));
 }
 
 static VOID Write(PNVME_EXTENSION Extension, ULONG Register, ULONG Value)
 {
-    StorPortWriteRegisterUlong((PULONG)(Extension->Registers + Register), Value);
+    StorPortWriteRegisterUlong(Extension, (PULONG)(Extension->Registers + Register), Value);
 }
 
 ULONG64 NvmePhysical(PNVME_EXTENSION Extension, PVOID Address)

@@ -5,7 +5,7 @@ static VOID WriteDoorbell(PNVME_EXTENSION Extension, ULONG Index, ULONG Value)
 {
     PULONG Register = (PULONG)(Extension->Registers + NVME_REGISTER_DOORBELLS + Index * Extension->DoorbellStride);
 
-    StorPortWriteRegisterUlong(Register, Value);
+    StorPortWriteRegisterUlong(Extension, Register, Value);
 }
 
 /* Index: 2 * queue for the submission tail, 2 * queue + 1 for the completion head. */

@@ -6,50 +6,20 @@
 
 static PSTOR_SCATTER_GATHER_LIST BuildScatterGather(PSCSI_REQUEST_BLOCK Srb)
 {
-    PUCHAR Buffer = Srb->DataBuffer;
-    ULONG Left = Srb->DataTransferLength;
-    ULONG Pages = ADDRESS_AND_SIZE_TO_SPAN_PAGES(Buffer, Left);
+    ULONG Pages = ADDRESS_AND_SIZE_TO_SPAN_PAGES(Srb->DataBuffer, Srb->DataTransferLength);
     PSTOR_SCATTER_GATHER_LIST List;
-    ULONG Count = 0;
 
     List = ExAllocatePoolWithTag(NonPagedPool, sizeof(*List) + Pages * sizeof(STOR_SCATTER_GATHER_ELEMENT), RAID_TAG);
-    if (List == NULL) {
-        return NULL;
+    if (List != NULL) {
+        RaidFillScatterGather(List, Srb->DataBuffer, Srb->DataTransferLength);
     }
-    while (Left != 0) {
-        ULONG Piece = PAGE_SIZE - BYTE_OFFSET(Buffer);
-        PHYSICAL_ADDRESS Physical = MmGetPhysicalAddress(Buffer);
-
-        if (Piece > Left) {
-            Piece = Left;
-        }
-        if (Count != 0 &&
-            List->List[Count - 1].PhysicalAddress.QuadPart + List->List[Count - 1].Length == Physical.QuadPart) {
-            List->List[Count - 1].Length += Piece;
-        } else {
-            List->List[Count].PhysicalAddress = Physical;
-            List->List[Count].Length = Piece;
-            List->List[Count].Reserved = 0;
-            Count++;
-        }
-        Buffer += Piece;
-        Left -= Piece;
-    }
-    List->NumberOfElements = Count;
-    List->Reserved = 0;
     return List;
-}
-
-PRAID_REQUEST RaidRequestOf(PSCSI_REQUEST_BLOCK Srb)
-{
-    PIRP Irp = Srb != NULL ? Srb->OriginalRequest : NULL;
-
-    return Irp != NULL ? Irp->Tail.Overlay.DriverContext[0] : NULL;
 }
 
 PRAID_REQUEST RaidCreateRequest(PRAID_UNIT Unit, PIRP Irp, PSCSI_REQUEST_BLOCK Srb)
 {
-    SIZE_T Size = sizeof(RAID_REQUEST) + 16 + Unit->Adapter->Config.SrbExtensionSize;
+    SIZE_T HwSrbSize = RaidHwSrbSize(Unit->Adapter);
+    SIZE_T Size = sizeof(RAID_REQUEST) + HwSrbSize + 16 + Unit->Adapter->Config.SrbExtensionSize;
     PRAID_REQUEST Request = ExAllocatePoolWithTag(NonPagedPool, Size, RAID_TAG);
 
     if (Request == NULL) {
@@ -60,7 +30,10 @@ PRAID_REQUEST RaidCreateRequest(PRAID_UNIT Unit, PIRP Irp, PSCSI_REQUEST_BLOCK S
     Request->Irp = Irp;
     Request->Unit = Unit;
     Request->SecondsLeft = Srb->TimeOutValue;
-    Request->SrbExtension = (PVOID)(((ULONG_PTR)(Request + 1) + 15) & ~(ULONG_PTR)15);
+    if (Unit->Adapter->IoTimeout != 0 && Srb->Function == SRB_FUNCTION_EXECUTE_SCSI) {
+        Request->SecondsLeft = Unit->Adapter->IoTimeout;
+    }
+    Request->SrbExtension = (PVOID)(((ULONG_PTR)(Request + 1) + HwSrbSize + 15) & ~(ULONG_PTR)15);
     if (Srb->DataTransferLength != 0 && Srb->DataBuffer != NULL && !Unit->Adapter->Virtual) {
         Request->ScatterGather = BuildScatterGather(Srb);
         if (Request->ScatterGather == NULL) {
@@ -68,13 +41,8 @@ PRAID_REQUEST RaidCreateRequest(PRAID_UNIT Unit, PIRP Irp, PSCSI_REQUEST_BLOCK S
             return NULL;
         }
     }
-    Srb->OriginalRequest = Irp;
-    Srb->SrbExtension = Request->SrbExtension;
-    Srb->SrbStatus = SRB_STATUS_PENDING;
-    Srb->PathId = Unit->PathId;
-    Srb->TargetId = Unit->TargetId;
-    Srb->Lun = Unit->Lun;
     Irp->Tail.Overlay.DriverContext[0] = Request;
+    RaidDescribeSrb(Request, Request + 1);
     return Request;
 }
 
@@ -92,12 +60,12 @@ VOID RaidRequestComplete(PRAID_ADAPTER Adapter, PSCSI_REQUEST_BLOCK Srb)
     PRAID_COMPLETION_QUEUE Queue;
     RAID_REQUEST *Head;
 
-    if (Request == NULL || Request->Srb != Srb ||
+    if (Request == NULL || Request->HwSrb != Srb ||
         InterlockedCompareExchange(&Request->State, RaidRequestCompleted, RaidRequestStarted) != RaidRequestStarted) {
         DbgPrint("storport: RequestComplete of SRB %p, which is not outstanding\n", Srb);
         return;
     }
-    Queue = &Adapter->Completion[KeGetCurrentProcessorNumberEx(NULL)];
+    Queue = &Adapter->Completion[Adapter->DpcRedirection ? Request->Processor : KeGetCurrentProcessorNumberEx(NULL)];
     do {
         Head = Queue->Head;
         Request->NextCompleted = Head;
@@ -139,15 +107,16 @@ static VOID FinishRequest(PRAID_REQUEST Request)
     PSCSI_REQUEST_BLOCK Srb = Request->Srb;
     KLOCK_QUEUE_HANDLE Handle;
 
+    RaidReturnSrb(Request);
     RaidAcquireQueueLock(&Unit->QueueLock, &Handle);
     RemoveEntryList(&Request->Link);
+    Unit->Tags[Request->Tag / 64] &= ~(1ull << Request->Tag % 64);
     Unit->OutstandingCount--;
     if (Unit->BusyCount != 0) {
         Unit->BusyCount--;
     }
     RaidReleaseQueueLock(&Handle);
     Irp->Tail.Overlay.DriverContext[0] = NULL;
-    Srb->SrbExtension = NULL;
     RaidFreeRequest(Request);
     Irp->IoStatus.Status = StatusOfSrb(Srb->SrbStatus);
     Irp->IoStatus.Information = Srb->DataTransferLength;

@@ -34,46 +34,59 @@ BOOLEAN NTAPI StorPortSetDeviceQueueDepth(PVOID HwDeviceExtension, UCHAR PathId,
 {
     PRAID_UNIT Unit = RaidFindUnit(RaidAdapterOf(HwDeviceExtension), PathId, TargetId, Lun);
 
-    if (Unit == NULL || Depth == 0 || Depth > 254) {
+    if (Unit == NULL || Depth == 0 || Depth > RAID_MAX_QUEUE_DEPTH) {
         return FALSE;
     }
     Unit->QueueDepth = Depth;
     return TRUE;
 }
 
+static VOID QueueRestart(PRAID_ADAPTER Adapter)
+{
+    KeInsertQueueDpc(&Adapter->RestartDpc, NULL, NULL);
+}
+
+/* TimeOut: seconds until the port driver resumes by itself. */
 BOOLEAN NTAPI StorPortPause(PVOID HwDeviceExtension, ULONG TimeOut)
 {
-    UNREFERENCED_PARAMETER(TimeOut);
-    InterlockedExchange(&RaidAdapterOf(HwDeviceExtension)->Paused, TRUE);
+    PRAID_ADAPTER Adapter = RaidAdapterOf(HwDeviceExtension);
+
+    Adapter->PauseSeconds = TimeOut;
+    InterlockedExchange(&Adapter->Paused, TRUE);
     return TRUE;
 }
 
 BOOLEAN NTAPI StorPortResume(PVOID HwDeviceExtension)
 {
-    InterlockedExchange(&RaidAdapterOf(HwDeviceExtension)->Paused, FALSE);
+    PRAID_ADAPTER Adapter = RaidAdapterOf(HwDeviceExtension);
+
+    InterlockedExchange(&Adapter->Paused, FALSE);
+    QueueRestart(Adapter);
     return TRUE;
 }
 
-static BOOLEAN SetUnitPaused(PVOID HwDeviceExtension, UCHAR PathId, UCHAR TargetId, UCHAR Lun, BOOLEAN Paused)
+BOOLEAN NTAPI StorPortPauseDevice(PVOID HwDeviceExtension, UCHAR PathId, UCHAR TargetId, UCHAR Lun, ULONG TimeOut)
 {
     PRAID_UNIT Unit = RaidFindUnit(RaidAdapterOf(HwDeviceExtension), PathId, TargetId, Lun);
 
     if (Unit == NULL) {
         return FALSE;
     }
-    Unit->Paused = Paused;
+    Unit->PauseSeconds = TimeOut;
+    Unit->Paused = TRUE;
     return TRUE;
-}
-
-BOOLEAN NTAPI StorPortPauseDevice(PVOID HwDeviceExtension, UCHAR PathId, UCHAR TargetId, UCHAR Lun, ULONG TimeOut)
-{
-    UNREFERENCED_PARAMETER(TimeOut);
-    return SetUnitPaused(HwDeviceExtension, PathId, TargetId, Lun, TRUE);
 }
 
 BOOLEAN NTAPI StorPortResumeDevice(PVOID HwDeviceExtension, UCHAR PathId, UCHAR TargetId, UCHAR Lun)
 {
-    return SetUnitPaused(HwDeviceExtension, PathId, TargetId, Lun, FALSE);
+    PRAID_UNIT Unit = RaidFindUnit(RaidAdapterOf(HwDeviceExtension), PathId, TargetId, Lun);
+
+    if (Unit == NULL) {
+        return FALSE;
+    }
+    Unit->Paused = FALSE;
+    QueueRestart(Unit->Adapter);
+    return TRUE;
 }
 
 static VOID SetUnitBusy(PRAID_UNIT Unit, ULONG RequestsToComplete)
@@ -90,6 +103,9 @@ BOOLEAN NTAPI StorPortDeviceBusy(PVOID HwDeviceExtension, UCHAR PathId, UCHAR Ta
         return FALSE;
     }
     SetUnitBusy(Unit, RequestsToComplete);
+    if (RequestsToComplete == 0) {
+        QueueRestart(Unit->Adapter);
+    }
     return TRUE;
 }
 
@@ -104,6 +120,9 @@ BOOLEAN NTAPI StorPortBusy(PVOID HwDeviceExtension, ULONG RequestsToComplete)
 
     for (ULONG Index = 0; Index < Adapter->UnitCount; Index++) {
         SetUnitBusy(Adapter->Units[Index], RequestsToComplete);
+    }
+    if (RequestsToComplete == 0) {
+        QueueRestart(Adapter);
     }
     return TRUE;
 }
@@ -122,8 +141,8 @@ static VOID CompleteOutstanding(PRAID_UNIT Unit, UCHAR SrbStatus)
         PRAID_REQUEST Request = CONTAINING_RECORD(Entry, RAID_REQUEST, Link);
 
         if (Request->State == RaidRequestStarted) {
-            Request->Srb->SrbStatus = SrbStatus;
-            RaidRequestComplete(Unit->Adapter, Request->Srb);
+            RaidSetSrbStatus(Request->HwSrb, SrbStatus);
+            RaidRequestComplete(Unit->Adapter, Request->HwSrb);
         }
     }
     RaidReleaseQueueLock(&Handle);

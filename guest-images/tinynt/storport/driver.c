@@ -1,6 +1,8 @@
 /* Entry points: the port driver's own DriverEntry, StorPortInitialize for the miniports, and AddDevice. */
 #include "raid.h"
 
+#define IOCTL_MINIPORT_PROCESS_SERVICE_IRP CTL_CODE(0x04, 0x040e, METHOD_BUFFERED, FILE_READ_ACCESS | FILE_WRITE_ACCESS)
+
 static const CHAR RaidDriverKey;
 
 NTSTATUS NTAPI DriverEntry(PDRIVER_OBJECT DriverObject, PUNICODE_STRING RegistryPath)
@@ -26,6 +28,21 @@ static NTSTATUS NTAPI DispatchUnsupported(PDEVICE_OBJECT DeviceObject, PIRP Irp)
     return STATUS_INVALID_DEVICE_REQUEST;
 }
 
+/* IOCTL_MINIPORT_PROCESS_SERVICE_IRP of an adapter is the miniport's; it completes it when it likes. */
+static NTSTATUS NTAPI DispatchDeviceControl(PDEVICE_OBJECT DeviceObject, PIRP Irp)
+{
+    PRAID_ADAPTER Adapter = DeviceObject->DeviceExtension;
+    ULONG Code = IoGetCurrentIrpStackLocation(Irp)->Parameters.DeviceIoControl.IoControlCode;
+
+    if (Adapter->Type != RaidAdapterObject || Code != IOCTL_MINIPORT_PROCESS_SERVICE_IRP || !Adapter->Started ||
+        Adapter->Stopped || Adapter->Hw.HwProcessServiceRequest == NULL) {
+        return DispatchUnsupported(DeviceObject, Irp);
+    }
+    IoMarkIrpPending(Irp);
+    Adapter->Hw.HwProcessServiceRequest(Adapter->HwExtension, Irp);
+    return STATUS_PENDING;
+}
+
 static PRAID_DRIVER GetOrCreateDriver(PDRIVER_OBJECT DriverObject)
 {
     PRAID_DRIVER Driver = IoGetDriverObjectExtension(DriverObject, (PVOID)&RaidDriverKey);
@@ -44,7 +61,7 @@ static PRAID_DRIVER GetOrCreateDriver(PDRIVER_OBJECT DriverObject)
     DriverObject->DriverExtension->AddDevice = RaidAddDevice;
     DriverObject->MajorFunction[IRP_MJ_CREATE] = DispatchSucceed;
     DriverObject->MajorFunction[IRP_MJ_CLOSE] = DispatchSucceed;
-    DriverObject->MajorFunction[IRP_MJ_DEVICE_CONTROL] = DispatchUnsupported;
+    DriverObject->MajorFunction[IRP_MJ_DEVICE_CONTROL] = DispatchDeviceControl;
     DriverObject->MajorFunction[IRP_MJ_SCSI] = RaidDispatchScsi;
     DriverObject->MajorFunction[IRP_MJ_PNP] = RaidDispatchPnp;
     DriverObject->MajorFunction[IRP_MJ_POWER] = RaidDispatchPower;

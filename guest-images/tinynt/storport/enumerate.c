@@ -3,44 +3,20 @@
 
 #define INQUIRY_SECONDS 20
 #define MAX_REPORTED_LUNS 8
-
-static NTSTATUS NTAPI SignalEvent(PDEVICE_OBJECT DeviceObject, PIRP Irp, PVOID Context)
-{
-    UNREFERENCED_PARAMETER(DeviceObject);
-    UNREFERENCED_PARAMETER(Irp);
-    KeSetEvent(Context, IO_NO_INCREMENT, FALSE);
-    return STATUS_MORE_PROCESSING_REQUIRED;
-}
+#define MAX_PROBED_LUNS 8
 
 /* Sends one CDB that reads Length bytes, and waits. Returns the SRB status. */
 static UCHAR SendCdb(PRAID_UNIT Unit, PUCHAR Cdb, UCHAR CdbLength, PVOID Buffer, ULONG Length)
 {
-    PIRP Irp = IoAllocateIrp(Unit->DeviceObject->StackSize, FALSE);
-    PIO_STACK_LOCATION Stack;
     SCSI_REQUEST_BLOCK Srb;
-    KEVENT Event;
 
-    if (Irp == NULL) {
-        return SRB_STATUS_BUSY;
-    }
-    RtlZeroMemory(&Srb, sizeof(Srb));
-    Srb.Length = sizeof(Srb);
-    Srb.Function = SRB_FUNCTION_EXECUTE_SCSI;
-    Srb.SrbFlags = SRB_FLAGS_DATA_IN | SRB_FLAGS_DISABLE_AUTOSENSE;
+    RaidInitializeSrb(&Srb, SRB_FUNCTION_EXECUTE_SCSI, INQUIRY_SECONDS);
+    Srb.SrbFlags |= SRB_FLAGS_DATA_IN | SRB_FLAGS_DISABLE_AUTOSENSE;
     Srb.CdbLength = CdbLength;
     Srb.DataBuffer = Buffer;
     Srb.DataTransferLength = Length;
-    Srb.TimeOutValue = INQUIRY_SECONDS;
     RtlCopyMemory(Srb.Cdb, Cdb, CdbLength);
-    KeInitializeEvent(&Event, NotificationEvent, FALSE);
-    Stack = IoGetNextIrpStackLocation(Irp);
-    Stack->MajorFunction = IRP_MJ_SCSI;
-    Stack->Parameters.Scsi.Srb = &Srb;
-    IoSetCompletionRoutine(Irp, SignalEvent, &Event, TRUE, TRUE, TRUE);
-    IoCallDriver(Unit->DeviceObject, Irp);
-    KeWaitForSingleObject(&Event, Executive, KernelMode, FALSE, NULL);
-    IoFreeIrp(Irp);
-    return SRB_STATUS(Srb.SrbStatus);
+    return RaidSendSrb(Unit, &Srb);
 }
 
 static BOOLEAN UnitAnswers(PRAID_UNIT Unit)
@@ -58,6 +34,9 @@ static VOID DeleteUnit(PRAID_ADAPTER Adapter)
 {
     PRAID_UNIT Unit = Adapter->Units[--Adapter->UnitCount];
 
+    if (Unit->RecoveryWork != NULL) {
+        IoFreeWorkItem(Unit->RecoveryWork);
+    }
     if (Unit->LuExtension != NULL) {
         ExFreePoolWithTag(Unit->LuExtension, RAID_TAG);
     }
@@ -66,10 +45,15 @@ static VOID DeleteUnit(PRAID_ADAPTER Adapter)
 
 static ULONG InitialQueueDepth(PRAID_ADAPTER Adapter)
 {
-    if (Adapter->Config.InitialLunQueueDepth != 0) {
-        return Adapter->Config.InitialLunQueueDepth;
+    ULONG Depth = Adapter->Config.InitialLunQueueDepth;
+
+    if (Depth == 0) {
+        Depth = Adapter->Virtual ? RAID_VIRTUAL_QUEUE_DEPTH : RAID_DEFAULT_QUEUE_DEPTH;
     }
-    return Adapter->Config.MultipleRequestPerLu ? RAID_DEFAULT_QUEUE_DEPTH : 1;
+    if (!Adapter->Config.MultipleRequestPerLu && !Adapter->Virtual) {
+        Depth = 1;
+    }
+    return Depth < RAID_MAX_QUEUE_DEPTH ? Depth : RAID_MAX_QUEUE_DEPTH;
 }
 
 static PRAID_UNIT CreateUnit(PRAID_ADAPTER Adapter, UCHAR PathId, UCHAR TargetId, UCHAR Lun)
@@ -95,6 +79,7 @@ static PRAID_UNIT CreateUnit(PRAID_ADAPTER Adapter, UCHAR PathId, UCHAR TargetId
     KeInitializeSpinLock(&Unit->QueueLock);
     InitializeListHead(&Unit->Pending);
     InitializeListHead(&Unit->Outstanding);
+    Unit->RecoveryWork = IoAllocateWorkItem(DeviceObject);
     if (ExtensionSize != 0) {
         Unit->LuExtension = ExAllocatePoolWithTag(NonPagedPool, ExtensionSize, RAID_TAG);
         if (Unit->LuExtension != NULL) {
@@ -109,9 +94,13 @@ static PRAID_UNIT CreateUnit(PRAID_ADAPTER Adapter, UCHAR PathId, UCHAR TargetId
 
 static BOOLEAN AddUnit(PRAID_ADAPTER Adapter, UCHAR PathId, UCHAR TargetId, UCHAR Lun)
 {
-    PRAID_UNIT Unit = CreateUnit(Adapter, PathId, TargetId, Lun);
+    PRAID_UNIT Unit;
 
-    if (Unit == NULL) {
+    if (RaidFindUnit(Adapter, PathId, TargetId, Lun) != NULL) {
+        return TRUE;
+    }
+    Unit = CreateUnit(Adapter, PathId, TargetId, Lun);
+    if (Unit == NULL || Unit->RecoveryWork == NULL) {
         return FALSE;
     }
     if (!UnitAnswers(Unit)) {
@@ -119,6 +108,14 @@ static BOOLEAN AddUnit(PRAID_ADAPTER Adapter, UCHAR PathId, UCHAR TargetId, UCHA
         return FALSE;
     }
     return TRUE;
+}
+
+/* The target does not tell its units: each address is asked. */
+static VOID ProbeUnits(PRAID_ADAPTER Adapter, UCHAR PathId, UCHAR TargetId)
+{
+    for (UCHAR Lun = 1; Lun < Adapter->Config.MaximumNumberOfLogicalUnits && Lun < MAX_PROBED_LUNS; Lun++) {
+        AddUnit(Adapter, PathId, TargetId, Lun);
+    }
 }
 
 static VOID ScanTarget(PRAID_ADAPTER Adapter, UCHAR PathId, UCHAR TargetId)
@@ -131,7 +128,9 @@ static VOID ScanTarget(PRAID_ADAPTER Adapter, UCHAR PathId, UCHAR TargetId)
         return;
     }
     Cdb[9] = sizeof(List);
-    if (SendCdb(Adapter->Units[Adapter->UnitCount - 1], Cdb, sizeof(Cdb), List, sizeof(List)) != SRB_STATUS_SUCCESS) {
+    if (SendCdb(RaidFindUnit(Adapter, PathId, TargetId, 0), Cdb, sizeof(Cdb), List, sizeof(List)) !=
+        SRB_STATUS_SUCCESS) {
+        ProbeUnits(Adapter, PathId, TargetId);
         return;
     }
     Bytes = (ULONG)List[0] << 24 | (ULONG)List[1] << 16 | (ULONG)List[2] << 8 | List[3];

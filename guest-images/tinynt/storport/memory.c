@@ -60,19 +60,50 @@ PVOID NTAPI StorPortGetUncachedExtension(PVOID HwDeviceExtension, PPORT_CONFIGUR
     return Adapter->Uncached;
 }
 
+/* One element for each run of pages that are neighbours in physical memory; the list has room for one a page. */
+VOID RaidFillScatterGather(PSTOR_SCATTER_GATHER_LIST List, PVOID Buffer, ULONG Length)
+{
+    PUCHAR Address = Buffer;
+    ULONG Count = 0;
+
+    while (Length != 0) {
+        ULONG Piece = PAGE_SIZE - BYTE_OFFSET(Address);
+        PHYSICAL_ADDRESS Physical = MmGetPhysicalAddress(Address);
+
+        if (Piece > Length) {
+            Piece = Length;
+        }
+        if (Count != 0 &&
+            List->List[Count - 1].PhysicalAddress.QuadPart + List->List[Count - 1].Length == Physical.QuadPart) {
+            List->List[Count - 1].Length += Piece;
+        } else {
+            List->List[Count].PhysicalAddress = Physical;
+            List->List[Count].Length = Piece;
+            List->List[Count].Reserved = 0;
+            Count++;
+        }
+        Address += Piece;
+        Length -= Piece;
+    }
+    List->NumberOfElements = Count;
+    List->Reserved = 0;
+}
+
 /* Length: bytes from the address on that are contiguous in physical memory. */
 STOR_PHYSICAL_ADDRESS NTAPI StorPortGetPhysicalAddress(PVOID HwDeviceExtension, PSCSI_REQUEST_BLOCK Srb,
                                                        PVOID VirtualAddress, ULONG *Length)
 {
     PRAID_ADAPTER Adapter = RaidAdapterOf(HwDeviceExtension);
+    PRAID_REQUEST Request = RaidRequestOf(Srb);
     PUCHAR Uncached = Adapter->Uncached;
+    PUCHAR Extension = Request != NULL ? Request->SrbExtension : NULL;
     PUCHAR Address = VirtualAddress;
 
-    UNREFERENCED_PARAMETER(Srb);
+    *Length = PAGE_SIZE - BYTE_OFFSET(Address);
     if (Uncached != NULL && Address >= Uncached && Address < Uncached + Adapter->UncachedLength) {
         *Length = (ULONG)(Uncached + Adapter->UncachedLength - Address);
-    } else {
-        *Length = PAGE_SIZE - BYTE_OFFSET(Address);
+    } else if (Extension != NULL && Address >= Extension && Address < Extension + Adapter->Config.SrbExtensionSize) {
+        *Length = (ULONG)(Extension + Adapter->Config.SrbExtensionSize - Address); /* pool blocks are contiguous */
     }
     return MmGetPhysicalAddress(VirtualAddress);
 }
@@ -89,6 +120,19 @@ PSTOR_SCATTER_GATHER_LIST NTAPI StorPortGetScatterGatherList(PVOID DeviceExtensi
 
     UNREFERENCED_PARAMETER(DeviceExtension);
     return Request != NULL ? Request->ScatterGather : NULL;
+}
+
+/* The two that are older than 64-bit addresses. */
+STOR_PHYSICAL_ADDRESS NTAPI StorPortConvertUlongToPhysicalAddress(ULONG_PTR UlongAddress)
+{
+    STOR_PHYSICAL_ADDRESS Address = {.QuadPart = (LONGLONG)UlongAddress};
+
+    return Address;
+}
+
+ULONG NTAPI StorPortConvertPhysicalAddressToUlong(STOR_PHYSICAL_ADDRESS Address)
+{
+    return Address.u.LowPart;
 }
 
 STOR_PHYSICAL_ADDRESS NTAPI StorPortConvertUlong64ToPhysicalAddress(ULONG64 UlongAddress)

@@ -84,6 +84,7 @@ static VOID Requeue(PRAID_REQUEST Request)
     RaidAcquireQueueLock(&Unit->QueueLock, &Handle);
     RemoveEntryList(&Request->Link);
     Unit->OutstandingCount--;
+    Unit->Tags[Request->Tag / 64] &= ~(1ull << Request->Tag % 64);
     Request->State = RaidRequestPending;
     InsertHeadList(&Unit->Pending, &Request->Link);
     if (Unit->BusyCount == 0) {
@@ -96,7 +97,7 @@ static VOID Requeue(PRAID_REQUEST Request)
 static VOID StartRequest(PRAID_REQUEST Request)
 {
     PRAID_ADAPTER Adapter = Request->Unit->Adapter;
-    PSCSI_REQUEST_BLOCK Srb = Request->Srb;
+    PSCSI_REQUEST_BLOCK Srb = Request->HwSrb;
     BOOLEAN Continue = TRUE;
     KIRQL OldIrql;
 
@@ -110,16 +111,51 @@ static VOID StartRequest(PRAID_REQUEST Request)
     }
 }
 
+/* With the queue lock held: a queue tag that no outstanding request of the unit has. */
+static ULONG TakeTag(PRAID_UNIT Unit)
+{
+    ULONG Tag = 0;
+
+    while (Unit->Tags[Tag / 64] & (1ull << Tag % 64)) {
+        Tag++;
+    }
+    Unit->Tags[Tag / 64] |= 1ull << Tag % 64;
+    return Tag;
+}
+
+/* What the port driver sends to recover or to end must pass a paused, busy or full queue. */
+static BOOLEAN BypassesQueue(PSCSI_REQUEST_BLOCK Srb)
+{
+    return Srb->Function == SRB_FUNCTION_RESET_LOGICAL_UNIT || Srb->Function == SRB_FUNCTION_RESET_DEVICE ||
+           (Srb->SrbFlags & SRB_FLAGS_BYPASS_LOCKED_QUEUE) != 0;
+}
+
+static BOOLEAN MayStart(PRAID_UNIT Unit)
+{
+    PRAID_REQUEST First;
+
+    if (IsListEmpty(&Unit->Pending)) {
+        return FALSE;
+    }
+    First = CONTAINING_RECORD(Unit->Pending.Flink, RAID_REQUEST, Link);
+    if (BypassesQueue(First->Srb)) {
+        return Unit->OutstandingCount < RAID_MAX_TAGS;
+    }
+    return !Unit->Paused && !Unit->Adapter->Paused && Unit->BusyCount == 0 &&
+           Unit->OutstandingCount < Unit->QueueDepth && !Unit->Recovering;
+}
+
 /* With the queue lock held: takes the next request that may start, or NULL. */
 static PRAID_REQUEST TakeNext(PRAID_UNIT Unit)
 {
     PRAID_REQUEST Request;
 
-    if (IsListEmpty(&Unit->Pending) || Unit->Paused || Unit->Adapter->Paused || Unit->BusyCount != 0 ||
-        Unit->OutstandingCount >= Unit->QueueDepth) {
+    if (!MayStart(Unit)) {
         return NULL;
     }
     Request = CONTAINING_RECORD(RemoveHeadList(&Unit->Pending), RAID_REQUEST, Link);
+    Request->Processor = KeGetCurrentProcessorNumberEx(NULL);
+    RaidTagSrb(Request, TakeTag(Unit));
     InsertTailList(&Unit->Outstanding, &Request->Link);
     Unit->OutstandingCount++;
     Request->State = RaidRequestStarted;
@@ -149,13 +185,26 @@ VOID RaidAdapterRestart(PRAID_ADAPTER Adapter)
     }
 }
 
+/* Pause, busy and the like may end at any IRQL; the queues are looked at in a DPC. */
+VOID NTAPI RaidRestartDpc(PKDPC Dpc, PVOID Context, PVOID Argument1, PVOID Argument2)
+{
+    UNREFERENCED_PARAMETER(Dpc);
+    UNREFERENCED_PARAMETER(Argument1);
+    UNREFERENCED_PARAMETER(Argument2);
+    RaidAdapterRestart(Context);
+}
+
 VOID RaidUnitSubmit(PRAID_REQUEST Request)
 {
     PRAID_UNIT Unit = Request->Unit;
     KLOCK_QUEUE_HANDLE Handle;
 
     RaidAcquireQueueLock(&Unit->QueueLock, &Handle);
-    InsertTailList(&Unit->Pending, &Request->Link);
+    if (BypassesQueue(Request->Srb)) {
+        InsertHeadList(&Unit->Pending, &Request->Link);
+    } else {
+        InsertTailList(&Unit->Pending, &Request->Link);
+    }
     Request = TakeNext(Unit);
     RaidReleaseQueueLock(&Handle);
     if (Request != NULL) {

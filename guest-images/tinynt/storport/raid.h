@@ -18,11 +18,15 @@
 #define RAID_MAX_UNITS 16
 #define RAID_MAX_PROCESSORS 64
 #define RAID_DEFAULT_QUEUE_DEPTH 20
+#define RAID_VIRTUAL_QUEUE_DEPTH 250
+#define RAID_MAX_TAGS 256
+#define RAID_MAX_QUEUE_DEPTH 254 /* of StorPortSetDeviceQueueDepth */
 
 typedef enum _RAID_OBJECT_TYPE { RaidAdapterObject = 1, RaidUnitObject } RAID_OBJECT_TYPE;
 
 typedef struct _RAID_DRIVER {
     PDRIVER_OBJECT DriverObject;
+    UNICODE_STRING RegistryPath;
     ULONG InitDataCount;
     HW_INITIALIZATION_DATA InitData[RAID_MAX_INIT_DATA];
 } RAID_DRIVER, *PRAID_DRIVER;
@@ -44,6 +48,10 @@ typedef struct _RAID_UNIT {
     ULONG QueueDepth;
     ULONG BusyCount; /* completions to wait for before the next start */
     BOOLEAN Paused;
+    ULONG PauseSeconds;       /* until the pause ends by itself; 0: it does not */
+    volatile LONG Recovering; /* from a request that timed out: nothing new is started */
+    PIO_WORKITEM RecoveryWork;
+    ULONG64 Tags[RAID_MAX_TAGS / 64]; /* bit set: in use */
     PVOID LuExtension;
 } RAID_UNIT, *PRAID_UNIT;
 
@@ -52,11 +60,15 @@ typedef enum _RAID_REQUEST_STATE { RaidRequestPending, RaidRequestStarted, RaidR
 typedef struct _RAID_REQUEST {
     LIST_ENTRY Link;
     struct _RAID_REQUEST *NextCompleted;
-    PSCSI_REQUEST_BLOCK Srb;
+    PSCSI_REQUEST_BLOCK Srb;   /* the sender's */
+    PSCSI_REQUEST_BLOCK HwSrb; /* the miniport's: the same one, or a STORAGE_REQUEST_BLOCK made of it */
     PIRP Irp;
     PRAID_UNIT Unit;
     volatile LONG State;
     ULONG SecondsLeft; /* 0: no time limit */
+    BOOLEAN TimedOut;
+    ULONG Tag;
+    ULONG Processor; /* that started it */
     PSTOR_SCATTER_GATHER_LIST ScatterGather;
     PVOID SrbExtension;
 } RAID_REQUEST, *PRAID_REQUEST;
@@ -102,7 +114,15 @@ typedef struct _RAID_ADAPTER {
     BOOLEAN Started;
     BOOLEAN Stopped;
     BOOLEAN Enumerated;
+    BOOLEAN Initializing; /* inside HwInitialize or HwPassiveInitializeRoutine */
+    BOOLEAN ExtendedSrb;  /* the miniport takes STORAGE_REQUEST_BLOCKs */
+    BOOLEAN DpcRedirection;
     volatile LONG Paused;
+    ULONG PauseSeconds;
+    ULONG IoTimeout; /* seconds, instead of what requests ask for; 0: not set */
+    ULONG PortNumber;
+    ULONG FirstMessage; /* of the messages that requests are spread over */
+    ULONG LastMessage;
     PHW_PASSIVE_INITIALIZE_ROUTINE PassiveInitialize;
     ULONG ConcurrentChannels;
 
@@ -127,6 +147,7 @@ typedef struct _RAID_ADAPTER {
     PHW_TIMER HwTimerRoutine;
     KTIMER SecondTimer;
     KDPC SecondDpc;
+    KDPC RestartDpc;
     RAID_COMPLETION_QUEUE Completion[RAID_MAX_PROCESSORS];
 } RAID_ADAPTER, *PRAID_ADAPTER;
 
@@ -157,12 +178,46 @@ NTSTATUS RaidForwardAndWait(PDEVICE_OBJECT Lower, PIRP Irp);
 VOID RaidUnitSubmit(PRAID_REQUEST Request);
 VOID RaidUnitRestart(PRAID_UNIT Unit);
 VOID RaidAdapterRestart(PRAID_ADAPTER Adapter);
-PRAID_REQUEST RaidRequestOf(PSCSI_REQUEST_BLOCK Srb);
+KDEFERRED_ROUTINE RaidRestartDpc;
 PRAID_REQUEST RaidCreateRequest(PRAID_UNIT Unit, PIRP Irp, PSCSI_REQUEST_BLOCK Srb);
 VOID RaidFreeRequest(PRAID_REQUEST Request);
 VOID RaidRequestComplete(PRAID_ADAPTER Adapter, PSCSI_REQUEST_BLOCK Srb);
 KDEFERRED_ROUTINE RaidCompletionDpc;
 PRAID_UNIT RaidFindUnit(PRAID_ADAPTER Adapter, UCHAR PathId, UCHAR TargetId, UCHAR Lun);
+
+/* srb.c */
+SIZE_T RaidHwSrbSize(PRAID_ADAPTER Adapter);
+VOID RaidDescribeSrb(PRAID_REQUEST Request, PVOID Storage);
+VOID RaidTagSrb(PRAID_REQUEST Request, ULONG Tag);
+VOID RaidReturnSrb(PRAID_REQUEST Request);
+PRAID_REQUEST RaidRequestOf(PSCSI_REQUEST_BLOCK Srb);
+VOID RaidSetSrbStatus(PSCSI_REQUEST_BLOCK Srb, UCHAR SrbStatus);
+VOID RaidInitializeSrb(PSCSI_REQUEST_BLOCK Srb, UCHAR Function, ULONG Seconds);
+UCHAR RaidSendSrb(PRAID_UNIT Unit, PSCSI_REQUEST_BLOCK Srb);
+
+/* memory.c */
+VOID RaidFillScatterGather(PSTOR_SCATTER_GATHER_LIST List, PVOID Buffer, ULONG Length);
+
+/* recovery.c */
+VOID RaidRecoverUnit(PRAID_UNIT Unit);
+
+/* registry.c */
+ULONG RaidRegistryNumber(PRAID_ADAPTER Adapter, PCSTR ValueName, ULONG Default);
+
+/* extended functions: one file a subject, by code in extended.c */
+typedef ULONG RAID_EXTENDED_FUNCTION(PRAID_ADAPTER Adapter, va_list Arguments);
+RAID_EXTENDED_FUNCTION RaidAllocatePool, RaidFreePool, RaidAllocateMdl, RaidFreeMdl, RaidBuildMdl,
+    RaidAllocateContiguous, RaidFreeContiguous, RaidAllocateDmaMemory, RaidFreeDmaMemory, RaidBuildScatterGatherList,
+    RaidPutScatterGatherList, RaidInitializeSList, RaidFlushSList, RaidPopSList, RaidPushSList, RaidQueryDepthSList,
+    RaidInsertHeadList, RaidInsertTailList, RaidRemoveHeadList;
+RAID_EXTENDED_FUNCTION RaidGetMessageInformation, RaidPerformanceOptimizations, RaidStartIoParameters,
+    RaidGetProcessorNumber, RaidGetGroupCount, RaidGetGroupAffinity, RaidGetNodeCount, RaidGetNodeAffinity,
+    RaidGetHighestNode, RaidGetProcessorIndex, RaidGetProcessorCount, RaidGetIndexFromNumber, RaidGetIrql,
+    RaidQueryPerformanceCounter, RaidDelayExecution;
+RAID_EXTENDED_FUNCTION RaidGetSystemAddress, RaidGetOriginalMdl, RaidCompleteServiceIrp, RaidGetDeviceObjects,
+    RaidGetRequestInfo, RaidGetActivityId, RaidGetPortNumber, RaidGetPfns, RaidUpdateMaxIo;
+RAID_EXTENDED_FUNCTION RaidReadAdapterKey;
+RAID_EXTENDED_FUNCTION RaidInitializeWorker, RaidQueueWorkItem, RaidFreeWorker;
 
 /* lock.c */
 VOID RaidAcquireQueueLock(PKSPIN_LOCK Lock, PKLOCK_QUEUE_HANDLE Handle);
@@ -177,10 +232,7 @@ ULONG RaidReleaseMessageLock(PRAID_ADAPTER Adapter, ULONG MessageId, ULONG OldIr
 /* timer.c */
 VOID RaidInitializeTimers(PRAID_ADAPTER Adapter);
 VOID RaidRequestHwTimer(PRAID_ADAPTER Adapter, PHW_TIMER Routine, ULONG Microseconds);
-VOID RaidResetBus(PRAID_ADAPTER Adapter, ULONG PathId);
-ULONG RaidInitializeTimerEx(PRAID_ADAPTER Adapter, PVOID *Handle);
-ULONG RaidRequestTimerEx(PVOID Handle, PHW_TIMER_EX Callback, PVOID Context, ULONGLONG Microseconds);
-ULONG RaidFreeTimerEx(PVOID Handle);
+RAID_EXTENDED_FUNCTION RaidInitializeTimerEx, RaidRequestTimerEx, RaidFreeTimerEx;
 
 /* counters.c */
 typedef enum _RAID_COUNTER {

@@ -2,7 +2,7 @@
 #include "raid.h"
 
 #define REGISTER_ACCESSORS(Name, Type)                                                                                 \
-    Type NTAPI StorPortReadRegister##Name(Type *Register)                                                              \
+    Type NTAPI StorPortReadRegister##Name(PVOID HwDeviceExtension, Type *Register)                                     \
     {                                                                                                                  \
         Type Value = *(volatile Type *)Register;                                                                       \
                                                                                                                        \
@@ -10,20 +10,20 @@
         return Value;                                                                                                  \
     }                                                                                                                  \
                                                                                                                        \
-    VOID NTAPI StorPortWriteRegister##Name(Type *Register, Type Value)                                                 \
+    VOID NTAPI StorPortWriteRegister##Name(PVOID HwDeviceExtension, Type *Register, Type Value)                        \
     {                                                                                                                  \
         *(volatile Type *)Register = Value;                                                                            \
         __atomic_thread_fence(__ATOMIC_SEQ_CST);                                                                       \
     }                                                                                                                  \
                                                                                                                        \
-    VOID NTAPI StorPortReadRegisterBuffer##Name(Type *Register, Type *Buffer, ULONG Count)                             \
+    VOID NTAPI StorPortReadRegisterBuffer##Name(PVOID HwDeviceExtension, Type *Register, Type *Buffer, ULONG Count)    \
     {                                                                                                                  \
         while (Count-- != 0) {                                                                                         \
             *Buffer++ = *(volatile Type *)Register++;                                                                  \
         }                                                                                                              \
     }                                                                                                                  \
                                                                                                                        \
-    VOID NTAPI StorPortWriteRegisterBuffer##Name(Type *Register, Type *Buffer, ULONG Count)                            \
+    VOID NTAPI StorPortWriteRegisterBuffer##Name(PVOID HwDeviceExtension, Type *Register, Type *Buffer, ULONG Count)   \
     {                                                                                                                  \
         while (Count-- != 0) {                                                                                         \
             *(volatile Type *)Register++ = *Buffer++;                                                                  \
@@ -36,32 +36,31 @@ REGISTER_ACCESSORS(Ushort, USHORT)
 REGISTER_ACCESSORS(Ulong, ULONG)
 REGISTER_ACCESSORS(Ulong64, ULONG64)
 
-UCHAR NTAPI StorPortReadPortUchar(PUCHAR Port)
-{
-    return __inbyte((USHORT)(ULONG_PTR)Port);
-}
+#define PORT_ACCESSORS(Name, Type, In, Out)                                                                            \
+    Type NTAPI StorPortReadPort##Name(PVOID HwDeviceExtension, Type *Port)                                             \
+    {                                                                                                                  \
+        return In((USHORT)(ULONG_PTR)Port);                                                                            \
+    }                                                                                                                  \
+                                                                                                                       \
+    VOID NTAPI StorPortWritePort##Name(PVOID HwDeviceExtension, Type *Port, Type Value)                                \
+    {                                                                                                                  \
+        Out((USHORT)(ULONG_PTR)Port, Value);                                                                           \
+    }                                                                                                                  \
+                                                                                                                       \
+    VOID NTAPI StorPortReadPortBuffer##Name(PVOID HwDeviceExtension, Type *Port, Type *Buffer, ULONG Count)            \
+    {                                                                                                                  \
+        while (Count-- != 0) {                                                                                         \
+            *Buffer++ = In((USHORT)(ULONG_PTR)Port);                                                                   \
+        }                                                                                                              \
+    }                                                                                                                  \
+                                                                                                                       \
+    VOID NTAPI StorPortWritePortBuffer##Name(PVOID HwDeviceExtension, Type *Port, Type *Buffer, ULONG Count)           \
+    {                                                                                                                  \
+        while (Count-- != 0) {                                                                                         \
+            Out((USHORT)(ULONG_PTR)Port, *Buffer++);                                                                   \
+        }                                                                                                              \
+    }
 
-USHORT NTAPI StorPortReadPortUshort(PUSHORT Port)
-{
-    return __inword((USHORT)(ULONG_PTR)Port);
-}
-
-ULONG NTAPI StorPortReadPortUlong(PULONG Port)
-{
-    return __indword((USHORT)(ULONG_PTR)Port);
-}
-
-VOID NTAPI StorPortWritePortUchar(PUCHAR Port, UCHAR Value)
-{
-    __outbyte((USHORT)(ULONG_PTR)Port, Value);
-}
-
-VOID NTAPI StorPortWritePortUshort(PUSHORT Port, USHORT Value)
-{
-    __outword((USHORT)(ULONG_PTR)Port, Value);
-}
-
-VOID NTAPI StorPortWritePortUlong(PULONG Port, ULONG Value)
-{
-    __outdword((USHORT)(ULONG_PTR)Port, Value);
-}
+PORT_ACCESSORS(Uchar, UCHAR, __inbyte, __outbyte)
+PORT_ACCESSORS(Ushort, USHORT, __inword, __outword)
+PORT_ACCESSORS(Ulong, ULONG, __indword, __outdword)

@@ -4,6 +4,9 @@
  */
 #include "raid.h"
 
+#define ADAPTER_CONTROL_TYPES 20 /* ScsiAdapterControlMax of current Windows */
+#define POWER_SECONDS 10
+
 static VOID DescribeBus(PRAID_ADAPTER Adapter)
 {
     PPORT_CONFIGURATION_INFORMATION Config = &Adapter->Config;
@@ -18,6 +21,18 @@ static VOID DescribeBus(PRAID_ADAPTER Adapter)
     }
     Config->SystemIoBusNumber = Bus;
     Config->SlotNumber = Slot.u.AsULONG;
+}
+
+static BOOLEAN WantsExtendedSrb(PHW_INITIALIZATION_DATA Hw)
+{
+    return (Hw->SrbTypeFlags & SRB_TYPE_FLAG_STORAGE_REQUEST_BLOCK) != 0;
+}
+
+/* By the structure that it registered, or by its feature flags (Windows 8 and later). */
+static BOOLEAN IsVirtualMiniport(PHW_INITIALIZATION_DATA Hw)
+{
+    return Hw->HwInitializationDataSize == VIRTUAL_HW_INITIALIZATION_DATA_SIZE ||
+           (Hw->FeatureSupport & STOR_FEATURE_VIRTUAL_MINIPORT) != 0 || Hw->AdapterInterfaceType == Internal;
 }
 
 static VOID DescribeAdapter(PRAID_ADAPTER Adapter)
@@ -44,6 +59,10 @@ static VOID DescribeAdapter(PRAID_ADAPTER Adapter)
     Config->DeviceExtensionSize = Hw->DeviceExtensionSize;
     Config->SpecificLuExtensionSize = Hw->SpecificLuExtensionSize;
     Config->SrbExtensionSize = Hw->SrbExtensionSize;
+    Config->SrbType = WantsExtendedSrb(Hw) ? SRB_TYPE_STORAGE_REQUEST_BLOCK : SRB_TYPE_SCSI_REQUEST_BLOCK;
+    Config->AddressType = STORAGE_ADDRESS_TYPE_BTL8;
+    Config->FeatureSupport = 0;
+    Config->InterruptMode = Adapter->MessageCount != 0 ? Latched : LevelSensitive;
     Config->Dma64BitAddresses = SCSI_DMA64_SYSTEM_SUPPORTED;
     Config->DmaAddressWidth = 64;
     DescribeBus(Adapter);
@@ -98,13 +117,14 @@ static NTSTATUS FindAdapter(PRAID_ADAPTER Adapter)
     RtlZeroMemory(Header, Size);
     Header->Adapter = Adapter;
     Adapter->HwExtension = Header + 1;
-    if (Adapter->Hw.AdapterInterfaceType == Internal) {
+    if (IsVirtualMiniport(&Adapter->Hw)) {
         Result = Adapter->Hw.VirtualHwFindAdapter(Adapter->HwExtension, Adapter->PhysicalDevice, NULL,
                                                   Adapter->LowerDevice, NoArguments, &Adapter->Config, &Again);
     } else {
         Result = Adapter->Hw.HwFindAdapter(Adapter->HwExtension, NULL, NULL, NoArguments, &Adapter->Config, &Again);
     }
     Adapter->Virtual = Adapter->Config.VirtualDevice;
+    Adapter->ExtendedSrb = Adapter->Config.SrbType == SRB_TYPE_STORAGE_REQUEST_BLOCK;
     return Result == SP_RETURN_FOUND ? STATUS_SUCCESS : STATUS_NO_SUCH_DEVICE;
 }
 
@@ -113,6 +133,7 @@ static NTSTATUS InitializeMiniport(PRAID_ADAPTER Adapter)
     BOOLEAN Good;
     KIRQL OldIrql;
 
+    Adapter->Initializing = TRUE;
     if (Adapter->Virtual) {
         Good = Adapter->Hw.HwInitialize(Adapter->HwExtension);
     } else {
@@ -123,6 +144,7 @@ static NTSTATUS InitializeMiniport(PRAID_ADAPTER Adapter)
     if (Good && Adapter->PassiveInitialize != NULL) {
         Good = Adapter->PassiveInitialize(Adapter->HwExtension);
     }
+    Adapter->Initializing = FALSE;
     return Good ? STATUS_SUCCESS : STATUS_ADAPTER_HARDWARE_ERROR;
 }
 
@@ -130,6 +152,9 @@ static VOID InitializeCompletionQueues(PRAID_ADAPTER Adapter)
 {
     for (ULONG Processor = 0; Processor < RAID_MAX_PROCESSORS; Processor++) {
         KeInitializeDpc(&Adapter->Completion[Processor].Dpc, RaidCompletionDpc, &Adapter->Completion[Processor]);
+        if (Processor < KeQueryActiveProcessorCountEx(ALL_PROCESSOR_GROUPS)) {
+            KeSetTargetProcessorDpc(&Adapter->Completion[Processor].Dpc, (CCHAR)Processor);
+        }
     }
 }
 
@@ -141,8 +166,9 @@ NTSTATUS RaidAdapterStart(PRAID_ADAPTER Adapter, PCM_RESOURCE_LIST Resources)
     KeInitializeSpinLock(&Adapter->InterruptSpinLock);
     InitializeCompletionQueues(Adapter);
     RaidInitializeTimers(Adapter);
-    DescribeAdapter(Adapter);
     ReadResources(Adapter, Resources);
+    DescribeAdapter(Adapter);
+    Adapter->IoTimeout = RaidRegistryNumber(Adapter, "IoTimeoutValue", 0);
     Status = FindAdapter(Adapter);
     if (NT_SUCCESS(Status)) {
         Status = RaidConnectInterrupt(Adapter);
@@ -164,13 +190,30 @@ static BOOLEAN SupportsStop(PRAID_ADAPTER Adapter)
 {
     struct {
         SCSI_SUPPORTED_CONTROL_TYPE_LIST List;
-        BOOLEAN Supported[ScsiAdapterControlMax];
+        BOOLEAN Supported[ADAPTER_CONTROL_TYPES];
     } Query;
 
     RtlZeroMemory(&Query, sizeof(Query));
-    Query.List.MaxControlType = ScsiAdapterControlMax;
+    Query.List.MaxControlType = ADAPTER_CONTROL_TYPES;
     Adapter->Hw.HwAdapterControl(Adapter->HwExtension, ScsiQuerySupportedControlTypes, &Query.List);
     return ((PBOOLEAN)Query.List.SupportedTypeList)[ScsiStopAdapter];
+}
+
+/* A miniport that asks to be told of power by requests gets one before it is stopped. */
+static VOID SendPowerDown(PRAID_ADAPTER Adapter)
+{
+    SCSI_REQUEST_BLOCK Srb;
+    PSCSI_POWER_REQUEST_BLOCK Power = (PSCSI_POWER_REQUEST_BLOCK)&Srb;
+
+    if (Adapter->UnitCount == 0 || Adapter->Virtual) {
+        return;
+    }
+    RaidInitializeSrb(&Srb, SRB_FUNCTION_POWER, POWER_SECONDS);
+    Srb.SrbFlags |= SRB_FLAGS_BYPASS_LOCKED_QUEUE;
+    Power->SrbPowerFlags = SRB_POWER_FLAGS_ADAPTER_REQUEST;
+    Power->DevicePowerState = StorPowerDeviceD3;
+    Power->PowerAction = StorPowerActionShutdownOff;
+    RaidSendSrb(Adapter->Units[0], &Srb);
 }
 
 VOID RaidAdapterStop(PRAID_ADAPTER Adapter)
@@ -180,6 +223,7 @@ VOID RaidAdapterStop(PRAID_ADAPTER Adapter)
     if (!Adapter->Started || Adapter->Stopped) {
         return;
     }
+    SendPowerDown(Adapter);
     Adapter->Stopped = TRUE;
     while (Adapter->OutstandingTotal != 0) {
         KeDelayExecutionThread(KernelMode, FALSE, &Interval);

@@ -1,20 +1,15 @@
 /*
- * Timers: the miniport's own (RequestTimerCall and the timer handles of StorPortRequestTimer), the one-second tick that
- * times out requests, and the bus reset that follows a time-out.
+ * Timers: the miniport's own (RequestTimerCall and the timer handles of StorPortRequestTimer), and the one-second tick
+ * that times out requests and pauses.
  */
 #include "raid.h"
 
 #define MICROSECOND 10 /* in the kernel's 100 ns units */
 
-/* Calls HwResetBus with the StartIo lock held, as documented; the miniport completes what it had. */
-VOID RaidResetBus(PRAID_ADAPTER Adapter, ULONG PathId)
+static VOID ReportLate(PRAID_REQUEST Request)
 {
-    STOR_LOCK_HANDLE Handle;
-
-    DbgPrint("storport: reset of bus %lu\n", PathId);
-    RaidAcquireLock(Adapter, StartIoLock, NULL, &Handle);
-    Adapter->Hw.HwResetBus(Adapter->HwExtension, PathId);
-    RaidReleaseLock(Adapter, &Handle);
+    DbgPrint("storport: SRB %p timed out: function 0x%x, operation code 0x%x\n", Request->HwSrb, Request->Srb->Function,
+             Request->Srb->Cdb[0]);
 }
 
 static BOOLEAN UnitHasTimedOut(PRAID_UNIT Unit)
@@ -27,11 +22,16 @@ static BOOLEAN UnitHasTimedOut(PRAID_UNIT Unit)
         PRAID_REQUEST Request = CONTAINING_RECORD(Entry, RAID_REQUEST, Link);
 
         if (Request->SecondsLeft != 0 && --Request->SecondsLeft == 0) {
+            Request->TimedOut = TRUE;
             TimedOut = TRUE;
+            ReportLate(Request);
         }
     }
     if (Unit->OutstandingCount == 0) {
         Unit->BusyCount = 0;
+    }
+    if (Unit->Paused && Unit->PauseSeconds != 0 && --Unit->PauseSeconds == 0) {
+        Unit->Paused = FALSE;
     }
     RaidReleaseQueueLock(&Handle);
     return TimedOut;
@@ -44,11 +44,14 @@ static VOID NTAPI SecondDpc(PKDPC Dpc, PVOID Context, PVOID Argument1, PVOID Arg
     UNREFERENCED_PARAMETER(Dpc);
     UNREFERENCED_PARAMETER(Argument1);
     UNREFERENCED_PARAMETER(Argument2);
+    if (Adapter->Paused && Adapter->PauseSeconds != 0 && --Adapter->PauseSeconds == 0) {
+        Adapter->Paused = FALSE;
+    }
     for (ULONG Index = 0; Index < Adapter->UnitCount; Index++) {
         PRAID_UNIT Unit = Adapter->Units[Index];
 
         if (UnitHasTimedOut(Unit)) {
-            RaidResetBus(Adapter, Unit->PathId);
+            RaidRecoverUnit(Unit);
         }
         RaidUnitRestart(Unit);
     }
@@ -79,6 +82,7 @@ VOID RaidInitializeTimers(PRAID_ADAPTER Adapter)
     KeInitializeDpc(&Adapter->HwTimerDpc, HwTimerDpc, Adapter);
     KeInitializeTimer(&Adapter->SecondTimer);
     KeInitializeDpc(&Adapter->SecondDpc, SecondDpc, Adapter);
+    KeInitializeDpc(&Adapter->RestartDpc, RaidRestartDpc, Adapter);
     KeSetTimerEx(&Adapter->SecondTimer, Due, 1000, &Adapter->SecondDpc);
 }
 
@@ -105,8 +109,9 @@ static VOID NTAPI TimerExDpc(PKDPC Dpc, PVOID Context, PVOID Argument1, PVOID Ar
     Timer->Callback(Timer->Adapter->HwExtension, Timer->Context);
 }
 
-ULONG RaidInitializeTimerEx(PRAID_ADAPTER Adapter, PVOID *Handle)
+ULONG RaidInitializeTimerEx(PRAID_ADAPTER Adapter, va_list Arguments)
 {
+    PVOID *Handle = va_arg(Arguments, PVOID *);
     PRAID_TIMER Timer = ExAllocatePoolWithTag(NonPagedPool, sizeof(*Timer), RAID_TAG);
 
     if (Timer == NULL || Handle == NULL) {
@@ -120,12 +125,16 @@ ULONG RaidInitializeTimerEx(PRAID_ADAPTER Adapter, PVOID *Handle)
     return STOR_STATUS_SUCCESS;
 }
 
-ULONG RaidRequestTimerEx(PVOID Handle, PHW_TIMER_EX Callback, PVOID Context, ULONGLONG Microseconds)
+ULONG RaidRequestTimerEx(PRAID_ADAPTER Adapter, va_list Arguments)
 {
-    PRAID_TIMER Timer = Handle;
+    PRAID_TIMER Timer = va_arg(Arguments, PVOID);
+    PHW_TIMER_EX Callback = va_arg(Arguments, PHW_TIMER_EX);
+    PVOID Context = va_arg(Arguments, PVOID);
+    ULONGLONG Microseconds = va_arg(Arguments, ULONGLONG);
     LARGE_INTEGER Due = {.QuadPart = -(LONGLONG)Microseconds * MICROSECOND};
 
-    if (Timer == NULL || Callback == NULL) {
+    UNREFERENCED_PARAMETER(Adapter);
+    if (Timer == NULL || (Callback == NULL && Microseconds != 0)) {
         return STOR_STATUS_INVALID_PARAMETER;
     }
     if (Microseconds == 0) {
@@ -138,10 +147,11 @@ ULONG RaidRequestTimerEx(PVOID Handle, PHW_TIMER_EX Callback, PVOID Context, ULO
     return STOR_STATUS_SUCCESS;
 }
 
-ULONG RaidFreeTimerEx(PVOID Handle)
+ULONG RaidFreeTimerEx(PRAID_ADAPTER Adapter, va_list Arguments)
 {
-    PRAID_TIMER Timer = Handle;
+    PRAID_TIMER Timer = va_arg(Arguments, PVOID);
 
+    UNREFERENCED_PARAMETER(Adapter);
     if (Timer == NULL) {
         return STOR_STATUS_INVALID_PARAMETER;
     }

@@ -183,12 +183,35 @@ typedef struct _HW_INITIALIZATION_DATA {
     PHW_UNIT_CONTROL HwUnitControl;
 } HW_INITIALIZATION_DATA, *PHW_INITIALIZATION_DATA;
 
-/* The part that every Storport miniport fills in: up to HwAdapterControl, as the 2003 structure had it, plus HwBuildIo.
+/*
+ * The sizes that Storport takes: the whole structure; VIRTUAL_HW_INITIALIZATION_DATA, which ends before
+ * HwTracingEnabled; that of a physical miniport before Windows 8; and, for HwBuildIo is optional, ScsiPort's.
  */
-#define HW_INITIALIZATION_DATA_MINIMUM FIELD_OFFSET(HW_INITIALIZATION_DATA, HwFreeAdapterResources)
+#define VIRTUAL_HW_INITIALIZATION_DATA_SIZE FIELD_OFFSET(HW_INITIALIZATION_DATA, HwTracingEnabled)
+#define HW_INITIALIZATION_DATA_MINIMUM FIELD_OFFSET(HW_INITIALIZATION_DATA, HwBuildIo)
+
+#define STOR_FEATURE_VIRTUAL_MINIPORT 0x00000001
+#define STOR_FEATURE_FULL_PNP_DEVICE_CAPABILITIES 0x00000004
 
 _Static_assert(FIELD_OFFSET(HW_INITIALIZATION_DATA, HwAdapterControl) == 0x78, "HwAdapterControl");
+_Static_assert(FIELD_OFFSET(HW_INITIALIZATION_DATA, HwFreeAdapterResources) == 0x88, "HwFreeAdapterResources");
+_Static_assert(FIELD_OFFSET(HW_INITIALIZATION_DATA, HwTracingEnabled) == 0xb0, "HwTracingEnabled");
+_Static_assert(FIELD_OFFSET(HW_INITIALIZATION_DATA, FeatureSupport) == 0xb8, "FeatureSupport");
+_Static_assert(FIELD_OFFSET(HW_INITIALIZATION_DATA, HwUnitControl) == 0xc8, "HwUnitControl");
 
+/* mingw's register and port routines lack the first parameter, HwDeviceExtension. */
+#define StorPortReadPortUchar OldStorPortReadPortUchar
+#define StorPortReadPortUshort OldStorPortReadPortUshort
+#define StorPortReadPortUlong OldStorPortReadPortUlong
+#define StorPortReadRegisterUchar OldStorPortReadRegisterUchar
+#define StorPortReadRegisterUshort OldStorPortReadRegisterUshort
+#define StorPortReadRegisterUlong OldStorPortReadRegisterUlong
+#define StorPortWritePortUchar OldStorPortWritePortUchar
+#define StorPortWritePortUshort OldStorPortWritePortUshort
+#define StorPortWritePortUlong OldStorPortWritePortUlong
+#define StorPortWriteRegisterUchar OldStorPortWriteRegisterUchar
+#define StorPortWriteRegisterUshort OldStorPortWriteRegisterUshort
+#define StorPortWriteRegisterUlong OldStorPortWriteRegisterUlong
 #define _SCSI_WMI_REQUEST_BLOCK STORPORT_SCSI_WMI_REQUEST_BLOCK_TAG
 #define SCSI_WMI_REQUEST_BLOCK STORPORT_SCSI_WMI_REQUEST_BLOCK
 #define PSCSI_WMI_REQUEST_BLOCK STORPORT_PSCSI_WMI_REQUEST_BLOCK
@@ -196,8 +219,31 @@ _Static_assert(FIELD_OFFSET(HW_INITIALIZATION_DATA, HwAdapterControl) == 0x78, "
 #undef _SCSI_WMI_REQUEST_BLOCK
 #undef SCSI_WMI_REQUEST_BLOCK
 #undef PSCSI_WMI_REQUEST_BLOCK
+#undef StorPortReadPortUchar
+#undef StorPortReadPortUshort
+#undef StorPortReadPortUlong
+#undef StorPortReadRegisterUchar
+#undef StorPortReadRegisterUshort
+#undef StorPortReadRegisterUlong
+#undef StorPortWritePortUchar
+#undef StorPortWritePortUshort
+#undef StorPortWritePortUlong
+#undef StorPortWriteRegisterUchar
+#undef StorPortWriteRegisterUshort
+#undef StorPortWriteRegisterUlong
 
 #include <scsi.h>
+
+#include "storage_request_block.h"
+
+#define STORPORT_REGISTER_ROUTINES(Name, Type)                                                                         \
+    STORPORTAPI Type NTAPI StorPortReadRegister##Name(PVOID HwDeviceExtension, Type *Register);                        \
+    STORPORTAPI VOID NTAPI StorPortWriteRegister##Name(PVOID HwDeviceExtension, Type *Register, Type Value);
+
+STORPORT_REGISTER_ROUTINES(Uchar, UCHAR)
+STORPORT_REGISTER_ROUTINES(Ushort, USHORT)
+STORPORT_REGISTER_ROUTINES(Ulong, ULONG)
+STORPORT_REGISTER_ROUTINES(Ulong64, ULONG64)
 
 /* SCSI_NOTIFICATION_TYPE, the Storport part. */
 #define EnablePassiveInitialization ((SCSI_NOTIFICATION_TYPE)0x1000)
@@ -206,6 +252,13 @@ _Static_assert(FIELD_OFFSET(HW_INITIALIZATION_DATA, HwAdapterControl) == 0x78, "
 #define AcquireSpinLock ((SCSI_NOTIFICATION_TYPE)0x1003)
 #define ReleaseSpinLock ((SCSI_NOTIFICATION_TYPE)0x1004)
 #define StateChangeDetectedCall ((SCSI_NOTIFICATION_TYPE)0x1005)
+#define IoTargetRequestServiceTime ((SCSI_NOTIFICATION_TYPE)0x1006)
+#define AsyncNotificationDetected ((SCSI_NOTIFICATION_TYPE)0x1007)
+#define RequestDirectComplete ((SCSI_NOTIFICATION_TYPE)0x1008)
+#define InitializeDpcWithContext ((SCSI_NOTIFICATION_TYPE)0x1009)
+#define InitializeThreadedDpc ((SCSI_NOTIFICATION_TYPE)0x100a)
+#define SetTargetProcessorDpc ((SCSI_NOTIFICATION_TYPE)0x100b)
+#define MarkDeviceFailed ((SCSI_NOTIFICATION_TYPE)0x100c)
 
 typedef enum _STOR_SPINLOCK {
     InvalidLock,
@@ -240,78 +293,7 @@ typedef struct _STOR_DPC {
 typedef VOID(NTAPI *PHW_DPC_ROUTINE)(PSTOR_DPC Dpc, PVOID HwDeviceExtension, PVOID SystemArgument1,
                                      PVOID SystemArgument2);
 
-/* STORPORT_FUNCTION_CODE: those that the port driver serves. */
-typedef enum _STORPORT_FUNCTION_CODE {
-    ExtFunctionAllocatePool = 0x00,
-    ExtFunctionFreePool = 0x01,
-    ExtFunctionGetSystemAddress = 0x05,
-    ExtFunctionGetOriginalMdl = 0x06,
-    ExtFunctionGetDeviceObjects = 0x08,
-    ExtFunctionAcquireMSISpinLock = 0x0b,
-    ExtFunctionReleaseMSISpinLock = 0x0c,
-    ExtFunctionGetMessageInterruptInformation = 0x0d,
-    ExtFunctionInitializePerformanceOptimizations = 0x0e,
-    ExtFunctionGetStartIoPerformanceParameters = 0x0f,
-    ExtFunctionLogSystemEvent = 0x10,
-    ExtFunctionGetCurrentProcessorNumber = 0x11,
-    ExtFunctionGetActiveGroupCount = 0x12,
-    ExtFunctionGetGroupAffinity = 0x13,
-    ExtFunctionGetActiveNodeCount = 0x14,
-    ExtFunctionGetHighestNodeNumber = 0x16,
-    ExtFunctionAllocateContiguousMemorySpecifyCacheNode = 0x18,
-    ExtFunctionFreeContiguousMemorySpecifyCache = 0x19,
-    ExtFunctionInitializeWorker = 0x1d,
-    ExtFunctionQueueWorkItem = 0x1e,
-    ExtFunctionFreeWorker = 0x1f,
-    ExtFunctionInitializeTimer = 0x20,
-    ExtFunctionRequestTimer = 0x21,
-    ExtFunctionFreeTimer = 0x22,
-    ExtFunctionQueryPerformanceCounter = 0x2f,
-    ExtFunctionInitializeSpinlock = 0x4b,
-    ExtFunctionDelayExecution = 0x51,
-    ExtFunctionGetCurrentProcessorIndex = 0x5c,
-    ExtFunctionAcquireSpinLock = 0x5d,
-    ExtFunctionGetProcessorCount = 0x5e,
-    ExtFunctionCancelDpc = 0x5f,
-    ExtFunctionGetCurrentIrql = 0x6d
-} STORPORT_FUNCTION_CODE;
-
-#define STOR_STATUS_SUCCESS 0x00000000u
-#define STOR_STATUS_UNSUCCESSFUL 0xc1000001u
-#define STOR_STATUS_NOT_IMPLEMENTED 0xc1000002u
-#define STOR_STATUS_INSUFFICIENT_RESOURCES 0xc1000003u
-#define STOR_STATUS_INVALID_PARAMETER 0xc1000006u
-#define STOR_STATUS_INVALID_DEVICE_REQUEST 0xc1000007u
-#define STOR_STATUS_INVALID_IRQL 0xc1000008u
-#define STOR_STATUS_UNSUPPORTED_VERSION 0xc100000bu
-#define STOR_STATUS_BUSY 0xc100000cu
-
-typedef struct _MESSAGE_INTERRUPT_INFORMATION {
-    ULONG MessageId;
-    ULONG MessageData;
-    STOR_PHYSICAL_ADDRESS MessageAddress;
-    ULONG InterruptVector;
-    ULONG InterruptLevel;
-    KINTERRUPT_MODE InterruptMode;
-} MESSAGE_INTERRUPT_INFORMATION, *PMESSAGE_INTERRUPT_INFORMATION;
-
-typedef struct _PERF_CONFIGURATION_DATA {
-    ULONG Version;
-    ULONG Size;
-    ULONG Flags;
-    ULONG ConcurrentChannels;
-    ULONG FirstRedirectionMessageNumber;
-    ULONG LastRedirectionMessageNumber;
-    ULONG DeviceNode;
-    ULONG Reserved;
-    PVOID MessageTargets;
-} PERF_CONFIGURATION_DATA, *PPERF_CONFIGURATION_DATA;
-
-#define STOR_PERF_DPC_REDIRECTION 0x00000001
-#define STOR_PERF_CONCURRENT_CHANNELS 0x00000002
-
-typedef VOID(NTAPI *PHW_WORKITEM)(PVOID HwDeviceExtension, PVOID Context, PVOID Worker);
-typedef VOID(NTAPI *PHW_TIMER_EX)(PVOID HwDeviceExtension, PVOID Context);
+#include "storport_function.h"
 
 STORPORTAPI ULONG __cdecl StorPortExtendedFunction(STORPORT_FUNCTION_CODE FunctionCode, PVOID HwDeviceExtension, ...);
 
