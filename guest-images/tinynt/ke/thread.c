@@ -38,7 +38,10 @@ static VOID KiReapThreads(VOID)
     }
 }
 
-/* Prepares the stack for the first switch: eight registers, then the return to KiThreadStartup. */
+/* Bytes that KiSwapContext keeps below its return address: eight registers, ten XMM registers, alignment. */
+#define KI_SWAP_FRAME (8 * 8 + 168)
+
+/* Prepares the stack for the first switch, which returns to KiThreadStartup. */
 static BOOLEAN KiPrepareStack(PKTHREAD Thread)
 {
     ULONG_PTR top = MiAllocateStack();
@@ -50,7 +53,7 @@ static BOOLEAN KiPrepareStack(PKTHREAD Thread)
     Thread->StackLimit = top - KI_STACK_SIZE;
     slot = (ULONG_PTR *)(top - 0x40);
     *slot = (ULONG_PTR)KiThreadStartup;
-    Thread->KernelStack = slot - 8;
+    Thread->KernelStack = (PUCHAR)slot - KI_SWAP_FRAME;
     return TRUE;
 }
 

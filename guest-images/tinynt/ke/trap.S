@@ -52,7 +52,10 @@ KiTrapStubs:
         .set    vector, vector + 1
         .endr
 
-/* Saves the volatile registers; the rest is the C code's duty. 13 quadwords are above the shadow space. */
+/*
+ * Saves the volatile registers, XMM0 to XMM5 among them: a driver's interrupt routine or DPC may use SSE. The rest is the
+ * C code's duty, and KiSwapContext's where the thread changes.
+ */
         .seh_proc KiInterruptCommon
 KiInterruptCommon:
         .seh_pushframe
@@ -71,14 +74,26 @@ KiInterruptCommon:
         .seh_stackalloc 8
         pushq   %r11
         .seh_stackalloc 8
-        subq    $40, %rsp
-        .seh_stackalloc 40
+        subq    $136, %rsp
+        .seh_stackalloc 136
         .seh_endprologue
         cld
-        movl    96(%rsp), %ecx
-        leaq    104(%rsp), %rdx
+        movups  %xmm0, 32(%rsp)
+        movups  %xmm1, 48(%rsp)
+        movups  %xmm2, 64(%rsp)
+        movups  %xmm3, 80(%rsp)
+        movups  %xmm4, 96(%rsp)
+        movups  %xmm5, 112(%rsp)
+        movl    192(%rsp), %ecx
+        leaq    200(%rsp), %rdx
         call    KiInterruptDispatch
-        addq    $40, %rsp
+        movups  32(%rsp), %xmm0
+        movups  48(%rsp), %xmm1
+        movups  64(%rsp), %xmm2
+        movups  80(%rsp), %xmm3
+        movups  96(%rsp), %xmm4
+        movups  112(%rsp), %xmm5
+        addq    $136, %rsp
         popq    %r11
         popq    %r10
         popq    %r9
@@ -135,7 +150,10 @@ KiExceptionCommon:
         hlt
         .seh_endproc
 
-/* void KiSwapContext(PVOID *OldStack, PVOID NewStack): the dispatcher lock is held across it. */
+/*
+ * void KiSwapContext(PVOID *OldStack, PVOID NewStack): the dispatcher lock is held across it. What a call must leave as
+ * it was is saved (KI_SWAP_FRAME bytes below the return address): eight registers, XMM6 to XMM15.
+ */
         .globl  KiSwapContext
         .def    KiSwapContext; .scl 2; .type 32; .endef
         .seh_proc KiSwapContext
@@ -156,9 +174,32 @@ KiSwapContext:
         .seh_pushreg %r14
         pushq   %r15
         .seh_pushreg %r15
+        subq    $168, %rsp
+        .seh_stackalloc 168
         .seh_endprologue
+        movups  %xmm6, 0(%rsp)
+        movups  %xmm7, 16(%rsp)
+        movups  %xmm8, 32(%rsp)
+        movups  %xmm9, 48(%rsp)
+        movups  %xmm10, 64(%rsp)
+        movups  %xmm11, 80(%rsp)
+        movups  %xmm12, 96(%rsp)
+        movups  %xmm13, 112(%rsp)
+        movups  %xmm14, 128(%rsp)
+        movups  %xmm15, 144(%rsp)
         movq    %rsp, (%rcx)
         movq    %rdx, %rsp
+        movups  0(%rsp), %xmm6
+        movups  16(%rsp), %xmm7
+        movups  32(%rsp), %xmm8
+        movups  48(%rsp), %xmm9
+        movups  64(%rsp), %xmm10
+        movups  80(%rsp), %xmm11
+        movups  96(%rsp), %xmm12
+        movups  112(%rsp), %xmm13
+        movups  128(%rsp), %xmm14
+        movups  144(%rsp), %xmm15
+        addq    $168, %rsp
         popq    %r15
         popq    %r14
         popq    %r13

@@ -164,16 +164,23 @@ VOID NTAPI StorPortMoveMemory(PVOID WriteBuffer, PVOID ReadBuffer, ULONG Length)
     RtlMoveMemory(WriteBuffer, ReadBuffer, Length);
 }
 
+/* The adapter's own configuration space; miniports name it by the bus data type or by the interface type. */
+static BUS_DATA_TYPE BusDataTypeOf(PRAID_ADAPTER Adapter, ULONG BusDataType)
+{
+    return Adapter->Hw.AdapterInterfaceType == PCIBus && BusDataType == (ULONG)PCIBus ? PCIConfiguration
+                                                                                      : (BUS_DATA_TYPE)BusDataType;
+}
+
 ULONG NTAPI StorPortGetBusData(PVOID DeviceExtension, ULONG BusDataType, ULONG SystemIoBusNumber, ULONG SlotNumber,
                                PVOID Buffer, ULONG Length)
 {
-    UNREFERENCED_PARAMETER(DeviceExtension);
-    return HalGetBusDataByOffset(BusDataType, SystemIoBusNumber, SlotNumber, Buffer, 0, Length);
+    return HalGetBusDataByOffset(BusDataTypeOf(RaidAdapterOf(DeviceExtension), BusDataType), SystemIoBusNumber,
+                                 SlotNumber, Buffer, 0, Length);
 }
 
 ULONG NTAPI StorPortSetBusDataByOffset(PVOID DeviceExtension, ULONG BusDataType, ULONG SystemIoBusNumber,
                                        ULONG SlotNumber, PVOID Buffer, ULONG Offset, ULONG Length)
 {
-    UNREFERENCED_PARAMETER(DeviceExtension);
-    return HalSetBusDataByOffset(BusDataType, SystemIoBusNumber, SlotNumber, Buffer, Offset, Length);
+    return HalSetBusDataByOffset(BusDataTypeOf(RaidAdapterOf(DeviceExtension), BusDataType), SystemIoBusNumber,
+                                 SlotNumber, Buffer, Offset, Length);
 }

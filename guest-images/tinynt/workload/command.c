@@ -201,6 +201,19 @@ static const char *Explain(PWORKLOAD_COMMAND Command)
     }
 }
 
+/* Whether the miniport or the unit does not know the command, which a class driver takes for a limit and not an error.
+ */
+BOOLEAN CommandIsRefused(PWORKLOAD_COMMAND Command)
+{
+    UCHAR Status = SRB_STATUS(Command->Srb.SrbStatus);
+
+    if (Status == SRB_STATUS_INVALID_REQUEST || Status == SRB_STATUS_BAD_FUNCTION) {
+        return TRUE;
+    }
+    return Status == SRB_STATUS_ERROR &&
+           SenseOf(Command) == (SCSI_SENSE_ILLEGAL_REQUEST << 8 | SCSI_ADSENSE_ILLEGAL_COMMAND);
+}
+
 VOID CommandBugCheck(PWORKLOAD_COMMAND Command)
 {
     PSCSI_REQUEST_BLOCK Srb = &Command->Srb;

@@ -187,9 +187,24 @@ static VOID SendFunction(PWORKLOAD_DISK Disk, UCHAR Function)
     }
     CommandPrepare(&Command, Function, NULL, 0, FALSE);
     CommandSendAndWait(&Command);
-    if (CommandRetry(&Command) != SRB_STATUS_SUCCESS) {
+    if (CommandRetry(&Command) != SRB_STATUS_SUCCESS && !CommandIsRefused(&Command)) {
         CommandBugCheck(&Command);
     }
+    CommandFree(&Command);
+}
+
+/* START STOP UNIT, to stop; the outcome does not matter any more. */
+static VOID StopUnit(PWORKLOAD_DISK Disk)
+{
+    WORKLOAD_COMMAND Command;
+
+    if (!CommandInitialize(&Command, Disk)) {
+        return;
+    }
+    CommandPrepare(&Command, SRB_FUNCTION_EXECUTE_SCSI, NULL, 0, FALSE);
+    Command.Srb.Cdb[0] = SCSIOP_START_STOP_UNIT;
+    Command.Srb.CdbLength = 6;
+    CommandSendAndWait(&Command);
     CommandFree(&Command);
 }
 
@@ -197,6 +212,7 @@ static VOID SendFunction(PWORKLOAD_DISK Disk, UCHAR Function)
 VOID DiskStop(PWORKLOAD_DISK Disk)
 {
     SendFunction(Disk, SRB_FUNCTION_SHUTDOWN);
+    StopUnit(Disk);
     SendPower(Disk->Unit);
     SendPower(Disk->Adapter);
 }

@@ -33,10 +33,10 @@ static VOID FitSpan(PWORKLOAD_DISK Disk)
 static VOID PrintResult(ULONG Disks)
 {
     DbgPrint("workload: PASS seed=%llu disks=%lu threads=%lu depth=%lu reads=%lld writes=%lld blocks=%lld flushes=%lld "
-             "unmaps=%lld expected-failures=%lld retries=%lld\n",
+             "unmaps=%lld expected-failures=%lld unsupported=%lld retries=%lld\n",
              WorkloadSettings.Seed, Disks, WorkloadSettings.Threads, WorkloadSettings.Depth, WorkloadTotals.Reads,
              WorkloadTotals.Writes, WorkloadTotals.Blocks, WorkloadTotals.Flushes, WorkloadTotals.Unmaps,
-             WorkloadTotals.ExpectedFailures, WorkloadTotals.Retries);
+             WorkloadTotals.ExpectedFailures, WorkloadTotals.Unsupported, WorkloadTotals.Retries);
 }
 
 VOID WorkloadMain(VOID)
@@ -50,6 +50,7 @@ VOID WorkloadMain(VOID)
         PWORKLOAD_DISK Disk = &Disks[Index];
 
         DbgPrint("workload: disk %lu: %llu blocks, at most %lu a command\n", Index, Disk->Blocks, Disk->MaximumBlocks);
+        ProbeRun(Disk);
         FitSpan(Disk);
         ThreadsRun(Disk);
         EpilogueRun(Disk);

@@ -66,6 +66,7 @@ typedef struct _WORKLOAD_TOTALS {
     LONG64 Flushes;
     LONG64 Unmaps;
     LONG64 ExpectedFailures;
+    LONG64 Unsupported;
 } WORKLOAD_TOTALS;
 
 extern WORKLOAD_SETTINGS WorkloadSettings;
@@ -86,6 +87,9 @@ typedef struct _WORKLOAD_COMMAND {
     PVOID Context;
 } WORKLOAD_COMMAND, *PWORKLOAD_COMMAND;
 
+/* probe.c */
+VOID ProbeRun(PWORKLOAD_DISK Disk);
+
 /* command.c */
 BOOLEAN CommandInitialize(PWORKLOAD_COMMAND Command, PWORKLOAD_DISK Disk);
 VOID CommandFree(PWORKLOAD_COMMAND Command);
@@ -94,6 +98,7 @@ VOID CommandPrepareTransfer(PWORKLOAD_COMMAND Command, ULONG64 Block, ULONG Bloc
 VOID CommandSend(PWORKLOAD_COMMAND Command, WORKLOAD_DONE Done, PVOID Context);
 UCHAR CommandSendAndWait(PWORKLOAD_COMMAND Command);
 UCHAR CommandRetry(PWORKLOAD_COMMAND Command);
+BOOLEAN CommandIsRefused(PWORKLOAD_COMMAND Command);
 DECLSPEC_NORETURN VOID CommandBugCheck(PWORKLOAD_COMMAND Command);
 ULONG64 CommandBlock(PWORKLOAD_COMMAND Command);
 
