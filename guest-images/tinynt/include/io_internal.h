@@ -50,4 +50,7 @@ ULONG IopMsixTableSize(PDO_EXTENSION *Pdo);
 volatile ULONG *IopMapMsixTable(PDO_EXTENSION *Pdo);
 VOID IopEnableMsix(PDO_EXTENSION *Pdo, BOOLEAN Enable);
 
+/* workitem.c */
+VOID IopStartWorkers(VOID);
+
 #endif

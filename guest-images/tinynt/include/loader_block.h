@@ -33,6 +33,7 @@ enum {
     LOADER_FILE_PORT_DRIVER = 2,
     LOADER_FILE_DRIVER_UNDER_TEST = 3,
     LOADER_FILE_OTHER_DRIVER = 4,
+    LOADER_FILE_REGISTRY = 5, /* text, see cm/regfile.c */
 };
 
 typedef struct _LOADER_FILE {

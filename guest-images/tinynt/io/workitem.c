@@ -16,7 +16,6 @@ typedef struct _IO_WORKITEM {
 static ULONG_PTR IopWorkLock;
 static LIST_ENTRY IopWork = {&IopWork, &IopWork};
 static KSEMAPHORE IopWorkCount;
-static BOOLEAN IopWorkersStarted;
 
 static VOID IopWorker(PVOID Context)
 {
@@ -37,7 +36,6 @@ VOID IopStartWorkers(VOID)
     KeInitializeSemaphore(&IopWorkCount, 0, 0x7FFFFFFF);
     for (ULONG i = 0; i < IO_WORKER_THREADS; i++)
         KiCreateThread(IopWorker, NULL, 12);
-    IopWorkersStarted = TRUE;
 }
 
 PIO_WORKITEM IoAllocateWorkItem(PDEVICE_OBJECT DeviceObject)

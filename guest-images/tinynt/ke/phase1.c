@@ -1,6 +1,7 @@
 /*
  * phase1.c - the first system thread: load the drivers, start the devices, run the workload, power off.
  */
+#include "cm_internal.h"
 #include "hal.h"
 #include "io_internal.h"
 #include "ki.h"
@@ -38,6 +39,8 @@ static ULONG KiStartDrivers(VOID)
 VOID KiPhase1(PVOID Context)
 {
     KeSetPriorityThread(KiCurrentThread(), 8);
+    IopStartWorkers();
+    CmInitialize();
     MiInitializeLoader();
     KiLoadImages(LOADER_FILE_PORT_DRIVER, LOADER_FILE_PORT_DRIVER);
     KiLoadImages(LOADER_FILE_DRIVER_UNDER_TEST, LOADER_FILE_OTHER_DRIVER);

@@ -4,6 +4,7 @@
 #define IOCTL_MINIPORT_PROCESS_SERVICE_IRP CTL_CODE(0x04, 0x040e, METHOD_BUFFERED, FILE_READ_ACCESS | FILE_WRITE_ACCESS)
 
 static const CHAR RaidDriverKey;
+static volatile LONG RaidPortCount;
 
 NTSTATUS NTAPI DriverEntry(PDRIVER_OBJECT DriverObject, PUNICODE_STRING RegistryPath)
 {
@@ -74,6 +75,17 @@ static BOOLEAN InitDataIsUsable(PHW_INITIALIZATION_DATA Data)
            Data->HwInitialize != NULL && Data->HwStartIo != NULL && Data->HwResetBus != NULL;
 }
 
+static BOOLEAN KeepRegistryPath(PRAID_DRIVER Driver, PUNICODE_STRING RegistryPath)
+{
+    Driver->RegistryPath.Buffer = ExAllocatePoolWithTag(NonPagedPool, RegistryPath->Length, RAID_TAG);
+    if (Driver->RegistryPath.Buffer == NULL) {
+        return FALSE;
+    }
+    Driver->RegistryPath.MaximumLength = RegistryPath->Length;
+    RtlCopyUnicodeString(&Driver->RegistryPath, RegistryPath);
+    return TRUE;
+}
+
 ULONG NTAPI StorPortInitialize(PVOID Argument1, PVOID Argument2, PHW_INITIALIZATION_DATA HwInitializationData,
                                PVOID Unused)
 {
@@ -90,6 +102,9 @@ ULONG NTAPI StorPortInitialize(PVOID Argument1, PVOID Argument2, PHW_INITIALIZAT
     }
     Driver = GetOrCreateDriver(Argument1);
     if (Driver == NULL || Driver->InitDataCount == RAID_MAX_INIT_DATA) {
+        return (ULONG)STATUS_INSUFFICIENT_RESOURCES;
+    }
+    if (Driver->RegistryPath.Buffer == NULL && !KeepRegistryPath(Driver, Argument2)) {
         return (ULONG)STATUS_INSUFFICIENT_RESOURCES;
     }
     Copy = &Driver->InitData[Driver->InitDataCount++];
@@ -136,6 +151,8 @@ NTSTATUS NTAPI RaidAddDevice(PDRIVER_OBJECT DriverObject, PDEVICE_OBJECT Physica
     Adapter->DeviceObject = DeviceObject;
     Adapter->PhysicalDevice = PhysicalDevice;
     Adapter->Hw = *Data;
+    Adapter->RegistryPath = Driver->RegistryPath;
+    Adapter->PortNumber = (ULONG)InterlockedIncrement(&RaidPortCount) - 1;
     Adapter->LowerDevice = IoAttachDeviceToDeviceStack(DeviceObject, PhysicalDevice);
     if (Adapter->LowerDevice == NULL) {
         IoDeleteDevice(DeviceObject);

@@ -119,6 +119,7 @@ typedef struct _RAID_ADAPTER {
     BOOLEAN DpcRedirection;
     volatile LONG Paused;
     ULONG PauseSeconds;
+    UNICODE_STRING RegistryPath;
     ULONG IoTimeout; /* seconds, instead of what requests ask for; 0: not set */
     ULONG PortNumber;
     ULONG FirstMessage; /* of the messages that requests are spread over */

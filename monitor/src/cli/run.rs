@@ -26,6 +26,9 @@ pub const TRACE_FILE: &str = "events.trace";
 /// Name of the guest's serial log in the report directory.
 pub const SERIAL_FILE: &str = "serial.log";
 
+/// Largest registry file, in bytes.
+const REGISTRY_LIMIT: u64 = 1 << 20;
+
 /// How the report is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -50,6 +53,9 @@ pub struct Arguments {
     /// Further driver to load; may be given several times
     #[arg(long, value_name = "FILE")]
     pub load: Vec<PathBuf>,
+    /// Registry file (.reg) with parameters for the drivers of the test guest
+    #[arg(long, value_name = "FILE")]
+    pub registry: Option<PathBuf>,
     /// Number of virtual processors
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub cpus: u32,
@@ -115,7 +121,11 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     } else {
         Sandbox::enforced().map_err(Failure::infrastructure)?
     };
-    let guest = Guest::prepare(options(arguments, &images, seed, sandbox)).map_err(Failure::infrastructure)?;
+    let mut options = options(arguments, &images, seed, sandbox);
+    if let Some(path) = &arguments.registry {
+        options.files.push(registry_file(path).map_err(Failure::infrastructure)?);
+    }
+    let guest = Guest::prepare(options).map_err(Failure::infrastructure)?;
     let config = config(arguments, &images, seed, &guest);
     let session = open_session(arguments, config, sandbox).map_err(Failure::infrastructure)?;
     let mut report = watch(arguments, guest, session, sandbox).map_err(Failure::infrastructure)?;
@@ -211,6 +221,20 @@ fn options(arguments: &Arguments, images: &[ImageFile], seed: u64, sandbox: Sand
         serial_copy: arguments.serial.clone(),
         sandbox,
     }
+}
+
+/// The guest's registry: its parser is the guest's, so nothing but the size is looked at here.
+fn registry_file(path: &Path) -> anyhow::Result<BootFile> {
+    let what = || format!("cannot use {} as the registry file", path.display());
+    let size = fs::metadata(path).with_context(what)?.len();
+    if size > REGISTRY_LIMIT {
+        return Err(anyhow::anyhow!("it has {size} bytes, more than {REGISTRY_LIMIT}")).with_context(what);
+    }
+    Ok(BootFile {
+        name: "registry".to_owned(),
+        kind: FileKind::Registry,
+        data: fs::read(path).with_context(what)?,
+    })
 }
 
 fn open_session(arguments: &Arguments, config: Config, sandbox: Sandbox) -> anyhow::Result<Session> {

@@ -58,6 +58,8 @@ pub enum FileKind {
     Driver = 3,
     /// Any other driver.
     OtherDriver = 4,
+    /// Settings for the kernel, as text.
+    Registry = 5,
 }
 
 /// A file handed to the kernel as raw bytes.
