@@ -123,7 +123,9 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     };
     let mut options = options(arguments, &images, seed, sandbox);
     if let Some(path) = &arguments.registry {
-        options.files.push(registry_file(path).map_err(Failure::infrastructure)?);
+        options
+            .files
+            .push(registry_file(path).map_err(Failure::infrastructure)?);
     }
     let guest = Guest::prepare(options).map_err(Failure::infrastructure)?;
     let config = config(arguments, &images, seed, &guest);

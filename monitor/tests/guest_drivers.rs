@@ -1,0 +1,123 @@
+//! Drivers that nobody here made fit: one that sees only mingw's headers, and odd ones that do not keep their side. Each
+//! run ends in a clear verdict, in time. Needs a usable /dev/kvm, of whatever kind.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod support;
+
+use std::fs;
+
+use serde_json::Value;
+use support::{Run, assert_nothing_found, run};
+
+const WORKLOAD: [&str; 4] = ["--seed", "3", "--append", "ops=8 threads=2"];
+/// The code with which the odd miniport ends the system, and the number of the variant that does (`odd/variant.h`).
+const ODD_BUG_CHECK: (u64, u64) = (0x0D15_C0DD, 4);
+/// `STORAGE_MINIPORT_ERROR`: a miniport failed to complete a request.
+const STORAGE_MINIPORT_ERROR: u64 = 0xF0;
+
+fn run_odd(variant: &str, arguments: &[&str]) -> Run {
+    let mut all = WORKLOAD.to_vec();
+    all.extend(arguments);
+    run(&format!("odd-{variant}"), &all)
+}
+
+/// As [`run_odd`], and requests time out after two seconds.
+fn run_impatient(variant: &str) -> Run {
+    let directory = tempfile::tempdir().unwrap();
+    let registry = directory.path().join("parameters.reg");
+    let key = format!(r"HKEY_LOCAL_MACHINE\SYSTEM\CurrentControlSet\Services\odd-{variant}\Parameters");
+    let text = format!("Windows Registry Editor Version 5.00\r\n\r\n[{key}]\r\n\"IoTimeoutValue\"=dword:00000002\r\n");
+    fs::write(&registry, text).unwrap();
+    run_odd(variant, &["--registry", registry.to_str().unwrap()])
+}
+
+fn count(text: &str, needle: &str) -> usize {
+    text.matches(needle).count()
+}
+
+#[test]
+fn guest_miniport_of_unmodified_ddk_headers_completes() {
+    let run = run("ddk-ramdisk", &WORKLOAD);
+    assert_nothing_found(&run);
+}
+
+#[test]
+fn guest_unknown_function_code_is_refused_and_logged_once() {
+    let run = run_odd("unknown-function", &[]);
+    assert_nothing_found(&run);
+    let line = "StorPortExtendedFunction: code 0xee is not implemented";
+    assert_eq!(count(&run.serial(), line), 1, "{run}");
+}
+
+#[test]
+fn guest_request_that_never_completes_is_reset_and_ends_in_a_bug_check() {
+    let run = run_impatient("never-completes");
+    assert_eq!(run.code(), 3, "{run}");
+    let bug_check = &run.report()["end"]["bug_check"];
+    assert_eq!(bug_check["code"], STORAGE_MINIPORT_ERROR, "{run}");
+    assert_eq!(bug_check["parameters"][0], 1, "{run}");
+    let serial = run.serial();
+    assert!(serial.contains("timed out: function 0x0, operation code 0x35"), "{run}");
+    assert!(serial.contains("storport: reset of bus 0"), "{run}");
+}
+
+#[test]
+fn guest_request_that_comes_back_at_the_bus_reset_goes_on() {
+    let run = run_impatient("completes-at-reset");
+    assert_nothing_found(&run);
+    assert_eq!(count(&run.serial(), "storport: reset of bus 0"), 1, "{run}");
+}
+
+#[test]
+fn guest_driver_that_bug_checks_is_shown_on_the_stack() {
+    let run = run_odd("bug-checks", &[]);
+    assert_eq!(run.code(), 3, "{run}");
+    let report = run.report();
+    let bug_check = &report["end"]["bug_check"];
+    assert_eq!(bug_check["code"], ODD_BUG_CHECK.0, "{run}");
+    assert_eq!(bug_check["parameters"][0], ODD_BUG_CHECK.1, "{run}");
+    assert!(
+        stack_modules(&report).contains(&"odd-bug-checks.sys".to_owned()),
+        "{run}"
+    );
+}
+
+#[test]
+fn guest_driver_that_loops_at_dispatch_level_is_a_hang_at_its_place() {
+    let run = run_odd("loops-at-dispatch", &["--time-limit", "8s"]);
+    assert_eq!(run.code(), 3, "{run}");
+    let report = run.report();
+    assert_eq!(report["end"]["kind"], "time limit", "{run}");
+    let looping = report["end"]["processors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|processor| processor["irql"] == 2 && processor["location"]["module"] == "odd-loops-at-dispatch.sys");
+    assert!(looping, "{run}");
+}
+
+#[test]
+fn guest_registry_file_that_is_not_one_is_said_and_skipped() {
+    let directory = tempfile::tempdir().unwrap();
+    let registry = directory.path().join("parameters.reg");
+    fs::write(&registry, "\0\u{1}[[[\n\"unfinished\n[HKEY_USERS\\x]\n").unwrap();
+    let mut arguments = WORKLOAD.to_vec();
+    arguments.extend(["--registry", registry.to_str().unwrap()]);
+    let run = run("ddk-ramdisk", &arguments);
+    assert_nothing_found(&run);
+    assert_eq!(count(&run.serial(), "is not understood"), 3, "{run}");
+}
+
+/// The modules on the processors' stacks.
+fn stack_modules(report: &Value) -> Vec<String> {
+    let processors = report["end"]["processors"].as_array().unwrap();
+    let frames = processors
+        .iter()
+        .flat_map(|processor| processor["stack"].as_array().unwrap());
+    let module = |frame: &Value| frame["location"]["module"].as_str().map(str::to_owned);
+    frames.filter_map(module).collect()
+}
