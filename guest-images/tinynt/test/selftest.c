@@ -243,6 +243,49 @@ static VOID TestIpi(ULONG Test)
     TestExpect(Test, "processors reached", (ULONG64)KeNumberProcessors, (ULONG64)count);
 }
 
+/* Two who read share it, who writes waits for them; the owner may take it again. */
+static VOID TestResource(ULONG Test)
+{
+    static ERESOURCE resource;
+
+    ExInitializeResourceLite(&resource);
+    ExAcquireResourceSharedLite(&resource, TRUE);
+    TestExpect(Test, "shared twice", TRUE, ExAcquireResourceSharedLite(&resource, FALSE));
+    TestExpect(Test, "exclusive while shared", FALSE, ExAcquireResourceExclusiveLite(&resource, FALSE));
+    ExReleaseResourceLite(&resource);
+    ExReleaseResourceLite(&resource);
+    TestExpect(Test, "exclusive", TRUE, ExAcquireResourceExclusiveLite(&resource, FALSE));
+    TestExpect(Test, "exclusive again", TRUE, ExAcquireResourceExclusiveLite(&resource, FALSE));
+    ExReleaseResourceLite(&resource);
+    TestExpect(Test, "still exclusive", TRUE, ExIsResourceAcquiredExclusiveLite(&resource));
+    ExReleaseResourceLite(&resource);
+    TestExpect(Test, "released", FALSE, ExIsResourceAcquiredExclusiveLite(&resource));
+    ExDeleteResourceLite(&resource);
+}
+
+static VOID TestRundown(ULONG Test)
+{
+    EX_RUNDOWN_REF reference;
+
+    ExInitializeRundownProtection(&reference);
+    TestExpect(Test, "protection", TRUE, ExAcquireRundownProtection(&reference));
+    ExReleaseRundownProtection(&reference);
+    ExWaitForRundownProtectionRelease(&reference);
+    TestExpect(Test, "protection after the rundown", FALSE, ExAcquireRundownProtection(&reference));
+}
+
+static VOID TestBitMap(ULONG Test)
+{
+    ULONG bits[2] = {0, 0};
+    RTL_BITMAP map;
+
+    RtlInitializeBitMap(&map, bits, 40);
+    RtlSetBits(&map, 0, 30);
+    TestExpect(Test, "run across words", 30, RtlFindClearBitsAndSet(&map, 8, 3));
+    TestExpect(Test, "bits set", 38, RtlNumberOfSetBits(&map));
+    TestExpect(Test, "no run left", ~0u, RtlFindClearBits(&map, 3, 0));
+}
+
 VOID KiSelfTest(VOID)
 {
     TestLock(1, "spin lock", TestSpinLock, TestSpinLockAtDpc);
@@ -255,6 +298,9 @@ VOID KiSelfTest(VOID)
     TestBadRelease(6);
     TestAffinity(7);
     TestIpi(8);
+    TestResource(10);
+    TestRundown(11);
+    TestBitMap(12);
     TestExpect(9, "IRQL", PASSIVE_LEVEL, KiReadCr8());
     DbgPrint("selftest: passed\n");
     PoShutdown();
