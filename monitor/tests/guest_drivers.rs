@@ -88,7 +88,8 @@ fn guest_driver_that_bug_checks_is_shown_on_the_stack() {
 
 #[test]
 fn guest_driver_that_loops_at_dispatch_level_is_a_hang_at_its_place() {
-    let run = run_odd("loops-at-dispatch", &["--time-limit", "8s"]);
+    // Enough for a slow ground to get there; the run takes all of it.
+    let run = run_odd("loops-at-dispatch", &["--time-limit", "40s"]);
     assert_eq!(run.code(), 3, "{run}");
     let report = run.report();
     assert_eq!(report["end"]["kind"], "time limit", "{run}");

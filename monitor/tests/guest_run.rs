@@ -30,6 +30,13 @@ fn guest_correct_miniports_complete_and_their_data_is_right() {
 }
 
 #[test]
+fn guest_kernel_passes_its_self_test() {
+    let run = run("vdisk-ok", &["--seed", "3", "--append", "selftest=1"]);
+    assert_eq!(run.code(), 0, "{run}");
+    assert!(run.serial().contains("selftest: passed"), "{run}");
+}
+
+#[test]
 fn guest_each_bug_is_found_once_at_its_place() {
     for bug in BUGS {
         let run = run(bug.0, &["--seed", "5", "--append", "ops=8 threads=2"]);

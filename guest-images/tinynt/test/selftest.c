@@ -243,6 +243,42 @@ static VOID TestIpi(ULONG Test)
     TestExpect(Test, "processors reached", (ULONG64)KeNumberProcessors, (ULONG64)count);
 }
 
+/* Whether XMM0, which interrupts save, and XMM6, which thread switches save, keep a pattern for a while. */
+static BOOLEAN TestVectorsAreKept(ULONG64 Pattern)
+{
+    ULONG64 in[2] = {Pattern, ~Pattern}, volatileOut[2], keptOut[2];
+    ULONG count = 20000;
+
+    __asm__ volatile("movups %3, %%xmm0\n\tmovups %3, %%xmm6\n"
+                     "1:\tpause\n\tdecl %2\n\tjnz 1b\n\t"
+                     "movups %%xmm0, %0\n\tmovups %%xmm6, %1"
+                     : "=m"(volatileOut), "=m"(keptOut), "+r"(count)
+                     : "m"(in));
+    return !memcmp(in, volatileOut, sizeof(in)) && !memcmp(in, keptOut, sizeof(in));
+}
+
+static VOID TestVectorThread(PVOID Context)
+{
+    KeSetSystemAffinityThreadEx(1);
+    for (ULONG i = 0; i < 8; i++)
+        TestExpect(13, "vectors of the other thread", TRUE, TestVectorsAreKept(0x5555555500000000ull + i));
+    KeSetEvent(Context, 0, FALSE);
+}
+
+/* Two threads on one processor, each with its own patterns. */
+static VOID TestVectors(ULONG Test)
+{
+    KEVENT done;
+
+    KeInitializeEvent(&done, NotificationEvent, FALSE);
+    KiCreateThread(TestVectorThread, &done, 8);
+    KeSetSystemAffinityThreadEx(1);
+    for (ULONG i = 0; i < 8; i++)
+        TestExpect(Test, "vectors", TRUE, TestVectorsAreKept(0xAAAAAAAA00000000ull + i));
+    KeRevertToUserAffinityThread();
+    KeWaitForSingleObject(&done, Executive, KernelMode, FALSE, NULL);
+}
+
 /* Two who read share it, who writes waits for them; the owner may take it again. */
 static VOID TestResource(ULONG Test)
 {
@@ -301,6 +337,7 @@ VOID KiSelfTest(VOID)
     TestResource(10);
     TestRundown(11);
     TestBitMap(12);
+    TestVectors(13);
     TestExpect(9, "IRQL", PASSIVE_LEVEL, KiReadCr8());
     DbgPrint("selftest: passed\n");
     PoShutdown();
