@@ -254,7 +254,7 @@ fn guest_no_false_alarm_in_a_million_calls() {
 #[ignore = "runs for minutes"]
 fn guest_every_bug_is_found_with_every_seed() {
     let settings = if fast("more than 8 operations a run") {
-        "ops=60 threads=4 tick_hz=1000"
+        "ops=24 threads=4"
     } else {
         "ops=8 threads=2"
     };

@@ -210,7 +210,11 @@ impl Worker {
 /// A descriptor that is ready when `event` has been written to.
 fn watch(event: &EventFd) -> io::Result<Epoll> {
     let epoll = Epoll::new()?;
-    epoll.ctl(ControlOperation::Add, event.as_raw_fd(), EpollEvent::new(EventSet::IN, 0))?;
+    epoll.ctl(
+        ControlOperation::Add,
+        event.as_raw_fd(),
+        EpollEvent::new(EventSet::IN, 0),
+    )?;
     Ok(epoll)
 }
 
