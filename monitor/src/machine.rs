@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use storlock_vmm::boot::{BootFile, BootRequest, FileKind, KernelImage};
 use storlock_vmm::debug::BREAKPOINT_LIMIT;
 use storlock_vmm::machine::{ExitReason, InternalError, Machine, MachineConfig, MachineHandle, RunningMachine};
@@ -44,6 +44,22 @@ pub struct PlannedFault {
     pub text: String,
     /// What it asks for.
     pub fault: Fault,
+}
+
+impl Disk {
+    /// A disk in memory.
+    ///
+    /// # Errors
+    /// If it cannot have that size; the text says which sizes there are.
+    pub fn in_memory(bytes: u64) -> Result<Self, String> {
+        let block = u64::from(ControllerConfig::default().block_size);
+        if bytes == 0 || bytes % block != 0 || bytes > DISK_MEMORY_LIMIT {
+            return Err(format!(
+                "a disk in memory has a multiple of {block} bytes, up to 16G, not {bytes}"
+            ));
+        }
+        Ok(Self::Memory(bytes))
+    }
 }
 
 /// What a guest is made of.
@@ -224,17 +240,9 @@ fn attach_disk(
     };
     let mut file = None;
     let backend: Box<dyn Backend> = match &options.disk {
-        Disk::Memory(bytes) => {
-            if *bytes == 0 || bytes % u64::from(config.block_size) != 0 || *bytes > DISK_MEMORY_LIMIT {
-                bail!(
-                    "a disk in memory has a multiple of {} bytes, up to 16G, not {bytes}",
-                    config.block_size
-                );
-            }
-            Box::new(MemoryBackend::new(
-                usize::try_from(*bytes).context("the disk is too large for this host")?,
-            ))
-        }
+        Disk::Memory(bytes) => Box::new(MemoryBackend::new(
+            usize::try_from(*bytes).context("the disk is too large for this host")?,
+        )),
         Disk::File(path) => {
             let backend = WatchedBackend::new(RawFileBackend::open(path, config.block_size, false)?);
             file = Some(DiskFile {
@@ -269,12 +277,16 @@ impl RunControl for Control {
 }
 
 impl RunningGuest {
-    /// Waits for the guest's end, at most `limit`; has the session look at every processor; ends the machine.
+    /// Waits for the guest's end, at most `limit`; has the session look at every processor; ends the machine. A stop
+    /// counts as an interruption if `interrupted` says so then.
     #[must_use]
-    pub fn wait(self, limit: Duration) -> End {
+    pub fn wait(self, limit: Duration, interrupted: impl Fn() -> bool) -> End {
         let reason = self.running.wait(Some(limit));
         let duration_ms = self.started.elapsed().as_millis() as u64;
-        let (kind, detail) = describe(&reason);
+        let (mut kind, detail) = describe(&reason);
+        if kind == EndKind::Stopped && interrupted() {
+            kind = EndKind::Interrupted;
+        }
         let mut end = End {
             kind,
             detail,

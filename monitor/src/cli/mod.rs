@@ -29,8 +29,8 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 Completed, 1 Defect, 2 usage, 3 the guest failed (crash, hang, boot), 4 not \
-applicable or inconclusive, 5 infrastructure (KVM, files), 130 interrupted with a partial report. If several hold: 2, \
-5, 1, 3, 4, 0; the first wins.";
+applicable or inconclusive, 5 infrastructure (KVM, files), 130 interrupted with a partial report. If several hold: \
+130, 2, 5, 1, 3, 4, 0; the first wins.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -1,8 +1,10 @@
 //! Where a finished report goes: standard output and the report directory.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
+
+use anyhow::Context;
 
 use super::run::Format;
 use crate::outcome::{self, Condition};
@@ -44,6 +46,23 @@ pub fn finish(report: &mut Report, directory: Option<&Path>, format: Format) -> 
     // Whoever closed standard output does not want to read more; the exit code still tells.
     let _ = printed.and_then(|()| out.flush());
     report.exit_code
+}
+
+/// Removes the reports of an earlier run, so that a run that comes to none of its own does not seem to have them.
+///
+/// # Errors
+/// If a file is there and cannot be removed.
+pub fn remove_earlier(directory: &Path) -> anyhow::Result<()> {
+    for name in [TEXT_FILE, JSON_FILE] {
+        let path = directory.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove the earlier report {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Prints a finished text. Whoever closed standard output does not want to read more.

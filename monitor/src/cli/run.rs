@@ -18,7 +18,7 @@ use crate::machine::{Disk, Guest, GuestOptions, PlannedFault};
 use crate::report::{Report, RunInfo};
 use crate::session::recording::Recording;
 use crate::session::trace::Trace;
-use crate::session::{Config, EndKind, ExportRequest, Session};
+use crate::session::{Config, ExportRequest, Session};
 use crate::windows::SymbolTable;
 
 /// Name of the event trace in the report directory.
@@ -116,6 +116,7 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     fs::create_dir_all(directory)
         .with_context(|| format!("cannot create the report directory {}", directory.display()))
         .map_err(Failure::infrastructure)?;
+    output::remove_earlier(directory).map_err(Failure::infrastructure)?;
     let sandbox = if arguments.no_sandbox {
         Sandbox::none()
     } else {
@@ -144,11 +145,8 @@ fn watch(arguments: &Arguments, guest: Guest, session: Session, sandbox: Sandbox
     let interrupt = Interrupt::catch(guest.control(), sandbox).context("signals cannot be caught")?;
     let progress = Progress::start(&session, arguments.time_limit.0, sandbox);
     let running = guest.start(&session).context("the guest cannot be started")?;
-    let mut end = running.wait(arguments.time_limit.0);
+    let end = running.wait(arguments.time_limit.0, || interrupt.happened());
     drop(progress);
-    if interrupt.happened() && end.kind == EndKind::Stopped {
-        end.kind = EndKind::Interrupted;
-    }
     Ok(session.report(&end))
 }
 

@@ -36,9 +36,9 @@ macro_rules! line {
 
 fn violation_text(text: &mut String, v: &Violation, seed: u64, again: &str) {
     let head = match v.verdict {
-        Verdict::Semantic => "error",
-        Verdict::Literal => "note",
-        Verdict::Suspect => "warning",
+        Verdict::Semantic if v.concerns_target => "error",
+        Verdict::Suspect if v.concerns_target => "warning",
+        _ => "note",
     };
     line!(text, "{head}[{}]: {}", v.rule, v.message);
     line!(text, "  --> {}", v.caller);
@@ -58,7 +58,7 @@ fn violation_text(text: &mut String, v: &Violation, seed: u64, again: &str) {
     );
     line!(text, "   |");
     wrapped(text, "rule", &format!("{} ({})", v.rule_text, v.rule_source));
-    wrapped(text, "verdict", verdict_text(v.verdict));
+    wrapped(text, "verdict", verdict_text(v.verdict, v.concerns_target));
     for evidence in &v.evidence {
         wrapped(text, "because", evidence);
     }
@@ -77,8 +77,11 @@ fn violation_text(text: &mut String, v: &Violation, seed: u64, again: &str) {
     line!(text);
 }
 
-fn verdict_text(verdict: Verdict) -> &'static str {
+fn verdict_text(verdict: Verdict, concerns_target: bool) -> &'static str {
     match verdict {
+        Verdict::Semantic if !concerns_target => {
+            "semantic: the documented contract is broken, but not by the driver under test; never a Defect"
+        }
         Verdict::Semantic => "semantic: the documented contract is broken; this makes the outcome Defect",
         Verdict::Literal => {
             "literal: the rule's own words are broken, but the call is documented as legal; a note only"

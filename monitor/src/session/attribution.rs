@@ -46,7 +46,10 @@ impl State {
         earlier.sort_unstable();
         earlier.dedup();
         let (stack, stack_note) = self.stack(cpu);
-        let (caller, caller_note) = self.caller(cpu, return_address);
+        let (caller, caller_note, by_target) = self.caller(cpu, return_address);
+        if by_target {
+            self.checker.claim(index);
+        }
         let places = earlier
             .into_iter()
             .map(|address| (address, self.locate(cpu, address, false)))
@@ -88,10 +91,11 @@ impl State {
         (frames, note)
     }
 
-    /// Who called the routine that the processor is about to enter, and what is to be said beside it.
-    fn caller(&mut self, cpu: &(impl CpuState + ?Sized), return_address: u64) -> (Location, Option<String>) {
+    /// Who called the routine that the processor is about to enter, what is to be said beside it, and whether it was the
+    /// driver under test by a call in tail position.
+    fn caller(&mut self, cpu: &(impl CpuState + ?Sized), return_address: u64) -> (Location, Option<String>, bool) {
         let Some(mut list) = self.list.take() else {
-            return (Location::unknown(return_address), None);
+            return (Location::unknown(return_address), None, false);
         };
         let caller = windows::attribute(cpu, &mut list, &cpu.registers());
         self.list = Some(list);
@@ -100,13 +104,17 @@ impl State {
             windows::Attribution::TailCall { function } => (
                 self.locate(cpu, function, true),
                 Some(format!("by a tail call; it returns to {returns_to}")),
+                self.target
+                    .as_ref()
+                    .is_some_and(|(module, _)| function.wrapping_sub(module.base) < u64::from(module.size)),
             ),
-            windows::Attribution::Call => (returns_to, None),
+            windows::Attribution::Call => (returns_to, None, false),
             windows::Attribution::Unknown(reason) => (
                 returns_to,
                 Some(format!(
                     "this is where the call returns to; the caller is unknown: {reason}"
                 )),
+                false,
             ),
         }
     }

@@ -29,7 +29,7 @@ pub(crate) fn context(cpu: &(impl CpuState + ?Sized)) -> Context {
     }
 }
 
-/// The call of one of `rows`, which share an export; `None` if the multiplexed export was called for something else or
+/// The call of one of `rows`, without its lock word, which share an export; `None` if the multiplexed export was called for something else or
 /// an operand without which nothing can be said is not readable.
 pub(crate) fn lock_call(
     cpu: &(impl CpuState + ?Sized),
@@ -48,20 +48,24 @@ pub(crate) fn lock_call(
     if let LockOperand::StorPortHandle { kind, .. } = &mut operand {
         *kind = of_kind;
     }
-    let word = row
-        .lock_word(&operand)
-        .and_then(|(address, width)| lock_word(cpu, address, width));
     let call = LockCall {
         routine: row.routine,
         context,
         operand,
         old_irql: row.decode_old_irql(read),
-        word,
+        word: None,
     };
     Some((call, row))
 }
 
-fn lock_word(cpu: &(impl CpuState + ?Sized), address: u64, width: Width) -> Option<u64> {
+/// What the lock word of a call holds. Read when the call gets its number, and not before: a word that is older than the
+/// events of other processors before it would contradict them.
+pub(crate) fn lock_word(cpu: &(impl CpuState + ?Sized), row: &Contract, operand: &LockOperand) -> Option<u64> {
+    let (address, width) = row.lock_word(operand)?;
+    read_word(cpu, address, width)
+}
+
+fn read_word(cpu: &(impl CpuState + ?Sized), address: u64, width: Width) -> Option<u64> {
     match width {
         Width::Byte => cpu.read_u8(address).ok().map(u64::from),
         Width::Dword => cpu.read_u32(address).ok().map(u64::from),

@@ -184,6 +184,7 @@ const SHORTFALLS: &[(Shortfall, &str)] = &[
         Shortfall::UNSEEN_HOLDER,
         "somebody holds the lock whose acquire was not seen",
     ),
+    (Shortfall::UNRESOLVED, "whether the try got the lock was not seen"),
     (Shortfall::DISTURBED, "an earlier wrong release has upset the lock"),
     (
         Shortfall::UNORDERED,

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use storlock_check::rules;
+use storlock_check::rules::Verdict;
+use storlock_check::trace::EndMark;
 
 use super::Session;
 use super::config::{End, EndKind};
@@ -42,13 +43,18 @@ impl Session {
 
     /// Ends a live run: completes `end` with what only the session knows, and closes trace and recording.
     pub fn close(&self, end: &mut End) {
-        {
+        let ended_by_itself = {
             let state = self.lock();
             end.armed_ms = state.armed.map_or(0, |armed| armed.elapsed().as_millis() as u64);
-        }
+            end.kind == EndKind::PowerOff && state.bug_check.is_none()
+        };
         if let Some(trace) = &self.trace {
             end.queue_waits += trace.waits();
-            let info = trace.finish();
+            let info = trace.finish(if ended_by_itself {
+                EndMark::Complete
+            } else {
+                EndMark::CutOff
+            });
             if let Some(error) = &info.error {
                 end.failures
                     .push(format!("the event trace {} is incomplete: {error}", info.file));
@@ -111,34 +117,39 @@ impl Session {
         for failure in &end.failures {
             add(Condition::Infrastructure, failure.clone());
         }
-        let violations = state.checker.violations().iter();
-        let defects = violations
-            .filter(|v| v.verdict == rules::Verdict::Semantic && v.concerns_target)
-            .count();
-        if defects > 0 {
+        let statistics = state.checker.statistics();
+        let places = |verdict| {
+            let violations = state.checker.violations().iter();
+            let places = violations.filter(|v| v.verdict == verdict && v.concerns_target).count();
+            let kept = statistics.violations_not_kept == 0;
+            format!(
+                "{}{places} place{}",
+                if kept { "" } else { "at least " },
+                plural(places)
+            )
+        };
+        let defect = statistics.target_violations > 0;
+        if defect {
+            let places = places(Verdict::Semantic);
             add(
                 Condition::Defect,
-                format!(
-                    "contracts of lock routines were broken in {defects} place{}",
-                    plural(defects)
-                ),
+                format!("contracts of lock routines were broken in {places}"),
             );
         }
         if let Some(reason) = guest_failure(state, end) {
             add(Condition::GuestFailed, reason);
         }
-        let violations = state.checker.violations().iter();
-        let suspects = violations
-            .filter(|v| v.verdict == rules::Verdict::Suspect && v.concerns_target)
-            .count();
-        if suspects > 0 {
+        if statistics.target_suspects > 0 {
+            let places = places(Verdict::Suspect);
             add(
                 Condition::Inconclusive,
-                format!(
-                    "{suspects} place{} look like broken contracts, but the evidence is too short for a verdict",
-                    plural(suspects)
-                ),
+                format!("what looks like broken contracts in {places} has too little evidence for a verdict"),
             );
+        }
+        if end.kind == EndKind::Stopped {
+            let reason =
+                "the run was over before the guest ended by itself; this report covers what was seen until then";
+            add(Condition::Inconclusive, reason.into());
         }
         for fault in end.faults.iter().filter(|fault| fault.injected == 0) {
             add(Condition::Inconclusive, never_injected(fault));
@@ -146,7 +157,7 @@ impl Session {
         match &state.stage {
             Stage::Armed => {
                 let acquires = state.target.as_ref().map_or(0, |(_, id)| state.calls.acquires(*id));
-                if acquires == 0 && defects == 0 {
+                if acquires == 0 && !defect {
                     let reason = format!("{} never acquired a lock by a watched routine", self.config.target);
                     add(Condition::NotApplicable, reason);
                 }

@@ -33,6 +33,7 @@ impl Session {
         let cookie = state.sequence;
         state.open_return(OpenReturn {
             cookie,
+            frame: (call.context.return_address, call.context.stack_pointer),
             routine: call.routine,
             operand: call.operand,
         });

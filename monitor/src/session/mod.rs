@@ -139,7 +139,8 @@ impl Session {
         let context = decode::context(&cpu);
         let call = decode::lock_call(&cpu, &watch.rows, context);
         let mut state = self.lock();
-        let action = if let Some((call, row)) = call {
+        let action = if let Some((mut call, row)) = call {
+            call.word = decode::lock_word(&cpu, row, &call.operand);
             self.called(&mut state, &cpu, call, row)
         } else {
             self.other_hit(&mut state, &cpu, context);

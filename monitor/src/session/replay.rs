@@ -94,9 +94,7 @@ pub fn trace(mut input: impl Read) -> Result<Report, ReplayError> {
     match reader.end() {
         Some(EndMark::Complete) => {}
         Some(EndMark::DiskFull) => end.failures.push("the trace ends early: the disk was full".to_owned()),
-        Some(EndMark::CutOff) => end
-            .failures
-            .push("the trace ends early: the run was interrupted".to_owned()),
+        Some(EndMark::CutOff) => end.kind = EndKind::Stopped,
         None => end
             .failures
             .push("the trace was cut off: it has no end mark".to_owned()),

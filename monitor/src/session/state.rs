@@ -44,6 +44,8 @@ pub(crate) struct Waiting {
 /// A call whose return is to be caught.
 pub(crate) struct OpenReturn {
     pub(crate) cookie: u64,
+    /// Return address and stack pointer of the call.
+    pub(crate) frame: (u64, u64),
     pub(crate) routine: Routine,
     pub(crate) operand: LockOperand,
 }
@@ -130,6 +132,9 @@ impl State {
     }
 
     pub(crate) fn open_return(&mut self, open: OpenReturn) {
+        // Whoever calls from the same frame again has come back from the call before, if on another processor than the
+        // one that waits for it: that wait is for nothing, and must not be taken for this call's.
+        self.returns.retain(|older| older.frame != open.frame);
         if self.returns.len() >= OPEN_RETURNS {
             self.returns.pop_front();
         }

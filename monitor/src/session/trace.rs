@@ -59,8 +59,8 @@ impl Trace {
         self.queue.waits()
     }
 
-    /// Writes what is left, closes the file and says what became of it.
-    pub fn finish(&self) -> TraceInfo {
+    /// Writes what is left and how the run ended, closes the file and says what became of it.
+    pub fn finish(&self, mark: EndMark) -> TraceInfo {
         self.queue.close();
         let mut info = TraceInfo {
             file: self.file.clone(),
@@ -71,7 +71,7 @@ impl Trace {
         };
         match thread.join() {
             Ok(mut writer) => {
-                writer.end();
+                writer.end(mark);
                 info.events = writer.events;
                 info.lost = writer.lost;
                 info.error = writer.error.map(|error| error.to_string());
@@ -177,12 +177,12 @@ impl Writer {
         self.file.set_len(place + mark.len() as u64)
     }
 
-    fn end(&mut self) {
+    fn end(&mut self, mark: EndMark) {
         if self.error.is_none() {
             self.flush();
         }
         if self.error.is_none() {
-            self.encoder.end(EndMark::Complete, &mut self.block);
+            self.encoder.end(mark, &mut self.block);
             self.flush();
         }
     }

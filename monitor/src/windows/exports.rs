@@ -2,6 +2,7 @@
 //!
 //! Talks to [`GuestMemory`] and the `object` crate's table parser. It must not know which exports matter.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use object::LittleEndian as LE;
@@ -13,7 +14,7 @@ use super::strings::c_string_in;
 use crate::target::GuestMemory;
 
 /// The largest export directory that is read, in bytes. That of a Windows kernel has about 0.1 MiB.
-const MAX_DIRECTORY: u32 = 0x40_0000;
+const MAX_DIRECTORY: u32 = 0x10_0000;
 /// Ordinals have 16 bits, so no useful directory has more names.
 const MAX_NAMES: usize = 0x1_0000;
 /// The longest name or forwarder, in bytes. C++ names of the kernel stay below 256.
@@ -73,9 +74,12 @@ impl Exports {
     }
 
     fn collect(table: &ExportTable<'_>, bytes: &[u8], rva: u32, image: &Image) -> Result<Self, ImageError> {
+        // Strings do not overlap, so together they are no longer than what they lie in: a bound on what is kept.
+        let room = Cell::new(bytes.len());
         let text = |at: u32| {
-            at.checked_sub(rva)
-                .and_then(|offset| c_string_in(bytes, offset as usize, MAX_NAME))
+            let string = c_string_in(bytes, at.checked_sub(rva)? as usize, MAX_NAME)?;
+            room.set(room.get().checked_sub(string.len())?);
+            Some(string)
         };
         let target = |address: u32| -> Result<Option<ExportTarget>, ImageError> {
             if address == 0 {
@@ -106,8 +110,11 @@ impl Exports {
         };
         let mut named = vec![false; table.addresses().len()];
         for (pointer, index) in table.name_iter() {
-            let name = text(pointer)
-                .ok_or_else(|| ImageError::Malformed(format!("the export name at {pointer:#x} has no end")))?;
+            let name = text(pointer).ok_or_else(|| {
+                ImageError::Malformed(format!(
+                    "the export name at {pointer:#x} has no end, or lies in another"
+                ))
+            })?;
             let ordinal = table.ordinal_from_index(index).map_err(malformed)?.0;
             if let Some(target) = target(table.address_by_index(index).map_err(malformed)?)? {
                 exports.by_name.entry(name.clone()).or_insert(exports.entries.len());

@@ -22,6 +22,8 @@ const RECORD: usize = 18;
 const MAX_SYMBOLS: usize = 1 << 20;
 /// The longest name, in bytes.
 const MAX_NAME: usize = 1024;
+/// Modules whose names are kept; a guest may show any number of them.
+const MAX_READ: usize = 64;
 const CLASS_EXTERNAL: u8 = 2;
 const CLASS_STATIC: u8 = 3;
 /// Derived type "function", in the bits above the base type.
@@ -203,6 +205,9 @@ impl SymbolTable {
         };
         let offset = (address - module.base) as u32;
         let files = &self.files;
+        if self.read.len() >= MAX_READ {
+            self.read.clear();
+        }
         let symbols = self.read.entry((module.base, module.size)).or_insert_with(|| {
             let Some(image) = modules.image_at(memory, address) else {
                 return Symbols::default();

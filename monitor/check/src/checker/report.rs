@@ -66,6 +66,14 @@ impl Statistics {
         self.calls.iter().sum()
     }
 
+    fn count_for_target(&mut self, verdict: Verdict, times: u64) {
+        match verdict {
+            Verdict::Semantic => self.target_violations += times,
+            Verdict::Suspect => self.target_suspects += times,
+            Verdict::Literal => {}
+        }
+    }
+
     /// Lock calls that return into the driver under test.
     #[must_use]
     pub fn target_lock_calls(&self) -> u64 {
@@ -139,18 +147,33 @@ impl Checker {
         }
     }
 
+    /// Says that a violation is the driver under test's although its call returns elsewhere: a call in tail position
+    /// leaves no trace of its caller in an event, but whoever sees the stopped processor may know.
+    pub fn claim(&mut self, index: usize) {
+        let Some(violation) = self.core.violations.get_mut(index) else {
+            return;
+        };
+        if std::mem::replace(&mut violation.concerns_target, true) {
+            return;
+        }
+        let (verdict, count, identity) = (violation.verdict, violation.count, violation.lock);
+        self.core.statistics.count_for_target(verdict, count);
+        if let Some(lock) = self.locks.get_mut(&identity) {
+            lock.target = true;
+        }
+    }
+
     /// Keeps a violation, or counts it if it is known.
     pub(super) fn report(&mut self, mut violation: Violation, place: u32) -> Found {
         let core = &mut self.core;
-        let (verdict, concerns_target) = (violation.verdict, violation.concerns_target);
+        let verdict = violation.verdict;
+        let known = core.fingerprints.get(&violation.fingerprint).copied();
+        let claimed = known.and_then(|index| core.violations.get(index));
+        let concerns_target = violation.concerns_target || claimed.is_some_and(|known| known.concerns_target);
         if concerns_target {
-            match verdict {
-                Verdict::Semantic => core.statistics.target_violations += 1,
-                Verdict::Suspect => core.statistics.target_suspects += 1,
-                Verdict::Literal => {}
-            }
+            core.statistics.count_for_target(verdict, 1);
         }
-        if let Some(&index) = core.fingerprints.get(&violation.fingerprint) {
+        if let Some(index) = known {
             if let Some(known) = core.violations.get_mut(index) {
                 known.count += 1;
             }
