@@ -141,6 +141,26 @@ fn seccomp_modes(process: u32) -> Vec<(String, String)> {
 }
 
 #[test]
+fn guest_runs_limited_with_everything_logged() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = command(
+        directory.path(),
+        "nvme-ok",
+        &["--seed", "3", "--append", "ops=4 threads=1"],
+    );
+    let log = directory.path().join("log");
+    command
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(&log).unwrap())
+        .env("RUST_LOG", "trace");
+    let output = finish(command.spawn().unwrap());
+    let run = Run { output, directory };
+    assert_nothing_found(&run);
+    let text = fs::read_to_string(&log).unwrap();
+    assert!(text.contains("nvme-ok.sys at 0x"), "{text}");
+}
+
+#[test]
 fn guest_runs_with_every_thread_limited_unless_told_otherwise() {
     for (arguments, mode) in [(&[][..], "2"), (&["--no-sandbox"][..], "0")] {
         let directory = tempfile::tempdir().unwrap();

@@ -31,7 +31,7 @@ pub(crate) type Job = Box<dyn FnOnce(&mut StoppedCpu<'_>) + Send>;
 pub(crate) enum Phase {
     /// vCPUs execute, workers work.
     Running,
-    /// On the way from running to paused or ended. Nobody wants to be here; only the coordinator thread sets it, so
+    /// On the way between the others. Nobody wants to be here; only the coordinator thread sets it, so
     /// that no vCPU slips out again while the others are being collected.
     Stopping,
     /// All vCPUs are parked, all workers quiescent.
@@ -326,6 +326,8 @@ impl Shared {
                 (Phase::Ended, _) => return,
                 (actual, wanted) if actual == wanted => control = self.wait(control),
                 (_, Phase::Running) => {
+                    // Neither paused any more nor running yet: whoever asks for a pause now has to wait for it.
+                    control.actual = Phase::Stopping;
                     drop(control);
                     self.clock.resume();
                     for worker in self.workers() {

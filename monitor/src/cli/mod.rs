@@ -18,6 +18,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
 use crate::outcome::Condition;
 
 /// Boots a Windows x64 guest with a Storport driver and reports every spin lock call that breaks its contract.
@@ -76,6 +79,7 @@ impl Failure {
 pub fn main() -> ExitCode {
     // clap prints usage errors by itself and ends the process with code 2.
     let cli = Cli::parse();
+    log_to_stderr();
     let result = match &cli.command {
         Command::Run(arguments) => run::execute(arguments),
         Command::Replay(arguments) => replay::execute(arguments),
@@ -89,6 +93,17 @@ pub fn main() -> ExitCode {
             ExitCode::from(failure.condition.exit_code())
         }
     }
+}
+
+/// What the program has to say about itself: warnings, or what `RUST_LOG` asks for.
+fn log_to_stderr() {
+    let filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::WARN.into())
+        .from_env_lossy();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
 }
 
 /// An error and its causes in one line, without the causes that the text above them tells already.

@@ -25,7 +25,7 @@ mod state;
 mod tests;
 pub mod trace;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use storlock_check::contract::Contract;
@@ -68,6 +68,9 @@ pub struct Session {
     trace: Option<Trace>,
     /// Distinct violations so far, for who watches the run.
     violations: AtomicU64,
+    /// Injected faults that wait to become events, and whether there are any.
+    faults: Mutex<Vec<u64>>,
+    faults_wait: AtomicBool,
 }
 
 impl std::fmt::Debug for Session {
@@ -90,6 +93,8 @@ impl Session {
             recording,
             trace,
             violations: AtomicU64::new(0),
+            faults: Mutex::default(),
+            faults_wait: AtomicBool::new(false),
         }
     }
 
@@ -151,9 +156,31 @@ impl Session {
     }
 
     /// The emulated hardware has had the fault with that number. Called on whatever thread it happened.
+    ///
+    /// Never waits for the session's lock: the caller may be a processor in the middle of an instruction, for which the
+    /// one that holds the lock waits while it sets breakpoints. Then the event is made by the next to take the lock.
     pub fn fault_injected(&self, fault: u64) {
-        let mut state = self.lock();
-        self.check(&mut state, EventKind::FaultInjected { fault });
+        if let Ok(mut state) = self.state.try_lock() {
+            self.take_faults(&mut state);
+            self.fault(&mut state, fault);
+        } else {
+            self.faults.lock().unwrap_or_else(PoisonError::into_inner).push(fault);
+            self.faults_wait.store(true, Ordering::Release);
+        }
+    }
+
+    /// Makes events of the faults that found the lock taken.
+    fn take_faults(&self, state: &mut State) {
+        if !self.faults_wait.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        for fault in std::mem::take(&mut *self.faults.lock().unwrap_or_else(PoisonError::into_inner)) {
+            self.fault(state, fault);
+        }
+    }
+
+    fn fault(&self, state: &mut State, fault: u64) {
+        self.check(state, EventKind::FaultInjected { fault });
         if let Some(recording) = &self.recording {
             recording.push(Frame::Fault(fault));
         }
@@ -194,6 +221,12 @@ impl Session {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
+        let mut state = self.lock_state();
+        self.take_faults(&mut state);
+        state
+    }
+
+    fn lock_state(&self) -> MutexGuard<'_, State> {
         let mut pause = 1;
         for _ in 0..LOOKS {
             if let Ok(guard) = self.state.try_lock() {

@@ -8,7 +8,7 @@ mod files;
 mod filter;
 mod violation;
 
-use std::sync::mpsc;
+use std::sync::{Once, mpsc};
 use std::thread::{self, Builder, Thread};
 
 pub use files::FileLimit;
@@ -71,6 +71,28 @@ pub struct Sandbox {
     enforced: bool,
 }
 
+/// Has the C library never give memory of its heaps back: before it shrinks the heap of a thread it opens a file below
+/// /proc, which no thread may.
+fn keep_heaps() {
+    // SAFETY: mallopt only sets a parameter of the allocator, under its own lock.
+    #[allow(unsafe_code)]
+    let taken = unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, -1) };
+    if taken == 0 {
+        tracing::warn!("the C library keeps shrinking its heaps; a limited thread may be refused that");
+    }
+}
+
+/// Has a panic say where and why, and no more: for a backtrace it would open files.
+fn report_panics_briefly() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        std::panic::set_hook(Box::new(|panic| {
+            let thread = thread::current();
+            eprintln!("thread '{}': {panic}", thread.name().unwrap_or("unnamed"));
+        }));
+    });
+}
+
 /// How the process ends after a violation.
 pub const VIOLATION_EXIT_CODE: i32 = 5;
 
@@ -87,6 +109,8 @@ impl Sandbox {
     /// [`Error::Sandbox`] if this kernel does not take the filters.
     pub fn enforced() -> Result<Self, Error> {
         violation::catch()?;
+        keep_heaps();
+        report_panics_briefly();
         let sandbox = Self { enforced: true };
         for kind in ThreadKind::ALL {
             // Its end is of no interest: that it began says all.

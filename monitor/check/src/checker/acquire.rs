@@ -108,14 +108,6 @@ impl Checker {
     /// acquire has come back, and if the lock were still held the caller would now wait for itself.
     fn replace(&mut self, row: &Contract, call: &LockCall, place: u32) {
         let Some(lock) = self.locks.at_mut(place) else { return };
-        let core = &self.core;
-        // A try whose processor was below DISPATCH_LEVEL since has failed, or its lock was released unseen; and a second
-        // try of the same caller takes the place of the first, which it would find in its way had it gone well.
-        lock.records.retain(|record| {
-            let (entered, agent) = (&record.call, record.same_agent(&call.context));
-            let over = core.low_since(entered.context.processor, entered.sequence);
-            !(record.is_open_try() && agent && (over || row.role == Role::TryAcquire))
-        });
         if row.role == Role::TryAcquire {
             return;
         }

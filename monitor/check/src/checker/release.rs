@@ -233,7 +233,7 @@ impl Core {
     }
 
     /// Whether a processor has been below `DISPATCH_LEVEL` after an event.
-    pub(super) fn low_since(&self, processor: u32, sequence: u64) -> bool {
+    fn low_since(&self, processor: u32, sequence: u64) -> bool {
         let last_low = self
             .processors
             .get(processor as usize)

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::contract::{Role, Routine, contract};
+use crate::contract::{Routine, contract};
 use crate::event::{Context, DISPATCH_LEVEL, LockCall};
 use crate::identity::{HandleKey, LockIdentity};
 use crate::rules::{HistoryEntry, PriorCall, Step};
@@ -44,11 +44,6 @@ impl Record {
     /// Entered at `DISPATCH_LEVEL` or above: it cannot leave its processor and belongs to that; else to the thread.
     pub(crate) const fn bound_to_processor(&self) -> bool {
         self.call.context.irql >= DISPATCH_LEVEL
-    }
-
-    /// A try of which it is not known whether it got the lock.
-    pub(crate) fn is_open_try(&self) -> bool {
-        contract(self.call.routine).role == Role::TryAcquire && self.held_since.is_none()
     }
 
     /// Whether `context` can be the one that made this acquire.
