@@ -16,6 +16,8 @@ use storlock_vmm::sandbox::{FileLimit, Sandbox, ThreadKind, VIOLATION_EXIT_CODE}
 const ATTEMPT: &str = "STORLOCK_SANDBOX_ATTEMPT";
 const DIRECTORY: &str = "STORLOCK_SANDBOX_DIRECTORY";
 const START_A_THREAD: &str = "start a thread";
+const SHRINK_A_HEAP: &str = "shrink a heap";
+const PANIC: &str = "panic";
 /// How a child ends when nothing stopped it.
 const NOT_STOPPED: i32 = 77;
 
@@ -87,6 +89,14 @@ fn in_a_child() {
     } else if name == START_A_THREAD {
         // The C library blocks all signals around it.
         sandbox.spawn(ThreadKind::Vcpu, "attempt", || drop(std::thread::spawn(|| ())))
+    } else if name == SHRINK_A_HEAP {
+        sandbox.spawn(ThreadKind::Vcpu, "attempt", fills_a_heap_and_empties_it)
+    } else if name == PANIC {
+        let _ = sandbox
+            .spawn(ThreadKind::Worker, "attempt", || panic!("on purpose"))
+            .unwrap()
+            .join();
+        std::process::exit(NOT_STOPPED);
     } else {
         let directory = std::env::var_os(DIRECTORY).unwrap();
         sandbox.spawn(ThreadKind::Main, "attempt", move || writes_reports(directory.as_ref()))
@@ -112,6 +122,33 @@ fn a_violation_with_signals_blocked_kills_the_process() {
     let directory = tempfile::tempdir().unwrap();
     let output = child(START_A_THREAD, directory.path());
     assert_eq!(output.status.signal(), Some(libc::SIGSYS), "{output:?}");
+}
+
+/// Megabytes of small allocations of this thread, freed in one go: the C library's cue to give memory back.
+fn fills_a_heap_and_empties_it() {
+    for _ in 0..4 {
+        let blocks: Vec<Box<[u8; 500]>> = (0..8192).map(|_| Box::new([1; 500])).collect();
+        assert_eq!(blocks.iter().map(|block| usize::from(block[0])).sum::<usize>(), 8192);
+    }
+}
+
+#[test]
+fn memory_can_be_freed_and_a_panic_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = child(SHRINK_A_HEAP, directory.path());
+    assert_eq!(output.status.code(), Some(NOT_STOPPED), "{output:?}");
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "in_a_child", "--nocapture"])
+        .env(ATTEMPT, PANIC)
+        .env("RUST_BACKTRACE", "1")
+        .output()
+        .unwrap();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(NOT_STOPPED), "{message}");
+    assert!(
+        message.contains("thread 'attempt'") && message.contains("on purpose"),
+        "{message}"
+    );
 }
 
 /// What the main thread does at the end of a run.

@@ -6,7 +6,8 @@
 
 #define STORAGE_MINIPORT_ERROR 0xF0
 #define NOT_COMPLETED_AFTER_RESET 1
-#define RESET_SECONDS 5 /* for the reset's own SRB, and for the requests to come back after it */
+#define RESET_SECONDS 5      /* for a reset's own SRB, and for the requests to come back after it */
+#define BUS_RESET_SECONDS 30 /* for the requests to come back after the last resort: a controller may start anew */
 #define SECOND (1000 * 1000 * 10LL)
 
 /* A reset that the miniport may keep for ever: then this is never freed. */
@@ -90,11 +91,11 @@ static PRAID_REQUEST FindLate(PRAID_UNIT Unit)
     return Late;
 }
 
-static BOOLEAN AllCameBack(PRAID_UNIT Unit)
+static BOOLEAN AllCameBack(PRAID_UNIT Unit, ULONG Seconds)
 {
     LARGE_INTEGER Interval = {.QuadPart = -SECOND / 10};
 
-    for (ULONG Tenth = 0; Tenth < RESET_SECONDS * 10; Tenth++) {
+    for (ULONG Tenth = 0; Tenth < Seconds * 10; Tenth++) {
         if (FindLate(Unit) == NULL) {
             return TRUE;
         }
@@ -106,17 +107,17 @@ static BOOLEAN AllCameBack(PRAID_UNIT Unit)
 static BOOLEAN Recover(PRAID_UNIT Unit)
 {
     SendReset(Unit, SRB_FUNCTION_RESET_LOGICAL_UNIT);
-    if (AllCameBack(Unit)) {
+    if (AllCameBack(Unit, RESET_SECONDS)) {
         return TRUE;
     }
     if (Unit->Adapter->Config.ResetTargetSupported) {
         SendReset(Unit, SRB_FUNCTION_RESET_DEVICE);
-        if (AllCameBack(Unit)) {
+        if (AllCameBack(Unit, RESET_SECONDS)) {
             return TRUE;
         }
     }
     ResetBus(Unit->Adapter, Unit->PathId);
-    return AllCameBack(Unit);
+    return AllCameBack(Unit, BUS_RESET_SECONDS);
 }
 
 static VOID NTAPI RecoveryRoutine(PDEVICE_OBJECT DeviceObject, PVOID Context)

@@ -113,7 +113,7 @@ static VOID TestDpc(PKDPC Dpc, PVOID Context, PVOID SystemArgument1, PVOID Syste
     TEST_RUN *run = Context;
 
     run->DpcStep(&run->Pair);
-    run->DpcCount++;
+    InterlockedIncrement((volatile LONG *)&run->DpcCount); /* a DPC may run on two processors at once */
 }
 
 /* On several processors until a migration was seen, which takes a few clock ticks. */

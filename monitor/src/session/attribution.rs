@@ -106,7 +106,7 @@ impl State {
                 Some(format!("by a tail call; it returns to {returns_to}")),
                 self.target
                     .as_ref()
-                    .is_some_and(|(module, _)| function.wrapping_sub(module.base) < u64::from(module.size)),
+                    .is_some_and(|(module, _)| function.wrapping_sub(module.base) < module.size),
             ),
             windows::Attribution::Call => (returns_to, None, false),
             windows::Attribution::Unknown(reason) => (

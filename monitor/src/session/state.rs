@@ -162,3 +162,24 @@ impl Session {
         event
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_call_from_the_same_frame_ends_the_wait_for_the_first() {
+        let mut state = State::new(&Config::default());
+        let open = |cookie, frame| OpenReturn {
+            cookie,
+            frame,
+            routine: Routine::StorPortAcquireSpinLockEx,
+            operand: LockOperand::Address(1),
+        };
+        for (cookie, frame) in [(1, (10, 100)), (2, (10, 200)), (3, (10, 100))] {
+            state.open_return(open(cookie, frame));
+        }
+        assert!(state.close_return(1).is_none(), "its call has come back elsewhere");
+        assert!(state.close_return(2).is_some() && state.close_return(3).is_some());
+    }
+}

@@ -405,3 +405,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_fault_that_finds_the_session_busy_waits_for_nobody_and_is_not_lost() {
+    let session = Session::new(Config::default(), None, None);
+    let busy = session.lock();
+    // Would wait for ever if it took the lock.
+    session.fault_injected(3);
+    assert_eq!(busy.checker.statistics().faults, 0);
+    drop(busy);
+    assert_eq!(session.lock().checker.statistics().faults, 1);
+    session.fault_injected(4);
+    assert_eq!(session.lock().checker.statistics().faults, 2);
+}

@@ -168,8 +168,12 @@ impl Checker {
         let core = &mut self.core;
         let verdict = violation.verdict;
         let known = core.fingerprints.get(&violation.fingerprint).copied();
-        let claimed = known.and_then(|index| core.violations.get(index));
-        let concerns_target = violation.concerns_target || claimed.is_some_and(|known| known.concerns_target);
+        let mut concerns_target = violation.concerns_target;
+        if let Some(known) = known.and_then(|index| core.violations.get_mut(index)) {
+            // Once the driver under test is known to have to do with it, it had from the start.
+            known.concerns_target |= concerns_target;
+            concerns_target = known.concerns_target;
+        }
         if concerns_target {
             core.statistics.count_for_target(verdict, 1);
         }
@@ -229,7 +233,6 @@ pub(super) fn fingerprint(violation: &Violation) -> u64 {
         violation.call.routine as u64,
         violation.call.context.return_address,
         violation.acquire.map_or(u64::MAX, |acquire| acquire.routine as u64),
-        u64::from(violation.concerns_target),
     ];
     words
         .iter()

@@ -520,3 +520,32 @@ fn every_rule_and_cause_has_a_text() {
         "StartIoLock of adapter 0x0000000000000001"
     );
 }
+
+#[test]
+fn a_violation_that_returns_elsewhere_can_be_claimed_for_the_target() {
+    let mut scene = Scene::new();
+    scene.event(EventKind::ModuleLoad(Module {
+        base: 0x10_0000,
+        size: 0x1000,
+        target: true,
+        name: "target.sys".to_owned(),
+    }));
+    let release = |scene: &mut Scene| {
+        let call = LockCall {
+            routine: R::KeReleaseSpinLock,
+            context: context(RAISED, 0),
+            operand: LOCK,
+            old_irql: None,
+            word: Some(0),
+        };
+        scene.event(EventKind::LockCall(call)).expect("a violation")
+    };
+    let first = release(&mut scene);
+    assert!(first.first && !first.concerns_target);
+    assert_ne!(scene.checker.outcome(true), Outcome::Defect);
+    scene.checker.claim(first.index.expect("room for it"));
+    assert_eq!(scene.checker.outcome(true), Outcome::Defect);
+    let again = release(&mut scene);
+    assert!(!again.first && again.concerns_target);
+    assert_eq!(scene.checker.statistics().target_violations, 2);
+}
