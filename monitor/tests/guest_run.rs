@@ -154,7 +154,7 @@ fn guest_runs_limited_with_everything_logged() {
         .stderr(fs::File::create(&log).unwrap())
         .env("RUST_LOG", "trace");
     let output = finish(command.spawn().unwrap());
-    let run = Run { output, directory };
+    let run = Run { directory, output };
     assert_nothing_found(&run);
     let text = fs::read_to_string(&log).unwrap();
     assert!(text.contains("nvme-ok.sys at 0x"), "{text}");
