@@ -1,6 +1,6 @@
 //! `storlock run`: boots a guest with a driver under test and watches its locks.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -117,6 +117,11 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
         .with_context(|| format!("cannot create the report directory {}", directory.display()))
         .map_err(Failure::infrastructure)?;
     output::remove_earlier(directory).map_err(Failure::infrastructure)?;
+    // The limits on files know a directory by its inode, and some file systems (9p) make a new one for a directory that
+    // nobody has open: this one stays open until the reports are in it.
+    let open_directory = File::open(directory)
+        .with_context(|| format!("cannot open the report directory {}", directory.display()))
+        .map_err(Failure::infrastructure)?;
     let sandbox = if arguments.no_sandbox {
         Sandbox::none()
     } else {
@@ -132,7 +137,9 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     let config = config(arguments, &images, seed, &guest);
     let session = open_session(arguments, config, sandbox).map_err(Failure::infrastructure)?;
     let mut report = watch(arguments, guest, session, sandbox).map_err(Failure::infrastructure)?;
-    Ok(output::finish(&mut report, Some(directory), arguments.format))
+    let code = output::finish(&mut report, Some(directory), arguments.format);
+    drop(open_directory);
+    Ok(code)
 }
 
 /// Runs the prepared guest to its end. Every file but the reports is open by now.
