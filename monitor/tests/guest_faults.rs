@@ -12,10 +12,8 @@
 mod support;
 
 use std::fs;
-use std::process::{Command, Stdio};
 
-use serde_json::Value;
-use support::{Run, assert_nothing_found, finish, run, violations};
+use support::{Run, assert_nothing_found, assert_replays_to_the_same_report, run, violations};
 
 /// Bug checks of the workload: a command failed for good, no disk was found.
 const IO_FAILED: u64 = 0x0d15_c002;
@@ -199,16 +197,5 @@ fn guest_faults_are_in_a_recording() {
     let more = ["--record", recording.to_str().unwrap()];
     let run = run_with("nvme-release-on-error-path", &["fail:read,after=2,status=0x281"], &more);
     assert_eq!((run.code(), injected(&run)), (1, vec![1]), "{run}");
-    let mut live = run.report();
-    let mut replay = Command::new(env!("CARGO_BIN_EXE_storlock"));
-    replay
-        .arg("replay")
-        .arg(&recording)
-        .arg("--report-dir")
-        .arg(files.path());
-    let child = replay.stdout(Stdio::null()).spawn().unwrap();
-    assert_eq!(finish(child).status.code(), Some(1));
-    let replayed: Value = serde_json::from_slice(&fs::read(files.path().join("report.json")).unwrap()).unwrap();
-    live["run"]["replayed"] = Value::Bool(true);
-    assert_eq!(replayed, live);
+    assert_replays_to_the_same_report(&run, &recording);
 }

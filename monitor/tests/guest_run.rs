@@ -15,10 +15,9 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
 use support::{
-    BUGS, LIMIT, Run, assert_counts_agree, assert_found_once_at_its_place, assert_nothing_found, command, finish,
-    images, run, run_counted,
+    BUGS, LIMIT, Run, assert_counts_agree, assert_found_once_at_its_place, assert_nothing_found,
+    assert_replays_to_the_same_report, command, finish, images, run, run_counted,
 };
 
 #[test]
@@ -69,18 +68,7 @@ fn guest_a_recording_replays_to_the_same_report() {
         ],
     );
     assert_eq!(run.code(), 1, "{run}");
-    let mut live = run.report();
-    let mut replay = Command::new(env!("CARGO_BIN_EXE_storlock"));
-    replay
-        .arg("replay")
-        .arg(&recording)
-        .arg("--report-dir")
-        .arg(files.path());
-    let child = replay.stdout(Stdio::null()).spawn().unwrap();
-    assert_eq!(finish(child).status.code(), Some(1));
-    let replayed: Value = serde_json::from_slice(&fs::read(files.path().join("report.json")).unwrap()).unwrap();
-    live["run"]["replayed"] = Value::Bool(true);
-    assert_eq!(replayed, live);
+    assert_replays_to_the_same_report(&run, &recording);
 }
 
 #[test]

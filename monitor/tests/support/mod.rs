@@ -232,6 +232,24 @@ pub(crate) fn assert_nothing_found(run: &Run) {
     assert!(run.serial().contains("workload: PASS"), "{run}");
 }
 
+/// The recording of a run that found a violation gives the same report again, but for saying that it is a replay.
+#[track_caller]
+pub(crate) fn assert_replays_to_the_same_report(run: &Run, recording: &Path) {
+    let files = tempfile::tempdir().unwrap();
+    let mut live = run.report();
+    let mut replay = Command::new(env!("CARGO_BIN_EXE_storlock"));
+    replay
+        .arg("replay")
+        .arg(recording)
+        .arg("--report-dir")
+        .arg(files.path());
+    let child = replay.stdout(Stdio::null()).spawn().unwrap();
+    assert_eq!(finish(child).status.code(), Some(1));
+    let replayed: Value = serde_json::from_slice(&fs::read(files.path().join("report.json")).unwrap()).unwrap();
+    live["run"]["replayed"] = Value::Bool(true);
+    assert_eq!(replayed, live);
+}
+
 /// As [`run`], and the guest's own counters are in the report.
 pub(crate) fn run_counted(miniport: &str, arguments: &[&str]) -> Run {
     let mut arguments = arguments.to_vec();
