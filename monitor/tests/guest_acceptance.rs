@@ -228,8 +228,8 @@ fn guest_no_false_alarm_in_a_million_calls() {
     let mut sums: BTreeMap<String, u64> = BTreeMap::new();
     for seed in 1..=SEEDS {
         let (miniport, settings) = match (seed % 2, fast) {
-            (0, true) => ("nvme-ok", "ops=1200 threads=8 depth=4 tick_hz=1000"),
-            (_, true) => ("vdisk-ok", "ops=2600 threads=4 tick_hz=1000"),
+            (0, true) => ("nvme-ok", "ops=1200 threads=8 depth=4"),
+            (_, true) => ("vdisk-ok", "ops=2700 threads=4 tick_hz=250"),
             (0, false) => ("nvme-ok", "ops=24 threads=3"),
             (_, false) => ("vdisk-ok", "ops=24 threads=3"),
         };
