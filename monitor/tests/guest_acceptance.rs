@@ -193,7 +193,7 @@ fn guest_hit_needs_one_system_call() {
         return;
     }
     let (few, before) = traced_run(10);
-    let (many, after) = traced_run(150);
+    let (many, after) = traced_run(300);
     let others = |calls: &BTreeMap<String, u64>| {
         calls
             .iter()
@@ -229,7 +229,7 @@ fn guest_no_false_alarm_in_a_million_calls() {
     for seed in 1..=SEEDS {
         let (miniport, settings) = match (seed % 2, fast) {
             (0, true) => ("nvme-ok", "ops=1200 threads=8 depth=4"),
-            (_, true) => ("vdisk-ok", "ops=2700 threads=4 tick_hz=250"),
+            (_, true) => ("vdisk-ok", "ops=3200 threads=4 tick_hz=250"),
             (0, false) => ("nvme-ok", "ops=24 threads=3"),
             (_, false) => ("vdisk-ok", "ops=24 threads=3"),
         };
