@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use storlock_check::contract::{SystemModule, contracts_of_export};
-use storlock_check::event::{EventKind, Module, WatchSet};
+use storlock_check::event::{EventKind, WatchSet};
 
 use super::modules::ModuleId;
 use super::state::{Stage, State};
@@ -75,19 +75,9 @@ impl Session {
     fn armed(&self, state: &mut State, plan: &WatchPlan, evidence: Evidence) {
         state.stage = Stage::Armed;
         state.armed = Some(Instant::now());
-        let target = state.target.as_ref().map(|(module, _)| module.base);
-        let modules: Vec<Module> = state
-            .modules
-            .all()
-            .map(|m| Module {
-                base: m.base,
-                size: m.size,
-                target: Some(m.base) == target,
-                name: m.name.clone(),
-            })
-            .collect();
-        for module in modules {
-            self.check(state, EventKind::ModuleLoad(module));
+        let modules: Vec<ModuleInfo> = state.modules.all().cloned().collect();
+        for module in &modules {
+            self.module_loaded(state, module);
         }
         let set = WatchSet {
             watched: plan.watched,
@@ -143,7 +133,7 @@ fn exports_of(memory: &impl GuestMemory, state: &State, module: &str) -> Result<
 }
 
 /// `nt!KeReleaseSpinLock`, `storport!StorPortNotification`.
-fn export_name(module: SystemModule, export: &str) -> String {
+pub(crate) fn export_name(module: SystemModule, export: &str) -> String {
     match module {
         SystemModule::Ntoskrnl => format!("nt!{export}"),
         SystemModule::Storport => format!("storport!{export}"),

@@ -7,7 +7,7 @@
 
 use super::Session;
 use super::arm::Evidence;
-use super::modules::{ModuleId, ModuleMap};
+use super::modules::ModuleMap;
 use super::state::{Stage, State, Waiting};
 use crate::report::ModuleInfo;
 use crate::target::recorder::Recorder;
@@ -21,8 +21,6 @@ const MODULE_LIST: &str = "PsLoadedModuleList";
 /// How many objects may be inserted after the driver under test was mapped before the wait for its driver object is
 /// given up, and the breakpoints are armed without knowing whether the driver has run.
 const PATIENCE: u32 = 4096;
-/// Offset of `Blink` in a `LIST_ENTRY`.
-const BLINK: u64 = 8;
 /// Offset of `DriverStart` in a `DRIVER_OBJECT`.
 const DRIVER_START: u64 = 0x18;
 /// Offset of `DriverInit` in a `DRIVER_OBJECT`.
@@ -66,7 +64,6 @@ impl State {
         let hook = self.new_hook(witness);
         self.stage = Stage::Waiting(Box::new(Waiting {
             hook,
-            tail: 0,
             patience: PATIENCE,
         }));
         if let Err(error) = cpu.set_hooks(&[hook]) {
@@ -78,19 +75,8 @@ impl State {
 impl Session {
     /// The witness was reached: looks whether the driver under test has been mapped.
     pub(crate) fn driver_object_inserted(&self, state: &mut State, cpu: &mut Recorder<'_>) {
-        let (Stage::Waiting(waiting), Some(kernel)) = (&mut state.stage, &state.kernel) else {
-            return;
-        };
-        let Some(head) = kernel.address_of(MODULE_LIST) else {
-            return;
-        };
-        let tail = cpu.read_u64(head.wrapping_add(BLINK)).unwrap_or(0);
-        if tail == 0 {
-            return;
-        }
-        if tail != waiting.tail {
-            waiting.tail = tail;
-            state.refresh_modules(&*cpu, tail);
+        if state.list.as_ref().is_some_and(|list| list.has_grown(&*cpu)) {
+            state.refresh_modules(&*cpu);
         }
         let Some((target, id)) = state.modules.by_name(&self.config.target) else {
             return;
@@ -110,8 +96,7 @@ impl Session {
 
 impl State {
     /// Reads the module list again.
-    pub(crate) fn refresh_modules(&mut self, memory: &impl GuestMemory, tail: u64) {
-        self.list_tail = tail;
+    pub(crate) fn refresh_modules(&mut self, memory: &impl GuestMemory) {
         let Some(list) = &mut self.list else { return };
         if let Err(error) = list.refresh(memory) {
             tracing::debug!("{error}");
@@ -122,20 +107,6 @@ impl State {
             base: m.base,
             size: u64::from(m.size),
         }));
-    }
-
-    /// The module of a return address. One that lies in no known module makes the list to be read again, if it has
-    /// changed since.
-    pub(crate) fn module_of(&mut self, memory: &impl GuestMemory, address: u64) -> ModuleId {
-        if let Some((_, id)) = self.modules.find(address) {
-            return id;
-        }
-        let head = self.kernel.as_ref().and_then(|kernel| kernel.address_of(MODULE_LIST));
-        let tail = head.and_then(|head| memory.read_u64(head.wrapping_add(BLINK)).ok());
-        if let Some(tail) = tail.filter(|&tail| tail != self.list_tail) {
-            self.refresh_modules(memory, tail);
-        }
-        self.modules.find(address).map_or(ModuleId::UNKNOWN, |(_, id)| id)
     }
 }
 

@@ -5,9 +5,10 @@ use storlock_check::contract::Contract;
 use storlock_check::event::{Context, DISPATCH_LEVEL, EventKind, LockCall, LockReturn};
 
 use super::Session;
+use super::modules::ModuleId;
 use super::state::{OpenReturn, Stage, State};
+use crate::target::Action;
 use crate::target::recorder::Recorder;
-use crate::target::{Action, GuestMemory};
 
 /// What a CALL pushes: RSP after the return is that much higher than at the entry.
 const RETURN_ADDRESS_BYTES: u64 = 8;
@@ -21,7 +22,8 @@ impl Session {
         call: LockCall,
         row: &'static Contract,
     ) -> Action {
-        if !state.hit(cpu, &call.context, Some(row)) {
+        self.follow_modules(state, cpu, call.context.return_address);
+        if !state.hit(&call.context, Some(row)) {
             return Action::Resume;
         }
         let response = self.check(state, EventKind::LockCall(call));
@@ -63,7 +65,8 @@ impl Session {
     pub(crate) fn other_hit(&self, state: &mut State, cpu: &Recorder<'_>, context: Context) {
         let bit = 1u64.checked_shl(context.processor).unwrap_or(0);
         let news = context.irql < DISPATCH_LEVEL && state.seen_low & bit == 0;
-        if state.hit(cpu, &context, None) && news {
+        self.follow_modules(state, cpu, context.return_address);
+        if state.hit(&context, None) && news {
             let kind = EventKind::IrqlSeen {
                 processor: context.processor,
                 irql: context.irql,
@@ -98,11 +101,12 @@ impl Session {
 
 impl State {
     /// Counts a hit; false if the breakpoints are not in force, as when arming failed half-way.
-    fn hit(&mut self, memory: &impl GuestMemory, context: &Context, row: Option<&'static Contract>) -> bool {
+    fn hit(&mut self, context: &Context, row: Option<&'static Contract>) -> bool {
         if !matches!(self.stage, Stage::Armed) {
             return false;
         }
-        let module = self.module_of(memory, context.return_address);
+        let module = self.modules.find(context.return_address);
+        let module = module.map_or(ModuleId::UNKNOWN, |(_, id)| id);
         self.hits += 1;
         if self.target.as_ref().is_some_and(|(_, id)| *id == module) {
             self.target_hits += 1;

@@ -15,6 +15,7 @@ mod discovery;
 mod exports;
 mod findings;
 mod finish;
+mod follow;
 mod hits;
 mod modules;
 mod queue;

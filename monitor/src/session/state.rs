@@ -35,8 +35,6 @@ pub(crate) enum Stage {
 pub(crate) struct Waiting {
     /// The breakpoint on the witness of driver initialisation.
     pub(crate) hook: Hook,
-    /// The module list's last link when it was read last.
-    pub(crate) tail: u64,
     /// Objects that may still be inserted before the wait for the driver's own object is given up.
     pub(crate) patience: u32,
 }
@@ -56,9 +54,9 @@ pub(crate) struct State {
     pub(crate) kernel: Option<Kernel>,
     /// The guest's list as it was last read.
     pub(crate) list: Option<Modules>,
-    /// The last link of the list when it was read last.
-    pub(crate) list_tail: u64,
     pub(crate) modules: ModuleMap,
+    /// Modules that have come and gone since arming.
+    pub(crate) module_changes: u32,
     pub(crate) target: Option<(ModuleInfo, ModuleId)>,
     pub(crate) checker: Checker,
     pub(crate) sequence: u64,
@@ -88,8 +86,8 @@ impl State {
             stage: Stage::Booting,
             kernel: None,
             list: None,
-            list_tail: 0,
             modules: ModuleMap::default(),
+            module_changes: 0,
             target: None,
             checker: Checker::new(Limits::default(), config.run.seed),
             sequence: 0,

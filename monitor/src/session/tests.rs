@@ -71,7 +71,7 @@ impl Fake {
     fn new() -> Self {
         let mut space = Space::default();
         kernel().map(&mut space);
-        driver().map(&mut space);
+        driver(DRIVER, &PAIR).map(&mut space);
         space.write(STACK - 0x1000, &[0; 0x2000]);
         space.write(KPCR, &[0; 0x1000]);
         space.write_u64(KPCR + 0x188, THREAD);
@@ -98,8 +98,13 @@ impl Fake {
 
     /// Puts the driver into the guest's module list.
     fn load_driver(&self) {
+        self.load_driver_at(DRIVER, 0xffff_9000_0003_0000);
+    }
+
+    /// Makes the driver at this address, with this list entry, the only module of the list.
+    fn load_driver_at(&self, base: u64, entry: u64) {
         let head = KERNEL + u64::from(list_rva());
-        let (entry, name) = (0xffff_9000_0003_0000, 0xffff_9000_0003_1000);
+        let name = entry + 0x1000;
         let mut space = self.space.borrow_mut();
         space.write(entry, &[0; 0x100]);
         let text: Vec<u8> = "Target.sys".encode_utf16().flat_map(u16::to_le_bytes).collect();
@@ -109,7 +114,7 @@ impl Fake {
             (head + 8, entry),
             (entry, head),
             (entry + 8, head),
-            (entry + 0x30, DRIVER),
+            (entry + 0x30, base),
         ] {
             space.write_u64(address, value);
         }
@@ -128,7 +133,11 @@ impl Fake {
 
     /// A call of a lock routine on `LOCK` that returns to this offset of the driver.
     fn call(&mut self, session: &Session, rva: u32, returns_to: u64, irql: u64, word: u64) -> Action {
-        self.space.borrow_mut().write_u64(STACK, DRIVER + returns_to);
+        self.call_from(session, rva, DRIVER + returns_to, irql, word)
+    }
+
+    fn call_from(&mut self, session: &Session, rva: u32, return_address: u64, irql: u64, word: u64) -> Action {
+        self.space.borrow_mut().write_u64(STACK, return_address);
         self.space.borrow_mut().write_u64(LOCK, word);
         self.registers.gpr[1] = LOCK;
         self.special.cr8 = irql;
@@ -169,10 +178,12 @@ fn list_rva() -> u32 {
     0x2000
 }
 
-fn driver() -> PeBuilder {
-    let mut image = PeBuilder::new(DRIVER);
+const PAIR: [&str; 2] = ["KeAcquireSpinLockRaiseToDpc", "KeReleaseSpinLock"];
+
+fn driver(base: u64, imports: &[&str]) -> PeBuilder {
+    let mut image = PeBuilder::new(base);
     image.section(".text", CODE, vec![0x90; 0x800]);
-    image.imports(&[("ntoskrnl.exe", &["KeAcquireSpinLockRaiseToDpc", "KeReleaseSpinLock"])]);
+    image.imports(&[("ntoskrnl.exe", imports)]);
     image
 }
 
@@ -337,10 +348,75 @@ fn the_number_of_guest_reads_of_a_hit_is_fixed() {
     for _ in 0..3 {
         let before = guest.space.borrow().reads.get();
         guest.call(&session, ACQUIRE, 0x1100, 0, 0);
-        // Return address, thread, lock word.
-        assert_eq!(guest.space.borrow().reads.get() - before, 3);
+        // Return address, thread, lock word, end of the module list.
+        assert_eq!(guest.space.borrow().reads.get() - before, 4);
         guest.call(&session, RELEASE, 0x1110, 2, 1);
     }
+}
+
+/// The driver loaded a second time, and one good pair from there.
+fn reloaded(session: &Session, base: u64, entry: u64, imports: &[&str]) -> Fake {
+    let mut guest = Fake::new();
+    guest.boot_and_arm(session);
+    guest.call(session, ACQUIRE, 0x1100, 0, 0);
+    guest.call(session, RELEASE, 0x1110, 2, 1);
+    driver(base, imports).map(&mut guest.space.borrow_mut());
+    guest.load_driver_at(base, entry);
+    guest.call_from(session, ACQUIRE, base + 0x1100, 0, 0);
+    guest.call_from(session, RELEASE, base + 0x1110, 2, 1);
+    guest
+}
+
+const AGAIN: u64 = DRIVER + 0x10_0000;
+
+#[test]
+fn a_driver_that_is_loaded_again_elsewhere_is_still_the_driver_under_test() {
+    // In a new list entry, and in the memory of the old one.
+    for entry in [0xffff_9000_0003_4000, 0xffff_9000_0003_0000] {
+        let session = Session::new(config(), None, None);
+        let mut guest = reloaded(&session, AGAIN, entry, &PAIR);
+        assert_eq!(session.report(&power_off()).outcome, Outcome::Completed);
+        guest.call_from(&session, RELEASE, AGAIN + 0x1120, 2, 0);
+        let report = session.report(&power_off());
+        assert_eq!(report.outcome, Outcome::Defect, "{entry:#x}");
+        let caller = &report.violations[0].caller;
+        assert_eq!(
+            (caller.module.as_deref(), caller.offset),
+            (Some("Target.sys"), Some(0x1120))
+        );
+        assert_eq!(report.target.unwrap().base, AGAIN);
+        assert_eq!((report.cost.hits, report.cost.target_hits), (5, 5));
+        assert_eq!(
+            report.notes.iter().filter(|note| note.contains("loaded again")).count(),
+            1
+        );
+    }
+}
+
+#[test]
+fn what_a_driver_imports_since_it_was_loaded_again_is_a_gap() {
+    let session = Session::new(config(), None, None);
+    let imports = [PAIR[0], PAIR[1], "KeAcquireSpinLockAtDpcLevel"];
+    reloaded(&session, AGAIN, 0xffff_9000_0003_4000, &imports);
+    let report = session.report(&power_off());
+    let gaps: Vec<_> = report.watch.gaps.iter().map(|gap| gap.routine.as_str()).collect();
+    assert_eq!(gaps, ["nt!KeAcquireSpinLockAtDpcLevel"]);
+}
+
+#[test]
+fn a_guest_that_only_loads_and_unloads_is_followed_for_a_while() {
+    let session = Session::new(config(), None, None);
+    let mut guest = reloaded(&session, AGAIN, 0xffff_9000_0003_4000, &PAIR);
+    for round in 0..20_000_u64 {
+        let (base, entry) = [(DRIVER, 0xffff_9000_0003_0000), (AGAIN, 0xffff_9000_0003_4000)][round as usize % 2];
+        guest.load_driver_at(base, entry);
+        guest.call_from(&session, ACQUIRE, base + 0x1100, 0, 0);
+        guest.call_from(&session, RELEASE, base + 0x1110, 2, 1);
+    }
+    let report = session.report(&power_off());
+    assert!(report.violations.is_empty(), "{:?}", report.violations);
+    assert!(report.notes.iter().any(|note| note.contains("not known by name")));
+    assert!(report.notes.len() < 10, "{:?}", report.notes);
 }
 
 fn recorded() -> (Vec<u8>, Report) {

@@ -9,6 +9,8 @@ use std::collections::HashMap;
 use super::image::{Image, ImageError};
 use crate::target::{GuestMemory, ReadError};
 
+/// Offset of `Blink` in a `LIST_ENTRY`.
+const BLINK: u64 = 8;
 // LDR_DATA_TABLE_ENTRY, x64.
 const DLL_BASE: u64 = 0x30;
 const BASE_DLL_NAME: u64 = 0x58;
@@ -76,8 +78,10 @@ impl Module {
 #[derive(Debug, Clone, Default)]
 pub struct Modules {
     head: u64,
-    /// The head's backward link when the list was last read: the entry loaded last.
+    /// The head's backward link when the list was last read: the entry inserted last. 0: not read yet.
     last: u64,
+    /// That entry's `DllBase`.
+    last_base: u64,
     list: Vec<Module>,
     /// The kernel, which is there before the list is.
     kernel: Option<Module>,
@@ -108,7 +112,7 @@ impl Modules {
             list: vec![module.clone()],
             kernel: Some(module),
             headers,
-            last: 0,
+            ..Self::default()
         }
     }
 
@@ -119,7 +123,8 @@ impl Modules {
     /// [`ModuleListError`] if the list does not end at its head.
     pub fn refresh(&mut self, memory: &(impl GuestMemory + ?Sized)) -> Result<(), ModuleListError> {
         let mut list = Vec::new();
-        self.last = memory.read_u64(self.head.wrapping_add(8)).unwrap_or(0);
+        self.last = memory.read_u64(self.head.wrapping_add(BLINK)).unwrap_or(0);
+        self.last_base = base_of(memory, self.last);
         let result = walk(memory, self.head, &mut list);
         let listed = |kernel: &&Module| list.iter().any(|module| module.base == kernel.base);
         if let Some(kernel) = self.kernel.as_ref().filter(|kernel| !listed(kernel)) {
@@ -165,12 +170,18 @@ impl Modules {
         headers.as_ref().filter(|image| image.rva(address).is_some())
     }
 
-    /// Whether the entry loaded last is another one than when the list was read.
-    fn has_grown(&self, memory: &(impl GuestMemory + ?Sized)) -> bool {
-        self.last == 0
-            || memory
-                .read_u64(self.head.wrapping_add(8))
-                .is_ok_and(|last| last != self.last)
+    /// Whether the entry inserted last is another one than when the list was read. Modules are inserted at the end, so
+    /// that this one read sees each of them come, but none go that was not the last.
+    pub fn has_grown(&self, memory: &(impl GuestMemory + ?Sized)) -> bool {
+        memory
+            .read_u64(self.head.wrapping_add(BLINK))
+            .is_ok_and(|last| last != 0 && last != self.last)
+    }
+
+    /// Whether the entry inserted last describes another image than when the list was read: the memory of an entry that
+    /// was taken out may serve for the next one.
+    pub fn last_was_replaced(&self, memory: &(impl GuestMemory + ?Sized)) -> bool {
+        self.last != 0 && base_of(memory, self.last) != self.last_base
     }
 
     /// The module that the address lies in; the list is read again if none of those known contains it and another
@@ -182,6 +193,11 @@ impl Modules {
         }
         self.at(address)
     }
+}
+
+/// `DllBase` of the entry at this address, 0 if it cannot be read.
+fn base_of(memory: &(impl GuestMemory + ?Sized), entry: u64) -> u64 {
+    memory.read_u64(entry.wrapping_add(DLL_BASE)).unwrap_or(0)
 }
 
 fn walk(memory: &(impl GuestMemory + ?Sized), head: u64, list: &mut Vec<Module>) -> Result<(), ModuleListError> {

@@ -1,0 +1,122 @@
+//! The guest's modules after arming: drivers come and go, the driver under test among them.
+//!
+//! Talks to the module list and to the checker. No debug register is left for the list, so its end is compared at every
+//! hit. What runs in a new image was inserted there before its first hit. A module that only goes makes no hits; that it
+//! has gone shows when the next one comes. An image that came back to the same address with the same list entry between
+//! two hits cannot be told from one that stayed.
+
+use storlock_check::event::{EventKind, Module, WatchSet};
+
+use super::Session;
+use super::arm::export_name;
+use super::state::{Stage, State};
+use crate::report::{ModuleInfo, WatchGap};
+use crate::target::GuestMemory;
+use crate::target::recorder::Recorder;
+use crate::watch;
+use crate::windows::{Image, Imports};
+
+/// Modules that may come and go in one run: more than a guest loads, and so few that a guest which does nothing else
+/// neither slows its hits down for ever nor fills a disk.
+const CHANGES: u32 = 16_384;
+
+impl Session {
+    /// Notices what was loaded and unloaded before a call that returns to this address. Costs one guest read if there is
+    /// nothing, and one more if the caller is in no known module.
+    pub(crate) fn follow_modules(&self, state: &mut State, cpu: &Recorder<'_>, return_address: u64) {
+        if !matches!(state.stage, Stage::Armed) || !state.list_has_changed(cpu, return_address) {
+            return;
+        }
+        if state.module_changes >= CHANGES {
+            return;
+        }
+        let before: Vec<ModuleInfo> = state.modules.all().cloned().collect();
+        state.refresh_modules(cpu);
+        let after: Vec<ModuleInfo> = state.modules.all().cloned().collect();
+        // A list that only looked different at that moment counts too: somebody is changing it.
+        state.module_changes += 1;
+        for gone in before.iter().filter(|module| !after.contains(module)) {
+            state.module_changes += 1;
+            let (base, size) = (gone.base, gone.size);
+            self.check(state, EventKind::ModuleUnload { base, size });
+        }
+        for come in after.iter().filter(|module| !before.contains(module)) {
+            state.module_changes += 1;
+            self.module_loaded(state, come);
+            if come.name.eq_ignore_ascii_case(&self.config.target) {
+                self.target_came_back(state, cpu, come);
+            }
+        }
+        if state.module_changes >= CHANGES {
+            state.notes.push(format!(
+                "modules were loaded and unloaded more than {CHANGES} times: what was loaded after that is not known by name"
+            ));
+        }
+    }
+
+    /// Tells the checker of a module.
+    pub(crate) fn module_loaded(&self, state: &mut State, module: &ModuleInfo) {
+        let event = Module {
+            base: module.base,
+            size: module.size,
+            target: module.name.eq_ignore_ascii_case(&self.config.target),
+            name: module.name.clone(),
+        };
+        self.check(state, EventKind::ModuleLoad(event));
+    }
+
+    /// The driver under test was loaded again: perhaps another version of it. The breakpoints stay those of its first
+    /// load; what they now miss becomes a gap.
+    fn target_came_back(&self, state: &mut State, cpu: &Recorder<'_>, module: &ModuleInfo) {
+        tracing::info!("{} is loaded again, at {:#x}", module.name, module.base);
+        let target = state.modules.by_name(&module.name);
+        state.target = target.map(|(module, id)| (module.clone(), id));
+        // One note, of the last time: how often it happens is the guest's choice.
+        let happened = "the driver under test was unloaded and loaded again";
+        state.notes.retain(|note| !note.starts_with(happened));
+        let again = format!("{happened}, at {:#x}", module.base);
+        let imports = Image::read(cpu, module.base).and_then(|image| Imports::read(cpu, &image));
+        let imports = match imports {
+            Ok(imports) => imports,
+            Err(error) => {
+                return state.notes.push(format!(
+                    "{again}; its imports could not be read, so what it calls is taken to be as before: {error}"
+                ));
+            }
+        };
+        state.notes.push(again);
+        let plan = watch::plan(&imports, self.config.hooks);
+        let watched = self.watches.get().map_or(&[][..], Vec::as_slice);
+        for planned in &plan.watches {
+            let routine = export_name(planned.module, planned.export);
+            let known = watched.iter().any(|watch| watch.name == routine)
+                || state.gaps.iter().any(|gap| gap.routine == routine);
+            if !known {
+                state.gaps.push(WatchGap {
+                    routine,
+                    consequence:
+                        "the driver imports it since it was loaded again; the breakpoints are those of its first load"
+                            .to_owned(),
+                });
+            }
+        }
+        let rows = watched.iter().flat_map(|watch| &watch.rows);
+        let set = WatchSet {
+            watched: rows.map(|row| row.routine).collect(),
+            imported: plan.imported,
+            processors: self.config.processors,
+            before_target: true,
+        };
+        // The same routines are watched as before: the checker learns of the imports and forgets nothing.
+        self.check(state, EventKind::WatchSetChanged(set));
+    }
+}
+
+impl State {
+    /// Whether the module list is another than when it was read last, as far as a call shows that returns to this address.
+    fn list_has_changed(&self, memory: &impl GuestMemory, return_address: u64) -> bool {
+        let Some(list) = &self.list else { return false };
+        let unknown = self.modules.find(return_address).is_none();
+        list.has_grown(memory) || unknown && list.last_was_replaced(memory)
+    }
+}
