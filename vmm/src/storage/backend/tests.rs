@@ -116,6 +116,27 @@ fn deallocation_gives_room_back() {
     assert_eq!(after.len(), 1 << 20);
 }
 
+/// Memory of this process that is in use, in bytes.
+fn resident() -> u64 {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+#[test]
+fn zeroing_memory_that_was_never_written_takes_none() {
+    let size = 1 << 30;
+    let mut backend = MemoryBackend::new(size);
+    backend.write(5 << 20, &[7; 4096]).unwrap();
+    let before = resident();
+    backend.discard(0, size as u64).unwrap();
+    // Other tests run meanwhile.
+    let taken = resident().saturating_sub(before);
+    assert!(taken < size as u64 / 4, "{taken} bytes more are in use");
+    let mut data = [1; 8192];
+    backend.read(5 << 20, &mut data).unwrap();
+    assert_eq!(data, [0; 8192]);
+}
+
 #[test]
 fn a_file_has_one_writer_or_many_readers() {
     let (_directory, path) = image(4096);

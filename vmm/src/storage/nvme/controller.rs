@@ -165,6 +165,9 @@ impl Controller {
         if self.state.activity != Activity::Running || !self.bus_master {
             return Progress::Idle;
         }
+        if self.advance() {
+            return Progress::Pending;
+        }
         self.take_doorbell_registers();
         self.take_shadow_doorbells();
         let mut worked = self.post_due();
@@ -172,7 +175,7 @@ impl Controller {
             let id = self.state.next_queue;
             self.state.next_queue = (id + 1) % self.state.submission_queues.len();
             worked |= self.serve(id as u16);
-            if self.registers.wants_attention() || self.state.activity != Activity::Running {
+            if self.must_stop() {
                 return Progress::Pending;
             }
         }
@@ -185,6 +188,11 @@ impl Controller {
         } else {
             Progress::Idle
         }
+    }
+
+    /// Whether nothing more may be fetched in this call of [`process`](Self::process).
+    fn must_stop(&self) -> bool {
+        self.registers.wants_attention() || self.state.activity != Activity::Running || self.state.in_hand.is_some()
     }
 
     /// Whether a queue has both a command to fetch and room for its completion, or a completion can be posted.
@@ -310,7 +318,8 @@ impl Controller {
                 break;
             }
             completion_queue = Some(target);
-            if !self.serve_one(id, target) || self.registers.wants_attention() {
+            self.serve_one(id);
+            if self.must_stop() {
                 break;
             }
         }
@@ -320,25 +329,16 @@ impl Controller {
         completion_queue.is_some()
     }
 
-    /// Fetches a command, executes it and posts its completion. `false`: the queue memory failed.
-    fn serve_one(&mut self, id: u16, completion_queue: u16) -> bool {
-        let Some(queue) = self
-            .state
-            .submission_queues
-            .get_mut(usize::from(id))
-            .and_then(Option::as_mut)
-        else {
-            return false;
+    /// Fetches a command, executes it and posts its completion; the controller fails if the queue memory does.
+    fn serve_one(&mut self, id: u16) {
+        let Some(queue) = self.state.submission_queues[usize::from(id)].as_mut() else {
+            return;
         };
         let Ok(command) = queue.fetch(&*self.memory) else {
-            self.fail();
-            return false;
+            return self.fail();
         };
         let result = match self.fetch_fault(id, &command) {
-            Some(FetchFault::Fatal) => {
-                self.fail();
-                return false;
-            }
+            Some(FetchFault::Fatal) => return self.fail(),
             Some(FetchFault::Fail(status)) => Err(self.failed_on_purpose(status)),
             Some(FetchFault::ReadOnly) => {
                 self.make_read_only(command.namespace_id.get());
@@ -346,11 +346,25 @@ impl Controller {
             }
             None => self.execute(id, &command),
         };
+        if let Some(result) = result.transpose() {
+            self.post_result(id, &command, result);
+        }
+    }
+
+    /// Completes a command that was in hand, and interrupts.
+    pub(super) fn complete(&mut self, id: u16, command: &SubmissionEntry, result: Result<u32, Failure>) {
+        if let Some(completion_queue) = self.post_result(id, command, result) {
+            self.signal(completion_queue);
+        }
+    }
+
+    /// Posts the completion of a command of submission queue `id`. Returns the completion queue.
+    fn post_result(&mut self, id: u16, command: &SubmissionEntry, result: Result<u32, Failure>) -> Option<u16> {
+        let completion_queue = self.state.submission_queue(id)?.completion_queue;
         let (dword0, status) = match result {
-            Ok(None) => return true,
-            Ok(Some(dword0)) => (dword0, Status::SUCCESS),
+            Ok(dword0) => (dword0, Status::SUCCESS),
             Err(failure) => {
-                self.state.error_log.push(ErrorEntry::of_command(id, &command, failure));
+                self.state.error_log.push(ErrorEntry::of_command(id, command, failure));
                 (0, failure.status.with_more())
             }
         };
@@ -361,7 +375,8 @@ impl Controller {
             status: status.with_phase(false).into(),
             ..CompletionEntry::default()
         };
-        self.finish(completion_queue, command.opcode, entry)
+        self.finish(completion_queue, command.opcode, entry);
+        Some(completion_queue)
     }
 
     fn fetch_fault(&self, queue: u16, command: &SubmissionEntry) -> Option<FetchFault> {
@@ -388,7 +403,7 @@ impl Controller {
         if queue == 0 {
             self.execute_admin(command)
         } else {
-            self.execute_nvm(command).map(Some)
+            self.execute_nvm(queue, command)
         }
     }
 

@@ -13,6 +13,7 @@
 //! buffer; such commands and fields get the specified status.
 //!
 //! A controller does wrong what its [fault plan](fault) says, and nothing else.
+#![forbid(unsafe_code)]
 
 mod admin;
 pub mod command;
@@ -32,6 +33,7 @@ pub mod memory;
 pub mod nvm;
 pub mod prp;
 pub mod queue;
+pub mod ranges;
 pub mod registers;
 pub mod state;
 pub mod status;

@@ -1,9 +1,7 @@
 //! NVM command set: the I/O commands (NVMe 1.4, section 6).
 //!
-//! Block ranges in, backend calls out. It knows nothing of queues.
-
-use zerocopy::little_endian::{U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+//! Block ranges in, backend calls out. It knows nothing of queues. Commands whose range MDTS does not bound are in
+//! [`ranges`](super::ranges).
 
 use super::admin::check_flags;
 use super::command::{SubmissionEntry, nvm};
@@ -16,27 +14,9 @@ use crate::storage::backend::{Backend, BackendError};
 const NSID_ALL: u32 = 0xffff_ffff;
 /// CDW12 of the commands with a range.
 const FORCE_UNIT_ACCESS: u32 = 1 << 30;
-/// CDW12 of Write Zeroes.
-const DEALLOCATE: u32 = 1 << 25;
-/// CDW11 of Dataset Management: AD.
-const ATTRIBUTE_DEALLOCATE: u32 = 1 << 2;
-
-/// Dataset Management Range (Figure 362).
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C)]
-pub struct DatasetRange {
-    /// Context Attributes.
-    pub attributes: U32,
-    /// Length in logical blocks.
-    pub length: U32,
-    /// Starting LBA.
-    pub starting_lba: U64,
-}
-
-const _: () = assert!(size_of::<DatasetRange>() == 16);
 
 impl Namespace {
-    fn byte_range(&self, starting_lba: u64, blocks: u64) -> Result<ByteRange, Failure> {
+    pub(super) fn byte_range(&self, starting_lba: u64, blocks: u64) -> Result<ByteRange, Failure> {
         match starting_lba.checked_add(blocks) {
             Some(end) if end <= self.blocks() => {
                 let shift = self.block_shift();
@@ -51,7 +31,7 @@ impl Namespace {
 }
 
 /// The range of a command of [`nvm::WITH_LBA`]: SLBA, and NLB, which is 0's based.
-fn command_range(namespace: &Namespace, command: &SubmissionEntry) -> Result<ByteRange, Failure> {
+pub(super) fn command_range(namespace: &Namespace, command: &SubmissionEntry) -> Result<ByteRange, Failure> {
     namespace.byte_range(command.starting_lba(), u64::from(command.dword12.get() & 0xffff) + 1)
 }
 
@@ -71,7 +51,7 @@ fn read_status(error: &BackendError) -> Status {
     }
 }
 
-fn write_status(error: &BackendError) -> Status {
+pub(super) fn write_status(error: &BackendError) -> Status {
     match error {
         BackendError::OutOfRange { .. } => Status::LBA_OUT_OF_RANGE,
         BackendError::NoSpace => Status::CAPACITY_EXCEEDED,
@@ -81,8 +61,8 @@ fn write_status(error: &BackendError) -> Status {
 }
 
 impl Controller {
-    /// Executes a command of an I/O queue.
-    pub(super) fn execute_nvm(&mut self, command: &SubmissionEntry) -> Result<u32, Failure> {
+    /// Executes a command of the I/O queue with that identifier. `Ok(None)`: it is in hand now and completes later.
+    pub(super) fn execute_nvm(&mut self, queue: u16, command: &SubmissionEntry) -> Result<Option<u32>, Failure> {
         check_flags(command)?;
         match command.opcode {
             nvm::FLUSH => self.flush(command),
@@ -90,11 +70,12 @@ impl Controller {
             nvm::READ => self.read(command),
             nvm::WRITE_UNCORRECTABLE => self.write_uncorrectable(command),
             nvm::COMPARE => self.compare(command),
-            nvm::WRITE_ZEROES => self.write_zeroes(command),
-            nvm::DATASET_MANAGEMENT => self.dataset_management(command),
-            nvm::VERIFY => self.verify(command),
+            nvm::WRITE_ZEROES => return self.write_zeroes(queue, command),
+            nvm::DATASET_MANAGEMENT => return self.dataset_management(queue, command),
+            nvm::VERIFY => return self.verify(queue, command),
             _ => Err(Failure::at(Status::INVALID_OPCODE, 0, 0)),
         }
+        .map(Some)
     }
 
     /// Flush (section 6.8); FFFFFFFFh flushes all namespaces (VWC bits 2:1 = 11b).
@@ -109,7 +90,7 @@ impl Controller {
         Ok(0)
     }
 
-    fn flush_namespace(&mut self, index: usize) -> Result<(), Status> {
+    pub(super) fn flush_namespace(&mut self, index: usize) -> Result<(), Status> {
         let result = self.namespaces[index].backend.flush();
         self.settle(result, write_status)
     }
@@ -154,24 +135,8 @@ impl Controller {
         }
     }
 
-    /// Verify (section 6.14): reads without handing the data out, in pieces, because MDTS does not bound it.
-    fn verify(&mut self, command: &SubmissionEntry) -> Result<u32, Failure> {
-        let (index, namespace) = self.namespace(command.namespace_id.get())?;
-        let range = command_range(namespace, command)?;
-        self.prepare_reading(index, command)?;
-        let mut data = std::mem::take(&mut self.buffer);
-        let mut pieces = (0..range.length).step_by(MAX_TRANSFER).map(|done| ByteRange {
-            offset: range.offset + done,
-            length: (range.length - done).min(MAX_TRANSFER as u64),
-        });
-        let result = pieces.try_for_each(|piece| self.load(index, piece, &mut data));
-        self.buffer = data;
-        result?;
-        Ok(0)
-    }
-
     /// With Force Unit Access the data come from the medium: what is cached goes there first.
-    fn prepare_reading(&mut self, index: usize, command: &SubmissionEntry) -> Result<(), Status> {
+    pub(super) fn prepare_reading(&mut self, index: usize, command: &SubmissionEntry) -> Result<(), Status> {
         if command.dword12.get() & FORCE_UNIT_ACCESS != 0 {
             self.flush_namespace(index)?;
         }
@@ -179,7 +144,7 @@ impl Controller {
     }
 
     /// Reads the range, whose length `data` takes.
-    fn load(&mut self, index: usize, range: ByteRange, data: &mut Vec<u8>) -> Result<(), Status> {
+    pub(super) fn load(&mut self, index: usize, range: ByteRange, data: &mut Vec<u8>) -> Result<(), Status> {
         if self.state.media[index].is_unreadable(range) {
             return Err(Status::UNRECOVERED_READ_ERROR);
         }
@@ -227,42 +192,8 @@ impl Controller {
         Ok(0)
     }
 
-    /// Write Zeroes (section 6.17).
-    fn write_zeroes(&mut self, command: &SubmissionEntry) -> Result<u32, Failure> {
-        let (index, namespace) = self.writable_namespace(command)?;
-        let range = command_range(namespace, command)?;
-        let deallocate = command.dword12.get() & DEALLOCATE != 0;
-        self.store(index, range, |backend| {
-            backend.write_zeroes(range.offset, range.length, deallocate)
-        })?;
-        self.make_durable(index, command)?;
-        Ok(0)
-    }
-
-    /// Dataset Management (section 6.7). All ranges are checked before the first is deallocated; attributes other than
-    /// Deallocate are hints that are not used.
-    fn dataset_management(&mut self, command: &SubmissionEntry) -> Result<u32, Failure> {
-        let count = (command.dword10.get() as usize & 0xff) + 1;
-        self.namespace(command.namespace_id.get())?;
-        let deallocate = command.dword11.get() & ATTRIBUTE_DEALLOCATE != 0;
-        if deallocate {
-            self.writable_namespace(command)?;
-        }
-        let data = self.receive(command, count * size_of::<DatasetRange>())?;
-        let (index, namespace) = self.namespace(command.namespace_id.get())?;
-        let ranges = byte_ranges(namespace, &data);
-        self.buffer = data;
-        let ranges = ranges?;
-        if deallocate {
-            for range in disjoint(ranges) {
-                self.store(index, range, |backend| backend.discard(range.offset, range.length))?;
-            }
-        }
-        Ok(0)
-    }
-
     /// The namespace of a command that changes it.
-    fn writable_namespace(&self, command: &SubmissionEntry) -> Result<(usize, &Namespace), Failure> {
+    pub(super) fn writable_namespace(&self, command: &SubmissionEntry) -> Result<(usize, &Namespace), Failure> {
         let (index, namespace) = self.namespace(command.namespace_id.get())?;
         if self.is_read_only(index) {
             return Err(Failure::at(Status::NAMESPACE_WRITE_PROTECTED, 1, 0));
@@ -272,14 +203,22 @@ impl Controller {
 
     /// After a write: to the medium if the command forces it or the write cache is off.
     fn make_durable(&mut self, index: usize, command: &SubmissionEntry) -> Result<(), Status> {
-        if command.dword12.get() & FORCE_UNIT_ACCESS != 0 || !self.state.features.write_cache {
+        if self.wants_durable(command) {
             self.flush_namespace(index)?;
         }
         Ok(())
     }
 
+    pub(super) fn wants_durable(&self, command: &SubmissionEntry) -> bool {
+        command.dword12.get() & FORCE_UNIT_ACCESS != 0 || !self.state.features.write_cache
+    }
+
     /// Turns a backend's answer into a status, and counts and logs what failed.
-    fn settle(&mut self, result: Result<(), BackendError>, status: fn(&BackendError) -> Status) -> Result<(), Status> {
+    pub(super) fn settle(
+        &mut self,
+        result: Result<(), BackendError>,
+        status: fn(&BackendError) -> Status,
+    ) -> Result<(), Status> {
         result.map_err(|error| {
             if matches!(error, BackendError::Io(_)) {
                 self.state.counters.media_errors += 1;
@@ -288,28 +227,4 @@ impl Controller {
             status(&error)
         })
     }
-}
-
-fn byte_ranges(namespace: &Namespace, data: &[u8]) -> Result<Vec<ByteRange>, Failure> {
-    let ranges = data.chunks_exact(size_of::<DatasetRange>());
-    let ranges = ranges.filter_map(|bytes| DatasetRange::read_from_bytes(bytes).ok());
-    ranges
-        .map(|range| namespace.byte_range(range.starting_lba.get(), range.length.get().into()))
-        .collect()
-}
-
-/// The same bytes in ranges that do not overlap: a hostile guest may name the whole disk 256 times.
-fn disjoint(mut ranges: Vec<ByteRange>) -> Vec<ByteRange> {
-    ranges.retain(|range| range.length > 0);
-    ranges.sort_unstable();
-    let mut merged: Vec<ByteRange> = Vec::with_capacity(ranges.len());
-    for range in ranges {
-        match merged.last_mut() {
-            Some(last) if range.offset <= last.offset + last.length => {
-                last.length = last.length.max(range.offset + range.length - last.offset);
-            }
-            _ => merged.push(range),
-        }
-    }
-    merged
 }

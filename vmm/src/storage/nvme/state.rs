@@ -11,6 +11,7 @@ use super::features::Features;
 use super::log_page::{Counters, ErrorLog};
 use super::media::Media;
 use super::queue::{CompletionQueue, SubmissionQueue};
+use super::ranges::InHand;
 
 /// Whether a controller fetches commands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub struct ControllerState {
     pub completion_queues: Vec<Option<CompletionQueue>>,
     /// The submission queue whose turn it is.
     pub next_queue: usize,
+    /// A command that is done a piece at a time. Its completion queue has room.
+    pub in_hand: Option<InHand>,
     /// Set by Doorbell Buffer Config.
     pub shadow: Option<ShadowDoorbells>,
     /// Values of the features.
@@ -65,6 +68,7 @@ impl ControllerState {
             submission_queues: vec![None; queues],
             completion_queues: vec![None; queues],
             next_queue: 0,
+            in_hand: None,
             shadow: None,
             features: Features::new(queue_pairs, namespaces),
             events: AsyncEvents::default(),

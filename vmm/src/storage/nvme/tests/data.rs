@@ -8,7 +8,7 @@ use super::harness::*;
 use crate::storage::backend::{Backend, BackendError, MemoryBackend};
 use crate::storage::nvme::Status;
 use crate::storage::nvme::command::{SubmissionEntry, admin, nvm};
-use crate::storage::nvme::nvm::DatasetRange;
+use crate::storage::nvme::ranges::DatasetRange;
 
 fn pattern(length: usize, seed: u8) -> Vec<u8> {
     (0..length)

@@ -19,6 +19,7 @@ use crate::pci::{PciAddress, PciBus, PciDevice, Resources};
 use crate::sandbox::Sandbox;
 use crate::storage::backend::{Backend, BackendError, MemoryBackend};
 use crate::storage::nvme::command::{SubmissionEntry, admin, nvm};
+use crate::storage::nvme::ranges::{DatasetRange, PIECE};
 use crate::storage::nvme::{
     AttachError, CommandMatch, CompletionFault, ConfigError, Connections, ControllerConfig, Fault, FaultKind,
     NvmeDevice,
@@ -249,22 +250,28 @@ fn a_paused_worker_touches_nothing_and_then_goes_on() {
     bench.device.resume();
 }
 
-/// A backend whose reads wait until they are let go, and count themselves first.
+/// A backend whose reads and zeroes wait until they are let go, and count themselves first.
 struct Slow {
     gate: Arc<Mutex<()>>,
     begun: Arc<AtomicUsize>,
 }
 
-impl Backend for Slow {
-    fn len(&self) -> u64 {
-        1 << 20
-    }
-    fn is_read_only(&self) -> bool {
-        true
-    }
-    fn read(&mut self, _: u64, _: &mut [u8]) -> Result<(), BackendError> {
+impl Slow {
+    fn wait(&self) {
         self.begun.fetch_add(1, Ordering::SeqCst);
         drop(self.gate.lock());
+    }
+}
+
+impl Backend for Slow {
+    fn len(&self) -> u64 {
+        8 * PIECE
+    }
+    fn is_read_only(&self) -> bool {
+        false
+    }
+    fn read(&mut self, _: u64, _: &mut [u8]) -> Result<(), BackendError> {
+        self.wait();
         Ok(())
     }
     fn write(&mut self, _: u64, _: &[u8]) -> Result<(), BackendError> {
@@ -274,7 +281,8 @@ impl Backend for Slow {
         Ok(())
     }
     fn write_zeroes(&mut self, _: u64, _: u64, _: bool) -> Result<(), BackendError> {
-        Err(BackendError::ReadOnly)
+        self.wait();
+        Ok(())
     }
 }
 
@@ -313,6 +321,42 @@ fn a_pause_waits_for_the_command_in_hand_only_and_vcpus_never_wait() {
     );
     bench.device.resume();
     bench.wait_for(|bench| bench.completion(cq, 2) == 1);
+}
+
+#[test]
+fn a_pause_waits_for_one_piece_of_a_deallocated_disk() {
+    let gate = Arc::new(Mutex::new(()));
+    let held = gate.lock().unwrap();
+    let begun = Arc::new(AtomicUsize::new(0));
+    let bench = Bench::new(Box::new(Slow {
+        gate: Arc::clone(&gate),
+        begun: Arc::clone(&begun),
+    }));
+    bench.enable();
+    bench.create_queue_pair();
+    let (sq, cq) = Driver::queue_addresses(1);
+    let disk = DatasetRange {
+        attributes: 0.into(),
+        length: ((8 * PIECE / 512) as u32).into(),
+        starting_lba: 0.into(),
+    };
+    bench.memory.write_slice(disk.as_bytes(), GuestAddress(DATA)).unwrap();
+    let command = SubmissionEntry {
+        dword10: 0.into(),
+        dword11: 4.into(),
+        ..blocks(nvm::DATASET_MANAGEMENT, 0, 1)
+    };
+    bench.put_command(sq, 0, command);
+    bench.write(0x1008, 1);
+    bench.wait_for(|_| begun.load(Ordering::SeqCst) == 1);
+    bench.device.request_pause();
+    drop(held);
+    bench.device.wait_paused();
+    assert_eq!(begun.load(Ordering::SeqCst), 1, "the second piece did not begin");
+    assert_eq!(bench.completion(cq, 0), 0);
+    bench.device.resume();
+    bench.wait_for(|bench| bench.completion(cq, 0) == 1);
+    assert_eq!(begun.load(Ordering::SeqCst), 8);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::storage::nvme::command::{SubmissionEntry, admin, nvm};
 use crate::storage::nvme::identify::{IdentifyController, IdentifyNamespace};
 use crate::storage::nvme::log_page::SmartHealth;
 use crate::storage::nvme::media::MAX_UNREADABLE;
-use crate::storage::nvme::nvm::DatasetRange;
+use crate::storage::nvme::ranges::DatasetRange;
 use crate::storage::nvme::{CommandMatch, ControllerConfig, Fault, FaultKind, FetchFault, MAX_NAMESPACES, Status};
 
 fn get_log(page: u32, bytes: u32) -> SubmissionEntry {
@@ -172,6 +172,47 @@ fn sixteen_namespaces_are_there_each_with_its_data() {
     driver.admin_ok(identify(1, 0));
     let data = IdentifyController::read_from_bytes(&driver.bytes(DATA, 4096)).unwrap();
     assert_eq!(data.namespaces.get(), 16);
+}
+
+#[test]
+fn each_namespace_is_listed_and_says_its_own_size_and_identifiers() {
+    let backends = (1..=MAX_NAMESPACES)
+        .map(|blocks| Box::new(MemoryBackend::new(512 * blocks)) as _)
+        .collect();
+    let mut driver = Driver::with_backends(backends, 4);
+    driver.enable();
+    let listed = |driver: &mut Driver, after: u32| {
+        driver.admin_ok(identify(2, after));
+        let ids: Vec<u32> = driver
+            .bytes(DATA, 4096)
+            .chunks(4)
+            .map(|id| u32::from_le_bytes(id.try_into().unwrap()))
+            .collect();
+        ids.into_iter().take_while(|&id| id != 0).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(&mut driver, 0), (1..=16).collect::<Vec<_>>());
+    assert_eq!(listed(&mut driver, 11), (12..=16).collect::<Vec<_>>());
+    assert!(listed(&mut driver, 16).is_empty());
+    let mut identifiers = std::collections::BTreeSet::new();
+    for nsid in 1..=16u32 {
+        driver.admin_ok(identify(0, nsid));
+        let data = IdentifyNamespace::read_from_bytes(&driver.bytes(DATA, 4096)).unwrap();
+        assert_eq!(
+            (data.size.get(), data.capacity.get()),
+            (u64::from(nsid), u64::from(nsid))
+        );
+        assert!(
+            identifiers.insert((data.eui64, data.nguid)),
+            "namespace {nsid} has identifiers of another"
+        );
+        driver.admin_ok(identify(3, nsid));
+        let descriptors = driver.bytes(DATA, 32);
+        assert_eq!(
+            (&descriptors[4..12], &descriptors[16..32]),
+            (&data.eui64[..], &data.nguid[..])
+        );
+    }
+    driver.admin_fails(identify(0, 17), Status::INVALID_NAMESPACE_OR_FORMAT);
 }
 
 /// Two namespaces; the `after`-th write makes the medium of its namespace read-only.

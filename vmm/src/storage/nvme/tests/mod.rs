@@ -13,3 +13,4 @@ mod media;
 mod model;
 mod prp;
 mod queues;
+mod ranges;

@@ -9,7 +9,7 @@ use zerocopy::IntoBytes;
 use super::harness::*;
 use crate::storage::nvme::Status;
 use crate::storage::nvme::command::{SubmissionEntry, nvm};
-use crate::storage::nvme::nvm::DatasetRange;
+use crate::storage::nvme::ranges::DatasetRange;
 
 /// The disk has few blocks, so that commands meet.
 const BLOCKS: u64 = 64;
