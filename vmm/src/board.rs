@@ -1,6 +1,7 @@
 //! Connecting the devices of [`crate::devices`] to one machine: its buses, its interrupt controllers, its power supply.
 //!
 //! Must not know what the devices do, nor vCPUs.
+#![forbid(unsafe_code)]
 
 use std::io::Write;
 use std::sync::{Arc, Weak};

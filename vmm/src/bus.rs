@@ -9,6 +9,7 @@
 //! There are two layers. *Fixed* ranges are put in while the machine is built and never overlap. *Movable* ranges are
 //! what PCI base address registers decode at this moment; the guest chooses them, so they may well collide, and then
 //! the fixed range, or else the movable range named first, wins.
+#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};

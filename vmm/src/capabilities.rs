@@ -1,6 +1,7 @@
 //! What this KVM can do, asked once: for choosing a way to step over, and for showing to the user.
 //!
 //! Talks to KVM, and to a throw-away machine for what KVM does not tell. It must not know the monitor.
+#![forbid(unsafe_code)]
 
 use kvm_bindings::{
     KVM_CAP_SET_GUEST_DEBUG2, KVM_CAP_SYNC_REGS, KVM_CAP_X86_MSR_FILTER, KVM_CAP_X86_USER_SPACE_MSR,

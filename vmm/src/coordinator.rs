@@ -7,6 +7,7 @@
 //!
 //! Talks to the vCPU threads by `attention` flags and a signal that interrupts KVM_RUN, and to [`DeviceWorker`]s. It must
 //! not know registers or exits.
+#![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

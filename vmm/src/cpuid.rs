@@ -2,6 +2,7 @@
 //!
 //! Talks to KVM's supported set; must not know machines. Sources: Intel SDM volume 2 (CPUID), AMD APM volume 3
 //! appendix E.
+#![forbid(unsafe_code)]
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm};

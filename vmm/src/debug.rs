@@ -11,6 +11,7 @@
 //! - A first instruction that is single-stepped runs with interrupts held back; where KVM cannot do that, an interrupt
 //!   handler's first instruction may be stepped in its stead and the breakpoint is reported again after its return.
 //! - Where our breakpoint and the guest's single step come as one exception, the resume flag is used whatever the method.
+#![forbid(unsafe_code)]
 
 use kvm_bindings::{
     KVM_GUESTDBG_BLOCKIRQ, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_INJECT_DB, KVM_GUESTDBG_SINGLESTEP,

@@ -2,6 +2,7 @@
 //!
 //! Devices know the trait only. The written value is lost, so this suits devices that find the value in memory, such as
 //! NVMe controllers with shadow doorbells, or doorbells told apart by the value itself.
+#![forbid(unsafe_code)]
 
 use std::io;
 use std::sync::Arc;

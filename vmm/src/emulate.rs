@@ -6,6 +6,7 @@
 //!
 //! The guest is hostile: a memory operand is checked by walking its page tables, an access that the processor would
 //! not carry out at once (not present, read-only, not yet marked dirty) is refused.
+#![forbid(unsafe_code)]
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, MemorySize, Mnemonic, OpKind, Register};
 

@@ -1,4 +1,5 @@
 //! What can go wrong while a machine is built or run, in words that tell the user what to do.
+#![forbid(unsafe_code)]
 
 use std::path::PathBuf;
 

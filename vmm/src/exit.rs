@@ -1,4 +1,5 @@
 //! Why a machine stopped, and what its vCPUs counted. Plain data.
+#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::sync::Arc;

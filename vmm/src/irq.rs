@@ -3,6 +3,7 @@
 //! Devices know only [`InterruptLine`] and [`MessageSink`], so that each is testable without KVM; the machine gives them
 //! what an [`IrqRouter`] makes. Numbers of KVM's in-kernel controllers and the routing table: Linux documentation
 //! "virt/kvm/api", KVM_SET_GSI_ROUTING and KVM_IRQFD.
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

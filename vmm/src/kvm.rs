@@ -1,4 +1,5 @@
 //! Opening the KVM device. Talks to `/dev/kvm` only; knows nothing of machines.
+#![forbid(unsafe_code)]
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt as _;

@@ -2,6 +2,7 @@
 //!
 //! Talks to every other part of this crate. Building happens on one thread; a started machine has one thread a vCPU and
 //! one coordinator thread. It must not know why the guest is run.
+#![forbid(unsafe_code)]
 
 use std::io::Write;
 use std::sync::{Arc, PoisonError};

@@ -2,6 +2,7 @@
 //!
 //! Talks to KVM's MSR filter (`KVM_X86_SET_MSR_FILTER`, one for the whole virtual machine). A filtered write exits to
 //! user space instead of being performed; the vCPU loop performs it, then tells the handler.
+#![forbid(unsafe_code)]
 
 use kvm_bindings::{KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER, Msrs, kvm_enable_cap, kvm_msr_entry};
 use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd, VmFd};

@@ -1,6 +1,7 @@
 //! Trying a way of stepping over breakpoints on a throw-away machine, because KVM does not say which work.
 //!
 //! Talks to [`crate::machine`] like any other user of it.
+#![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

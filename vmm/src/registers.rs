@@ -1,4 +1,5 @@
 //! The register sets of a processor as the rest of the program sees them: plain data, no KVM types outside.
+#![forbid(unsafe_code)]
 
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 

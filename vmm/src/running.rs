@@ -1,6 +1,7 @@
 //! A started machine: waiting for its end, pausing, resuming, looking at its processors.
 //!
 //! Talks to the coordinator's state only; re-exported by [`crate::machine`]. It must not know how a machine is built.
+#![forbid(unsafe_code)]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

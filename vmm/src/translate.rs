@@ -5,6 +5,7 @@
 //!
 //! The tables are the guest's and hostile: each entry is read once, in one piece, and checked; the walk has at most
 //! four steps; nothing is cached, because an edit of the tables does not exit to the host.
+#![forbid(unsafe_code)]
 
 use thiserror::Error;
 

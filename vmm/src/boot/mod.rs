@@ -2,6 +2,7 @@
 //!
 //! No firmware and no real mode. What the kernel finds is described in `docs/loader-block.md`. Talks to guest memory;
 //! the machine sets the registers. It must not know what the files mean.
+#![forbid(unsafe_code)]
 
 mod entry;
 mod layout;

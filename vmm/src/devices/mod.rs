@@ -2,6 +2,7 @@
 //!
 //! Each is a state machine with its interrupt, clock and other effects injected, knows nothing of KVM and keeps what
 //! the guest can see in one plain struct.
+#![forbid(unsafe_code)]
 
 pub mod board;
 mod calendar;

@@ -4,6 +4,7 @@
 //! everything that all functions share is done here. Interrupts leave through the
 //! [`MessageSink`](crate::irq::MessageSink) trait, so nothing in here needs KVM. Register names and layouts are those of
 //! the PCI Local Bus Specification 3.0 ("PCI" and a section number in comments).
+#![forbid(unsafe_code)]
 
 mod bar;
 mod config;

@@ -1,6 +1,7 @@
 //! Which files can still be opened: Landlock (Linux `Documentation/userspace-api/landlock.rst`).
 //!
 //! Descriptors that are open already are not concerned.
+#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::path::Path;

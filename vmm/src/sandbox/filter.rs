@@ -2,6 +2,7 @@
 //!
 //! The lists come from reading the code and from strace on runs to every kind of end. A thread cannot open, execute,
 //! connect or start anything (only the main one opens files, for the report), and nobody makes memory executable.
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,7 @@
 //! What a vCPU does about a debug exit: whose it is, asking the handler, getting past the instruction.
 //!
 //! This is the way of every hit: no lock, and with sync registers and the resume flag no system call.
+#![forbid(unsafe_code)]
 
 use kvm_bindings::kvm_debug_exit_arch;
 

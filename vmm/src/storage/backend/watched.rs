@@ -2,6 +2,7 @@
 //!
 //! A guest is told of a full or broken disk by an NVMe status and may well crash over it; whoever runs the guest has to be
 //! told that its own host was the cause.
+#![forbid(unsafe_code)]
 
 use std::sync::{Arc, Mutex, PoisonError};
 
