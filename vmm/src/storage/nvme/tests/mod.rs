@@ -14,3 +14,4 @@ mod model;
 mod prp;
 mod queues;
 mod ranges;
+mod rings;
