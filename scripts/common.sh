@@ -16,6 +16,21 @@ have() {
     for c; do command -v "$c" >/dev/null 2>&1 || return 1; done
 }
 
+# Prints the paths of llvm-cov and llvm-profdata that can read what the compiler's code writes: its own, or the
+# distribution's of the same LLVM version.
+llvm_tools() {
+    local own major
+    own=$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin
+    major=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
+    if [ -x "$own/llvm-cov" ] && [ -x "$own/llvm-profdata" ]; then
+        echo "$own/llvm-cov $own/llvm-profdata"
+    elif have "llvm-cov-$major" "llvm-profdata-$major"; then
+        echo "$(command -v "llvm-cov-$major") $(command -v "llvm-profdata-$major")"
+    else
+        return 1
+    fi
+}
+
 # Every command line of a guest, a lab or a test gets its own directory, removed when the script ends.
 # Sets WORK.
 make_work_dir() {
