@@ -1,7 +1,9 @@
-//! The machine of a run: a PC with the guest's files, its NVMe controller and its serial log, from the command line's
+//! The machine of a run: a PC with the guest's files, its disks and its serial log, from the command line's
 //! options to the end of the guest.
 //!
 //! Talks to the virtual machine monitor and hands its stops to the session. It must not know locks or Windows.
+
+mod disks;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -13,53 +15,24 @@ use anyhow::Context;
 use storlock_vmm::boot::{BootFile, BootRequest, FileKind, KernelImage};
 use storlock_vmm::debug::BREAKPOINT_LIMIT;
 use storlock_vmm::machine::{ExitReason, InternalError, Machine, MachineConfig, MachineHandle, RunningMachine};
-use storlock_vmm::pci::PciAddress;
 use storlock_vmm::sandbox::{Sandbox, ThreadKind};
-use storlock_vmm::storage::backend::{Backend, HostFailures, MemoryBackend, RawFileBackend, WatchedBackend};
-use storlock_vmm::storage::nvme::{ControllerConfig, Fault, FaultInjector, MAX_QUEUE_PAIRS, NvmeDevice};
+use storlock_vmm::storage::nvme::{Fault, FaultInjector};
 
+use self::disks::AttachedDisks;
 use crate::report::FaultInfo;
 use crate::session::{End, EndKind, Session};
 use crate::target::kvm::{Handler, KvmCpu, MSR_LSTAR, StopHandler};
 use crate::target::{Action, RunControl, StopReason, StoppedCpu};
 
-/// PCI device number of the NVMe controller.
-const NVME_SLOT: u8 = 4;
-/// Largest disk that is kept in memory, in bytes.
-const DISK_MEMORY_LIMIT: u64 = 16 << 30;
+pub use self::disks::{Disk, DiskPlace};
 
-/// Where the emulated disk keeps its data.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Disk {
-    /// Memory of this size in bytes; gone after the run.
-    Memory(u64),
-    /// A raw file.
-    File(PathBuf),
-}
-
-/// An entry of the NVMe controller's fault plan.
+/// An entry of the fault plan of the target's NVMe controller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedFault {
     /// As it was written on the command line.
     pub text: String,
     /// What it asks for.
     pub fault: Fault,
-}
-
-impl Disk {
-    /// A disk in memory.
-    ///
-    /// # Errors
-    /// If it cannot have that size; the text says which sizes there are.
-    pub fn in_memory(bytes: u64) -> Result<Self, String> {
-        let block = u64::from(ControllerConfig::default().block_size);
-        if bytes == 0 || bytes % block != 0 || bytes > DISK_MEMORY_LIMIT {
-            return Err(format!(
-                "a disk in memory has a multiple of {block} bytes, up to 16G, not {bytes}"
-            ));
-        }
-        Ok(Self::Memory(bytes))
-    }
 }
 
 /// What a guest is made of.
@@ -77,9 +50,9 @@ pub struct GuestOptions {
     pub files: Vec<BootFile>,
     /// Command line of the kernel.
     pub command_line: String,
-    /// The NVMe controller's disk.
-    pub disk: Disk,
-    /// What that controller is to do wrong.
+    /// The disks, each with a controller of its own.
+    pub disks: Vec<Disk>,
+    /// What the target's controller is to do wrong.
     pub faults: Vec<PlannedFault>,
     /// File for everything that the guest writes to its serial port.
     pub serial_log: PathBuf,
@@ -94,7 +67,7 @@ pub struct Guest {
     machine: Machine,
     stops: Arc<Stops>,
     cpus: u32,
-    disk: Option<DiskFile>,
+    disks: AttachedDisks,
     faults: Option<FaultPlan>,
 }
 
@@ -114,12 +87,6 @@ impl FaultPlan {
         });
         faults.collect()
     }
-}
-
-/// The disk image of a run and what the host has failed to do with it.
-struct DiskFile {
-    path: PathBuf,
-    failures: HostFailures,
 }
 
 /// Hands stops to the session, which is made after the machine because it is told what the machine can do.
@@ -154,8 +121,8 @@ impl Guest {
             sandbox: options.sandbox,
         };
         let mut machine = Machine::new(&kvm, config)?;
-        let (disk, injector) = attach_disk(&mut machine, &options)?;
-        let faults = injector.map(|injector| {
+        let disks = disks::attach(&mut machine, &options)?;
+        let faults = disks.injector.clone().map(|injector| {
             let (stops, texts) = (
                 Arc::clone(&stops),
                 options.faults.iter().map(|fault| fault.text.clone()),
@@ -182,7 +149,7 @@ impl Guest {
             machine,
             stops,
             cpus: options.cpus,
-            disk,
+            disks,
             faults,
         })
     }
@@ -220,41 +187,11 @@ impl Guest {
             running,
             session: Arc::clone(session),
             cpus: self.cpus,
-            disk: self.disk,
+            disks: self.disks,
             faults: self.faults,
             started: Instant::now(),
         })
     }
-}
-
-/// Plugs in the NVMe controller with the disk and the fault plan of the run.
-fn attach_disk(
-    machine: &mut Machine,
-    options: &GuestOptions,
-) -> anyhow::Result<(Option<DiskFile>, Option<Arc<FaultInjector>>)> {
-    let queue_pairs = u16::try_from(options.cpus).unwrap_or(MAX_QUEUE_PAIRS);
-    let config = ControllerConfig {
-        queue_pairs: queue_pairs.clamp(1, MAX_QUEUE_PAIRS),
-        faults: options.faults.iter().map(|fault| fault.fault).collect(),
-        ..ControllerConfig::default()
-    };
-    let mut file = None;
-    let backend: Box<dyn Backend> = match &options.disk {
-        Disk::Memory(bytes) => Box::new(MemoryBackend::new(
-            usize::try_from(*bytes).context("the disk is too large for this host")?,
-        )),
-        Disk::File(path) => {
-            let backend = WatchedBackend::new(RawFileBackend::open(path, config.block_size, false)?);
-            file = Some(DiskFile {
-                path: path.clone(),
-                failures: backend.failures(),
-            });
-            Box::new(backend)
-        }
-    };
-    let address = PciAddress::new(NVME_SLOT, 0).context("no such PCI address")?;
-    let device = NvmeDevice::attach(machine, address, config, vec![backend])?;
-    Ok((file, device.faults().cloned()))
 }
 
 /// A guest that runs.
@@ -263,7 +200,7 @@ pub struct RunningGuest {
     session: Arc<Session>,
     cpus: u32,
     started: Instant,
-    disk: Option<DiskFile>,
+    disks: AttachedDisks,
     faults: Option<FaultPlan>,
 }
 
@@ -306,11 +243,7 @@ impl RunningGuest {
             self.running
                 .inspect(cpu, move |stopped| session.look(&mut KvmCpu::new(stopped)));
         }
-        end.failures.extend(self.disk.and_then(|disk| {
-            let (first, count) = disk.failures.summary()?;
-            let path = disk.path.display();
-            Some(format!("the disk image {path} failed {count} times, first: {first}"))
-        }));
+        end.failures.extend(self.disks.failures());
         end.faults = self.faults.as_ref().map(FaultPlan::report).unwrap_or_default();
         self.session.close(&mut end);
         end

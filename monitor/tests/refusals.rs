@@ -100,6 +100,8 @@ fn an_impossible_option_is_a_usage_error() {
         ["--memory", "lots"],
         ["--time-limit", "0s"],
         ["--dump-export", "nothing"],
+        ["--disk", "disk.img,rw"],
+        ["--disk", "disk.img,readonly,snapshot"],
     ] {
         let (code, text) = refused(&driver(), &arguments);
         assert_eq!(code, Some(2), "{arguments:?}: {text}");

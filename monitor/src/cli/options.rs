@@ -3,7 +3,6 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::machine::Disk;
 use crate::session::ExportRequest;
 
 /// A size in bytes, written as a number with an optional suffix `K`, `M`, `G` (powers of 1024; `iB` may follow).
@@ -64,17 +63,6 @@ fn split(text: &str) -> Result<(u64, &str), String> {
     Ok((number, suffix))
 }
 
-impl FromStr for Disk {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("mem:") {
-            Some(size) => size.parse().and_then(|Size(bytes)| Self::in_memory(bytes)),
-            None => Ok(Self::File(text.into())),
-        }
-    }
-}
-
 impl FromStr for ExportRequest {
     type Err = String;
 
@@ -109,18 +97,6 @@ mod tests {
         assert!("M".parse::<Size>().is_err());
         assert!("1T".parse::<Size>().is_err());
         assert!("99999999999G".parse::<Size>().is_err());
-    }
-
-    #[test]
-    fn a_disk_in_memory_has_whole_blocks_and_a_limit() {
-        assert_eq!("mem:1M".parse(), Ok(Disk::Memory(1 << 20)));
-        for size in ["mem:0", "mem:100", "mem:17G"] {
-            let message = size.parse::<Disk>().unwrap_err();
-            assert!(
-                message.contains("a multiple of 512 bytes, up to 16G"),
-                "{size}: {message}"
-            );
-        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::images::{self, ImageFile, Role};
 use super::interrupt::Interrupt;
 use super::options::{Limit, Size};
 use super::progress::Progress;
-use super::{Failure, fault, output};
+use super::{Failure, disk, fault, output};
 use crate::machine::{Disk, Guest, GuestOptions, PlannedFault};
 use crate::report::{Report, RunInfo};
 use crate::session::recording::Recording;
@@ -77,10 +77,10 @@ pub struct Arguments {
     /// How the report is printed on standard output
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
-    /// What the emulated NVMe disk keeps its data in: a raw file, or mem:SIZE
-    #[arg(long, value_name = "FILE|mem:SIZE", default_value = "mem:64M")]
-    pub disk: Disk,
-    /// Have the emulated NVMe controller do wrong, such as fail:read,after=3; may be given several times
+    /// What an emulated disk keeps its data in, such as win.qcow2,snapshot; may be given several times
+    #[arg(long, value_name = "FILE|mem:SIZE[,OPTION...]", default_value = "mem:64M", long_help = disk::HELP)]
+    pub disk: Vec<Disk>,
+    /// Have the target's NVMe controller do wrong, such as fail:read,after=3; may be given several times
     #[arg(long, value_name = "SPEC", long_help = fault::HELP)]
     pub fault: Vec<PlannedFault>,
     /// The KVM device
@@ -222,7 +222,7 @@ fn options(arguments: &Arguments, images: &[ImageFile], seed: u64, sandbox: Sand
         seed,
         files: files.collect(),
         command_line: arguments.append.clone(),
-        disk: arguments.disk.clone(),
+        disks: arguments.disk.clone(),
         faults: arguments.fault.clone(),
         serial_log: arguments.report_dir.join(SERIAL_FILE),
         serial_copy: arguments.serial.clone(),

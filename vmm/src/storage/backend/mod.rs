@@ -3,20 +3,27 @@
 //! A backend is a flat range of bytes. It knows files and memory; it must not know NVMe, queues or guests. Callers have
 //! checked the range against [`Backend::len`]; a backend checks it once more and refuses what does not fit.
 
+mod file_lock;
+mod format;
+mod host_file;
+mod image;
+mod layers;
 mod memory;
-mod raw_file;
+mod open_error;
 mod watched;
 
 use std::io;
 
+pub use format::ImageFormat;
+pub use image::{ImageBackend, ImageOptions};
 pub use memory::MemoryBackend;
-pub use raw_file::{OpenError, RawFileBackend};
+pub use open_error::OpenError;
 pub use watched::{HostFailures, WatchedBackend};
 
 /// Why a backend did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
-    /// The host has no room for the data (`ENOSPC`, `EDQUOT`, `EFBIG`).
+    /// The host has no room for the data (`ENOSPC`, `EDQUOT`, `EFBIG`), or a snapshot has reached its limit.
     #[error("no space left behind the backend")]
     NoSpace,
     /// The backend was opened read-only.
@@ -37,8 +44,9 @@ pub enum BackendError {
 
 impl From<io::Error> for BackendError {
     fn from(error: io::Error) -> Self {
-        match error.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => Self::NoSpace,
+        // By kind: the number is lost where a message is put before it.
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Self::NoSpace,
             _ => Self::Io(error),
         }
     }

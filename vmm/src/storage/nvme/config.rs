@@ -14,8 +14,10 @@ pub const PCI_VENDOR_ID: u16 = 0x1af4;
 pub const PCI_DEVICE_ID: u16 = 0x10f0;
 /// PCI subsystem vendor.
 pub const PCI_SUBSYSTEM_VENDOR_ID: u16 = 0x1af4;
-/// PCI subsystem identifier.
+/// PCI subsystem identifier of the controller that a driver under test is meant for.
 pub const PCI_SUBSYSTEM_ID: u16 = 0x10f0;
+/// PCI subsystem identifier of any other: an INF can name the one and leave the others to the system's own driver.
+pub const PCI_OTHER_SUBSYSTEM_ID: u16 = 0x10f1;
 /// Most namespaces of one controller.
 pub const MAX_NAMESPACES: usize = 16;
 
@@ -56,6 +58,8 @@ pub struct ControllerConfig {
     pub serial_number: String,
     /// Makes the identifiers of namespaces unique: give each controller of a machine another one.
     pub unique_id: u32,
+    /// PCI subsystem identifier.
+    pub subsystem_id: u16,
     /// What the controller is to do wrong; empty: nothing.
     pub faults: Vec<Fault>,
 }
@@ -67,6 +71,7 @@ impl Default for ControllerConfig {
             block_size: 512,
             serial_number: "STORLOCK0".into(),
             unique_id: 0,
+            subsystem_id: PCI_SUBSYSTEM_ID,
             faults: Vec::new(),
         }
     }

@@ -7,9 +7,7 @@ use std::sync::Arc;
 
 use vm_memory::GuestMemoryMmap;
 
-use super::config::{
-    ConfigError, ControllerConfig, PCI_DEVICE_ID, PCI_SUBSYSTEM_ID, PCI_SUBSYSTEM_VENDOR_ID, PCI_VENDOR_ID,
-};
+use super::config::{ConfigError, ControllerConfig, PCI_DEVICE_ID, PCI_SUBSYSTEM_VENDOR_ID, PCI_VENDOR_ID};
 use super::controller::{Controller, InterruptSink};
 use super::fault::FaultInjector;
 use super::kernel_doorbells::KernelDoorbells;
@@ -97,6 +95,7 @@ impl NvmeDevice {
         let event = Worker::event()?;
         let doorbells = KernelDoorbells::new(connections.doorbells, event.try_clone()?, config.queue_pairs);
         let doorbells = Arc::new(doorbells);
+        let description = description(config.subsystem_id);
         let name = format!("nvme{}", config.unique_id);
         let controller = Controller::new(
             config,
@@ -110,7 +109,7 @@ impl NvmeDevice {
             worker: Worker::start(&name, controller, event, connections.sandbox)?,
             doorbells,
         });
-        let function = PciFunction::new(description(), Some(msix), Arc::clone(&device) as Arc<dyn PciDevice>)?;
+        let function = PciFunction::new(description, Some(msix), Arc::clone(&device) as Arc<dyn PciDevice>)?;
         Ok((device, Arc::new(function)))
     }
 
@@ -143,13 +142,13 @@ impl NvmeDevice {
     }
 }
 
-fn description() -> FunctionDescription {
+fn description(subsystem_id: u16) -> FunctionDescription {
     FunctionDescription {
         vendor_id: PCI_VENDOR_ID,
         device_id: PCI_DEVICE_ID,
         class_code: CLASS_CODE,
         subsystem_vendor_id: PCI_SUBSYSTEM_VENDOR_ID,
-        subsystem_id: PCI_SUBSYSTEM_ID,
+        subsystem_id,
         bars: [Some(Bar::memory64(BAR_SIZE)), None, None, None, None, None],
         ..FunctionDescription::default()
     }

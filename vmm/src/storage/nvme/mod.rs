@@ -41,8 +41,8 @@ pub mod worker;
 
 pub use completion::Ticket;
 pub use config::{
-    ConfigError, ControllerConfig, MAX_NAMESPACES, PCI_DEVICE_ID, PCI_SUBSYSTEM_ID, PCI_SUBSYSTEM_VENDOR_ID,
-    PCI_VENDOR_ID,
+    ConfigError, ControllerConfig, MAX_NAMESPACES, PCI_DEVICE_ID, PCI_OTHER_SUBSYSTEM_ID, PCI_SUBSYSTEM_ID,
+    PCI_SUBSYSTEM_VENDOR_ID, PCI_VENDOR_ID,
 };
 pub use controller::{Controller, DoorbellRoute, InterruptSink, Progress};
 pub use device::{AttachError, Connections, NvmeDevice};

@@ -1,0 +1,147 @@
+//! The disks of a run: what they keep their data in, the controller of each, and what the host failed to do with them.
+//!
+//! Talks to the controllers and backends of the virtual machine monitor. It must not know guests.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use storlock_vmm::machine::Machine;
+use storlock_vmm::pci::PciAddress;
+use storlock_vmm::storage::backend::{
+    Backend, HostFailures, ImageBackend, ImageOptions, MemoryBackend, WatchedBackend,
+};
+use storlock_vmm::storage::nvme::{
+    ControllerConfig, FaultInjector, MAX_QUEUE_PAIRS, NvmeDevice, PCI_OTHER_SUBSYSTEM_ID,
+};
+
+use super::GuestOptions;
+
+/// PCI device number of the first controller; the others follow.
+const FIRST_SLOT: u8 = 4;
+/// PCI has 32 devices on a bus; the others are for what else a PC has.
+const DISK_LIMIT: usize = 16;
+/// Largest disk that is kept in memory, in bytes.
+const DISK_MEMORY_LIMIT: u64 = 16 << 30;
+
+/// An emulated disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// Where it keeps its data.
+    pub place: DiskPlace,
+    /// Its controller is the one that the driver under test is meant for.
+    pub target: bool,
+}
+
+/// Where an emulated disk keeps its data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskPlace {
+    /// Memory of this size in bytes; gone after the run.
+    Memory(u64),
+    /// A disk image.
+    Image(PathBuf, ImageOptions),
+}
+
+impl DiskPlace {
+    /// A disk in memory.
+    ///
+    /// # Errors
+    /// If it cannot have that size; the text says which sizes there are.
+    pub fn in_memory(bytes: u64) -> Result<Self, String> {
+        let block = u64::from(ControllerConfig::default().block_size);
+        if bytes == 0 || bytes % block != 0 || bytes > DISK_MEMORY_LIMIT {
+            return Err(format!(
+                "a disk in memory has a multiple of {block} bytes, up to 16G, not {bytes}"
+            ));
+        }
+        Ok(Self::Memory(bytes))
+    }
+}
+
+/// What is left to ask of the disks of a machine.
+pub(super) struct AttachedDisks {
+    images: Vec<WatchedImage>,
+    /// The fault plan of the target's controller; none if there is nothing planned.
+    pub(super) injector: Option<Arc<FaultInjector>>,
+}
+
+struct WatchedImage {
+    path: PathBuf,
+    snapshot: Option<u64>,
+    failures: HostFailures,
+}
+
+impl AttachedDisks {
+    /// What the host failed to do, in words.
+    pub(super) fn failures(&self) -> impl Iterator<Item = String> {
+        self.images.iter().filter_map(|image| {
+            let (first, count) = image.failures.summary()?;
+            let path = image.path.display();
+            let overlay = image.snapshot.map(|limit| {
+                let directory = std::env::temp_dir();
+                format!(
+                    " (its changes are kept in a temporary file below {} of at most {limit} bytes)",
+                    directory.display()
+                )
+            });
+            let overlay = overlay.unwrap_or_default();
+            Some(format!(
+                "the disk image {path} failed {count} times, first: {first}{overlay}"
+            ))
+        })
+    }
+}
+
+/// Plugs in the controller of each disk, the fault plan at the target's.
+pub(super) fn attach(machine: &mut Machine, options: &GuestOptions) -> anyhow::Result<AttachedDisks> {
+    let disks = &options.disks;
+    if disks.len() > DISK_LIMIT {
+        bail!("a machine has at most {DISK_LIMIT} disks, not {}", disks.len());
+    }
+    if disks.iter().filter(|disk| disk.target).count() > 1 {
+        bail!("only one disk can be the target's");
+    }
+    let target = disks.iter().position(|disk| disk.target).unwrap_or(0);
+    let mut attached = AttachedDisks {
+        images: Vec::new(),
+        injector: None,
+    };
+    let queue_pairs = u16::try_from(options.cpus).unwrap_or(MAX_QUEUE_PAIRS);
+    for ((index, disk), slot) in disks.iter().enumerate().zip(FIRST_SLOT..) {
+        let mut config = ControllerConfig {
+            queue_pairs: queue_pairs.clamp(1, MAX_QUEUE_PAIRS),
+            serial_number: format!("STORLOCK{index}"),
+            unique_id: u32::from(slot - FIRST_SLOT),
+            ..ControllerConfig::default()
+        };
+        if index == target {
+            config.faults = options.faults.iter().map(|fault| fault.fault).collect();
+        } else {
+            config.subsystem_id = PCI_OTHER_SUBSYSTEM_ID;
+        }
+        let backend = attached.open(&disk.place, config.block_size)?;
+        let address = PciAddress::new(slot, 0).context("no such PCI address")?;
+        let device = NvmeDevice::attach(machine, address, config, vec![backend])?;
+        attached.injector = device.faults().cloned().or(attached.injector);
+    }
+    Ok(attached)
+}
+
+impl AttachedDisks {
+    fn open(&mut self, place: &DiskPlace, block_size: u32) -> anyhow::Result<Box<dyn Backend>> {
+        Ok(match place {
+            DiskPlace::Memory(bytes) => Box::new(MemoryBackend::new(
+                usize::try_from(*bytes).context("the disk is too large for this host")?,
+            )),
+            DiskPlace::Image(path, options) => {
+                let backend = WatchedBackend::new(ImageBackend::open(path, block_size, options)?);
+                self.images.push(WatchedImage {
+                    path: path.clone(),
+                    snapshot: options.snapshot,
+                    failures: backend.failures(),
+                });
+                Box::new(backend)
+            }
+        })
+    }
+}

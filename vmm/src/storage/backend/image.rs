@@ -1,0 +1,193 @@
+//! A backend in a disk image: raw, qcow2 or VMDK, by the imago crate.
+//!
+//! imago is built in its synchronous form: every call does its I/O on the thread that makes it, which is the worker of the
+//! controller. So there is no run-time and no thread for it, a pause finds no request in flight, and the sandbox of a
+//! worker needs nothing but reads and writes of files that are open. The price is one request at a time for each disk;
+//! a controller has one worker and works off its queues in turn, so more would not be used.
+//!
+//! It knows byte ranges and images. It must not know who asks.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use imago::{Mapping, StorageExt};
+
+use super::layers::{self, Image};
+use super::{Backend, BackendError, ImageFormat, OpenError, check_range};
+
+/// How an image is opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageOptions {
+    /// What the user says of the format; else the name of the file says it.
+    pub format: Option<ImageFormat>,
+    /// Refuse every change.
+    pub read_only: bool,
+    /// Keep changes in a temporary file that may have so many bytes, and never touch the image.
+    pub snapshot: Option<u64>,
+    /// Backing file of a qcow2 image instead of the one that the image names, wherever it is.
+    pub backing: Option<PathBuf>,
+}
+
+/// A disk image, locked against a second user for as long as it is open.
+pub struct ImageBackend {
+    /// Nothing once a defect of the format's driver has shown: what it has in its buffers is not trusted then.
+    image: Option<Image>,
+    length: u64,
+    read_only: bool,
+    format: ImageFormat,
+}
+
+impl ImageBackend {
+    /// Opens the image at `path`, whose disk's size has to be a multiple of `block_size` bytes.
+    ///
+    /// A writable image is locked exclusively; a read-only one, one under a snapshot and all backing files are shared
+    /// with other readers. The locks are QEMU's.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; every message names the file.
+    pub fn open(path: &Path, block_size: u32, options: &ImageOptions) -> Result<Self, OpenError> {
+        let opened = catch_unwind(|| layers::open(path, options)).unwrap_or_else(|_| {
+            Err(OpenError::Unsupported {
+                path: path.to_owned(),
+                what: "brings the program that reads its format to a defect of its own".to_owned(),
+            })
+        });
+        let (image, format) = opened?;
+        let length = image.size();
+        if length == 0 || length % u64::from(block_size.max(1)) != 0 {
+            return Err(OpenError::OddSize {
+                path: path.to_owned(),
+                length,
+                block_size,
+            });
+        }
+        Ok(Self {
+            image: Some(image),
+            length,
+            read_only: options.read_only,
+            format,
+        })
+    }
+
+    fn check_writable(&self, offset: u64, length: u64) -> Result<(), BackendError> {
+        if self.read_only {
+            return Err(BackendError::ReadOnly);
+        }
+        check_range(self.length, offset, length)
+    }
+
+    /// Has the format's driver do something. Images are made by anybody: should one bring the driver to a panic, the
+    /// disk fails from then on, and the run goes on.
+    fn with(&mut self, action: impl FnOnce(&mut Image) -> io::Result<()>) -> Result<(), BackendError> {
+        let gone = || BackendError::Io(io::Error::other("the driver of the image's format has failed before"));
+        let image = self.image.as_mut().ok_or_else(gone)?;
+        catch_unwind(AssertUnwindSafe(|| action(image))).unwrap_or_else(|_| {
+            // Its buffers would be written back otherwise.
+            if let Some(image) = self.image.take() {
+                std::mem::forget(image);
+            }
+            Err(io::Error::other(
+                "the driver of the image's format has failed; the disk is not touched any more",
+            ))
+        })?;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for ImageBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImageBackend")
+            .field("length", &self.length)
+            .field("read_only", &self.read_only)
+            .field("format", &self.format)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Calls `action` with each piece of the range that lies in a file that may be changed there, and the place in the file.
+fn for_each_piece(
+    image: &Image,
+    mut offset: u64,
+    length: u64,
+    mut action: impl FnMut(Mapping<'_, super::host_file::HostFile>, u64) -> io::Result<()>,
+) -> io::Result<()> {
+    let end = offset + length;
+    while offset < end {
+        let (mapping, length) = image.get_mapping(offset, end - offset)?;
+        if length == 0 {
+            break;
+        }
+        action(mapping, length)?;
+        offset += length;
+    }
+    Ok(())
+}
+
+/// Zeroes the range and gives its room back, in the image and in the file below it.
+fn discard(image: &mut Image, offset: u64, length: u64) -> io::Result<()> {
+    // imago keeps the room of freed clusters in the file for later use. The holes come first: a cluster that is freed may
+    // be taken for something else at once.
+    for_each_piece(image, offset, length, |mapping, length| match mapping {
+        Mapping::Raw {
+            storage,
+            offset,
+            writable: true,
+            ..
+        } => storage.write_zeroes(offset, length),
+        _ => Ok(()),
+    })?;
+    image.discard_to_zero(offset, length)
+}
+
+/// Zeroes the range of a raw image and keeps its room, so that later writes find it.
+fn zero_in_place(image: &Image, offset: u64, length: u64) -> io::Result<()> {
+    for_each_piece(image, offset, length, |mapping, length| match mapping {
+        Mapping::Raw { storage, offset, .. } => storage.write_allocated_zeroes(offset, length),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    })
+}
+
+impl Backend for ImageBackend {
+    fn len(&self) -> u64 {
+        self.length
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), BackendError> {
+        check_range(self.length, offset, buffer.len() as u64)?;
+        self.with(|image| image.read(buffer, offset))
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), BackendError> {
+        self.check_writable(offset, data.len() as u64)?;
+        self.with(|image| image.write(data, offset))
+    }
+
+    fn flush(&mut self) -> Result<(), BackendError> {
+        if self.read_only {
+            return Ok(());
+        }
+        // The buffers of the format to the file, then the file to the medium.
+        self.with(|image| {
+            image.flush()?;
+            image.sync()
+        })
+    }
+
+    fn write_zeroes(&mut self, offset: u64, length: u64, deallocate: bool) -> Result<(), BackendError> {
+        self.check_writable(offset, length)?;
+        let raw = self.format == ImageFormat::Raw;
+        self.with(|image| match (deallocate, raw) {
+            (true, false) => discard(image, offset, length),
+            (false, true) => zero_in_place(image, offset, length),
+            // imago punches holes into a raw image, and keeps the clusters of others.
+            (true, true) | (false, false) => image.write_zeroes(offset, length),
+        })
+    }
+}
