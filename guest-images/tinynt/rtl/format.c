@@ -1,5 +1,6 @@
 /*
- * format.c - printf formats with the Microsoft sizes (I64, h, l, ll, w) and %wZ / %Z counted strings. No floats.
+ * format.c - printf formats with the Microsoft sizes (I64, h, l, ll, w) and %wZ / %Z counted strings, into characters of
+ * one byte or two. No floats.
  */
 #include <stdarg.h>
 
@@ -7,20 +8,32 @@
 
 typedef struct _FORMAT_OUTPUT {
     char *Buffer;
+    WCHAR *WideBuffer; /* instead of it, for the wide routines, whose %s is wide */
     size_t Capacity;
     size_t Length; /* what the whole text needs */
 } FORMAT_OUTPUT;
 
+#define FORMAT_WIDE_LIMIT 512 /* characters of a wide routine's format */
+
 typedef struct _FORMAT_SPEC {
     BOOLEAN Left, Zero, Alternate, Plus;
-    BOOLEAN Wide, Long64;
+    BOOLEAN Wide, Narrow, Long64;
     int Width, Precision; /* Precision -1: none */
 } FORMAT_SPEC;
 
+int RtlpFormatWide(WCHAR *Buffer, size_t Count, const WCHAR *Format, va_list Arguments);
+int RtlpFormatChecked(char *Buffer, size_t Size, size_t MaxCount, const char *Format, va_list Arguments);
+int RtlpVPrintChecked(char *Buffer, size_t Size, const char *Format, va_list Arguments);
+int RtlpVPrint(char *Buffer, const char *Format, va_list Arguments);
+
 static void FormatPut(FORMAT_OUTPUT *Output, char Character)
 {
-    if (Output->Length < Output->Capacity)
-        Output->Buffer[Output->Length] = Character;
+    if (Output->Length < Output->Capacity) {
+        if (Output->WideBuffer)
+            Output->WideBuffer[Output->Length] = (UCHAR)Character;
+        else
+            Output->Buffer[Output->Length] = Character;
+    }
     Output->Length++;
 }
 
@@ -112,7 +125,9 @@ static const char *FormatParse(const char *At, FORMAT_SPEC *Spec, va_list *Argum
             Spec->Long64 = TRUE;
         } else if (*At == 'l' || *At == 'w') {
             Spec->Wide = TRUE;
-        } else if (*At != 'h') {
+        } else if (*At == 'h') {
+            Spec->Narrow = TRUE;
+        } else {
             return At;
         }
     }
@@ -184,10 +199,11 @@ static void FormatOne(FORMAT_OUTPUT *Output, FORMAT_SPEC *Spec, char Kind, va_li
         FormatText(Output, Spec, &character, 1, FALSE);
         break;
     case 's':
-        FormatString(Output, Spec, va_arg(*Arguments, const void *), Spec->Wide);
+        FormatString(Output, Spec, va_arg(*Arguments, const void *),
+                     Spec->Wide || (Output->WideBuffer && !Spec->Narrow));
         break;
     case 'S':
-        FormatString(Output, Spec, va_arg(*Arguments, const void *), TRUE);
+        FormatString(Output, Spec, va_arg(*Arguments, const void *), Spec->Wide || !Output->WideBuffer);
         break;
     case 'Z':
         FormatCounted(Output, Spec, va_arg(*Arguments, const UNICODE_STRING *));
@@ -198,48 +214,107 @@ static void FormatOne(FORMAT_OUTPUT *Output, FORMAT_SPEC *Spec, char Kind, va_li
     }
 }
 
-/* Returns the length of the whole text; -1 if it (with its NUL) did not fit, as the Microsoft routine does. */
-int _vsnprintf(char *Buffer, size_t Count, const char *Format, va_list Arguments)
+static void FormatAll(FORMAT_OUTPUT *Output, const char *Format, va_list *Arguments)
 {
-    FORMAT_OUTPUT output = {Buffer, Count, 0};
-    va_list arguments;
-
-    va_copy(arguments, Arguments);
     for (const char *at = Format; *at; at++) {
         FORMAT_SPEC spec = {.Precision = -1};
         if (*at != '%') {
-            FormatPut(&output, *at);
+            FormatPut(Output, *at);
             continue;
         }
-        at = FormatParse(at + 1, &spec, &arguments);
+        at = FormatParse(at + 1, &spec, Arguments);
         if (!*at)
             break;
-        FormatOne(&output, &spec, *at, &arguments);
+        FormatOne(Output, &spec, *at, Arguments);
     }
+}
+
+/* Returns the length of the whole text; -1 if it (with its NUL) did not fit, as the Microsoft routine does. */
+int _vsnprintf(char *Buffer, size_t Count, const char *Format, va_list Arguments)
+{
+    FORMAT_OUTPUT output = {.Buffer = Buffer, .Capacity = Count};
+    va_list arguments;
+
+    va_copy(arguments, Arguments);
+    FormatAll(&output, Format, &arguments);
     va_end(arguments);
     if (output.Length < Count)
         Buffer[output.Length] = 0;
     return output.Length > Count ? -1 : (int)output.Length;
 }
 
-int _snprintf(char *Buffer, size_t Count, const char *Format, ...)
+/* Exported as _vsnwprintf. */
+int RtlpFormatWide(WCHAR *Buffer, size_t Count, const WCHAR *Format, va_list Arguments)
 {
+    FORMAT_OUTPUT output = {.WideBuffer = Buffer, .Capacity = Count};
+    char format[FORMAT_WIDE_LIMIT];
+    size_t length = wcslen(Format);
     va_list arguments;
-    int length;
 
-    va_start(arguments, Format);
-    length = _vsnprintf(Buffer, Count, Format, arguments);
+    if (length >= sizeof(format))
+        return -1;
+    for (size_t i = 0; i <= length; i++)
+        format[i] = (char)Format[i];
+    va_copy(arguments, Arguments);
+    FormatAll(&output, format, &arguments);
     va_end(arguments);
-    return length;
+    if (output.Length < Count)
+        Buffer[output.Length] = 0;
+    return output.Length > Count ? -1 : (int)output.Length;
 }
 
-int sprintf(char *Buffer, const char *Format, ...)
+/*
+ * The checked routines: MaxCount characters at most, or, with _TRUNCATE (all ones), what fits; always ended by a NUL. A
+ * text that does not fit gives -1, and an empty buffer unless the count asked for it to be cut.
+ */
+int RtlpFormatChecked(char *Buffer, size_t Size, size_t MaxCount, const char *Format, va_list Arguments)
 {
-    va_list arguments;
     int length;
 
-    va_start(arguments, Format);
-    length = _vsnprintf(Buffer, 0x7FFFFFFF, Format, arguments);
-    va_end(arguments);
-    return length;
+    if (!Buffer || !Size || !Format)
+        return -1;
+    length = _vsnprintf(Buffer, Size, Format, Arguments);
+    if (length >= 0 && (size_t)length < Size && (size_t)length <= MaxCount)
+        return length;
+    if (MaxCount < Size)
+        Buffer[MaxCount] = 0;
+    else
+        Buffer[MaxCount == ~(size_t)0 ? Size - 1 : 0] = 0;
+    return -1;
+}
+
+#define FORMAT_VARIADIC(Name, Parameters, Last, Call)                                                                  \
+    int Name Parameters;                                                                                               \
+    int Name Parameters                                                                                                \
+    {                                                                                                                  \
+        va_list arguments;                                                                                             \
+        int length;                                                                                                    \
+                                                                                                                       \
+        va_start(arguments, Last);                                                                                     \
+        length = Call;                                                                                                 \
+        va_end(arguments);                                                                                             \
+        return length;                                                                                                 \
+    }
+
+#define FORMAT_UNBOUNDED 0x7FFFFFFF
+
+FORMAT_VARIADIC(_snprintf, (char *Buffer, size_t Count, const char *Format, ...), Format,
+                _vsnprintf(Buffer, Count, Format, arguments))
+FORMAT_VARIADIC(sprintf, (char *Buffer, const char *Format, ...), Format,
+                _vsnprintf(Buffer, FORMAT_UNBOUNDED, Format, arguments))
+FORMAT_VARIADIC(RtlpPrintWide, (WCHAR *Buffer, size_t Count, const WCHAR *Format, ...), Format,
+                RtlpFormatWide(Buffer, Count, Format, arguments))
+FORMAT_VARIADIC(RtlpPrintChecked, (char *Buffer, size_t Size, const char *Format, ...), Format,
+                RtlpFormatChecked(Buffer, Size, Size, Format, arguments))
+FORMAT_VARIADIC(RtlpPrintCountChecked, (char *Buffer, size_t Size, size_t Count, const char *Format, ...), Format,
+                RtlpFormatChecked(Buffer, Size, Count, Format, arguments))
+
+int RtlpVPrintChecked(char *Buffer, size_t Size, const char *Format, va_list Arguments)
+{
+    return RtlpFormatChecked(Buffer, Size, Size, Format, Arguments);
+}
+
+int RtlpVPrint(char *Buffer, const char *Format, va_list Arguments)
+{
+    return _vsnprintf(Buffer, FORMAT_UNBOUNDED, Format, Arguments);
 }

@@ -90,6 +90,8 @@ typedef struct _RAID_TIMER {
     struct _RAID_ADAPTER *Adapter;
     PHW_TIMER_EX Callback;
     PVOID Context;
+    PIO_WORKITEM FreeWork;
+    volatile BOOLEAN Freed;
 } RAID_TIMER, *PRAID_TIMER;
 
 typedef struct _RAID_WORKER {

@@ -106,7 +106,23 @@ static VOID NTAPI TimerExDpc(PKDPC Dpc, PVOID Context, PVOID Argument1, PVOID Ar
     UNREFERENCED_PARAMETER(Dpc);
     UNREFERENCED_PARAMETER(Argument1);
     UNREFERENCED_PARAMETER(Argument2);
-    Timer->Callback(Timer->Adapter->HwExtension, Timer->Context);
+    if (!Timer->Freed) {
+        Timer->Callback(Timer->Adapter->HwExtension, Timer->Context);
+    }
+}
+
+static VOID DeleteTimer(PRAID_TIMER Timer)
+{
+    IoFreeWorkItem(Timer->FreeWork);
+    ExFreePoolWithTag(Timer, RAID_TAG);
+}
+
+/* Once no processor runs the timer's DPC any more. */
+static VOID NTAPI FreeRoutine(PDEVICE_OBJECT DeviceObject, PVOID Context)
+{
+    UNREFERENCED_PARAMETER(DeviceObject);
+    KeFlushQueuedDpcs();
+    DeleteTimer(Context);
 }
 
 ULONG RaidInitializeTimerEx(PRAID_ADAPTER Adapter, va_list Arguments)
@@ -119,6 +135,11 @@ ULONG RaidInitializeTimerEx(PRAID_ADAPTER Adapter, va_list Arguments)
     }
     RtlZeroMemory(Timer, sizeof(*Timer));
     Timer->Adapter = Adapter;
+    Timer->FreeWork = IoAllocateWorkItem(Adapter->DeviceObject);
+    if (Timer->FreeWork == NULL) {
+        ExFreePoolWithTag(Timer, RAID_TAG);
+        return STOR_STATUS_INSUFFICIENT_RESOURCES;
+    }
     KeInitializeTimer(&Timer->Timer);
     KeInitializeDpc(&Timer->Dpc, TimerExDpc, Timer);
     *Handle = Timer;
@@ -147,16 +168,26 @@ ULONG RaidRequestTimerEx(PRAID_ADAPTER Adapter, va_list Arguments)
     return STOR_STATUS_SUCCESS;
 }
 
+/* Up to DISPATCH_LEVEL, the timer's own callback included; there the memory is given back later. */
 ULONG RaidFreeTimerEx(PRAID_ADAPTER Adapter, va_list Arguments)
 {
     PRAID_TIMER Timer = va_arg(Arguments, PVOID);
+    KIRQL Irql = KeGetCurrentIrql();
 
     UNREFERENCED_PARAMETER(Adapter);
     if (Timer == NULL) {
         return STOR_STATUS_INVALID_PARAMETER;
     }
+    if (Irql > DISPATCH_LEVEL) {
+        return STOR_STATUS_INVALID_IRQL;
+    }
+    Timer->Freed = TRUE;
     KeCancelTimer(&Timer->Timer);
+    if (Irql == DISPATCH_LEVEL) {
+        IoQueueWorkItem(Timer->FreeWork, FreeRoutine, DelayedWorkQueue, Timer);
+        return STOR_STATUS_SUCCESS;
+    }
     KeFlushQueuedDpcs();
-    ExFreePoolWithTag(Timer, RAID_TAG);
+    DeleteTimer(Timer);
     return STOR_STATUS_SUCCESS;
 }
