@@ -246,3 +246,87 @@ NTSTATUS ZwSetValueKey(HANDLE KeyHandle, PUNICODE_STRING ValueName, ULONG TitleI
     ObfDereferenceObject(key);
     return good ? STATUS_SUCCESS : STATUS_INSUFFICIENT_RESOURCES;
 }
+
+NTSTATUS ZwDeleteValueKey(HANDLE KeyHandle, PUNICODE_STRING ValueName)
+{
+    char name[CM_NAME_LIMIT];
+    CM_VALUE *found = NULL;
+    PVOID key;
+    KIRQL old;
+
+    if (!CmpNarrow(ValueName, name, sizeof(name)))
+        return STATUS_OBJECT_NAME_NOT_FOUND;
+    if (!NT_SUCCESS(ObReferenceObjectByHandle(KeyHandle, KEY_WRITE, &CmpKeyType, KernelMode, &key, NULL)))
+        return STATUS_INVALID_HANDLE;
+    old = KxLockRaise(&CmpLock);
+    for (CM_VALUE **link = &CmpValues; *link && !found; link = &(*link)->Next) {
+        if (!RtlpCompareNoCase((*link)->Key, ((CM_KEY *)key)->Path) && !RtlpCompareNoCase((*link)->Name, name)) {
+            found = *link;
+            *link = found->Next;
+            break;
+        }
+    }
+    KxUnlockLower(&CmpLock, old);
+    ObfDereferenceObject(key);
+    if (!found)
+        return STATUS_OBJECT_NAME_NOT_FOUND;
+    ExFreePoolWithTag(found, CM_TAG);
+    return STATUS_SUCCESS;
+}
+
+NTSTATUS ZwEnumerateValueKey(HANDLE KeyHandle, ULONG Index, KEY_VALUE_INFORMATION_CLASS Class,
+                             PVOID KeyValueInformation, ULONG Length, PULONG ResultLength)
+{
+    WCHAR buffer[CM_NAME_LIMIT];
+    UNICODE_STRING name = {0, sizeof(buffer), buffer};
+    CM_VALUE *value;
+    NTSTATUS status = STATUS_NO_MORE_ENTRIES;
+    PVOID key;
+    KIRQL old;
+
+    if (!NT_SUCCESS(ObReferenceObjectByHandle(KeyHandle, KEY_READ, &CmpKeyType, KernelMode, &key, NULL)))
+        return STATUS_INVALID_HANDLE;
+    old = KxLockRaise(&CmpLock);
+    for (value = CmpValues; value; value = value->Next) {
+        if (!RtlpCompareNoCase(value->Key, ((CM_KEY *)key)->Path) && !Index--)
+            break;
+    }
+    if (value) {
+        for (ULONG i = 0; value->Name[i]; i++, name.Length += sizeof(WCHAR))
+            buffer[i] = (UCHAR)value->Name[i];
+        status = CmpReturnValue(value, &name, Class, KeyValueInformation, Length, ResultLength);
+    }
+    KxUnlockLower(&CmpLock, old);
+    ObfDereferenceObject(key);
+    return status;
+}
+
+/* Nothing is kept over a run. */
+NTSTATUS ZwFlushKey(HANDLE KeyHandle)
+{
+    return STATUS_SUCCESS;
+}
+
+/* Where REG_ROOT is a driver's service key, its Parameters. */
+NTSTATUS IoOpenDriverRegistryKey(PDRIVER_OBJECT DriverObject, ULONG RegKeyType, ACCESS_MASK DesiredAccess, ULONG Flags,
+                                 PHANDLE DriverRegKey)
+{
+    static const WCHAR services[] = L"\\Registry\\Machine\\System\\CurrentControlSet\\Services\\";
+    WCHAR buffer[CM_PATH_LIMIT];
+    UNICODE_STRING path = {0, sizeof(buffer), buffer}, *name = &DriverObject->DriverName;
+    UNICODE_STRING tail = {name->Length, name->Length, name->Buffer};
+    OBJECT_ATTRIBUTES attributes;
+
+    if (RegKeyType != 0) /* DriverRegKeyParameters; there is no persistent state directory */
+        return STATUS_NOT_SUPPORTED;
+    for (ULONG i = name->Length / sizeof(WCHAR); i > 0 && name->Buffer[i - 1] != '\\'; i--) {
+        tail.Buffer = &name->Buffer[i - 1];
+        tail.Length = (USHORT)(name->Length - (i - 1) * sizeof(WCHAR));
+    }
+    if (!NT_SUCCESS(RtlAppendUnicodeToString(&path, services)) ||
+        !NT_SUCCESS(RtlAppendUnicodeStringToString(&path, &tail)) ||
+        !NT_SUCCESS(RtlAppendUnicodeToString(&path, L"\\Parameters")))
+        return STATUS_OBJECT_NAME_INVALID;
+    InitializeObjectAttributes(&attributes, &path, OBJ_CASE_INSENSITIVE | OBJ_KERNEL_HANDLE, NULL, NULL);
+    return ZwOpenKey(DriverRegKey, DesiredAccess, &attributes);
+}

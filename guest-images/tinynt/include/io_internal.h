@@ -50,6 +50,9 @@ ULONG IopMsixTableSize(PDO_EXTENSION *Pdo);
 volatile ULONG *IopMapMsixTable(PDO_EXTENSION *Pdo);
 VOID IopEnableMsix(PDO_EXTENSION *Pdo, BOOLEAN Enable);
 
+/* io/device.c */
+PDEVICE_OBJECT IoGetLowerDeviceObject(PDEVICE_OBJECT DeviceObject);
+
 /* workitem.c */
 VOID IopStartWorkers(VOID);
 

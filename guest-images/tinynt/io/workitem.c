@@ -10,6 +10,7 @@ typedef struct _IO_WORKITEM {
     LIST_ENTRY Links;
     PDEVICE_OBJECT DeviceObject;
     PIO_WORKITEM_ROUTINE Routine;
+    PIO_WORKITEM_ROUTINE_EX RoutineEx; /* instead of it, if not NULL */
     PVOID Context;
 } IO_WORKITEM;
 
@@ -27,7 +28,10 @@ static VOID IopWorker(PVOID Context)
         old = KxLockRaise(&IopWorkLock);
         item = CONTAINING_RECORD(RemoveHeadList(&IopWork), IO_WORKITEM, Links);
         KxUnlockLower(&IopWorkLock, old);
-        item->Routine(item->DeviceObject, item->Context);
+        if (item->RoutineEx)
+            item->RoutineEx(item->DeviceObject, item->Context, item);
+        else
+            item->Routine(item->DeviceObject, item->Context);
     }
 }
 
@@ -52,15 +56,43 @@ VOID IoFreeWorkItem(PIO_WORKITEM IoWorkItem)
     ExFreePoolWithTag(IoWorkItem, 'krWI');
 }
 
-VOID IoQueueWorkItem(PIO_WORKITEM IoWorkItem, PIO_WORKITEM_ROUTINE WorkerRoutine, WORK_QUEUE_TYPE QueueType,
-                     PVOID Context)
+ULONG IoSizeofWorkItem(VOID)
+{
+    return sizeof(IO_WORKITEM);
+}
+
+VOID IoInitializeWorkItem(PVOID IoObject, PIO_WORKITEM IoWorkItem)
+{
+    RtlZeroMemory(IoWorkItem, sizeof(*IoWorkItem));
+    IoWorkItem->DeviceObject = IoObject;
+}
+
+VOID IoUninitializeWorkItem(PIO_WORKITEM IoWorkItem)
+{
+}
+
+static VOID IopQueue(PIO_WORKITEM Item, PVOID Context)
 {
     KIRQL old;
 
-    IoWorkItem->Routine = WorkerRoutine;
-    IoWorkItem->Context = Context;
+    Item->Context = Context;
     old = KxLockRaise(&IopWorkLock);
-    InsertTailList(&IopWork, &IoWorkItem->Links);
+    InsertTailList(&IopWork, &Item->Links);
     KxUnlockLower(&IopWorkLock, old);
     KeReleaseSemaphore(&IopWorkCount, 0, 1, FALSE);
+}
+
+VOID IoQueueWorkItem(PIO_WORKITEM IoWorkItem, PIO_WORKITEM_ROUTINE WorkerRoutine, WORK_QUEUE_TYPE QueueType,
+                     PVOID Context)
+{
+    IoWorkItem->Routine = WorkerRoutine;
+    IoWorkItem->RoutineEx = NULL;
+    IopQueue(IoWorkItem, Context);
+}
+
+VOID IoQueueWorkItemEx(PIO_WORKITEM IoWorkItem, PIO_WORKITEM_ROUTINE_EX WorkerRoutine, WORK_QUEUE_TYPE QueueType,
+                       PVOID Context)
+{
+    IoWorkItem->RoutineEx = WorkerRoutine;
+    IopQueue(IoWorkItem, Context);
 }

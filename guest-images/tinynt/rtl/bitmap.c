@@ -77,3 +77,62 @@ ULONG RtlFindClearBitsAndSet(PRTL_BITMAP BitMapHeader, ULONG NumberToFind, ULONG
         RtlSetBits(BitMapHeader, found, NumberToFind);
     return found;
 }
+
+VOID RtlSetBit(PRTL_BITMAP BitMapHeader, ULONG BitNumber)
+{
+    RtlSetBits(BitMapHeader, BitNumber, 1);
+}
+
+VOID RtlClearBit(PRTL_BITMAP BitMapHeader, ULONG BitNumber)
+{
+    RtlClearBits(BitMapHeader, BitNumber, 1);
+}
+
+/* Whether all of the run have the value; an empty run, or one that leaves the bit map, has not. */
+static BOOLEAN RtlpAreBits(PRTL_BITMAP BitMap, ULONG Start, ULONG Length, BOOLEAN Value)
+{
+    if (!Length || Start >= BitMap->SizeOfBitMap || Length > BitMap->SizeOfBitMap - Start)
+        return FALSE;
+    for (ULONG i = Start; i < Start + Length; i++) {
+        if (RtlTestBit(BitMap, i) != Value)
+            return FALSE;
+    }
+    return TRUE;
+}
+
+BOOLEAN RtlAreBitsSet(PRTL_BITMAP BitMapHeader, ULONG StartingIndex, ULONG Length)
+{
+    return RtlpAreBits(BitMapHeader, StartingIndex, Length, TRUE);
+}
+
+BOOLEAN RtlAreBitsClear(PRTL_BITMAP BitMapHeader, ULONG StartingIndex, ULONG Length)
+{
+    return RtlpAreBits(BitMapHeader, StartingIndex, Length, FALSE);
+}
+
+ULONG RtlNumberOfClearBits(PRTL_BITMAP BitMapHeader)
+{
+    return BitMapHeader->SizeOfBitMap - RtlNumberOfSetBits(BitMapHeader);
+}
+
+/* From the hint on, then from the start. */
+ULONG RtlFindSetBits(PRTL_BITMAP BitMapHeader, ULONG NumberToFind, ULONG HintIndex)
+{
+    ULONG size = BitMapHeader->SizeOfBitMap;
+
+    for (ULONG i = 0; i < size; i++) {
+        ULONG at = (HintIndex < size ? HintIndex + i : i) % size;
+        if (RtlpAreBits(BitMapHeader, at, NumberToFind, TRUE))
+            return at;
+    }
+    return 0xFFFFFFFF;
+}
+
+ULONG RtlFindSetBitsAndClear(PRTL_BITMAP BitMapHeader, ULONG NumberToFind, ULONG HintIndex)
+{
+    ULONG at = RtlFindSetBits(BitMapHeader, NumberToFind, HintIndex);
+
+    if (at != 0xFFFFFFFF)
+        RtlClearBits(BitMapHeader, at, NumberToFind);
+    return at;
+}

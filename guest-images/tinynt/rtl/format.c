@@ -304,6 +304,8 @@ FORMAT_VARIADIC(sprintf, (char *Buffer, const char *Format, ...), Format,
                 _vsnprintf(Buffer, FORMAT_UNBOUNDED, Format, arguments))
 FORMAT_VARIADIC(RtlpPrintWide, (WCHAR *Buffer, size_t Count, const WCHAR *Format, ...), Format,
                 RtlpFormatWide(Buffer, Count, Format, arguments))
+FORMAT_VARIADIC(RtlpPrintWideUnbounded, (WCHAR *Buffer, const WCHAR *Format, ...), Format,
+                RtlpFormatWide(Buffer, FORMAT_UNBOUNDED, Format, arguments))
 FORMAT_VARIADIC(RtlpPrintChecked, (char *Buffer, size_t Size, const char *Format, ...), Format,
                 RtlpFormatChecked(Buffer, Size, Size, Format, arguments))
 FORMAT_VARIADIC(RtlpPrintCountChecked, (char *Buffer, size_t Size, size_t Count, const char *Format, ...), Format,

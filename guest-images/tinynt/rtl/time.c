@@ -52,3 +52,31 @@ VOID RtlTimeToTimeFields(PLARGE_INTEGER Time, PTIME_FIELDS TimeFields)
     TimeFields->Second = (CSHORT)(rest / TICKS_PER_SECOND % 60);
     TimeFields->Milliseconds = (CSHORT)(rest / 10000 % 1000);
 }
+
+VOID RtlSecondsSince1980ToTime(ULONG ElapsedSeconds, PLARGE_INTEGER Time)
+{
+    Time->QuadPart = (SECONDS_1601_TO_1980 + ElapsedSeconds) * TICKS_PER_SECOND;
+}
+
+/* The inverse of RtlTimeToTimeFields; the weekday is not looked at. */
+BOOLEAN RtlTimeFieldsToTime(PTIME_FIELDS TimeFields, PLARGE_INTEGER Time)
+{
+    LONG64 year = TimeFields->Year - (TimeFields->Month <= 2), month = TimeFields->Month;
+    LONG64 dayOfYear = (153 * (month > 2 ? month - 3 : month + 9) + 2) / 5 + TimeFields->Day - 1;
+    LONG64 sinceMarch1600 = (year - 1600) * 365 + (year - 1600) / 4 - (year - 1600) / 100 + (year - 1600) / 400;
+    LARGE_INTEGER result;
+    TIME_FIELDS check;
+
+    if (TimeFields->Year < 1601 || month < 1 || month > 12 || TimeFields->Day < 1 || TimeFields->Hour < 0 ||
+        TimeFields->Hour > 23 || TimeFields->Minute < 0 || TimeFields->Minute > 59 || TimeFields->Second < 0 ||
+        TimeFields->Second > 59 || TimeFields->Milliseconds < 0 || TimeFields->Milliseconds > 999)
+        return FALSE;
+    result.QuadPart = (((sinceMarch1600 + dayOfYear - 306) * 24 + TimeFields->Hour) * 60 + TimeFields->Minute) * 60 +
+                      TimeFields->Second;
+    result.QuadPart = result.QuadPart * TICKS_PER_SECOND + TimeFields->Milliseconds * 10000;
+    RtlTimeToTimeFields(&result, &check);
+    if (check.Day != TimeFields->Day || check.Month != TimeFields->Month)
+        return FALSE; /* no such day in that month */
+    *Time = result;
+    return TRUE;
+}

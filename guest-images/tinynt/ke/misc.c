@@ -1,0 +1,164 @@
+/*
+ * misc.c - further forms of the kernel's routines: process attachment (there is one process), guarded regions, precise
+ * time, call-outs, bug check callbacks.
+ */
+#include "hal.h"
+#include "ki.h"
+
+LONG KePulseEvent(PRKEVENT Event, KPRIORITY Increment, BOOLEAN Wait)
+{
+    LONG before = KeSetEvent(Event, Increment, FALSE);
+
+    KeClearEvent(Event);
+    return before;
+}
+
+VOID KeStackAttachProcess(PVOID Process, PVOID ApcState)
+{
+}
+
+VOID KeUnstackDetachProcess(PVOID ApcState)
+{
+}
+
+VOID KeAttachProcess(PVOID Process)
+{
+}
+
+VOID KeDetachProcess(VOID)
+{
+}
+
+VOID KeEnterGuardedRegion(VOID)
+{
+    KeEnterCriticalRegion();
+}
+
+VOID KeLeaveGuardedRegion(VOID)
+{
+    KeLeaveCriticalRegion();
+}
+
+/* Special APCs are off at APC_LEVEL and above; a guarded region is a critical one here. */
+BOOLEAN KeAreAllApcsDisabled(VOID)
+{
+    return KiReadCr8() >= APC_LEVEL || KeAreApcsDisabled();
+}
+
+VOID KeQuerySystemTimePrecise(PLARGE_INTEGER CurrentTime)
+{
+    KeQuerySystemTime(CurrentTime);
+}
+
+ULONG64 KeQueryInterruptTimePrecise(PULONG64 QpcTimeStamp)
+{
+    if (QpcTimeStamp)
+        *QpcTimeStamp = (ULONG64)KeQueryPerformanceCounter(NULL).QuadPart;
+    return KeQueryInterruptTime();
+}
+
+ULONG KeGetRecommendedSharedDataAlignment(VOID)
+{
+    return 64;
+}
+
+BOOLEAN KeSetCoalescableTimer(PKTIMER Timer, LARGE_INTEGER DueTime, ULONG Period, ULONG TolerableDelay, PKDPC Dpc)
+{
+    return KeSetTimerEx(Timer, DueTime, (LONG)Period, Dpc);
+}
+
+VOID KeQueryNodeActiveAffinity(USHORT NodeNumber, PGROUP_AFFINITY Affinity, PUSHORT Count)
+{
+    if (Affinity) {
+        RtlZeroMemory(Affinity, sizeof(*Affinity));
+        Affinity->Mask = NodeNumber ? 0 : KiActiveProcessors;
+    }
+    if (Count)
+        *Count = NodeNumber ? 0 : (USHORT)KiLoaderBlock->ProcessorCount;
+}
+
+USHORT KeQueryNodeMaximumProcessorCount(USHORT NodeNumber)
+{
+    return NodeNumber ? 0 : (USHORT)KiLoaderBlock->ProcessorCount;
+}
+
+LONG KeSetBasePriorityThread(PKTHREAD Thread, LONG Increment)
+{
+    KPRIORITY before = KeQueryPriorityThread(Thread);
+
+    KeSetPriorityThread(Thread, before + Increment);
+    return before;
+}
+
+/* All stacks are of one size: the call-out runs on the caller's if that has the room. */
+NTSTATUS KeExpandKernelStackAndCalloutEx(PEXPAND_STACK_CALLOUT Callout, PVOID Parameter, SIZE_T Size, BOOLEAN Wait,
+                                         PVOID Context)
+{
+    ULONG_PTR here = (ULONG_PTR)&here;
+
+    if (here - KiCurrentThread()->StackLimit < Size)
+        return STATUS_NO_MEMORY;
+    Callout(Parameter);
+    return STATUS_SUCCESS;
+}
+
+NTSTATUS KeExpandKernelStackAndCallout(PEXPAND_STACK_CALLOUT Callout, PVOID Parameter, SIZE_T Size)
+{
+    return KeExpandKernelStackAndCalloutEx(Callout, Parameter, Size, TRUE, NULL);
+}
+
+/*
+ * The XMM registers that a callee may change are saved by whoever interrupts; the others by the routine that changes
+ * them. Wider state is not enabled (CR4.OSXSAVE is 0).
+ */
+NTSTATUS KeSaveExtendedProcessorState(ULONG64 Mask, PXSTATE_SAVE XStateSave)
+{
+    return Mask & ~3ull ? STATUS_NOT_SUPPORTED : STATUS_SUCCESS;
+}
+
+VOID KeRestoreExtendedProcessorState(PXSTATE_SAVE XStateSave)
+{
+}
+
+/* A bug check ends the machine at once: the callbacks are kept in the caller's records and never called. */
+BOOLEAN KeRegisterBugCheckCallback(PKBUGCHECK_CALLBACK_RECORD Record, PKBUGCHECK_CALLBACK_ROUTINE Routine,
+                                   PVOID Buffer, ULONG Length, PUCHAR Component)
+{
+    if (Record->State == BufferInserted)
+        return FALSE;
+    Record->CallbackRoutine = Routine;
+    Record->Buffer = Buffer;
+    Record->Length = Length;
+    Record->Component = Component;
+    Record->State = BufferInserted;
+    return TRUE;
+}
+
+BOOLEAN KeDeregisterBugCheckCallback(PKBUGCHECK_CALLBACK_RECORD Record)
+{
+    BOOLEAN was = Record->State == BufferInserted;
+
+    Record->State = BufferEmpty;
+    return was;
+}
+
+BOOLEAN KeRegisterBugCheckReasonCallback(PKBUGCHECK_REASON_CALLBACK_RECORD Record,
+                                         PKBUGCHECK_REASON_CALLBACK_ROUTINE Routine, KBUGCHECK_CALLBACK_REASON Reason,
+                                         PUCHAR Component)
+{
+    if (Record->State == BufferInserted)
+        return FALSE;
+    Record->CallbackRoutine = Routine;
+    Record->Reason = Reason;
+    Record->Component = Component;
+    Record->State = BufferInserted;
+    return TRUE;
+}
+
+BOOLEAN KeDeregisterBugCheckReasonCallback(PKBUGCHECK_REASON_CALLBACK_RECORD Record)
+{
+    BOOLEAN was = Record->State == BufferInserted;
+
+    Record->State = BufferEmpty;
+    return was;
+}
