@@ -1,6 +1,8 @@
 /* Entry points: the port driver's own DriverEntry, StorPortInitialize for the miniports, and AddDevice. */
 #include "raid.h"
 
+#include <ntddscsi.h>
+
 #define IOCTL_MINIPORT_PROCESS_SERVICE_IRP CTL_CODE(0x04, 0x040e, METHOD_BUFFERED, FILE_READ_ACCESS | FILE_WRITE_ACCESS)
 
 static const CHAR RaidDriverKey;
@@ -29,12 +31,43 @@ static NTSTATUS NTAPI DispatchUnsupported(PDEVICE_OBJECT DeviceObject, PIRP Irp)
     return STATUS_INVALID_DEVICE_REQUEST;
 }
 
+#define DEFAULT_TRANSFER_LENGTH 0x00100000u /* where the miniport sets no limit, bytes */
+
+/* IOCTL_SCSI_GET_CAPABILITIES: what class drivers keep their transfers to. */
+static NTSTATUS GetCapabilities(PRAID_ADAPTER Adapter, PIRP Irp)
+{
+    PIO_SCSI_CAPABILITIES Capabilities = Irp->AssociatedIrp.SystemBuffer;
+    PPORT_CONFIGURATION_INFORMATION Config = &Adapter->Config;
+    ULONG Limit = Config->MaximumTransferLength, Breaks = Config->NumberOfPhysicalBreaks;
+
+    if (IoGetCurrentIrpStackLocation(Irp)->Parameters.DeviceIoControl.OutputBufferLength < sizeof(*Capabilities)) {
+        return STATUS_BUFFER_TOO_SMALL;
+    }
+    RtlZeroMemory(Capabilities, sizeof(*Capabilities));
+    Capabilities->Length = sizeof(*Capabilities);
+    Capabilities->MaximumTransferLength =
+        Limit == 0 || Limit > DEFAULT_TRANSFER_LENGTH ? DEFAULT_TRANSFER_LENGTH : Limit;
+    Capabilities->MaximumPhysicalPages = Breaks == SP_UNINITIALIZED_VALUE ? 0 : Breaks;
+    Capabilities->AlignmentMask = Config->AlignmentMask;
+    Capabilities->TaggedQueuing = Config->TaggedQueuing;
+    Capabilities->AdapterScansDown = Config->AdapterScansDown;
+    Irp->IoStatus.Information = sizeof(*Capabilities);
+    return STATUS_SUCCESS;
+}
+
 /* IOCTL_MINIPORT_PROCESS_SERVICE_IRP of an adapter is the miniport's; it completes it when it likes. */
 static NTSTATUS NTAPI DispatchDeviceControl(PDEVICE_OBJECT DeviceObject, PIRP Irp)
 {
     PRAID_ADAPTER Adapter = DeviceObject->DeviceExtension;
     ULONG Code = IoGetCurrentIrpStackLocation(Irp)->Parameters.DeviceIoControl.IoControlCode;
+    NTSTATUS Status;
 
+    if (Adapter->Type == RaidAdapterObject && Code == IOCTL_SCSI_GET_CAPABILITIES && Adapter->Started) {
+        Irp->IoStatus.Status = GetCapabilities(Adapter, Irp);
+        Status = Irp->IoStatus.Status;
+        IoCompleteRequest(Irp, IO_NO_INCREMENT);
+        return Status;
+    }
     if (Adapter->Type != RaidAdapterObject || Code != IOCTL_MINIPORT_PROCESS_SERVICE_IRP || !Adapter->Started ||
         Adapter->Stopped || Adapter->Hw.HwProcessServiceRequest == NULL) {
         return DispatchUnsupported(DeviceObject, Irp);

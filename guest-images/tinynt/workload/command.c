@@ -61,13 +61,13 @@ VOID CommandPrepare(PWORKLOAD_COMMAND Command, UCHAR Function, PVOID Buffer, ULO
     DescribeBuffer(Command, Buffer, Length);
 }
 
-/* READ/WRITE(10), or (16) every other time and where the address needs it. */
+/* READ/WRITE(10), or (16) every other time, if the unit knows them, and where the address needs it. */
 VOID CommandPrepareTransfer(PWORKLOAD_COMMAND Command, ULONG64 Block, ULONG Blocks, PVOID Buffer, BOOLEAN Write)
 {
     UCHAR *Cdb = Command->Srb.Cdb;
 
     CommandPrepare(Command, SRB_FUNCTION_EXECUTE_SCSI, Buffer, Blocks * BLOCK_SIZE, Write);
-    if (Block > 0xffffffff || Blocks > 0xffff || (Block & 1)) {
+    if (Block > 0xffffffff || Blocks > 0xffff || ((Block & 1) && !Command->Disk->ShortCommands)) {
         Command->Srb.CdbLength = 16;
         Cdb[0] = Write ? SCSIOP_WRITE16 : SCSIOP_READ16;
         Put32(&Cdb[2], (ULONG)(Block >> 32));

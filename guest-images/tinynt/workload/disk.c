@@ -1,6 +1,8 @@
 /* Finding disks among the started devices, asking for their limits, and stopping them in good order. */
 #include "workload.h"
 
+#include <ntddscsi.h>
+
 #define VPD_BLOCK_LIMITS_PAGE 0xb0
 #define VPD_PROVISIONING_PAGE 0xb2
 #define DEFAULT_MAXIMUM_BLOCKS 128
@@ -44,6 +46,24 @@ static NTSTATUS SendIrp(PDEVICE_OBJECT Device, const IO_STACK_LOCATION *Location
     return Status;
 }
 
+/* A buffered request that only reads; FALSE if it is refused. */
+static BOOLEAN DeviceControl(PDEVICE_OBJECT Device, ULONG Code, PVOID Buffer, ULONG Length)
+{
+    IO_STATUS_BLOCK Result;
+    KEVENT Event;
+    PIRP Irp;
+
+    KeInitializeEvent(&Event, NotificationEvent, FALSE);
+    Irp = IoBuildDeviceIoControlRequest(Code, Device, NULL, 0, Buffer, Length, FALSE, &Event, &Result);
+    if (Irp == NULL) {
+        return FALSE;
+    }
+    if (IoCallDriver(Device, Irp) == STATUS_PENDING) {
+        KeWaitForSingleObject(&Event, Executive, KernelMode, FALSE, NULL);
+    }
+    return NT_SUCCESS(Result.Status);
+}
+
 /* Sends a six- to sixteen-byte CDB that reads; bug-checks on failure if Required. */
 static BOOLEAN Query(PWORKLOAD_DISK Disk, const UCHAR *Cdb, UCHAR CdbLength, PVOID Buffer, ULONG Length,
                      BOOLEAN Required)
@@ -66,6 +86,44 @@ static BOOLEAN Query(PWORKLOAD_DISK Disk, const UCHAR *Cdb, UCHAR CdbLength, PVO
     return Status == SRB_STATUS_SUCCESS || Status == SRB_STATUS_DATA_OVERRUN;
 }
 
+/* What the adapter can take, as the port driver has it of the miniport: bytes and pages of one transfer. */
+static VOID ReadCapabilities(PWORKLOAD_DISK Disk)
+{
+    IO_SCSI_CAPABILITIES Capabilities;
+    ULONG Bytes;
+
+    RtlZeroMemory(&Capabilities, sizeof(Capabilities));
+    if (!DeviceControl(Disk->Adapter, IOCTL_SCSI_GET_CAPABILITIES, &Capabilities, sizeof(Capabilities))) {
+        return;
+    }
+    Bytes = Capabilities.MaximumTransferLength;
+    if (Capabilities.MaximumPhysicalPages > 1 && Capabilities.MaximumPhysicalPages - 1 < Bytes / PAGE_SIZE) {
+        Bytes = (Capabilities.MaximumPhysicalPages - 1) * PAGE_SIZE; /* buffers need not begin on a page */
+    }
+    if (Bytes >= BLOCK_SIZE && Bytes / BLOCK_SIZE < Disk->MaximumBlocks) {
+        Disk->MaximumBlocks = Bytes / BLOCK_SIZE;
+    }
+}
+
+/*
+ * Windows sends READ(16) and WRITE(16) where an address asks for them, so that a unit may do without. Block 0 tells
+ * whether the miniport, or an earlier run, has formatted the disk.
+ */
+static VOID ReadFirstBlock(PWORKLOAD_DISK Disk, PUCHAR Buffer)
+{
+    const UCHAR Read16[16] = {SCSIOP_READ16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1};
+    const UCHAR Read10[10] = {SCSIOP_READ, 0, 0, 0, 0, 0, 0, 0, 1};
+
+    Disk->ShortCommands = !Query(Disk, Read16, sizeof(Read16), Buffer, BLOCK_SIZE, FALSE);
+    if (Disk->ShortCommands) {
+        DbgPrint("workload: READ(16) is refused, READ(10) and WRITE(10) are used instead\n");
+        Query(Disk, Read10, sizeof(Read10), Buffer, BLOCK_SIZE, TRUE);
+    }
+    for (ULONG Index = 0; Index < BLOCK_SIZE; Index++) {
+        Disk->Used |= Buffer[Index] != 0;
+    }
+}
+
 static VOID ReadLimits(PWORKLOAD_DISK Disk, PUCHAR Buffer)
 {
     const UCHAR Limits[6] = {SCSIOP_INQUIRY, 1, VPD_BLOCK_LIMITS_PAGE, 0, 64, 0};
@@ -76,6 +134,8 @@ static VOID ReadLimits(PWORKLOAD_DISK Disk, PUCHAR Buffer)
     if (Query(Disk, Limits, sizeof(Limits), Buffer, 64, FALSE) && Get32(&Buffer[8]) != 0) {
         Disk->MaximumBlocks = Get32(&Buffer[8]);
     }
+    ReadCapabilities(Disk);
+    ReadFirstBlock(Disk, Buffer);
     RtlZeroMemory(Buffer, 64);
     if (Query(Disk, Provisioning, sizeof(Provisioning), Buffer, 64, FALSE)) {
         Disk->UnmapZeroes = (Buffer[5] & 0x84) == 0x84;

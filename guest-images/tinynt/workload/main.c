@@ -50,6 +50,9 @@ VOID WorkloadMain(VOID)
         PWORKLOAD_DISK Disk = &Disks[Index];
 
         DbgPrint("workload: disk %lu: %llu blocks, at most %lu a command\n", Index, Disk->Blocks, Disk->MaximumBlocks);
+        if (Disk->Used) {
+            DbgPrint("workload: disk %lu is not empty: what is worked on is cleared first\n", Index);
+        }
         ProbeRun(Disk);
         FitSpan(Disk);
         ThreadsRun(Disk);

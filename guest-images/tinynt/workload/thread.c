@@ -182,16 +182,18 @@ static ULONG WaitForDone(PWORKLOAD_THREAD Thread)
     return Count;
 }
 
-/* Reads the whole region once more. */
-static VOID VerifyRegion(PWORKLOAD_THREAD Thread)
+/* Reads the whole region, or writes zeroes to it. */
+static VOID SweepRegion(PWORKLOAD_THREAD Thread, BOOLEAN Clear)
 {
     PWORKLOAD_OPERATION Operation = &Thread->Slots[0];
     ULONG Step = Thread->Disk->MaximumBlocks < 32 ? Thread->Disk->MaximumBlocks : 32;
 
+    RtlZeroMemory(Operation->Buffer, Step * BLOCK_SIZE);
+
     for (ULONG First = 0; First < Thread->SpanBlocks; First += Step) {
         Operation->First = First;
         Operation->Blocks = Thread->SpanBlocks - First < Step ? Thread->SpanBlocks - First : Step;
-        Operation->Write = FALSE;
+        Operation->Write = Clear;
         SendPieces(Operation);
         while (WaitForDone(Thread) == 0) {
         }
@@ -203,6 +205,9 @@ static VOID NTAPI ThreadMain(PVOID Context)
     PWORKLOAD_THREAD Thread = Context;
     ULONG Started = 0, Ended = 0;
 
+    if (Thread->Disk->Used) {
+        SweepRegion(Thread, TRUE);
+    }
     while (Ended < Thread->Operations) {
         for (ULONG Slot = 0; Slot < WorkloadSettings.Depth && Started < Thread->Operations; Slot++) {
             if (!Thread->Slots[Slot].Active && StartOperation(Thread, &Thread->Slots[Slot])) {
@@ -213,7 +218,7 @@ static VOID NTAPI ThreadMain(PVOID Context)
             Ended += WaitForDone(Thread);
         }
     }
-    VerifyRegion(Thread);
+    SweepRegion(Thread, FALSE);
     PsTerminateSystemThread(STATUS_SUCCESS);
 }
 

@@ -54,7 +54,9 @@ typedef struct _WORKLOAD_DISK {
     PDEVICE_OBJECT Adapter; /* top of the adapter's stack */
     PDEVICE_OBJECT Unit;
     ULONG64 Blocks;
-    ULONG MaximumBlocks; /* of one command */
+    ULONG MaximumBlocks;   /* of one command */
+    BOOLEAN ShortCommands; /* the unit refuses READ(16) */
+    BOOLEAN Used;          /* block 0 is not zero: the disk has to be cleared where it is worked on */
     BOOLEAN UnmapZeroes;
 } WORKLOAD_DISK, *PWORKLOAD_DISK;
 
