@@ -149,6 +149,10 @@ static VOID ScanAdapter(PRAID_ADAPTER Adapter)
             ScanTarget(Adapter, PathId, TargetId);
         }
     }
+    for (ULONG Index = 0; Index < Adapter->UnitCount; Index++) {
+        RaidQueryCapabilities(Adapter->Units[Index]);
+    }
+    RaidRegisterWmi(Adapter);
     Adapter->Enumerated = TRUE;
 }
 

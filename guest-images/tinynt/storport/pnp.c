@@ -72,6 +72,8 @@ NTSTATUS NTAPI RaidDispatchPnp(PDEVICE_OBJECT DeviceObject, PIRP Irp)
     }
     switch (IoGetCurrentIrpStackLocation(Irp)->MinorFunction) {
     case IRP_MN_START_DEVICE:
+        RaidUnitStart(DeviceObject->DeviceExtension);
+        return Complete(Irp, STATUS_SUCCESS);
     case IRP_MN_STOP_DEVICE:
     case IRP_MN_REMOVE_DEVICE:
     case IRP_MN_QUERY_STOP_DEVICE:
@@ -88,6 +90,10 @@ NTSTATUS NTAPI RaidDispatchPower(PDEVICE_OBJECT DeviceObject, PIRP Irp)
     PIO_STACK_LOCATION Stack = IoGetCurrentIrpStackLocation(Irp);
 
     if (Adapter->Type != RaidAdapterObject) {
+        if (Stack->MinorFunction == IRP_MN_SET_POWER && Stack->Parameters.Power.Type == DevicePowerState &&
+            Stack->Parameters.Power.State.DeviceState == PowerDeviceD3) {
+            RaidUnitPowerDown(DeviceObject->DeviceExtension);
+        }
         return Complete(Irp, STATUS_SUCCESS);
     }
     if (Stack->MinorFunction == IRP_MN_SET_POWER && Stack->Parameters.Power.Type == DevicePowerState &&

@@ -19,6 +19,8 @@
 #define RAID_MAX_PROCESSORS 64
 #define RAID_DEFAULT_QUEUE_DEPTH 20
 #define RAID_VIRTUAL_QUEUE_DEPTH 250
+#define RAID_CONTROL_TYPES 30      /* ScsiAdapterControlMax of current Windows */
+#define RAID_UNIT_CONTROL_TYPES 16 /* ScsiUnitControlMax */
 #define RAID_MAX_TAGS 256
 #define RAID_MAX_QUEUE_DEPTH 254 /* of StorPortSetDeviceQueueDepth */
 
@@ -128,6 +130,8 @@ typedef struct _RAID_ADAPTER {
     ULONG LastMessage;
     PHW_PASSIVE_INITIALIZE_ROUTINE PassiveInitialize;
     ULONG ConcurrentChannels;
+    BOOLEAN AdapterControls[RAID_CONTROL_TYPES]; /* that HwAdapterControl has */
+    BOOLEAN UnitControls[RAID_UNIT_CONTROL_TYPES];
 
     KSPIN_LOCK StartIoSpinLock;
     KSPIN_LOCK InterruptSpinLock;
@@ -176,6 +180,15 @@ NTSTATUS RaidConnectInterrupt(PRAID_ADAPTER Adapter);
 VOID RaidDisconnectInterrupt(PRAID_ADAPTER Adapter);
 NTSTATUS RaidEnumerate(PRAID_ADAPTER Adapter, PIRP Irp);
 NTSTATUS RaidForwardAndWait(PDEVICE_OBJECT Lower, PIRP Irp);
+
+/* adaptercontrol.c */
+VOID RaidQueryControlTypes(PRAID_ADAPTER Adapter);
+VOID RaidAdapterPowerDown(PRAID_ADAPTER Adapter);
+VOID RaidStopMiniport(PRAID_ADAPTER Adapter);
+VOID RaidUnitStart(PRAID_UNIT Unit);
+VOID RaidUnitPowerDown(PRAID_UNIT Unit);
+VOID RaidQueryCapabilities(PRAID_UNIT Unit);
+VOID RaidRegisterWmi(PRAID_ADAPTER Adapter);
 
 /* queue.c, complete.c */
 VOID RaidUnitSubmit(PRAID_REQUEST Request);

@@ -4,9 +4,6 @@
  */
 #include "raid.h"
 
-#define ADAPTER_CONTROL_TYPES 20 /* ScsiAdapterControlMax of current Windows */
-#define POWER_SECONDS 10
-
 static VOID DescribeBus(PRAID_ADAPTER Adapter)
 {
     PPORT_CONFIGURATION_INFORMATION Config = &Adapter->Config;
@@ -182,38 +179,9 @@ NTSTATUS RaidAdapterStart(PRAID_ADAPTER Adapter, PCM_RESOURCE_LIST Resources)
         RaidDisconnectInterrupt(Adapter);
         return Status;
     }
+    RaidQueryControlTypes(Adapter);
     Adapter->Started = TRUE;
     return STATUS_SUCCESS;
-}
-
-static BOOLEAN SupportsStop(PRAID_ADAPTER Adapter)
-{
-    struct {
-        SCSI_SUPPORTED_CONTROL_TYPE_LIST List;
-        BOOLEAN Supported[ADAPTER_CONTROL_TYPES];
-    } Query;
-
-    RtlZeroMemory(&Query, sizeof(Query));
-    Query.List.MaxControlType = ADAPTER_CONTROL_TYPES;
-    Adapter->Hw.HwAdapterControl(Adapter->HwExtension, ScsiQuerySupportedControlTypes, &Query.List);
-    return ((PBOOLEAN)Query.List.SupportedTypeList)[ScsiStopAdapter];
-}
-
-/* A miniport that asks to be told of power by requests gets one before it is stopped. */
-static VOID SendPowerDown(PRAID_ADAPTER Adapter)
-{
-    SCSI_REQUEST_BLOCK Srb;
-    PSCSI_POWER_REQUEST_BLOCK Power = (PSCSI_POWER_REQUEST_BLOCK)&Srb;
-
-    if (Adapter->UnitCount == 0 || Adapter->Virtual) {
-        return;
-    }
-    RaidInitializeSrb(&Srb, SRB_FUNCTION_POWER, POWER_SECONDS);
-    Srb.SrbFlags |= SRB_FLAGS_BYPASS_LOCKED_QUEUE;
-    Power->SrbPowerFlags = SRB_POWER_FLAGS_ADAPTER_REQUEST;
-    Power->DevicePowerState = StorPowerDeviceD3;
-    Power->PowerAction = StorPowerActionShutdownOff;
-    RaidSendSrb(Adapter->Units[0], &Srb);
 }
 
 VOID RaidAdapterStop(PRAID_ADAPTER Adapter)
@@ -223,16 +191,14 @@ VOID RaidAdapterStop(PRAID_ADAPTER Adapter)
     if (!Adapter->Started || Adapter->Stopped) {
         return;
     }
-    SendPowerDown(Adapter);
+    RaidAdapterPowerDown(Adapter);
     Adapter->Stopped = TRUE;
     while (Adapter->OutstandingTotal != 0) {
         KeDelayExecutionThread(KernelMode, FALSE, &Interval);
     }
     KeCancelTimer(&Adapter->SecondTimer);
     KeCancelTimer(&Adapter->HwTimer);
-    if (Adapter->Hw.HwAdapterControl != NULL && SupportsStop(Adapter)) {
-        Adapter->Hw.HwAdapterControl(Adapter->HwExtension, ScsiStopAdapter, NULL);
-    }
+    RaidStopMiniport(Adapter);
     RaidDisconnectInterrupt(Adapter);
     if (Adapter->Virtual && Adapter->Hw.HwFreeAdapterResources != NULL) {
         Adapter->Hw.HwFreeAdapterResources(Adapter->HwExtension);
