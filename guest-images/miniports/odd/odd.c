@@ -10,6 +10,9 @@
 #define ODD_MAXIMUM_TRANSFER (64 * 1024u)
 #define ODD_BUG_CHECK_CODE 0x0D15C0DDu
 #define ODD_FUNCTION_CODE 0xee
+#define ODD_SMALL_TRANSFER (16 * 1024u)
+#define ODD_TIMER_MICROSECONDS 1000
+#define ODD_LATE_MICROSECONDS (1000 * 1000)
 
 typedef struct _ODD_EXTENSION {
     DISK_GEOMETRY Geometry;
@@ -17,6 +20,7 @@ typedef struct _ODD_EXTENSION {
     KSPIN_LOCK Lock; /* of what follows */
     ULONG Flushes;
     PSCSI_REQUEST_BLOCK Kept;
+    PVOID Timer;
 } ODD_EXTENSION, *PODD_EXTENSION;
 
 static ULONG NTAPI HwFindAdapter(PVOID DeviceExtension, PVOID HwContext, PVOID BusInformation, PVOID LowerDevice,
@@ -37,8 +41,12 @@ static ULONG NTAPI HwFindAdapter(PVOID DeviceExtension, PVOID HwContext, PVOID B
     Extension->Geometry.Blocks = ODD_BLOCKS;
     Extension->Geometry.MaximumTransferBlocks = ODD_MAXIMUM_TRANSFER / BLOCK_SIZE;
     Extension->Geometry.Product = "Odd disk";
+    if (ODD == ODD_FORMATTED) {
+        Extension->Memory[BLOCK_SIZE - 1] = 0xaa; /* the mark of a boot record */
+    }
     ConfigInfo->VirtualDevice = TRUE;
-    ConfigInfo->MaximumTransferLength = ODD_MAXIMUM_TRANSFER;
+    ConfigInfo->MaximumTransferLength = ODD == ODD_FORMATTED ? ODD_SMALL_TRANSFER : ODD_MAXIMUM_TRANSFER;
+    ConfigInfo->WmiDataProvider = ODD == ODD_TELLS_CONTROLS;
     ConfigInfo->NumberOfBuses = 1;
     ConfigInfo->MaximumNumberOfTargets = 1;
     ConfigInfo->MaximumNumberOfLogicalUnits = 1;
@@ -73,6 +81,42 @@ static DECLSPEC_NORETURN VOID LoopAtDispatch(VOID)
     }
 }
 
+static VOID NTAPI LateCallback(PVOID DeviceExtension, PVOID Context)
+{
+    UNREFERENCED_PARAMETER(DeviceExtension);
+    KeBugCheckEx(ODD_BUG_CHECK_CODE, ODD, (ULONG_PTR)Context, 0, 0); /* its timer has been freed */
+}
+
+/* Completes the request that waits for it. */
+static VOID NTAPI FreeingCallback(PVOID DeviceExtension, PVOID Context)
+{
+    PODD_EXTENSION Extension = DeviceExtension;
+    PSCSI_REQUEST_BLOCK Srb = Context;
+
+    if (StorPortFreeTimer(Extension, Extension->Timer) == STOR_STATUS_SUCCESS) {
+        DiskSucceed(Srb);
+    } else {
+        Srb->SrbStatus = SRB_STATUS_ERROR;
+    }
+    StorPortNotification(RequestComplete, Extension, Srb);
+}
+
+static VOID FreeTimers(PODD_EXTENSION Extension, PSCSI_REQUEST_BLOCK Srb)
+{
+    KIRQL OldIrql;
+    PVOID Timer;
+
+    if (StorPortInitializeTimer(Extension, &Timer) != STOR_STATUS_SUCCESS ||
+        StorPortInitializeTimer(Extension, &Extension->Timer) != STOR_STATUS_SUCCESS) {
+        KeBugCheckEx(ODD_BUG_CHECK_CODE, ODD, 0, 0, 0);
+    }
+    StorPortRequestTimer(Extension, Timer, LateCallback, Timer, ODD_LATE_MICROSECONDS, 0);
+    KeRaiseIrql(DISPATCH_LEVEL, &OldIrql);
+    StorPortFreeTimer(Extension, Timer);
+    KeLowerIrql(OldIrql);
+    StorPortRequestTimer(Extension, Extension->Timer, FreeingCallback, Srb, ODD_TIMER_MICROSECONDS, 0);
+}
+
 /* FALSE: the request is not to be completed. */
 static BOOLEAN GoWrong(PODD_EXTENSION Extension, PSCSI_REQUEST_BLOCK Srb)
 {
@@ -89,6 +133,9 @@ static BOOLEAN GoWrong(PODD_EXTENSION Extension, PSCSI_REQUEST_BLOCK Srb)
     case ODD_COMPLETES_AT_RESET:
         Extension->Kept = Srb;
         return FALSE;
+    case ODD_FREES_TIMERS:
+        FreeTimers(Extension, Srb);
+        return FALSE;
     case ODD_BUG_CHECKS:
         KeBugCheckEx(ODD_BUG_CHECK_CODE, ODD, (ULONG_PTR)Srb, 0, 0);
     case ODD_LOOPS_AT_DISPATCH:
@@ -103,6 +150,10 @@ static BOOLEAN Serve(PODD_EXTENSION Extension, PSCSI_REQUEST_BLOCK Srb)
     DISK_RANGE Ranges[MAX_UNMAP_RANGES];
     LONG Count;
 
+    if (ODD == ODD_FORMATTED && (Srb->CdbLength == 16 || Srb->DataTransferLength > ODD_SMALL_TRANSFER)) {
+        Srb->SrbStatus = SRB_STATUS_INVALID_REQUEST;
+        return TRUE;
+    }
     switch (DiskDecode(&Extension->Geometry, Srb, Ranges)) {
     case DiskAnswered:
         return TRUE;
@@ -134,9 +185,46 @@ static BOOLEAN Serve(PODD_EXTENSION Extension, PSCSI_REQUEST_BLOCK Srb)
     return TRUE;
 }
 
+static VOID TellRequest(PSCSI_REQUEST_BLOCK Srb)
+{
+    if (ODD != ODD_TELLS_CONTROLS) {
+        return;
+    }
+    DbgPrint("odd: request function 0x%x at IRQL %u\n", Srb->Function, KeGetCurrentIrql());
+    if (Srb->Function == SRB_FUNCTION_PNP) {
+        DbgPrint("odd: PnP action 0x%x, %lu bytes\n", ((PSCSI_PNP_REQUEST_BLOCK)Srb)->PnPAction,
+                 Srb->DataTransferLength);
+    } else if (Srb->Function == SRB_FUNCTION_WMI) {
+        DbgPrint("odd: WMI function 0x%x, flags 0x%x\n", ((PSCSI_WMI_REQUEST_BLOCK)Srb)->WMISubFunction,
+                 ((PSCSI_WMI_REQUEST_BLOCK)Srb)->WMIFlags);
+    }
+}
+
+/* Tells a control operation; all of them are supported, if it is this variant. */
+static SCSI_ADAPTER_CONTROL_STATUS TellControl(const char *What, ULONG ControlType, PVOID Parameters)
+{
+    PSCSI_SUPPORTED_CONTROL_TYPE_LIST List = Parameters;
+
+    if (ODD != ODD_TELLS_CONTROLS) {
+        return ControlType == 0 ? ScsiAdapterControlSuccess : ScsiAdapterControlUnsuccessful;
+    }
+    DbgPrint("odd: %s control %lu at IRQL %u\n", What, ControlType, KeGetCurrentIrql());
+    for (ULONG Type = 0; ControlType == 0 && Type < List->MaxControlType; Type++) {
+        ((PBOOLEAN)List->SupportedTypeList)[Type] = TRUE;
+    }
+    return ScsiAdapterControlSuccess;
+}
+
+static SCSI_ADAPTER_CONTROL_STATUS NTAPI HwUnitControl(PVOID DeviceExtension, ULONG ControlType, PVOID Parameters)
+{
+    UNREFERENCED_PARAMETER(DeviceExtension);
+    return TellControl("unit", ControlType, Parameters);
+}
+
 static BOOLEAN NTAPI HwStartIo(PVOID DeviceExtension, PSCSI_REQUEST_BLOCK Srb)
 {
     if (Srb->Function != SRB_FUNCTION_EXECUTE_SCSI) {
+        TellRequest(Srb);
         Srb->SrbStatus = SRB_STATUS_SUCCESS;
     } else if (!Serve(DeviceExtension, Srb)) {
         return TRUE;
@@ -162,8 +250,7 @@ static SCSI_ADAPTER_CONTROL_STATUS NTAPI HwAdapterControl(PVOID DeviceExtension,
                                                           PVOID Parameters)
 {
     UNREFERENCED_PARAMETER(DeviceExtension);
-    UNREFERENCED_PARAMETER(Parameters);
-    return ControlType == ScsiQuerySupportedControlTypes ? ScsiAdapterControlSuccess : ScsiAdapterControlUnsuccessful;
+    return TellControl("adapter", ControlType, Parameters);
 }
 
 static VOID NTAPI HwFreeAdapterResources(PVOID DeviceExtension)
@@ -177,6 +264,11 @@ NTSTATUS NTAPI DriverEntry(PDRIVER_OBJECT DriverObject, PUNICODE_STRING Registry
 
     RtlZeroMemory(&Data, sizeof(Data));
     Data.HwInitializationDataSize = VIRTUAL_HW_INITIALIZATION_DATA_SIZE;
+    if (ODD == ODD_TELLS_CONTROLS) {
+        Data.HwInitializationDataSize = sizeof(Data);
+        Data.FeatureSupport = STOR_FEATURE_VIRTUAL_MINIPORT;
+        Data.HwUnitControl = HwUnitControl;
+    }
     Data.AdapterInterfaceType = Internal;
     Data.HwInitialize = HwInitialize;
     Data.HwStartIo = HwStartIo;

@@ -1,4 +1,6 @@
-/* What an odd miniport does wrong, at the first SYNCHRONIZE CACHE: the image odd-NAME.sys is built with -DODD=NUMBER.
+/*
+ * What is odd about a miniport; where nothing else is said, it happens at the first SYNCHRONIZE CACHE. The image
+ * odd-NAME.sys is built with -DODD=NUMBER.
  */
 #ifndef VARIANT_H
 #define VARIANT_H
@@ -8,5 +10,8 @@
 #define ODD_COMPLETES_AT_RESET 3 /* keeps the request until the bus is reset; goes on */
 #define ODD_BUG_CHECKS 4         /* ends the system by itself */
 #define ODD_LOOPS_AT_DISPATCH 5  /* never comes back, at DISPATCH_LEVEL */
+#define ODD_FREES_TIMERS 6       /* frees a timer at DISPATCH_LEVEL, and one in its own callback; goes on */
+#define ODD_FORMATTED 7          /* its disk is not empty, knows no 16-byte commands, takes 16 KiB at a time; goes on */
+#define ODD_TELLS_CONTROLS 8     /* prints each request and control operation beside SCSI commands; goes on */
 
 #endif

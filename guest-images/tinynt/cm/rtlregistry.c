@@ -1,6 +1,6 @@
 /*
- * rtlregistry.c - the registry as the Rtl routines give it: values by a path relative to a well-known key, and the query
- * table of RtlQueryRegistryValues.
+ * rtlregistry.c - the registry as the Rtl routines give it: values by a path relative to a well-known key, and the
+ * query table of RtlQueryRegistryValues.
  */
 #include "nt.h"
 
@@ -150,8 +150,9 @@ static NTSTATUS CmpDeliver(PRTL_QUERY_REGISTRY_TABLE Entry, ULONG Type, PVOID Da
 {
     if (Entry->Flags & RTL_QUERY_REGISTRY_DIRECT)
         return CmpStoreDirect(Entry->EntryContext, Type, Data, Length);
-    return Entry->QueryRoutine ? Entry->QueryRoutine((PWSTR)Entry->Name, Type, Data, Length, Context, Entry->EntryContext)
-                               : STATUS_SUCCESS;
+    return Entry->QueryRoutine
+               ? Entry->QueryRoutine((PWSTR)Entry->Name, Type, Data, Length, Context, Entry->EntryContext)
+               : STATUS_SUCCESS;
 }
 
 static NTSTATUS CmpDeliverDefault(PRTL_QUERY_REGISTRY_TABLE Entry, PVOID Context)
@@ -205,11 +206,10 @@ NTSTATUS RtlQueryRegistryValues(ULONG RelativeTo, PCWSTR Path, PRTL_QUERY_REGIST
                                 PVOID Environment)
 {
     HANDLE key;
-    NTSTATUS status =
-        CmpOpenForQuery(RelativeTo, Path, NULL, !(RelativeTo & RTL_REGISTRY_OPTIONAL), &key);
+    NTSTATUS status = CmpOpenForQuery(RelativeTo, Path, NULL, !(RelativeTo & RTL_REGISTRY_OPTIONAL), &key);
 
-    for (PRTL_QUERY_REGISTRY_TABLE entry = QueryTable;
-         NT_SUCCESS(status) && (entry->QueryRoutine || entry->Name); entry++) {
+    for (PRTL_QUERY_REGISTRY_TABLE entry = QueryTable; NT_SUCCESS(status) && (entry->QueryRoutine || entry->Name);
+         entry++) {
         BOOLEAN down = (entry->Flags & RTL_QUERY_REGISTRY_SUBKEY) != 0;
 
         if (down || (entry->Flags & RTL_QUERY_REGISTRY_TOPKEY)) {

@@ -111,7 +111,8 @@ VOID KeReleaseGuardedMutexUnsafe(PKGUARDED_MUTEX FastMutex)
     ExpLeave((PFAST_MUTEX)FastMutex);
 }
 
-/* EX_PUSH_LOCK: bit 0 exclusive, the rest counts sharers. Waiters yield: nothing in one pointer could hold their list. */
+/* EX_PUSH_LOCK: bit 0 exclusive, the rest counts sharers. Waiters yield: nothing in one pointer could hold their list.
+ */
 #define EXP_EXCLUSIVE 1u
 #define EXP_SHARE 2u
 
@@ -131,7 +132,8 @@ VOID ExAcquirePushLockExclusiveEx(PULONG_PTR PushLock, ULONG Flags)
 {
     ULONG_PTR expected = 0;
 
-    while (!__atomic_compare_exchange_n(PushLock, &expected, EXP_EXCLUSIVE, FALSE, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
+    while (
+        !__atomic_compare_exchange_n(PushLock, &expected, EXP_EXCLUSIVE, FALSE, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
         expected = 0;
         ExpYield();
     }

@@ -69,6 +69,21 @@ typedef struct _KTHREAD {
     NTSTATUS ExitStatus;
 } KTHREAD;
 
+/* Kernel queues, which ntddk.h lacks, in Windows' layout; the header is a semaphore's, counting the entries. */
+typedef struct _KQUEUE {
+    DISPATCHER_HEADER Header;
+    LIST_ENTRY EntryListHead;
+    volatile ULONG CurrentCount;
+    ULONG MaximumCount;
+    LIST_ENTRY ThreadListHead;
+} KQUEUE, *PKQUEUE;
+
+VOID KeInitializeQueue(PKQUEUE Queue, ULONG Count);
+LONG KeReadStateQueue(PKQUEUE Queue);
+LONG KeInsertQueue(PKQUEUE Queue, PLIST_ENTRY Entry);
+PLIST_ENTRY KeRemoveQueue(PKQUEUE Queue, KPROCESSOR_MODE WaitMode, PLARGE_INTEGER Timeout);
+PLIST_ENTRY KeRundownQueue(PKQUEUE Queue);
+
 /* The task state segment of the processor (AMD64 APM vol. 2, 12.2.5). */
 typedef struct __attribute__((packed)) _KTSS64 {
     ULONG Reserved0;

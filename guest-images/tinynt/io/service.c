@@ -1,6 +1,6 @@
 /*
- * service.c - what the I/O manager offers beside devices and IRPs: interfaces, error log, shutdown notifications, remove
- * locks, cancel-safe queues, further work item forms.
+ * service.c - what the I/O manager offers beside devices and IRPs: interfaces, error log, shutdown notifications,
+ * remove locks, cancel-safe queues, further work item forms.
  */
 #include "io_internal.h"
 #include "ki.h"

@@ -121,8 +121,8 @@ VOID KeRestoreExtendedProcessorState(PXSTATE_SAVE XStateSave)
 }
 
 /* A bug check ends the machine at once: the callbacks are kept in the caller's records and never called. */
-BOOLEAN KeRegisterBugCheckCallback(PKBUGCHECK_CALLBACK_RECORD Record, PKBUGCHECK_CALLBACK_ROUTINE Routine,
-                                   PVOID Buffer, ULONG Length, PUCHAR Component)
+BOOLEAN KeRegisterBugCheckCallback(PKBUGCHECK_CALLBACK_RECORD Record, PKBUGCHECK_CALLBACK_ROUTINE Routine, PVOID Buffer,
+                                   ULONG Length, PUCHAR Component)
 {
     if (Record->State == BufferInserted)
         return FALSE;

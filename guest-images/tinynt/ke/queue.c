@@ -5,15 +5,6 @@
  */
 #include "ki.h"
 
-/* Windows' layout; the header is a semaphore's, whose count is the number of entries. */
-typedef struct _KQUEUE {
-    DISPATCHER_HEADER Header;
-    LIST_ENTRY EntryListHead;
-    volatile ULONG CurrentCount;
-    ULONG MaximumCount;
-    LIST_ENTRY ThreadListHead;
-} KQUEUE, *PKQUEUE;
-
 _Static_assert(sizeof(KQUEUE) == 0x40, "KQUEUE");
 
 static ULONG_PTR KiQueueLock;

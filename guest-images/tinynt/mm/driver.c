@@ -68,7 +68,8 @@ VOID IoBuildPartialMdl(PMDL SourceMdl, PMDL TargetMdl, PVOID VirtualAddress, ULO
     if (!Length)
         Length = (ULONG)(start + MmGetMdlByteCount(SourceMdl) - at);
     MmInitializeMdl(TargetMdl, VirtualAddress, Length);
-    TargetMdl->MdlFlags |= MDL_PARTIAL | (SourceMdl->MdlFlags & (MDL_SOURCE_IS_NONPAGED_POOL | MDL_MAPPED_TO_SYSTEM_VA));
+    TargetMdl->MdlFlags |=
+        MDL_PARTIAL | (SourceMdl->MdlFlags & (MDL_SOURCE_IS_NONPAGED_POOL | MDL_MAPPED_TO_SYSTEM_VA));
     TargetMdl->MappedSystemVa = (PUCHAR)SourceMdl->MappedSystemVa + (at - start);
     memcpy(MmGetMdlPfnArray(TargetMdl), MmGetMdlPfnArray(SourceMdl) + skipped,
            ADDRESS_AND_SIZE_TO_SPAN_PAGES(VirtualAddress, Length) * sizeof(PFN_NUMBER));

@@ -1,6 +1,6 @@
 /*
- * format.c - printf formats with the Microsoft sizes (I64, h, l, ll, w) and %wZ / %Z counted strings, into characters of
- * one byte or two. No floats.
+ * format.c - printf formats with the Microsoft sizes (I64, h, l, ll, w) and %wZ / %Z counted strings, into characters
+ * of one byte or two. No floats.
  */
 #include <stdarg.h>
 
@@ -302,9 +302,9 @@ FORMAT_VARIADIC(_snprintf, (char *Buffer, size_t Count, const char *Format, ...)
                 _vsnprintf(Buffer, Count, Format, arguments))
 FORMAT_VARIADIC(sprintf, (char *Buffer, const char *Format, ...), Format,
                 _vsnprintf(Buffer, FORMAT_UNBOUNDED, Format, arguments))
-FORMAT_VARIADIC(RtlpPrintWide, (WCHAR *Buffer, size_t Count, const WCHAR *Format, ...), Format,
+FORMAT_VARIADIC(RtlpPrintWide, (WCHAR * Buffer, size_t Count, const WCHAR *Format, ...), Format,
                 RtlpFormatWide(Buffer, Count, Format, arguments))
-FORMAT_VARIADIC(RtlpPrintWideUnbounded, (WCHAR *Buffer, const WCHAR *Format, ...), Format,
+FORMAT_VARIADIC(RtlpPrintWideUnbounded, (WCHAR * Buffer, const WCHAR *Format, ...), Format,
                 RtlpFormatWide(Buffer, FORMAT_UNBOUNDED, Format, arguments))
 FORMAT_VARIADIC(RtlpPrintChecked, (char *Buffer, size_t Size, const char *Format, ...), Format,
                 RtlpFormatChecked(Buffer, Size, Size, Format, arguments))

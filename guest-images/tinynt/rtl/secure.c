@@ -8,8 +8,8 @@
 
 #define RTLP_EINVAL 22
 #define RTLP_ERANGE 34
-#define RTLP_TRUNCATED 80                /* STRUNCATE */
-#define RTLP_TRUNCATE (~(size_t)0)       /* _TRUNCATE */
+#define RTLP_TRUNCATED 80          /* STRUNCATE */
+#define RTLP_TRUNCATE (~(size_t)0) /* _TRUNCATE */
 
 int RtlpCopyMemoryChecked(void *Destination, size_t Size, const void *Source, size_t Count);
 int RtlpCopyMemoryChecked(void *Destination, size_t Size, const void *Source, size_t Count)

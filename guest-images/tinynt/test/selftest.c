@@ -6,6 +6,7 @@
  */
 #include "ki.h"
 #include "lockcall.h"
+#include "selftest.h"
 #include "workload_support.h"
 
 #define SELF_TEST_FAILED 0x5E1F
@@ -39,7 +40,7 @@ typedef struct _TEST_RUN {
 
 static TEST_RUN TestRun;
 
-static VOID TestExpect(ULONG Test, const char *What, ULONG64 Expected, ULONG64 Found)
+VOID TestExpect(ULONG Test, const char *What, ULONG64 Expected, ULONG64 Found)
 {
     if (Expected == Found)
         return;
@@ -338,6 +339,7 @@ VOID KiSelfTest(VOID)
     TestRundown(11);
     TestBitMap(12);
     TestVectors(13);
+    KiSelfTestServices();
     TestExpect(9, "IRQL", PASSIVE_LEVEL, KiReadCr8());
     DbgPrint("selftest: passed\n");
     PoShutdown();
