@@ -35,6 +35,13 @@ fn run_impatient(variant: &str) -> Run {
     run_odd(variant, &["--registry", registry.to_str().unwrap()])
 }
 
+fn run_beside(target: &str, other: &str) -> Run {
+    let other = support::images().join("miniports").join(format!("{other}.sys"));
+    let mut arguments = WORKLOAD.to_vec();
+    arguments.extend(["--load", other.to_str().unwrap()]);
+    run(target, &arguments)
+}
+
 fn count(text: &str, needle: &str) -> usize {
     text.matches(needle).count()
 }
@@ -43,6 +50,64 @@ fn count(text: &str, needle: &str) -> usize {
 fn guest_miniport_of_unmodified_ddk_headers_completes() {
     let run = run("ddk-ramdisk", &WORKLOAD);
     assert_nothing_found(&run);
+}
+
+#[test]
+fn guest_timers_can_be_freed_at_dispatch_level_and_in_their_callback() {
+    assert_nothing_found(&run_odd("frees-timers", &[]));
+}
+
+#[test]
+fn guest_formatted_disk_of_short_commands_is_worked_on_within_its_limits() {
+    let run = run_odd("formatted", &[]);
+    assert_nothing_found(&run);
+    let serial = run.serial();
+    for line in [
+        "READ(16) is refused",
+        "disk 0: 2048 blocks, at most 32 a command",
+        "disk 0 is not empty",
+    ] {
+        assert!(serial.contains(line), "{line}: {run}");
+    }
+}
+
+/// What Windows tells a miniport beside commands: at the start its capabilities and WMI registration are asked for, at
+/// the end a control operation takes the place of the power request.
+#[test]
+fn guest_miniport_is_told_of_start_and_end_as_windows_does() {
+    let run = run_odd("tells-controls", &[]);
+    assert_nothing_found(&run);
+    let serial = run.serial();
+    let told: Vec<&str> = serial.lines().filter_map(|line| line.strip_prefix("odd: ")).collect();
+    let expected = [
+        "adapter control 0 at IRQL 0",
+        "unit control 0 at IRQL 0",
+        "request function 0x25 at IRQL 0",
+        "PnP action 0x9, 24 bytes",
+        "request function 0x17 at IRQL 0",
+        "WMI function 0xb, flags 0x1",
+        "unit control 2 at IRQL 0",
+        "request function 0x7 at IRQL 0",
+        "unit control 3 at IRQL 0",
+        "adapter control 6 at IRQL 0",
+        "adapter control 1 at IRQL 0",
+    ];
+    assert_eq!(told, expected, "{run}");
+}
+
+/// Two miniports in one guest: each serves a disk, the locks of the one that is not under test are not judged.
+#[test]
+fn guest_other_miniport_is_served_and_not_judged() {
+    let run = run_beside("nvme-ok", "vdisk-release-without-acquire");
+    assert_nothing_found(&run);
+    assert!(run.serial().contains("workload: PASS seed=3 disks=2"), "{run}");
+}
+
+#[test]
+fn guest_target_beside_another_miniport_is_judged() {
+    let run = run_beside("vdisk-release-without-acquire", "nvme-ok");
+    assert_eq!(run.code(), 1, "{run}");
+    assert!(run.serial().contains("workload: PASS seed=3 disks=2"), "{run}");
 }
 
 #[test]

@@ -158,3 +158,17 @@ PIRP IoBuildAsynchronousFsdRequest(ULONG MajorFunction, PDEVICE_OBJECT DeviceObj
     }
     return irp;
 }
+
+/* As the other, and the packet frees itself when complete. */
+PIRP IoBuildSynchronousFsdRequest(ULONG MajorFunction, PDEVICE_OBJECT DeviceObject, PVOID Buffer, ULONG Length,
+                                  PLARGE_INTEGER StartingOffset, PKEVENT Event, PIO_STATUS_BLOCK IoStatusBlock)
+{
+    PIRP irp =
+        IoBuildAsynchronousFsdRequest(MajorFunction, DeviceObject, Buffer, Length, StartingOffset, IoStatusBlock);
+
+    if (irp) {
+        irp->UserEvent = Event;
+        irp->Tail.Overlay.Thread = (PETHREAD)KiCurrentThread();
+    }
+    return irp;
+}

@@ -82,6 +82,32 @@ USHORT KeQueryNodeMaximumProcessorCount(USHORT NodeNumber)
     return NodeNumber ? 0 : (USHORT)KiLoaderBlock->ProcessorCount;
 }
 
+/* One group, one node, a package of cores without siblings: of these, the group and the node are told. */
+NTSTATUS KeQueryLogicalProcessorRelationship(PPROCESSOR_NUMBER ProcessorNumber,
+                                             LOGICAL_PROCESSOR_RELATIONSHIP RelationshipType,
+                                             PSYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX Information, PULONG Length)
+{
+    ULONG needed = sizeof(*Information), given = *Length;
+
+    if (RelationshipType != RelationNumaNode && RelationshipType != RelationGroup)
+        return STATUS_NOT_SUPPORTED;
+    *Length = needed;
+    if (!Information || given < needed)
+        return STATUS_INFO_LENGTH_MISMATCH;
+    RtlZeroMemory(Information, needed);
+    Information->Relationship = RelationshipType;
+    Information->Size = needed;
+    if (RelationshipType == RelationNumaNode) {
+        Information->NumaNode.GroupMask.Mask = KiActiveProcessors;
+        return STATUS_SUCCESS;
+    }
+    Information->Group.MaximumGroupCount = Information->Group.ActiveGroupCount = 1;
+    Information->Group.GroupInfo[0].MaximumProcessorCount = (UCHAR)KiLoaderBlock->ProcessorCount;
+    Information->Group.GroupInfo[0].ActiveProcessorCount = (UCHAR)KiLoaderBlock->ProcessorCount;
+    Information->Group.GroupInfo[0].ActiveProcessorMask = KiActiveProcessors;
+    return STATUS_SUCCESS;
+}
+
 LONG KeSetBasePriorityThread(PKTHREAD Thread, LONG Increment)
 {
     KPRIORITY before = KeQueryPriorityThread(Thread);

@@ -246,3 +246,23 @@ NTSTATUS ObpDeleteLink(const UNICODE_STRING *Name)
     ExFreePoolWithTag(found, 'kLbO');
     return STATUS_SUCCESS;
 }
+
+/* The name, and room for it behind the structure; an object without one has an empty name. */
+NTSTATUS ObQueryNameString(PVOID Object, POBJECT_NAME_INFORMATION ObjectNameInfo, ULONG Length, PULONG ReturnLength)
+{
+    const UNICODE_STRING *name = &ObpHeader(Object)->Name;
+    ULONG needed = sizeof(UNICODE_STRING) + (name->Buffer ? name->Length + sizeof(WCHAR) : 0);
+    PUNICODE_STRING result = (PUNICODE_STRING)ObjectNameInfo;
+
+    *ReturnLength = needed;
+    if (Length < needed)
+        return STATUS_INFO_LENGTH_MISMATCH;
+    RtlZeroMemory(result, needed);
+    if (name->Buffer) {
+        result->Buffer = (PWSTR)(result + 1);
+        result->Length = name->Length;
+        result->MaximumLength = name->Length + sizeof(WCHAR);
+        memcpy(result->Buffer, name->Buffer, name->Length);
+    }
+    return STATUS_SUCCESS;
+}

@@ -53,3 +53,35 @@ BOOLEAN ExIsProcessorFeaturePresent(ULONG ProcessorFeature)
 {
     return FALSE;
 }
+
+/*
+ * What the buffer security check (/GS) of the Microsoft compiler reports a broken stack by, before its bug check: no
+ * unwind data is looked up, so that the report is of the caller alone.
+ */
+VOID RtlCaptureContext(PCONTEXT ContextRecord)
+{
+    RtlZeroMemory(ContextRecord, sizeof(*ContextRecord));
+    ContextRecord->Rip = (ULONG64)__builtin_return_address(0);
+    ContextRecord->Rsp = (ULONG64)__builtin_frame_address(0);
+}
+
+PVOID RtlLookupFunctionEntry(ULONG64 ControlPc, PULONG64 ImageBase, PVOID HistoryTable)
+{
+    *ImageBase = 0;
+    return NULL;
+}
+
+PVOID RtlVirtualUnwind(ULONG HandlerType, ULONG64 ImageBase, ULONG64 ControlPc, PVOID FunctionEntry,
+                       PVOID ContextRecord, PVOID *HandlerData, PULONG64 EstablisherFrame, PVOID ContextPointers)
+{
+    *HandlerData = NULL;
+    *EstablisherFrame = 0;
+    return NULL;
+}
+
+USHORT RtlCaptureStackBackTrace(ULONG FramesToSkip, ULONG FramesToCapture, PVOID *BackTrace, PULONG BackTraceHash)
+{
+    if (BackTraceHash)
+        *BackTraceHash = 0;
+    return 0;
+}
