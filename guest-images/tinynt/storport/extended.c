@@ -183,15 +183,14 @@ static RAID_EXTENDED_FUNCTION *const Functions[] = {
 };
 
 /* Says so once for each code: a miniport may call again and again. */
-static ULONG ReportUnknown(ULONG FunctionCode)
+static VOID ReportOnce(ULONG FunctionCode, PCSTR What)
 {
     static volatile LONG Reported[MAX_CODES / 32];
     ULONG Bit = FunctionCode < MAX_CODES ? FunctionCode : MAX_CODES - 1;
 
     if (!(InterlockedOr(&Reported[Bit / 32], (LONG)(1u << Bit % 32)) & (LONG)(1u << Bit % 32))) {
-        DbgPrint("storport: StorPortExtendedFunction: code 0x%lx is not implemented\n", FunctionCode);
+        DbgPrint("storport: StorPortExtendedFunction: code 0x%lx %s\n", FunctionCode, What);
     }
-    return STOR_STATUS_NOT_IMPLEMENTED;
 }
 
 ULONG __cdecl StorPortExtendedFunction(STORPORT_FUNCTION_CODE FunctionCode, PVOID HwDeviceExtension, ...)
@@ -206,7 +205,11 @@ ULONG __cdecl StorPortExtendedFunction(STORPORT_FUNCTION_CODE FunctionCode, PVOI
     }
     Function = (ULONG)FunctionCode < RTL_NUMBER_OF(Functions) ? Functions[FunctionCode] : NULL;
     if (Function == NULL) {
-        return ReportUnknown(FunctionCode);
+        ReportOnce(FunctionCode, "is not implemented");
+        return STOR_STATUS_NOT_IMPLEMENTED;
+    }
+    if (Function == Unsupported) {
+        ReportOnce(FunctionCode, "is refused: this machine has nothing of the kind");
     }
     va_start(Arguments, HwDeviceExtension);
     Status = Function(RaidAdapterOf(HwDeviceExtension), Arguments);

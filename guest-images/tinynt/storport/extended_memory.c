@@ -49,7 +49,8 @@ ULONG RaidBuildMdl(PRAID_ADAPTER Adapter, va_list Arguments)
     return STOR_STATUS_SUCCESS;
 }
 
-ULONG RaidAllocateContiguous(PRAID_ADAPTER Adapter, va_list Arguments)
+/* The two kinds take the same parameters; the newer one tells the physical address as well. */
+static ULONG AllocateContiguous(va_list Arguments, BOOLEAN TellPhysical)
 {
     SIZE_T Bytes = va_arg(Arguments, SIZE_T);
     PHYSICAL_ADDRESS Lowest = va_arg(Arguments, PHYSICAL_ADDRESS);
@@ -59,10 +60,27 @@ ULONG RaidAllocateContiguous(PRAID_ADAPTER Adapter, va_list Arguments)
     ULONG Node = va_arg(Arguments, ULONG);
     PVOID *Result = va_arg(Arguments, PVOID *);
 
-    UNREFERENCED_PARAMETER(Adapter);
     UNREFERENCED_PARAMETER(Node);
     *Result = MmAllocateContiguousMemorySpecifyCache(Bytes, Lowest, Highest, Boundary, CacheType);
-    return *Result != NULL ? STOR_STATUS_SUCCESS : STOR_STATUS_INSUFFICIENT_RESOURCES;
+    if (*Result == NULL) {
+        return STOR_STATUS_INSUFFICIENT_RESOURCES;
+    }
+    if (TellPhysical) {
+        *va_arg(Arguments, PPHYSICAL_ADDRESS) = MmGetPhysicalAddress(*Result);
+    }
+    return STOR_STATUS_SUCCESS;
+}
+
+ULONG RaidAllocateContiguous(PRAID_ADAPTER Adapter, va_list Arguments)
+{
+    UNREFERENCED_PARAMETER(Adapter);
+    return AllocateContiguous(Arguments, FALSE);
+}
+
+ULONG RaidAllocateDmaMemory(PRAID_ADAPTER Adapter, va_list Arguments)
+{
+    UNREFERENCED_PARAMETER(Adapter);
+    return AllocateContiguous(Arguments, TRUE);
 }
 
 ULONG RaidFreeContiguous(PRAID_ADAPTER Adapter, va_list Arguments)
@@ -73,28 +91,6 @@ ULONG RaidFreeContiguous(PRAID_ADAPTER Adapter, va_list Arguments)
 
     UNREFERENCED_PARAMETER(Adapter);
     MmFreeContiguousMemorySpecifyCache(Address, Bytes, CacheType);
-    return STOR_STATUS_SUCCESS;
-}
-
-/* As the above, and the physical address with it. */
-ULONG RaidAllocateDmaMemory(PRAID_ADAPTER Adapter, va_list Arguments)
-{
-    SIZE_T Bytes = va_arg(Arguments, SIZE_T);
-    PHYSICAL_ADDRESS Lowest = va_arg(Arguments, PHYSICAL_ADDRESS);
-    PHYSICAL_ADDRESS Highest = va_arg(Arguments, PHYSICAL_ADDRESS);
-    PHYSICAL_ADDRESS Boundary = va_arg(Arguments, PHYSICAL_ADDRESS);
-    MEMORY_CACHING_TYPE CacheType = va_arg(Arguments, MEMORY_CACHING_TYPE);
-    ULONG Node = va_arg(Arguments, ULONG);
-    PVOID *Result = va_arg(Arguments, PVOID *);
-    PPHYSICAL_ADDRESS Physical = va_arg(Arguments, PPHYSICAL_ADDRESS);
-
-    UNREFERENCED_PARAMETER(Adapter);
-    UNREFERENCED_PARAMETER(Node);
-    *Result = MmAllocateContiguousMemorySpecifyCache(Bytes, Lowest, Highest, Boundary, CacheType);
-    if (*Result == NULL) {
-        return STOR_STATUS_INSUFFICIENT_RESOURCES;
-    }
-    *Physical = MmGetPhysicalAddress(*Result);
     return STOR_STATUS_SUCCESS;
 }
 
@@ -182,28 +178,29 @@ ULONG RaidQueryDepthSList(PRAID_ADAPTER Adapter, va_list Arguments)
     return STOR_STATUS_SUCCESS;
 }
 
-ULONG RaidInsertHeadList(PRAID_ADAPTER Adapter, va_list Arguments)
+typedef PLIST_ENTRY NTAPI INSERT_ROUTINE(PLIST_ENTRY Head, PLIST_ENTRY Entry, PKSPIN_LOCK Lock);
+
+static ULONG InsertEntry(va_list Arguments, INSERT_ROUTINE *Insert)
 {
     PLIST_ENTRY Head = va_arg(Arguments, PLIST_ENTRY);
     PLIST_ENTRY Entry = va_arg(Arguments, PLIST_ENTRY);
     PLIST_ENTRY *Result = va_arg(Arguments, PLIST_ENTRY *);
     PKSPIN_LOCK Lock = va_arg(Arguments, PKSPIN_LOCK);
 
-    UNREFERENCED_PARAMETER(Adapter);
-    *Result = ExInterlockedInsertHeadList(Head, Entry, Lock);
+    *Result = Insert(Head, Entry, Lock);
     return STOR_STATUS_SUCCESS;
+}
+
+ULONG RaidInsertHeadList(PRAID_ADAPTER Adapter, va_list Arguments)
+{
+    UNREFERENCED_PARAMETER(Adapter);
+    return InsertEntry(Arguments, ExInterlockedInsertHeadList);
 }
 
 ULONG RaidInsertTailList(PRAID_ADAPTER Adapter, va_list Arguments)
 {
-    PLIST_ENTRY Head = va_arg(Arguments, PLIST_ENTRY);
-    PLIST_ENTRY Entry = va_arg(Arguments, PLIST_ENTRY);
-    PLIST_ENTRY *Result = va_arg(Arguments, PLIST_ENTRY *);
-    PKSPIN_LOCK Lock = va_arg(Arguments, PKSPIN_LOCK);
-
     UNREFERENCED_PARAMETER(Adapter);
-    *Result = ExInterlockedInsertTailList(Head, Entry, Lock);
-    return STOR_STATUS_SUCCESS;
+    return InsertEntry(Arguments, ExInterlockedInsertTailList);
 }
 
 ULONG RaidRemoveHeadList(PRAID_ADAPTER Adapter, va_list Arguments)

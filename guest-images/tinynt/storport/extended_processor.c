@@ -109,6 +109,13 @@ ULONG RaidGetMessageInformation(PRAID_ADAPTER Adapter, va_list Arguments)
     return STOR_STATUS_SUCCESS;
 }
 
+/* To the ULONG that the miniport points to. */
+static ULONG Answer(va_list Arguments, ULONG Value)
+{
+    *va_arg(Arguments, PULONG) = Value;
+    return STOR_STATUS_SUCCESS;
+}
+
 ULONG RaidGetProcessorNumber(PRAID_ADAPTER Adapter, va_list Arguments)
 {
     UNREFERENCED_PARAMETER(Adapter);
@@ -139,8 +146,7 @@ ULONG RaidGetGroupAffinity(PRAID_ADAPTER Adapter, va_list Arguments)
 ULONG RaidGetNodeCount(PRAID_ADAPTER Adapter, va_list Arguments)
 {
     UNREFERENCED_PARAMETER(Adapter);
-    *va_arg(Arguments, PULONG) = 1;
-    return STOR_STATUS_SUCCESS;
+    return Answer(Arguments, 1);
 }
 
 ULONG RaidGetNodeAffinity(PRAID_ADAPTER Adapter, va_list Arguments)
@@ -160,22 +166,19 @@ ULONG RaidGetNodeAffinity(PRAID_ADAPTER Adapter, va_list Arguments)
 ULONG RaidGetHighestNode(PRAID_ADAPTER Adapter, va_list Arguments)
 {
     UNREFERENCED_PARAMETER(Adapter);
-    *va_arg(Arguments, PULONG) = 0;
-    return STOR_STATUS_SUCCESS;
+    return Answer(Arguments, 0);
 }
 
 ULONG RaidGetProcessorIndex(PRAID_ADAPTER Adapter, va_list Arguments)
 {
     UNREFERENCED_PARAMETER(Adapter);
-    *va_arg(Arguments, PULONG) = KeGetCurrentProcessorNumberEx(NULL);
-    return STOR_STATUS_SUCCESS;
+    return Answer(Arguments, KeGetCurrentProcessorNumberEx(NULL));
 }
 
 ULONG RaidGetProcessorCount(PRAID_ADAPTER Adapter, va_list Arguments)
 {
     UNREFERENCED_PARAMETER(Adapter);
-    *va_arg(Arguments, PULONG) = KeQueryActiveProcessorCountEx(ALL_PROCESSOR_GROUPS);
-    return STOR_STATUS_SUCCESS;
+    return Answer(Arguments, KeQueryActiveProcessorCountEx(ALL_PROCESSOR_GROUPS));
 }
 
 ULONG RaidGetIndexFromNumber(PRAID_ADAPTER Adapter, va_list Arguments)
