@@ -117,3 +117,26 @@ PPHYSICAL_MEMORY_RANGE MmGetPhysicalMemoryRanges(VOID)
     }
     return list;
 }
+
+/* Of user addresses; there are none mapped, but a driver that probes a kernel address is told as on Windows. */
+static VOID MiProbe(const volatile VOID *Address, SIZE_T Length, ULONG Alignment)
+{
+    ULONG_PTR start = (ULONG_PTR)Address;
+
+    if (!Length)
+        return;
+    if (start & (Alignment - 1))
+        ExRaiseDatatypeMisalignment();
+    if (start + Length < start || start + Length > MmUserProbeAddress)
+        ExRaiseAccessViolation();
+}
+
+VOID ProbeForRead(CONST VOID *Address, SIZE_T Length, ULONG Alignment)
+{
+    MiProbe(Address, Length, Alignment);
+}
+
+VOID ProbeForWrite(PVOID Address, SIZE_T Length, ULONG Alignment)
+{
+    MiProbe(Address, Length, Alignment);
+}

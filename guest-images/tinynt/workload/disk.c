@@ -222,6 +222,7 @@ ULONG DiskFindAll(PWORKLOAD_DISK Disks, ULONG Maximum)
         }
     }
     if (Count == 0) {
+        DbgPrint("workload: NO DISK: %lu devices have started, and no unit answers behind any of them\n", Index);
         KeBugCheckEx(WORKLOAD_NO_DISK, Index, (ULONG)Status, 0, 0);
     }
     return Count;
