@@ -10,5 +10,6 @@ pub mod outcome;
 pub mod report;
 pub mod session;
 pub mod target;
+pub mod timing;
 pub mod watch;
 pub mod windows;

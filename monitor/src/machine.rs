@@ -23,6 +23,7 @@ use crate::report::FaultInfo;
 use crate::session::{End, EndKind, Session};
 use crate::target::kvm::{Handler, KvmCpu, MSR_LSTAR, StopHandler};
 use crate::target::{Action, RunControl, StopReason, StoppedCpu};
+use crate::timing::Histogram;
 
 pub use self::disks::{Disk, DiskPlace};
 
@@ -91,13 +92,23 @@ impl FaultPlan {
 
 /// Hands stops to the session, which is made after the machine because it is told what the machine can do.
 #[derive(Default)]
-struct Stops(OnceLock<Arc<Session>>);
+struct Stops {
+    session: OnceLock<Arc<Session>>,
+    /// How long the session takes for a hit.
+    times: Histogram,
+}
 
 impl StopHandler for Stops {
     fn handle(&self, cpu: &mut dyn StoppedCpu, reason: StopReason) -> Action {
-        self.0
-            .get()
-            .map_or(Action::Resume, |session| session.handle(cpu, reason))
+        let Some(session) = self.session.get() else {
+            return Action::Resume;
+        };
+        let began = Instant::now();
+        let action = session.handle(cpu, reason);
+        if matches!(reason, StopReason::Hook(_)) {
+            self.times.add(began.elapsed());
+        }
+        action
     }
 }
 
@@ -128,7 +139,7 @@ impl Guest {
                 options.faults.iter().map(|fault| fault.text.clone()),
             );
             injector.observe(move |index| {
-                if let Some(session) = stops.0.get() {
+                if let Some(session) = stops.session.get() {
                     session.fault_injected(index as u64);
                 }
             });
@@ -178,7 +189,7 @@ impl Guest {
     /// # Errors
     /// If its threads cannot be started, or any thread not limited.
     pub fn start(self, session: &Arc<Session>) -> anyhow::Result<RunningGuest> {
-        let _ = self.stops.0.set(Arc::clone(session));
+        let _ = self.stops.session.set(Arc::clone(session));
         let sandbox = self.machine.sandbox();
         let running = self.machine.start_paused()?;
         sandbox.enter(ThreadKind::Main)?;
@@ -187,6 +198,7 @@ impl Guest {
             running,
             session: Arc::clone(session),
             cpus: self.cpus,
+            stops: self.stops,
             disks: self.disks,
             faults: self.faults,
             started: Instant::now(),
@@ -198,6 +210,7 @@ impl Guest {
 pub struct RunningGuest {
     running: RunningMachine,
     session: Arc<Session>,
+    stops: Arc<Stops>,
     cpus: u32,
     started: Instant,
     disks: AttachedDisks,
@@ -228,6 +241,7 @@ impl RunningGuest {
             kind,
             detail,
             duration_ms,
+            handler_ns: self.stops.times.spread(),
             ..End::default()
         };
         for cpu in self.running.statistics() {

@@ -49,6 +49,11 @@ fn guest_every_call_is_counted_as_the_guest_counts_it() {
         let run = run_counted(miniport, &["--seed", "11", "--append", "ops=24 threads=3"]);
         assert_eq!(run.code(), 0, "{run}");
         assert!(assert_counts_agree(&run).len() >= 2, "{miniport}: {run}");
+        let cost = &run.report()["cost"];
+        assert!(
+            cost["handler_ns"]["count"].as_u64() >= cost["hits"].as_u64(),
+            "every hit was timed: {run}"
+        );
     }
 }
 

@@ -9,6 +9,7 @@ pub mod text;
 use serde::{Deserialize, Serialize};
 
 use crate::outcome::{Condition, Outcome};
+use crate::timing::Spread;
 
 /// Version of the JSON schema. It changes when a field changes its meaning or goes away; new fields do not change it.
 pub const SCHEMA: &str = "storlock-report/1";
@@ -331,6 +332,9 @@ pub struct Cost {
     pub queue_waits: u64,
     /// System calls other than `KVM_RUN` that hits needed; 0 where the resume flag works.
     pub hit_requests: u64,
+    /// Time in the session for a hit of a breakpoint, in nanoseconds; nothing where there was no hit or no machine.
+    #[serde(default)]
+    pub handler_ns: Option<Spread>,
 }
 
 impl Cost {

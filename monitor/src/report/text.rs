@@ -281,6 +281,14 @@ fn cost_text(text: &mut String, report: &Report) {
             cost.queue_waits
         ),
     );
+    if let Some(time) = cost.handler_ns {
+        let [p50, p90, p99] = [time.p50, time.p90, time.p99].map(|ns| format!("{}.{}", ns / 1000, ns % 1000 / 100));
+        field(
+            text,
+            "",
+            &format!("a hit took the monitor {p50} µs, {p90} µs (90 %), {p99} µs (99 %)"),
+        );
+    }
     if let Some(trace) = &report.trace {
         let end = trace
             .error

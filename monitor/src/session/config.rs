@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::report::{FaultInfo, ProcessorState, RunInfo, TraceInfo};
+use crate::timing::Spread;
 use crate::windows::SymbolTable;
 
 /// Exported data of a guest module that the report is to show.
@@ -127,6 +128,9 @@ pub struct End {
     pub hits: u64,
     /// System calls other than `KVM_RUN` that hits needed.
     pub hit_requests: u64,
+    /// How long the session took for a hit of a breakpoint, in nanoseconds.
+    #[serde(default)]
+    pub handler_ns: Option<Spread>,
     /// What processors were doing, by number, where the machine can tell.
     pub activities: Vec<(u32, String)>,
     /// The event trace that was written.

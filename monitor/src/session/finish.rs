@@ -300,5 +300,6 @@ fn cost(state: &State, end: &End) -> Cost {
         other_exits: end.other_exits,
         queue_waits: end.queue_waits,
         hit_requests: end.hit_requests,
+        handler_ns: end.handler_ns,
     }
 }
