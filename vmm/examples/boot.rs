@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use storlock_vmm::boot::{BootFile, BootRequest, FileKind, KernelImage};
 use storlock_vmm::kvm;
@@ -120,8 +120,9 @@ fn run() -> Result<bool, Failure> {
     })?;
     eprintln!("kernel at {:#x}, entry point {:#x}", info.kernel_base, info.entry_point);
     let running = machine.start()?;
+    let start = Instant::now();
     let reason = running.wait(Some(Duration::from_secs(arguments.limit)));
-    eprintln!("{reason}");
+    eprintln!("{reason} after {} ms", start.elapsed().as_millis());
     for cpu in 0..arguments.cpus {
         let state = running.inspect(cpu, |cpu| (*cpu.registers(), cpu.special().cr2, cpu.special().cr8));
         if let Some((registers, cr2, cr8)) = state.filter(|_| !matches!(reason, ExitReason::PowerOff)) {
