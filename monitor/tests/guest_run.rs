@@ -29,6 +29,18 @@ fn guest_correct_miniports_complete_and_their_data_is_right() {
 }
 
 #[test]
+fn guest_a_controller_with_sixteen_namespaces_runs() {
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(1 << 20).unwrap();
+    let second = format!("{},namespace", image.path().display());
+    let mut arguments = vec!["--seed", "3", "--append", "ops=8 threads=1", "--disk", "mem:64M"];
+    arguments.extend(["--disk", &second]);
+    arguments.extend(["--disk", "mem:1M,namespace"].repeat(14));
+    let run = run("nvme-ok", &arguments);
+    assert_nothing_found(&run);
+}
+
+#[test]
 fn guest_kernel_passes_its_self_test() {
     let run = run("vdisk-ok", &["--seed", "3", "--append", "selftest=1"]);
     assert_eq!(run.code(), 0, "{run}");

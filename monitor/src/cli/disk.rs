@@ -23,6 +23,7 @@ Each disk has a controller of its own; the driver under test is meant for that o
   snapshot[=SIZE]   keep changes in a temporary file of at most SIZE (16G) and never touch FILE; gone after the run
   backing=FILE      backing file of a qcow2 image instead of the one that it names, and wherever it is
   controller=nvme   the kind of controller (the only one)
+  namespace         no controller of its own: one more namespace of the controller of the disk before it
   target            the controller that the driver under test is meant for; --fault is about this one
 
 Example: --disk win.qcow2,snapshot --disk scratch.img,target";
@@ -33,7 +34,7 @@ impl FromStr for Disk {
     fn from_str(text: &str) -> Result<Self, String> {
         let mut words = words(text).into_iter();
         let place = words.next().unwrap_or_default();
-        let mut target = false;
+        let (mut target, mut namespace) = (false, false);
         let mut image = ImageOptions::default();
         let mut about_image = false;
         for word in words {
@@ -42,6 +43,7 @@ impl FromStr for Disk {
                 .map_or((word.as_str(), None), |(key, value)| (key, Some(value)));
             match (key, value) {
                 ("target", None) => target = true,
+                ("namespace", None) => namespace = true,
                 ("controller", Some("nvme")) => {}
                 ("controller", _) => return Err(format!("`{word}`: nvme is the only kind of controller")),
                 _ => {
@@ -59,7 +61,11 @@ impl FromStr for Disk {
             None if place.is_empty() => return Err("it has to begin with a file or with mem:SIZE".to_owned()),
             None => DiskPlace::Image(place.into(), image),
         };
-        Ok(Self { place, target })
+        Ok(Self {
+            place,
+            target,
+            namespace,
+        })
     }
 }
 
@@ -72,7 +78,7 @@ fn image_option(image: &mut ImageOptions, key: &str, value: Option<&str>) -> Res
         ("backing", Some(file)) if !file.is_empty() => image.backing = Some(file.into()),
         _ => {
             return Err(format!(
-                "unknown option `{key}`: format=, readonly, snapshot, backing=, controller=nvme or target (a comma in a \
+                "unknown option `{key}`: format=, readonly, snapshot, backing=, controller=nvme, namespace or target (a comma in a \
                  file's name is written twice)"
             ));
         }

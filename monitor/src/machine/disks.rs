@@ -31,6 +31,8 @@ pub struct Disk {
     pub place: DiskPlace,
     /// Its controller is the one that the driver under test is meant for.
     pub target: bool,
+    /// It is one more namespace of the controller of the disk before it.
+    pub namespace: bool,
 }
 
 /// Where an emulated disk keeps its data.
@@ -101,13 +103,19 @@ pub(super) fn attach(machine: &mut Machine, options: &GuestOptions) -> anyhow::R
     if disks.iter().filter(|disk| disk.target).count() > 1 {
         bail!("only one disk can be the target's");
     }
-    let target = disks.iter().position(|disk| disk.target).unwrap_or(0);
+    if disks.first().is_some_and(|disk| disk.namespace) {
+        bail!("the first disk cannot be a namespace of the controller of a disk before it");
+    }
+    // Each controller with its disks, one a namespace.
+    let controllers: Vec<&[Disk]> = disks.chunk_by(|_, next| next.namespace).collect();
+    let is_target = |disks: &&[Disk]| disks.iter().any(|disk| disk.target);
+    let target = controllers.iter().position(is_target).unwrap_or(0);
     let mut attached = AttachedDisks {
         images: Vec::new(),
         injector: None,
     };
     let queue_pairs = u16::try_from(options.cpus).unwrap_or(MAX_QUEUE_PAIRS);
-    for ((index, disk), slot) in disks.iter().enumerate().zip(FIRST_SLOT..) {
+    for ((index, disks), slot) in controllers.iter().enumerate().zip(FIRST_SLOT..) {
         let mut config = ControllerConfig {
             queue_pairs: queue_pairs.clamp(1, MAX_QUEUE_PAIRS),
             serial_number: format!("STORLOCK{index}"),
@@ -119,9 +127,10 @@ pub(super) fn attach(machine: &mut Machine, options: &GuestOptions) -> anyhow::R
         } else {
             config.subsystem_id = PCI_OTHER_SUBSYSTEM_ID;
         }
-        let backend = attached.open(&disk.place, config.block_size)?;
+        let backends = disks.iter().map(|disk| attached.open(&disk.place, config.block_size));
+        let backends = backends.collect::<Result<_, _>>()?;
         let address = PciAddress::new(slot, 0).context("no such PCI address")?;
-        let device = NvmeDevice::attach(machine, address, config, vec![backend])?;
+        let device = NvmeDevice::attach(machine, address, config, backends)?;
         attached.injector = device.faults().cloned().or(attached.injector);
     }
     Ok(attached)
