@@ -22,8 +22,8 @@ const RESUME_FLAG: u64 = 1 << 16;
 fn memory(code: &[u8]) -> Result<GuestMemoryMmap, Failure> {
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)])?;
     // Present and writable; two pages of 2 MiB, identity mapped.
-    memory.write_obj(TOP_TABLE + 0x1000 | 3, GuestAddress(TOP_TABLE))?;
-    memory.write_obj(TOP_TABLE + 0x2000 | 3, GuestAddress(TOP_TABLE + 0x1000))?;
+    memory.write_obj((TOP_TABLE + 0x1000) | 3, GuestAddress(TOP_TABLE))?;
+    memory.write_obj((TOP_TABLE + 0x2000) | 3, GuestAddress(TOP_TABLE + 0x1000))?;
     for page in 0..2u64 {
         memory.write_obj(page << 21 | 0x83, GuestAddress(TOP_TABLE + 0x2000 + 8 * page))?;
     }
