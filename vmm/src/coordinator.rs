@@ -12,12 +12,15 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kvm_ioctls::VmFd;
 
 use crate::bus::Bus;
-use crate::debug::{Breakpoint, BreakpointError, DebugHandler, StoppedCpu, check_breakpoints};
+use crate::debug::{
+    Breakpoint, BreakpointError, DebugHandler, Motion, StoppedCpu, Trap, TrapError, check_breakpoints, check_traps,
+    fitting,
+};
 use crate::devices::GuestClock;
 use crate::error::Error;
 use crate::exit::{CpuStatistics, ExitReason};
@@ -53,7 +56,11 @@ pub(crate) struct Control {
     pub(crate) finished: bool,
     /// The set in force.
     pub(crate) breakpoints: Vec<Breakpoint>,
-    /// Counts the sets.
+    /// The traps in force beside it.
+    pub(crate) traps: Vec<Trap>,
+    /// Since when the machine is wanted to stand still.
+    stopping_since: Option<Instant>,
+    /// Counts the changes of either.
     pub(crate) epoch: u64,
     /// One for each vCPU.
     pub(crate) cpus: Vec<CpuControl>,
@@ -70,6 +77,10 @@ pub(crate) struct CpuControl {
     pub(crate) epoch: u64,
     /// To be done while parked.
     pub(crate) jobs: VecDeque<Job>,
+    /// What it does when the machine goes on.
+    pub(crate) motion: Motion,
+    /// How long after the last wish to stop it parked; `None` if it was parked then.
+    pub(crate) ran_on: Option<Duration>,
 }
 
 /// The part of one vCPU's state that the way of a hit touches: never locked.
@@ -129,8 +140,13 @@ pub(crate) struct Shared {
 
 /// What a vCPU thread is to do before it enters the guest again.
 pub(crate) enum Order {
-    /// Put these breakpoints in force if given, and go on.
-    Go(Option<Vec<Breakpoint>>),
+    /// Go on.
+    Go {
+        /// Breakpoints and traps to be put in force before.
+        set: Option<(Vec<Breakpoint>, Vec<Trap>)>,
+        /// How, if the vCPU was parked; else as before.
+        motion: Option<Motion>,
+    },
     /// Do this, then ask again.
     Job(Job),
     /// End the thread.
@@ -162,6 +178,8 @@ impl Shared {
                 events: VecDeque::new(),
                 finished: false,
                 breakpoints: Vec::new(),
+                traps: Vec::new(),
+                stopping_since: None,
                 epoch: 0,
                 cpus: std::iter::repeat_with(CpuControl::default).take(cpus).collect(),
             }),
@@ -212,16 +230,22 @@ impl Shared {
     pub(crate) fn request(&self, phase: Phase, event: Option<ExitReason>) {
         let mut control = self.lock();
         if let Some(event) = event {
-            let last = !matches!(event, ExitReason::Breakpoint { .. } | ExitReason::TimeLimit);
-            control.finished |= last;
+            control.finished |= !event.can_go_on();
             control.events.push_back(event);
         }
         // A stop that nobody was told yet, or the end of the guest, is not to be overrun by a resume.
         let stays = phase == Phase::Running && (control.finished || !control.events.is_empty());
         if control.wanted != Phase::Ended && !stays {
             control.wanted = phase;
+            if phase == Phase::Running {
+                control.stopping_since = None;
+            }
         }
         if phase != Phase::Running {
+            if control.stopping_since.is_none() {
+                control.stopping_since = Some(Instant::now());
+                control.cpus.iter_mut().for_each(|cpu| cpu.ran_on = None);
+            }
             // Nobody is to start another instruction, whatever the coordinator is busy with.
             self.call_attention(&control, None);
         }
@@ -264,6 +288,27 @@ impl Shared {
         check_breakpoints(set)?;
         let mut control = self.lock();
         control.breakpoints = set.to_vec();
+        let kept = fitting(set, &control.traps);
+        let lost = control.traps.len() - kept;
+        control.traps.truncate(kept);
+        self.settle(control, caller);
+        if lost > 0 {
+            self.request(Phase::Paused, Some(ExitReason::TrapsLost { count: lost }));
+        }
+        Ok(())
+    }
+
+    /// Puts traps in force beside the breakpoints, as [`Self::set_breakpoints`] does those.
+    pub(crate) fn set_traps(&self, traps: &[Trap]) -> Result<(), TrapError> {
+        let mut control = self.lock();
+        check_traps(&control.breakpoints, traps)?;
+        control.traps = traps.to_vec();
+        self.settle(control, None);
+        Ok(())
+    }
+
+    /// Makes the set in `control` a new one and waits until no vCPU executes guest code under an old one.
+    fn settle(&self, mut control: MutexGuard<'_, Control>, caller: Option<u32>) {
         control.epoch += 1;
         let epoch = control.epoch;
         self.call_attention(&control, caller);
@@ -277,7 +322,16 @@ impl Shared {
                 .all(|(cpu, locked)| locked.epoch >= epoch || !cpu.in_guest.load(Ordering::SeqCst))
         };
         drop(self.wait_until(control, None, settled));
-        Ok(())
+    }
+
+    /// Says what each vCPU does when the machine goes on, and lets it.
+    pub(crate) fn resume(&self, motions: &[Motion]) {
+        let mut control = self.lock();
+        for (index, cpu) in control.cpus.iter_mut().enumerate() {
+            cpu.motion = motions.get(index).copied().unwrap_or_default();
+        }
+        drop(control);
+        self.request(Phase::Running, None);
     }
 
     /// Lets the guest write every MSR without an exit.
@@ -300,23 +354,26 @@ impl Shared {
                 self.notify();
                 return Order::End;
             }
-            if control.wanted == Phase::Running && control.actual == Phase::Running {
+            let held = control.cpus[cpu].motion == Motion::Hold;
+            if control.wanted == Phase::Running && control.actual == Phase::Running && !held {
                 break;
             }
             if !control.cpus[cpu].parked {
                 control.cpus[cpu].parked = true;
+                control.cpus[cpu].ran_on = control.stopping_since.map(|since| since.elapsed());
                 self.notify();
             }
             control = self.wait(control);
         }
-        control.cpus[cpu].parked = false;
+        let was_parked = std::mem::replace(&mut control.cpus[cpu].parked, false);
+        let motion = was_parked.then_some(control.cpus[cpu].motion);
         self.cpus[cpu].attention.store(false, Ordering::SeqCst);
         let fresh = control.cpus[cpu].epoch != control.epoch;
         control.cpus[cpu].epoch = control.epoch;
-        let breakpoints = fresh.then(|| control.breakpoints.clone());
+        let set = fresh.then(|| (control.breakpoints.clone(), control.traps.clone()));
         drop(control);
         self.notify();
-        Order::Go(breakpoints)
+        Order::Go { set, motion }
     }
 
     /// Body of the coordinator thread: brings the machine from where it is to where it is wanted.

@@ -13,18 +13,22 @@
 //! - Where our breakpoint and the guest's single step come as one exception, the resume flag is used whatever the method.
 #![forbid(unsafe_code)]
 
-use kvm_bindings::{
-    KVM_GUESTDBG_BLOCKIRQ, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_INJECT_DB, KVM_GUESTDBG_SINGLESTEP,
-    KVM_GUESTDBG_USE_HW_BP, kvm_guest_debug,
-};
+mod slots;
+#[cfg(test)]
+mod tests;
+mod trap;
+
 use thiserror::Error;
 
-use crate::emulate::FirstInstruction;
-use crate::registers::{Registers, SpecialRegisters};
+use crate::registers::{FloatingPoint, Registers, SpecialRegisters};
 use crate::translate::{self, TranslateError};
 use crate::vcpu::Vcpu;
 
-/// How many execution breakpoints there are: DR0 to DR3.
+pub(crate) use slots::{Catch, DebugRegisters, Hit};
+pub use trap::{Motion, Trap, TrapError, TrapKind};
+pub(crate) use trap::{check_traps, fitting};
+
+/// How many debug registers there are: DR0 to DR3.
 pub const BREAKPOINT_LIMIT: usize = 4;
 
 /// DR6.BS: a single step.
@@ -200,9 +204,51 @@ impl<'a> StoppedCpu<'a> {
         self.vcpu.ram()
     }
 
+    /// Writes guest-virtual memory whether or not the guest's tables make it writable, as a debugger does.
+    ///
+    /// # Errors
+    /// [`TranslateError`] for the first byte that is not mapped to RAM; then nothing is written.
+    pub fn patch_virtual(&mut self, gva: u64, data: &[u8]) -> Result<(), TranslateError> {
+        translate::patch_virtual(self.vcpu.ram(), self.special().cr3, gva, data)
+    }
+
     /// Changes the general registers, effective when the vCPU goes on.
     pub fn set_registers(&mut self, registers: &Registers) {
         self.vcpu.set_registers(registers);
+    }
+
+    /// Changes control registers, EFER, the selectors, and the bases of FS and GS. What else [`SpecialRegisters`] holds
+    /// stays as it is. This is a system call.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kvm`] if KVM refuses the combination.
+    pub fn set_special(&mut self, special: &SpecialRegisters) -> Result<(), crate::Error> {
+        self.vcpu.set_special(special)
+    }
+
+    /// The x87 and SSE registers. This is a system call.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kvm`] if KVM does not give them.
+    pub fn floating_point(&self) -> Result<FloatingPoint, crate::Error> {
+        self.vcpu.floating_point()
+    }
+
+    /// Changes the x87 and SSE registers. This is a system call.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kvm`] if KVM refuses.
+    pub fn set_floating_point(&mut self, state: &FloatingPoint) -> Result<(), crate::Error> {
+        self.vcpu.set_floating_point(state)
+    }
+
+    /// Writes a model-specific register, as the guest's own write would. `false` if the processor would raise #GP. This
+    /// is a system call.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kvm`] if KVM refuses.
+    pub fn set_msr(&mut self, index: u32, value: u64) -> Result<bool, crate::Error> {
+        self.vcpu.set_msr(index, value)
     }
 
     /// Reads a model-specific register. This is a system call: not for the path of every hit.
@@ -239,184 +285,3 @@ impl<'a> StoppedCpu<'a> {
         self.vcpu.shared().drop_msr_filter()
     }
 }
-
-/// A return that is waited for on one vCPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Catch {
-    pub(crate) return_address: u64,
-    pub(crate) stack_pointer: u64,
-    pub(crate) cookie: u64,
-}
-
-/// What one debug register is for.
-#[derive(Debug, Clone)]
-enum Slot {
-    Free,
-    Breakpoint {
-        breakpoint: Breakpoint,
-        first: Option<FirstInstruction>,
-    },
-    Catch {
-        catch: Catch,
-        age: u64,
-    },
-}
-
-impl Slot {
-    fn address(&self) -> Option<u64> {
-        match self {
-            Self::Free => None,
-            Self::Breakpoint { breakpoint, .. } => Some(breakpoint.address),
-            Self::Catch { catch, .. } => Some(catch.return_address),
-        }
-    }
-}
-
-/// What a debug exit was, as far as the registers of one vCPU tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Hit {
-    /// A breakpoint of the set, by id, in this slot.
-    Breakpoint { id: u32, slot: usize },
-    /// A return address that is waited for was reached; whether by the right frame is for the caller to see.
-    Return { slot: usize },
-}
-
-/// The debug registers of one vCPU.
-#[derive(Debug)]
-pub(crate) struct DebugRegisters {
-    slots: [Slot; BREAKPOINT_LIMIT],
-    clock: u64,
-}
-
-impl DebugRegisters {
-    pub(crate) fn new() -> Self {
-        Self {
-            slots: [const { Slot::Free }; BREAKPOINT_LIMIT],
-            clock: 0,
-        }
-    }
-
-    /// Puts a new set in force. Catches stay as far as registers are left for them.
-    pub(crate) fn set_breakpoints(&mut self, set: &[Breakpoint]) {
-        let old = std::mem::replace(&mut self.slots, [const { Slot::Free }; BREAKPOINT_LIMIT]);
-        let wanted = set.iter().map(|&breakpoint| Slot::Breakpoint {
-            breakpoint,
-            first: None,
-        });
-        let catches = old.into_iter().filter(|slot| matches!(slot, Slot::Catch { .. }));
-        for (place, slot) in self.slots.iter_mut().zip(wanted.chain(catches)) {
-            *place = slot;
-        }
-    }
-
-    pub(crate) fn can_catch(&self) -> bool {
-        self.slots.iter().any(|slot| !matches!(slot, Slot::Breakpoint { .. }))
-    }
-
-    /// Waits for a return; says whether a debug register could be had for it.
-    pub(crate) fn catch(&mut self, catch: Catch) -> bool {
-        self.clock += 1;
-        let same = |slot: &Slot| {
-            matches!(slot, Slot::Catch { catch: old, .. }
-                if (old.return_address, old.stack_pointer) == (catch.return_address, catch.stack_pointer))
-        };
-        let place = self.slots.iter().position(same).or_else(|| {
-            // A free register counts as the oldest.
-            let age = |slot: &Slot| match slot {
-                Slot::Free => Some(0),
-                Slot::Catch { age, .. } => Some(*age),
-                Slot::Breakpoint { .. } => None,
-            };
-            (0..BREAKPOINT_LIMIT)
-                .filter_map(|index| age(&self.slots[index]).map(|age| (age, index)))
-                .min()
-                .map(|(_, index)| index)
-        });
-        if let Some(index) = place {
-            self.slots[index] = Slot::Catch { catch, age: self.clock };
-        }
-        place.is_some()
-    }
-
-    /// The catch in `slot` if it is for this stack pointer; it is then over.
-    pub(crate) fn take_catch(&mut self, slot: usize, stack_pointer: u64) -> Option<Catch> {
-        match self.slots.get(slot) {
-            Some(Slot::Catch { catch, .. }) if catch.stack_pointer == stack_pointer => {
-                let catch = *catch;
-                self.slots[slot] = Slot::Free;
-                Some(catch)
-            }
-            _ => None,
-        }
-    }
-
-    /// Which armed register a debug exit at `pc` with `dr6` belongs to. `stack_pointer` tells apart several catches
-    /// of one address.
-    pub(crate) fn classify(&self, pc: u64, dr6: u64, stack_pointer: u64) -> Option<Hit> {
-        let hits =
-            || (0..BREAKPOINT_LIMIT).filter(|&slot| dr6 & (1 << slot) != 0 && self.slots[slot].address() == Some(pc));
-        let breakpoint = hits().find_map(|slot| match &self.slots[slot] {
-            Slot::Breakpoint { breakpoint, .. } => Some(Hit::Breakpoint {
-                id: breakpoint.id,
-                slot,
-            }),
-            _ => None,
-        });
-        let exact = || {
-            hits().find(
-                |&slot| matches!(&self.slots[slot], Slot::Catch { catch, .. } if catch.stack_pointer == stack_pointer),
-            )
-        };
-        breakpoint.or_else(|| exact().or_else(|| hits().next()).map(|slot| Hit::Return { slot }))
-    }
-
-    /// The decoded first instruction kept with the breakpoint in `slot`.
-    pub(crate) fn first_instruction(&mut self, slot: usize) -> Option<&mut Option<FirstInstruction>> {
-        match self.slots.get_mut(slot) {
-            Some(Slot::Breakpoint { first, .. }) => Some(first),
-            _ => None,
-        }
-    }
-
-    /// The request for `KVM_SET_GUEST_DEBUG` that puts these registers in force.
-    pub(crate) fn armed(&self) -> kvm_guest_debug {
-        self.request(None)
-    }
-
-    /// The request that arms all but the register of `pc` and steps one instruction, with interrupts held back where
-    /// KVM can.
-    pub(crate) fn stepping(&self, pc: u64, block_interrupts: bool) -> kvm_guest_debug {
-        let mut request = self.request(Some(pc));
-        request.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
-        if block_interrupts {
-            request.control |= KVM_GUESTDBG_BLOCKIRQ;
-        }
-        request
-    }
-
-    /// The request that puts these registers in force and gives the guest a debug exception.
-    pub(crate) fn injecting(&self) -> kvm_guest_debug {
-        let mut request = self.request(None);
-        request.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_DB;
-        request
-    }
-
-    fn request(&self, except: Option<u64>) -> kvm_guest_debug {
-        let mut request = kvm_guest_debug::default();
-        // Bit 10 always reads as one; bit 9 (exact) is what debuggers set.
-        let mut dr7 = 0x600;
-        for (index, address) in self.slots.iter().map(Slot::address).enumerate() {
-            if let Some(address) = address.filter(|_| address != except) {
-                request.arch.debugreg[index] = address;
-                // Global enable; R/W and LEN stay zero: execution, one byte.
-                dr7 |= 2 << (2 * index);
-                request.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
-            }
-        }
-        request.arch.debugreg[7] = dr7;
-        request
-    }
-}
-
-#[cfg(test)]
-mod tests;

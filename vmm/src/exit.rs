@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use iced_x86::{Decoder, DecoderOptions, Formatter as _, NasmFormatter};
 
+use crate::debug::Trap;
 use crate::error::Error;
 
 /// Longest x86 instruction in bytes.
@@ -30,12 +31,47 @@ pub enum ExitReason {
         /// Number of the vCPU.
         cpu: u32,
     },
+    /// A [`Trap`] stopped it: before the instruction, or after the access.
+    Trap {
+        /// Number of the vCPU.
+        cpu: u32,
+        /// Which one.
+        trap: Trap,
+    },
+    /// [`crate::debug::Motion::Step`] has been carried out.
+    Stepped {
+        /// Number of the vCPU.
+        cpu: u32,
+    },
+    /// [`crate::machine::MachineHandle::interrupt`] was called.
+    Interrupted,
+    /// Breakpoints took the debug registers of so many traps, which are no longer in force.
+    TrapsLost {
+        /// How many.
+        count: usize,
+    },
     /// The wall-clock limit of [`crate::machine::RunningMachine::wait`] passed.
     TimeLimit,
     /// [`crate::machine::MachineHandle::stop`] was called.
     Stopped,
     /// The host failed.
     Failed(Arc<Error>),
+}
+
+impl ExitReason {
+    /// Whether the machine can be resumed after it.
+    #[must_use]
+    pub fn can_go_on(&self) -> bool {
+        matches!(
+            self,
+            Self::Breakpoint { .. }
+                | Self::Trap { .. }
+                | Self::Stepped { .. }
+                | Self::Interrupted
+                | Self::TrapsLost { .. }
+                | Self::TimeLimit
+        )
+    }
 }
 
 impl fmt::Display for ExitReason {
@@ -46,6 +82,10 @@ impl fmt::Display for ExitReason {
             Self::TripleFault { cpu } => write!(f, "processor {cpu} shut down after a triple fault"),
             Self::InternalError(error) => error.fmt(f),
             Self::Breakpoint { cpu } => write!(f, "processor {cpu} was stopped at a breakpoint"),
+            Self::Trap { cpu, trap } => write!(f, "processor {cpu} was stopped by a trap at {:#x}", trap.address),
+            Self::Stepped { cpu } => write!(f, "processor {cpu} has stepped"),
+            Self::Interrupted => f.write_str("interrupted by a debugger"),
+            Self::TrapsLost { count } => write!(f, "{count} traps had to make way for breakpoints"),
             Self::TimeLimit => f.write_str("the time limit passed"),
             Self::Stopped => f.write_str("stopped on request"),
             Self::Failed(error) => write!(f, "the host failed: {error}"),

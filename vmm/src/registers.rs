@@ -1,7 +1,7 @@
 //! The register sets of a processor as the rest of the program sees them: plain data, no KVM types outside.
 #![forbid(unsafe_code)]
 
-use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
+use kvm_bindings::{kvm_fpu, kvm_regs, kvm_segment, kvm_sregs};
 
 /// RFLAGS.TF: trap after each instruction.
 pub(crate) const RFLAGS_TF: u64 = 1 << 8;
@@ -122,6 +122,23 @@ impl SpecialRegisters {
         self.ss.privilege
     }
 
+    /// Puts what a debugger may change into KVM's set: control registers, EFER, selectors, the bases of FS and GS.
+    pub(crate) fn store(&self, sregs: &mut kvm_sregs) {
+        (sregs.cr0, sregs.cr2, sregs.cr3, sregs.cr4) = (self.cr0, self.cr2, self.cr3, self.cr4);
+        (sregs.cr8, sregs.efer) = (self.cr8, self.efer);
+        for (to, from) in [
+            (&mut sregs.cs, &self.cs),
+            (&mut sregs.ds, &self.ds),
+            (&mut sregs.es, &self.es),
+            (&mut sregs.fs, &self.fs),
+            (&mut sregs.gs, &self.gs),
+            (&mut sregs.ss, &self.ss),
+        ] {
+            to.selector = from.selector;
+        }
+        (sregs.fs.base, sregs.gs.base) = (self.fs.base, self.gs.base);
+    }
+
     /// Builds from KVM's set; `cr8` comes from `kvm_run`, which is written on every exit.
     pub(crate) fn new(sregs: &kvm_sregs, cr8: u64) -> Self {
         let table = |table: &kvm_bindings::kvm_dtable| DescriptorTable {
@@ -144,6 +161,62 @@ impl SpecialRegisters {
             tr: (&sregs.tr).into(),
             gdt: table(&sregs.gdt),
             idt: table(&sregs.idt),
+        }
+    }
+}
+
+/// The x87 and SSE registers, as FXSAVE stores them (Intel SDM volume 1, 10.5.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FloatingPoint {
+    /// ST0 to ST7, of which 10 bytes count.
+    pub st: [[u8; 16]; 8],
+    /// x87 control word.
+    pub control: u16,
+    /// x87 status word.
+    pub status: u16,
+    /// x87 tag word in the short form: a bit for each register in use.
+    pub tag: u8,
+    /// Opcode of the last x87 instruction.
+    pub opcode: u16,
+    /// Its address.
+    pub instruction: u64,
+    /// The address of its operand.
+    pub operand: u64,
+    /// XMM0 to XMM15.
+    pub xmm: [[u8; 16]; 16],
+    /// SSE control and status.
+    pub mxcsr: u32,
+}
+
+impl From<&kvm_fpu> for FloatingPoint {
+    fn from(fpu: &kvm_fpu) -> Self {
+        Self {
+            st: fpu.fpr,
+            control: fpu.fcw,
+            status: fpu.fsw,
+            tag: fpu.ftwx,
+            opcode: fpu.last_opcode,
+            instruction: fpu.last_ip,
+            operand: fpu.last_dp,
+            xmm: fpu.xmm,
+            mxcsr: fpu.mxcsr,
+        }
+    }
+}
+
+impl From<&FloatingPoint> for kvm_fpu {
+    fn from(state: &FloatingPoint) -> Self {
+        Self {
+            fpr: state.st,
+            fcw: state.control,
+            fsw: state.status,
+            ftwx: state.tag,
+            last_opcode: state.opcode,
+            last_ip: state.instruction,
+            last_dp: state.operand,
+            xmm: state.xmm,
+            mxcsr: state.mxcsr,
+            ..Self::default()
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::coordinator::{Control, Phase, Shared};
-use crate::debug::{Breakpoint, BreakpointError, StepOver, StoppedCpu};
+use crate::debug::{Breakpoint, BreakpointError, Motion, StepOver, StoppedCpu, Trap, TrapError};
 use crate::error::Error;
 use crate::exit::{CpuStatistics, ExitReason};
 use crate::memory::GuestRam;
@@ -66,7 +66,7 @@ impl RunningMachine {
     /// Waits until the machine stops and says why; it is paused then, workers included. After `limit` of wall-clock time
     /// it is paused and the answer is [`ExitReason::TimeLimit`].
     ///
-    /// After [`ExitReason::Breakpoint`] and [`ExitReason::TimeLimit`] the machine can be resumed and waited for again.
+    /// If [`ExitReason::can_go_on`] the machine can be resumed and waited for again.
     #[must_use]
     pub fn wait(&self, limit: Option<Duration>) -> ExitReason {
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
@@ -180,6 +180,14 @@ impl MachineHandle {
     /// # Errors
     /// [`Error::Configuration`] if the guest has come to its end.
     pub fn resume(&self) -> Result<(), Error> {
+        self.resume_by(&[])
+    }
+
+    /// As [`MachineHandle::resume`], with what each vCPU is to do, by number; those not named run.
+    ///
+    /// # Errors
+    /// See [`MachineHandle::resume`].
+    pub fn resume_by(&self, motions: &[Motion]) -> Result<(), Error> {
         let control = self.shared.lock();
         if control.finished || control.wanted == Phase::Ended {
             return Err(Error::Configuration {
@@ -187,8 +195,41 @@ impl MachineHandle {
             });
         }
         drop(control);
-        self.shared.request(Phase::Running, None);
+        self.shared.resume(motions);
         Ok(())
+    }
+
+    /// Pauses the machine: [`RunningMachine::wait`] answers [`ExitReason::Interrupted`]. Does not wait; works on any
+    /// thread. Nothing happens if the machine stands still already or has something else to tell.
+    pub fn interrupt(&self) {
+        let control = self.shared.lock();
+        let stands = control.wanted != Phase::Running || !control.events.is_empty();
+        drop(control);
+        if !stands {
+            self.shared.request(Phase::Paused, Some(ExitReason::Interrupted));
+        }
+    }
+
+    /// Replaces the traps on every vCPU; when this returns none executes guest code under the old ones. Not to be called
+    /// on a vCPU's thread.
+    ///
+    /// # Errors
+    /// [`TrapError`]; the old traps then stay.
+    pub fn set_traps(&self, traps: &[Trap]) -> Result<(), TrapError> {
+        self.shared.set_traps(traps)
+    }
+
+    /// The breakpoints and traps in force.
+    #[must_use]
+    pub fn debug_registers(&self) -> (Vec<Breakpoint>, Vec<Trap>) {
+        let control = self.shared.lock();
+        (control.breakpoints.clone(), control.traps.clone())
+    }
+
+    /// For each vCPU, how long it still ran after the machine was last wanted to stop; `None` if it stood still already.
+    #[must_use]
+    pub fn ran_on(&self) -> Vec<Option<Duration>> {
+        self.shared.lock().cpus.iter().map(|cpu| cpu.ran_on).collect()
     }
 
     /// Replaces the breakpoints on every vCPU; when this returns none executes guest code under the old set. Not for

@@ -163,11 +163,23 @@ pub fn read_virtual(ram: &GuestRam, cr3: u64, gva: u64, data: &mut [u8]) -> Resu
 /// # Errors
 /// [`TranslateError`] for the first byte that cannot be written.
 pub fn write_virtual(ram: &GuestRam, cr3: u64, gva: u64, data: &[u8]) -> Result<(), TranslateError> {
+    write(ram, cr3, gva, data, false)
+}
+
+/// Writes guest-virtual memory, read-only pages too. Nothing is written unless every page is RAM.
+///
+/// # Errors
+/// [`TranslateError`] for the first byte that cannot be written.
+pub fn patch_virtual(ram: &GuestRam, cr3: u64, gva: u64, data: &[u8]) -> Result<(), TranslateError> {
+    write(ram, cr3, gva, data, true)
+}
+
+fn write(ram: &GuestRam, cr3: u64, gva: u64, data: &[u8], read_only_too: bool) -> Result<(), TranslateError> {
     let mut pieces = Vec::new();
     let mut done = 0;
     while done < data.len() {
         let (translation, length) = piece(ram, cr3, gva, done, data.len())?;
-        if !translation.writable {
+        if !translation.writable && !read_only_too {
             return Err(TranslateError::NotWritable { gva });
         }
         let mut probe = [0];

@@ -4,6 +4,7 @@
 //! devices, nor why a breakpoint is there. On the way of a breakpoint hit (KVM_RUN, handler, KVM_RUN) there is no
 //! lock and, with sync registers and the resume flag, no other system call.
 
+mod debugger;
 mod exits;
 mod hit;
 mod kick;
@@ -16,13 +17,14 @@ use kvm_bindings::kvm_guest_debug;
 use kvm_ioctls::{SyncReg, VcpuFd};
 
 use crate::coordinator::{Order, Phase, Shared, count};
-use crate::debug::{Breakpoint, DebugHandler, DebugRegisters, StepOver, StoppedCpu};
+use crate::debug::{Breakpoint, DebugHandler, DebugRegisters, StepOver, StoppedCpu, Trap};
 use crate::error::Error;
 use crate::exit::{ExitReason, INSTRUCTION_LIMIT, InternalError};
 use crate::memory::GuestRam;
 use crate::msr;
 use crate::registers::{Registers, SpecialRegisters};
 use crate::translate;
+use debugger::StepRange;
 use exits::{Event, enter};
 use hit::Step;
 pub(crate) use kick::{install_signal_handler, interrupt};
@@ -53,6 +55,8 @@ pub(crate) struct Vcpu {
     dirty: bool,
     debug: DebugRegisters,
     step: Option<Step>,
+    /// A debugger wants single steps: one, or as many as stay in a range of addresses.
+    wanted_step: Option<StepRange>,
     /// The instruction here has been reported; get past it before the guest goes on.
     step_over_at: Option<u64>,
     /// KVM waits for KVM_RUN to complete an I/O instruction.
@@ -72,6 +76,7 @@ impl Vcpu {
             dirty: false,
             debug: DebugRegisters::new(),
             step: None,
+            wanted_step: None,
             step_over_at: None,
             io_pending: false,
         }
@@ -162,12 +167,16 @@ impl Vcpu {
         if !self.shared.cpus[index].attention.load(Ordering::SeqCst) {
             return Ok(true);
         }
-        self.complete_io();
+        self.complete_io()?;
         loop {
             match self.shared.next_order(self.index) {
-                Order::Go(None) => return Ok(true),
-                Order::Go(Some(set)) => {
-                    self.apply(&set)?;
+                Order::Go { set, motion } => {
+                    if let Some((breakpoints, traps)) = set {
+                        self.apply(&breakpoints, &traps)?;
+                    }
+                    if let Some(motion) = motion {
+                        self.set_motion(motion)?;
+                    }
                     return Ok(true);
                 }
                 Order::Job(job) => {
@@ -179,10 +188,10 @@ impl Vcpu {
         }
     }
 
-    fn apply(&mut self, set: &[Breakpoint]) -> Result<(), Error> {
-        self.debug.set_breakpoints(set);
+    fn apply(&mut self, set: &[Breakpoint], traps: &[Trap]) -> Result<(), Error> {
+        self.debug.set(set, traps);
         let request = match self.step {
-            Some(step) => self.debug.stepping(step.from, self.method.block_interrupts),
+            Some(step) => self.debug.stepping(step.from, step.block_interrupts),
             None => self.debug.armed(),
         };
         self.set_guest_debug(&request)
@@ -233,21 +242,30 @@ impl Vcpu {
     }
 
     /// Lets KVM finish an I/O instruction, so that the registers are those between two instructions.
-    fn complete_io(&mut self) {
+    fn complete_io(&mut self) -> Result<(), Error> {
+        let mut stepped = None;
         for _ in 0..PENDING_IO_LIMIT {
             if !self.io_pending {
                 break;
             }
             self.fd.set_kvm_immediate_exit(1);
             self.io_pending = false;
-            let more = enter(&mut self.fd, &self.shared, self.index as usize);
-            self.io_pending = matches!(more, Ok((Event::Handled, true)));
+            match enter(&mut self.fd, &self.shared, self.index as usize) {
+                Ok((Event::Handled, more)) => self.io_pending = more,
+                // The instruction was being single-stepped, or touched data that is watched.
+                Ok((Event::Debug(exit), _)) => stepped = Some(exit),
+                _ => {}
+            }
         }
         self.fd.set_kvm_immediate_exit(0);
+        stepped.map_or(Ok(()), |exit| self.on_debug(&exit))
     }
 
-    /// Gets past a reported instruction.
+    /// Gets past a reported instruction, or begins the step that a debugger wants.
     fn prepare_entry(&mut self) -> Result<(), Error> {
+        if self.wanted_step.is_some() {
+            return self.prepare_step();
+        }
         match self.step_over_at.take() {
             Some(at) if at == self.registers.rip => self.begin_step_over(at),
             _ => Ok(()),
@@ -313,7 +331,7 @@ impl Vcpu {
             return Ok(());
         }
         let action = self.call_handler(|handler, cpu| handler.msr_write(cpu, index, data));
-        self.act(action, false)
+        self.act(action, false).map(drop)
     }
 
     fn on_internal_error(&mut self) -> Result<(), Error> {

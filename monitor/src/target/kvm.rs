@@ -27,17 +27,30 @@ impl<'a, 'b> KvmCpu<'a, 'b> {
     pub fn new(cpu: &'a mut VmmCpu<'b>) -> Self {
         Self(cpu)
     }
+
+    pub(super) fn vmm(&self) -> &VmmCpu<'b> {
+        self.0
+    }
+
+    pub(super) fn vmm_mut(&mut self) -> &mut VmmCpu<'b> {
+        self.0
+    }
+}
+
+/// As the monitor says it.
+pub(super) fn read_error(error: TranslateError) -> ReadError {
+    match error {
+        TranslateError::NonCanonical { gva } => ReadError::Invalid(gva),
+        TranslateError::NotPresent { gva, .. }
+        | TranslateError::Malformed { gva, .. }
+        | TranslateError::NotWritable { gva, .. } => ReadError::NotMapped(gva),
+        TranslateError::OutsideMemory { gva, .. } => ReadError::NoMemory(gva),
+    }
 }
 
 impl GuestMemory for KvmCpu<'_, '_> {
     fn read(&self, gva: u64, buf: &mut [u8]) -> Result<(), ReadError> {
-        self.0.read_virtual(gva, buf).map_err(|error| match error {
-            TranslateError::NonCanonical { gva } => ReadError::Invalid(gva),
-            TranslateError::NotPresent { gva, .. }
-            | TranslateError::Malformed { gva, .. }
-            | TranslateError::NotWritable { gva, .. } => ReadError::NotMapped(gva),
-            TranslateError::OutsideMemory { gva, .. } => ReadError::NoMemory(gva),
-        })
+        self.0.read_virtual(gva, buf).map_err(read_error)
     }
 }
 

@@ -1,7 +1,9 @@
 //! The target as the monitor sees it: narrow traits, and the backends that implement them.
 
 pub mod cpu;
+pub mod debuggee;
 pub mod kvm;
+pub mod kvm_debuggee;
 pub mod memory;
 pub mod recorder;
 pub mod recording;

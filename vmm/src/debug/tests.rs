@@ -62,7 +62,7 @@ fn no_register_in_use_switches_debugging_off() {
 #[test]
 fn a_step_leaves_out_the_breakpoint_that_it_steps_over() {
     let mut registers = DebugRegisters::new();
-    registers.set_breakpoints(&[breakpoint(0), breakpoint(1)]);
+    registers.set(&[breakpoint(0), breakpoint(1)], &[]);
     assert_eq!(enabled(&registers.armed()), [0x1000, 0x2000]);
     assert_eq!(enabled(&registers.stepping(0x1000, false)), [0x2000]);
 }
@@ -70,7 +70,7 @@ fn a_step_leaves_out_the_breakpoint_that_it_steps_over() {
 #[test]
 fn catches_take_what_breakpoints_leave_and_the_oldest_goes_first() {
     let mut registers = DebugRegisters::new();
-    registers.set_breakpoints(&[breakpoint(0), breakpoint(1)]);
+    registers.set(&[breakpoint(0), breakpoint(1)], &[]);
     for number in 0..3 {
         assert!(registers.catch(catch(number)));
     }
@@ -78,9 +78,9 @@ fn catches_take_what_breakpoints_leave_and_the_oldest_goes_first() {
         enabled(&registers.armed()),
         [0x1000, 0x2000, catch(2).return_address, catch(1).return_address]
     );
-    registers.set_breakpoints(&[breakpoint(0), breakpoint(1), breakpoint(2)]);
+    registers.set(&[breakpoint(0), breakpoint(1), breakpoint(2)], &[]);
     assert_eq!(enabled(&registers.armed()).len(), 4);
-    registers.set_breakpoints(&[0, 1, 2, 3].map(breakpoint));
+    registers.set(&[0, 1, 2, 3].map(breakpoint), &[]);
     assert!(!registers.can_catch() && !registers.catch(catch(9)));
     assert_eq!(enabled(&registers.armed()), [0x1000, 0x2000, 0x3000, 0x4000]);
 }
@@ -114,7 +114,7 @@ fn a_recursive_routine_returns_frame_by_frame() {
 #[test]
 fn an_exit_is_ours_only_if_register_and_address_agree() {
     let mut registers = DebugRegisters::new();
-    registers.set_breakpoints(&[breakpoint(4), breakpoint(5)]);
+    registers.set(&[breakpoint(4), breakpoint(5)], &[]);
     let ours = Some(Hit::Breakpoint { id: 5, slot: 1 });
     assert_eq!(registers.classify(0x6000, 0b10, 0), ours);
     // DR6 may also name registers that were not enabled or did not cause the exception.

@@ -45,12 +45,17 @@ impl fmt::Display for FileLimit {
 }
 
 /// What is left below the directories: creating files and writing them anew.
-fn writing() -> BitFlags<AccessFs> {
+pub(super) fn writing() -> BitFlags<AccessFs> {
     AccessFs::WriteFile | AccessFs::Truncate | AccessFs::MakeReg
 }
 
-/// See [`super::Sandbox::limit_files`].
-pub(super) fn limit(directories: &[&Path]) -> Result<FileLimit, Error> {
+/// What is left where only a socket is to be removed at the end.
+pub(super) fn removing() -> BitFlags<AccessFs> {
+    AccessFs::RemoveFile.into()
+}
+
+/// See [`super::Sandbox::limit_files`]; `left` is what can still be done below the directories.
+pub(super) fn limit(directories: &[&Path], left: BitFlags<AccessFs>) -> Result<FileLimit, Error> {
     let refused = |reason: String| Error::Sandbox {
         action: "limit the files",
         reason,
@@ -67,7 +72,7 @@ pub(super) fn limit(directories: &[&Path]) -> Result<FileLimit, Error> {
             .add_rules(
                 handles
                     .into_iter()
-                    .map(|handle| Ok::<_, RulesetError>(PathBeneath::new(handle, writing()))),
+                    .map(|handle| Ok::<_, RulesetError>(PathBeneath::new(handle, left))),
             )?
             .restrict_self()
     };

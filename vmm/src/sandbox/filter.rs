@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use kvm_bindings::{
-    kvm_debugregs, kvm_guest_debug, kvm_ioeventfd, kvm_irq_level, kvm_irq_routing, kvm_msr_filter, kvm_msrs, kvm_regs,
-    kvm_sregs,
+    kvm_debugregs, kvm_fpu, kvm_guest_debug, kvm_ioeventfd, kvm_irq_level, kvm_irq_routing, kvm_msr_filter, kvm_msrs,
+    kvm_regs, kvm_sregs,
 };
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
@@ -62,6 +62,17 @@ fn further(kind: ThreadKind) -> &'static [libc::c_long] {
             libc::SYS_epoll_pwait,
         ],
         ThreadKind::Writer => &[libc::SYS_lseek, libc::SYS_ftruncate, libc::SYS_fstat, libc::SYS_statx],
+        // A socket is accepted, its name asked for and its behaviour set; the one that listened is removed at the end.
+        ThreadKind::Debugger => &[
+            libc::SYS_epoll_wait,
+            libc::SYS_epoll_pwait,
+            libc::SYS_epoll_ctl,
+            libc::SYS_accept4,
+            libc::SYS_setsockopt,
+            libc::SYS_getsockopt,
+            libc::SYS_shutdown,
+            libc::SYS_unlink,
+        ],
         ThreadKind::Signals => &[libc::SYS_epoll_wait, libc::SYS_epoll_pwait, libc::SYS_epoll_ctl],
         ThreadKind::Main => &[
             libc::SYS_openat,
@@ -91,8 +102,11 @@ const KVM_RUN: u32 = kvm(NONE, 0x80, 0);
 const KVM_GET_REGS: u32 = kvm(READ, 0x81, size_of::<kvm_regs>());
 const KVM_SET_REGS: u32 = kvm(WRITE, 0x82, size_of::<kvm_regs>());
 const KVM_GET_SREGS: u32 = kvm(READ, 0x83, size_of::<kvm_sregs>());
+const KVM_SET_SREGS: u32 = kvm(WRITE, 0x84, size_of::<kvm_sregs>());
 const KVM_GET_MSRS: u32 = kvm(READ | WRITE, 0x88, size_of::<kvm_msrs>());
 const KVM_SET_MSRS: u32 = kvm(WRITE, 0x89, size_of::<kvm_msrs>());
+const KVM_GET_FPU: u32 = kvm(READ, 0x8c, size_of::<kvm_fpu>());
+const KVM_SET_FPU: u32 = kvm(WRITE, 0x8d, size_of::<kvm_fpu>());
 const KVM_SET_GUEST_DEBUG: u32 = kvm(WRITE, 0x9b, size_of::<kvm_guest_debug>());
 const KVM_GET_DEBUGREGS: u32 = kvm(READ, 0xa1, size_of::<kvm_debugregs>());
 const KVM_SET_DEBUGREGS: u32 = kvm(WRITE, 0xa2, size_of::<kvm_debugregs>());
@@ -120,7 +134,15 @@ fn requests(kind: ThreadKind) -> &'static [u32] {
         ThreadKind::Worker | ThreadKind::Coordinator => &[KVM_IOEVENTFD],
         ThreadKind::Main => &[KVM_IOEVENTFD, libc::TCGETS as u32, libc::TIOCGWINSZ as u32],
         ThreadKind::Progress => &[libc::TCGETS as u32, libc::TIOCGWINSZ as u32],
-        ThreadKind::Writer | ThreadKind::Signals => &[],
+        ThreadKind::Writer | ThreadKind::Debugger | ThreadKind::Signals => &[],
+    }
+}
+
+/// The device requests that a debugger adds.
+fn debugger_requests(kind: ThreadKind) -> &'static [u32] {
+    match kind {
+        ThreadKind::Vcpu => &[KVM_SET_SREGS, KVM_GET_FPU, KVM_SET_FPU],
+        _ => &[],
     }
 }
 
@@ -134,7 +156,7 @@ fn argument(index: u8, mask: u32, value: u32) -> Result<SeccompRule, seccompiler
     SeccompRule::new(vec![condition])
 }
 
-fn filter(kind: ThreadKind) -> Result<SeccompFilter, seccompiler::BackendError> {
+fn filter(kind: ThreadKind, debugger: bool) -> Result<SeccompFilter, seccompiler::BackendError> {
     // A call without rules is allowed whatever its arguments.
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = EVERYWHERE
         .iter()
@@ -150,7 +172,11 @@ fn filter(kind: ThreadKind) -> Result<SeccompFilter, seccompiler::BackendError> 
         .iter()
         .map(|&signal| argument(0, u32::MAX, signal.unsigned_abs()));
     rules.insert(libc::SYS_rt_sigaction, crash.collect::<Result<_, _>>()?);
-    let requests = requests(kind).iter().map(|&request| argument(1, u32::MAX, request));
+    let added = if debugger { debugger_requests(kind) } else { &[] };
+    let requests = requests(kind)
+        .iter()
+        .chain(added)
+        .map(|&request| argument(1, u32::MAX, request));
     let requests: Vec<_> = requests.collect::<Result<_, _>>()?;
     if !requests.is_empty() {
         rules.insert(libc::SYS_ioctl, requests);
@@ -159,8 +185,8 @@ fn filter(kind: ThreadKind) -> Result<SeccompFilter, seccompiler::BackendError> 
 }
 
 /// The filter of a kind of thread, ready to be installed.
-pub(super) fn program(kind: ThreadKind) -> Result<BpfProgram, Error> {
-    filter(kind)
+pub(super) fn program(kind: ThreadKind, debugger: bool) -> Result<BpfProgram, Error> {
+    filter(kind, debugger)
         .and_then(BpfProgram::try_from)
         .map_err(|error| Error::Sandbox {
             action: "build a system call filter",
@@ -179,12 +205,13 @@ mod tests {
         assert_eq!(KVM_GET_REGS, 0x8090_ae81);
         assert_eq!(KVM_SET_GUEST_DEBUG, 0x4048_ae9b);
         assert_eq!(KVM_IOEVENTFD, 0x4040_ae79);
+        assert_eq!(KVM_GET_FPU, 0x81a0_ae8c);
     }
 
     #[test]
     fn every_kind_has_a_program() {
         for kind in ThreadKind::ALL {
-            assert!(!program(kind).unwrap().is_empty(), "{kind:?}");
+            assert!(!program(kind, true).unwrap().is_empty(), "{kind:?}");
         }
     }
 }

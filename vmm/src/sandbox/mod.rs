@@ -26,6 +26,8 @@ pub enum ThreadKind {
     Worker,
     /// Writes a file that is open already.
     Writer,
+    /// Serves a debugger on a socket that listens already.
+    Debugger,
     /// Waits for signals.
     Signals,
     /// Draws a line on the terminal.
@@ -36,11 +38,12 @@ pub enum ThreadKind {
 
 impl ThreadKind {
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Vcpu,
         Self::Coordinator,
         Self::Worker,
         Self::Writer,
+        Self::Debugger,
         Self::Signals,
         Self::Progress,
         Self::Main,
@@ -54,6 +57,7 @@ impl ThreadKind {
             Self::Coordinator => "coordinator",
             Self::Worker => "device worker",
             Self::Writer => "file writer",
+            Self::Debugger => "debugger",
             Self::Signals => "signal",
             Self::Progress => "progress",
             Self::Main => "main",
@@ -69,6 +73,7 @@ impl ThreadKind {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sandbox {
     enforced: bool,
+    debugger: bool,
 }
 
 /// Has the C library never give memory of its heaps back: before it shrinks the heap of a thread it opens a file below
@@ -100,7 +105,17 @@ impl Sandbox {
     /// No limits.
     #[must_use]
     pub const fn none() -> Self {
-        Self { enforced: false }
+        Self {
+            enforced: false,
+            debugger: false,
+        }
+    }
+
+    /// The same limits, but for what a debugger needs: its own thread, and reading and writing all registers on the
+    /// vCPUs' threads.
+    #[must_use]
+    pub const fn with_debugger(self) -> Self {
+        Self { debugger: true, ..self }
     }
 
     /// Limits the threads that are started by it or enter it. Tries every filter on a thread of its own first.
@@ -111,7 +126,10 @@ impl Sandbox {
         violation::catch()?;
         keep_heaps();
         report_panics_briefly();
-        let sandbox = Self { enforced: true };
+        let sandbox = Self {
+            enforced: true,
+            ..Self::none()
+        };
         for kind in ThreadKind::ALL {
             // Its end is of no interest: that it began says all.
             let _ = sandbox.spawn(kind, "sandbox-probe", || ())?.join();
@@ -148,7 +166,7 @@ impl Sandbox {
         if !self.enforced {
             return Ok(());
         }
-        let program = filter::program(kind)?;
+        let program = filter::program(kind, self.debugger)?;
         violation::note_kind(kind);
         seccompiler::apply_filter(&program).map_err(|error| Error::Sandbox {
             action: "install a system call filter",
@@ -164,7 +182,19 @@ impl Sandbox {
     /// error but an answer.
     pub fn limit_files(self, directories: &[&std::path::Path]) -> Result<FileLimit, Error> {
         if self.enforced {
-            files::limit(directories)
+            files::limit(directories, files::writing())
+        } else {
+            Ok(FileLimit::Off)
+        }
+    }
+
+    /// As [`Sandbox::limit_files`], with removing files below `directory` as the one exception.
+    ///
+    /// # Errors
+    /// As [`Sandbox::limit_files`].
+    pub fn limit_files_to_removal(self, directory: &std::path::Path) -> Result<FileLimit, Error> {
+        if self.enforced {
+            files::limit(&[directory], files::removing())
         } else {
             Ok(FileLimit::Off)
         }

@@ -21,6 +21,8 @@ pub(super) struct Step {
     pub(super) from: u64,
     /// The guest had its own trap flag set.
     pub(super) guest_trap: bool,
+    /// Interrupts wait until it is done.
+    pub(super) block_interrupts: bool,
 }
 
 impl Vcpu {
@@ -37,10 +39,13 @@ impl Vcpu {
             }
         }
         let hit = self.debug.classify(self.registers.rip, exit.dr6, self.registers.rsp);
-        match hit {
-            Some(Hit::Breakpoint { id, .. }) => self.on_breakpoint(id)?,
-            Some(Hit::Return { slot }) => self.on_return(slot)?,
-            None => {}
+        let stopped = match hit {
+            Some(hit) => self.on_hit(hit)?,
+            None => false,
+        };
+        let trapped = self.on_trap(exit.dr6, stopped);
+        if stepped.is_some() && !trapped {
+            self.stepped();
         }
         let guest_step = exit.dr6 & DR6_BS != 0 && stepped.is_none_or(|step| step.guest_trap);
         if guest_step && self.step_over_at == Some(self.registers.rip) {
@@ -50,24 +55,48 @@ impl Vcpu {
             self.registers.rflags |= RFLAGS_RF;
             self.dirty = true;
         }
-        if guest_step || (hit.is_none() && stepped.is_none()) {
+        if guest_step || (hit.is_none() && stepped.is_none() && !trapped) {
             self.give_back(exit.dr6)?;
         }
         Ok(())
     }
 
-    fn on_breakpoint(&mut self, id: u32) -> Result<(), Error> {
+    /// Reports a breakpoint or a return; says whether the handler stopped the machine.
+    pub(super) fn on_hit(&mut self, hit: Hit) -> Result<bool, Error> {
+        match hit {
+            Hit::Breakpoint { id, .. } => self.on_breakpoint(id),
+            Hit::Return { slot } => self.on_return(slot),
+        }
+    }
+
+    /// Stops the machine if the debug exit is a debugger's; says whether it was. If the machine was `stopped` for the
+    /// instruction already, a trap on that instruction has nothing to add.
+    fn on_trap(&mut self, dr6: u64, stopped: bool) -> bool {
+        let at = self.registers.rip;
+        let executed = self.debug.executed(at, dr6).filter(|_| !stopped);
+        if executed.is_some() {
+            self.step_over_at = Some(at);
+        }
+        let Some(trap) = self.debug.accessed(dr6).or(executed) else {
+            return false;
+        };
+        self.wanted_step = None;
+        self.end(ExitReason::Trap { cpu: self.index, trap });
+        true
+    }
+
+    fn on_breakpoint(&mut self, id: u32) -> Result<bool, Error> {
         count(&self.shared.cpus[self.index as usize].counters.hits);
         self.step_over_at = Some(self.registers.rip);
         let action = self.call_handler(|handler, cpu| handler.breakpoint(cpu, id));
         self.act(action, true)
     }
 
-    fn on_return(&mut self, slot: usize) -> Result<(), Error> {
+    fn on_return(&mut self, slot: usize) -> Result<bool, Error> {
         // Cleared registers need no step over, but another frame's visit to the same address does.
         let Some(catch) = self.debug.take_catch(slot, self.registers.rsp) else {
             self.step_over_at = Some(self.registers.rip);
-            return Ok(());
+            return Ok(false);
         };
         count(&self.shared.cpus[self.index as usize].counters.returns);
         self.set_guest_debug_for_hit(&self.debug.armed())?;
@@ -87,7 +116,8 @@ impl Vcpu {
         action
     }
 
-    pub(super) fn act(&mut self, action: HitAction, may_catch: bool) -> Result<(), Error> {
+    /// Does what the handler answered; says whether that stops the machine.
+    pub(super) fn act(&mut self, action: HitAction, may_catch: bool) -> Result<bool, Error> {
         match action {
             HitAction::ResumeCatchReturn {
                 return_address,
@@ -104,9 +134,14 @@ impl Vcpu {
                 }
             }
             HitAction::Resume | HitAction::ResumeCatchReturn { .. } => {}
-            HitAction::Stop => self.end(ExitReason::Breakpoint { cpu: self.index }),
+            HitAction::Stop => {
+                // That is the end of a debugger's step, too.
+                self.wanted_step = None;
+                self.end(ExitReason::Breakpoint { cpu: self.index });
+                return Ok(true);
+            }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Gets past the instruction at `at`, which is RIP.
@@ -119,26 +154,27 @@ impl Vcpu {
             }
             StepOver::EmulateFirst => match self.emulate(at, false) {
                 Ok(()) => self.after_emulation(),
-                Err(Refused) => self.begin_step(at),
+                Err(Refused) => self.begin_step(at, self.method.block_interrupts),
             },
             StepOver::SingleStep => match self.emulate(at, true) {
                 Ok(()) => self.after_emulation(),
-                Err(Refused) => self.begin_step(at),
+                Err(Refused) => self.begin_step(at, self.method.block_interrupts),
             },
         }
     }
 
-    fn begin_step(&mut self, from: u64) -> Result<(), Error> {
+    pub(super) fn begin_step(&mut self, from: u64, block_interrupts: bool) -> Result<(), Error> {
         count(&self.shared.cpus[self.index as usize].counters.steps);
         self.step = Some(Step {
             from,
             guest_trap: self.registers.rflags & RFLAGS_TF != 0,
+            block_interrupts,
         });
-        self.set_guest_debug_for_hit(&self.debug.stepping(from, self.method.block_interrupts))
+        self.set_guest_debug_for_hit(&self.debug.stepping(from, block_interrupts))
     }
 
     /// Executes the instruction at `at` in the host; with `only_unsteppable` only if a step would be visible.
-    fn emulate(&mut self, at: u64, only_unsteppable: bool) -> Result<(), Refused> {
+    pub(super) fn emulate(&mut self, at: u64, only_unsteppable: bool) -> Result<(), Refused> {
         let mut code = [0; INSTRUCTION_LIMIT];
         let length = readable(&self.shared.ram, self.special.cr3, at, &mut code);
         let code = &code[..length];
@@ -167,7 +203,7 @@ impl Vcpu {
     }
 
     /// The guest's own trap flag asks for a debug exception after the instruction that the host executed.
-    fn after_emulation(&mut self) -> Result<(), Error> {
+    pub(super) fn after_emulation(&mut self) -> Result<(), Error> {
         if self.registers.rflags & RFLAGS_TF == 0 {
             return Ok(());
         }

@@ -1,0 +1,209 @@
+//! A machine under a debugger: all registers of its processors, stops, steps, the guest's memory for writing too.
+//!
+//! Talks to nothing: a backend implements these traits, the gdb server uses them. It must not know a debugger's protocol.
+
+use std::time::Duration;
+
+use super::{CpuState, ReadError, Registers};
+
+/// The x87 and SSE registers, as FXSAVE stores them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FloatingPoint {
+    /// ST0 to ST7, of which 10 bytes count.
+    pub st: [[u8; 16]; 8],
+    /// x87 control word.
+    pub control: u16,
+    /// x87 status word.
+    pub status: u16,
+    /// x87 tag word in the short form: a bit for each register in use.
+    pub tag: u8,
+    /// Opcode of the last x87 instruction.
+    pub opcode: u16,
+    /// Its address.
+    pub instruction: u64,
+    /// The address of its operand.
+    pub operand: u64,
+    /// XMM0 to XMM15.
+    pub xmm: [[u8; 16]; 16],
+    /// SSE control and status.
+    pub mxcsr: u32,
+}
+
+/// All registers of a stopped processor that a debugger shows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs)] // The names are the processor's.
+pub struct AllRegisters {
+    pub general: Registers,
+    /// CS, SS, DS, ES, FS, GS.
+    pub selectors: [u16; 6],
+    pub fs_base: u64,
+    pub gs_base: u64,
+    /// What SWAPGS would put into the base of GS.
+    pub kernel_gs_base: u64,
+    pub cr0: u64,
+    pub cr2: u64,
+    pub cr3: u64,
+    pub cr4: u64,
+    pub cr8: u64,
+    pub efer: u64,
+    pub floating: FloatingPoint,
+}
+
+/// Registers cannot be read or changed; the text says why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct RegisterError(pub String);
+
+/// Where a guest virtual address leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // Each is a bit of the tables.
+pub struct Page {
+    /// Guest physical address.
+    pub physical: u64,
+    /// Size of the page in bytes.
+    pub size: u64,
+    /// It can be written.
+    pub writable: bool,
+    /// User mode can reach it.
+    pub user: bool,
+    /// Code there can be executed.
+    pub executable: bool,
+}
+
+/// A processor of a stopped machine.
+pub trait DebuggedCpu: CpuState {
+    /// All its registers.
+    ///
+    /// # Errors
+    /// [`RegisterError`] if the machine does not give them.
+    fn all(&self) -> Result<AllRegisters, RegisterError>;
+
+    /// Changes its registers.
+    ///
+    /// # Errors
+    /// [`RegisterError`] if the processor cannot have this state; some of it may have been taken.
+    fn set_all(&mut self, registers: &AllRegisters) -> Result<(), RegisterError>;
+
+    /// Writes guest memory, read-only pages too.
+    ///
+    /// # Errors
+    /// [`ReadError`] with the first address that is not mapped to memory; nothing is written then.
+    fn write(&mut self, gva: u64, data: &[u8]) -> Result<(), ReadError>;
+
+    /// Where an address leads by the page tables in force.
+    ///
+    /// # Errors
+    /// [`ReadError`] if it leads nowhere.
+    fn translate(&self, gva: u64) -> Result<Page, ReadError>;
+
+    /// Reads guest physical memory; `false` if some of it is no memory.
+    fn read_physical(&self, gpa: u64, buf: &mut [u8]) -> bool;
+}
+
+/// What stops the machine for a debugger's user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TrapKind {
+    /// The instruction there is about to be executed.
+    Execute,
+    /// Data there was written.
+    Write,
+    /// Data there was read or written.
+    Access,
+}
+
+/// A breakpoint or watchpoint of a debugger's user, in force on all processors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Trap {
+    /// When it stops.
+    pub kind: TrapKind,
+    /// Guest virtual address.
+    pub address: u64,
+    /// Bytes of data; 1 for an instruction.
+    pub length: u8,
+}
+
+/// Traps were refused; the text says why and what is possible.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct TrapError(pub String);
+
+/// What one processor does when the machine goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Motion {
+    /// It runs.
+    #[default]
+    Run,
+    /// It executes one instruction, or as many as lie one after the other in the range of addresses.
+    Step {
+        /// First address and the first one behind it.
+        range: Option<(u64, u64)>,
+    },
+    /// It stays where it is.
+    Hold,
+}
+
+/// Why the machine stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// Before the first instruction.
+    Start,
+    /// The session stopped it, on this processor: at a violation.
+    Violation(u32),
+    /// A trap, on this processor.
+    Trap(u32, Trap),
+    /// This processor has made its step.
+    Stepped(u32),
+    /// Somebody asked for it.
+    Interrupted,
+    /// The session took the debug registers of so many traps, which are in force no longer.
+    TrapsLost(usize),
+    /// The guest has crashed and can only be looked at; on this processor, if it is known; what happened.
+    Crashed(Option<u32>, String),
+}
+
+/// What is done with a processor of the stopped machine.
+pub type Look = Box<dyn FnOnce(&mut dyn DebuggedCpu) + Send>;
+
+/// A machine as a debugger sees it. Its stops are told by a channel of their own.
+pub trait Debuggee: Send + Sync {
+    /// Number of processors.
+    fn processors(&self) -> u32;
+
+    /// Has `look` called with a processor; `false` if the machine is gone.
+    fn look(&self, cpu: u32, look: Look) -> bool;
+
+    /// Replaces the traps.
+    ///
+    /// # Errors
+    /// [`TrapError`]; the old ones stay.
+    fn set_traps(&self, traps: &[Trap]) -> Result<(), TrapError>;
+
+    /// What the debug registers are used for, in words.
+    fn debug_registers(&self) -> Vec<String>;
+
+    /// Asks a running machine to stop; [`Stop::Interrupted`] or another reason follows, unless it comes to its end.
+    fn interrupt(&self);
+
+    /// Lets a stopped machine go on, each processor by its motion.
+    fn resume(&self, motions: Vec<Motion>);
+
+    /// Ends the run.
+    fn end(&self);
+
+    /// For each processor, how long it still ran after the last stop was asked for; `None` if it stood still.
+    fn ran_on(&self) -> Vec<Option<Duration>>;
+}
+
+/// Has something done with a processor and gives what came out; `None` if the machine is gone.
+pub fn ask<R: Send + 'static>(
+    machine: &(impl Debuggee + ?Sized),
+    cpu: u32,
+    question: impl FnOnce(&mut dyn DebuggedCpu) -> R + Send + 'static,
+) -> Option<R> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let look = Box::new(move |cpu: &mut dyn DebuggedCpu| {
+        // The receiver waits below.
+        let _ = sender.send(question(cpu));
+    });
+    machine.look(cpu, look).then(|| receiver.recv().ok())?
+}

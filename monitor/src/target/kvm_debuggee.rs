@@ -1,0 +1,339 @@
+//! The live backend for a debugger: the processors of a paused KVM machine, and the wait for its stops.
+//!
+//! Talks to the machine's handle. The thread that waits for the machine's end tells the stops and is told how to go on;
+//! the debugger's thread does everything else. It must not know a debugger's protocol.
+
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use storlock_vmm::debug as vmm;
+use storlock_vmm::machine::{ExitReason, MachineHandle, RunningMachine};
+use storlock_vmm::translate::TranslateError;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::debuggee::{
+    AllRegisters, Debuggee, DebuggedCpu, FloatingPoint, Look, Motion, Page, RegisterError, Stop, Trap, TrapError, TrapKind,
+};
+use super::kvm::{KvmCpu, read_error};
+use super::{CpuState, ReadError, Registers};
+
+const MSR_KERNEL_GS_BASE: u32 = 0xc000_0102;
+
+/// How a stopped machine goes on.
+#[derive(Debug)]
+pub enum Order {
+    /// Each processor by its motion.
+    Resume(Vec<Motion>),
+    /// Not at all; the machine has been told already.
+    End,
+}
+
+/// The debugger's end.
+pub struct KvmDebuggee {
+    handle: MachineHandle,
+    cpus: u32,
+    orders: mpsc::Sender<Order>,
+}
+
+/// The end of the thread that waits for the machine.
+pub struct Stops {
+    stops: UnboundedSender<Stop>,
+    orders: mpsc::Receiver<Order>,
+    /// The guest's first instruction waits for a debugger.
+    hold_start: bool,
+}
+
+/// Ties a machine that has not started yet to a debugger. The last sender is for who ends the run early: an
+/// [`Order::End`] makes the waiting thread look.
+#[must_use]
+pub fn connect(
+    handle: MachineHandle,
+    cpus: u32,
+    hold_start: bool,
+) -> (KvmDebuggee, UnboundedReceiver<Stop>, Stops, mpsc::Sender<Order>) {
+    let (stops, receiver) = unbounded_channel();
+    let (sender, orders) = mpsc::channel();
+    let debuggee = KvmDebuggee {
+        handle,
+        cpus,
+        orders: sender.clone(),
+    };
+    let stops = Stops {
+        stops,
+        orders,
+        hold_start,
+    };
+    (debuggee, receiver, stops, sender)
+}
+
+impl Stops {
+    /// Runs the machine to its end, telling the debugger each stop. `limit` counts the time in which it runs.
+    pub fn run(self, running: &RunningMachine, limit: Duration) -> ExitReason {
+        let mut left = limit;
+        if self.hold_start && self.tell(running, Stop::Start) {
+            // The debugger has let it go.
+        } else {
+            running.begin();
+        }
+        loop {
+            let began = Instant::now();
+            let reason = running.wait(Some(left));
+            left = left.saturating_sub(began.elapsed());
+            let Some(stop) = stop(&reason) else {
+                return reason;
+            };
+            let went_on = self.tell(running, stop);
+            if !reason.can_go_on() {
+                return reason;
+            }
+            if !went_on {
+                // Ended, or the debugger's thread is gone; with something else to tell the machine stays paused.
+                running.begin();
+            }
+        }
+    }
+
+    /// Tells a stop, waits and obeys; `false` if the machine was not resumed.
+    fn tell(&self, running: &RunningMachine, stop: Stop) -> bool {
+        if self.stops.send(stop).is_err() {
+            return false;
+        }
+        match self.orders.recv() {
+            Ok(Order::Resume(motions)) => {
+                let motions: Vec<_> = motions.into_iter().map(motion).collect();
+                running.handle().resume_by(&motions).is_ok()
+            }
+            Ok(Order::End) | Err(_) => false,
+        }
+    }
+}
+
+/// The stop that a debugger is told; `None` for what simply is the end.
+fn stop(reason: &ExitReason) -> Option<Stop> {
+    Some(match reason {
+        ExitReason::Breakpoint { cpu } => Stop::Violation(*cpu),
+        ExitReason::Trap { cpu, trap } => Stop::Trap(*cpu, from_trap(trap)),
+        ExitReason::Stepped { cpu } => Stop::Stepped(*cpu),
+        ExitReason::Interrupted => Stop::Interrupted,
+        ExitReason::TrapsLost { count } => Stop::TrapsLost(*count),
+        ExitReason::TripleFault { cpu } => Stop::Crashed(Some(*cpu), reason.to_string()),
+        ExitReason::InternalError(error) => Stop::Crashed(Some(error.cpu), reason.to_string()),
+        ExitReason::Reset => Stop::Crashed(None, reason.to_string()),
+        ExitReason::PowerOff | ExitReason::TimeLimit | ExitReason::Stopped | ExitReason::Failed(_) => return None,
+    })
+}
+
+fn motion(motion: Motion) -> vmm::Motion {
+    match motion {
+        Motion::Run => vmm::Motion::Run,
+        Motion::Step { range } => vmm::Motion::Step { range },
+        Motion::Hold => vmm::Motion::Hold,
+    }
+}
+
+fn to_trap(trap: &Trap) -> vmm::Trap {
+    vmm::Trap {
+        kind: match trap.kind {
+            TrapKind::Execute => vmm::TrapKind::Execute,
+            TrapKind::Write => vmm::TrapKind::Write,
+            TrapKind::Access => vmm::TrapKind::Access,
+        },
+        address: trap.address,
+        length: trap.length,
+    }
+}
+
+fn from_trap(trap: &vmm::Trap) -> Trap {
+    Trap {
+        kind: match trap.kind {
+            vmm::TrapKind::Execute => TrapKind::Execute,
+            vmm::TrapKind::Write => TrapKind::Write,
+            vmm::TrapKind::Access => TrapKind::Access,
+        },
+        address: trap.address,
+        length: trap.length,
+    }
+}
+
+impl Debuggee for KvmDebuggee {
+    fn processors(&self) -> u32 {
+        self.cpus
+    }
+
+    fn look(&self, cpu: u32, look: Look) -> bool {
+        let done = self.handle.inspect(cpu, move |stopped| look(&mut KvmCpu::new(stopped)));
+        done.is_some()
+    }
+
+    fn set_traps(&self, traps: &[Trap]) -> Result<(), TrapError> {
+        let traps: Vec<_> = traps.iter().map(to_trap).collect();
+        self.handle
+            .set_traps(&traps)
+            .map_err(|error| TrapError(error.to_string()))
+    }
+
+    fn debug_registers(&self) -> Vec<String> {
+        let (breakpoints, traps) = self.handle.debug_registers();
+        let watched = breakpoints.iter().map(|b| format!("watched routine at {:#x}", b.address));
+        let traps = traps.iter().map(|trap| {
+            let what = match trap.kind {
+                vmm::TrapKind::Execute => "your breakpoint",
+                vmm::TrapKind::Write => "your watchpoint (written)",
+                vmm::TrapKind::Access => "your watchpoint (read or written)",
+            };
+            format!("{what} at {:#x}", trap.address)
+        });
+        watched.chain(traps).collect()
+    }
+
+    fn interrupt(&self) {
+        self.handle.interrupt();
+    }
+
+    fn resume(&self, motions: Vec<Motion>) {
+        // Whoever waits for the machine is gone only with the machine.
+        let _ = self.orders.send(Order::Resume(motions));
+    }
+
+    fn end(&self) {
+        self.handle.stop();
+        let _ = self.orders.send(Order::End);
+    }
+
+    fn ran_on(&self) -> Vec<Option<Duration>> {
+        self.handle.ran_on()
+    }
+}
+
+impl KvmCpu<'_, '_> {
+    fn floating(&self) -> Result<FloatingPoint, RegisterError> {
+        let state = self.vmm().floating_point().map_err(refused)?;
+        Ok(FloatingPoint {
+            st: state.st,
+            control: state.control,
+            status: state.status,
+            tag: state.tag,
+            opcode: state.opcode,
+            instruction: state.instruction,
+            operand: state.operand,
+            xmm: state.xmm,
+            mxcsr: state.mxcsr,
+        })
+    }
+}
+
+fn refused(error: storlock_vmm::Error) -> RegisterError {
+    RegisterError(error.to_string())
+}
+
+fn general(registers: &Registers) -> storlock_vmm::registers::Registers {
+    let g = &registers.gpr;
+    storlock_vmm::registers::Registers {
+        rax: g[0],
+        rcx: g[1],
+        rdx: g[2],
+        rbx: g[3],
+        rsp: g[4],
+        rbp: g[5],
+        rsi: g[6],
+        rdi: g[7],
+        r8: g[8],
+        r9: g[9],
+        r10: g[10],
+        r11: g[11],
+        r12: g[12],
+        r13: g[13],
+        r14: g[14],
+        r15: g[15],
+        rip: registers.rip,
+        rflags: registers.rflags,
+    }
+}
+
+impl DebuggedCpu for KvmCpu<'_, '_> {
+    fn all(&self) -> Result<AllRegisters, RegisterError> {
+        let s = self.vmm().special();
+        Ok(AllRegisters {
+            general: self.registers(),
+            selectors: [&s.cs, &s.ss, &s.ds, &s.es, &s.fs, &s.gs].map(|segment| segment.selector),
+            fs_base: s.fs_base(),
+            gs_base: s.gs_base(),
+            kernel_gs_base: self.vmm().msr(MSR_KERNEL_GS_BASE).map_err(refused)?,
+            cr0: s.cr0,
+            cr2: s.cr2,
+            cr3: s.cr3,
+            cr4: s.cr4,
+            cr8: s.cr8,
+            efer: s.efer,
+            floating: self.floating()?,
+        })
+    }
+
+    /// Only what differs is given to the machine: a state that it shows is not always one that it takes.
+    fn set_all(&mut self, registers: &AllRegisters) -> Result<(), RegisterError> {
+        let now = self.all()?;
+        let with_others = AllRegisters {
+            general: registers.general,
+            floating: registers.floating,
+            kernel_gs_base: registers.kernel_gs_base,
+            ..now
+        };
+        if *registers != with_others {
+            let mut special = *self.vmm().special();
+            let [cs, ss, ds, es, fs, gs] = registers.selectors;
+            (special.cs.selector, special.ss.selector) = (cs, ss);
+            (special.ds.selector, special.es.selector) = (ds, es);
+            (special.fs.selector, special.gs.selector) = (fs, gs);
+            (special.fs.base, special.gs.base) = (registers.fs_base, registers.gs_base);
+            (special.cr0, special.cr2, special.cr3) = (registers.cr0, registers.cr2, registers.cr3);
+            (special.cr4, special.cr8, special.efer) = (registers.cr4, registers.cr8, registers.efer);
+            self.vmm_mut().set_special(&special).map_err(refused)?;
+        }
+        if registers.general != now.general {
+            self.vmm_mut().set_registers(&general(&registers.general));
+        }
+        if registers.kernel_gs_base != now.kernel_gs_base {
+            let taken = self.vmm_mut().set_msr(MSR_KERNEL_GS_BASE, registers.kernel_gs_base);
+            if !taken.map_err(refused)? {
+                return Err(RegisterError("k_gs_base has to be a canonical address".to_owned()));
+            }
+        }
+        if registers.floating != now.floating {
+            let f = &registers.floating;
+            let state = storlock_vmm::registers::FloatingPoint {
+                st: f.st,
+                control: f.control,
+                status: f.status,
+                tag: f.tag,
+                opcode: f.opcode,
+                instruction: f.instruction,
+                operand: f.operand,
+                xmm: f.xmm,
+                mxcsr: f.mxcsr,
+            };
+            self.vmm_mut().set_floating_point(&state).map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, gva: u64, data: &[u8]) -> Result<(), ReadError> {
+        self.vmm_mut().patch_virtual(gva, data).map_err(read_error)
+    }
+
+    fn translate(&self, gva: u64) -> Result<Page, ReadError> {
+        let cpu = self.vmm();
+        let found = storlock_vmm::translate::translate(cpu.ram(), cpu.special().cr3, gva);
+        let found = found.map_err(|error: TranslateError| read_error(error))?;
+        Ok(Page {
+            physical: found.address,
+            size: found.page_size,
+            writable: found.writable,
+            user: found.user,
+            executable: found.executable,
+        })
+    }
+
+    fn read_physical(&self, gpa: u64, buf: &mut [u8]) -> bool {
+        self.vmm().ram().read(gpa, buf).is_ok()
+    }
+}

@@ -1,0 +1,131 @@
+//! What a debugger's user asks for: stops at instructions and at accesses to data, and single steps.
+//!
+//! They share the four debug registers with the [`Breakpoint`]s, which have the first right to them. Plain data.
+
+use thiserror::Error;
+
+use super::{BREAKPOINT_LIMIT, Breakpoint};
+use crate::translate;
+
+/// What makes a [`Trap`] stop the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TrapKind {
+    /// The instruction there is about to be executed.
+    Execute,
+    /// Data there was written.
+    Write,
+    /// Data there was read or written. The processor has no register for reads alone.
+    Access,
+}
+
+/// Stops the whole machine, unlike a [`Breakpoint`]: [`crate::machine::RunningMachine::wait`] then returns
+/// [`crate::machine::ExitReason::Trap`]. In force on all vCPUs alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Trap {
+    /// When it stops.
+    pub kind: TrapKind,
+    /// Guest-virtual address, aligned to `length`.
+    pub address: u64,
+    /// Bytes of data: 1, 2, 4 or 8. 1 for [`TrapKind::Execute`].
+    pub length: u8,
+}
+
+impl Trap {
+    /// Whether one of `breakpoints` already makes the same instruction exit, so that no further register is needed.
+    pub(crate) fn shares_with(&self, breakpoints: &[Breakpoint]) -> bool {
+        self.kind == TrapKind::Execute && breakpoints.iter().any(|other| other.address == self.address)
+    }
+
+    /// Its R/W and LEN fields of DR7, as they stand for register 0.
+    pub(crate) fn condition(&self) -> u64 {
+        let access = match self.kind {
+            TrapKind::Execute => 0,
+            TrapKind::Write => 1,
+            TrapKind::Access => 3,
+        };
+        let length = match self.length {
+            2 => 1,
+            4 => 3,
+            8 => 2,
+            _ => 0,
+        };
+        access << 16 | length << 18
+    }
+}
+
+/// Why traps were refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum TrapError {
+    /// There are not so many debug registers left.
+    #[error(
+        "the processor has {BREAKPOINT_LIMIT} debug registers, {breakpoints} of them watch routines, so that {} are left \
+         and {traps} are asked for",
+        BREAKPOINT_LIMIT - breakpoints
+    )]
+    TooMany {
+        /// Registers that breakpoints hold.
+        breakpoints: usize,
+        /// Registers that the traps need.
+        traps: usize,
+    },
+    /// Not a canonical address.
+    #[error("{0:#x} is not a canonical address")]
+    NonCanonical(u64),
+    /// The processor watches 1, 2, 4 or 8 bytes at a multiple of their number.
+    #[error("{length} bytes at {address:#x} cannot be watched: it has to be 1, 2, 4 or 8 bytes at a multiple of that")]
+    Length {
+        /// The address.
+        address: u64,
+        /// Bytes asked for.
+        length: u8,
+    },
+}
+
+/// Checks traps before they are given to the vCPUs.
+pub(crate) fn check_traps(breakpoints: &[Breakpoint], traps: &[Trap]) -> Result<(), TrapError> {
+    for &Trap { kind, address, length } in traps {
+        if !translate::is_canonical(address) {
+            return Err(TrapError::NonCanonical(address));
+        }
+        let possible = if kind == TrapKind::Execute {
+            length == 1
+        } else {
+            matches!(length, 1 | 2 | 4 | 8)
+        };
+        if !possible || address % u64::from(length) != 0 {
+            return Err(TrapError::Length { address, length });
+        }
+    }
+    let needed = traps.iter().filter(|trap| !trap.shares_with(breakpoints)).count();
+    if breakpoints.len() + needed > BREAKPOINT_LIMIT {
+        return Err(TrapError::TooMany {
+            breakpoints: breakpoints.len(),
+            traps: needed,
+        });
+    }
+    Ok(())
+}
+
+/// How many of `traps`, from the first, there are registers for beside `breakpoints`.
+pub(crate) fn fitting(breakpoints: &[Breakpoint], traps: &[Trap]) -> usize {
+    (0..=traps.len())
+        .rev()
+        .find(|&count| check_traps(breakpoints, &traps[..count]).is_ok())
+        .unwrap_or(0)
+}
+
+/// What one vCPU does when the machine goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Motion {
+    /// It runs.
+    #[default]
+    Run,
+    /// It executes one instruction, or as many as lie one after the other in the range of addresses; then the machine
+    /// stops with [`crate::machine::ExitReason::Stepped`]. Interrupts are held back meanwhile, where KVM can.
+    Step {
+        /// First address and the first one behind it.
+        range: Option<(u64, u64)>,
+    },
+    /// It stays where it is.
+    Hold,
+}

@@ -1,0 +1,137 @@
+//! What a debugger asks of a vCPU beyond breakpoints: single steps, and the registers that no hit needs.
+//!
+//! A step first gives the breakpoints their due: an instruction under one that has not been reported is reported, then
+//! stepped. So a routine that is stepped over counts once, however the vCPU came to its first instruction.
+
+use std::sync::atomic::Ordering;
+
+use kvm_bindings::kvm_fpu;
+
+use super::{Vcpu, readable};
+use crate::debug::Motion;
+use crate::error::Error;
+use crate::exit::{ExitReason, INSTRUCTION_LIMIT};
+use crate::msr;
+use crate::registers::{FloatingPoint, RFLAGS_TF, SpecialRegisters};
+
+/// Addresses in which stepping goes on; empty for a single step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StepRange {
+    start: u64,
+    end: u64,
+}
+
+/// DR6 naming all four registers.
+const ALL_REGISTERS: u64 = 0xf;
+/// The opcode of HLT.
+const HLT: u8 = 0xf4;
+
+impl Vcpu {
+    /// The machine goes on after a stop.
+    pub(super) fn set_motion(&mut self, motion: Motion) -> Result<(), Error> {
+        self.give_up_step()?;
+        self.wanted_step = match motion {
+            Motion::Step { range } => {
+                let (start, end) = range.unwrap_or_default();
+                Some(StepRange { start, end })
+            }
+            Motion::Run | Motion::Hold => None,
+        };
+        if self.wanted_step.is_some() {
+            self.load_all()?;
+        }
+        Ok(())
+    }
+
+    /// Ends a step that the stop of the machine came before.
+    fn give_up_step(&mut self) -> Result<(), Error> {
+        let Some(step) = self.step.take() else {
+            return Ok(());
+        };
+        self.load_all()?;
+        self.set_guest_debug(&self.debug.armed())?;
+        if step.guest_trap {
+            self.registers.rflags |= RFLAGS_TF;
+            self.dirty = true;
+        }
+        if self.registers.rip == step.from {
+            // Breakpoints there have been reported before the step began.
+            self.step_over_at = Some(step.from);
+        }
+        Ok(())
+    }
+
+    /// Begins the step that a debugger wants, if it has not begun.
+    pub(super) fn prepare_step(&mut self) -> Result<(), Error> {
+        if self.step.is_some() {
+            return Ok(());
+        }
+        let at = self.registers.rip;
+        if self.step_over_at != Some(at) {
+            if let Some(hit) = self.debug.classify(at, ALL_REGISTERS, self.registers.rsp) {
+                self.on_hit(hit)?;
+            }
+        }
+        if self.shared.cpus[self.index as usize].attention.load(Ordering::SeqCst) {
+            // The handler stopped the machine, or somebody else did.
+            return Ok(());
+        }
+        self.step_over_at = None;
+        if self.emulate(at, true).is_ok() {
+            self.after_emulation()?;
+            self.stepped();
+            return Ok(());
+        }
+        let block = self.method.block_interrupts && !self.at_halt();
+        self.begin_step(at, block)
+    }
+
+    /// HLT ends with an interrupt only.
+    fn at_halt(&self) -> bool {
+        let mut code = [0; INSTRUCTION_LIMIT];
+        let length = readable(&self.shared.ram, self.special.cr3, self.registers.rip, &mut code);
+        code[..length].first() == Some(&HLT)
+    }
+
+    /// An instruction that a debugger wanted to be executed alone has been.
+    pub(super) fn stepped(&mut self) {
+        let Some(StepRange { start, end }) = self.wanted_step else {
+            return;
+        };
+        if !(start..end).contains(&self.registers.rip) {
+            self.wanted_step = None;
+            self.end(ExitReason::Stepped { cpu: self.index });
+        }
+    }
+
+    pub(crate) fn set_special(&mut self, special: &SpecialRegisters) -> Result<(), Error> {
+        if self.dirty {
+            self.store_by_request()?;
+        }
+        let mut sregs = self.fd.get_sregs().map_err(Error::kvm("read the special registers"))?;
+        special.store(&mut sregs);
+        self.fd
+            .set_sregs(&sregs)
+            .map_err(Error::kvm("set the special registers"))?;
+        self.load_all()
+    }
+
+    pub(crate) fn floating_point(&self) -> Result<FloatingPoint, Error> {
+        let fpu = self
+            .fd
+            .get_fpu()
+            .map_err(Error::kvm("read the x87 and SSE registers"))?;
+        Ok((&fpu).into())
+    }
+
+    pub(crate) fn set_floating_point(&mut self, state: &FloatingPoint) -> Result<(), Error> {
+        let fpu: kvm_fpu = state.into();
+        self.fd
+            .set_fpu(&fpu)
+            .map_err(Error::kvm("set the x87 and SSE registers"))
+    }
+
+    pub(crate) fn set_msr(&mut self, index: u32, value: u64) -> Result<bool, Error> {
+        msr::write(&self.fd, index, value)
+    }
+}

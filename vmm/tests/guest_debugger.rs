@@ -1,0 +1,292 @@
+//! What a debugger asks of a machine: steps, traps, all registers. Small hand-assembled guests on the real KVM.
+
+// clippy spares functions marked `#[test]` only, not what they call.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use storlock_vmm::debug::{HitAction, Motion, Trap, TrapError, TrapKind};
+use storlock_vmm::machine::{ExitReason, MachineConfig, RunningMachine};
+use support::{Code, LIMIT, Place, Prepared, Recorder, config, open, working_methods};
+
+const ONE: Motion = Motion::Step { range: None };
+
+/// Calls `routine` three times, counts each call in `counter`, and ends.
+fn three_calls() -> Code {
+    Code::new()
+        .raw(&[0xb9, 3, 0, 0, 0]) // mov ecx, 3
+        .label("again")
+        .call("routine")
+        .label("returned")
+        .raw(&[0xff, 0xc9]) // dec ecx
+        .jump_if_not_zero("again")
+        .label("behind")
+        .end()
+        .label("routine")
+        .raw(&[0x53]) // push rbx
+        .label("counting")
+        .count("counter")
+        .label("counted")
+        .raw(&[0x5b, 0xc3]) // pop rbx; ret
+        .data("counter", 4)
+}
+
+fn start(prepared: Prepared) -> (RunningMachine, Place) {
+    (prepared.machine.start_paused().unwrap(), prepared.place)
+}
+
+fn go(machine: &RunningMachine, motions: &[Motion]) -> ExitReason {
+    machine.handle().resume_by(motions).unwrap();
+    machine.wait(Some(LIMIT))
+}
+
+fn rip(machine: &RunningMachine, cpu: u32) -> u64 {
+    machine.inspect(cpu, |cpu| cpu.registers().rip).unwrap()
+}
+
+#[test]
+fn steps_execute_one_instruction_each_and_count_a_watched_routine_once() {
+    let kvm = open();
+    for method in working_methods(&kvm) {
+        let recorder = Recorder::resuming();
+        let configuration = MachineConfig {
+            step_over: Some(method),
+            ..config(1, &recorder)
+        };
+        let prepared = three_calls()
+            .assemble()
+            .prepare(&kvm, configuration)
+            .break_at(&["routine"]);
+        let (machine, place) = start(prepared);
+        let at = |label| place.address(label);
+        let routine = [
+            at("routine"),
+            at("counting"),
+            at("counted"),
+            at("counted") + 1,
+            at("returned"),
+            at("returned") + 2,
+        ];
+        let mut expected = vec![at("again")];
+        for _ in 0..2 {
+            expected.extend(routine);
+            expected.push(at("again"));
+        }
+        for (number, expected) in expected.into_iter().enumerate() {
+            let reason = go(&machine, &[ONE]);
+            assert!(
+                matches!(reason, ExitReason::Stepped { cpu: 0 }),
+                "{method}, step {number}: {reason}"
+            );
+            assert_eq!(rip(&machine, 0), expected, "{method}, step {number}");
+        }
+        // Twice by steps, once by running.
+        assert_eq!(recorder.calls().len(), 2, "{method}");
+        let reason = go(&machine, &[]);
+        assert!(matches!(reason, ExitReason::PowerOff), "{method}: {reason}");
+        assert_eq!(recorder.calls().len(), 3, "{method}");
+    }
+}
+
+#[test]
+fn a_handler_that_stops_at_a_stepped_routine_has_it_before_its_first_instruction() {
+    let kvm = open();
+    let recorder = Recorder::new(|_, _| HitAction::Stop);
+    let prepared = three_calls()
+        .assemble()
+        .prepare(&kvm, config(1, &recorder))
+        .break_at(&["routine"]);
+    let (machine, place) = start(prepared);
+    let mut stops = 0;
+    for _ in 0..12 {
+        match go(&machine, &[ONE]) {
+            ExitReason::Breakpoint { cpu: 0 } => {
+                stops += 1;
+                assert_eq!(rip(&machine, 0), place.address("routine"));
+            }
+            ExitReason::Stepped { cpu: 0 } => {}
+            reason => panic!("{reason}"),
+        }
+    }
+    assert_eq!((stops, recorder.calls().len()), (2, 2));
+}
+
+#[test]
+fn a_range_is_stepped_through_without_a_stop() {
+    let kvm = open();
+    let recorder = Recorder::resuming();
+    let prepared = three_calls()
+        .assemble()
+        .prepare(&kvm, config(1, &recorder))
+        .break_at(&["routine"]);
+    let (machine, place) = start(prepared);
+    let whole = Motion::Step {
+        range: Some((place.address("routine"), place.address("counter"))),
+    };
+    go(&machine, &[ONE]);
+    go(&machine, &[ONE]);
+    assert_eq!(rip(&machine, 0), place.address("routine"));
+    let reason = go(&machine, &[whole]);
+    assert!(matches!(reason, ExitReason::Stepped { cpu: 0 }), "{reason}");
+    assert_eq!(rip(&machine, 0), place.address("returned"));
+    assert_eq!(recorder.calls().len(), 1);
+}
+
+#[test]
+fn traps_stop_beside_breakpoints_while_registers_are_left() {
+    let kvm = open();
+    let recorder = Recorder::resuming();
+    let prepared = three_calls()
+        .assemble()
+        .prepare(&kvm, config(1, &recorder))
+        .break_at(&["routine", "behind"]);
+    let (machine, place) = start(prepared);
+    let execute = |label| Trap {
+        kind: TrapKind::Execute,
+        address: place.address(label),
+        length: 1,
+    };
+    let three = [execute("counted"), execute("again"), execute("returned")];
+    assert_eq!(
+        machine.handle().set_traps(&three),
+        Err(TrapError::TooMany {
+            breakpoints: 2,
+            traps: 3
+        })
+    );
+    // One on the routine that is watched anyway takes no register.
+    let traps = [execute("counted"), execute("routine"), execute("returned")];
+    machine.handle().set_traps(&traps).unwrap();
+    for _ in 0..3 {
+        for trap in [traps[1], traps[0], traps[2]] {
+            match go(&machine, &[]) {
+                ExitReason::Trap { cpu: 0, trap: hit } => assert_eq!(hit, trap),
+                reason => panic!("{reason}"),
+            }
+            assert_eq!(rip(&machine, 0), trap.address);
+        }
+    }
+    assert_eq!(recorder.calls().len(), 3, "the watched routine was seen each time");
+    machine.handle().set_traps(&[]).unwrap();
+    assert!(matches!(go(&machine, &[]), ExitReason::PowerOff));
+}
+
+#[test]
+fn breakpoints_take_the_registers_of_traps_and_that_is_told() {
+    let kvm = open();
+    let recorder = Recorder::resuming();
+    let (machine, place) = start(three_calls().assemble().prepare(&kvm, config(1, &recorder)));
+    let execute = |label| Trap {
+        kind: TrapKind::Execute,
+        address: place.address(label),
+        length: 1,
+    };
+    machine
+        .handle()
+        .set_traps(&[execute("counted"), execute("again")])
+        .unwrap();
+    let set = place.breakpoints(&["routine", "behind", "returned"]);
+    machine.set_breakpoints(&set).unwrap();
+    let reason = machine.wait(Some(LIMIT));
+    assert!(matches!(reason, ExitReason::TrapsLost { count: 1 }), "{reason}");
+    assert_eq!(machine.handle().debug_registers(), (set, vec![execute("counted")]));
+}
+
+/// Only grounds that run guest code on a processor, or emulate a whole one, stop at data.
+#[test]
+fn written_data_stops_the_machine_behind_the_write() {
+    let kvm = open();
+    let recorder = Recorder::resuming();
+    let (machine, place) = start(three_calls().assemble().prepare(&kvm, config(1, &recorder)));
+    let trap = Trap {
+        kind: TrapKind::Write,
+        address: place.address("counter"),
+        length: 4,
+    };
+    assert!(matches!(
+        machine.handle().set_traps(&[Trap { length: 3, ..trap }]),
+        Err(TrapError::Length { .. })
+    ));
+    machine.handle().set_traps(&[trap]).unwrap();
+    let interpreted = std::env::var("STORLOCK_GROUND").is_ok_and(|ground| ground == "native");
+    for _ in 0..3 {
+        match go(&machine, &[]) {
+            ExitReason::Trap { cpu: 0, trap: hit } => assert_eq!(hit, trap),
+            ExitReason::PowerOff if interpreted => {
+                println!("this ground does not stop at data");
+                return;
+            }
+            reason => panic!("{reason}"),
+        }
+        assert_eq!(rip(&machine, 0), place.address("counted"));
+    }
+    assert!(matches!(go(&machine, &[]), ExitReason::PowerOff));
+}
+
+#[test]
+fn a_held_processor_does_not_move_and_an_interrupted_step_does_not_either() {
+    let kvm = open();
+    let recorder = Recorder::resuming();
+    // Both count for ever.
+    let guest = Code::new()
+        .label("again")
+        .count("counter")
+        .jump("again")
+        .data("counter", 4)
+        .assemble();
+    let prepared = guest.prepare(&kvm, config(2, &recorder));
+    let (machine, _) = start(prepared);
+    let before = machine.inspect(1, |cpu| *cpu.registers()).unwrap();
+    for _ in 0..5 {
+        assert!(matches!(
+            go(&machine, &[ONE, Motion::Hold]),
+            ExitReason::Stepped { cpu: 0 }
+        ));
+    }
+    machine.handle().resume_by(&[Motion::Run, Motion::Hold]).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    machine.handle().interrupt();
+    let reason = machine.wait(Some(LIMIT));
+    assert!(matches!(reason, ExitReason::Interrupted), "{reason}");
+    assert_eq!(machine.inspect(1, |cpu| *cpu.registers()), Some(before));
+    let ran_on = machine.handle().ran_on();
+    assert!(ran_on[0].is_some() && ran_on[1].is_none(), "{ran_on:?}");
+    // An endless range is left by an interruption.
+    let endless = Motion::Step {
+        range: Some((0, u64::MAX)),
+    };
+    machine.handle().resume_by(&[endless, Motion::Hold]).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    machine.handle().interrupt();
+    assert!(matches!(machine.wait(Some(LIMIT)), ExitReason::Interrupted));
+    assert!(matches!(
+        go(&machine, &[Motion::Hold, ONE]),
+        ExitReason::Stepped { cpu: 1 }
+    ));
+}
+
+#[test]
+fn all_registers_can_be_changed() {
+    const MSR_KERNEL_GS_BASE: u32 = 0xc000_0102;
+    let kvm = open();
+    let recorder = Recorder::resuming();
+    let (machine, _) = start(three_calls().assemble().prepare(&kvm, config(1, &recorder)));
+    let seen = machine.inspect(0, |cpu| {
+        let mut special = *cpu.special();
+        special.cr2 = 0x1234_5678;
+        special.cr8 = 5;
+        special.gs.base = 0xffff_f800_0000_1000;
+        cpu.set_special(&special).unwrap();
+        assert_eq!(*cpu.special(), special);
+        let mut floating = cpu.floating_point().unwrap();
+        floating.xmm[15] = [0xa5; 16];
+        floating.mxcsr = 0x1fa0;
+        floating.st[2][..10].copy_from_slice(&[0x11; 10]);
+        cpu.set_floating_point(&floating).unwrap();
+        assert_eq!(cpu.floating_point().unwrap(), floating);
+        assert!(cpu.set_msr(MSR_KERNEL_GS_BASE, 0xffff_f800_0000_2000).unwrap());
+        cpu.msr(MSR_KERNEL_GS_BASE).unwrap()
+    });
+    assert_eq!(seen, Some(0xffff_f800_0000_2000));
+    assert!(matches!(go(&machine, &[]), ExitReason::PowerOff));
+}
