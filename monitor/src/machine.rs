@@ -8,7 +8,7 @@ mod disks;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -17,11 +17,14 @@ use storlock_vmm::debug::BREAKPOINT_LIMIT;
 use storlock_vmm::machine::{ExitReason, InternalError, Machine, MachineConfig, MachineHandle, RunningMachine};
 use storlock_vmm::sandbox::{Sandbox, ThreadKind};
 use storlock_vmm::storage::nvme::{Fault, FaultInjector};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use self::disks::AttachedDisks;
 use crate::report::FaultInfo;
 use crate::session::{End, EndKind, Session};
+use crate::target::debuggee::Stop;
 use crate::target::kvm::{Handler, KvmCpu, MSR_LSTAR, StopHandler};
+use crate::target::kvm_debuggee::{self, KvmDebuggee, Order, Stops as DebuggerStops};
 use crate::target::{Action, RunControl, StopReason, StoppedCpu};
 use crate::timing::Histogram;
 
@@ -70,6 +73,7 @@ pub struct Guest {
     cpus: u32,
     disks: AttachedDisks,
     faults: Option<FaultPlan>,
+    debugger: Option<(DebuggerStops, mpsc::Sender<Order>)>,
 }
 
 /// The fault plan of a run and what has become of it.
@@ -162,7 +166,16 @@ impl Guest {
             cpus: options.cpus,
             disks,
             faults,
+            debugger: None,
         })
+    }
+
+    /// Ties the machine to a debugger, which is to be served elsewhere. With `hold_start` the guest's first instruction
+    /// waits for it. To be called before [`Guest::control`].
+    pub fn debug(&mut self, hold_start: bool) -> (KvmDebuggee, UnboundedReceiver<Stop>) {
+        let (debuggee, told, stops, orders) = kvm_debuggee::connect(self.machine.handle(), self.cpus, hold_start);
+        self.debugger = Some((stops, orders));
+        (debuggee, told)
     }
 
     /// How many hooks a session can set.
@@ -180,7 +193,10 @@ impl Guest {
     /// A handle by which another thread can stop the guest, also before it is started.
     #[must_use]
     pub fn control(&self) -> Arc<dyn RunControl> {
-        Arc::new(Control(self.machine.handle()))
+        Arc::new(Control {
+            handle: self.machine.handle(),
+            debugger: self.debugger.as_ref().map(|(_, orders)| orders.clone()),
+        })
     }
 
     /// Starts the guest; its stops go to `session`. From here on the calling thread only waits for the guest and reports:
@@ -193,7 +209,10 @@ impl Guest {
         let sandbox = self.machine.sandbox();
         let running = self.machine.start_paused()?;
         sandbox.enter(ThreadKind::Main)?;
-        running.begin();
+        let debugger = self.debugger.map(|(stops, _)| stops);
+        if debugger.is_none() {
+            running.begin();
+        }
         Ok(RunningGuest {
             running,
             session: Arc::clone(session),
@@ -201,6 +220,7 @@ impl Guest {
             stops: self.stops,
             disks: self.disks,
             faults: self.faults,
+            debugger,
             started: Instant::now(),
         })
     }
@@ -215,14 +235,23 @@ pub struct RunningGuest {
     started: Instant,
     disks: AttachedDisks,
     faults: Option<FaultPlan>,
+    debugger: Option<DebuggerStops>,
 }
 
 /// Stops the machine from another thread.
-struct Control(MachineHandle);
+struct Control {
+    handle: MachineHandle,
+    /// Who waits for a debugger's word does not hear the machine.
+    debugger: Option<mpsc::Sender<Order>>,
+}
 
 impl RunControl for Control {
     fn request_stop(&self) {
-        self.0.stop();
+        self.handle.stop();
+        if let Some(debugger) = &self.debugger {
+            // Nobody waits if the run is over.
+            let _ = debugger.send(Order::End);
+        }
     }
 }
 
@@ -231,7 +260,10 @@ impl RunningGuest {
     /// counts as an interruption if `interrupted` says so then.
     #[must_use]
     pub fn wait(self, limit: Duration, interrupted: impl Fn() -> bool) -> End {
-        let reason = self.running.wait(Some(limit));
+        let reason = match self.debugger {
+            Some(stops) => stops.run(&self.running, limit),
+            None => self.running.wait(Some(limit)),
+        };
         let duration_ms = self.started.elapsed().as_millis() as u64;
         let (mut kind, detail) = describe(&reason);
         if kind == EndKind::Stopped && interrupted() {
@@ -271,7 +303,12 @@ fn describe(reason: &ExitReason) -> (EndKind, Option<String>) {
         ExitReason::TripleFault { .. } => EndKind::TripleFault,
         ExitReason::TimeLimit => EndKind::TimeLimit,
         ExitReason::InternalError(_) => EndKind::InternalError,
-        ExitReason::Breakpoint { .. } | ExitReason::Stopped => EndKind::Stopped,
+        ExitReason::Breakpoint { .. }
+        | ExitReason::Trap { .. }
+        | ExitReason::Stepped { .. }
+        | ExitReason::Interrupted
+        | ExitReason::TrapsLost { .. }
+        | ExitReason::Stopped => EndKind::Stopped,
         ExitReason::Failed(_) => EndKind::Failed,
     };
     (kind, Some(reason.to_string()))

@@ -1,7 +1,7 @@
 //! The register sets of a processor as the rest of the program sees them: plain data, no KVM types outside.
 #![forbid(unsafe_code)]
 
-use kvm_bindings::{kvm_fpu, kvm_regs, kvm_segment, kvm_sregs};
+use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs, kvm_xsave};
 
 /// RFLAGS.TF: trap after each instruction.
 pub(crate) const RFLAGS_TF: u64 = 1 << 8;
@@ -188,35 +188,65 @@ pub struct FloatingPoint {
     pub mxcsr: u32,
 }
 
-impl From<&kvm_fpu> for FloatingPoint {
-    fn from(fpu: &kvm_fpu) -> Self {
+/// Where the parts lie in the area that FXSAVE writes, in bytes.
+mod fxsave {
+    pub(super) const CONTROL: usize = 0;
+    pub(super) const STATUS: usize = 2;
+    pub(super) const TAG: usize = 4;
+    pub(super) const OPCODE: usize = 6;
+    pub(super) const INSTRUCTION: usize = 8;
+    pub(super) const OPERAND: usize = 16;
+    pub(super) const MXCSR: usize = 24;
+    pub(super) const ST: usize = 32;
+    pub(super) const XMM: usize = 160;
+    /// Behind it, in the XSAVE area: which parts are not in their initial state.
+    pub(super) const XSTATE_BV: usize = 512;
+    /// x87 and SSE there.
+    pub(super) const X87_AND_SSE: u32 = 3;
+}
+
+impl From<&kvm_xsave> for FloatingPoint {
+    fn from(area: &kvm_xsave) -> Self {
+        let byte = |at: usize| area.region[at / 4].to_le_bytes()[at % 4];
+        let word = |at| u16::from_le_bytes([byte(at), byte(at + 1)]);
+        let quad = |at| u64::from_le_bytes(std::array::from_fn(|index| byte(at + index)));
+        let register = |base: usize, number: usize| std::array::from_fn(|index| byte(base + 16 * number + index));
         Self {
-            st: fpu.fpr,
-            control: fpu.fcw,
-            status: fpu.fsw,
-            tag: fpu.ftwx,
-            opcode: fpu.last_opcode,
-            instruction: fpu.last_ip,
-            operand: fpu.last_dp,
-            xmm: fpu.xmm,
-            mxcsr: fpu.mxcsr,
+            st: std::array::from_fn(|number| register(fxsave::ST, number)),
+            control: word(fxsave::CONTROL),
+            status: word(fxsave::STATUS),
+            tag: byte(fxsave::TAG),
+            opcode: word(fxsave::OPCODE),
+            instruction: quad(fxsave::INSTRUCTION),
+            operand: quad(fxsave::OPERAND),
+            xmm: std::array::from_fn(|number| register(fxsave::XMM, number)),
+            mxcsr: area.region[fxsave::MXCSR / 4],
         }
     }
 }
 
-impl From<&FloatingPoint> for kvm_fpu {
-    fn from(state: &FloatingPoint) -> Self {
-        Self {
-            fpr: state.st,
-            fcw: state.control,
-            fsw: state.status,
-            ftwx: state.tag,
-            last_opcode: state.opcode,
-            last_ip: state.instruction,
-            last_dp: state.operand,
-            xmm: state.xmm,
-            mxcsr: state.mxcsr,
-            ..Self::default()
+impl FloatingPoint {
+    /// Puts it into KVM's area, the rest of which stays.
+    pub(crate) fn store(&self, area: &mut kvm_xsave) {
+        let mut put = |at: usize, bytes: &[u8]| {
+            for (at, &byte) in (at..).zip(bytes) {
+                let shift = 8 * (at % 4);
+                area.region[at / 4] = area.region[at / 4] & !(0xff << shift) | u32::from(byte) << shift;
+            }
+        };
+        put(fxsave::CONTROL, &self.control.to_le_bytes());
+        put(fxsave::STATUS, &self.status.to_le_bytes());
+        put(fxsave::TAG, &[self.tag]);
+        put(fxsave::OPCODE, &self.opcode.to_le_bytes());
+        put(fxsave::INSTRUCTION, &self.instruction.to_le_bytes());
+        put(fxsave::OPERAND, &self.operand.to_le_bytes());
+        put(fxsave::MXCSR, &self.mxcsr.to_le_bytes());
+        for (number, register) in self.st.iter().enumerate() {
+            put(fxsave::ST + 16 * number, register);
         }
+        for (number, register) in self.xmm.iter().enumerate() {
+            put(fxsave::XMM + 16 * number, register);
+        }
+        area.region[fxsave::XSTATE_BV / 4] |= fxsave::X87_AND_SSE;
     }
 }

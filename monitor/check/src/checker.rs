@@ -10,6 +10,7 @@
 
 mod acquire;
 mod core;
+mod look;
 mod naming;
 mod release;
 mod report;
@@ -23,6 +24,7 @@ use crate::event::{Context, DISPATCH_LEVEL, Event, EventKind, LockCall, Order, W
 use crate::identity::{HandleKey, LockIdentity};
 use crate::rules::{Verdict, Violation};
 use crate::table::Table;
+pub use look::OpenAcquire;
 pub use report::{Outcome, Statistics};
 pub use state::HISTORY;
 use state::{Binding, LockState, Processor, Range};

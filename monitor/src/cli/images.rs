@@ -90,18 +90,22 @@ impl ImageFile {
     }
 
     /// The image as it was before its symbols were stripped, if it lies in `directory`, or else in `debug` beside the
-    /// file or beside its directory. It is the same build if its code is the same.
+    /// file or beside its directory; and where. It is the same build if its code is the same.
     #[must_use]
-    pub fn unstripped(&self, directory: Option<&Path>) -> Option<FileImage> {
+    pub fn unstripped(&self, directory: Option<&Path>) -> Option<(PathBuf, FileImage)> {
         let file_name = self.path.file_name()?;
         let parents = self.path.ancestors().skip(1).take(2);
         let beside = parents.flat_map(|dir| [dir.join("debug"), dir.join("debug/miniports")]);
         let candidates = directory.map(Path::to_owned).into_iter().chain(beside);
-        let read = |directory: PathBuf| FileImage::parse(fs::read(directory.join(file_name)).ok()?).ok();
+        let read = |directory: PathBuf| {
+            let path = directory.join(file_name);
+            let image = FileImage::parse(fs::read(&path).ok()?).ok()?;
+            Some((path, image))
+        };
         candidates
             .into_iter()
             .filter_map(read)
-            .find(|other| same_code(&self.image, other))
+            .find(|(_, other)| same_code(&self.image, other))
     }
 
     /// How the report lists it.

@@ -3,6 +3,7 @@
 //! Talks to the library and to the terminal. Every failure ends in one message that says what to do and in the exit
 //! code that the outcome module documents.
 
+pub mod debugger;
 mod disk;
 pub mod doctor;
 pub mod fault;

@@ -13,7 +13,8 @@ use super::images::{self, ImageFile, Role};
 use super::interrupt::Interrupt;
 use super::options::{Limit, Size};
 use super::progress::Progress;
-use super::{Failure, disk, fault, output};
+use super::{Failure, debugger, disk, fault, output};
+use crate::gdb;
 use crate::machine::{Disk, Guest, GuestOptions, PlannedFault};
 use crate::report::{Report, RunInfo};
 use crate::session::recording::Recording;
@@ -36,6 +37,24 @@ pub enum Format {
     Text,
     /// For programs.
     Json,
+}
+
+/// What a new violation does under a debugger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnViolation {
+    /// Stop the machine at the call, also while no debugger is attached.
+    Stop,
+    /// Only report it.
+    Report,
+}
+
+/// What becomes of the machine when a debugger vanishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnDisconnect {
+    /// It stands still until another one attaches.
+    Pause,
+    /// It goes on.
+    Resume,
 }
 
 /// Options of `storlock run`.
@@ -99,6 +118,21 @@ pub struct Arguments {
     /// Put exported data of a guest module into the report, read at arming and at the end; may be given several times
     #[arg(long, value_name = "MODULE!NAME:BYTES")]
     pub dump_export: Vec<ExportRequest>,
+    /// Serve gdb at a TCP address (:PORT is on the loopback) or a Unix socket; see docs/gdb.md
+    #[arg(long, value_name = "ADDR:PORT|unix:PATH")]
+    pub gdb: Option<gdb::Address>,
+    /// With --gdb: hold the guest before its first instruction until a debugger lets it go
+    #[arg(long, requires = "gdb")]
+    pub gdb_wait: bool,
+    /// With --gdb: listen on an address that other machines reach. Whoever connects controls the guest
+    #[arg(long, requires = "gdb")]
+    pub gdb_expose: bool,
+    /// With --gdb: what a new violation does
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnViolation::Stop, requires = "gdb")]
+    pub on_violation: OnViolation,
+    /// With --gdb: what becomes of the machine when a debugger vanishes without detaching
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnDisconnect::Pause, requires = "gdb")]
+    pub on_disconnect: OnDisconnect,
     /// Do not limit which system calls this program can make and which files it can open while the guest runs
     #[arg(long)]
     pub no_sandbox: bool,
@@ -127,31 +161,44 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     } else {
         Sandbox::enforced().map_err(Failure::infrastructure)?
     };
+    let sandbox = if arguments.gdb.is_some() { sandbox.with_debugger() } else { sandbox };
+    let socket = debugger::open(arguments)?;
     let mut options = options(arguments, &images, seed, sandbox);
     if let Some(path) = &arguments.registry {
         options
             .files
             .push(registry_file(path).map_err(Failure::infrastructure)?);
     }
-    let guest = Guest::prepare(options).map_err(Failure::infrastructure)?;
+    let mut guest = Guest::prepare(options).map_err(Failure::infrastructure)?;
     let config = config(arguments, &images, seed, &guest);
     let session = open_session(arguments, config, sandbox).map_err(Failure::infrastructure)?;
-    let mut report = watch(arguments, guest, session, sandbox).map_err(Failure::infrastructure)?;
+    let session = Arc::new(session);
+    let debugger = match socket {
+        Some(socket) => {
+            let serving = debugger::serve(arguments, socket, &images, &mut guest, &session, sandbox);
+            Some(serving.map_err(Failure::infrastructure)?)
+        }
+        None => None,
+    };
+    let mut report = watch(arguments, guest, &session, sandbox).map_err(Failure::infrastructure)?;
+    if let Some(debugger) = debugger {
+        // It has seen the end of the run, too. A panic there was already printed.
+        let _ = debugger.join();
+    }
     let code = output::finish(&mut report, Some(directory), arguments.format);
     drop(open_directory);
     Ok(code)
 }
 
 /// Runs the prepared guest to its end. Every file but the reports is open by now.
-fn watch(arguments: &Arguments, guest: Guest, session: Session, sandbox: Sandbox) -> anyhow::Result<Report> {
-    let session = Arc::new(session);
+fn watch(arguments: &Arguments, guest: Guest, session: &Arc<Session>, sandbox: Sandbox) -> anyhow::Result<Report> {
     let files = sandbox.limit_files(&[&arguments.report_dir])?;
     if files == FileLimit::Missing {
         eprintln!("note: {files}");
     }
     let interrupt = Interrupt::catch(guest.control(), sandbox).context("signals cannot be caught")?;
-    let progress = Progress::start(&session, arguments.time_limit.0, sandbox);
-    let running = guest.start(&session).context("the guest cannot be started")?;
+    let progress = Progress::start(session, arguments.time_limit.0, sandbox);
+    let running = guest.start(session).context("the guest cannot be started")?;
     let end = running.wait(arguments.time_limit.0, || interrupt.happened());
     drop(progress);
     Ok(session.report(&end))
@@ -162,7 +209,7 @@ fn config(arguments: &Arguments, images: &[ImageFile], seed: u64, guest: &Guest)
     let mut symbols = SymbolTable::default();
     for image in images {
         match image.unstripped(arguments.symbols.as_deref()) {
-            Some(unstripped) => symbols.add_unstripped(&image.name, &image.image, &unstripped),
+            Some((_, unstripped)) => symbols.add_unstripped(&image.name, &image.image, &unstripped),
             None => symbols.add_file(&image.name, &image.image),
         }
     }

@@ -5,6 +5,14 @@ use std::io::{self, Write};
 
 use super::{DumpedExport, EndOfRun, Frame, HistoryEntry, Report, Verdict, Violation, WatchInfo};
 
+/// Appends one line. Writing to a `String` cannot fail, so the result carries nothing.
+macro_rules! line {
+    ($text:expr) => { $text.push('\n') };
+    ($text:expr, $($arg:tt)*) => {{
+        let _ = writeln!($text, $($arg)*);
+    }};
+}
+
 /// Writes the report as text.
 ///
 /// # Errors
@@ -26,20 +34,45 @@ pub fn render(report: &Report) -> String {
     text
 }
 
-/// Appends one line. Writing to a `String` cannot fail, so the result carries nothing.
-macro_rules! line {
-    ($text:expr) => { $text.push('\n') };
-    ($text:expr, $($arg:tt)*) => {{
-        let _ = writeln!($text, $($arg)*);
-    }};
+/// One violation as the report has it, but for how to repeat the run.
+#[must_use]
+pub fn violation(violation: &Violation) -> String {
+    let mut text = String::new();
+    violation_text(&mut text, violation, 0, "");
+    text
 }
 
-fn violation_text(text: &mut String, v: &Violation, seed: u64, again: &str) {
-    let head = match v.verdict {
+/// A call stack, one line a frame.
+#[must_use]
+pub fn stack(frames: &[Frame], note: Option<&str>) -> String {
+    let mut text = String::new();
+    stack_text(&mut text, frames);
+    if let Some(note) = note {
+        line!(text, "          ({note})");
+    }
+    text
+}
+
+/// The last events of a lock.
+#[must_use]
+pub fn history(entries: &[HistoryEntry]) -> String {
+    let mut text = String::new();
+    history_text(&mut text, entries);
+    text
+}
+
+
+/// How loudly a violation is told.
+pub(crate) fn severity(v: &Violation) -> &'static str {
+    match v.verdict {
         Verdict::Semantic if v.concerns_target => "error",
         Verdict::Suspect if v.concerns_target => "warning",
         _ => "note",
-    };
+    }
+}
+
+fn violation_text(text: &mut String, v: &Violation, seed: u64, again: &str) {
+    let head = severity(v);
     line!(text, "{head}[{}]: {}", v.rule, v.message);
     line!(text, "  --> {}", v.caller);
     if let Some(note) = &v.caller_note {
@@ -343,7 +376,7 @@ fn export_text(text: &mut String, export: &DumpedExport) {
 }
 
 /// An IRQL with its Windows name, where it has one.
-fn irql_text(irql: u8) -> String {
+pub(crate) fn irql_text(irql: u8) -> String {
     match irql {
         0 => "0 (PASSIVE_LEVEL)".to_owned(),
         1 => "1 (APC_LEVEL)".to_owned(),

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use super::state::State;
 use crate::report::{Frame, Location};
 use crate::target::{CpuState, GuestMemory};
-use crate::windows::{self, unwind};
+use crate::windows::{self, Modules, SymbolTable, unwind};
 
 /// Frames of a stack that are shown.
 const FRAMES: usize = 32;
@@ -78,17 +78,9 @@ impl State {
                 Some("the kernel was not found".to_owned()),
             );
         };
-        let stack = unwind::walk(cpu, &mut list, &cpu.registers(), FRAMES);
+        let stack = walk(&mut self.symbols, &mut list, cpu);
         self.list = Some(list);
-        let frames = stack.frames.iter();
-        let frames = frames
-            .map(|frame| Frame {
-                location: self.locate(cpu, frame.rip, frame.exact),
-                note: None,
-            })
-            .collect();
-        let note = (stack.end != unwind::EndReason::Bottom).then(|| stack.end.to_string());
-        (frames, note)
+        stack
     }
 
     /// Who called the routine that the processor is about to enter, what is to be said beside it, and whether it was the
@@ -122,23 +114,48 @@ impl State {
     /// What is known of a code address. A return address (`exact` is false) belongs to the call before it, which may
     /// be the last instruction of its function.
     pub(crate) fn locate(&mut self, memory: &(impl GuestMemory + ?Sized), address: u64, exact: bool) -> Location {
-        let before = u32::from(!exact);
-        let Some(list) = &mut self.list else {
-            return self.modules.locate(address, u64::from(before));
-        };
-        let found = self
-            .symbols
-            .locate(memory, list, address.wrapping_sub(u64::from(before)));
-        let Some((module, offset)) = found.module else {
-            return Location::unknown(address);
-        };
-        Location {
-            address,
-            module: Some(module),
-            offset: Some(u64::from(offset + before)),
-            symbol: found
-                .symbol
-                .map(|(name, distance)| (name, u64::from(distance + before))),
+        match &mut self.list {
+            Some(list) => locate(&mut self.symbols, list, memory, address, exact),
+            None => self.modules.locate(address, u64::from(!exact)),
         }
     }
+}
+
+/// See [`State::locate`].
+pub(crate) fn locate(
+    symbols: &mut SymbolTable,
+    list: &mut Modules,
+    memory: &(impl GuestMemory + ?Sized),
+    address: u64,
+    exact: bool,
+) -> Location {
+    let before = u32::from(!exact);
+    let found = symbols.locate(memory, list, address.wrapping_sub(u64::from(before)));
+    let Some((module, offset)) = found.module else {
+        return Location::unknown(address);
+    };
+    Location {
+        address,
+        module: Some(module),
+        offset: Some(u64::from(offset + before)),
+        symbol: found
+            .symbol
+            .map(|(name, distance)| (name, u64::from(distance + before))),
+    }
+}
+
+/// The call stack of a stopped processor, and why it ends early if it does.
+pub(crate) fn walk(
+    symbols: &mut SymbolTable,
+    list: &mut Modules,
+    cpu: &(impl CpuState + ?Sized),
+) -> (Vec<Frame>, Option<String>) {
+    let stack = unwind::walk(cpu, list, &cpu.registers(), FRAMES);
+    let frames = stack.frames.iter().map(|frame| Frame {
+        location: locate(symbols, list, cpu, frame.rip, frame.exact),
+        note: None,
+    });
+    let frames = frames.collect();
+    let note = (stack.end != unwind::EndReason::Bottom).then(|| stack.end.to_string());
+    (frames, note)
 }

@@ -21,6 +21,13 @@ impl Findings {
         self.attributions.entry(index).or_insert(attribution);
     }
 
+    /// One violation, by its place in the checker's list.
+    pub(crate) fn one(&self, violations: &[rules::Violation], index: usize) -> Option<Violation> {
+        let unknown = Attribution::default();
+        let attribution = self.attributions.get(&index).unwrap_or(&unknown);
+        violations.get(index).map(|violation| describe(violation, attribution))
+    }
+
     /// The violations for the report: semantic ones first, each kind in the order of discovery.
     pub(crate) fn list(&self, violations: &[rules::Violation]) -> Vec<Violation> {
         let unknown = Attribution::default();
@@ -78,7 +85,7 @@ fn describe(v: &rules::Violation, attribution: &Attribution) -> Violation {
     }
 }
 
-fn past(call: &PriorCall, step: Step, place: &impl Fn(u64) -> Location) -> HistoryEntry {
+pub(crate) fn past(call: &PriorCall, step: Step, place: &impl Fn(u64) -> Location) -> HistoryEntry {
     let made = match step {
         Step::Attempt => "entered",
         Step::Acquired => "acquired by",

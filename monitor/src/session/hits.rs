@@ -7,8 +7,8 @@ use storlock_check::event::{Context, DISPATCH_LEVEL, EventKind, LockCall, LockRe
 use super::Session;
 use super::modules::ModuleId;
 use super::state::{OpenReturn, Stage, State};
-use crate::target::Action;
 use crate::target::recorder::Recorder;
+use crate::target::{Action, CpuState};
 
 /// What a CALL pushes: RSP after the return is that much higher than at the entry.
 const RETURN_ADDRESS_BYTES: u64 = 8;
@@ -27,7 +27,9 @@ impl Session {
             return Action::Resume;
         }
         let response = self.check(state, EventKind::LockCall(call));
-        self.found(state, cpu, response);
+        if self.found(state, cpu, response) {
+            return Action::Stop;
+        }
         // A return that would only be useful is not worth a second exit on every call.
         if response.interest != ReturnInterest::Needed || !self.can_catch() {
             return Action::Resume;
@@ -47,8 +49,17 @@ impl Session {
     }
 
     /// A lock routine came back.
-    pub(crate) fn returned(&self, state: &mut State, cpu: &Recorder<'_>, context: Context, value: u32, cookie: u64) {
-        let Some(open) = state.close_return(cookie) else { return };
+    pub(crate) fn returned(
+        &self,
+        state: &mut State,
+        cpu: &Recorder<'_>,
+        context: Context,
+        value: u32,
+        cookie: u64,
+    ) -> Action {
+        let Some(open) = state.close_return(cookie) else {
+            return Action::Resume;
+        };
         let event = LockReturn {
             call: cookie,
             routine: open.routine,
@@ -57,12 +68,20 @@ impl Session {
             context,
         };
         let response = self.check(state, EventKind::LockReturn(event));
-        self.found(state, cpu, response);
+        self.resume_or_stop(state, cpu, response)
+    }
+
+    fn resume_or_stop(&self, state: &mut State, cpu: &Recorder<'_>, response: Response) -> Action {
+        if self.found(state, cpu, response) {
+            Action::Stop
+        } else {
+            Action::Resume
+        }
     }
 
     /// A multiplexed export was entered for something that is no lock call. All that it shows is an IRQL, which is news
     /// once a processor.
-    pub(crate) fn other_hit(&self, state: &mut State, cpu: &Recorder<'_>, context: Context) {
+    pub(crate) fn other_hit(&self, state: &mut State, cpu: &Recorder<'_>, context: Context) -> Action {
         let bit = 1u64.checked_shl(context.processor).unwrap_or(0);
         let news = context.irql < DISPATCH_LEVEL && state.seen_low & bit == 0;
         self.follow_modules(state, cpu, context.return_address);
@@ -72,8 +91,9 @@ impl Session {
                 irql: context.irql,
             };
             let response = self.check(state, kind);
-            self.found(state, cpu, response);
+            return self.resume_or_stop(state, cpu, response);
         }
+        Action::Resume
     }
 
     /// Hands an event to the checker and to the trace.
@@ -82,14 +102,15 @@ impl Session {
         state.checker.apply(&event)
     }
 
-    fn found(&self, state: &mut State, cpu: &Recorder<'_>, response: Response) {
+    /// Notes what was found; says whether the machine is to stop for it.
+    fn found(&self, state: &mut State, cpu: &Recorder<'_>, response: Response) -> bool {
         let Some(found) = response.found.filter(|found| found.first) else {
-            return;
+            return false;
         };
-        if let Some(index) = found.index {
-            state.attribute(cpu, index);
-            self.violations.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        }
+        let Some(index) = found.index else { return false };
+        state.attribute(cpu, index);
+        self.violations.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        state.stops_at(cpu.index(), index)
     }
 
     fn can_catch(&self) -> bool {

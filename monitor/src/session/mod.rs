@@ -10,6 +10,7 @@ mod arm;
 mod attribution;
 mod calls;
 pub mod config;
+pub mod debugger;
 mod decode;
 mod discovery;
 mod exports;
@@ -121,9 +122,9 @@ impl Session {
                 let context = decode::context(&cpu);
                 let value = cpu.registers().rax() as u32;
                 let mut state = self.lock();
-                self.returned(&mut state, &cpu, context, value, cookie);
+                let action = self.returned(&mut state, &cpu, context, value, cookie);
                 self.record(cpu, state);
-                Action::Resume
+                action
             }
         }
     }
@@ -149,8 +150,7 @@ impl Session {
             call.word = decode::lock_word(&cpu, row, &call.operand);
             self.called(&mut state, &cpu, call, row)
         } else {
-            self.other_hit(&mut state, &cpu, context);
-            Action::Resume
+            self.other_hit(&mut state, &cpu, context)
         };
         self.record(cpu, state);
         action

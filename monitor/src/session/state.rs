@@ -10,6 +10,7 @@ use storlock_check::event::{Event, EventKind, LockOperand, Order};
 use super::Session;
 use super::calls::Calls;
 use super::config::{Config, LastLook};
+use super::debugger::Stops;
 use super::findings::Findings;
 use super::modules::{ModuleId, ModuleMap};
 use crate::report::{BugCheck, DumpedExport, ModuleInfo, WatchGap};
@@ -68,6 +69,7 @@ pub(crate) struct State {
     pub(crate) symbols: SymbolTable,
     pub(crate) calls: Calls,
     pub(crate) findings: Findings,
+    pub(crate) stops: Stops,
     pub(crate) hits: u64,
     pub(crate) target_hits: u64,
     /// Bit n: processor n was seen below DISPATCH_LEVEL since arming.
@@ -99,6 +101,7 @@ impl State {
             symbols: config.symbols.clone(),
             calls: Calls::default(),
             findings: Findings::default(),
+            stops: Stops::default(),
             hits: 0,
             target_hits: 0,
             seen_low: 0,

@@ -72,6 +72,9 @@ pub struct Page {
 
 /// A processor of a stopped machine.
 pub trait DebuggedCpu: CpuState {
+    /// The same processor, for who only reads it.
+    fn as_cpu_state(&self) -> &dyn CpuState;
+
     /// All its registers.
     ///
     /// # Errors

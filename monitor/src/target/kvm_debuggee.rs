@@ -251,6 +251,10 @@ fn general(registers: &Registers) -> storlock_vmm::registers::Registers {
 }
 
 impl DebuggedCpu for KvmCpu<'_, '_> {
+    fn as_cpu_state(&self) -> &dyn CpuState {
+        self
+    }
+
     fn all(&self) -> Result<AllRegisters, RegisterError> {
         let s = self.vmm().special();
         Ok(AllRegisters {

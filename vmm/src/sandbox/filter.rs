@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use kvm_bindings::{
-    kvm_debugregs, kvm_fpu, kvm_guest_debug, kvm_ioeventfd, kvm_irq_level, kvm_irq_routing, kvm_msr_filter, kvm_msrs,
-    kvm_regs, kvm_sregs,
+    kvm_debugregs, kvm_guest_debug, kvm_ioeventfd, kvm_irq_level, kvm_irq_routing, kvm_msr_filter, kvm_msrs,
+    kvm_regs, kvm_sregs, kvm_xsave,
 };
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
@@ -105,8 +105,8 @@ const KVM_GET_SREGS: u32 = kvm(READ, 0x83, size_of::<kvm_sregs>());
 const KVM_SET_SREGS: u32 = kvm(WRITE, 0x84, size_of::<kvm_sregs>());
 const KVM_GET_MSRS: u32 = kvm(READ | WRITE, 0x88, size_of::<kvm_msrs>());
 const KVM_SET_MSRS: u32 = kvm(WRITE, 0x89, size_of::<kvm_msrs>());
-const KVM_GET_FPU: u32 = kvm(READ, 0x8c, size_of::<kvm_fpu>());
-const KVM_SET_FPU: u32 = kvm(WRITE, 0x8d, size_of::<kvm_fpu>());
+const KVM_GET_XSAVE: u32 = kvm(READ, 0xa4, size_of::<kvm_xsave>());
+const KVM_SET_XSAVE: u32 = kvm(WRITE, 0xa5, size_of::<kvm_xsave>());
 const KVM_SET_GUEST_DEBUG: u32 = kvm(WRITE, 0x9b, size_of::<kvm_guest_debug>());
 const KVM_GET_DEBUGREGS: u32 = kvm(READ, 0xa1, size_of::<kvm_debugregs>());
 const KVM_SET_DEBUGREGS: u32 = kvm(WRITE, 0xa2, size_of::<kvm_debugregs>());
@@ -141,7 +141,7 @@ fn requests(kind: ThreadKind) -> &'static [u32] {
 /// The device requests that a debugger adds.
 fn debugger_requests(kind: ThreadKind) -> &'static [u32] {
     match kind {
-        ThreadKind::Vcpu => &[KVM_SET_SREGS, KVM_GET_FPU, KVM_SET_FPU],
+        ThreadKind::Vcpu => &[KVM_SET_SREGS, KVM_GET_XSAVE, KVM_SET_XSAVE],
         _ => &[],
     }
 }
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(KVM_GET_REGS, 0x8090_ae81);
         assert_eq!(KVM_SET_GUEST_DEBUG, 0x4048_ae9b);
         assert_eq!(KVM_IOEVENTFD, 0x4040_ae79);
-        assert_eq!(KVM_GET_FPU, 0x81a0_ae8c);
+        assert_eq!(KVM_GET_XSAVE, 0x9000_aea4);
     }
 
     #[test]

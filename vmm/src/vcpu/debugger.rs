@@ -5,8 +5,6 @@
 
 use std::sync::atomic::Ordering;
 
-use kvm_bindings::kvm_fpu;
-
 use super::{Vcpu, readable};
 use crate::debug::Motion;
 use crate::error::Error;
@@ -117,18 +115,20 @@ impl Vcpu {
     }
 
     pub(crate) fn floating_point(&self) -> Result<FloatingPoint, Error> {
-        let fpu = self
-            .fd
-            .get_fpu()
-            .map_err(Error::kvm("read the x87 and SSE registers"))?;
-        Ok((&fpu).into())
+        let area = self.fd.get_xsave();
+        let area = area.map_err(Error::kvm("read the x87 and SSE registers"))?;
+        Ok((&area).into())
     }
 
     pub(crate) fn set_floating_point(&mut self, state: &FloatingPoint) -> Result<(), Error> {
-        let fpu: kvm_fpu = state.into();
-        self.fd
-            .set_fpu(&fpu)
-            .map_err(Error::kvm("set the x87 and SSE registers"))
+        let area = self.fd.get_xsave();
+        let mut area = area.map_err(Error::kvm("read the x87 and SSE registers"))?;
+        state.store(&mut area);
+        // SAFETY: the kernel reads more than the structure only if the process has asked for features whose state does
+        // not fit (arch_prctl ARCH_REQ_XCOMP_GUEST_PERM), which this program never does.
+        #[allow(unsafe_code)]
+        let set = unsafe { self.fd.set_xsave(&area) };
+        set.map_err(Error::kvm("set the x87 and SSE registers"))
     }
 
     pub(crate) fn set_msr(&mut self, index: u32, value: u64) -> Result<bool, Error> {

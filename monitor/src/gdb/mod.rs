@@ -1,0 +1,131 @@
+//! A gdb server: a debugger for the guest, which the machine can be stopped for at the very call that breaks a contract.
+//!
+//! Talks to the machine by [`Debuggee`] and to the session; the protocol is the gdbstub crate's. It must not know KVM.
+//! Everything runs on one thread of its own, within limits of its own.
+
+mod commands;
+mod libraries;
+mod listener;
+mod registers;
+mod server;
+mod stub;
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+
+use anyhow::Context as _;
+use storlock_vmm::sandbox::{JoinHandle, Sandbox, ThreadKind};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+pub use libraries::SymbolFiles;
+pub use listener::Address;
+use listener::Listener;
+pub use server::OnDisconnect;
+use server::Server;
+
+use crate::session::Session;
+use crate::target::debuggee::{Debuggee, Stop};
+
+/// A socket that listens and is not served yet.
+pub struct Socket {
+    runtime: tokio::runtime::Runtime,
+    listener: Listener,
+    address: Address,
+}
+
+/// What a server works on.
+pub struct Served {
+    /// The machine.
+    pub machine: Arc<dyn Debuggee>,
+    /// Its stops.
+    pub stops: UnboundedReceiver<Stop>,
+    /// The session that watches it.
+    pub session: Arc<Session>,
+    /// Where symbols of modules are.
+    pub files: SymbolFiles,
+    /// Where `monitor storlock snapshot` writes.
+    pub snapshot: Option<File>,
+    /// What becomes of the machine when a client vanishes.
+    pub on_disconnect: OnDisconnect,
+}
+
+impl Socket {
+    /// Listens.
+    ///
+    /// # Errors
+    /// If the address cannot be had.
+    pub fn open(address: &Address) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()?;
+        let listener = {
+            let _guard = runtime.enter();
+            Listener::bind(address).with_context(|| format!("cannot listen for a debugger at {address}"))?
+        };
+        let address = listener.address()?;
+        Ok(Self {
+            runtime,
+            listener,
+            address,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Serves debuggers on a thread of its own until the run is over.
+    ///
+    /// # Errors
+    /// If the thread cannot be started or limited.
+    pub fn serve(self, served: Served, sandbox: Sandbox) -> anyhow::Result<JoinHandle<()>> {
+        let (ready, started) = mpsc::channel();
+        let body = move || {
+            let Self {
+                runtime,
+                listener,
+                address,
+            } = self;
+            let limited = limit(sandbox, &address);
+            let go_on = limited.is_ok();
+            // The receiver waits below.
+            let _ = ready.send(limited);
+            if !go_on {
+                return;
+            }
+            let server = Server {
+                listener,
+                address,
+                machine: served.machine,
+                session: served.session,
+                files: Arc::new(served.files),
+                snapshot: served.snapshot,
+                stops: served.stops,
+                on_disconnect: served.on_disconnect,
+                standing: None,
+            };
+            runtime.block_on(server.serve());
+        };
+        let thread = Sandbox::none().spawn(ThreadKind::Debugger, "gdb", body)?;
+        started.recv().context("the debugger's thread ended before it began")??;
+        Ok(thread)
+    }
+}
+
+/// The thread opens no file and removes none but its own socket.
+fn limit(sandbox: Sandbox, address: &Address) -> Result<(), storlock_vmm::Error> {
+    match address {
+        Address::Tcp(_) => sandbox.limit_files(&[])?,
+        Address::Unix(path) => {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            sandbox.limit_files_to_removal(parent.unwrap_or(Path::new(".")))?
+        }
+    };
+    sandbox.enter(ThreadKind::Debugger)
+}

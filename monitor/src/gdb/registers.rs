@@ -1,0 +1,422 @@
+//! The registers of an x64 processor as gdb numbers them, and the description that tells gdb so.
+//!
+//! The order is that of QEMU's `i386-64bit.xml`, which WinDbg's EXDI client takes for granted: general, RIP, flags,
+//! segments, bases, control registers, x87, SSE. Plain data; it must not know where registers come from.
+
+use std::fmt::Write as _;
+use std::num::NonZeroUsize;
+
+use gdbstub::arch::{Arch, RegId, Registers};
+
+use crate::target::debuggee::AllRegisters;
+
+/// Number of registers.
+pub(crate) const COUNT: usize = 66;
+/// Number of RIP.
+const RIP: usize = 16;
+/// gdb's order of the general registers, by their encoding in instructions.
+const GENERAL: [usize; 16] = [0, 3, 1, 2, 6, 7, 5, 4, 8, 9, 10, 11, 12, 13, 14, 15];
+const GENERAL_NAMES: [&str; 16] = [
+    "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+];
+const SYSTEM_NAMES: [&str; 9] = [
+    "fs_base", "gs_base", "k_gs_base", "cr0", "cr2", "cr3", "cr4", "cr8", "efer",
+];
+const SEGMENT_NAMES: [&str; 6] = ["cs", "ss", "ds", "es", "fs", "gs"];
+const X87_NAMES: [&str; 8] = ["fctrl", "fstat", "ftag", "fiseg", "fioff", "foseg", "fooff", "fop"];
+
+/// What a register number stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    General(usize),
+    Rip,
+    Flags,
+    Segment(usize),
+    System(usize),
+    St(usize),
+    X87(usize),
+    Xmm(usize),
+    Mxcsr,
+}
+
+/// A register by gdb's number, below [`COUNT`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Register(usize);
+
+impl Register {
+    /// All, in order.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        (0..COUNT).map(Self)
+    }
+
+    fn place(self) -> Place {
+        match self.0 {
+            number @ 0..=15 => Place::General(GENERAL[number]),
+            RIP => Place::Rip,
+            17 => Place::Flags,
+            number @ 18..=23 => Place::Segment(number - 18),
+            number @ 24..=32 => Place::System(number - 24),
+            number @ 33..=40 => Place::St(number - 33),
+            number @ 41..=48 => Place::X87(number - 41),
+            number @ 49..=64 => Place::Xmm(number - 49),
+            _ => Place::Mxcsr,
+        }
+    }
+
+    /// Size in bytes.
+    pub(crate) fn size(self) -> usize {
+        match self.place() {
+            Place::General(_) | Place::Rip | Place::System(_) => 8,
+            Place::Flags | Place::Segment(_) | Place::X87(_) | Place::Mxcsr => 4,
+            Place::St(_) => 10,
+            Place::Xmm(_) => 16,
+        }
+    }
+
+    /// gdb's name.
+    pub(crate) fn name(self) -> String {
+        match self.place() {
+            Place::General(_) => GENERAL_NAMES[self.0].to_owned(),
+            Place::Rip => "rip".to_owned(),
+            Place::Flags => "eflags".to_owned(),
+            Place::Segment(index) => SEGMENT_NAMES[index].to_owned(),
+            Place::System(index) => SYSTEM_NAMES[index].to_owned(),
+            Place::St(index) => format!("st{index}"),
+            Place::X87(index) => X87_NAMES[index].to_owned(),
+            Place::Xmm(index) => format!("xmm{index}"),
+            Place::Mxcsr => "mxcsr".to_owned(),
+        }
+    }
+
+    /// Its value, little-endian; [`Register::size`] bytes count.
+    pub(crate) fn get(self, all: &AllRegisters) -> [u8; 16] {
+        let narrow = |value: u64| u128::from(value).to_le_bytes();
+        match self.place() {
+            Place::General(encoding) => narrow(all.general.gpr[encoding]),
+            Place::Rip => narrow(all.general.rip),
+            Place::Flags => narrow(all.general.rflags),
+            Place::Segment(index) => narrow(u64::from(all.selectors[index])),
+            Place::System(index) => {
+                let mut all = *all;
+                narrow(*system(&mut all, index))
+            }
+            Place::St(index) => all.floating.st[index],
+            Place::X87(index) => narrow(x87(all, index)),
+            Place::Xmm(index) => all.floating.xmm[index],
+            Place::Mxcsr => narrow(u64::from(all.floating.mxcsr)),
+        }
+    }
+
+    /// Changes it. `value` has [`Register::size`] bytes, little-endian; missing ones are zero.
+    pub(crate) fn set(self, all: &mut AllRegisters, value: &[u8]) {
+        let mut bytes = [0; 16];
+        for (to, from) in bytes.iter_mut().zip(value) {
+            *to = *from;
+        }
+        let wide = u128::from_le_bytes(bytes) as u64;
+        match self.place() {
+            Place::General(encoding) => all.general.gpr[encoding] = wide,
+            Place::Rip => all.general.rip = wide,
+            // The upper half of RFLAGS is reserved.
+            Place::Flags => all.general.rflags = wide & 0xffff_ffff,
+            Place::Segment(index) => all.selectors[index] = wide as u16,
+            Place::System(index) => *system(all, index) = wide,
+            Place::St(index) => all.floating.st[index] = bytes,
+            Place::X87(index) => set_x87(all, index, wide),
+            Place::Xmm(index) => all.floating.xmm[index] = bytes,
+            Place::Mxcsr => all.floating.mxcsr = wide as u32,
+        }
+    }
+
+    /// How gdb shows it.
+    fn gdb_type(self) -> &'static str {
+        match self.place() {
+            // RSP and RBP.
+            Place::General(4 | 5) => "data_ptr",
+            Place::General(_) => "int64",
+            Place::Rip => "code_ptr",
+            Place::Flags => "i386_eflags",
+            Place::Segment(_) => "int32",
+            // The bases are addresses; the rest are bits, which read best as a number.
+            Place::System(index) if index < 3 => "data_ptr",
+            Place::System(_) => "uint64",
+            Place::St(_) => "i387_ext",
+            Place::X87(_) => "int",
+            Place::Xmm(_) => "vec128",
+            Place::Mxcsr => "i386_mxcsr",
+        }
+    }
+}
+
+fn system(all: &mut AllRegisters, index: usize) -> &mut u64 {
+    match index {
+        0 => &mut all.fs_base,
+        1 => &mut all.gs_base,
+        2 => &mut all.kernel_gs_base,
+        3 => &mut all.cr0,
+        4 => &mut all.cr2,
+        5 => &mut all.cr3,
+        6 => &mut all.cr4,
+        7 => &mut all.cr8,
+        _ => &mut all.efer,
+    }
+}
+
+/// gdb wants the long form of the tag word: two bits a register. What is in use is called valid (0), the rest empty (3).
+fn x87(all: &AllRegisters, index: usize) -> u64 {
+    let f = &all.floating;
+    match index {
+        0 => u64::from(f.control),
+        1 => u64::from(f.status),
+        2 => (0..8).fold(0, |tags, number| {
+            let empty = f.tag >> number & 1 == 0;
+            tags | if empty { 3 << (2 * number) } else { 0 }
+        }),
+        // In 64-bit code the upper halves of the pointers stand where the segments were.
+        3 => f.instruction >> 32,
+        4 => f.instruction & 0xffff_ffff,
+        5 => f.operand >> 32,
+        6 => f.operand & 0xffff_ffff,
+        _ => u64::from(f.opcode),
+    }
+}
+
+fn set_x87(all: &mut AllRegisters, index: usize, value: u64) {
+    let f = &mut all.floating;
+    let low = value & 0xffff_ffff;
+    match index {
+        0 => f.control = value as u16,
+        1 => f.status = value as u16,
+        2 => f.tag = (0..8).fold(0, |tag, number| tag | u8::from(value >> (2 * number) & 3 != 3) << number),
+        3 => f.instruction = f.instruction & 0xffff_ffff | low << 32,
+        4 => f.instruction = f.instruction >> 32 << 32 | low,
+        5 => f.operand = f.operand & 0xffff_ffff | low << 32,
+        6 => f.operand = f.operand >> 32 << 32 | low,
+        _ => f.opcode = value as u16,
+    }
+}
+
+/// The whole set of one processor, as the `g` and `G` packets carry it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct RegisterSet(pub(crate) AllRegisters);
+
+impl Registers for RegisterSet {
+    type ProgramCounter = u64;
+
+    fn pc(&self) -> u64 {
+        self.0.general.rip
+    }
+
+    fn gdb_serialize(&self, mut write_byte: impl FnMut(Option<u8>)) {
+        for register in Register::all() {
+            let value = register.get(&self.0);
+            value[..register.size()].iter().for_each(|&byte| write_byte(Some(byte)));
+        }
+    }
+
+    fn gdb_deserialize(&mut self, mut bytes: &[u8]) -> Result<(), ()> {
+        for register in Register::all() {
+            let (value, rest) = bytes.split_at_checked(register.size()).ok_or(())?;
+            register.set(&mut self.0, value);
+            bytes = rest;
+        }
+        if bytes.is_empty() { Ok(()) } else { Err(()) }
+    }
+}
+
+impl RegId for Register {
+    fn from_raw_id(id: usize) -> Option<(Self, Option<NonZeroUsize>)> {
+        let register = (id < COUNT).then_some(Self(id))?;
+        Some((register, NonZeroUsize::new(register.size())))
+    }
+
+    fn to_raw_id(&self) -> Option<usize> {
+        Some(self.0)
+    }
+}
+
+/// x64 with the registers above.
+#[derive(Debug)]
+pub(crate) enum X64 {}
+
+impl Arch for X64 {
+    type Usize = u64;
+    type Registers = RegisterSet;
+    type BreakpointKind = usize;
+    type RegId = Register;
+}
+
+/// The name under which the target description includes the registers; WinDbg's client looks for it.
+pub(crate) const REGISTERS_FILE: &str = "i386-64bit.xml";
+
+/// The target description. No line breaks: WinDbg's client does not take them.
+///
+/// The OS ABI is "none": with it every gdb asks for the list of libraries in the form that fits modules which are
+/// mapped as a whole. (Debian's gdb does not know "Windows".)
+pub(crate) fn target_xml() -> String {
+    format!(
+        "<?xml version=\"1.0\"?><!DOCTYPE target SYSTEM \"gdb-target.dtd\"><target>\
+         <architecture>i386:x86-64</architecture><osabi>none</osabi>\
+         <xi:include href=\"{REGISTERS_FILE}\"/></target>"
+    )
+}
+
+/// The file that the target description includes.
+pub(crate) fn registers_xml() -> String {
+    let mut xml = "<?xml version=\"1.0\"?><!DOCTYPE feature SYSTEM \"gdb-target.dtd\">\
+         <feature name=\"org.gnu.gdb.i386.core\">"
+        .to_owned();
+    xml.push_str(&flags(
+        "i386_eflags",
+        &[
+            ("CF", 0),
+            ("", 1),
+            ("PF", 2),
+            ("AF", 4),
+            ("ZF", 6),
+            ("SF", 7),
+            ("TF", 8),
+            ("IF", 9),
+            ("DF", 10),
+            ("OF", 11),
+            ("NT", 14),
+            ("RF", 16),
+            ("VM", 17),
+            ("AC", 18),
+            ("VIF", 19),
+            ("VIP", 20),
+            ("ID", 21),
+        ],
+    ));
+    for register in Register::all().filter(|register| !register.is_sse()) {
+        xml.push_str(&register.xml());
+    }
+    xml.push_str(VECTORS);
+    xml.push_str(&flags(
+        "i386_mxcsr",
+        &[
+            ("IE", 0),
+            ("DE", 1),
+            ("ZE", 2),
+            ("OE", 3),
+            ("UE", 4),
+            ("PE", 5),
+            ("DAZ", 6),
+            ("IM", 7),
+            ("DM", 8),
+            ("ZM", 9),
+            ("OM", 10),
+            ("UM", 11),
+            ("PM", 12),
+            ("FZ", 15),
+        ],
+    ));
+    for register in Register::all().filter(|register| register.is_sse()) {
+        xml.push_str(&register.xml());
+    }
+    xml.push_str("</feature>");
+    xml
+}
+
+/// The ways to look at an SSE register.
+const VECTORS: &str = "<vector id=\"v4f\" type=\"ieee_single\" count=\"4\"/><vector id=\"v2d\" type=\"ieee_double\" count=\"2\"/>\
+    <vector id=\"v16i8\" type=\"int8\" count=\"16\"/><vector id=\"v8i16\" type=\"int16\" count=\"8\"/>\
+    <vector id=\"v4i32\" type=\"int32\" count=\"4\"/><vector id=\"v2i64\" type=\"int64\" count=\"2\"/>\
+    <union id=\"vec128\"><field name=\"v4_float\" type=\"v4f\"/><field name=\"v2_double\" type=\"v2d\"/>\
+    <field name=\"v16_int8\" type=\"v16i8\"/><field name=\"v8_int16\" type=\"v8i16\"/>\
+    <field name=\"v4_int32\" type=\"v4i32\"/><field name=\"v2_int64\" type=\"v2i64\"/>\
+    <field name=\"uint128\" type=\"uint128\"/></union>";
+
+fn flags(id: &str, fields: &[(&str, u32)]) -> String {
+    let mut xml = format!("<flags id=\"{id}\" size=\"4\">");
+    for (name, bit) in fields {
+        // Writing to a string cannot fail.
+        let _ = write!(xml, "<field name=\"{name}\" start=\"{bit}\" end=\"{bit}\"/>");
+    }
+    xml.push_str("</flags>");
+    xml
+}
+
+impl Register {
+    fn is_sse(self) -> bool {
+        matches!(self.place(), Place::Xmm(_) | Place::Mxcsr)
+    }
+
+    fn xml(self) -> String {
+        let group = match self.place() {
+            Place::St(_) | Place::X87(_) => " group=\"float\"",
+            Place::Xmm(_) | Place::Mxcsr => " group=\"vector\"",
+            Place::System(_) => " group=\"system\"",
+            _ => "",
+        };
+        format!(
+            "<reg name=\"{}\" bitsize=\"{}\" type=\"{}\"{group}/>",
+            self.name(),
+            8 * self.size(),
+            self.gdb_type()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every register another value.
+    fn distinct() -> AllRegisters {
+        let mut all = AllRegisters::default();
+        for register in Register::all() {
+            let value: Vec<u8> = (0..register.size()).map(|byte| (register.0 + 3 * byte) as u8).collect();
+            register.set(&mut all, &value);
+        }
+        all
+    }
+
+    #[test]
+    fn what_is_set_is_read_back_and_no_register_lies_on_another() {
+        let all = distinct();
+        for register in Register::all() {
+            let mut changed = all;
+            register.set(&mut changed, &vec![0; register.size()]);
+            for other in Register::all() {
+                let same = other.get(&changed) == other.get(&all);
+                assert_eq!(same, other != register, "{} and {}", register.name(), other.name());
+            }
+        }
+    }
+
+    #[test]
+    fn the_whole_set_survives_its_packet_and_no_other_length_is_taken() {
+        let set = RegisterSet(distinct());
+        let mut bytes = Vec::new();
+        set.gdb_serialize(|byte| bytes.push(byte.unwrap()));
+        assert_eq!(bytes.len(), 17 * 8 + 7 * 4 + 9 * 8 + 8 * 10 + 8 * 4 + 16 * 16 + 4);
+        let mut back = RegisterSet::default();
+        back.gdb_deserialize(&bytes).unwrap();
+        assert_eq!(back, set);
+        assert!(back.gdb_deserialize(&bytes[1..]).is_err());
+        bytes.push(0);
+        assert!(back.gdb_deserialize(&bytes).is_err());
+    }
+
+    #[test]
+    fn general_registers_are_in_gdbs_order() {
+        let mut all = AllRegisters::default();
+        (all.general.gpr[3], all.general.gpr[4]) = (0xb, 0x5);
+        assert_eq!((Register(1).name().as_str(), Register(1).get(&all)[0]), ("rbx", 0xb));
+        assert_eq!((Register(7).name().as_str(), Register(7).get(&all)[0]), ("rsp", 0x5));
+    }
+
+    #[test]
+    fn the_description_has_every_register_in_order_and_no_line_breaks() {
+        let xml = registers_xml();
+        assert!(!xml.contains('\n') && !target_xml().contains('\n'));
+        let names: Vec<&str> = xml
+            .split("<reg name=\"")
+            .skip(1)
+            .map(|rest| rest.split('"').next().unwrap())
+            .collect();
+        assert_eq!(names, Register::all().map(Register::name).collect::<Vec<_>>());
+        assert_eq!((names[24], names[31]), ("fs_base", "cr8"));
+    }
+}
