@@ -4,6 +4,7 @@
 //! Everything runs on one thread of its own, within limits of its own.
 
 mod commands;
+mod conversation;
 mod libraries;
 mod listener;
 mod registers;
@@ -20,6 +21,7 @@ use anyhow::Context as _;
 use storlock_vmm::sandbox::{JoinHandle, Sandbox, ThreadKind};
 use tokio::sync::mpsc::UnboundedReceiver;
 
+pub use conversation::{Conversation, Left};
 pub use libraries::SymbolFiles;
 pub use listener::Address;
 use listener::Listener;

@@ -1,0 +1,447 @@
+//! The server on a machine that is made up: what is answered to each packet, and what becomes of the machine.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "../../tests/support/rsp.rs"]
+mod rsp;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use storlock_vmm::sandbox::{JoinHandle, Sandbox};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use self::rsp::{Client, hex, unhex};
+use super::{OnDisconnect, Served, Socket, SymbolFiles};
+use crate::session::{Config, Session};
+use crate::target::debuggee::{
+    AllRegisters, Debuggee, DebuggedCpu, Look, Motion, Page, RegisterError, Stop, Trap, TrapError, TrapKind,
+};
+use crate::target::{CpuState, GuestMemory, ReadError, Registers, SpecialRegisters};
+
+/// Where the made-up machine has memory.
+const MEMORY: std::ops::Range<u64> = 0x1000..0x3000;
+/// Traps that it has registers for.
+const TRAPS: usize = 2;
+
+#[derive(Default)]
+struct Inner {
+    registers: [AllRegisters; 2],
+    memory: Vec<u8>,
+    traps: Vec<Trap>,
+    running: bool,
+    resumed: Vec<Vec<Motion>>,
+    /// How the next runs end.
+    next: VecDeque<Stop>,
+    /// `None` once the run is over.
+    stops: Option<UnboundedSender<Stop>>,
+    ended: bool,
+}
+
+#[derive(Clone)]
+struct Fake(Arc<Mutex<Inner>>);
+
+impl Fake {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap()
+    }
+}
+
+struct FakeCpu<'a> {
+    index: u32,
+    inner: MutexGuard<'a, Inner>,
+}
+
+impl FakeCpu<'_> {
+    fn range(gva: u64, length: usize) -> Result<std::ops::Range<usize>, ReadError> {
+        let first = (gva..).take(length).find(|at| !MEMORY.contains(at));
+        match first {
+            Some(outside) => Err(ReadError::NotMapped(outside)),
+            None => {
+                let start = (gva - MEMORY.start) as usize;
+                Ok(start..start + length)
+            }
+        }
+    }
+}
+
+impl GuestMemory for FakeCpu<'_> {
+    fn read(&self, gva: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+        let range = Self::range(gva, buf.len())?;
+        buf.copy_from_slice(&self.inner.memory[range]);
+        Ok(())
+    }
+}
+
+impl CpuState for FakeCpu<'_> {
+    fn index(&self) -> u32 {
+        self.index
+    }
+
+    fn registers(&self) -> Registers {
+        self.inner.registers[self.index as usize].general
+    }
+
+    fn special(&self) -> SpecialRegisters {
+        SpecialRegisters::default()
+    }
+}
+
+impl DebuggedCpu for FakeCpu<'_> {
+    fn as_cpu_state(&self) -> &dyn CpuState {
+        self
+    }
+
+    fn all(&self) -> Result<AllRegisters, RegisterError> {
+        Ok(self.inner.registers[self.index as usize])
+    }
+
+    fn set_all(&mut self, registers: &AllRegisters) -> Result<(), RegisterError> {
+        if registers.cr3 == u64::MAX {
+            return Err(RegisterError("not that".to_owned()));
+        }
+        self.inner.registers[self.index as usize] = *registers;
+        Ok(())
+    }
+
+    fn write(&mut self, gva: u64, data: &[u8]) -> Result<(), ReadError> {
+        let range = Self::range(gva, data.len())?;
+        self.inner.memory[range].copy_from_slice(data);
+        Ok(())
+    }
+
+    fn translate(&self, gva: u64) -> Result<Page, ReadError> {
+        Err(ReadError::NotMapped(gva))
+    }
+
+    fn read_physical(&self, gpa: u64, buf: &mut [u8]) -> bool {
+        self.read(gpa, buf).is_ok()
+    }
+}
+
+impl Debuggee for Fake {
+    fn processors(&self) -> u32 {
+        2
+    }
+
+    fn look(&self, cpu: u32, look: Look) -> bool {
+        let inner = self.inner();
+        look(&mut FakeCpu { index: cpu, inner });
+        true
+    }
+
+    fn set_traps(&self, traps: &[Trap]) -> Result<(), TrapError> {
+        if traps.len() > TRAPS {
+            return Err(TrapError("no more".to_owned()));
+        }
+        self.inner().traps = traps.to_vec();
+        Ok(())
+    }
+
+    fn debug_registers(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn interrupt(&self) {
+        let mut inner = self.inner();
+        if std::mem::take(&mut inner.running) {
+            inner.stops.as_ref().unwrap().send(Stop::Interrupted).unwrap();
+        }
+    }
+
+    fn resume(&self, motions: Vec<Motion>) {
+        let mut inner = self.inner();
+        assert!(!inner.running, "resumed while it runs");
+        inner.resumed.push(motions);
+        match inner.next.pop_front() {
+            Some(stop) => inner.stops.as_ref().unwrap().send(stop).unwrap(),
+            None => inner.running = true,
+        }
+    }
+
+    fn end(&self) {
+        let mut inner = self.inner();
+        inner.ended = true;
+        inner.stops = None;
+    }
+
+    fn ran_on(&self) -> Vec<Option<Duration>> {
+        vec![None, Some(Duration::from_micros(17))]
+    }
+}
+
+/// A server on a fake machine that runs.
+struct Scene {
+    machine: Fake,
+    address: String,
+    thread: JoinHandle<()>,
+}
+
+impl Scene {
+    fn new(on_disconnect: OnDisconnect) -> Self {
+        let (sender, stops) = unbounded_channel();
+        let mut inner = Inner {
+            memory: vec![0; (MEMORY.end - MEMORY.start) as usize],
+            running: true,
+            stops: Some(sender),
+            ..Inner::default()
+        };
+        inner.registers[0].general.rip = 0x1234;
+        inner.registers[1].general.rip = 0x5678;
+        let machine = Fake(Arc::new(Mutex::new(inner)));
+        let socket = Socket::open(&"127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = socket.address().to_string();
+        let served = Served {
+            machine: Arc::new(machine.clone()),
+            stops,
+            session: Arc::new(Session::new(Config::default(), None, None)),
+            files: SymbolFiles::default(),
+            snapshot: None,
+            on_disconnect,
+        };
+        let thread = socket.serve(served, Sandbox::none()).unwrap();
+        Self {
+            machine,
+            address,
+            thread,
+        }
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(&self.address)
+    }
+
+    /// Waits for the machine to be as it should.
+    fn until(&self, condition: impl Fn(&Inner) -> bool) {
+        for _ in 0..500 {
+            if condition(&self.machine.inner()) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("that never comes");
+    }
+
+    /// The run ends; so does the server.
+    fn end(self) {
+        self.machine.inner().stops = None;
+        self.thread.join().unwrap();
+    }
+}
+
+#[test]
+fn registers_and_memory_make_the_round_trip() {
+    let scene = Scene::new(OnDisconnect::Resume);
+    let mut client = scene.client();
+    assert!(client.ask("?").starts_with("T05thread:"));
+    assert_eq!((client.pc(0), client.pc(1)), (0x1234, 0x5678));
+    assert_eq!(client.ask("Hg2"), "OK");
+    let mut all = unhex(&client.ask("g"));
+    assert_eq!(all[16 * 8..17 * 8], 0x5678u64.to_le_bytes());
+    all[0] = 0x42;
+    assert_eq!(client.ask(&format!("G{}", hex(&all))), "OK");
+    assert_eq!(scene.machine.inner().registers[1].general.gpr[0], 0x42);
+    assert_eq!(client.ask("P1f=0300000000000000"), "OK");
+    assert_eq!(scene.machine.inner().registers[1].cr8, 3);
+    assert!(client.ask("P1d=ffffffffffffffff").starts_with('E'), "a refusal of the machine is told");
+    assert!(!client.ask("p42").starts_with('0'), "there is no register 66");
+    assert_eq!(client.ask("M1ffe,4:01020304"), "OK");
+    assert_eq!(client.ask("m1ffe,4"), "01020304");
+    client.send(b"X2000,2:}\x03\x7e");
+    assert_eq!(client.receive().unwrap(), "OK");
+    assert_eq!(client.ask("m2000,2"), "237e");
+    assert_eq!(client.ask("m2ffe,10").len(), 4, "as much as is mapped");
+    assert_eq!(client.ask("m3000,4"), "E0e");
+    assert_eq!(client.ask("M2fff,2:0000"), "E0e");
+    scene.end();
+}
+
+#[test]
+fn the_description_names_its_registers_and_no_module_is_there_before_the_kernel() {
+    let scene = Scene::new(OnDisconnect::Resume);
+    let mut client = scene.client();
+    let features = client.ask("qSupported:multiprocess+;swbreak+;hwbreak+;vContSupported+;xmlRegisters=i386");
+    for feature in ["qXfer:features:read+", "qXfer:libraries:read+", "swbreak+", "hwbreak+", "PacketSize=4000"] {
+        assert!(features.contains(feature), "{features}");
+    }
+    assert!(client.transfer("features", "target.xml").contains("i386-64bit.xml"));
+    assert!(client.transfer("features", "i386-64bit.xml").ends_with("name=\"mxcsr\" bitsize=\"32\" type=\"i386_mxcsr\" group=\"vector\"/></feature>"));
+    assert!(client.transfer("libraries", "").ends_with("<library-list version=\"1.0\"></library-list>"));
+    assert!(client.ask("qXfer:features:read:../etc/passwd:0,80").starts_with('E'));
+    assert!(client.ask("vCont?").contains(";r"), "range stepping");
+    assert_eq!(client.ask("qfThreadInfo"), "mp01.01,p01.02");
+    assert!(unhex(&client.ask("qThreadExtraInfo,p1.2")).starts_with(b"vCPU 1"));
+    scene.end();
+}
+
+#[test]
+fn each_processor_goes_on_by_its_own_action_and_stops_are_told() {
+    let scene = Scene::new(OnDisconnect::Resume);
+    let mut client = scene.client();
+    client.ask("qSupported:multiprocess+;swbreak+;hwbreak+");
+    let trap = Trap {
+        kind: TrapKind::Execute,
+        address: 0x1500,
+        length: 1,
+    };
+    let written = Trap {
+        kind: TrapKind::Write,
+        address: 0x2000,
+        length: 8,
+    };
+    let next = [
+        Stop::Stepped(1),
+        Stop::Violation(0),
+        Stop::Trap(1, trap),
+        Stop::Trap(0, written),
+        Stop::Stepped(0),
+    ];
+    scene.machine.inner().next.extend(next);
+    assert!(client.ask("vCont;s:p1.2;c").starts_with("T05thread:p01.02;06:"));
+    assert!(client.ask("vCont;c").starts_with("T05thread:p01.01;"));
+    assert_eq!(client.ask("Z1,1500,1"), "OK");
+    assert_eq!(client.ask("Z2,2000,8"), "OK");
+    assert_eq!(client.ask("Z0,1600,1"), "E1c", "no register is left");
+    let stop = client.ask("vCont;c");
+    assert!(stop.starts_with("T05thread:p01.02;hwbreak:;"), "{stop}");
+    let stop = client.ask("vCont;s:p1.1");
+    assert!(stop.contains("watch:2000;"), "{stop}");
+    assert!(client.ask("vCont;r1000,1010:p1.1;c").starts_with("T05"));
+    assert_eq!(client.ask("z1,1500,1"), "OK");
+    assert_eq!(client.ask("Z0,1600,1"), "OK");
+    let inner = scene.machine.inner();
+    let step = Motion::Step { range: None };
+    let range = Motion::Step {
+        range: Some((0x1000, 0x1010)),
+    };
+    assert_eq!(
+        inner.resumed,
+        [
+            vec![Motion::Run, step],
+            vec![Motion::Run, Motion::Run],
+            vec![Motion::Run, Motion::Run],
+            vec![step, Motion::Hold],
+            vec![range, Motion::Run],
+        ]
+    );
+    assert_eq!(inner.traps.len(), 2);
+    drop(inner);
+    scene.end();
+}
+
+#[test]
+fn an_interrupt_stops_and_a_detach_lets_go() {
+    let scene = Scene::new(OnDisconnect::Pause);
+    let mut client = scene.client();
+    assert!(client.ask("?").starts_with("T05"));
+    assert_eq!(client.ask("Z1,1500,1"), "OK");
+    client.send(b"vCont;c");
+    scene.until(|inner| inner.running);
+    // A running machine is not resumed again, nor later on for it.
+    client.send(b"vCont;c");
+    client.raw(&[3]);
+    assert!(client.receive().unwrap().starts_with("T02"));
+    assert_eq!(scene.machine.inner().resumed.len(), 1);
+    // One too many changes nothing.
+    client.raw(&[3]);
+    assert_eq!(client.pc(0), 0x1234);
+    assert_eq!(client.ask("D"), "OK");
+    scene.until(|inner| inner.running && inner.traps.is_empty());
+    let mut again = scene.client();
+    assert_eq!(again.pc(1), 0x5678);
+    scene.end();
+}
+
+#[test]
+fn a_vanished_client_leaves_the_machine_as_configured() {
+    for (policy, running) in [(OnDisconnect::Pause, false), (OnDisconnect::Resume, true)] {
+        for runs in [false, true] {
+            let scene = Scene::new(policy);
+            let mut client = scene.client();
+            assert!(client.ask("?").starts_with("T05"));
+            assert_eq!(client.ask("Z1,1500,1"), "OK");
+            if runs {
+                client.send(b"vCont;c");
+                scene.until(|inner| inner.running);
+            }
+            drop(client);
+            scene.until(|inner| inner.running == running && inner.traps.is_empty());
+            assert_eq!(scene.client().pc(0), 0x1234, "the next one is served");
+            scene.end();
+        }
+    }
+}
+
+#[test]
+fn what_makes_no_sense_costs_its_sender_the_connection_at_most() {
+    let scene = Scene::new(OnDisconnect::Pause);
+    let mut huge = vec![b'$'];
+    huge.resize(1 << 20, b'a');
+    for bytes in [&b"\x03\x03\x03+++---$#00$?#00$#"[..], b"$m1000,4#ff", &huge] {
+        let mut client = scene.client();
+        client.raw(bytes);
+        drop(client);
+        assert_eq!(scene.client().pc(0), 0x1234);
+    }
+    for packet in [
+        "m1000,ffffffffffffffff",
+        "mffffffffffffffff,4",
+        "G00",
+        "P",
+        "vCont;s:p1.ffff;c:-2",
+        "vCont;;;",
+        "Z1,zzz,1",
+        "Z2,0,ffffffffffffffff",
+        "Z4,1000,0",
+        "qXfer:libraries:read::ffffffffffffffff,ffffffffffffffff",
+        "qRcmd,zz",
+        "Hgffffffffffffffff",
+        "X1000,ffffffff:a",
+    ] {
+        let mut client = scene.client();
+        client.send(packet.as_bytes());
+        drop(client);
+        scene.until(|inner| !inner.running);
+        assert_eq!(scene.client().pc(0), 0x1234, "{packet}");
+    }
+    scene.end();
+}
+
+#[test]
+fn commands_are_answered_and_wrong_ones_explained() {
+    let scene = Scene::new(OnDisconnect::Pause);
+    let mut client = scene.client();
+    assert!(client.monitor("storlock help").contains("locks [ADDRESS]"));
+    assert!(client.monitor("storlock fly").contains("no command `fly`"));
+    assert!(client.monitor("storlock phys").contains("usage: monitor storlock phys ADDRESS [BYTES]"));
+    assert!(client.monitor("storlock phys 0x1000 32").contains("0x000000001010  00 00"));
+    assert!(client.monitor("phys 0x9000").contains("not all memory"));
+    assert!(client.monitor("storlock phys 0 99999999").contains("1 to 4096"));
+    assert!(client.monitor("storlock callstack 7").contains("0 to 1"));
+    assert!(client.monitor("storlock processors").contains("stood still 17 us after"));
+    assert!(client.monitor("storlock ignore NoSuchRule").contains("the rules are SpinLockRelease"));
+    scene.machine.inner().stops.as_ref().unwrap();
+    assert!(client.monitor("storlock ignore SpinLockRelease").contains("SpinLockRelease          is only reported"));
+    assert!(client.monitor("storlock snapshot").contains("no snapshot file"));
+    scene.end();
+}
+
+#[test]
+fn the_end_of_the_run_is_told_and_a_kill_ends_it() {
+    let scene = Scene::new(OnDisconnect::Pause);
+    let mut client = scene.client();
+    assert!(client.ask("?").starts_with("T05"));
+    client.send(b"vCont;c");
+    scene.until(|inner| inner.running);
+    scene.machine.inner().stops = None;
+    assert_eq!(client.receive().unwrap(), "W00");
+    scene.end();
+
+    let scene = Scene::new(OnDisconnect::Pause);
+    let mut client = scene.client();
+    assert!(client.ask("?").starts_with("T05"));
+    client.send(b"k");
+    scene.until(|inner| inner.ended);
+    scene.end();
+}

@@ -218,7 +218,7 @@ impl Session {
         let thread = Processor::read(cpu, special.gs_base, special.gs_base)
             .map_or_else(|_| "no thread known".to_owned(), |processor| format!("thread {:#x}", processor.thread));
         format!(
-            "vCPU {:<2} IRQL {}, {thread}, {place}",
+            "vCPU {}, IRQL {}, {thread}, {place}",
             cpu.index(),
             text::irql_text(special.irql())
         )

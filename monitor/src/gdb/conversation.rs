@@ -1,0 +1,187 @@
+//! What is said between one client and the machine: bytes in, bytes out, stops in between.
+//!
+//! Talks to the gdbstub crate's state machine and to the [`Stub`]. It must not know sockets, so that any bytes can be
+//! given to it.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::fs::File;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use gdbstub::conn::Connection;
+use gdbstub::stub::state_machine::GdbStubStateMachine;
+use gdbstub::stub::{DisconnectReason, GdbStub, MultiThreadStopReason};
+
+use super::libraries::SymbolFiles;
+use super::stub::Stub;
+use crate::session::Session;
+use crate::target::debuggee::{Debuggee, Stop};
+
+/// Longest packet, in bytes; gdb is told.
+const PACKET_LIMIT: usize = 0x4000;
+/// What a client sends to interrupt: a single byte, no packet.
+const INTERRUPT: u8 = 3;
+
+/// What the gdbstub crate writes, on its way to the client.
+#[derive(Clone, Default)]
+struct Outbox(Rc<RefCell<Vec<u8>>>);
+
+impl Connection for Outbox {
+    type Error = Infallible;
+
+    fn write(&mut self, byte: u8) -> Result<(), Infallible> {
+        self.0.borrow_mut().push(byte);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+/// How a client left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// It said that the machine is to go on.
+    Detached,
+    /// Without a word, or after one that makes no sense.
+    Vanished,
+    /// It ended the run.
+    Killed,
+    /// The run has ended.
+    Over,
+}
+
+/// A conversation with one client. The machine stands still when it begins.
+pub struct Conversation {
+    machine: Arc<dyn Debuggee>,
+    stub: Stub,
+    /// `None` once it has broken down.
+    state: Option<GdbStubStateMachine<'static, Stub, Outbox>>,
+    outbox: Outbox,
+    /// Why the machine stands still; `None` while it runs.
+    standing: Option<Stop>,
+}
+
+impl Conversation {
+    /// Begins it at a stop.
+    pub fn begin(
+        machine: Arc<dyn Debuggee>,
+        session: Arc<Session>,
+        files: Arc<SymbolFiles>,
+        snapshot: Option<File>,
+        standing: Stop,
+    ) -> Self {
+        let mut stub = Stub::new(Arc::clone(&machine), session, files, snapshot);
+        stub.stopped(&standing);
+        let outbox = Outbox::default();
+        let gdb = GdbStub::builder(outbox.clone())
+            .packet_buffer_size(PACKET_LIMIT)
+            .build();
+        let state = gdb.ok().and_then(|gdb| gdb.run_state_machine(&mut stub).ok());
+        Self {
+            machine,
+            stub,
+            state,
+            outbox,
+            standing: Some(standing),
+        }
+    }
+
+    /// What is to be sent.
+    pub fn output(&self) -> Vec<u8> {
+        std::mem::take(&mut self.outbox.0.borrow_mut())
+    }
+
+    /// Whether it is over, and how.
+    #[must_use]
+    pub fn left(&self) -> Option<Left> {
+        match &self.state {
+            None => Some(Left::Vanished),
+            Some(GdbStubStateMachine::Disconnected(client)) => Some(match client.get_reason() {
+                DisconnectReason::Kill => Left::Killed,
+                DisconnectReason::Disconnect => Left::Detached,
+                DisconnectReason::TargetExited(_) | DisconnectReason::TargetTerminated(_) => Left::Over,
+            }),
+            Some(_) => None,
+        }
+    }
+
+    /// Why the machine stands still; `None` while it runs.
+    #[must_use]
+    pub fn standing(&self) -> Option<&Stop> {
+        self.standing.as_ref()
+    }
+
+    /// Takes what the client has sent. What makes no sense ends the conversation.
+    pub fn receive(&mut self, received: &[u8]) {
+        for &byte in received {
+            // A running machine can only be interrupted (gdb manual, "Interrupts"): another command to go on must not be
+            // left over for the next stop.
+            if byte != INTERRUPT && self.state.as_mut().is_some_and(|state| is_running(state)) {
+                continue;
+            }
+            let Some(state) = self.state.take() else { return };
+            let next = match state {
+                GdbStubStateMachine::Idle(idle) => idle.incoming_data(&mut self.stub, byte),
+                GdbStubStateMachine::Running(running) => running.incoming_data(&mut self.stub, byte),
+                other => Ok(other),
+            };
+            let next = next.and_then(|state| match state {
+                GdbStubStateMachine::CtrlCInterrupt(interrupted) => {
+                    if self.standing.is_none() {
+                        self.machine.interrupt();
+                    }
+                    // The stop itself is told when it has come.
+                    interrupted.interrupt_handled(&mut self.stub, None::<MultiThreadStopReason<u64>>)
+                }
+                other => Ok(other),
+            });
+            match next {
+                Ok(state) => self.state = Some(state),
+                Err(problem) => eprintln!("gdb: the debugger is cut off: {problem}"),
+            }
+            if matches!(self.state, Some(GdbStubStateMachine::Running(_))) {
+                self.standing = None;
+            }
+        }
+    }
+
+    /// Tells the client a stop, or with `None` the end of the run.
+    pub fn tell(&mut self, stop: Option<Stop>) {
+        let Some(stop) = stop else {
+            if let Some(GdbStubStateMachine::Running(running)) = self.state.take() {
+                let told = running.report_stop(&mut self.stub, MultiThreadStopReason::Exited(0));
+                self.state = told.ok();
+            }
+            return;
+        };
+        match &stop {
+            Stop::TrapsLost(count) => eprintln!(
+                "gdb: {count} of your breakpoints were taken out: the watched routines need their debug registers"
+            ),
+            Stop::Crashed(_, what) => eprintln!("gdb: {what}; the guest can be looked at, but cannot go on"),
+            _ => {}
+        }
+        let reason = self.stub.stopped(&stop);
+        self.standing = Some(stop);
+        let Some(GdbStubStateMachine::Running(running)) = self.state.take_if(is_running) else {
+            return;
+        };
+        let values = self.stub.expedited();
+        let mut expedited = values.iter().map(|(register, value)| (*register, value.as_slice()));
+        let told = running.report_stop_with_regs(&mut self.stub, reason, &mut expedited);
+        self.state = told.ok();
+    }
+
+    /// Takes the client's traps out; gives why the machine stands still, if it does.
+    pub fn end(mut self) -> Option<Stop> {
+        self.stub.clear();
+        self.standing
+    }
+}
+
+fn is_running(state: &mut GdbStubStateMachine<'static, Stub, Outbox>) -> bool {
+    matches!(state, GdbStubStateMachine::Running(_))
+}
