@@ -72,15 +72,15 @@ impl Debugged {
     fn gdb(&self, commands: &str) -> String {
         let file = self.directory.path().join("commands.gdb");
         fs::write(&file, commands).unwrap();
-        let gdb = Command::new("timeout")
-            .args(["300", "gdb", "-nx", "-batch", "-x"])
+        // What the server says comes on standard error: in one stream with the rest it stays in order.
+        let gdb = Command::new("sh")
+            .args(["-c", "exec timeout 300 gdb -nx -batch -x \"$0\" -x \"$1\" 2>&1"])
             .arg(self.script())
-            .arg("-x")
             .arg(&file)
             .stdin(Stdio::null())
             .output()
-            .expect("gdb is needed: scripts/setup lint installs it");
-        let text = String::from_utf8_lossy(&gdb.stdout).into_owned() + &String::from_utf8_lossy(&gdb.stderr);
+            .unwrap();
+        let text = String::from_utf8_lossy(&gdb.stdout).into_owned();
         assert!(gdb.status.success(), "{}: {text}", gdb.status);
         text
     }

@@ -24,9 +24,23 @@ const NOT_STOPPED: i32 = 77;
 /// What a thread may try: a name, the kind of thread, the system call's number, and the attempt.
 type Attempt = (&'static str, ThreadKind, libc::c_long, fn());
 
-const FORBIDDEN: [Attempt; 8] = [
+const FORBIDDEN: [Attempt; 11] = [
     ("open", ThreadKind::Vcpu, libc::SYS_openat, || {
         let _ = File::open("/etc/passwd");
+    }),
+    ("open by the debugger's thread", ThreadKind::Debugger, libc::SYS_openat, || {
+        let _ = File::open("/etc/passwd");
+    }),
+    ("connect by the debugger's thread", ThreadKind::Debugger, libc::SYS_socket, || {
+        let _ = TcpStream::connect("127.0.0.1:9");
+    }),
+    ("change all registers without a debugger", ThreadKind::Vcpu, libc::SYS_ioctl, || {
+        const KVM_SET_XSAVE: libc::c_ulong = 0x5000_aea5;
+        // SAFETY: there is no such descriptor.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::ioctl(-1, KVM_SET_XSAVE, 0);
+        }
     }),
     ("open by a worker", ThreadKind::Worker, libc::SYS_openat, || {
         let _ = File::create("/tmp/storlock-sandbox-test");

@@ -22,6 +22,17 @@ use crate::target::debuggee::{Debuggee, Stop};
 const PACKET_LIMIT: usize = 0x4000;
 /// What a client sends to interrupt: a single byte, no packet.
 const INTERRUPT: u8 = 3;
+/// Bytes around the payload of a packet.
+const FRAME: usize = 4;
+
+/// A payload as a packet.
+fn framed(payload: &[u8]) -> Vec<u8> {
+    let sum = payload.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+    let mut packet = vec![b'$'];
+    packet.extend_from_slice(payload);
+    packet.extend_from_slice(format!("#{sum:02x}").as_bytes());
+    packet
+}
 
 /// What the gdbstub crate writes, on its way to the client.
 #[derive(Clone, Default)]
@@ -60,6 +71,10 @@ pub struct Conversation {
     /// `None` once it has broken down.
     state: Option<GdbStubStateMachine<'static, Stub, Outbox>>,
     outbox: Outbox,
+    /// What has come of a packet that is not complete.
+    packet: Vec<u8>,
+    /// Packets are no longer acknowledged.
+    no_acknowledgement: bool,
     /// Why the machine stands still; `None` while it runs.
     standing: Option<Stop>,
 }
@@ -85,6 +100,8 @@ impl Conversation {
             stub,
             state,
             outbox,
+            packet: Vec::new(),
+            no_acknowledgement: false,
             standing: Some(standing),
         }
     }
@@ -120,8 +137,55 @@ impl Conversation {
             // A running machine can only be interrupted (gdb manual, "Interrupts"): another command to go on must not be
             // left over for the next stop.
             if byte != INTERRUPT && self.state.as_mut().is_some_and(|state| is_running(state)) {
+                self.packet.clear();
                 continue;
             }
+            if byte != b'$' && self.packet.is_empty() {
+                self.give(&[byte]);
+                continue;
+            }
+            self.packet.push(byte);
+            let complete = self.packet.len() >= 4 && self.packet[self.packet.len() - 3] == b'#';
+            if complete || self.packet.len() > PACKET_LIMIT + FRAME {
+                let packet = std::mem::take(&mut self.packet);
+                self.take_packet(&packet);
+            }
+        }
+    }
+
+    /// A whole packet: answers what the gdbstub crate does not know or takes otherwise than its senders mean it.
+    fn take_packet(&mut self, packet: &[u8]) {
+        let payload = packet.get(1..packet.len() - 3).unwrap_or_default();
+        if packet != framed(payload) {
+            return self.give(packet);
+        }
+        match payload {
+            // lldb and WinDbg mean all processors by it, not the one that stopped.
+            b"c" => self.give(&framed(b"vCont;c")),
+            // What QEMU has for physical memory, and WinDbg uses.
+            b"qqemu.PhyMemMode" => self.answer(if self.stub.physical { b"1" } else { b"0" }),
+            b"Qqemu.PhyMemMode:0" | b"Qqemu.PhyMemMode:1" => {
+                self.stub.physical = payload.ends_with(b"1");
+                self.answer(b"OK");
+            }
+            _ => {
+                self.give(packet);
+                self.no_acknowledgement |= payload == b"QStartNoAckMode";
+            }
+        }
+    }
+
+    fn answer(&mut self, payload: &[u8]) {
+        let mut outbox = self.outbox.0.borrow_mut();
+        if !self.no_acknowledgement {
+            outbox.push(b'+');
+        }
+        outbox.extend(framed(payload));
+    }
+
+    /// Gives bytes to the state machine.
+    fn give(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
             let Some(state) = self.state.take() else { return };
             let next = match state {
                 GdbStubStateMachine::Idle(idle) => idle.incoming_data(&mut self.stub, byte),

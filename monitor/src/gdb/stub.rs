@@ -67,6 +67,8 @@ pub(crate) struct Stub {
     motions: HashMap<u32, Motion>,
     /// Processors without a motion stay where they are.
     locked: bool,
+    /// Addresses of memory are physical.
+    pub(super) physical: bool,
     target_xml: String,
     registers_xml: String,
     /// As gdb asks for it piece by piece.
@@ -89,6 +91,7 @@ impl Stub {
             placed: Vec::new(),
             motions: HashMap::new(),
             locked: false,
+            physical: false,
             target_xml: target_xml(),
             registers_xml: registers_xml(),
             libraries: RefCell::default(),
@@ -296,9 +299,14 @@ impl MultiThreadBase for Stub {
     /// As much as is mapped.
     fn read_addrs(&mut self, start_addr: u64, data: &mut [u8], tid: Tid) -> TargetResult<usize, Self> {
         let length = data.len();
+        let physical = self.physical;
         let read = self.ask(tid, move |cpu| {
             let mut bytes = vec![0; length];
-            if let Err(error) = cpu.read(start_addr, &mut bytes) {
+            if physical {
+                if !cpu.read_physical(start_addr, &mut bytes) {
+                    bytes.clear();
+                }
+            } else if let Err(error) = cpu.read(start_addr, &mut bytes) {
                 let mapped = error.address().saturating_sub(start_addr).min(length as u64) as usize;
                 bytes.truncate(mapped);
                 if cpu.read(start_addr, &mut bytes).is_err() {
@@ -315,6 +323,9 @@ impl MultiThreadBase for Stub {
     }
 
     fn write_addrs(&mut self, start_addr: u64, data: &[u8], tid: Tid) -> TargetResult<(), Self> {
+        if self.physical {
+            return Err(TargetError::Errno(EFAULT));
+        }
         let data = data.to_vec();
         let written = self.ask(tid, move |cpu| cpu.write(start_addr, &data))?;
         written.map_err(|_| TargetError::Errno(EFAULT))

@@ -331,6 +331,33 @@ fn each_processor_goes_on_by_its_own_action_and_stops_are_told() {
 }
 
 #[test]
+fn the_old_command_to_continue_means_all_processors() {
+    let scene = Scene::new(OnDisconnect::Resume);
+    let mut client = scene.client();
+    scene.machine.inner().next.push_back(Stop::Violation(1));
+    assert!(client.ask("?").starts_with("T05"));
+    assert!(client.ask("c").starts_with("T05thread:02;"));
+    assert_eq!(scene.machine.inner().resumed, [vec![Motion::Run, Motion::Run]]);
+    scene.end();
+}
+
+#[test]
+fn physical_memory_is_read_as_qemu_has_it() {
+    let scene = Scene::new(OnDisconnect::Resume);
+    let mut client = scene.client();
+    assert_eq!(client.ask("qqemu.PhyMemMode"), "0");
+    assert_eq!(client.ask("QStartNoAckMode"), "OK");
+    assert_eq!(client.ask("Qqemu.PhyMemMode:1"), "OK");
+    assert_eq!(client.ask("qqemu.PhyMemMode"), "1");
+    assert_eq!(client.ask("m1000,2"), "0000");
+    assert_eq!(client.ask("m2fff,2"), "E0e", "physical memory is there or not");
+    assert_eq!(client.ask("M1000,1:01"), "E0e", "and is not written");
+    assert_eq!(client.ask("Qqemu.PhyMemMode:0"), "OK");
+    assert_eq!(client.ask("m2fff,2"), "00");
+    scene.end();
+}
+
+#[test]
 fn an_interrupt_stops_and_a_detach_lets_go() {
     let scene = Scene::new(OnDisconnect::Pause);
     let mut client = scene.client();

@@ -1,5 +1,7 @@
 //! Which debug register is for what, without KVM.
 
+use kvm_bindings::{KVM_GUESTDBG_BLOCKIRQ, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_guest_debug};
+
 use super::*;
 
 fn breakpoint(id: u32) -> Breakpoint {
@@ -122,4 +124,54 @@ fn an_exit_is_ours_only_if_register_and_address_agree() {
     assert_eq!(registers.classify(0x6000, 0b01, 0), None);
     assert_eq!(registers.classify(0x6001, 0b10, 0), None);
     assert_eq!(registers.classify(0x6000, DR6_BS, 0), None);
+}
+
+fn trap(kind: TrapKind, address: u64, length: u8) -> Trap {
+    Trap { kind, address, length }
+}
+
+#[test]
+fn traps_get_the_registers_that_breakpoints_leave_with_their_conditions() {
+    let traps = [
+        trap(TrapKind::Execute, 0x1000, 1),
+        trap(TrapKind::Write, 0x8000, 8),
+        trap(TrapKind::Access, 0x9004, 4),
+    ];
+    let set = [breakpoint(0), breakpoint(1)];
+    assert_eq!(check_traps(&set, &traps), Ok(()), "the first one shares a breakpoint's register");
+    let mut registers = DebugRegisters::new();
+    registers.set(&set, &traps);
+    let request = registers.armed();
+    assert_eq!(request.arch.debugreg[..4], [0x1000, 0x2000, 0x8000, 0x9004]);
+    // R/W 1 and LEN 2 for register 2, R/W 3 and LEN 3 for register 3.
+    assert_eq!(request.arch.debugreg[7], 0x600 | 0b1010_1010 | 0b1111_1001 << 24);
+    assert_eq!(registers.classify(0x1000, 0b1, 0), Some(Hit::Breakpoint { id: 0, slot: 0 }));
+    assert_eq!(registers.executed(0x1000, 0b1), Some(traps[0]));
+    assert_eq!(registers.executed(0x2000, 0b10), None);
+    assert_eq!(registers.accessed(0b100), Some(traps[1]));
+    assert_eq!(registers.accessed(0b11), None);
+    // Stepping from 9004h is no reason to miss an access to it.
+    assert_eq!(registers.stepping(0x9004, false).arch.debugreg[7], request.arch.debugreg[7]);
+    assert!(!registers.can_catch());
+}
+
+#[test]
+fn traps_that_cannot_be_are_refused_and_those_that_no_longer_fit_counted() {
+    let four: Vec<_> = (0..4).map(|n| trap(TrapKind::Write, 0x100 * n, 8)).collect();
+    let set = [breakpoint(0), breakpoint(1), breakpoint(2)];
+    assert_eq!(check_traps(&[], &four), Ok(()));
+    assert!(matches!(
+        check_traps(&set, &four),
+        Err(TrapError::TooMany { breakpoints: 3, traps: 4 })
+    ));
+    assert_eq!(fitting(&set, &four), 1);
+    for wrong in [
+        trap(TrapKind::Write, 0x1004, 8),
+        trap(TrapKind::Write, 0x1000, 3),
+        trap(TrapKind::Write, 0x1000, 0),
+        trap(TrapKind::Execute, 0x1000, 4),
+        trap(TrapKind::Write, 1 << 47, 1),
+    ] {
+        assert!(check_traps(&[], &[wrong]).is_err(), "{wrong:?}");
+    }
 }

@@ -92,7 +92,7 @@ pub(crate) fn check_traps(breakpoints: &[Breakpoint], traps: &[Trap]) -> Result<
         } else {
             matches!(length, 1 | 2 | 4 | 8)
         };
-        if !possible || address % u64::from(length) != 0 {
+        if !possible || address % u64::from(length.max(1)) != 0 {
             return Err(TrapError::Length { address, length });
         }
     }
