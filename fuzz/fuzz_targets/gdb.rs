@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use storlock::gdb::{Conversation, SymbolFiles};
 use storlock::session::{Config, Session};
 use storlock::target::debuggee::{
-    AllRegisters, Debuggee, DebuggedCpu, Look, Motion, Page, RegisterError, Stop, Trap, TrapError,
+    AllRegisters, DebuggedCpu, Debuggee, Look, Motion, Page, RegisterError, Stop, Trap, TrapError,
 };
 use storlock::target::{CpuState, GuestMemory, ReadError, Registers, SpecialRegisters};
 

@@ -7,9 +7,9 @@
     reason = "a test that cannot go on has failed"
 )]
 
-mod support;
 #[path = "support/rsp.rs"]
 mod rsp;
+mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -107,7 +107,9 @@ fn part<'a>(text: &'a str, name: &str) -> &'a str {
     let begin = format!("<{name}>\n");
     let end = format!("</{name}>");
     let from = text.find(&begin).unwrap_or_else(|| panic!("no {name}: {text}")) + begin.len();
-    let length = text[from..].find(&end).unwrap_or_else(|| panic!("{name} has no end: {text}"));
+    let length = text[from..]
+        .find(&end)
+        .unwrap_or_else(|| panic!("{name} has no end: {text}"));
     &text[from..from + length]
 }
 
@@ -139,18 +141,30 @@ fn gdb_stands_at_the_violation_with_source_lines_and_goes_on_to_the_end() {
          echo <driver>\\n\nbreak NvmeStartIo\ncontinue\nbt 1\ninfo args\nnext\nstepi\ndelete\necho </driver>\\n\n\
          {watch}continue\n"
     ));
-    assert!(part(&text, "reason").contains("the lock is released but was not acquired"), "{text}");
+    assert!(
+        part(&text, "reason").contains("the lock is released but was not acquired"),
+        "{text}"
+    );
     let libraries = part(&text, "libraries");
     for module in ["ntoskrnl.exe", "storport.sys", "nvme-release-without-acquire.sys"] {
         assert!(libraries.contains(module), "{text}");
     }
     let stack = part(&text, "stack");
-    assert!(stack.contains("#0  StorPortNotification"), "the first instruction of the routine: {text}");
-    assert!(stack.contains("NvmeCountFlush") && stack.contains("miniports/nvme/maintenance.c:"), "{text}");
+    assert!(
+        stack.contains("#0  StorPortNotification"),
+        "the first instruction of the routine: {text}"
+    );
+    assert!(
+        stack.contains("NvmeCountFlush") && stack.contains("miniports/nvme/maintenance.c:"),
+        "{text}"
+    );
     assert_eq!(part(&text, "threads").matches("vCPU").count(), 2, "{text}");
     assert!(part(&text, "lock").contains("Context"), "{text}");
     let driver = part(&text, "driver");
-    assert!(driver.contains("NvmeStartIo (DeviceExtension=") && driver.contains("miniports/nvme/io.c:"), "{text}");
+    assert!(
+        driver.contains("NvmeStartIo (DeviceExtension=") && driver.contains("miniports/nvme/io.c:"),
+        "{text}"
+    );
     if watches_data() {
         assert!(part(&text, "watched").contains("Old value"), "{text}");
     }
@@ -195,7 +209,10 @@ fn a_client_that_vanishes_leaves_the_machine_as_configured() {
     assert_eq!(client.ask("D"), "OK");
     assert_found_once_at_its_place(bug(), &run.end());
 
-    let run = Debugged::start(MINIPORT, &["--gdb-wait", "--on-disconnect", "resume", "--on-violation", "report"]);
+    let run = Debugged::start(
+        MINIPORT,
+        &["--gdb-wait", "--on-disconnect", "resume", "--on-violation", "report"],
+    );
     let mut client = run.client();
     assert!(client.ask("?").starts_with("T05"));
     // Nothing that makes sense to anybody, then gone.
@@ -299,7 +316,9 @@ fn fifty_sessions_of_gdb_attach_look_and_leave() {
 #[test]
 fn an_address_that_others_reach_needs_a_word_more() {
     let directory = tempfile::tempdir().unwrap();
-    let child = command(directory.path(), MINIPORT, &["--gdb", "0.0.0.0:0"]).spawn().unwrap();
+    let child = command(directory.path(), MINIPORT, &["--gdb", "0.0.0.0:0"])
+        .spawn()
+        .unwrap();
     let output = finish(child);
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{text}");

@@ -28,20 +28,35 @@ const FORBIDDEN: [Attempt; 11] = [
     ("open", ThreadKind::Vcpu, libc::SYS_openat, || {
         let _ = File::open("/etc/passwd");
     }),
-    ("open by the debugger's thread", ThreadKind::Debugger, libc::SYS_openat, || {
-        let _ = File::open("/etc/passwd");
-    }),
-    ("connect by the debugger's thread", ThreadKind::Debugger, libc::SYS_socket, || {
-        let _ = TcpStream::connect("127.0.0.1:9");
-    }),
-    ("change all registers without a debugger", ThreadKind::Vcpu, libc::SYS_ioctl, || {
-        const KVM_SET_XSAVE: libc::c_ulong = 0x5000_aea5;
-        // SAFETY: there is no such descriptor.
-        #[allow(unsafe_code)]
-        unsafe {
-            libc::ioctl(-1, KVM_SET_XSAVE, 0);
-        }
-    }),
+    (
+        "open by the debugger's thread",
+        ThreadKind::Debugger,
+        libc::SYS_openat,
+        || {
+            let _ = File::open("/etc/passwd");
+        },
+    ),
+    (
+        "connect by the debugger's thread",
+        ThreadKind::Debugger,
+        libc::SYS_socket,
+        || {
+            let _ = TcpStream::connect("127.0.0.1:9");
+        },
+    ),
+    (
+        "change all registers without a debugger",
+        ThreadKind::Vcpu,
+        libc::SYS_ioctl,
+        || {
+            const KVM_SET_XSAVE: libc::c_ulong = 0x5000_aea5;
+            // SAFETY: there is no such descriptor.
+            #[allow(unsafe_code)]
+            unsafe {
+                libc::ioctl(-1, KVM_SET_XSAVE, 0);
+            }
+        },
+    ),
     ("open by a worker", ThreadKind::Worker, libc::SYS_openat, || {
         let _ = File::create("/tmp/storlock-sandbox-test");
     }),

@@ -58,9 +58,12 @@ pub fn serve(
     fs::write(&script, attach_script(socket.address(), &files))
         .with_context(|| format!("cannot write {}", script.display()))?;
     let snapshots = directory.join(SNAPSHOT_FILE);
-    let snapshot =
-        File::create(&snapshots).with_context(|| format!("cannot write {}", snapshots.display()))?;
-    eprintln!("gdb: listening at {}; attach with: gdb -x {}", socket.address(), script.display());
+    let snapshot = File::create(&snapshots).with_context(|| format!("cannot write {}", snapshots.display()))?;
+    eprintln!(
+        "gdb: listening at {}; attach with: gdb -x {}",
+        socket.address(),
+        script.display()
+    );
     session.stop_on_violations(arguments.on_violation == OnViolation::Stop);
     let (machine, stops) = guest.debug(arguments.gdb_wait);
     let served = Served {

@@ -161,7 +161,11 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     } else {
         Sandbox::enforced().map_err(Failure::infrastructure)?
     };
-    let sandbox = if arguments.gdb.is_some() { sandbox.with_debugger() } else { sandbox };
+    let sandbox = if arguments.gdb.is_some() {
+        sandbox.with_debugger()
+    } else {
+        sandbox
+    };
     let socket = debugger::open(arguments)?;
     let mut options = options(arguments, &images, seed, sandbox);
     if let Some(path) = &arguments.registry {

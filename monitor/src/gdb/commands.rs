@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::Write as _;
 
 use crate::session::Session;
-use crate::target::debuggee::{AllRegisters, Debuggee, DebuggedCpu, ask};
+use crate::target::debuggee::{AllRegisters, DebuggedCpu, Debuggee, ask};
 
 use super::registers::Register;
 
@@ -16,21 +16,49 @@ const DUMP_LIMIT: u64 = 4096;
 
 /// Each command, its arguments and what it does.
 const COMMANDS: [(&str, &str, &str); 15] = [
-    ("violation", "[CPU]", "what broke the contract, where a processor is stopped for it"),
+    (
+        "violation",
+        "[CPU]",
+        "what broke the contract, where a processor is stopped for it",
+    ),
     ("violations", "", "everything found so far"),
-    ("locks", "[ADDRESS]", "acquires that are open, by processor; or what happened to the lock there"),
+    (
+        "locks",
+        "[ADDRESS]",
+        "acquires that are open, by processor; or what happened to the lock there",
+    ),
     ("modules", "", "the guest's modules"),
-    ("processors", "", "where each processor is, and how long it ran on when the machine was stopped"),
+    (
+        "processors",
+        "",
+        "where each processor is, and how long it ran on when the machine was stopped",
+    ),
     ("irql", "", "each processor's IRQL"),
-    ("callstack", "[CPU]", "a processor's call stack by the images' unwind tables"),
+    (
+        "callstack",
+        "[CPU]",
+        "a processor's call stack by the images' unwind tables",
+    ),
     ("phys", "ADDRESS [BYTES]", "guest physical memory, at most 4096 bytes"),
-    ("translate", "ADDRESS [CPU]", "where a virtual address leads by a processor's page tables"),
+    (
+        "translate",
+        "ADDRESS [CPU]",
+        "where a virtual address leads by a processor's page tables",
+    ),
     ("breakpoints", "", "what the four debug registers are used for"),
     ("rules", "", "the rules, and which of them stop the machine"),
-    ("ignore", "RULE", "no longer stop at violations of this rule; they are still reported"),
+    (
+        "ignore",
+        "RULE",
+        "no longer stop at violations of this rule; they are still reported",
+    ),
     ("arm", "RULE", "stop at violations of this rule again"),
     ("report", "", "the report as if the run ended here"),
-    ("snapshot", "", "write all of this and all registers to the snapshot file in the report directory"),
+    (
+        "snapshot",
+        "",
+        "write all of this and all registers to the snapshot file in the report directory",
+    ),
 ];
 
 /// Carries out commands.
@@ -116,7 +144,9 @@ impl Commands<'_> {
     }
 
     fn locks(&self, address: Option<u64>) -> Answer {
-        self.ask(self.cpu, move |cpu, session| session.locks_text(cpu.as_cpu_state(), address))
+        self.ask(self.cpu, move |cpu, session| {
+            session.locks_text(cpu.as_cpu_state(), address)
+        })
     }
 
     fn modules(&self) -> Answer {
@@ -236,7 +266,10 @@ impl Commands<'_> {
         let file = self.snapshot.as_mut().ok_or("this run has no snapshot file")?;
         file.write_all(text.as_bytes())
             .map_err(|error| format!("the snapshot cannot be written: {error}"))?;
-        Ok(format!("{} bytes added to the snapshot file in the report directory\n", text.len()))
+        Ok(format!(
+            "{} bytes added to the snapshot file in the report directory\n",
+            text.len()
+        ))
     }
 }
 

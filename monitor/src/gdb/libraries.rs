@@ -67,7 +67,10 @@ mod tests {
             first_section: 0x2000,
         };
         let list = xml(&[module], &SymbolFiles::default());
-        assert!(list.contains("name=\"a&quot;/&gt;&lt;b&gt;&amp;&apos;?.sys\""), "{list}");
+        assert!(
+            list.contains("name=\"a&quot;/&gt;&lt;b&gt;&amp;&apos;?.sys\""),
+            "{list}"
+        );
         assert!(list.contains("address=\"0x2000\""), "{list}");
     }
 

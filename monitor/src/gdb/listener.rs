@@ -36,9 +36,9 @@ impl FromStr for Address {
             text.to_owned()
         };
         let resolved = full.to_socket_addrs().ok().and_then(|mut found| found.next());
-        resolved.map(Self::Tcp).ok_or_else(|| {
-            format!("`{text}` is no address: use ADDR:PORT such as 127.0.0.1:1234, :1234, or unix:PATH")
-        })
+        resolved
+            .map(Self::Tcp)
+            .ok_or_else(|| format!("`{text}` is no address: use ADDR:PORT such as 127.0.0.1:1234, :1234, or unix:PATH"))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Talks to the machine by [`Debuggee`] and to the session; the protocol is the gdbstub crate's. It must not know KVM.
 //! Everything runs on one thread of its own, within limits of its own.
 
+mod breakpoints;
 mod commands;
 mod conversation;
 mod libraries;
@@ -115,7 +116,9 @@ impl Socket {
             runtime.block_on(server.serve());
         };
         let thread = Sandbox::none().spawn(ThreadKind::Debugger, "gdb", body)?;
-        started.recv().context("the debugger's thread ended before it began")??;
+        started
+            .recv()
+            .context("the debugger's thread ended before it began")??;
         Ok(thread)
     }
 }

@@ -20,7 +20,15 @@ const GENERAL_NAMES: [&str; 16] = [
     "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
 ];
 const SYSTEM_NAMES: [&str; 9] = [
-    "fs_base", "gs_base", "k_gs_base", "cr0", "cr2", "cr3", "cr4", "cr8", "efer",
+    "fs_base",
+    "gs_base",
+    "k_gs_base",
+    "cr0",
+    "cr2",
+    "cr3",
+    "cr4",
+    "cr8",
+    "efer",
 ];
 const SEGMENT_NAMES: [&str; 6] = ["cs", "ss", "ds", "es", "fs", "gs"];
 const X87_NAMES: [&str; 8] = ["fctrl", "fstat", "ftag", "fiseg", "fioff", "foseg", "fooff", "fop"];
@@ -187,7 +195,11 @@ fn set_x87(all: &mut AllRegisters, index: usize, value: u64) {
     match index {
         0 => f.control = value as u16,
         1 => f.status = value as u16,
-        2 => f.tag = (0..8).fold(0, |tag, number| tag | u8::from(value >> (2 * number) & 3 != 3) << number),
+        2 => {
+            f.tag = (0..8).fold(0, |tag, number| {
+                tag | u8::from(value >> (2 * number) & 3 != 3) << number
+            })
+        }
         3 => f.instruction = f.instruction & 0xffff_ffff | low << 32,
         4 => f.instruction = f.instruction >> 32 << 32 | low,
         5 => f.operand = f.operand & 0xffff_ffff | low << 32,

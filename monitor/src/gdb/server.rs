@@ -170,5 +170,9 @@ impl Server {
 
 /// Sends bytes; `false` if the client does not take them.
 async fn send(stream: &mut Box<dyn Stream>, bytes: Vec<u8>) -> bool {
-    bytes.is_empty() || matches!(tokio::time::timeout(PATIENCE, stream.write_all(&bytes)).await, Ok(Ok(())))
+    bytes.is_empty()
+        || matches!(
+            tokio::time::timeout(PATIENCE, stream.write_all(&bytes)).await,
+            Ok(Ok(()))
+        )
 }

@@ -17,10 +17,7 @@ use gdbstub::target::ext::base::multithread::{
     MultiThreadSchedulerLocking, MultiThreadSchedulerLockingOps, MultiThreadSingleStep, MultiThreadSingleStepOps,
 };
 use gdbstub::target::ext::base::single_register_access::{SingleRegisterAccess, SingleRegisterAccessOps};
-use gdbstub::target::ext::breakpoints::{
-    Breakpoints, BreakpointsOps, HwBreakpoint, HwBreakpointOps, HwWatchpoint, HwWatchpointOps, SwBreakpoint,
-    SwBreakpointOps, WatchKind,
-};
+use gdbstub::target::ext::breakpoints::BreakpointsOps;
 use gdbstub::target::ext::libraries::{Libraries, LibrariesOps};
 use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd, MonitorCmdOps};
 use gdbstub::target::ext::target_description_xml_override::{
@@ -29,41 +26,32 @@ use gdbstub::target::ext::target_description_xml_override::{
 use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
 
+use super::breakpoints::Asked;
 use super::commands::Commands;
 use super::libraries::{self, SymbolFiles};
 use super::registers::{REGISTERS_FILE, Register, RegisterSet, X64, registers_xml, target_xml};
 use crate::session::Session;
-use crate::target::debuggee::{AllRegisters, Debuggee, DebuggedCpu, Motion, Stop, Trap, TrapKind, ask};
+use crate::target::debuggee::{AllRegisters, DebuggedCpu, Debuggee, Motion, Stop, Trap, TrapKind, ask};
 
 /// `EFAULT` of the protocol: memory cannot be accessed.
 const EFAULT: u8 = 14;
 /// `EINVAL` of the protocol.
-const EINVAL: u8 = 22;
-/// `ENOSPC` of the protocol: there is no debug register left.
-const ENOSPC: u8 = 28;
+pub(super) const EINVAL: u8 = 22;
 
 /// The machine has come to its end while gdb asked for something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the run is over")]
 pub(crate) struct Gone;
 
-/// How gdb asked for a trap, and how it wants its hit to be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    Software,
-    Hardware,
-    Watch(WatchKind),
-}
-
 /// One client's view of the machine.
 pub(crate) struct Stub {
-    machine: Arc<dyn Debuggee>,
+    pub(super) machine: Arc<dyn Debuggee>,
     session: Arc<Session>,
     files: Arc<SymbolFiles>,
     snapshot: Option<File>,
     /// The processor that the last stop was about.
     current: u32,
-    placed: Vec<(Trap, Asked)>,
+    pub(super) placed: Vec<(Trap, Asked)>,
     motions: HashMap<u32, Motion>,
     /// Processors without a motion stay where they are.
     locked: bool,
@@ -114,7 +102,11 @@ impl Stub {
             }
             Stop::Trap(cpu, trap) => {
                 self.current = cpu;
-                let asked = self.placed.iter().find(|(placed, _)| *placed == trap).map(|(_, asked)| *asked);
+                let asked = self
+                    .placed
+                    .iter()
+                    .find(|(placed, _)| *placed == trap)
+                    .map(|(_, asked)| *asked);
                 match asked {
                     Some(Asked::Software) => MultiThreadStopReason::SwBreak(tid(cpu)),
                     Some(Asked::Hardware) => MultiThreadStopReason::HwBreak(tid(cpu)),
@@ -178,65 +170,11 @@ impl Stub {
             TargetError::NonFatal
         })
     }
-
-    /// Puts one trap in beside the others, or says on standard error why not: gdb has no text for it.
-    fn place(&mut self, trap: Trap, asked: Asked) -> TargetResult<bool, Self> {
-        if self.placed.contains(&(trap, asked)) {
-            return Ok(true);
-        }
-        self.placed.push((trap, asked));
-        match self.machine.set_traps(&self.distinct()) {
-            Ok(()) => Ok(true),
-            Err(error) => {
-                self.placed.pop();
-                eprintln!("gdb: no breakpoint or watchpoint at {:#x}: {error}", trap.address);
-                Err(TargetError::Errno(ENOSPC))
-            }
-        }
-    }
-
-    fn take_out(&mut self, trap: Trap, asked: Asked) -> bool {
-        let before = self.placed.len();
-        self.placed.retain(|placed| *placed != (trap, asked));
-        // Fewer traps are always possible.
-        let _ = self.machine.set_traps(&self.distinct());
-        self.placed.len() < before
-    }
-
-    fn distinct(&self) -> Vec<Trap> {
-        let mut traps = Vec::new();
-        for (trap, _) in &self.placed {
-            if !traps.contains(trap) {
-                traps.push(*trap);
-            }
-        }
-        traps
-    }
 }
 
 /// gdb counts threads from 1.
 pub(crate) fn tid(cpu: u32) -> Tid {
     Tid::MIN.saturating_add(cpu as usize)
-}
-
-fn execute(address: u64) -> Trap {
-    Trap {
-        kind: TrapKind::Execute,
-        address,
-        length: 1,
-    }
-}
-
-/// A watchpoint; `None` if its length is none that a debug register has. The processor has no register for reads alone.
-fn watch(address: u64, length: u64, kind: WatchKind) -> Option<Trap> {
-    Some(Trap {
-        kind: match kind {
-            WatchKind::Write => TrapKind::Write,
-            WatchKind::Read | WatchKind::ReadWrite => TrapKind::Access,
-        },
-        address,
-        length: u8::try_from(length).ok()?,
-    })
 }
 
 /// Puts the part of `data` that gdb asks for into its buffer.
@@ -369,7 +307,10 @@ impl ThreadExtraInfo for Stub {
     fn thread_extra_info(&self, tid: Tid, buf: &mut [u8]) -> Result<usize, Gone> {
         let session = Arc::clone(&self.session);
         let Ok(cpu) = self.cpu(tid) else { return Ok(0) };
-        let text = ask(&*self.machine, cpu, move |cpu| session.processor_text(cpu.as_cpu_state())).ok_or(Gone)?;
+        let text = ask(&*self.machine, cpu, move |cpu| {
+            session.processor_text(cpu.as_cpu_state())
+        })
+        .ok_or(Gone)?;
         Ok(piece(text.as_bytes(), 0, buf.len(), buf))
     }
 }
@@ -436,54 +377,6 @@ impl MultiThreadSchedulerLocking for Stub {
     fn set_resume_action_scheduler_lock(&mut self) -> Result<(), Gone> {
         self.locked = true;
         Ok(())
-    }
-}
-
-impl Breakpoints for Stub {
-    fn support_sw_breakpoint(&mut self) -> Option<SwBreakpointOps<'_, Self>> {
-        Some(self)
-    }
-
-    fn support_hw_breakpoint(&mut self) -> Option<HwBreakpointOps<'_, Self>> {
-        Some(self)
-    }
-
-    fn support_hw_watchpoint(&mut self) -> Option<HwWatchpointOps<'_, Self>> {
-        Some(self)
-    }
-}
-
-/// A software breakpoint takes a debug register, too: nothing is written into the guest's code.
-impl SwBreakpoint for Stub {
-    fn add_sw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
-        self.place(execute(addr), Asked::Software)
-    }
-
-    fn remove_sw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
-        Ok(self.take_out(execute(addr), Asked::Software))
-    }
-}
-
-impl HwBreakpoint for Stub {
-    fn add_hw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
-        self.place(execute(addr), Asked::Hardware)
-    }
-
-    fn remove_hw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
-        Ok(self.take_out(execute(addr), Asked::Hardware))
-    }
-}
-
-impl HwWatchpoint for Stub {
-    fn add_hw_watchpoint(&mut self, addr: u64, len: u64, kind: WatchKind) -> TargetResult<bool, Self> {
-        match watch(addr, len, kind) {
-            Some(trap) => self.place(trap, Asked::Watch(kind)),
-            None => Err(TargetError::Errno(EINVAL)),
-        }
-    }
-
-    fn remove_hw_watchpoint(&mut self, addr: u64, len: u64, kind: WatchKind) -> TargetResult<bool, Self> {
-        Ok(watch(addr, len, kind).is_some_and(|trap| self.take_out(trap, Asked::Watch(kind))))
     }
 }
 

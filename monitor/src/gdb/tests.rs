@@ -16,7 +16,7 @@ use self::rsp::{Client, hex, unhex};
 use super::{OnDisconnect, Served, Socket, SymbolFiles};
 use crate::session::{Config, Session};
 use crate::target::debuggee::{
-    AllRegisters, Debuggee, DebuggedCpu, Look, Motion, Page, RegisterError, Stop, Trap, TrapError, TrapKind,
+    AllRegisters, DebuggedCpu, Debuggee, Look, Motion, Page, RegisterError, Stop, Trap, TrapError, TrapKind,
 };
 use crate::target::{CpuState, GuestMemory, ReadError, Registers, SpecialRegisters};
 
@@ -244,7 +244,10 @@ fn registers_and_memory_make_the_round_trip() {
     assert_eq!(scene.machine.inner().registers[1].general.gpr[0], 0x42);
     assert_eq!(client.ask("P1f=0300000000000000"), "OK");
     assert_eq!(scene.machine.inner().registers[1].cr8, 3);
-    assert!(client.ask("P1d=ffffffffffffffff").starts_with('E'), "a refusal of the machine is told");
+    assert!(
+        client.ask("P1d=ffffffffffffffff").starts_with('E'),
+        "a refusal of the machine is told"
+    );
     assert!(!client.ask("p42").starts_with('0'), "there is no register 66");
     assert_eq!(client.ask("M1ffe,4:01020304"), "OK");
     assert_eq!(client.ask("m1ffe,4"), "01020304");
@@ -262,12 +265,26 @@ fn the_description_names_its_registers_and_no_module_is_there_before_the_kernel(
     let scene = Scene::new(OnDisconnect::Resume);
     let mut client = scene.client();
     let features = client.ask("qSupported:multiprocess+;swbreak+;hwbreak+;vContSupported+;xmlRegisters=i386");
-    for feature in ["qXfer:features:read+", "qXfer:libraries:read+", "swbreak+", "hwbreak+", "PacketSize=4000"] {
+    for feature in [
+        "qXfer:features:read+",
+        "qXfer:libraries:read+",
+        "swbreak+",
+        "hwbreak+",
+        "PacketSize=4000",
+    ] {
         assert!(features.contains(feature), "{features}");
     }
     assert!(client.transfer("features", "target.xml").contains("i386-64bit.xml"));
-    assert!(client.transfer("features", "i386-64bit.xml").ends_with("name=\"mxcsr\" bitsize=\"32\" type=\"i386_mxcsr\" group=\"vector\"/></feature>"));
-    assert!(client.transfer("libraries", "").ends_with("<library-list version=\"1.0\"></library-list>"));
+    assert!(
+        client
+            .transfer("features", "i386-64bit.xml")
+            .ends_with("name=\"mxcsr\" bitsize=\"32\" type=\"i386_mxcsr\" group=\"vector\"/></feature>")
+    );
+    assert!(
+        client
+            .transfer("libraries", "")
+            .ends_with("<library-list version=\"1.0\"></library-list>")
+    );
     assert!(client.ask("qXfer:features:read:../etc/passwd:0,80").starts_with('E'));
     assert!(client.ask("vCont?").contains(";r"), "range stepping");
     assert_eq!(client.ask("qfThreadInfo"), "mp01.01,p01.02");
@@ -441,15 +458,35 @@ fn commands_are_answered_and_wrong_ones_explained() {
     let mut client = scene.client();
     assert!(client.monitor("storlock help").contains("locks [ADDRESS]"));
     assert!(client.monitor("storlock fly").contains("no command `fly`"));
-    assert!(client.monitor("storlock phys").contains("usage: monitor storlock phys ADDRESS [BYTES]"));
-    assert!(client.monitor("storlock phys 0x1000 32").contains("0x000000001010  00 00"));
+    assert!(
+        client
+            .monitor("storlock phys")
+            .contains("usage: monitor storlock phys ADDRESS [BYTES]")
+    );
+    assert!(
+        client
+            .monitor("storlock phys 0x1000 32")
+            .contains("0x000000001010  00 00")
+    );
     assert!(client.monitor("phys 0x9000").contains("not all memory"));
     assert!(client.monitor("storlock phys 0 99999999").contains("1 to 4096"));
     assert!(client.monitor("storlock callstack 7").contains("0 to 1"));
-    assert!(client.monitor("storlock processors").contains("stood still 17 us after"));
-    assert!(client.monitor("storlock ignore NoSuchRule").contains("the rules are SpinLockRelease"));
+    assert!(
+        client
+            .monitor("storlock processors")
+            .contains("stood still 17 us after")
+    );
+    assert!(
+        client
+            .monitor("storlock ignore NoSuchRule")
+            .contains("the rules are SpinLockRelease")
+    );
     scene.machine.inner().stops.as_ref().unwrap();
-    assert!(client.monitor("storlock ignore SpinLockRelease").contains("SpinLockRelease          is only reported"));
+    assert!(
+        client
+            .monitor("storlock ignore SpinLockRelease")
+            .contains("SpinLockRelease          is only reported")
+    );
     assert!(client.monitor("storlock snapshot").contains("no snapshot file"));
     scene.end();
 }

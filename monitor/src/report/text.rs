@@ -61,7 +61,6 @@ pub fn history(entries: &[HistoryEntry]) -> String {
     text
 }
 
-
 /// How loudly a violation is told.
 pub(crate) fn severity(v: &Violation) -> &'static str {
     match v.verdict {

@@ -107,7 +107,11 @@ impl Session {
             let stops = state.stops.enabled && !state.stops.ignored.contains(&rule);
             let _ = writeln!(text, "{:<24} {}", rule.rule().name, word(stops));
         }
-        let _ = writeln!(text, "{SUSPECTS:<24} {}", word(state.stops.enabled && state.stops.suspects));
+        let _ = writeln!(
+            text,
+            "{SUSPECTS:<24} {}",
+            word(state.stops.enabled && state.stops.suspects)
+        );
         text
     }
 
@@ -215,8 +219,10 @@ impl Session {
         let mut look = Look::new(&state);
         let special = cpu.special();
         let place = look.locate(cpu, cpu.registers().rip, true);
-        let thread = Processor::read(cpu, special.gs_base, special.gs_base)
-            .map_or_else(|_| "no thread known".to_owned(), |processor| format!("thread {:#x}", processor.thread));
+        let thread = Processor::read(cpu, special.gs_base, special.gs_base).map_or_else(
+            |_| "no thread known".to_owned(),
+            |processor| format!("thread {:#x}", processor.thread),
+        );
         format!(
             "vCPU {}, IRQL {}, {thread}, {place}",
             cpu.index(),

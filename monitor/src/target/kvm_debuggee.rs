@@ -12,7 +12,8 @@ use storlock_vmm::translate::TranslateError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::debuggee::{
-    AllRegisters, Debuggee, DebuggedCpu, FloatingPoint, Look, Motion, Page, RegisterError, Stop, Trap, TrapError, TrapKind,
+    AllRegisters, DebuggedCpu, Debuggee, FloatingPoint, Look, Motion, Page, RegisterError, Stop, Trap, TrapError,
+    TrapKind,
 };
 use super::kvm::{KvmCpu, read_error};
 use super::{CpuState, ReadError, Registers};
@@ -174,7 +175,9 @@ impl Debuggee for KvmDebuggee {
 
     fn debug_registers(&self) -> Vec<String> {
         let (breakpoints, traps) = self.handle.debug_registers();
-        let watched = breakpoints.iter().map(|b| format!("watched routine at {:#x}", b.address));
+        let watched = breakpoints
+            .iter()
+            .map(|b| format!("watched routine at {:#x}", b.address));
         let traps = traps.iter().map(|trap| {
             let what = match trap.kind {
                 vmm::TrapKind::Execute => "your breakpoint",

@@ -138,20 +138,30 @@ fn traps_get_the_registers_that_breakpoints_leave_with_their_conditions() {
         trap(TrapKind::Access, 0x9004, 4),
     ];
     let set = [breakpoint(0), breakpoint(1)];
-    assert_eq!(check_traps(&set, &traps), Ok(()), "the first one shares a breakpoint's register");
+    assert_eq!(
+        check_traps(&set, &traps),
+        Ok(()),
+        "the first one shares a breakpoint's register"
+    );
     let mut registers = DebugRegisters::new();
     registers.set(&set, &traps);
     let request = registers.armed();
     assert_eq!(request.arch.debugreg[..4], [0x1000, 0x2000, 0x8000, 0x9004]);
     // R/W 1 and LEN 2 for register 2, R/W 3 and LEN 3 for register 3.
     assert_eq!(request.arch.debugreg[7], 0x600 | 0b1010_1010 | 0b1111_1001 << 24);
-    assert_eq!(registers.classify(0x1000, 0b1, 0), Some(Hit::Breakpoint { id: 0, slot: 0 }));
+    assert_eq!(
+        registers.classify(0x1000, 0b1, 0),
+        Some(Hit::Breakpoint { id: 0, slot: 0 })
+    );
     assert_eq!(registers.executed(0x1000, 0b1), Some(traps[0]));
     assert_eq!(registers.executed(0x2000, 0b10), None);
     assert_eq!(registers.accessed(0b100), Some(traps[1]));
     assert_eq!(registers.accessed(0b11), None);
     // Stepping from 9004h is no reason to miss an access to it.
-    assert_eq!(registers.stepping(0x9004, false).arch.debugreg[7], request.arch.debugreg[7]);
+    assert_eq!(
+        registers.stepping(0x9004, false).arch.debugreg[7],
+        request.arch.debugreg[7]
+    );
     assert!(!registers.can_catch());
 }
 
@@ -162,7 +172,10 @@ fn traps_that_cannot_be_are_refused_and_those_that_no_longer_fit_counted() {
     assert_eq!(check_traps(&[], &four), Ok(()));
     assert!(matches!(
         check_traps(&set, &four),
-        Err(TrapError::TooMany { breakpoints: 3, traps: 4 })
+        Err(TrapError::TooMany {
+            breakpoints: 3,
+            traps: 4
+        })
     ));
     assert_eq!(fitting(&set, &four), 1);
     for wrong in [

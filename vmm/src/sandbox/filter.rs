@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use kvm_bindings::{
-    kvm_debugregs, kvm_guest_debug, kvm_ioeventfd, kvm_irq_level, kvm_irq_routing, kvm_msr_filter, kvm_msrs,
-    kvm_regs, kvm_sregs, kvm_xsave,
+    kvm_debugregs, kvm_guest_debug, kvm_ioeventfd, kvm_irq_level, kvm_irq_routing, kvm_msr_filter, kvm_msrs, kvm_regs,
+    kvm_sregs, kvm_xsave,
 };
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
