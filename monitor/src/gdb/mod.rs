@@ -112,6 +112,7 @@ impl Socket {
                 stops: served.stops,
                 on_disconnect: served.on_disconnect,
                 standing: None,
+                stand: false,
             };
             runtime.block_on(server.serve());
         };

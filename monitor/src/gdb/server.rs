@@ -40,6 +40,8 @@ pub(crate) struct Server {
     pub(crate) on_disconnect: OnDisconnect,
     /// Why the machine stands still; `None` while it runs.
     pub(crate) standing: Option<Stop>,
+    /// The next stop is to stand, whatever it is: a client has vanished.
+    pub(crate) stand: bool,
 }
 
 impl Server {
@@ -75,10 +77,14 @@ impl Server {
 
     /// The machine has stopped and nobody is attached.
     fn unattended(&mut self, stop: Stop) {
+        let stand = std::mem::take(&mut self.stand);
         let why = match &stop {
             Stop::Start => "the guest waits at its first instruction",
             Stop::Violation(_) => "stopped at a violation",
             Stop::Interrupted => "paused, since the debugger has vanished",
+            Stop::Trap(..) | Stop::Stepped(_) | Stop::TrapsLost(_) if stand => {
+                "paused, since the debugger has vanished"
+            }
             // Nobody's traps and steps; and a guest that has crashed is not kept for somebody who may never come.
             Stop::Trap(..) | Stop::Stepped(_) | Stop::TrapsLost(_) | Stop::Crashed(..) => {
                 self.machine.resume(Vec::new());
@@ -98,7 +104,10 @@ impl Server {
     fn vanished(&mut self) {
         match (self.on_disconnect, &self.standing) {
             (OnDisconnect::Resume, _) => self.go_on(),
-            (OnDisconnect::Pause, None) => self.machine.interrupt(),
+            (OnDisconnect::Pause, None) => {
+                self.stand = true;
+                self.machine.interrupt();
+            }
             (OnDisconnect::Pause, Some(Stop::Crashed(..))) => self.go_on(),
             (OnDisconnect::Pause, Some(_)) => {
                 eprintln!(
@@ -111,6 +120,7 @@ impl Server {
 
     /// Serves one client until it leaves. The machine is stopped for it.
     async fn client(&mut self, mut stream: Box<dyn Stream>) -> Left {
+        self.stand = false;
         let standing = match self.standing.take() {
             Some(stop) => stop,
             None => {

@@ -31,12 +31,16 @@ use super::commands::Commands;
 use super::libraries::{self, SymbolFiles};
 use super::registers::{REGISTERS_FILE, Register, RegisterSet, X64, registers_xml, target_xml};
 use crate::session::Session;
-use crate::target::debuggee::{AllRegisters, DebuggedCpu, Debuggee, Motion, Stop, Trap, TrapKind, ask};
+use crate::target::debuggee::{AllRegisters, DebuggedCpu, Debuggee, Motion, Stop, Trap, ask};
 
 /// `EFAULT` of the protocol: memory cannot be accessed.
 const EFAULT: u8 = 14;
 /// `EINVAL` of the protocol.
 pub(super) const EINVAL: u8 = 22;
+
+/// Most bytes of a command's output, and of one packet of it.
+const OUTPUT_LIMIT: usize = 1 << 18;
+const OUTPUT_PACKET: usize = 1 << 10;
 
 /// The machine has come to its end while gdb asked for something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -389,7 +393,13 @@ impl MonitorCmd for Stub {
             snapshot: self.snapshot.as_mut(),
         };
         let text = commands.run(&String::from_utf8_lossy(cmd));
-        out.write_raw(text.as_bytes());
+        for part in text.as_bytes()[..text.len().min(OUTPUT_LIMIT)].chunks(OUTPUT_PACKET) {
+            out.write_raw(part);
+            out.flush();
+        }
+        if text.len() > OUTPUT_LIMIT {
+            out.write_raw(b"\n(and more: see the report)\n");
+        }
         Ok(())
     }
 }
