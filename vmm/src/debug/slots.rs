@@ -2,6 +2,7 @@
 //!
 //! Breakpoints come first, then traps, then returns, as far as registers are left. Talks to nothing; the vCPU loop gives
 //! the requests made here to KVM. Sources: Intel SDM volume 3, 19.2.4 (DR7), 19.2.3 (DR6).
+#![forbid(unsafe_code)]
 
 use kvm_bindings::{
     KVM_GUESTDBG_BLOCKIRQ, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_INJECT_DB, KVM_GUESTDBG_SINGLESTEP,

@@ -1,6 +1,7 @@
 //! What a debugger's user asks for: stops at instructions and at accesses to data, and single steps.
 //!
 //! They share the four debug registers with the [`Breakpoint`]s, which have the first right to them. Plain data.
+#![forbid(unsafe_code)]
 
 use thiserror::Error;
 
