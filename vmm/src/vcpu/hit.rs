@@ -39,11 +39,11 @@ impl Vcpu {
             }
         }
         let hit = self.debug.classify(self.registers.rip, exit.dr6, self.registers.rsp);
-        let stopped = match hit {
+        let machine_stopped = match hit {
             Some(hit) => self.on_hit(hit)?,
             None => false,
         };
-        let trapped = self.on_trap(exit.dr6, stopped);
+        let trapped = self.on_trap(exit.dr6, machine_stopped);
         if stepped.is_some() && !trapped {
             self.stepped();
         }
