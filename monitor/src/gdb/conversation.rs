@@ -136,7 +136,7 @@ impl Conversation {
         for &byte in received {
             // A running machine can only be interrupted (gdb manual, "Interrupts"): another command to go on must not be
             // left over for the next stop.
-            if byte != INTERRUPT && self.state.as_mut().is_some_and(|state| is_running(state)) {
+            if byte != INTERRUPT && self.state.as_mut().is_some_and(is_running) {
                 self.packet.clear();
                 continue;
             }

@@ -102,7 +102,7 @@ impl Socket {
             if !go_on {
                 return;
             }
-            let server = Server {
+            let debuggee = Server {
                 listener,
                 address,
                 machine: served.machine,
@@ -114,7 +114,7 @@ impl Socket {
                 standing: None,
                 stand: false,
             };
-            runtime.block_on(server.serve());
+            runtime.block_on(debuggee.serve());
         };
         let thread = Sandbox::none().spawn(ThreadKind::Debugger, "gdb", body)?;
         started

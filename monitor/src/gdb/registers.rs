@@ -198,7 +198,7 @@ fn set_x87(all: &mut AllRegisters, index: usize, value: u64) {
         2 => {
             f.tag = (0..8).fold(0, |tag, number| {
                 tag | u8::from(value >> (2 * number) & 3 != 3) << number
-            })
+            });
         }
         3 => f.instruction = f.instruction & 0xffff_ffff | low << 32,
         4 => f.instruction = f.instruction >> 32 << 32 | low,

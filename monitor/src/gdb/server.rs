@@ -103,12 +103,11 @@ impl Server {
 
     fn vanished(&mut self) {
         match (self.on_disconnect, &self.standing) {
-            (OnDisconnect::Resume, _) => self.go_on(),
+            (OnDisconnect::Resume, _) | (OnDisconnect::Pause, Some(Stop::Crashed(..))) => self.go_on(),
             (OnDisconnect::Pause, None) => {
                 self.stand = true;
                 self.machine.interrupt();
             }
-            (OnDisconnect::Pause, Some(Stop::Crashed(..))) => self.go_on(),
             (OnDisconnect::Pause, Some(_)) => {
                 eprintln!(
                     "gdb: the debugger has vanished, the machine stands still; attach with: target remote {}",
@@ -121,14 +120,13 @@ impl Server {
     /// Serves one client until it leaves. The machine is stopped for it.
     async fn client(&mut self, mut stream: Box<dyn Stream>) -> Left {
         self.stand = false;
-        let standing = match self.standing.take() {
-            Some(stop) => stop,
-            None => {
-                self.machine.interrupt();
-                match self.stops.recv().await {
-                    Some(stop) => stop,
-                    None => return Left::Over,
-                }
+        let standing = if let Some(stop) = self.standing.take() {
+            stop
+        } else {
+            self.machine.interrupt();
+            match self.stops.recv().await {
+                Some(stop) => stop,
+                None => return Left::Over,
             }
         };
         let snapshot = self.snapshot.as_ref().and_then(|file| file.try_clone().ok());

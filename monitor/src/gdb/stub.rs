@@ -168,7 +168,8 @@ impl Stub {
         })
     }
 
-    fn set_all(&self, tid: Tid, all: AllRegisters) -> TargetResult<(), Self> {
+    fn set_all(&self, tid: Tid, all: &AllRegisters) -> TargetResult<(), Self> {
+        let all = *all;
         self.ask(tid, move |cpu| cpu.set_all(&all))?.map_err(|error| {
             eprintln!("gdb: the registers cannot be changed: {error}");
             TargetError::NonFatal
@@ -231,7 +232,7 @@ impl MultiThreadBase for Stub {
     }
 
     fn write_registers(&mut self, regs: &RegisterSet, tid: Tid) -> TargetResult<(), Self> {
-        self.set_all(tid, regs.0)
+        self.set_all(tid, &regs.0)
     }
 
     fn support_single_register_access(&mut self) -> Option<SingleRegisterAccessOps<'_, Tid, Self>> {
@@ -303,7 +304,7 @@ impl SingleRegisterAccess<Tid> for Stub {
         }
         let mut all = self.all(tid)?;
         reg_id.set(&mut all, val);
-        self.set_all(tid, all)
+        self.set_all(tid, &all)
     }
 }
 

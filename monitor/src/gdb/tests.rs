@@ -56,13 +56,11 @@ struct FakeCpu<'a> {
 impl FakeCpu<'_> {
     fn range(gva: u64, length: usize) -> Result<std::ops::Range<usize>, ReadError> {
         let first = (gva..).take(length).find(|at| !MEMORY.contains(at));
-        match first {
-            Some(outside) => Err(ReadError::NotMapped(outside)),
-            None => {
-                let start = (gva - MEMORY.start) as usize;
-                Ok(start..start + length)
-            }
+        if let Some(outside) = first {
+            return Err(ReadError::NotMapped(outside));
         }
+        let start = (gva - MEMORY.start) as usize;
+        Ok(start..start + length)
     }
 }
 
@@ -328,17 +326,17 @@ fn each_processor_goes_on_by_its_own_action_and_stops_are_told() {
     assert_eq!(client.ask("z1,1500,1"), "OK");
     assert_eq!(client.ask("Z0,1600,1"), "OK");
     let inner = scene.machine.inner();
-    let step = Motion::Step { range: None };
+    let once = Motion::Step { range: None };
     let range = Motion::Step {
         range: Some((0x1000, 0x1010)),
     };
     assert_eq!(
         inner.resumed,
         [
-            vec![Motion::Run, step],
+            vec![Motion::Run, once],
             vec![Motion::Run, Motion::Run],
             vec![Motion::Run, Motion::Run],
-            vec![step, Motion::Hold],
+            vec![once, Motion::Hold],
             vec![range, Motion::Run],
         ]
     );

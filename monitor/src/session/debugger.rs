@@ -286,16 +286,13 @@ impl Look {
     }
 
     fn stack(&mut self, cpu: &(impl CpuState + ?Sized)) -> (Vec<crate::report::Frame>, Option<String>) {
-        match &mut self.list {
-            Some(list) => walk(&mut self.symbols, list, cpu),
-            None => {
-                let here = Location::unknown(cpu.registers().rip);
-                let frame = crate::report::Frame {
-                    location: here,
-                    note: None,
-                };
-                (vec![frame], Some("the kernel was not found".to_owned()))
-            }
+        if let Some(list) = &mut self.list {
+            return walk(&mut self.symbols, list, cpu);
         }
+        let frame = crate::report::Frame {
+            location: Location::unknown(cpu.registers().rip),
+            note: None,
+        };
+        (vec![frame], Some("the kernel was not found".to_owned()))
     }
 }

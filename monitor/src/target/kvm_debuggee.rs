@@ -38,7 +38,7 @@ pub struct KvmDebuggee {
 
 /// The end of the thread that waits for the machine.
 pub struct Stops {
-    stops: UnboundedSender<Stop>,
+    told: UnboundedSender<Stop>,
     orders: mpsc::Receiver<Order>,
     /// The guest's first instruction waits for a debugger.
     hold_start: bool,
@@ -60,7 +60,7 @@ pub fn connect(
         orders: sender.clone(),
     };
     let stops = Stops {
-        stops,
+        told: stops,
         orders,
         hold_start,
     };
@@ -69,6 +69,7 @@ pub fn connect(
 
 impl Stops {
     /// Runs the machine to its end, telling the debugger each stop. `limit` counts the time in which it runs.
+    #[must_use]
     pub fn run(self, running: &RunningMachine, limit: Duration) -> ExitReason {
         let mut left = limit;
         if self.hold_start && self.tell(running, Stop::Start) {
@@ -96,7 +97,7 @@ impl Stops {
 
     /// Tells a stop, waits and obeys; `false` if the machine was not resumed.
     fn tell(&self, running: &RunningMachine, stop: Stop) -> bool {
-        if self.stops.send(stop).is_err() {
+        if self.told.send(stop).is_err() {
             return false;
         }
         match self.orders.recv() {
@@ -225,6 +226,7 @@ impl KvmCpu<'_, '_> {
     }
 }
 
+#[allow(clippy::needless_pass_by_value)] // For map_err.
 fn refused(error: storlock_vmm::Error) -> RegisterError {
     RegisterError(error.to_string())
 }
