@@ -10,7 +10,6 @@ use crate::bus::BusDevice;
 use crate::coordinator::{Phase, Shared};
 use crate::devices::board::{Board, BoardParts};
 use crate::devices::rtc::MemorySizes;
-use crate::devices::serial::COM1_IRQ;
 use crate::devices::{PowerControl, PowerEvent};
 use crate::error::Error;
 use crate::exit::ExitReason;
@@ -72,7 +71,7 @@ pub(crate) fn end_at_port(machine: &Arc<Shared>, port: u64) -> Result<(), Error>
 pub(crate) fn connect(
     machine: &Arc<Shared>,
     irq: &IrqRouter,
-    serial: Option<Box<dyn Write + Send>>,
+    serial: [Option<Box<dyn Write + Send>>; 2],
     debug_console: Option<Box<dyn Write + Send>>,
 ) -> Result<Board, Error> {
     let nowhere = || Box::new(std::io::sink());
@@ -86,13 +85,14 @@ pub(crate) fn connect(
     let parts = BoardParts {
         clock: Arc::clone(&machine.clock) as _,
         power: power(machine),
-        serial_interrupt: irq.line(COM1_IRQ),
-        serial_output: serial.unwrap_or_else(|| nowhere()),
+        inputs: std::array::from_fn(|input| irq.line(input as u32) as _),
+        serial_outputs: serial.map(|output| output.unwrap_or_else(|| nowhere())),
         debug_output: debug_console.unwrap_or_else(|| nowhere()),
         memory: MemorySizes {
             low: sizes(true),
             high: sizes(false),
         },
+        ram: machine.ram.clone(),
     };
     Ok(Board::new(parts, &machine.pio, &machine.mmio)?)
 }

@@ -11,6 +11,7 @@
 //! the fixed range, or else the movable range named first, wins.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -130,9 +131,24 @@ pub struct UnassignedAccesses {
     pub writes: u64,
 }
 
+/// A kind of access that no device answered: where, how long, and whether a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UnassignedPlace {
+    /// First address of the access.
+    pub address: u64,
+    /// Length in bytes, 1 to 8.
+    pub length: usize,
+    /// A write rather than a read.
+    pub write: bool,
+}
+
+/// Most kinds of accesses that are told apart.
+const PLACE_LIMIT: usize = 256;
+
 /// One address space of devices: port I/O or memory-mapped I/O.
 ///
-/// Reads that nobody answers give all ones, as on a PC, and writes that nobody takes are dropped; both are counted.
+/// Reads that nobody answers give all ones, as on a PC, and writes that nobody takes are dropped; both are counted, and the
+/// first 256 kinds of them are listed.
 pub struct Bus {
     name: &'static str,
     last_address: u64,
@@ -140,6 +156,8 @@ pub struct Bus {
     layers: Mutex<Layers>,
     unassigned_reads: AtomicU64,
     unassigned_writes: AtomicU64,
+    /// How often each kind came.
+    places: Mutex<BTreeMap<UnassignedPlace, u64>>,
 }
 
 impl Bus {
@@ -163,6 +181,7 @@ impl Bus {
             layers: Mutex::default(),
             unassigned_reads: AtomicU64::new(0),
             unassigned_writes: AtomicU64::new(0),
+            places: Mutex::default(),
         }
     }
 
@@ -251,6 +270,7 @@ impl Bus {
         }
         if unassigned {
             self.unassigned_reads.fetch_add(1, Ordering::Relaxed);
+            self.note_place(address, data.len(), false);
             tracing::trace!(
                 bus = self.name,
                 address,
@@ -275,6 +295,7 @@ impl Bus {
         }
         if unassigned {
             self.unassigned_writes.fetch_add(1, Ordering::Relaxed);
+            self.note_place(address, data.len(), true);
             tracing::trace!(bus = self.name, address, ?data, "write to an unassigned address");
         }
     }
@@ -294,6 +315,25 @@ impl Bus {
             Some((range, offset)),
             done + (range.length - offset).min(wanted) as usize,
         )
+    }
+
+    fn note_place(&self, address: u64, length: usize, write: bool) {
+        let place = UnassignedPlace { address, length, write };
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = places.len() < PLACE_LIMIT;
+        if let Some(count) = places.get_mut(&place) {
+            *count += 1;
+        } else if room {
+            places.insert(place, 1);
+        }
+    }
+
+    /// Which accesses nobody answered so far, and how often each came. What came after 256 different ones is only in
+    /// [`Bus::unassigned`].
+    #[must_use]
+    pub fn unassigned_places(&self) -> Vec<(UnassignedPlace, u64)> {
+        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.iter().map(|(place, count)| (*place, *count)).collect()
     }
 
     /// How many accesses nobody answered so far.

@@ -8,6 +8,7 @@ use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm};
 
 use crate::error::Error;
+use crate::hyperv;
 
 const LEAF1_ECX_VMX: u32 = 1 << 5;
 const LEAF1_ECX_X2APIC: u32 = 1 << 21;
@@ -21,17 +22,37 @@ const EXTENDED1_ECX_SVM: u32 = 1 << 2;
 pub(crate) struct Features {
     supported: CpuId,
     tsc_deadline: bool,
+    hyperv: bool,
 }
 
+/// Leaves in which a hypervisor tells of itself.
+const HYPERVISOR_LEAVES: std::ops::RangeInclusive<u32> = 0x4000_0000..=0x4fff_ffff;
+
 impl Features {
-    /// Asks KVM.
-    pub(crate) fn of(kvm: &Kvm) -> Result<Self, Error> {
+    /// Asks KVM. With `hyperv` the guest sees Hyper-V's interface instead of KVM's.
+    pub(crate) fn of(kvm: &Kvm, hyperv: bool) -> Result<Self, Error> {
         Ok(Self {
             supported: kvm
                 .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
                 .map_err(Error::kvm("list the CPUID features"))?,
             tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
+            hyperv,
         })
+    }
+
+    /// Whether the guest sees Hyper-V's interface.
+    pub(crate) fn hyperv(&self) -> bool {
+        self.hyperv
+    }
+
+    /// Bits of a guest-physical address: those of the host, as KVM says them. 36 where it does not.
+    pub(crate) fn address_bits(&self) -> u32 {
+        let leaf = self
+            .supported
+            .as_slice()
+            .iter()
+            .find(|entry| entry.function == 0x8000_0008);
+        leaf.map_or(36, |entry| entry.eax & 0xff)
     }
 
     /// The set for vCPU `index` of `count` (1 to 64): one package, one thread a core, APIC IDs 0 and up.
@@ -45,12 +66,16 @@ impl Features {
             .as_slice()
             .iter()
             .filter(|entry| !matches!(entry.function, 0xb | 0x1f | 0x8000_0026))
+            .filter(|entry| !(self.hyperv && HYPERVISOR_LEAVES.contains(&entry.function)))
             .copied()
             .collect();
         for entry in &mut entries {
             self.adjust(entry, index, count);
         }
         entries.extend(topology(index, count));
+        if self.hyperv {
+            entries.extend(hyperv::leaves());
+        }
         CpuId::from_entries(&entries).map_err(too_many)
     }
 

@@ -101,6 +101,9 @@ pub enum Error {
     /// The board's devices collide, which is an error of this program.
     #[error("cannot build the board: {0}")]
     Board(#[from] crate::devices::board::BoardError),
+    /// Two things that firmware is told have one name, which is an error of this program.
+    #[error("cannot tell the firmware: {0}")]
+    FirmwareConfig(#[from] crate::devices::fw_cfg::FileNameError),
     /// PCI functions collide or do not fit.
     #[error("cannot connect a PCI device: {0}")]
     Pci(#[from] crate::pci::PciError),

@@ -24,6 +24,13 @@ pub enum ExitReason {
         /// Number of the vCPU.
         cpu: u32,
     },
+    /// The guest reported its crash through Hyper-V's crash registers: for Windows the bug check code and its parameters.
+    Crash {
+        /// Number of the vCPU.
+        cpu: u32,
+        /// The registers P0 to P4.
+        parameters: [u64; 5],
+    },
     /// KVM gave up on a guest instruction.
     InternalError(InternalError),
     /// A [`crate::debug::DebugHandler`] answered [`crate::debug::HitAction::Stop`].
@@ -80,6 +87,13 @@ impl fmt::Display for ExitReason {
             Self::PowerOff => f.write_str("the guest powered off"),
             Self::Reset => f.write_str("the guest asked for a reset"),
             Self::TripleFault { cpu } => write!(f, "processor {cpu} shut down after a triple fault"),
+            Self::Crash {
+                cpu,
+                parameters: [code, p1, p2, p3, p4],
+            } => write!(
+                f,
+                "the guest crashed on processor {cpu}: bug check {code:#x} ({p1:#x}, {p2:#x}, {p3:#x}, {p4:#x})"
+            ),
             Self::InternalError(error) => error.fmt(f),
             Self::Breakpoint { cpu } => write!(f, "processor {cpu} was stopped at a breakpoint"),
             Self::Trap { cpu, trap } => write!(f, "processor {cpu} was stopped by a trap at {:#x}", trap.address),

@@ -81,6 +81,8 @@ fn os(action: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> IrqError {
 
 /// Inputs of the I/O APIC, and the first GSI free for messages.
 const IOAPIC_PINS: u32 = 24;
+/// Input of the I/O APIC that the timer is connected to.
+const TIMER_PIN: u32 = 2;
 /// Inputs of one PIC.
 const PIC_PINS: u32 = 8;
 
@@ -94,8 +96,8 @@ struct Routes {
 }
 
 impl Routes {
-    /// The whole table: KVM's default for the first 24 GSIs (GSI n is input n of the I/O APIC and, below 16, of the
-    /// PICs), then the messages.
+    /// The whole table: GSI n is input n of the I/O APIC and, below 16, of the PICs, except that the timer, GSI 0, is
+    /// input 2 of the I/O APIC as on every PC; then the messages.
     fn entries(&self) -> Vec<kvm_irq_routing_entry> {
         let mut entries = Vec::new();
         for gsi in 0..IOAPIC_PINS {
@@ -104,7 +106,12 @@ impl Routes {
                 1 => entries.push(irqchip_route(gsi, KVM_IRQCHIP_PIC_SLAVE, gsi - PIC_PINS)),
                 _ => {}
             }
-            entries.push(irqchip_route(gsi, KVM_IRQCHIP_IOAPIC, gsi));
+            match gsi {
+                0 => entries.push(irqchip_route(gsi, KVM_IRQCHIP_IOAPIC, TIMER_PIN)),
+                // Taken by the timer; at the PICs it is the cascade.
+                TIMER_PIN => {}
+                _ => entries.push(irqchip_route(gsi, KVM_IRQCHIP_IOAPIC, gsi)),
+            }
         }
         entries.extend(self.messages.iter().map(|(gsi, message)| message_route(*gsi, *message)));
         entries
@@ -358,7 +365,8 @@ mod tests {
         );
         let entries = routes.entries();
         let gsis: Vec<_> = entries.iter().map(|entry| (entry.gsi, entry.type_)).collect();
-        let twice = (0..16).flat_map(|gsi| [(gsi, KVM_IRQ_ROUTING_IRQCHIP); 2]);
+        // GSI 2 is the cascade of the PICs only.
+        let twice = (0..16).flat_map(|gsi| vec![(gsi, KVM_IRQ_ROUTING_IRQCHIP); if gsi == 2 { 1 } else { 2 }]);
         let once = (16..24).map(|gsi| (gsi, KVM_IRQ_ROUTING_IRQCHIP));
         let expected: Vec<_> = twice.chain(once).chain([(30, KVM_IRQ_ROUTING_MSI)]).collect();
         assert_eq!(gsis, expected);

@@ -10,6 +10,7 @@ pub mod debug;
 pub mod devices;
 pub mod doorbell;
 pub mod error;
+pub mod firmware;
 pub mod irq;
 pub mod kvm;
 pub mod machine;
@@ -25,8 +26,10 @@ mod coordinator;
 mod cpuid;
 mod emulate;
 mod exit;
+mod hyperv;
 mod msr;
 mod probe;
+mod rom;
 mod running;
 mod vcpu;
 

@@ -11,7 +11,7 @@ use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
 use crate::board;
-use crate::boot::{self, BootInfo, BootRequest};
+use crate::boot::{self, BootInfo, BootRequest, FirmwareRequest, LinuxInfo, LinuxRequest};
 use crate::bus::Bus;
 use crate::capabilities::Capabilities;
 use crate::coordinator::{Control, Shared};
@@ -19,12 +19,18 @@ use crate::cpuid::Features;
 use crate::debug::{Breakpoint, DebugHandler, StepOver};
 use crate::devices::GuestClock;
 use crate::devices::board::Board;
+use crate::devices::pflash::Flash;
+use crate::devices::power::PowerManagement;
+use crate::devices::ramfb::{RAMFB_FILE, RAMFB_LENGTH, RamFb};
 use crate::devices::serial::SerialPort;
 use crate::error::Error;
 pub use crate::exit::{CpuStatistics, ExitReason, InternalError};
+use crate::firmware::Platform;
+use crate::hyperv;
 use crate::irq::IrqRouter;
 use crate::memory::GuestRam;
 use crate::pci::PciBus;
+use crate::rom::Rom;
 pub use crate::running::{MachineHandle, RunningMachine};
 use crate::sandbox::{Sandbox, ThreadKind};
 use crate::vcpu::{self, Method, Vcpu};
@@ -66,8 +72,12 @@ pub struct MachineConfig {
     pub step_over: Option<StepOver>,
     /// Where the first serial port (COM1) writes to. Called on vCPU threads.
     pub serial: Option<Box<dyn Write + Send>>,
+    /// Where the second serial port (COM2) writes to. Called on vCPU threads.
+    pub serial2: Option<Box<dyn Write + Send>>,
     /// Where the debug console (port 402h) writes to. Called on vCPU threads.
     pub debug_console: Option<Box<dyn Write + Send>>,
+    /// Whether the guest sees Hyper-V's interface instead of KVM's.
+    pub hyperv: bool,
     /// Limits of the machine's threads and its devices' workers.
     pub sandbox: Sandbox,
 }
@@ -82,7 +92,9 @@ impl Default for MachineConfig {
             msr_exits: Vec::new(),
             step_over: None,
             serial: None,
+            serial2: None,
             debug_console: None,
+            hyperv: false,
             sandbox: Sandbox::none(),
         }
     }
@@ -96,6 +108,7 @@ pub struct Machine {
     vcpus: Vec<VcpuFd>,
     method: Method,
     sandbox: Sandbox,
+    address_bits: u32,
     booted: bool,
 }
 
@@ -116,7 +129,7 @@ impl Machine {
         vcpu::install_signal_handler()?;
         let ram = GuestRam::new(config.memory)?;
         let vm = create_vm(kvm, &ram)?;
-        let features = Features::of(kvm)?;
+        let features = Features::of(kvm, config.hyperv)?;
         let vcpus = (0..config.cpus)
             .map(|index| create_vcpu(&vm, &features, index, config.cpus))
             .collect::<Result<Vec<_>, _>>()?;
@@ -134,7 +147,7 @@ impl Machine {
             config.cpus,
         ));
         let irq = IrqRouter::new(Arc::clone(&shared.vm))?;
-        let board = board::connect(&shared, &irq, config.serial, config.debug_console)?;
+        let board = board::connect(&shared, &irq, [config.serial, config.serial2], config.debug_console)?;
         Ok(Self {
             shared,
             irq,
@@ -146,6 +159,7 @@ impl Machine {
                 block_interrupts: capabilities.block_interrupts,
             },
             sandbox: config.sandbox,
+            address_bits: features.address_bits(),
             booted: false,
         })
     }
@@ -190,6 +204,12 @@ impl Machine {
     #[must_use]
     pub fn serial(&self) -> &Arc<SerialPort> {
         &self.board.serial
+    }
+
+    /// Power management, with the power button.
+    #[must_use]
+    pub fn power(&self) -> &Arc<PowerManagement> {
+        &self.board.power
     }
 
     /// The clock that devices show to the guest; it stands still while the machine is paused.
@@ -248,6 +268,65 @@ impl Machine {
         }
         self.booted = true;
         Ok(info)
+    }
+
+    /// Puts a Linux kernel into memory, gives the PCI functions their addresses and puts the first vCPU at the kernel's entry
+    /// point; the kernel starts the others.
+    ///
+    /// # Errors
+    /// As [`Machine::boot`].
+    pub fn boot_linux(&mut self, request: &LinuxRequest) -> Result<LinuxInfo, Error> {
+        let platform = self.platform();
+        self.board.pci.assign_resources(&board::pci_resources())?;
+        let info = boot::load_linux(&self.shared.ram, request, &platform)?;
+        for (index, vcpu) in (0..).zip(&self.vcpus) {
+            boot::set_linux_entry_state(vcpu, &info, index)?;
+        }
+        self.booted = true;
+        Ok(info)
+    }
+
+    /// Puts firmware where processors begin after a reset and tells it of the machine. It gives the PCI functions their
+    /// addresses itself.
+    ///
+    /// # Errors
+    /// [`Error::Boot`] if it does not fit, [`Error::Kvm`] if KVM refuses.
+    ///
+    /// Returns the display if the request asks for one.
+    pub fn boot_firmware(&mut self, request: FirmwareRequest) -> Result<Option<Arc<RamFb>>, Error> {
+        let (code_at, variables_at) = request.places()?;
+        let platform = self.platform();
+        boot::tell_firmware(&self.board.fw_cfg, &platform, request.kernel.as_ref())?;
+        // The slots of RAM come first.
+        let slot = platform.ram.len() as u32;
+        let code = Rom::new(&self.shared.vm, slot, code_at, &request.code.data, None)?;
+        code.map(true)?;
+        let length = request.code.data.len() as u64;
+        self.shared.mmio.insert(code_at, length, Arc::new(code))?;
+        if let (Some(at), Some(store)) = (variables_at, request.variables) {
+            let array = Rom::new(&self.shared.vm, slot + 1, at, &store.content, store.file)?;
+            array.map(true)?;
+            let length = store.content.len() as u64;
+            self.shared
+                .mmio
+                .insert(at, length, Arc::new(Flash::new(Arc::new(array))))?;
+        }
+        let display = request.display.then(|| Arc::new(RamFb::new(self.shared.ram.clone())));
+        if let Some(display) = &display {
+            let fw_cfg = &self.board.fw_cfg;
+            fw_cfg.add_writable_file(RAMFB_FILE, RAMFB_LENGTH, Arc::clone(display) as _)?;
+        }
+        self.booted = true;
+        Ok(display)
+    }
+
+    /// What firmware and operating system are told of this machine.
+    fn platform(&self) -> Platform {
+        Platform {
+            cpus: self.vcpus.len() as u32,
+            ram: self.shared.ram.ranges().collect(),
+            address_bits: self.address_bits,
+        }
     }
 
     /// Arms breakpoints before the first instruction.
@@ -353,5 +432,8 @@ fn create_vcpu(vm: &VmFd, features: &Features, index: u32, count: u32) -> Result
         .map_err(Error::kvm("create a processor"))?;
     let cpuid = features.for_vcpu(index, count)?;
     vcpu.set_cpuid2(&cpuid).map_err(Error::kvm("set the CPUID features"))?;
+    if features.hyperv() {
+        hyperv::enable_synthetic_interrupts(&vcpu)?;
+    }
     Ok(vcpu)
 }

@@ -20,6 +20,7 @@ use crate::coordinator::{Order, Phase, Shared, count};
 use crate::debug::{Breakpoint, DebugHandler, DebugRegisters, StepOver, StoppedCpu, Trap};
 use crate::error::Error;
 use crate::exit::{ExitReason, INSTRUCTION_LIMIT, InternalError};
+use crate::hyperv;
 use crate::memory::GuestRam;
 use crate::msr;
 use crate::registers::{Registers, SpecialRegisters};
@@ -301,6 +302,7 @@ impl Vcpu {
             Event::Debug(exit) => self.on_debug(&exit),
             Event::MsrWrite { index, data } => self.on_msr_write(index, data),
             Event::InternalError => self.on_internal_error(),
+            Event::Crash => self.on_crash(),
             Event::End(reason) => {
                 self.end(reason);
                 Ok(())
@@ -332,6 +334,18 @@ impl Vcpu {
         }
         let action = self.call_handler(|handler, cpu| handler.msr_write(cpu, index, data));
         self.act(action, false).map(drop)
+    }
+
+    fn on_crash(&mut self) -> Result<(), Error> {
+        let mut parameters = [0; 5];
+        for (parameter, register) in parameters.iter_mut().zip(hyperv::CRASH_PARAMETERS..) {
+            *parameter = self.msr(register)?;
+        }
+        self.end(ExitReason::Crash {
+            cpu: self.index,
+            parameters,
+        });
+        Ok(())
     }
 
     fn on_internal_error(&mut self) -> Result<(), Error> {

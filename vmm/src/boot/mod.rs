@@ -1,19 +1,24 @@
-//! Direct boot: putting a PE64 kernel and files into guest RAM and starting every processor in it in long mode.
+//! What a machine starts with: firmware, or a PE64 or Linux kernel put into guest RAM and entered in long mode.
 //!
-//! No firmware and no real mode. What the kernel finds is described in `docs/loader-block.md`. Talks to guest memory;
-//! the machine sets the registers. It must not know what the files mean.
+//! What a PE kernel finds is described in `docs/loader-block.md`; Linux is booted by its own protocol. Talks to guest
+//! memory; the machine sets the registers. It must not know what the files mean.
 #![forbid(unsafe_code)]
 
 mod entry;
+mod firmware;
 mod layout;
+mod linux;
 mod loader_block;
 mod paging;
 mod pe;
 
 use thiserror::Error;
 
-pub(crate) use entry::set_entry_state;
+pub(crate) use entry::{set_entry_state, set_linux_entry_state};
+pub(crate) use firmware::tell_firmware;
+pub use firmware::{FIRMWARE_LIMIT, FirmwareRequest, VariableStore};
 pub use layout::load;
+pub use linux::{LinuxInfo, LinuxRequest, NamedFile, is_linux_kernel, load_linux};
 pub use loader_block::{LOADER_BLOCK_SIGNATURE, LOADER_BLOCK_VERSION, LOADER_FILE_NAME_LIMIT};
 pub use pe::{IMAGE_SIZE_LIMIT, KernelImage};
 
@@ -28,14 +33,34 @@ pub enum BootError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The kernel is no Linux kernel that can be booted.
+    #[error("{file} cannot be booted as a Linux kernel: {reason}")]
+    Linux {
+        /// Name of the file.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The firmware or its variables do not fit below 4 GiB.
+    #[error(
+        "{file} cannot be used as firmware: it has {bytes} bytes; whole pages of 4096 bytes, at most 16 MiB together with the variables, are needed"
+    )]
+    Firmware {
+        /// Name of the file.
+        file: String,
+        /// Its size in bytes.
+        bytes: u64,
+    },
     /// A name does not fit the loader block.
     #[error("the file name {file:?} does not fit: it has to be printable ASCII of 1 to {} characters", LOADER_FILE_NAME_LIMIT - 1)]
     Name {
         /// The name.
         file: String,
     },
-    /// The command line does not fit the loader block.
-    #[error("the kernel command line has to be printable ASCII of at most 4095 characters")]
+    /// The command line does not fit the loader block, or what a Linux kernel takes.
+    #[error(
+        "the kernel command line is too long or has characters that it must not have: printable ASCII of at most 4095 characters (2047 for Linux) is needed"
+    )]
     CommandLine,
     /// Everything together does not fit into RAM.
     #[error("{what} ({bytes} bytes) does not fit into guest memory: give the machine more")]

@@ -7,15 +7,19 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::chipset::{host_bridge, isa_bridge};
+use super::chipset::{host_bridge, isa_bridge, power_management};
 use super::debugcon::{DEBUG_CONSOLE_PORT, DebugConsole};
-use super::power::{POWER_MANAGEMENT_BASE, POWER_MANAGEMENT_LENGTH, PowerManagement, TimerWidth};
-use super::reset::{KEYBOARD_COMMAND_PORT, PORT_A, PortA, ResetControl, ResetKeyboardController};
+use super::fw_cfg::{FW_CFG_BASE, FW_CFG_LENGTH, FwCfg};
+use super::keyboard::{KEYBOARD_COMMAND_PORT, KEYBOARD_DATA_PORT, KEYBOARD_IRQ, KeyboardController};
+use super::pirq::PirqRouter;
+use super::power::{POWER_MANAGEMENT_BASE, POWER_MANAGEMENT_LENGTH, PowerManagement, SCI_IRQ, TimerWidth};
+use super::reset::{PORT_A, PortA, ResetControl};
 use super::rtc::{MemorySizes, RTC_BASE, RTC_LENGTH, Rtc};
-use super::serial::{COM1_BASE, Output, SerialPort, UART_LENGTH};
+use super::serial::{COM1_BASE, COM1_IRQ, COM2_BASE, COM2_IRQ, Output, SerialPort, UART_LENGTH};
 use super::{Clock, PowerControl};
 use crate::bus::{Bus, BusError};
 use crate::irq::InterruptLine;
+use crate::memory::GuestRam;
 use crate::pci::{CONFIG_PORTS_BASE, CONFIG_PORTS_LENGTH, ConfigError, ConfigPorts, PciAddress, PciBus, PciError};
 
 /// What the machine gives to the devices of the board.
@@ -24,14 +28,16 @@ pub struct BoardParts {
     pub clock: Arc<dyn Clock>,
     /// Who powers off and resets.
     pub power: Arc<dyn PowerControl>,
-    /// Input [`COM1_IRQ`](super::serial::COM1_IRQ) of the interrupt controllers.
-    pub serial_interrupt: Arc<dyn InterruptLine>,
-    /// Where COM1 goes.
-    pub serial_output: Output,
+    /// Inputs 0 to 15 of the interrupt controllers.
+    pub inputs: [Arc<dyn InterruptLine>; 16],
+    /// Where COM1 and COM2 go.
+    pub serial_outputs: [Output; 2],
     /// Where the debug console goes.
     pub debug_output: Output,
     /// What the CMOS memory says about RAM.
     pub memory: MemorySizes,
+    /// RAM, for DMA by the firmware configuration device.
+    pub ram: GuestRam,
 }
 
 /// Why the board could not be built: two devices at one place, which is an error of this program.
@@ -50,10 +56,18 @@ pub enum BoardError {
 
 /// The devices that others need to reach; the buses own all of them.
 pub struct Board {
-    /// PCI bus 0, with the host bridge and the ISA bridge in place.
+    /// PCI bus 0, with the host bridge and the functions of the south bridge in place.
     pub pci: Arc<PciBus>,
+    /// The interrupt pins of the slots of PCI bus 0.
+    pub pirq: Arc<PirqRouter>,
     /// COM1.
     pub serial: Arc<SerialPort>,
+    /// COM2.
+    pub serial2: Arc<SerialPort>,
+    /// Power management, with the power button.
+    pub power: Arc<PowerManagement>,
+    /// What firmware is told.
+    pub fw_cfg: Arc<FwCfg>,
 }
 
 impl Board {
@@ -65,34 +79,48 @@ impl Board {
         let BoardParts {
             clock,
             power,
-            serial_interrupt,
-            serial_output,
+            inputs,
+            serial_outputs: [com1, com2],
             debug_output,
             memory,
+            ram,
         } = parts;
-        let serial = Arc::new(SerialPort::new(serial_interrupt, serial_output));
+        let input = |number: u32| Arc::clone(&inputs[number as usize]);
+        let serial = Arc::new(SerialPort::new(input(COM1_IRQ), com1));
         pio.insert(COM1_BASE, UART_LENGTH, Arc::clone(&serial) as _)?;
+        let serial2 = Arc::new(SerialPort::new(input(COM2_IRQ), com2));
+        pio.insert(COM2_BASE, UART_LENGTH, Arc::clone(&serial2) as _)?;
         pio.insert(DEBUG_CONSOLE_PORT, 1, Arc::new(DebugConsole::new(debug_output)))?;
         pio.insert(RTC_BASE, RTC_LENGTH, Arc::new(Rtc::new(Arc::clone(&clock), memory)))?;
         pio.insert(PORT_A, 1, Arc::new(PortA::new(Arc::clone(&power))))?;
-        pio.insert(
-            KEYBOARD_COMMAND_PORT,
-            1,
-            Arc::new(ResetKeyboardController::new(Arc::clone(&power))),
-        )?;
-        let power_management = PowerManagement::new(clock, Arc::clone(&power), TimerWidth::Bits32);
+        let keyboard = KeyboardController::new(input(KEYBOARD_IRQ), Arc::clone(&power));
+        pio.insert(KEYBOARD_DATA_PORT, 1, keyboard.data_port())?;
+        pio.insert(KEYBOARD_COMMAND_PORT, 1, keyboard.command_port())?;
+        let management = PowerManagement::new(clock, Arc::clone(&power), input(SCI_IRQ), TimerWidth::Bits32);
+        let management = Arc::new(management);
         pio.insert(
             POWER_MANAGEMENT_BASE,
             POWER_MANAGEMENT_LENGTH,
-            Arc::new(power_management),
+            Arc::clone(&management) as _,
         )?;
+        let fw_cfg = Arc::new(FwCfg::new(ram));
+        pio.insert(FW_CFG_BASE, FW_CFG_LENGTH, Arc::clone(&fw_cfg) as _)?;
 
+        let pirq = PirqRouter::new(inputs);
         let pci = Arc::new(PciBus::new(pio, mmio));
         pci.add(PciAddress::HOST_BRIDGE, Arc::new(host_bridge()?))?;
-        pci.add(PciAddress::ISA_BRIDGE, Arc::new(isa_bridge()?))?;
+        pci.add(PciAddress::ISA_BRIDGE, Arc::new(isa_bridge(Arc::clone(&pirq))?))?;
+        pci.add(PciAddress::POWER_MANAGEMENT, Arc::new(power_management()?))?;
         let config_ports = ConfigPorts::new(Arc::clone(&pci), Arc::new(ResetControl::new(power)));
         pio.insert(CONFIG_PORTS_BASE, CONFIG_PORTS_LENGTH, Arc::new(config_ports))?;
-        Ok(Self { pci, serial })
+        Ok(Self {
+            pci,
+            pirq,
+            serial,
+            serial2,
+            power: management,
+            fw_cfg,
+        })
     }
 }
 
@@ -110,10 +138,11 @@ mod tests {
         let parts = BoardParts {
             clock: Arc::new(FakeClock::default()),
             power: power.clone(),
-            serial_interrupt: Arc::new(LineProbe::default()),
-            serial_output: Box::new(output.clone()),
+            inputs: std::array::from_fn(|_| Arc::new(LineProbe::default()) as _),
+            serial_outputs: [Box::new(output.clone()), Box::new(output.clone())],
             debug_output: Box::new(output.clone()),
             memory: MemorySizes { low: 1 << 30, high: 0 },
+            ram: GuestRam::new(16 << 20).unwrap(),
         };
         let board = Board::new(parts, &pio, &mmio).unwrap();
         (pio, board, power, output)
@@ -128,10 +157,15 @@ mod tests {
             byte[0]
         };
         pio.write(0x3f8, b"s");
+        pio.write(0x2f8, b"t");
         pio.write(0x402, b"d");
-        assert_eq!(output.bytes(), b"sd");
+        assert_eq!(output.bytes(), b"std");
         pio.write(0x70, &[0x0d]);
-        assert_eq!((read(0x71), read(0x92), read(0x64), read(0x60)), (0x80, 2, 0x14, 0xff));
+        assert_eq!((read(0x71), read(0x92), read(0x64), read(0x60)), (0x80, 2, 0x14, 0));
+        pio.write(0x510, &[0, 0]);
+        assert_eq!((read(0x511), read(0x511), read(0x514)), (b'Q', b'E', b'Q'));
+        // What OVMF takes for a sign of CPU hot-plug if it reads as anything but ones.
+        assert_eq!(read(0xaf08), 0xff);
         pio.write(0xcf8, &0x8000_0000u32.to_le_bytes());
         assert_eq!(
             (read(0xcfc), read(0xcfd), read(0xcfe), read(0xcff)),

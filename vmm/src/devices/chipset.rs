@@ -1,12 +1,25 @@
-//! The PCI functions that every PC has and that do nothing here but be found: the host bridge of the i440FX and the ISA
-//! bridge of the PIIX3 (Intel 82441FX and 82371SB data sheets).
+//! The PCI functions that every PC has: the host bridge of the i440FX, the ISA bridge of the PIIX3 and the power
+//! management function of the PIIX4 (Intel 82441FX, 82371SB and 82371AB data sheets).
+//!
+//! Only configuration space; what the ISA bridge's route control registers do is in [`super::pirq`], the ports of power
+//! management in [`super::power`].
 
 use std::sync::Arc;
 
+use super::pirq::PirqRouter;
+use super::power::POWER_MANAGEMENT_BASE;
 use crate::pci::{ConfigError, FunctionDescription, OwnRegister, PciDevice, PciFunction};
 
 /// Vendor ID of Intel.
 const INTEL: u16 = 0x8086;
+/// PIRQRC[A:D] of the ISA bridge: the first of four registers of a byte each.
+pub const PIRQ_ROUTE_CONTROL: u8 = 0x60;
+const PIRQS: u8 = 4;
+/// PMBA: base of the power management ports, with the bit that says "ports".
+const PMBA: u8 = 0x40;
+/// PMREGMISC: whether those ports are decoded.
+const PMREGMISC: u8 = 0x80;
+const PMIOSE: u8 = 1 << 0;
 
 /// A function without BARs.
 struct NoBars;
@@ -17,6 +30,23 @@ impl PciDevice for NoBars {
     }
 
     fn bar_write(&self, _bar: u8, _offset: u64, _data: &[u8]) {}
+}
+
+/// Hands the route control registers to the router.
+struct IsaBridge(Arc<PirqRouter>);
+
+impl PciDevice for IsaBridge {
+    fn bar_read(&self, _bar: u8, _offset: u64, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+
+    fn bar_write(&self, _bar: u8, _offset: u64, _data: &[u8]) {}
+
+    fn own_register_changed(&self, offset: u8, value: u8) {
+        if let Some(index) = offset.checked_sub(PIRQ_ROUTE_CONTROL) {
+            self.0.set_route(usize::from(index), value);
+        }
+    }
 }
 
 /// The 82441FX host bridge, 8086:1237.
@@ -34,12 +64,11 @@ pub fn host_bridge() -> Result<PciFunction, ConfigError> {
     PciFunction::new(description, None, Arc::new(NoBars))
 }
 
-/// The 82371SB ISA bridge, 8086:7000, with the PIRQ route control registers: kept for guests that set them, without
-/// effect as no device here has an INTx pin.
+/// The 82371SB ISA bridge, 8086:7000, whose PIRQ route control registers set the routes of `router`.
 ///
 /// # Errors
 /// None in practice: the description is fixed.
-pub fn isa_bridge() -> Result<PciFunction, ConfigError> {
+pub fn isa_bridge(router: Arc<PirqRouter>) -> Result<PciFunction, ConfigError> {
     // PIRQRC[A:D]: routing disabled after reset; bits 7 and 3:0 exist.
     let route = |offset| OwnRegister {
         offset,
@@ -50,7 +79,36 @@ pub fn isa_bridge() -> Result<PciFunction, ConfigError> {
         vendor_id: INTEL,
         device_id: 0x7000,
         class_code: [0x06, 0x01, 0x00],
-        own_registers: (0x60..0x64).map(route).collect(),
+        multi_function: true,
+        own_registers: (PIRQ_ROUTE_CONTROL..PIRQ_ROUTE_CONTROL + PIRQS).map(route).collect(),
+        ..FunctionDescription::default()
+    };
+    PciFunction::new(description, None, Arc::new(IsaBridge(router)))
+}
+
+/// The 82371AB power management function, 8086:7113. Its ports are where firmware for this chip set puts them, decoded
+/// from the start, and cannot be moved.
+///
+/// # Errors
+/// None in practice: the description is fixed.
+pub fn power_management() -> Result<PciFunction, ConfigError> {
+    let [low, high] = (POWER_MANAGEMENT_BASE as u16 | 1).to_le_bytes();
+    let constant = |offset, value| OwnRegister {
+        offset,
+        value,
+        writable: 0,
+    };
+    let description = FunctionDescription {
+        vendor_id: INTEL,
+        device_id: 0x7113,
+        // From this revision on the timer counts evenly.
+        revision_id: 3,
+        class_code: [0x06, 0x80, 0x00],
+        own_registers: vec![
+            constant(PMBA, low),
+            constant(PMBA + 1, high),
+            constant(PMREGMISC, PMIOSE),
+        ],
         ..FunctionDescription::default()
     };
     PciFunction::new(description, None, Arc::new(NoBars))
@@ -59,6 +117,10 @@ pub fn isa_bridge() -> Result<PciFunction, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bus::Bus;
+    use crate::devices::testing::LineProbe;
+    use crate::irq::InterruptLine;
+    use crate::pci::{PciAddress, PciBus};
 
     fn read(function: &PciFunction, offset: u8) -> u32 {
         let mut data = [0; 4];
@@ -66,11 +128,39 @@ mod tests {
         u32::from_le_bytes(data)
     }
 
+    fn router() -> (Arc<PirqRouter>, Arc<LineProbe>) {
+        let probe = Arc::new(LineProbe::default());
+        let inputs = std::array::from_fn(|_| probe.clone() as Arc<dyn InterruptLine>);
+        (PirqRouter::new(inputs), probe)
+    }
+
     #[test]
-    fn bridges_show_their_ids_and_classes() {
-        let (host, isa) = (host_bridge().unwrap(), isa_bridge().unwrap());
+    fn functions_show_their_ids_and_classes() {
+        let (host, isa, power) = (
+            host_bridge().unwrap(),
+            isa_bridge(router().0).unwrap(),
+            power_management().unwrap(),
+        );
         assert_eq!((read(&host, 0), read(&host, 8)), (0x1237_8086, 0x0600_0002));
         assert_eq!((read(&isa, 0), read(&isa, 8)), (0x7000_8086, 0x0601_0000));
+        assert_eq!((read(&power, 0), read(&power, 8)), (0x7113_8086, 0x0680_0003));
         assert_eq!((read(&host, 0x3c) >> 8, read(&isa, 0x60)), (0, 0x8080_8080));
+        assert_eq!((read(&power, 0x40), read(&power, 0x80)), (0xb001, 1));
+        assert_eq!(read(&isa, 0x0c) >> 16 & 0xff, 0x80, "multi-function");
+    }
+
+    #[test]
+    fn a_write_to_a_route_control_register_routes() {
+        let (pio, mmio) = (Arc::new(Bus::pio()), Arc::new(Bus::mmio()));
+        let pci = PciBus::new(&pio, &mmio);
+        let (router, probe) = router();
+        pci.add(PciAddress::ISA_BRIDGE, Arc::new(isa_bridge(router.clone()).unwrap()))
+            .unwrap();
+        router.pin(1, 0).set_level(true);
+        assert!(!probe.level());
+        pci.config_write(PciAddress::ISA_BRIDGE, 0x60, &[0x0a, 0x0a, 0x0b, 0x0b]);
+        assert!(probe.level());
+        pci.config_write(PciAddress::ISA_BRIDGE, 0x60, &[0x80]);
+        assert!(!probe.level());
     }
 }

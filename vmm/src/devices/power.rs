@@ -1,12 +1,14 @@
 //! ACPI power management of the PIIX4: the PM1a event and control registers and the power management timer.
 //!
-//! Register names and layouts: ACPI Specification 6.4, section 4.8.3. Talks to the guest's clock and to the machine's
-//! power control. It raises no SCI: no event is ever set in PM1_STS.
+//! Register names and layouts: ACPI Specification 6.4, section 4.8.3. Talks to the guest's clock, to the machine's power
+//! control and to the SCI. The one event is the power button: there is no status for the timer's wrapping around, for
+//! the global lock (nobody else holds it) or for the real-time clock (it has no alarm).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Clock, PowerControl, PowerEvent};
 use crate::bus::BusDevice;
+use crate::irq::InterruptLine;
 
 /// First port of the block.
 pub const POWER_MANAGEMENT_BASE: u64 = 0xb000;
@@ -15,17 +17,26 @@ pub const POWER_MANAGEMENT_LENGTH: u64 = 12;
 /// Frequency of the power management timer in Hz.
 pub const PM_TIMER_FREQUENCY: u64 = 3_579_545;
 
-/// Offsets in the block.
+/// Input of the interrupt controllers for the SCI: level-triggered, active high.
+pub const SCI_IRQ: u32 = 9;
+
+/// Offset of the control register in the block; the event registers come first.
+pub const PM1_CNT: u64 = 4;
+/// Offset of the timer.
+pub const PM_TMR: u64 = 8;
 const PM1_EN: u64 = 2;
-const PM1_CNT: u64 = 4;
-const PM_TMR: u64 = 8;
+
+/// PM1_STS and PM1_EN: the power button.
+const PWRBTN: u16 = 1 << 8;
 
 /// PM1_CNT: type of sleep; 0 stands for S5 on a PIIX4.
 const SLP_TYP: u16 = 7 << 10;
 /// PM1_CNT: go to sleep. Write-only, reads as zero.
 const SLP_EN: u16 = 1 << 13;
-/// PM1_CNT: bits that keep what was written: SCI_EN, BM_RLD and SLP_TYP.
-const PM1_CNT_KEPT: u16 = SLP_TYP | 0b11;
+/// PM1_CNT: events raise an SCI, not an SMI. Always set: there is no system management mode.
+const SCI_EN: u16 = 1 << 0;
+/// PM1_CNT: bits that keep what was written: BM_RLD and SLP_TYP.
+const PM1_CNT_KEPT: u16 = SLP_TYP | 0b10;
 /// PM1_EN: bits that there are: timer, global lock, power button, real-time clock.
 const PM1_EN_KEPT: u16 = 1 | 1 << 5 | 1 << 8 | 1 << 10;
 
@@ -38,9 +49,10 @@ pub enum TimerWidth {
     Bits32,
 }
 
-/// What the guest wrote.
+/// What the guest wrote, and what happened.
 #[derive(Debug, Clone, Copy, Default)]
 struct PowerState {
+    status: u16,
     enable: u16,
     control: u16,
 }
@@ -49,6 +61,7 @@ struct PowerState {
 pub struct PowerManagement {
     clock: Arc<dyn Clock>,
     power: Arc<dyn PowerControl>,
+    sci: Arc<dyn InterruptLine>,
     timer_mask: u32,
     state: Mutex<PowerState>,
 }
@@ -56,7 +69,12 @@ pub struct PowerManagement {
 impl PowerManagement {
     /// As after power-on.
     #[must_use]
-    pub fn new(clock: Arc<dyn Clock>, power: Arc<dyn PowerControl>, width: TimerWidth) -> Self {
+    pub fn new(
+        clock: Arc<dyn Clock>,
+        power: Arc<dyn PowerControl>,
+        sci: Arc<dyn InterruptLine>,
+        width: TimerWidth,
+    ) -> Self {
         let timer_mask = match width {
             TimerWidth::Bits24 => 0xff_ffff,
             TimerWidth::Bits32 => u32::MAX,
@@ -64,6 +82,7 @@ impl PowerManagement {
         Self {
             clock,
             power,
+            sci,
             timer_mask,
             state: Mutex::default(),
         }
@@ -76,11 +95,32 @@ impl PowerManagement {
         elapsed.as_secs().wrapping_mul(PM_TIMER_FREQUENCY).wrapping_add(part) as u32 & self.timer_mask
     }
 
+    /// Presses the power button: an operating system that listens shuts down and then switches off.
+    pub fn press_power_button(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.status |= PWRBTN;
+        self.update_sci(*state);
+    }
+
+    fn update_sci(&self, state: PowerState) {
+        self.sci.set_level(state.status & state.enable != 0);
+    }
+
     /// All registers of the block except the timer.
     fn registers(state: PowerState) -> [u8; PM_TMR as usize] {
+        let [status_low, status_high] = state.status.to_le_bytes();
         let [enable_low, enable_high] = state.enable.to_le_bytes();
-        let [control_low, control_high] = state.control.to_le_bytes();
-        [0, 0, enable_low, enable_high, control_low, control_high, 0, 0]
+        let [control_low, control_high] = (state.control | SCI_EN).to_le_bytes();
+        [
+            status_low,
+            status_high,
+            enable_low,
+            enable_high,
+            control_low,
+            control_high,
+            0,
+            0,
+        ]
     }
 
     fn sleep(&self, control: u16) {
@@ -120,8 +160,11 @@ impl BusDevice for PowerManagement {
     fn write(&self, offset: u64, data: &[u8]) {
         let mut sleep = None;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let events = (state.status, state.enable);
         for (value, position) in data.iter().zip(offset..) {
             match position {
+                // PM1_STS is cleared by writing ones.
+                0..PM1_EN => state.status &= !replace_byte(0, position, *value),
                 PM1_EN..PM1_CNT => state.enable = replace_byte(state.enable, position - PM1_EN, *value) & PM1_EN_KEPT,
                 PM1_CNT..6 => {
                     let control = replace_byte(state.control, position - PM1_CNT, *value);
@@ -130,9 +173,12 @@ impl BusDevice for PowerManagement {
                     }
                     state.control = control & PM1_CNT_KEPT;
                 }
-                // PM1_STS is cleared by writing ones, but never has any; the timer is read-only.
+                // The timer is read-only.
                 _ => {}
             }
+        }
+        if events != (state.status, state.enable) {
+            self.update_sci(*state);
         }
         drop(state);
         if let Some(control) = sleep {
@@ -146,11 +192,18 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::devices::testing::{FakeClock, PowerProbe};
+    use crate::devices::testing::{FakeClock, LineProbe, PowerProbe};
 
     fn device(width: TimerWidth) -> (PowerManagement, Arc<FakeClock>, Arc<PowerProbe>) {
+        let (device, clock, power, _) = device_with_sci(width);
+        (device, clock, power)
+    }
+
+    fn device_with_sci(width: TimerWidth) -> (PowerManagement, Arc<FakeClock>, Arc<PowerProbe>, Arc<LineProbe>) {
         let (clock, power) = (Arc::new(FakeClock::default()), Arc::new(PowerProbe::default()));
-        (PowerManagement::new(clock.clone(), power.clone(), width), clock, power)
+        let sci = Arc::new(LineProbe::default());
+        let device = PowerManagement::new(clock.clone(), power.clone(), sci.clone(), width);
+        (device, clock, power, sci)
     }
 
     fn read<const N: usize>(device: &PowerManagement, offset: u64) -> [u8; N] {
@@ -166,7 +219,7 @@ mod tests {
         assert!(power.events().is_empty());
         device.write(4, &(1u16 << 13).to_le_bytes());
         assert_eq!(power.events(), [PowerEvent::PowerOff]);
-        assert_eq!(read(&device, 4), [0, 0], "SLP_EN reads as zero");
+        assert_eq!(read(&device, 4), [1, 0], "SLP_EN reads as zero");
         device.write(5, &[0x20]);
         assert_eq!(power.events().len(), 2, "by a byte access too");
     }
@@ -177,6 +230,21 @@ mod tests {
         device.write(0, &[0xff; 4]);
         device.write(4, &[0xff]);
         assert_eq!(read(&device, 0), [0, 0, 0x21, 0x05, 3, 0, 0, 0]);
+    }
+
+    #[test]
+    fn the_power_button_raises_the_sci_while_it_is_enabled_and_not_cleared() {
+        let (device, _, _, sci) = device_with_sci(TimerWidth::Bits32);
+        device.press_power_button();
+        assert!(!sci.level(), "nobody listens");
+        assert_eq!(read(&device, 0), [0, 1]);
+        device.write(2, &PWRBTN.to_le_bytes());
+        assert!(sci.level());
+        device.write(0, &[0xff]);
+        assert!(sci.level(), "the other byte");
+        device.write(0, &PWRBTN.to_le_bytes());
+        assert!(!sci.level());
+        assert_eq!(read(&device, 0), [0, 0]);
     }
 
     #[test]

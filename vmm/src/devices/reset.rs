@@ -1,5 +1,5 @@
-//! The ways to reset a PC: the reset control register at 0xCF9 (PIIX3 data sheet, RC), system control port A at 0x92
-//! (IBM PS/2), and command 0xFE of the keyboard controller at 0x64 (IBM PC/AT).
+//! Two ways to reset a PC: the reset control register at 0xCF9 (PIIX3 data sheet, RC) and system control port A at 0x92
+//! (IBM PS/2). The third is the keyboard controller.
 //!
 //! Each asks the machine for the reset and changes nothing else.
 
@@ -11,8 +11,10 @@ use crate::bus::BusDevice;
 
 /// Port of system control port A.
 pub const PORT_A: u64 = 0x92;
-/// Command and status port of the keyboard controller.
-pub const KEYBOARD_COMMAND_PORT: u64 = 0x64;
+/// The reset control register.
+pub const RESET_CONTROL_PORT: u64 = 0xcf9;
+/// What to write there for a hard reset.
+pub const RESET_CONTROL_VALUE: u8 = SYSTEM_RESET | RESET_CPU;
 
 /// RC: the reset is a hard one.
 const SYSTEM_RESET: u8 = 1 << 1;
@@ -90,36 +92,6 @@ impl BusDevice for PortA {
     }
 }
 
-/// Keyboard controller status: self-test passed, keyboard not locked, nothing to read, ready for a command.
-const STATUS_IDLE: u8 = 0x14;
-/// Keyboard controller command: pulse output line 0, which is the processor's reset.
-const PULSE_RESET: u8 = 0xfe;
-
-/// The command port of a keyboard controller without keyboard: all that it can do is reset.
-pub struct ResetKeyboardController {
-    power: Arc<dyn PowerControl>,
-}
-
-impl ResetKeyboardController {
-    /// To be put at port 0x64 only.
-    #[must_use]
-    pub fn new(power: Arc<dyn PowerControl>) -> Self {
-        Self { power }
-    }
-}
-
-impl BusDevice for ResetKeyboardController {
-    fn read(&self, _offset: u64, data: &mut [u8]) {
-        data.fill(STATUS_IDLE);
-    }
-
-    fn write(&self, _offset: u64, data: &[u8]) {
-        if data.contains(&PULSE_RESET) {
-            self.power.request(PowerEvent::Reset);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,17 +121,6 @@ mod tests {
         port.write(0, &[read(&port) | 0xf0]);
         assert_eq!((power.events(), read(&port)), (vec![], 2));
         port.write(0, &[3]);
-        assert_eq!(power.events(), [PowerEvent::Reset]);
-    }
-
-    #[test]
-    fn the_keyboard_controller_is_ready_and_resets_on_fe() {
-        let power = Arc::new(PowerProbe::default());
-        let controller = ResetKeyboardController::new(power.clone());
-        assert_eq!(read(&controller) & 3, 0);
-        controller.write(0, &[0xaa]);
-        assert!(power.events().is_empty());
-        controller.write(0, &[0xfe]);
         assert_eq!(power.events(), [PowerEvent::Reset]);
     }
 }

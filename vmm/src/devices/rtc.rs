@@ -16,6 +16,9 @@ pub const RTC_BASE: u64 = 0x70;
 /// Number of ports.
 pub const RTC_LENGTH: u64 = 2;
 
+/// Register of the century; the fixed ACPI table names it.
+pub const CENTURY_REGISTER: u8 = register::CENTURY;
+
 /// Bytes of CMOS memory, the clock's registers included.
 const CMOS_SIZE: usize = 128;
 /// Index port: the selected register; bit 7 masks the NMI, which this PC does not have.

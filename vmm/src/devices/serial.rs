@@ -1,6 +1,6 @@
 //! The serial port: a 16550A UART by vm-superio, with its output written to whatever the machine was given.
 //!
-//! Talks to an interrupt line (IRQ 4 for COM1) and a writer. A UART's interrupt is a level, but on a PC it goes to an
+//! Talks to an interrupt line (IRQ 4 for COM1, 3 for COM2) and a writer. A UART's interrupt is a level, but on a PC it goes to an
 //! edge-triggered input, so a pulse for each new cause is what the guest can see.
 
 use std::io::Write;
@@ -14,6 +14,10 @@ use crate::irq::InterruptLine;
 
 /// First port of COM1.
 pub const COM1_BASE: u64 = 0x3f8;
+/// First port of COM2.
+pub const COM2_BASE: u64 = 0x2f8;
+/// Interrupt request line of COM2.
+pub const COM2_IRQ: u32 = 3;
 /// Number of ports of a UART.
 pub const UART_LENGTH: u64 = 8;
 /// Interrupt request line of COM1.

@@ -15,6 +15,10 @@ impl LineProbe {
     pub(crate) fn pulses(&self) -> usize {
         self.0.lock().unwrap().1
     }
+
+    pub(crate) fn level(&self) -> bool {
+        self.0.lock().unwrap().0
+    }
 }
 
 impl InterruptLine for LineProbe {

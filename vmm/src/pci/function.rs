@@ -29,6 +29,12 @@ pub trait PciDevice: Send + Sync {
         let _ = (bar, base);
     }
 
+    /// A register of the function's own ([`OwnRegister`](super::OwnRegister)) now holds `value`. Called in the order of the
+    /// changes, like [`PciDevice::bus_master_changed`].
+    fn own_register_changed(&self, offset: u8, value: u8) {
+        let _ = (offset, value);
+    }
+
     /// COMMAND.BusMasterEnable changed: without it a device may not access memory. (MSI-X messages are held back
     /// without the device's help.)
     fn bus_master_changed(&self, enabled: bool) {
@@ -40,6 +46,8 @@ pub trait PciDevice: Send + Sync {
 pub struct PciFunction {
     config: Mutex<ConfigSpace>,
     msix: Option<MsixFunction>,
+    /// Offsets of the registers that only this function has.
+    own_registers: Vec<u8>,
     device: Arc<dyn PciDevice>,
 }
 
@@ -72,6 +80,7 @@ impl PciFunction {
         Ok(Self {
             config: Mutex::new(config),
             msix,
+            own_registers: description.own_registers.iter().map(|own| own.offset).collect(),
             device,
         })
     }
@@ -102,6 +111,14 @@ impl PciFunction {
         let bus_master = config.command().contains(Command::BUS_MASTER);
         if before.command().contains(Command::BUS_MASTER) != bus_master {
             self.device.bus_master_changed(bus_master);
+        }
+        for &offset in &self.own_registers {
+            let (mut old, mut new) = ([0], [0]);
+            before.read(offset, &mut old);
+            config.read(offset, &mut new);
+            if old != new {
+                self.device.own_register_changed(offset, new[0]);
+            }
         }
         if let Some(MsixFunction { msix, capability }) = &self.msix {
             // The high byte of Message Control is at offset 3 of the capability.

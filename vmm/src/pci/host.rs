@@ -33,6 +33,9 @@ impl PciAddress {
     /// Where the ISA bridge of a PC with an i440FX chip set is.
     pub const ISA_BRIDGE: Self = Self { device: 1, function: 0 };
 
+    /// Where power management of a PC with an i440FX chip set is.
+    pub const POWER_MANAGEMENT: Self = Self { device: 1, function: 3 };
+
     /// Device 0 to 31, function 0 to 7; `None` outside.
     #[must_use]
     pub const fn new(device: u8, function: u8) -> Option<Self> {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use kvm_bindings::{
     kvm_debugregs, kvm_guest_debug, kvm_ioeventfd, kvm_irq_level, kvm_irq_routing, kvm_msr_filter, kvm_msrs, kvm_regs,
-    kvm_sregs, kvm_xsave,
+    kvm_sregs, kvm_userspace_memory_region, kvm_xsave,
 };
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
@@ -50,7 +50,9 @@ const EVERYWHERE: &[libc::c_long] = &[
 /// Further calls of one kind, whatever their arguments.
 fn further(kind: ThreadKind) -> &'static [libc::c_long] {
     match kind {
-        ThreadKind::Vcpu | ThreadKind::Coordinator | ThreadKind::Progress => &[],
+        ThreadKind::Coordinator | ThreadKind::Progress => &[],
+        // The firmware's variables.
+        ThreadKind::Vcpu => &[libc::SYS_pwrite64],
         ThreadKind::Worker => &[
             libc::SYS_pread64,
             libc::SYS_pwrite64,
@@ -95,6 +97,7 @@ const fn kvm(direction: u32, number: u32, size: usize) -> u32 {
 }
 
 /// Requests of linux/kvm.h.
+const KVM_SET_USER_MEMORY_REGION: u32 = kvm(WRITE, 0x46, size_of::<kvm_userspace_memory_region>());
 const KVM_IRQ_LINE: u32 = kvm(WRITE, 0x61, size_of::<kvm_irq_level>());
 const KVM_SET_GSI_ROUTING: u32 = kvm(WRITE, 0x6a, size_of::<kvm_irq_routing>());
 const KVM_IOEVENTFD: u32 = kvm(WRITE, 0x79, size_of::<kvm_ioeventfd>());
@@ -129,6 +132,8 @@ fn requests(kind: ThreadKind) -> &'static [u32] {
             KVM_IRQ_LINE,
             KVM_SET_GSI_ROUTING,
             KVM_IOEVENTFD,
+            // The firmware's variables are taken out of the guest's sight while it writes them.
+            KVM_SET_USER_MEMORY_REGION,
         ],
         // A controller gives its doorbells back on whatever thread it ends.
         ThreadKind::Worker | ThreadKind::Coordinator => &[KVM_IOEVENTFD],
@@ -206,6 +211,7 @@ mod tests {
         assert_eq!(KVM_SET_GUEST_DEBUG, 0x4048_ae9b);
         assert_eq!(KVM_IOEVENTFD, 0x4040_ae79);
         assert_eq!(KVM_GET_XSAVE, 0x9000_aea4);
+        assert_eq!(KVM_SET_USER_MEMORY_REGION, 0x4020_ae46);
     }
 
     #[test]

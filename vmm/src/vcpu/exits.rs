@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_debug_exit_arch};
+use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_debug_exit_arch};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::coordinator::{Shared, count};
@@ -17,6 +17,7 @@ pub(super) enum Event {
     Debug(kvm_debug_exit_arch),
     MsrWrite { index: u32, data: u64 },
     InternalError,
+    Crash,
     Interrupted,
     End(ExitReason),
 }
@@ -93,6 +94,7 @@ fn rare_exit(exit: &VcpuExit<'_>, cpu: u32) -> Event {
         VcpuExit::Shutdown => Event::End(ExitReason::TripleFault { cpu }),
         VcpuExit::InternalError => Event::InternalError,
         VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _) => Event::End(ExitReason::PowerOff),
+        VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, _) => Event::Crash,
         VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => Event::End(ExitReason::Reset),
         // The kernel saw a signal of ours, or has nothing to say.
         VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::Hlt => Event::Handled,

@@ -1,0 +1,68 @@
+//! The interface by which a guest of Hyper-V finds its hypervisor, as far as KVM implements it (Microsoft, "Hypervisor Top
+//! Level Functional Specification" 6.0b, chapters 2 and 12; Linux documentation "virt/kvm/x86/hypercalls", "virt/kvm/api").
+//!
+//! KVM does the registers and hypercalls by itself; here is what CPUID says of them. Windows takes relaxed timing, the
+//! reference time and the synthetic timers from it, and reports its bug checks.
+#![forbid(unsafe_code)]
+
+use kvm_bindings::{KVM_CAP_HYPERV_SYNIC2, kvm_cpuid_entry2, kvm_enable_cap};
+use kvm_ioctls::VcpuFd;
+
+use crate::error::Error;
+
+/// HV_X64_MSR_CRASH_P0, the first of five.
+pub(crate) const CRASH_PARAMETERS: u32 = 0x4000_0100;
+
+/// Leaves by number.
+const VENDOR: u32 = 0x4000_0000;
+const INTERFACE: u32 = 0x4000_0001;
+const VERSION: u32 = 0x4000_0002;
+const FEATURES: u32 = 0x4000_0003;
+const RECOMMENDATIONS: u32 = 0x4000_0004;
+const LIMITS: u32 = 0x4000_0005;
+
+/// Privileges (table 2-3): run time, reference counter, synthetic interrupts and timers, APIC registers, hypercalls, the
+/// virtual processor's index, the reference TSC page, frequencies.
+const PRIVILEGES: u32 = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 11;
+/// Features: the frequency registers are there, and the crash registers.
+const FREQUENCIES: u32 = 1 << 8;
+const CRASH_REGISTERS: u32 = 1 << 10;
+/// Recommended: hypercalls for flushing TLBs here and elsewhere, the registers for the APIC, relaxed timing (no watchdogs
+/// of processors that stand still), hypercalls for interprocessor interrupts, sets of more than 64 processors.
+const RECOMMENDED: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 10;
+/// How often a spin lock is tried before the hypervisor is told.
+const SPIN_RETRIES: u32 = 0xfff;
+/// Most virtual processors, and logical ones.
+const PROCESSOR_LIMIT: u32 = 64;
+
+/// What CPUID tells, the same on each processor.
+pub(crate) fn leaves() -> [kvm_cpuid_entry2; 6] {
+    let leaf = |function, eax, ebx, ecx, edx| kvm_cpuid_entry2 {
+        function,
+        eax,
+        ebx,
+        ecx,
+        edx,
+        ..Default::default()
+    };
+    let word = u32::from_le_bytes;
+    [
+        leaf(VENDOR, LIMITS, word(*b"Micr"), word(*b"osof"), word(*b"t Hv")),
+        leaf(INTERFACE, word(*b"Hv#1"), 0, 0, 0),
+        // Build and version of Windows Server 2016's hypervisor, 10.0.14393.
+        leaf(VERSION, 14393, 10 << 16, 0, 0),
+        leaf(FEATURES, PRIVILEGES, 0, 0, FREQUENCIES | CRASH_REGISTERS),
+        leaf(RECOMMENDATIONS, RECOMMENDED, SPIN_RETRIES, 0, 0),
+        leaf(LIMITS, PROCESSOR_LIMIT, PROCESSOR_LIMIT, 0, 0),
+    ]
+}
+
+/// Switches the synthetic interrupt controller of a processor on.
+pub(crate) fn enable_synthetic_interrupts(vcpu: &VcpuFd) -> Result<(), Error> {
+    let capability = kvm_enable_cap {
+        cap: KVM_CAP_HYPERV_SYNIC2,
+        ..Default::default()
+    };
+    vcpu.enable_cap(&capability)
+        .map_err(Error::kvm("enable Hyper-V's synthetic interrupts"))
+}

@@ -1,0 +1,103 @@
+//! Firmware images in the guest's memory, ending at 4 GiB: read-only memory slots, and the variables' file behind one.
+//!
+//! Talks to KVM. A write of the guest to such a slot exits as memory-mapped I/O and reaches the device that is on the bus
+//! there: [`Flash`](crate::devices::pflash::Flash) for the variables, nothing for the code.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_ioctls::VmFd;
+use vm_memory::{MmapRegion, VolatileMemory as _};
+
+use crate::bus::BusDevice;
+use crate::devices::pflash::FlashArray;
+use crate::error::Error;
+
+/// Memory of the host that a guest may read directly.
+pub(crate) struct Rom {
+    vm: Arc<VmFd>,
+    slot: u32,
+    base: u64,
+    memory: MmapRegion,
+    /// Where changes are kept.
+    file: Option<File>,
+}
+
+impl Rom {
+    /// Memory with `content`, which has whole pages, to appear at guest-physical `base` by slot `slot`.
+    pub(crate) fn new(vm: &Arc<VmFd>, slot: u32, base: u64, content: &[u8], file: Option<File>) -> Result<Self, Error> {
+        let memory = MmapRegion::new(content.len()).map_err(|error| Error::Memory {
+            bytes: content.len() as u64,
+            reason: error.to_string(),
+        })?;
+        memory.as_volatile_slice().copy_from(content);
+        Ok(Self {
+            vm: Arc::clone(vm),
+            slot,
+            base,
+            memory,
+            file,
+        })
+    }
+
+    /// Shows or hides the memory.
+    pub(crate) fn map(&self, shown: bool) -> Result<(), Error> {
+        let region = kvm_userspace_memory_region {
+            slot: self.slot,
+            flags: KVM_MEM_READONLY,
+            guest_phys_addr: self.base,
+            memory_size: if shown { self.memory.size() as u64 } else { 0 },
+            userspace_addr: self.memory.as_ptr() as u64,
+        };
+        // SAFETY: the memory is mapped with this length as long as `self` lives. The machine's memory bus and with it
+        // `self` lives as long as any of its vCPUs runs. The slot is of this memory only.
+        #[allow(unsafe_code)]
+        unsafe { self.vm.set_user_memory_region(region) }.map_err(Error::kvm("map the firmware"))
+    }
+
+    fn copy_out(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        if let Ok(slice) = self.memory.get_slice(offset as usize, data.len()) {
+            slice.copy_to(data);
+        }
+    }
+}
+
+impl FlashArray for Rom {
+    fn length(&self) -> u64 {
+        self.memory.size() as u64
+    }
+
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        self.copy_out(offset, data);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        match self.memory.get_slice(offset as usize, data.len()) {
+            Ok(slice) => slice.copy_from(data),
+            Err(_) => return,
+        }
+        if let Some(Err(error)) = self.file.as_ref().map(|file| file.write_all_at(data, offset)) {
+            tracing::error!(%error, "the firmware's variables file cannot be written: what the guest stores is lost with this run");
+        }
+    }
+
+    fn set_direct(&self, direct: bool) {
+        if let Err(error) = self.map(direct) {
+            tracing::error!(%error, "the guest cannot read its firmware's variables as it should");
+        }
+    }
+}
+
+/// The code: a write is dropped, and so noticed.
+impl BusDevice for Rom {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        self.copy_out(offset, data);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        tracing::trace!(offset, ?data, "write to the firmware's code");
+    }
+}
