@@ -1,0 +1,266 @@
+//! What the tests with a real operating system or firmware share: a PC with a disk, and an initial RAM disk of busybox and
+//! the modules that it needs.
+
+// Each test binary is a crate of its own, which uses a part of this.
+#![allow(unreachable_pub, dead_code)]
+// clippy sees that a `#[test]` is a test, not that this module serves nothing else.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use storlock_vmm::boot::NamedFile;
+use storlock_vmm::bus::{Bus, UnassignedPlace};
+use storlock_vmm::kvm;
+use storlock_vmm::machine::{ExitReason, Machine, MachineConfig};
+use storlock_vmm::pci::PciAddress;
+use storlock_vmm::sandbox::Sandbox;
+use storlock_vmm::storage::backend::{ImageBackend, ImageOptions};
+use storlock_vmm::storage::nvme::{ControllerConfig, NvmeDevice};
+
+/// Wall-clock limit of one guest. On the svm ground one takes a tenth of it when nothing else runs there.
+pub const LIMIT: Duration = Duration::from_secs(400);
+/// PCI slot of the NVMe controller.
+const NVME_SLOT: u8 = 4;
+
+/// Whether the ground can run an operating system: its KVM executes every instruction.
+pub fn ground_runs_operating_systems() -> bool {
+    let ground = std::env::var("STORLOCK_GROUND").unwrap_or_default();
+    if ground == "svm" || ground == "vmx" {
+        return true;
+    }
+    let vector_arithmetic_works =
+        fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains(" svm") || text.contains(" vmx"));
+    if !vector_arithmetic_works {
+        println!(
+            "not run on this ground: its KVM has no hardware behind it and gives up on SSE and x87 instructions, which \
+             OVMF and Linux use"
+        );
+    }
+    vector_arithmetic_works
+}
+
+/// Guest output that can be read while the guest runs.
+#[derive(Clone, Default)]
+pub struct Console(Arc<Mutex<Vec<u8>>>);
+
+impl Console {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).replace('\r', "")
+    }
+}
+
+impl Write for Console {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        if std::env::var_os("STORLOCK_SHOW_CONSOLE").is_some() {
+            std::io::stderr().write_all(bytes)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A machine with an NVMe disk in `disk`. What it has to say goes to standard error as far as `RUST_LOG` asks for it.
+pub fn machine(cpus: u32, mebibytes: u64, disk: &Path, console: &Console) -> Machine {
+    let config = MachineConfig {
+        cpus,
+        memory: mebibytes << 20,
+        ..MachineConfig::default()
+    };
+    machine_of(config, disk, console)
+}
+
+/// As [`machine`], with more to choose.
+pub fn machine_of(config: MachineConfig, disk: &Path, console: &Console) -> Machine {
+    // Fails where an earlier test has done it already.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .try_init();
+    let kvm = kvm::open(Path::new(kvm::DEFAULT_DEVICE)).expect("this test needs /dev/kvm");
+    let cpus = config.cpus;
+    let config = MachineConfig {
+        serial: Some(Box::new(console.clone())),
+        sandbox: Sandbox::enforced().unwrap(),
+        ..config
+    };
+    let mut machine = Machine::new(&kvm, config).unwrap();
+    let config = ControllerConfig {
+        // OVMF's driver wants two, whatever the number of processors.
+        queue_pairs: cpus.max(2) as u16,
+        ..ControllerConfig::default()
+    };
+    let backend = ImageBackend::open(disk, config.block_size, &ImageOptions::default()).unwrap();
+    let address = PciAddress::new(NVME_SLOT, 0).unwrap();
+    NvmeDevice::attach(&mut machine, address, config, vec![Box::new(backend)]).unwrap();
+    machine
+}
+
+/// Runs a booted machine to its end, which has to be `wanted`; returns how long that took.
+pub fn run_to(machine: Machine, console: &Console, wanted: &str) -> Duration {
+    let (pio, mmio) = (Arc::clone(machine.pio()), Arc::clone(machine.mmio()));
+    let began = Instant::now();
+    let running = machine.start().unwrap();
+    let reason = running.wait(Some(LIMIT));
+    let took = began.elapsed();
+    println!(
+        "{reason} after {took:?}; {:?}; nobody answered at\nports: {}\nmemory: {}",
+        running.statistics(),
+        places(&pio),
+        places(&mmio)
+    );
+    let ended = matches!(
+        (&reason, wanted),
+        (ExitReason::PowerOff, "power-off") | (ExitReason::Reset, "reset")
+    );
+    assert!(ended, "{reason} instead of {wanted}; the console:\n{}", console.text());
+    took
+}
+
+/// The accesses that nobody answered, in a line: `r` or `w`, the length in bits, the address and how often.
+pub fn places(bus: &Bus) -> String {
+    let place = |(place, count): &(UnassignedPlace, u64)| {
+        let kind = if place.write { 'w' } else { 'r' };
+        format!("{kind}{}@{:x} x{count}", place.length * 8, place.address)
+    };
+    bus.unassigned_places().iter().map(place).collect::<Vec<_>>().join(", ")
+}
+
+/// Debian's generic kernel as `scripts/lab/prepare` unpacks it.
+pub struct DebianKernel {
+    version: String,
+    root: PathBuf,
+}
+
+impl DebianKernel {
+    pub fn find() -> Self {
+        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+        let cache = std::env::var_os("STORLOCK_CACHE").map(PathBuf::from).or_else(|| {
+            let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home)?;
+            Some(base.join("storlock"))
+        });
+        let root = cache.expect("HOME is not set").join("lab/kernel");
+        let versions = fs::read_dir(root.join("lib/modules"));
+        let first = versions.ok().and_then(|mut entries| entries.next()?.ok());
+        let entry =
+            first.unwrap_or_else(|| panic!("no kernel in {}: scripts/lab/prepare puts it there", root.display()));
+        Self {
+            version: entry.file_name().to_string_lossy().into_owned(),
+            root,
+        }
+    }
+
+    pub fn image(&self) -> NamedFile {
+        let path = self.root.join(format!("boot/vmlinuz-{}", self.version));
+        NamedFile {
+            data: fs::read(&path).unwrap(),
+            name: path.display().to_string(),
+        }
+    }
+
+    /// The files of these modules and of all that they need, in the order in which they can be loaded.
+    fn modules(&self, names: &[&str]) -> Vec<PathBuf> {
+        let directory = self.root.join("lib/modules").join(&self.version);
+        let list = fs::read_to_string(directory.join("modules.dep")).unwrap();
+        let mut files: Vec<PathBuf> = Vec::new();
+        for name in names {
+            let suffix = format!("/{name}.ko:");
+            let line = list.lines().find(|line| format!("/{line}").contains(&suffix));
+            let (module, needed) = line
+                .unwrap_or_else(|| panic!("no module {name}"))
+                .split_once(':')
+                .unwrap();
+            // What is needed first comes last.
+            for file in needed.split_whitespace().rev().chain([module]) {
+                let file = directory.join(file);
+                if !files.contains(&file) {
+                    files.push(file);
+                }
+            }
+        }
+        files
+    }
+
+    /// An initial RAM disk whose first process is the shell script `init`, with busybox, these modules and
+    /// further files.
+    pub fn initramfs(&self, modules: &[&str], init: &str, files: &[(&str, &[u8])]) -> NamedFile {
+        let mut archive = Archive::default();
+        for directory in ["bin", "dev", "proc", "sys", "tmp", "modules", "mnt"] {
+            archive.add(directory, 0o40755, &[]);
+        }
+        archive.add(
+            "bin/busybox",
+            0o100755,
+            &fs::read("/bin/busybox").expect("busybox-static is needed"),
+        );
+        let mut order = String::new();
+        for file in self.modules(modules) {
+            let name = file.file_name().unwrap().to_string_lossy().into_owned();
+            archive.add(&format!("modules/{name}"), 0o100644, &fs::read(&file).unwrap());
+            order += &format!("{name}\n");
+        }
+        archive.add("modules/order", 0o100644, order.as_bytes());
+        archive.add("init", 0o100755, init.as_bytes());
+        for (name, data) in files {
+            archive.add(name, 0o100644, data);
+        }
+        NamedFile {
+            name: "the test's initramfs".to_owned(),
+            data: archive.finish(),
+        }
+    }
+}
+
+/// A cpio archive in the "newc" format (Linux documentation "early-userspace/buffer-format").
+#[derive(Default)]
+struct Archive {
+    bytes: Vec<u8>,
+    count: u32,
+}
+
+impl Archive {
+    fn add(&mut self, name: &str, mode: u32, data: &[u8]) {
+        self.count += 1;
+        let links = 1;
+        let fields = [
+            self.count,
+            mode,
+            0,
+            0,
+            links,
+            0,
+            data.len() as u32,
+            0,
+            0,
+            0,
+            0,
+            name.len() as u32 + 1,
+            0,
+        ];
+        self.bytes.extend(b"070701");
+        for field in fields {
+            self.bytes.extend(format!("{field:08X}").bytes());
+        }
+        self.bytes.extend(name.bytes());
+        self.bytes.push(0);
+        self.pad();
+        self.bytes.extend(data);
+        self.pad();
+    }
+
+    fn pad(&mut self) {
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        self.add("TRAILER!!!", 0, &[]);
+        self.bytes
+    }
+}
