@@ -4,6 +4,7 @@
 //! Talks to the virtual machine monitor and hands its stops to the session. It must not know locks or Windows.
 
 mod disks;
+pub mod other;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -62,6 +63,8 @@ pub struct GuestOptions {
     pub serial_log: PathBuf,
     /// A second place for it; `-` is standard error.
     pub serial_copy: Option<PathBuf>,
+    /// Whether the guest sees Hyper-V's interface.
+    pub hyperv: bool,
     /// Limits of the machine's threads, and of the one that starts it.
     pub sandbox: Sandbox,
 }
@@ -132,8 +135,9 @@ impl Guest {
             msr_exits: vec![MSR_LSTAR],
             step_over: None,
             serial: Some(Box::new(console)),
-            debug_console: None,
+            hyperv: options.hyperv,
             sandbox: options.sandbox,
+            ..MachineConfig::default()
         };
         let mut machine = Machine::new(&kvm, config)?;
         let disks = disks::attach(&mut machine, &options)?;
@@ -301,6 +305,7 @@ fn describe(reason: &ExitReason) -> (EndKind, Option<String>) {
         ExitReason::PowerOff => return (EndKind::PowerOff, None),
         ExitReason::Reset => EndKind::Reset,
         ExitReason::TripleFault { .. } => EndKind::TripleFault,
+        ExitReason::Crash { .. } => EndKind::Crash,
         ExitReason::TimeLimit => EndKind::TimeLimit,
         ExitReason::InternalError(_) => EndKind::InternalError,
         ExitReason::Breakpoint { .. }

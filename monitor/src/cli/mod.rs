@@ -10,6 +10,7 @@ pub mod fault;
 pub mod images;
 pub mod interrupt;
 pub mod options;
+pub mod other_guest;
 pub mod output;
 pub mod progress;
 pub mod replay;

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
 use storlock_vmm::boot::{BootFile, FileKind};
 use storlock_vmm::sandbox::{FileLimit, Sandbox};
@@ -13,7 +13,7 @@ use super::images::{self, ImageFile, Role};
 use super::interrupt::Interrupt;
 use super::options::{Limit, Size};
 use super::progress::Progress;
-use super::{Failure, debugger, disk, fault, output};
+use super::{Failure, debugger, disk, fault, other_guest, output};
 use crate::gdb;
 use crate::machine::{Disk, Guest, GuestOptions, PlannedFault};
 use crate::report::{Report, RunInfo};
@@ -60,12 +60,28 @@ pub enum OnDisconnect {
 /// Options of `storlock run`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Driver under test (a Storport miniport for x64)
+    /// Driver under test (a Storport miniport for x64); needed unless the guest is Linux or boots by firmware
     #[arg(long, value_name = "FILE")]
-    pub driver: PathBuf,
-    /// Kernel to boot [default: the test kernel that comes with Storlock]
+    pub driver: Option<PathBuf>,
+    /// Kernel to boot: an NT-compatible one, or Linux (bzImage) [default: the test kernel that comes with Storlock]
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
+    /// Initial RAM disk of a Linux kernel
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// Boot by firmware (OVMF) instead of entering a kernel directly [FILE: its code; default: the installed OVMF]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "")]
+    pub firmware: Option<PathBuf>,
+    /// File of the firmware's variables, made from the firmware's template if it is not there [default: what the guest
+    /// stores is forgotten at the end]
+    #[arg(long, value_name = "FILE", requires = "firmware")]
+    pub variables: Option<PathBuf>,
+    /// Give a guest that boots by firmware a display, and write what it shows at the end to this PNG file
+    #[arg(long, value_name = "FILE", requires = "firmware")]
+    pub screenshot: Option<PathBuf>,
+    /// Show the guest the interface of Hyper-V instead of that of KVM, as Windows wants it
+    #[arg(long)]
+    pub hyperv: bool,
     /// Port driver [default: the storport.sys that comes with Storlock]
     #[arg(long, value_name = "FILE")]
     pub port_driver: Option<PathBuf>,
@@ -143,29 +159,24 @@ pub struct Arguments {
 /// # Errors
 /// [`Failure`] if the guest could not be started. Once it has started there is a report, whatever happens.
 pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
-    let images = read_images(arguments).map_err(Failure::infrastructure)?;
+    if let Some(start) = other_guest::wanted(arguments)? {
+        return other_guest::execute(arguments, start);
+    }
+    let images = read_images(arguments)?;
     images::check_imports(&images).map_err(Failure::infrastructure)?;
     let seed = arguments.seed.unwrap_or_else(random_seed);
     let directory = &arguments.report_dir;
-    fs::create_dir_all(directory)
-        .with_context(|| format!("cannot create the report directory {}", directory.display()))
-        .map_err(Failure::infrastructure)?;
+    create_directory(directory).map_err(Failure::infrastructure)?;
     output::remove_earlier(directory).map_err(Failure::infrastructure)?;
     // The limits on files know a directory by its inode, and some file systems (9p) make a new one for a directory that
     // nobody has open: this one stays open until the reports are in it.
     let open_directory = File::open(directory)
         .with_context(|| format!("cannot open the report directory {}", directory.display()))
         .map_err(Failure::infrastructure)?;
-    let sandbox = if arguments.no_sandbox {
-        Sandbox::none()
-    } else {
-        Sandbox::enforced().map_err(Failure::infrastructure)?
-    };
-    let sandbox = if arguments.gdb.is_some() {
-        sandbox.with_debugger()
-    } else {
-        sandbox
-    };
+    let mut sandbox = sandbox(arguments)?;
+    if arguments.gdb.is_some() {
+        sandbox = sandbox.with_debugger();
+    }
     let socket = debugger::open(arguments)?;
     let mut options = options(arguments, &images, seed, sandbox);
     if let Some(path) = &arguments.registry {
@@ -192,6 +203,18 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     let code = output::finish(&mut report, Some(directory), arguments.format);
     drop(open_directory);
     Ok(code)
+}
+
+pub(super) fn create_directory(directory: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(directory).with_context(|| format!("cannot create the report directory {}", directory.display()))
+}
+
+pub(super) fn sandbox(arguments: &Arguments) -> Result<Sandbox, Failure> {
+    if arguments.no_sandbox {
+        Ok(Sandbox::none())
+    } else {
+        Sandbox::enforced().map_err(Failure::infrastructure)
+    }
 }
 
 /// Runs the prepared guest to its end. Every file but the reports is open by now.
@@ -235,7 +258,17 @@ fn config(arguments: &Arguments, images: &[ImageFile], seed: u64, guest: &Guest)
     }
 }
 
-fn read_images(arguments: &Arguments) -> anyhow::Result<Vec<ImageFile>> {
+fn read_images(arguments: &Arguments) -> Result<Vec<ImageFile>, Failure> {
+    let Some(driver) = &arguments.driver else {
+        return Err(Failure::usage(anyhow!(
+            "--driver is needed: the miniport whose locks are to be watched (a guest that is Linux, or boots by \
+             --firmware, is run without)"
+        )));
+    };
+    read_files(arguments, driver).map_err(Failure::infrastructure)
+}
+
+fn read_files(arguments: &Arguments, driver: &Path) -> anyhow::Result<Vec<ImageFile>> {
     let kernel = arguments
         .kernel
         .clone()
@@ -247,7 +280,7 @@ fn read_images(arguments: &Arguments) -> anyhow::Result<Vec<ImageFile>> {
     let mut files = vec![
         ImageFile::read(&kernel, Role::Kernel)?,
         ImageFile::read(&port_driver, Role::PortDriver)?,
-        ImageFile::read(&arguments.driver, Role::Target)?,
+        ImageFile::read(driver, Role::Target)?,
     ];
     for path in &arguments.load {
         files.push(ImageFile::read(path, Role::Driver)?);
@@ -267,16 +300,27 @@ fn options(arguments: &Arguments, images: &[ImageFile], seed: u64, sandbox: Sand
         data: file.image.data().to_vec(),
     });
     GuestOptions {
-        kvm: arguments.kvm.clone(),
-        cpus: arguments.cpus,
-        memory: arguments.memory.0,
         seed,
         files: files.collect(),
         command_line: arguments.append.clone(),
+        ..machine_options(arguments, sandbox)
+    }
+}
+
+/// What any guest gets; no files and no command line yet.
+pub(super) fn machine_options(arguments: &Arguments, sandbox: Sandbox) -> GuestOptions {
+    GuestOptions {
+        kvm: arguments.kvm.clone(),
+        cpus: arguments.cpus,
+        memory: arguments.memory.0,
+        seed: 0,
+        files: Vec::new(),
+        command_line: String::new(),
         disks: arguments.disk.clone(),
         faults: arguments.fault.clone(),
         serial_log: arguments.report_dir.join(SERIAL_FILE),
         serial_copy: arguments.serial.clone(),
+        hyperv: arguments.hyperv,
         sandbox,
     }
 }

@@ -19,6 +19,8 @@ use super::GuestOptions;
 
 /// PCI device number of the first controller; the others follow.
 const FIRST_SLOT: u8 = 4;
+/// OVMF's driver makes two queue pairs, one for each way in which it waits, and gives a controller up that has one only.
+const LEAST_QUEUE_PAIRS: u16 = 2;
 /// PCI has 32 devices on a bus; the others are for what else a PC has.
 const DISK_LIMIT: usize = 16;
 /// Largest disk that is kept in memory, in bytes.
@@ -117,7 +119,7 @@ pub(super) fn attach(machine: &mut Machine, options: &GuestOptions) -> anyhow::R
     let queue_pairs = u16::try_from(options.cpus).unwrap_or(MAX_QUEUE_PAIRS);
     for ((index, disks), slot) in controllers.iter().enumerate().zip(FIRST_SLOT..) {
         let mut config = ControllerConfig {
-            queue_pairs: queue_pairs.clamp(1, MAX_QUEUE_PAIRS),
+            queue_pairs: queue_pairs.clamp(LEAST_QUEUE_PAIRS, MAX_QUEUE_PAIRS),
             serial_number: format!("STORLOCK{index}"),
             unique_id: u32::from(slot - FIRST_SLOT),
             ..ControllerConfig::default()

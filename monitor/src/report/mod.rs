@@ -99,7 +99,7 @@ pub struct ImageInfo {
 /// How the guest ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndOfRun {
-    /// `power off`, `reset`, `triple fault`, `time limit`, `internal error`, `interrupted`, `stopped` or `failed`.
+    /// `power off`, `reset`, `triple fault`, `crash`, `time limit`, `internal error`, `interrupted`, `stopped` or `failed`.
     pub kind: String,
     /// One sentence more, where there is more to say.
     pub detail: Option<String>,

@@ -69,6 +69,8 @@ pub enum EndKind {
     Reset,
     /// A processor shut down after a triple fault.
     TripleFault,
+    /// The guest reported its crash to the hypervisor.
+    Crash,
     /// The wall-clock limit was reached.
     TimeLimit,
     /// KVM could not execute an instruction.
@@ -94,6 +96,7 @@ impl EndKind {
             Self::PowerOff => "power off",
             Self::Reset => "reset",
             Self::TripleFault => "triple fault",
+            Self::Crash => "crash",
             Self::TimeLimit => "time limit",
             Self::InternalError => "internal error",
             Self::Interrupted => "interrupted",

@@ -251,6 +251,7 @@ fn guest_failure(state: &State, end: &End) -> Option<String> {
     match (end.kind, state.bug_check) {
         (_, Some(bug_check)) => Some(format!("the guest crashed: bug check {:#x}", bug_check.code)),
         (EndKind::Reset, None) => Some("the guest reset the machine".to_owned()),
+        (EndKind::Crash, None) => end.detail.clone(),
         (EndKind::TripleFault, None) => Some("the guest crashed: triple fault".to_owned()),
         (EndKind::TimeLimit, None) => Some(format!("the guest had not ended after {} s", end.duration_ms / 1000)),
         _ => None,

@@ -1,0 +1,98 @@
+//! The machine of a guest that is not watched: Linux, or what firmware boots.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use storlock_vmm::boot::{FirmwareRequest, LinuxRequest};
+use storlock_vmm::devices::ramfb::{Picture, RamFb};
+use storlock_vmm::machine::{ExitReason, Machine, MachineConfig};
+use storlock_vmm::sandbox::ThreadKind;
+
+use super::disks::{self, AttachedDisks};
+use super::{Control, GuestOptions, SerialLog};
+use crate::target::RunControl;
+
+/// What the machine starts with.
+#[derive(Debug)]
+pub enum Start {
+    /// A Linux kernel, entered directly.
+    Linux(LinuxRequest),
+    /// Firmware.
+    Firmware(FirmwareRequest),
+}
+
+/// A machine that is ready to start.
+pub struct OtherGuest {
+    machine: Machine,
+    disks: AttachedDisks,
+    display: Option<Arc<RamFb>>,
+}
+
+/// How it ended.
+pub struct OtherEnd {
+    /// Why.
+    pub reason: ExitReason,
+    /// After which time.
+    pub duration: Duration,
+    /// What the display showed.
+    pub picture: Option<Picture>,
+    /// What the host has failed to do with the disk images.
+    pub disk_failures: Vec<String>,
+}
+
+impl OtherGuest {
+    /// Builds the machine and puts in what it starts with.
+    ///
+    /// # Errors
+    /// If KVM cannot be used, memory or disk cannot be had, or the guest cannot be loaded.
+    pub fn prepare(options: &GuestOptions, start: Start) -> anyhow::Result<Self> {
+        let kvm = storlock_vmm::kvm::open(&options.kvm)?;
+        let config = MachineConfig {
+            cpus: options.cpus,
+            memory: options.memory,
+            serial: Some(Box::new(SerialLog::create(options)?)),
+            hyperv: options.hyperv,
+            sandbox: options.sandbox,
+            ..MachineConfig::default()
+        };
+        let mut machine = Machine::new(&kvm, config)?;
+        let disks = disks::attach(&mut machine, options)?;
+        let display = match start {
+            Start::Linux(request) => {
+                machine.boot_linux(&request)?;
+                None
+            }
+            Start::Firmware(request) => machine.boot_firmware(request)?,
+        };
+        Ok(Self {
+            machine,
+            disks,
+            display,
+        })
+    }
+
+    /// A handle by which another thread can stop the guest.
+    #[must_use]
+    pub fn control(&self) -> Arc<dyn RunControl> {
+        Arc::new(Control(self.machine.handle()))
+    }
+
+    /// Runs the guest to its end, at most `limit`. The calling thread is limited from here on.
+    ///
+    /// # Errors
+    /// If its threads cannot be started, or not be limited.
+    pub fn run(self, limit: Duration) -> anyhow::Result<OtherEnd> {
+        let sandbox = self.machine.sandbox();
+        let running = self.machine.start_paused()?;
+        sandbox.enter(ThreadKind::Main)?;
+        let began = Instant::now();
+        running.begin();
+        let reason = running.wait(Some(limit));
+        Ok(OtherEnd {
+            reason,
+            duration: began.elapsed(),
+            picture: self.display.and_then(|display| display.picture()),
+            disk_failures: self.disks.failures().collect(),
+        })
+    }
+}
