@@ -263,12 +263,11 @@ fn many_sessions(sessions: u32) {
             assert!(stop.starts_with('T'), "{stop}");
             stops += 1;
         }
-        match next(3) {
-            0 => drop(client),
-            _ => {
-                client.send(b"D");
-                let _ = client.receive();
-            }
+        if next(3) == 0 {
+            drop(client);
+        } else {
+            client.send(b"D");
+            let _ = client.receive();
         }
         std::thread::sleep(Duration::from_millis(u64::from(next(50))));
     }

@@ -57,6 +57,11 @@ pub fn wanted(arguments: &Arguments) -> Result<Option<Start>, Failure> {
              that boots by firmware cannot be watched yet"
         )));
     }
+    if arguments.gdb.is_some() {
+        return Err(Failure::usage(anyhow!(
+            "--gdb goes with a driver under test (--driver): Linux and firmware run without a debugger so far"
+        )));
+    }
     if kernel.is_none() && arguments.kernel.is_some() {
         return Err(Failure::usage(anyhow!(
             "firmware can boot a Linux kernel only: this --kernel is none"

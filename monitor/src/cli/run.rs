@@ -59,6 +59,7 @@ pub enum OnDisconnect {
 
 /// Options of `storlock run`.
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // Each is a switch of the command line.
 pub struct Arguments {
     /// Driver under test (a Storport miniport for x64); needed unless the guest is Linux or boots by firmware
     #[arg(long, value_name = "FILE")]

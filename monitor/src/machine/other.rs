@@ -74,7 +74,10 @@ impl OtherGuest {
     /// A handle by which another thread can stop the guest.
     #[must_use]
     pub fn control(&self) -> Arc<dyn RunControl> {
-        Arc::new(Control(self.machine.handle()))
+        Arc::new(Control {
+            handle: self.machine.handle(),
+            debugger: None,
+        })
     }
 
     /// Runs the guest to its end, at most `limit`. The calling thread is limited from here on.

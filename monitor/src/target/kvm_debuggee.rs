@@ -118,7 +118,9 @@ fn stop(reason: &ExitReason) -> Option<Stop> {
         ExitReason::Stepped { cpu } => Stop::Stepped(*cpu),
         ExitReason::Interrupted => Stop::Interrupted,
         ExitReason::TrapsLost { count } => Stop::TrapsLost(*count),
-        ExitReason::TripleFault { cpu } => Stop::Crashed(Some(*cpu), reason.to_string()),
+        ExitReason::TripleFault { cpu } | ExitReason::Crash { cpu, .. } => {
+            Stop::Crashed(Some(*cpu), reason.to_string())
+        }
         ExitReason::InternalError(error) => Stop::Crashed(Some(error.cpu), reason.to_string()),
         ExitReason::Reset => Stop::Crashed(None, reason.to_string()),
         ExitReason::PowerOff | ExitReason::TimeLimit | ExitReason::Stopped | ExitReason::Failed(_) => return None,

@@ -76,7 +76,10 @@ pub(crate) fn tell_firmware(
     fw_cfg.set(key::CPU_COUNT, cpus.to_le_bytes().to_vec());
     fw_cfg.set(key::MAXIMUM_CPU_COUNT, cpus.to_le_bytes().to_vec());
     let map = memory_map(platform);
-    fw_cfg.add_file("etc/e820", map.iter().flat_map(|entry| entry.bytes()).collect())?;
+    fw_cfg.add_file(
+        "etc/e820",
+        map.iter().flat_map(crate::firmware::MapEntry::bytes).collect(),
+    )?;
     let tables = acpi_tables(platform);
     fw_cfg.add_file(TABLES_FILE, tables.tables().to_vec())?;
     fw_cfg.add_file(RSDP_FILE, tables.rsdp().to_vec())?;

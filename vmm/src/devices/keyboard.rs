@@ -71,7 +71,7 @@ const OUTPUT_PORT: u8 = 0x03;
 const OUTPUT_RESET_LINE: u8 = 1 << 0;
 
 /// Commands of the keyboard, and its answers.
-mod keyboard {
+mod device {
     pub(super) const SET_LEDS: u8 = 0xed;
     pub(super) const ECHO: u8 = 0xee;
     pub(super) const SCAN_CODE_SET: u8 = 0xf0;
@@ -236,13 +236,13 @@ impl KeyboardController {
         match std::mem::replace(&mut state.expect, Expect::Keyboard) {
             Expect::Keyboard => self.keyboard_command(&mut state, value),
             Expect::KeyboardParameter(of) => {
-                self.send(&mut state, &[keyboard::ACKNOWLEDGE]);
+                self.send(&mut state, &[device::ACKNOWLEDGE]);
                 match (of, value) {
-                    (keyboard::SCAN_CODE_SET, 0) => {
+                    (device::SCAN_CODE_SET, 0) => {
                         let set = state.scan_code_set;
                         self.send(&mut state, &[set]);
                     }
-                    (keyboard::SCAN_CODE_SET, 1..=3) => state.scan_code_set = value,
+                    (device::SCAN_CODE_SET, 1..=3) => state.scan_code_set = value,
                     _ => {}
                 }
             }
@@ -269,26 +269,26 @@ impl KeyboardController {
         // Sending to the keyboard turns its interface on.
         state.command_byte &= !command_byte::DISABLE_KEYBOARD;
         match value {
-            keyboard::SET_LEDS | keyboard::SCAN_CODE_SET | keyboard::SET_RATE => {
+            device::SET_LEDS | device::SCAN_CODE_SET | device::SET_RATE => {
                 state.expect = Expect::KeyboardParameter(value);
-                self.send(state, &[keyboard::ACKNOWLEDGE]);
+                self.send(state, &[device::ACKNOWLEDGE]);
             }
-            keyboard::ECHO => self.send(state, &[keyboard::ECHO]),
-            keyboard::IDENTIFY => {
-                let [first, mut second] = keyboard::ID;
+            device::ECHO => self.send(state, &[device::ECHO]),
+            device::IDENTIFY => {
+                let [first, mut second] = device::ID;
                 if state.command_byte & command_byte::TRANSLATE != 0 {
-                    second = keyboard::ID_TRANSLATED;
+                    second = device::ID_TRANSLATED;
                 }
-                self.send(state, &[keyboard::ACKNOWLEDGE, first, second]);
+                self.send(state, &[device::ACKNOWLEDGE, first, second]);
             }
-            keyboard::RESET => {
+            device::RESET => {
                 state.scan_code_set = 2;
-                self.send(state, &[keyboard::ACKNOWLEDGE, keyboard::TEST_PASSED]);
+                self.send(state, &[device::ACKNOWLEDGE, device::TEST_PASSED]);
             }
-            keyboard::ENABLE | keyboard::DISABLE | keyboard::SET_DEFAULTS => {
-                self.send(state, &[keyboard::ACKNOWLEDGE]);
+            device::ENABLE | device::DISABLE | device::SET_DEFAULTS => {
+                self.send(state, &[device::ACKNOWLEDGE]);
             }
-            _ => self.send(state, &[keyboard::RESEND]),
+            _ => self.send(state, &[device::RESEND]),
         }
     }
 }
@@ -301,7 +301,9 @@ impl BusDevice for DataPort {
     }
 
     fn write(&self, _offset: u64, data: &[u8]) {
-        data.iter().for_each(|value| self.0.write_data(*value));
+        for &value in data {
+            self.0.write_data(value);
+        }
     }
 }
 
@@ -313,7 +315,9 @@ impl BusDevice for CommandPort {
     }
 
     fn write(&self, _offset: u64, data: &[u8]) {
-        data.iter().for_each(|value| self.0.write_command(*value));
+        for &value in data {
+            self.0.write_command(value);
+        }
     }
 }
 

@@ -74,7 +74,7 @@ impl PirqRouter {
         Arc::new(Pin {
             router: Arc::clone(self),
             slot: slot % SLOTS as u8,
-            pin: pin % LINKS as u8,
+            number: pin % LINKS as u8,
         })
     }
 
@@ -117,12 +117,12 @@ impl PirqRouter {
 struct Pin {
     router: Arc<PirqRouter>,
     slot: u8,
-    pin: u8,
+    number: u8,
 }
 
 impl InterruptLine for Pin {
     fn set_level(&self, asserted: bool) {
-        self.router.set_pin(self.slot, self.pin, asserted);
+        self.router.set_pin(self.slot, self.number, asserted);
     }
 }
 

@@ -106,7 +106,9 @@ pub fn acpi_tables(platform: &Platform) -> TableFiles {
     files.sum(waet);
     let listed = [fadt, madt, waet];
     let mut root = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    listed.iter().for_each(|_| root.add_entry(0));
+    for _ in listed {
+        root.add_entry(0);
+    }
     let xsdt = files.append(&bytes(&root), 16);
     for (entry, table) in (xsdt + HEADER_LENGTH..).step_by(8).zip(listed) {
         files.point(entry, 8, table);

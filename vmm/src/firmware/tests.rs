@@ -84,10 +84,11 @@ fn the_script_says_to_firmware_what_place_does() {
     assert_eq!(script.len() % 128, 0);
     let commands: Vec<_> = script.chunks(128).map(|command| command[0]).collect();
     assert_eq!(commands[..2], [1, 1], "allocations come first");
+    let of_kind = |kind: u8| commands.iter().filter(|command| kind.eq(command)).count();
     // FACS and DSDT (twice) in the FADT, three entries of the XSDT, the root pointer's.
-    assert_eq!(commands.iter().filter(|command| **command == 2).count(), 7);
+    assert_eq!(of_kind(2), 7);
     // DSDT, FADT, MADT, WAET, XSDT, and both of the root pointer.
-    assert_eq!(commands.iter().filter(|command| **command == 3).count(), 7);
+    assert_eq!(of_kind(3), 7);
     assert_eq!(&script[4..20], b"etc/acpi/tables\0");
     assert_eq!((script[60], script[64]), (64, 1), "alignment and zone");
     assert_eq!(&script[132..147], b"etc/acpi/rsdp\0\0");
