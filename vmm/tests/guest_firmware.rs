@@ -1,7 +1,7 @@
 //! OVMF in our PC: its shell finds the NVMe disk, runs a script from it and switches off, and what it stores in its
 //! variables is there again at the next boot. Needs /dev/kvm with a processor's virtualization behind it.
 
-#![expect(
+#![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a helper that fails is a failed test"

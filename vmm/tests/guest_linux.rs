@@ -1,7 +1,7 @@
 //! Debian's generic kernel in our PC: it boots directly, finds nothing wrong with the tables and the devices, uses the
 //! NVMe disk, and switches off. Needs /dev/kvm with a processor's virtualization behind it; other grounds are named.
 
-#![expect(
+#![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a helper that fails is a failed test"

@@ -204,7 +204,8 @@ impl DebianKernel {
         for file in self.modules(modules) {
             let name = file.file_name().unwrap().to_string_lossy().into_owned();
             archive.add(&format!("modules/{name}"), 0o100644, &fs::read(&file).unwrap());
-            order += &format!("{name}\n");
+            order.push_str(&name);
+            order.push('\n');
         }
         archive.add("modules/order", 0o100644, order.as_bytes());
         archive.add("init", 0o100755, init.as_bytes());
