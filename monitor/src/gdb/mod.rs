@@ -113,6 +113,7 @@ impl Socket {
                 on_disconnect: served.on_disconnect,
                 standing: None,
                 stand: false,
+                waiting: None,
             };
             runtime.block_on(debuggee.serve());
         };

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::Instant;
 
 use super::conversation::{Conversation, Left};
 use super::libraries::SymbolFiles;
@@ -18,6 +19,9 @@ use crate::target::debuggee::{Debuggee, Stop};
 
 /// How long a client may take to read an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a second client waits for the first one to leave before it is turned away.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// What becomes of the machine when a client vanishes without a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,29 +46,36 @@ pub(crate) struct Server {
     pub(crate) standing: Option<Stop>,
     /// The next stop is to stand, whatever it is: a client has vanished.
     pub(crate) stand: bool,
+    /// A second client, and until when it waits for the first one to leave: what that one has sent may still be on its way
+    /// when it is gone already.
+    pub(crate) waiting: Option<(Box<dyn Stream>, Instant)>,
 }
 
 impl Server {
     /// Serves clients until the run is over.
     pub(crate) async fn serve(mut self) {
         loop {
-            let left = tokio::select! {
-                stop = self.stops.recv() => match stop {
-                    Some(stop) => {
-                        self.unattended(stop);
-                        continue;
-                    }
-                    None => Left::Over,
-                },
-                client = self.listener.accept() => match client {
-                    Ok(stream) => self.client(stream).await,
-                    Err(error) => {
-                        tracing::warn!("a debugger could not connect: {error}");
-                        // Too many open files, for example: not to be asked again at once.
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                        continue;
-                    }
-                },
+            let left = if let Some((stream, _)) = self.waiting.take() {
+                self.client(stream).await
+            } else {
+                tokio::select! {
+                    stop = self.stops.recv() => match stop {
+                        Some(stop) => {
+                            self.unattended(stop);
+                            continue;
+                        }
+                        None => Left::Over,
+                    },
+                    client = self.listener.accept() => match client {
+                        Ok(stream) => self.client(stream).await,
+                        Err(error) => {
+                            tracing::warn!("a debugger could not connect: {error}");
+                            // Too many open files, for example: not to be asked again at once.
+                            tokio::time::sleep(Duration::from_millis(100)).await;
+                            continue;
+                        }
+                    },
+                }
             };
             match left {
                 Left::Over => return,
@@ -119,11 +130,14 @@ impl Server {
 
     /// Serves one client until it leaves. The machine is stopped for it.
     async fn client(&mut self, mut stream: Box<dyn Stream>) -> Left {
-        self.stand = false;
+        // The stop that was asked for when the last client vanished is this one's.
+        let asked = std::mem::take(&mut self.stand);
         let standing = if let Some(stop) = self.standing.take() {
             stop
         } else {
-            self.machine.interrupt();
+            if !asked {
+                self.machine.interrupt();
+            }
             match self.stops.recv().await {
                 Some(stop) => stop,
                 None => return Left::Over,
@@ -151,6 +165,7 @@ impl Server {
             if let Some(left) = client.left() {
                 return left;
             }
+            let given_up = self.waiting.as_ref().map_or_else(Instant::now, |(_, until)| *until);
             tokio::select! {
                 // In this order: a client that has left is seen before the one that follows it.
                 biased;
@@ -166,10 +181,12 @@ impl Server {
                     Ok(count) if count > 0 => client.receive(&buffer[..count]),
                     _ => return Left::Vanished,
                 },
-                other = self.listener.accept() => {
-                    if other.is_ok() {
-                        eprintln!("gdb: a second debugger was turned away: one is attached");
-                    }
+                other = self.listener.accept(), if self.waiting.is_none() => {
+                    self.waiting = other.ok().map(|stream| (stream, Instant::now() + GRACE));
+                }
+                () = tokio::time::sleep_until(given_up), if self.waiting.is_some() => {
+                    self.waiting = None;
+                    eprintln!("gdb: a second debugger was turned away: one is attached");
                 }
             }
         }

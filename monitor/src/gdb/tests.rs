@@ -59,7 +59,8 @@ impl FakeCpu<'_> {
         if let Some(outside) = first {
             return Err(ReadError::NotMapped(outside));
         }
-        let start = (gva - MEMORY.start) as usize;
+        // Nothing can be read anywhere.
+        let start = if length == 0 { 0 } else { (gva - MEMORY.start) as usize };
         Ok(start..start + length)
     }
 }
