@@ -55,7 +55,9 @@ struct FakeCpu<'a> {
 
 impl FakeCpu<'_> {
     fn range(gva: u64, length: usize) -> Result<std::ops::Range<usize>, ReadError> {
-        let first = (gva..).take(length).find(|at| !MEMORY.contains(at));
+        let first = (0..length as u64)
+            .map(|at| gva.wrapping_add(at))
+            .find(|at| !MEMORY.contains(at));
         if let Some(outside) = first {
             return Err(ReadError::NotMapped(outside));
         }
