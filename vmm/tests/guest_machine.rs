@@ -243,7 +243,7 @@ fn a_syscall_entry_is_told_after_it_was_written() {
 fn unassigned_ports_read_all_ones_in_every_size_and_as_strings() {
     let kvm = open();
     let guest = Code::new()
-        .raw(&[0x66, 0xba, 0x10, 0x05]) // mov dx, 510h
+        .raw(&[0x66, 0xba, 0xf0, 0x05]) // mov dx, 5F0h
         .raw(&[0x31, 0xc0, 0xec]) // xor eax, eax; in al, dx
         .relative(&[0x89, 0x05], "read", &[])
         .raw(&[0x31, 0xc0, 0x66, 0xed]) // in ax, dx
