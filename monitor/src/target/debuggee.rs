@@ -1,33 +1,14 @@
 //! A machine under a debugger: all registers of its processors, stops, steps, the guest's memory for writing too.
 //!
-//! Talks to nothing: a backend implements these traits, the gdb server uses them. It must not know a debugger's protocol.
+//! A backend implements these traits, the gdb server uses them. The plain data of traps, motions and floating point are the
+//! machine's own. It must not know a debugger's protocol.
 
 use std::time::Duration;
 
-use super::{CpuState, ReadError, Registers};
+pub use storlock_vmm::debug::{Motion, Trap, TrapKind};
+pub use storlock_vmm::registers::FloatingPoint;
 
-/// The x87 and SSE registers, as FXSAVE stores them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct FloatingPoint {
-    /// ST0 to ST7, of which 10 bytes count.
-    pub st: [[u8; 16]; 8],
-    /// x87 control word.
-    pub control: u16,
-    /// x87 status word.
-    pub status: u16,
-    /// x87 tag word in the short form: a bit for each register in use.
-    pub tag: u8,
-    /// Opcode of the last x87 instruction.
-    pub opcode: u16,
-    /// Its address.
-    pub instruction: u64,
-    /// The address of its operand.
-    pub operand: u64,
-    /// XMM0 to XMM15.
-    pub xmm: [[u8; 16]; 16],
-    /// SSE control and status.
-    pub mxcsr: u32,
-}
+use super::{CpuState, ReadError, Registers};
 
 /// All registers of a stopped processor that a debugger shows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -103,47 +84,10 @@ pub trait DebuggedCpu: CpuState {
     fn read_physical(&self, gpa: u64, buf: &mut [u8]) -> bool;
 }
 
-/// What stops the machine for a debugger's user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum TrapKind {
-    /// The instruction there is about to be executed.
-    Execute,
-    /// Data there was written.
-    Write,
-    /// Data there was read or written.
-    Access,
-}
-
-/// A breakpoint or watchpoint of a debugger's user, in force on all processors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Trap {
-    /// When it stops.
-    pub kind: TrapKind,
-    /// Guest virtual address.
-    pub address: u64,
-    /// Bytes of data; 1 for an instruction.
-    pub length: u8,
-}
-
 /// Traps were refused; the text says why and what is possible.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct TrapError(pub String);
-
-/// What one processor does when the machine goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Motion {
-    /// It runs.
-    #[default]
-    Run,
-    /// It executes one instruction, or as many as lie one after the other in the range of addresses.
-    Step {
-        /// First address and the first one behind it.
-        range: Option<(u64, u64)>,
-    },
-    /// It stays where it is.
-    Hold,
-}
 
 /// Why the machine stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,14 +6,12 @@
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use storlock_vmm::debug as vmm;
 use storlock_vmm::machine::{ExitReason, MachineHandle, RunningMachine};
 use storlock_vmm::translate::TranslateError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::debuggee::{
-    AllRegisters, DebuggedCpu, Debuggee, FloatingPoint, Look, Motion, Page, RegisterError, Stop, Trap, TrapError,
-    TrapKind,
+    AllRegisters, DebuggedCpu, Debuggee, Look, Motion, Page, RegisterError, Stop, Trap, TrapError, TrapKind,
 };
 use super::kvm::{KvmCpu, read_error};
 use super::{CpuState, ReadError, Registers};
@@ -101,10 +99,7 @@ impl Stops {
             return false;
         }
         match self.orders.recv() {
-            Ok(Order::Resume(motions)) => {
-                let motions: Vec<_> = motions.into_iter().map(motion).collect();
-                running.handle().resume_by(&motions).is_ok()
-            }
+            Ok(Order::Resume(motions)) => running.handle().resume_by(&motions).is_ok(),
             Ok(Order::End) | Err(_) => false,
         }
     }
@@ -114,7 +109,7 @@ impl Stops {
 fn stop(reason: &ExitReason) -> Option<Stop> {
     Some(match reason {
         ExitReason::Breakpoint { cpu } => Stop::Violation(*cpu),
-        ExitReason::Trap { cpu, trap } => Stop::Trap(*cpu, from_trap(trap)),
+        ExitReason::Trap { cpu, trap } => Stop::Trap(*cpu, *trap),
         ExitReason::Stepped { cpu } => Stop::Stepped(*cpu),
         ExitReason::Interrupted => Stop::Interrupted,
         ExitReason::TrapsLost { count } => Stop::TrapsLost(*count),
@@ -125,38 +120,6 @@ fn stop(reason: &ExitReason) -> Option<Stop> {
         ExitReason::Reset => Stop::Crashed(None, reason.to_string()),
         ExitReason::PowerOff | ExitReason::TimeLimit | ExitReason::Stopped | ExitReason::Failed(_) => return None,
     })
-}
-
-fn motion(motion: Motion) -> vmm::Motion {
-    match motion {
-        Motion::Run => vmm::Motion::Run,
-        Motion::Step { range } => vmm::Motion::Step { range },
-        Motion::Hold => vmm::Motion::Hold,
-    }
-}
-
-fn to_trap(trap: &Trap) -> vmm::Trap {
-    vmm::Trap {
-        kind: match trap.kind {
-            TrapKind::Execute => vmm::TrapKind::Execute,
-            TrapKind::Write => vmm::TrapKind::Write,
-            TrapKind::Access => vmm::TrapKind::Access,
-        },
-        address: trap.address,
-        length: trap.length,
-    }
-}
-
-fn from_trap(trap: &vmm::Trap) -> Trap {
-    Trap {
-        kind: match trap.kind {
-            vmm::TrapKind::Execute => TrapKind::Execute,
-            vmm::TrapKind::Write => TrapKind::Write,
-            vmm::TrapKind::Access => TrapKind::Access,
-        },
-        address: trap.address,
-        length: trap.length,
-    }
 }
 
 impl Debuggee for KvmDebuggee {
@@ -170,9 +133,8 @@ impl Debuggee for KvmDebuggee {
     }
 
     fn set_traps(&self, traps: &[Trap]) -> Result<(), TrapError> {
-        let traps: Vec<_> = traps.iter().map(to_trap).collect();
         self.handle
-            .set_traps(&traps)
+            .set_traps(traps)
             .map_err(|error| TrapError(error.to_string()))
     }
 
@@ -183,9 +145,9 @@ impl Debuggee for KvmDebuggee {
             .map(|b| format!("watched routine at {:#x}", b.address));
         let traps = traps.iter().map(|trap| {
             let what = match trap.kind {
-                vmm::TrapKind::Execute => "your breakpoint",
-                vmm::TrapKind::Write => "your watchpoint (written)",
-                vmm::TrapKind::Access => "your watchpoint (read or written)",
+                TrapKind::Execute => "your breakpoint",
+                TrapKind::Write => "your watchpoint (written)",
+                TrapKind::Access => "your watchpoint (read or written)",
             };
             format!("{what} at {:#x}", trap.address)
         });
@@ -208,23 +170,6 @@ impl Debuggee for KvmDebuggee {
 
     fn ran_on(&self) -> Vec<Option<Duration>> {
         self.handle.ran_on()
-    }
-}
-
-impl KvmCpu<'_, '_> {
-    fn floating(&self) -> Result<FloatingPoint, RegisterError> {
-        let state = self.vmm().floating_point().map_err(refused)?;
-        Ok(FloatingPoint {
-            st: state.st,
-            control: state.control,
-            status: state.status,
-            tag: state.tag,
-            opcode: state.opcode,
-            instruction: state.instruction,
-            operand: state.operand,
-            xmm: state.xmm,
-            mxcsr: state.mxcsr,
-        })
     }
 }
 
@@ -276,7 +221,7 @@ impl DebuggedCpu for KvmCpu<'_, '_> {
             cr4: s.cr4,
             cr8: s.cr8,
             efer: s.efer,
-            floating: self.floating()?,
+            floating: self.vmm().floating_point().map_err(refused)?,
         })
     }
 
@@ -310,19 +255,9 @@ impl DebuggedCpu for KvmCpu<'_, '_> {
             }
         }
         if registers.floating != now.floating {
-            let f = &registers.floating;
-            let state = storlock_vmm::registers::FloatingPoint {
-                st: f.st,
-                control: f.control,
-                status: f.status,
-                tag: f.tag,
-                opcode: f.opcode,
-                instruction: f.instruction,
-                operand: f.operand,
-                xmm: f.xmm,
-                mxcsr: f.mxcsr,
-            };
-            self.vmm_mut().set_floating_point(&state).map_err(refused)?;
+            self.vmm_mut()
+                .set_floating_point(&registers.floating)
+                .map_err(refused)?;
         }
         Ok(())
     }
