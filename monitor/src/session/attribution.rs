@@ -68,19 +68,7 @@ impl State {
 
     /// The call stack of a stopped processor.
     pub(crate) fn stack(&mut self, cpu: &(impl CpuState + ?Sized)) -> (Vec<Frame>, Option<String>) {
-        let Some(mut list) = self.list.take() else {
-            let here = Location::unknown(cpu.registers().rip);
-            return (
-                vec![Frame {
-                    location: here,
-                    note: None,
-                }],
-                Some("the kernel was not found".to_owned()),
-            );
-        };
-        let stack = walk(&mut self.symbols, &mut list, cpu);
-        self.list = Some(list);
-        stack
+        walk(&mut self.symbols, self.list.as_mut(), cpu)
     }
 
     /// Who called the routine that the processor is about to enter, what is to be said beside it, and whether it was the
@@ -147,9 +135,16 @@ pub(crate) fn locate(
 /// The call stack of a stopped processor, and why it ends early if it does.
 pub(crate) fn walk(
     symbols: &mut SymbolTable,
-    list: &mut Modules,
+    list: Option<&mut Modules>,
     cpu: &(impl CpuState + ?Sized),
 ) -> (Vec<Frame>, Option<String>) {
+    let Some(list) = list else {
+        let frame = Frame {
+            location: Location::unknown(cpu.registers().rip),
+            note: None,
+        };
+        return (vec![frame], Some("the kernel was not found".to_owned()));
+    };
     let stack = unwind::walk(cpu, list, &cpu.registers(), FRAMES);
     let frames = stack.frames.iter().map(|frame| Frame {
         location: locate(symbols, list, cpu, frame.rip, frame.exact),

@@ -286,13 +286,6 @@ impl Look {
     }
 
     fn stack(&mut self, cpu: &(impl CpuState + ?Sized)) -> (Vec<crate::report::Frame>, Option<String>) {
-        if let Some(list) = &mut self.list {
-            return walk(&mut self.symbols, list, cpu);
-        }
-        let frame = crate::report::Frame {
-            location: Location::unknown(cpu.registers().rip),
-            note: None,
-        };
-        (vec![frame], Some("the kernel was not found".to_owned()))
+        walk(&mut self.symbols, self.list.as_mut(), cpu)
     }
 }
