@@ -10,8 +10,8 @@ use storlock_vmm::sandbox::{JoinHandle, Sandbox};
 
 use super::Failure;
 use super::images::ImageFile;
-use super::run::{Arguments, OnDisconnect, OnViolation};
-use crate::gdb::{self, Address, Served, Socket, SymbolFiles};
+use super::run::{Arguments, OnViolation};
+use crate::gdb::{Address, Served, Socket, SymbolFiles};
 use crate::machine::Guest;
 use crate::session::Session;
 
@@ -72,10 +72,7 @@ pub fn serve(
         session: Arc::clone(session),
         files,
         snapshot: Some(snapshot),
-        on_disconnect: match arguments.on_disconnect {
-            OnDisconnect::Pause => gdb::OnDisconnect::Pause,
-            OnDisconnect::Resume => gdb::OnDisconnect::Resume,
-        },
+        on_disconnect: arguments.on_disconnect,
     };
     socket.serve(served, sandbox)
 }

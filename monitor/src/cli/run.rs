@@ -48,15 +48,6 @@ pub enum OnViolation {
     Report,
 }
 
-/// What becomes of the machine when a debugger vanishes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OnDisconnect {
-    /// It stands still until another one attaches.
-    Pause,
-    /// It goes on.
-    Resume,
-}
-
 /// Options of `storlock run`.
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools)] // Each is a switch of the command line.
@@ -148,8 +139,8 @@ pub struct Arguments {
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnViolation::Stop, requires = "gdb")]
     pub on_violation: OnViolation,
     /// With --gdb: what becomes of the machine when a debugger vanishes without detaching
-    #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnDisconnect::Pause, requires = "gdb")]
-    pub on_disconnect: OnDisconnect,
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = gdb::OnDisconnect::Pause, requires = "gdb")]
+    pub on_disconnect: gdb::OnDisconnect,
     /// Do not limit which system calls this program can make and which files it can open while the guest runs
     #[arg(long)]
     pub no_sandbox: bool,

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_secs(1);
 
 /// What becomes of the machine when a client vanishes without a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnDisconnect {
     /// It stands still until another one attaches.
     Pause,
