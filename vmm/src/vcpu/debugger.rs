@@ -10,7 +10,7 @@ use crate::debug::Motion;
 use crate::error::Error;
 use crate::exit::{ExitReason, INSTRUCTION_LIMIT};
 use crate::msr;
-use crate::registers::{FloatingPoint, RFLAGS_TF, SpecialRegisters};
+use crate::registers::{FloatingPoint, SpecialRegisters};
 
 /// Addresses in which stepping goes on; empty for a single step.
 #[derive(Debug, Clone, Copy)]
@@ -48,10 +48,7 @@ impl Vcpu {
         };
         self.load_all()?;
         self.set_guest_debug(&self.debug.armed())?;
-        if step.guest_trap {
-            self.registers.rflags |= RFLAGS_TF;
-            self.dirty = true;
-        }
+        self.restore_trap_flag(step);
         if self.registers.rip == step.from {
             // Breakpoints there have been reported before the step began.
             self.step_over_at = Some(step.from);

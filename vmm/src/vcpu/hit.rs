@@ -32,11 +32,7 @@ impl Vcpu {
         let stepped = self.step.take();
         if let Some(step) = stepped {
             self.set_guest_debug_for_hit(&self.debug.armed())?;
-            if step.guest_trap {
-                // KVM takes the trap flag for its own and clears it with the end of the step.
-                self.registers.rflags |= RFLAGS_TF;
-                self.dirty = true;
-            }
+            self.restore_trap_flag(step);
         }
         let hit = self.debug.classify(self.registers.rip, exit.dr6, self.registers.rsp);
         let machine_stopped = match hit {
@@ -59,6 +55,14 @@ impl Vcpu {
             self.give_back(exit.dr6)?;
         }
         Ok(())
+    }
+
+    /// KVM takes the guest's trap flag for its own and clears it with the end of a step.
+    pub(super) fn restore_trap_flag(&mut self, step: Step) {
+        if step.guest_trap {
+            self.registers.rflags |= RFLAGS_TF;
+            self.dirty = true;
+        }
     }
 
     /// Reports a breakpoint or a return; says whether the handler stopped the machine.
