@@ -10,7 +10,7 @@
 mod pc;
 
 use std::fs::{self, OpenOptions};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -80,6 +80,13 @@ fn firmware(variables: &Path) -> FirmwareRequest {
     }
 }
 
+/// A store of variables as OVMF's package has it.
+fn make_variables(directory: &Path) -> PathBuf {
+    let variables = directory.join("variables");
+    fs::copy(format!("{OVMF}/OVMF_VARS_4M.fd"), &variables).unwrap();
+    variables
+}
+
 #[test]
 fn ovmf_reaches_its_shell_and_keeps_its_variables_over_two_boots() {
     if !ground_runs_operating_systems() {
@@ -87,8 +94,7 @@ fn ovmf_reaches_its_shell_and_keeps_its_variables_over_two_boots() {
     }
     let directory = tempfile::tempdir().unwrap();
     let disk = make_disk(directory.path());
-    let variables = directory.path().join("variables");
-    fs::copy(format!("{OVMF}/OVMF_VARS_4M.fd"), &variables).unwrap();
+    let variables = make_variables(directory.path());
     for expected in ["variables: new", "variables: kept"] {
         let console = Console::default();
         let mut machine = machine(1, 512, &disk, &console);
@@ -116,8 +122,7 @@ fn ovmf_boots_debians_kernel_and_has_a_display() {
     }
     let directory = tempfile::tempdir().unwrap();
     let disk = make_disk(directory.path());
-    let variables = directory.path().join("variables");
-    fs::copy(format!("{OVMF}/OVMF_VARS_4M.fd"), &variables).unwrap();
+    let variables = make_variables(directory.path());
     let kernel = DebianKernel::find();
     let init = "#!/bin/busybox sh\n/bin/busybox mount -t sysfs none /sys\n\
                 [ -d /sys/firmware/efi ] && echo 'booted by: EFI'\n/bin/busybox poweroff -f\n";

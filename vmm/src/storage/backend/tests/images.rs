@@ -75,16 +75,7 @@ fn a_vmdk_is_only_read_or_lies_under_another_image() {
     let directory = directory();
     let source = raw(directory.path(), MEBIBYTE);
     writable(&source).write(8192, &[4; 512]).unwrap();
-    let vmdk = directory.path().join("disk.vmdk");
-    qemu_img(&[
-        "convert",
-        "-O",
-        "vmdk",
-        "-o",
-        "subformat=monolithicFlat",
-        text(&source),
-        text(&vmdk),
-    ]);
+    let vmdk = vmdk_of(directory.path(), &source);
     assert!(refused(&vmdk, &ImageOptions::default()).contains("say snapshot"));
     let mut disk = opened(&vmdk, &read_only());
     assert!(all(&mut disk) == fs::read(&source).unwrap());

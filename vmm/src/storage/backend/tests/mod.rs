@@ -47,6 +47,14 @@ fn raw(directory: &Path, length: u64) -> PathBuf {
     path
 }
 
+/// A VMDK image with flat extents that holds what the image `source` does.
+fn vmdk_of(directory: &Path, source: &Path) -> PathBuf {
+    let path = directory.join("disk.vmdk");
+    let options = ["convert", "-O", "vmdk", "-o", "subformat=monolithicFlat"];
+    qemu_img(&[&options[..], &[text(source), text(&path)]].concat());
+    path
+}
+
 /// A qcow2 image with small clusters, so that few bytes touch many.
 fn qcow2(directory: &Path, length: u64) -> PathBuf {
     let path = directory.join("disk.qcow2");

@@ -5,20 +5,11 @@ use super::*;
 #[test]
 fn a_snapshot_leaves_every_format_as_it_was() {
     let directory = directory();
-    let vmdk = directory.path().join("disk.vmdk");
     let images = [raw(directory.path(), MEBIBYTE), qcow2(directory.path(), MEBIBYTE)];
     for path in &images {
         writable(path).write(4096, &[9; 4096]).unwrap();
     }
-    qemu_img(&[
-        "convert",
-        "-O",
-        "vmdk",
-        "-o",
-        "subformat=monolithicFlat",
-        text(&images[0]),
-        text(&vmdk),
-    ]);
+    let vmdk = vmdk_of(directory.path(), &images[0]);
     for path in images.iter().chain([&vmdk]) {
         // Nobody may write it, not even by mistake.
         let mut permissions = fs::metadata(path).unwrap().permissions();

@@ -286,17 +286,23 @@ impl Backend for Slow {
     }
 }
 
-#[test]
-fn a_pause_waits_for_the_command_in_hand_only_and_vcpus_never_wait() {
-    let gate = Arc::new(Mutex::new(()));
-    let held = gate.lock().unwrap();
+/// A controller with a queue pair on a backend that waits at `gate`, and how many calls of the backend have begun.
+fn slow_bench(gate: &Arc<Mutex<()>>) -> (Bench, Arc<AtomicUsize>) {
     let begun = Arc::new(AtomicUsize::new(0));
     let bench = Bench::new(Box::new(Slow {
-        gate: Arc::clone(&gate),
+        gate: Arc::clone(gate),
         begun: Arc::clone(&begun),
     }));
     bench.enable();
     bench.create_queue_pair();
+    (bench, begun)
+}
+
+#[test]
+fn a_pause_waits_for_the_command_in_hand_only_and_vcpus_never_wait() {
+    let gate = Arc::new(Mutex::new(()));
+    let held = gate.lock().unwrap();
+    let (bench, begun) = slow_bench(&gate);
     let (sq, cq) = Driver::queue_addresses(1);
     for slot in 0..3 {
         bench.put_command(sq, slot, blocks(nvm::READ, 0, 1));
@@ -327,13 +333,7 @@ fn a_pause_waits_for_the_command_in_hand_only_and_vcpus_never_wait() {
 fn a_pause_waits_for_one_piece_of_a_deallocated_disk() {
     let gate = Arc::new(Mutex::new(()));
     let held = gate.lock().unwrap();
-    let begun = Arc::new(AtomicUsize::new(0));
-    let bench = Bench::new(Box::new(Slow {
-        gate: Arc::clone(&gate),
-        begun: Arc::clone(&begun),
-    }));
-    bench.enable();
-    bench.create_queue_pair();
+    let (bench, begun) = slow_bench(&gate);
     let (sq, cq) = Driver::queue_addresses(1);
     let disk = DatasetRange {
         attributes: 0.into(),
