@@ -8,6 +8,7 @@ mod disk;
 pub mod doctor;
 pub mod fault;
 pub mod images;
+mod input;
 pub mod interrupt;
 pub mod options;
 pub mod other_guest;

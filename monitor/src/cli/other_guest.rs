@@ -12,9 +12,9 @@ use storlock_vmm::boot::{FirmwareRequest, LinuxRequest, NamedFile, VariableStore
 use storlock_vmm::devices::ramfb::Picture;
 use storlock_vmm::machine::ExitReason;
 
-use super::Failure;
 use super::interrupt::Interrupt;
 use super::run::{self, Arguments};
+use super::{Failure, input};
 use crate::machine::other::{OtherGuest, Start};
 use crate::outcome::Condition;
 
@@ -96,14 +96,9 @@ fn start(arguments: &Arguments, kernel: Option<&PathBuf>) -> anyhow::Result<Star
 }
 
 fn read(path: &Path) -> anyhow::Result<NamedFile> {
-    let what = || format!("cannot use {}", path.display());
-    let size = fs::metadata(path).with_context(what)?.len();
-    if size > FILE_LIMIT {
-        return Err(anyhow!("it has {size} bytes, more than {FILE_LIMIT}")).with_context(what);
-    }
     Ok(NamedFile {
         name: path.display().to_string(),
-        data: fs::read(path).with_context(what)?,
+        data: input::read(path, "", FILE_LIMIT)?,
     })
 }
 

@@ -13,7 +13,7 @@ use super::images::{self, ImageFile, Role};
 use super::interrupt::Interrupt;
 use super::options::{Limit, Size};
 use super::progress::Progress;
-use super::{Failure, debugger, disk, fault, other_guest, output};
+use super::{Failure, debugger, disk, fault, input, other_guest, output};
 use crate::gdb;
 use crate::machine::{Disk, Guest, GuestOptions, PlannedFault};
 use crate::report::{Report, RunInfo};
@@ -319,15 +319,10 @@ pub(super) fn machine_options(arguments: &Arguments, sandbox: Sandbox) -> GuestO
 
 /// The guest's registry: its parser is the guest's, so nothing but the size is looked at here.
 fn registry_file(path: &Path) -> anyhow::Result<BootFile> {
-    let what = || format!("cannot use {} as the registry file", path.display());
-    let size = fs::metadata(path).with_context(what)?.len();
-    if size > REGISTRY_LIMIT {
-        return Err(anyhow::anyhow!("it has {size} bytes, more than {REGISTRY_LIMIT}")).with_context(what);
-    }
     Ok(BootFile {
         name: "registry".to_owned(),
         kind: FileKind::Registry,
-        data: fs::read(path).with_context(what)?,
+        data: input::read(path, " as the registry file", REGISTRY_LIMIT)?,
     })
 }
 
