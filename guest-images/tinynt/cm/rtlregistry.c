@@ -53,24 +53,24 @@ static NTSTATUS CmpOpenRelative(ULONG RelativeTo, PCWSTR Path, PCWSTR Subkey, BO
                   : ZwOpenKey(Key, KEY_ALL_ACCESS, &attributes);
 }
 
-NTSTATUS RtlCheckRegistryKey(ULONG RelativeTo, PWSTR Path)
+static NTSTATUS CmpOpenAndClose(ULONG RelativeTo, PCWSTR Path, BOOLEAN Create)
 {
     HANDLE key;
-    NTSTATUS status = CmpOpenRelative(RelativeTo, Path, NULL, FALSE, &key);
+    NTSTATUS status = CmpOpenRelative(RelativeTo, Path, NULL, Create, &key);
 
     if (NT_SUCCESS(status))
         ZwClose(key);
     return status;
 }
 
+NTSTATUS RtlCheckRegistryKey(ULONG RelativeTo, PWSTR Path)
+{
+    return CmpOpenAndClose(RelativeTo, Path, FALSE);
+}
+
 NTSTATUS RtlCreateRegistryKey(ULONG RelativeTo, PWSTR Path)
 {
-    HANDLE key;
-    NTSTATUS status = CmpOpenRelative(RelativeTo, Path, NULL, TRUE, &key);
-
-    if (NT_SUCCESS(status))
-        ZwClose(key);
-    return status;
+    return CmpOpenAndClose(RelativeTo, Path, TRUE);
 }
 
 NTSTATUS RtlWriteRegistryValue(ULONG RelativeTo, PCWSTR Path, PCWSTR ValueName, ULONG ValueType, PVOID ValueData,

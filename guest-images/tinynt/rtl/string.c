@@ -127,15 +127,10 @@ VOID RtlInitString(PSTRING DestinationString, PCSZ SourceString)
     RtlInitAnsiString(DestinationString, SourceString);
 }
 
+/* Both kinds of counted strings have one layout, with lengths in bytes. */
 VOID RtlCopyUnicodeString(PUNICODE_STRING DestinationString, PCUNICODE_STRING SourceString)
 {
-    USHORT length = SourceString ? SourceString->Length : 0;
-
-    if (length > DestinationString->MaximumLength)
-        length = DestinationString->MaximumLength;
-    if (length)
-        memcpy(DestinationString->Buffer, SourceString->Buffer, length);
-    DestinationString->Length = length;
+    RtlCopyString((PSTRING)DestinationString, (PSTRING)SourceString);
 }
 
 NTSTATUS RtlAppendUnicodeStringToString(PUNICODE_STRING Destination, PCUNICODE_STRING Source)
