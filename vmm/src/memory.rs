@@ -71,7 +71,25 @@ impl GuestRam {
             ranges.push((GuestAddress(HIGH_RAM_BASE), length(bytes - LOW_RAM_LIMIT)?));
         }
         let map = GuestMemoryMmap::from_ranges(&ranges).map_err(|error| memory_error(error.to_string()))?;
-        Ok(Self { map })
+        let ram = Self { map };
+        ram.ask_for_large_pages();
+        Ok(ram)
+    }
+
+    /// Asks the host for large pages: fewer walks of page tables for the guest's accesses, and for ours to the guest.
+    /// A host that has none to give leaves the small ones.
+    fn ask_for_large_pages(&self) {
+        for region in self.map.iter() {
+            let Ok(length) = usize::try_from(region.len()) else {
+                continue;
+            };
+            // SAFETY: the range is exactly a mapping that vm-memory has just made and that `self` keeps; the advice changes
+            // neither its content nor what may be done with it.
+            #[allow(unsafe_code)]
+            unsafe {
+                libc::madvise(region.as_ptr().cast(), length, libc::MADV_HUGEPAGE);
+            }
+        }
     }
 
     /// The underlying map, for device models that work on `vm-memory`.
