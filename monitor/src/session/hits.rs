@@ -2,7 +2,7 @@
 
 use storlock_check::checker::{Response, ReturnInterest};
 use storlock_check::contract::Contract;
-use storlock_check::event::{Context, DISPATCH_LEVEL, EventKind, LockCall, LockReturn};
+use storlock_check::event::{Context, DISPATCH_LEVEL, Event, EventKind, LockCall, LockReturn, Order};
 
 use super::Session;
 use super::modules::ModuleId;
@@ -96,10 +96,19 @@ impl Session {
         Action::Resume
     }
 
-    /// Hands an event to the checker and to the trace.
+    /// Hands the next event to the checker and to the trace.
     pub(crate) fn check(&self, state: &mut State, kind: EventKind) -> Response {
-        let event = self.event(state, kind);
-        state.checker.apply(&event)
+        state.sequence += 1;
+        let event = Event {
+            sequence: state.sequence,
+            order: Order::Total,
+            kind,
+        };
+        let response = state.checker.apply(&event);
+        if let Some(trace) = &self.trace {
+            trace.push(event);
+        }
+        response
     }
 
     /// Notes what was found; says whether the machine is to stop for it.

@@ -5,9 +5,8 @@ use std::time::Instant;
 
 use storlock_check::checker::{Checker, Limits};
 use storlock_check::contract::Routine;
-use storlock_check::event::{Event, EventKind, LockOperand, Order};
+use storlock_check::event::LockOperand;
 
-use super::Session;
 use super::calls::Calls;
 use super::config::{Config, LastLook};
 use super::debugger::Stops;
@@ -145,22 +144,6 @@ impl State {
     pub(crate) fn close_return(&mut self, cookie: u64) -> Option<OpenReturn> {
         let place = self.returns.iter().rposition(|open| open.cookie == cookie)?;
         self.returns.remove(place)
-    }
-}
-
-impl Session {
-    /// The next event, which is handed to the trace as well.
-    pub(crate) fn event(&self, state: &mut State, kind: EventKind) -> Event {
-        state.sequence += 1;
-        let event = Event {
-            sequence: state.sequence,
-            order: Order::Total,
-            kind,
-        };
-        if let Some(trace) = &self.trace {
-            trace.push(event.clone());
-        }
-        event
     }
 }
 

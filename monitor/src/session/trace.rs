@@ -15,8 +15,9 @@ use storlock_vmm::sandbox::{JoinHandle, Sandbox};
 use super::queue::Queue;
 use crate::report::TraceInfo;
 
-/// Events under way to the file at most: some ten megabytes.
-const CAPACITY: usize = 1 << 16;
+/// Events under way to the file at most: the writer looks every few milliseconds. Few enough that the ring stays in the
+/// processors' caches, since every hit writes to it.
+const CAPACITY: usize = 1 << 12;
 /// Encoded bytes that are written at once.
 const BLOCK: usize = 1 << 18;
 
