@@ -1,8 +1,8 @@
-//! A PE image as `storlock run` and `storlock symbols` read it: headers, exports, imports, symbols.
+//! A PE image as `storlock run` and `storlock symbols` read it: headers, exports, imports, symbols, debug directory, debugger data.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use storlock::windows::{Exports, FileImage, Imports, Symbols};
+use storlock::windows::{CodeView, DebuggerData, Exports, FileImage, Imports, Symbols};
 
 fuzz_target!(|data: &[u8]| {
     let Ok(file) = FileImage::parse(data.to_vec()) else {
@@ -22,4 +22,6 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     let _ = Symbols::from_file(&file).nearest(u32::MAX);
+    let _ = CodeView::read(&file, file.image()).map(|code_view| code_view.identifier());
+    let _ = DebuggerData::find(&file, file.image());
 });

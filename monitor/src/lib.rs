@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod dump;
 pub mod gdb;
 pub mod machine;
 pub mod outcome;

@@ -4,6 +4,7 @@
 //! Talks to the virtual machine monitor and hands its stops to the session. It must not know locks or Windows.
 
 mod disks;
+mod dumps;
 pub mod other;
 
 use std::fs::File;
@@ -21,6 +22,7 @@ use storlock_vmm::storage::nvme::{Fault, FaultInjector};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use self::disks::AttachedDisks;
+use crate::dump::Plan;
 use crate::report::FaultInfo;
 use crate::session::{End, EndKind, Session};
 use crate::target::debuggee::Stop;
@@ -77,6 +79,7 @@ pub struct Guest {
     disks: AttachedDisks,
     faults: Option<FaultPlan>,
     debugger: Option<(DebuggerStops, mpsc::Sender<Order>)>,
+    dump: Option<Plan>,
 }
 
 /// The fault plan of a run and what has become of it.
@@ -171,7 +174,13 @@ impl Guest {
             disks,
             faults,
             debugger: None,
+            dump: None,
         })
+    }
+
+    /// Has the machine dumped where the session stops it for that. The place is to be writable yet when it has started.
+    pub fn dump_to(&mut self, plan: Plan) {
+        self.dump = Some(plan);
     }
 
     /// Ties the machine to a debugger, which is to be served elsewhere. With `hold_start` the guest's first instruction
@@ -225,6 +234,7 @@ impl Guest {
             disks: self.disks,
             faults: self.faults,
             debugger,
+            dump: self.dump,
             started: Instant::now(),
         })
     }
@@ -240,6 +250,7 @@ pub struct RunningGuest {
     disks: AttachedDisks,
     faults: Option<FaultPlan>,
     debugger: Option<DebuggerStops>,
+    dump: Option<Plan>,
 }
 
 /// Stops the machine from another thread.
@@ -263,10 +274,21 @@ impl RunningGuest {
     /// Waits for the guest's end, at most `limit`; has the session look at every processor; ends the machine. A stop
     /// counts as an interruption if `interrupted` says so then.
     #[must_use]
-    pub fn wait(self, limit: Duration, interrupted: impl Fn() -> bool) -> End {
-        let reason = match self.debugger {
-            Some(stops) => stops.run(&self.running, limit),
-            None => self.running.wait(Some(limit)),
+    pub fn wait(mut self, limit: Duration, interrupted: impl Fn() -> bool) -> End {
+        let mut dump = None;
+        let debugger = self.debugger.take();
+        let mut at_violation = |cpu| {
+            let stopped_for = self.session.stopped_for(cpu);
+            if let Some(subject) = stopped_for.dump {
+                dump = self.dump(cpu, &subject, &interrupted);
+            }
+            stopped_for.debugger
+        };
+        let reason = match debugger {
+            Some(stops) => stops.run(&self.running, limit, at_violation),
+            None => self.run(limit, |cpu| {
+                at_violation(cpu);
+            }),
         };
         let duration_ms = self.started.elapsed().as_millis() as u64;
         let (mut kind, detail) = describe(&reason);
@@ -278,8 +300,11 @@ impl RunningGuest {
             detail,
             duration_ms,
             handler_ns: self.stops.times.spread(),
+            dump,
             ..End::default()
         };
+        end.failures
+            .extend(end.dump.iter().filter_map(|dump| dump.error.clone()));
         for cpu in self.running.statistics() {
             end.kvm_runs += cpu.runs;
             end.debug_exits += cpu.debug_exits;

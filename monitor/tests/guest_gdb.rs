@@ -17,7 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rsp::Client;
-use support::{BUGS, Run, assert_counts_agree, assert_found_once_at_its_place, command, finish};
+use support::{BUGS, Run, assert_counts_agree, assert_found_once_at_its_place, command, debugger_address, finish};
 
 /// A workload that is short wherever it runs, and one that lasts.
 const SHORT: &str = "ops=16 threads=2";
@@ -44,19 +44,7 @@ impl Debugged {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let script = directory.path().join("report/attach.gdb");
-        let began = Instant::now();
-        let address = loop {
-            let text = fs::read_to_string(&script).unwrap_or_default();
-            if let Some(address) = text.lines().find_map(|line| line.strip_prefix("target remote ")) {
-                break address.to_owned();
-            }
-            if let Some(status) = child.try_wait().unwrap() {
-                panic!("no debugger is served: {status}: {:?}", child.wait_with_output());
-            }
-            assert!(began.elapsed() < Duration::from_secs(60));
-            std::thread::sleep(Duration::from_millis(20));
-        };
+        let address = debugger_address(directory.path(), &mut child);
         Self {
             directory,
             child,

@@ -119,6 +119,7 @@ typedef struct _KPRCB {
     ULONG64 DpcCount;
     ULONG64 InterruptCount;
     ULONG64 ContextSwitches;
+    PVOID Context; /* of a CONTEXT, for whoever dumps the machine */
 } KPRCB, *PKPRCB;
 
 /* The processor control region, GS base in kernel mode. The DDK's public KPCR ends before Prcb. */
@@ -158,7 +159,11 @@ typedef struct _KI_EXCEPTION_FRAME {
     KI_MACHINE_FRAME Machine;
 } KI_EXCEPTION_FRAME;
 
+/* sizeof(CONTEXT) of winnt.h. */
+#define KI_CONTEXT_SIZE 0x4D0
+
 extern KIPCR KiProcessorControlRegions[KI_MAXIMUM_PROCESSORS];
+extern KPRCB *KiProcessorBlock[KI_MAXIMUM_PROCESSORS];
 extern LOADER_BLOCK *KiLoaderBlock;
 extern KAFFINITY KiActiveProcessors;
 

@@ -32,6 +32,8 @@ typedef struct _KI_GATE {
 #define KI_FAULT_STACK_SIZE 0x1000
 
 __attribute__((aligned(4096))) KIPCR KiProcessorControlRegions[KI_MAXIMUM_PROCESSORS];
+KPRCB *KiProcessorBlock[KI_MAXIMUM_PROCESSORS];
+static __attribute__((aligned(16))) UCHAR KiProcessorContexts[KI_MAXIMUM_PROCESSORS][KI_CONTEXT_SIZE];
 static KI_GDT KiGdts[KI_MAXIMUM_PROCESSORS];
 static KTSS64 KiTss[KI_MAXIMUM_PROCESSORS];
 static __attribute__((aligned(16))) UCHAR KiDoubleFaultStacks[KI_MAXIMUM_PROCESSORS][KI_FAULT_STACK_SIZE];
@@ -119,6 +121,8 @@ static VOID KiInitializeControlRegion(ULONG Number, ULONG_PTR StackTop)
     region->Prcb.SetMember = 1ull << Number;
     region->Prcb.RspBase = StackTop;
     region->Prcb.MxCsr = 0x1F80;
+    region->Prcb.Context = KiProcessorContexts[Number];
+    KiProcessorBlock[Number] = &region->Prcb;
     InitializeListHead(&region->Prcb.DpcListHead);
 }
 

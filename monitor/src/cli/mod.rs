@@ -6,6 +6,7 @@
 pub mod debugger;
 mod disk;
 pub mod doctor;
+mod dump;
 pub mod fault;
 pub mod images;
 mod input;

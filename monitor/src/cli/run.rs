@@ -13,7 +13,7 @@ use super::images::{self, ImageFile, Role};
 use super::interrupt::Interrupt;
 use super::options::{Limit, Size};
 use super::progress::Progress;
-use super::{Failure, debugger, disk, fault, input, other_guest, output};
+use super::{Failure, debugger, disk, dump, fault, input, other_guest, output};
 use crate::gdb;
 use crate::machine::{Disk, Guest, GuestOptions, PlannedFault};
 use crate::report::{Report, RunInfo};
@@ -120,9 +120,12 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE|-")]
     pub serial: Option<PathBuf>,
     /// Directory with the images as they were before stripping, for the names in reports [default: `debug` beside an
-    /// image or beside its directory]
-    #[arg(long, value_name = "DIR")]
+    /// image or beside its directory], and with the kernel's PDB, for --dump-on-violation; or that PDB
+    #[arg(long, value_name = "DIR|FILE.pdb")]
     pub symbols: Option<PathBuf>,
+    /// Write a crash dump of the whole machine, as it stands at the first violation, for WinDbg; see docs/dump.md
+    #[arg(long, value_name = "FILE.dmp")]
+    pub dump_on_violation: Option<PathBuf>,
     /// Put exported data of a guest module into the report, read at arming and at the end; may be given several times
     #[arg(long, value_name = "MODULE!NAME:BYTES")]
     pub dump_export: Vec<ExportRequest>,
@@ -177,9 +180,15 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
             .push(registry_file(path).map_err(Failure::infrastructure)?);
     }
     let mut guest = Guest::prepare(options).map_err(Failure::infrastructure)?;
+    let dump = dump::plan(arguments, &images)?;
     let config = config(arguments, &images, seed, &guest);
     let session = open_session(arguments, config, sandbox).map_err(Failure::infrastructure)?;
     let session = Arc::new(session);
+    // It stays open for the same reason as the report directory.
+    let dump_directory = match &dump {
+        Some(plan) => Some(dump::open_directory(plan).map_err(Failure::infrastructure)?),
+        None => None,
+    };
     let debugger = match socket {
         Some(socket) => {
             let serving = debugger::serve(arguments, socket, &images, &mut guest, &session, sandbox);
@@ -187,13 +196,18 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
         }
         None => None,
     };
-    let mut report = watch(arguments, guest, &session, sandbox).map_err(Failure::infrastructure)?;
+    if let Some(plan) = dump.clone() {
+        session.dump_first_violation();
+        guest.dump_to(plan);
+    }
+    let renamed: Vec<&Path> = dump.iter().map(|plan| plan.file.directory()).collect();
+    let mut report = watch(arguments, guest, &session, sandbox, &renamed).map_err(Failure::infrastructure)?;
     if let Some(debugger) = debugger {
         // It has seen the end of the run, too. A panic there was already printed.
         let _ = debugger.join();
     }
     let code = output::finish(&mut report, Some(directory), arguments.format);
-    drop(open_directory);
+    drop((open_directory, dump_directory));
     Ok(code)
 }
 
@@ -209,9 +223,15 @@ pub(super) fn sandbox(arguments: &Arguments) -> Result<Sandbox, Failure> {
     }
 }
 
-/// Runs the prepared guest to its end. Every file but the reports is open by now.
-fn watch(arguments: &Arguments, guest: Guest, session: &Arc<Session>, sandbox: Sandbox) -> anyhow::Result<Report> {
-    let files = sandbox.limit_files(&[&arguments.report_dir])?;
+/// Runs the prepared guest to its end. Every file but the reports, and what is in `renamed`, is open by now.
+fn watch(
+    arguments: &Arguments,
+    guest: Guest,
+    session: &Arc<Session>,
+    sandbox: Sandbox,
+    renamed: &[&Path],
+) -> anyhow::Result<Report> {
+    let files = sandbox.limit_files_with_names(&[&arguments.report_dir], renamed)?;
     if files == FileLimit::Missing {
         eprintln!("note: {files}");
     }

@@ -47,6 +47,9 @@ pub struct Report {
     pub cost: Cost,
     /// The event trace beside the report, if one was written.
     pub trace: Option<TraceInfo>,
+    /// The crash dump of the first violation, if one was asked for and there was a violation.
+    #[serde(default)]
+    pub dump: Option<DumpInfo>,
     /// Faults that the emulated hardware was told to have, and what has become of each.
     pub faults: Vec<FaultInfo>,
     /// Exported data of the guest that the command line asked for.
@@ -360,6 +363,21 @@ pub struct TraceInfo {
     /// Events after the trace had to end.
     pub lost: u64,
     /// Why the trace ends early.
+    pub error: Option<String>,
+}
+
+/// The crash dump of a violation.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DumpInfo {
+    /// File name as it was asked for.
+    pub file: String,
+    /// Number of the event at which the violation was found.
+    pub event: u64,
+    /// Length of the file; 0 if there is none.
+    pub bytes: u64,
+    /// What a dump by Windows has and this one lacks, a sentence each.
+    pub missing: Vec<String>,
+    /// Why there is no file.
     pub error: Option<String>,
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use super::{DumpedExport, EndOfRun, Frame, HistoryEntry, Report, Verdict, Violation, WatchInfo};
+use super::{DumpInfo, DumpedExport, EndOfRun, Frame, HistoryEntry, Report, Verdict, Violation, WatchInfo};
 
 /// Appends one line. Writing to a `String` cannot fail, so the result carries nothing.
 macro_rules! line {
@@ -328,6 +328,21 @@ fn cost_text(text: &mut String, report: &Report) {
             .map(|e| format!(", ends early after {} lost: {e}", trace.lost))
             .unwrap_or_default();
         field(text, "trace", &format!("{}: {} events{end}", trace.file, trace.events));
+    }
+    if let Some(dump) = &report.dump {
+        dump_text(text, dump);
+    }
+}
+
+fn dump_text(text: &mut String, dump: &DumpInfo) {
+    let (file, event) = (&dump.file, dump.event);
+    let what = match &dump.error {
+        None => format!("{file}: {} bytes, the machine at event {event}", dump.bytes),
+        Some(error) => format!("none of event {event}: {error}"),
+    };
+    field(text, "dump", &what);
+    for missing in &dump.missing {
+        field(text, "", missing);
     }
 }
 

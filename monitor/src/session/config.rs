@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::report::{FaultInfo, ProcessorState, RunInfo, TraceInfo};
+use crate::report::{DumpInfo, FaultInfo, ProcessorState, RunInfo, TraceInfo};
 use crate::timing::Spread;
 use crate::windows::SymbolTable;
 
@@ -138,6 +138,9 @@ pub struct End {
     pub activities: Vec<(u32, String)>,
     /// The event trace that was written.
     pub trace: Option<TraceInfo>,
+    /// The crash dump of a violation.
+    #[serde(default)]
+    pub dump: Option<DumpInfo>,
     /// What has become of the fault plan.
     #[serde(default)]
     pub faults: Vec<FaultInfo>,

@@ -1,4 +1,5 @@
-//! A session under a debugger: when a violation stops the machine, and what is shown of the session then.
+//! A session under a debugger: when a violation stops the machine (for a dump, too), and what is shown of the session
+//! then.
 //!
 //! Looking changes nothing that a later event depends on, and nothing that is read here is recorded: a replay, where
 //! nobody looks, comes to the same report.
@@ -13,6 +14,7 @@ use super::attribution::{locate, walk};
 use super::config::{End, EndKind};
 use super::findings::past;
 use super::state::{Stage, State};
+use crate::dump::Subject;
 use crate::report::{Location, text};
 use crate::target::{CpuState, GuestMemory};
 use crate::windows::{Modules, Processor};
@@ -30,6 +32,19 @@ pub(crate) struct Stops {
     ignored: Vec<RuleId>,
     /// The violation last found on each processor, by its place in the checker's list.
     last: HashMap<u32, usize>,
+    /// The first Defect is to be dumped, and has not been found yet.
+    dump: bool,
+    /// For whom each processor has been stopped, until somebody asks.
+    stopped: HashMap<u32, StoppedFor>,
+}
+
+/// For whom the session stopped a processor at a violation.
+#[derive(Debug, Clone, Default)]
+pub struct StoppedFor {
+    /// A debugger is to be told.
+    pub debugger: bool,
+    /// A dump is to be made of this.
+    pub dump: Option<Subject>,
 }
 
 impl State {
@@ -43,9 +58,22 @@ impl State {
             Verdict::Suspect => self.stops.suspects,
             Verdict::Literal => false,
         };
-        let stops = self.stops.enabled && wanted && !self.stops.ignored.contains(&violation.rule);
-        if stops {
+        let debugger = self.stops.enabled && wanted && !self.stops.ignored.contains(&violation.rule);
+        if debugger {
             self.stops.last.insert(processor, index);
+        }
+        let defect = violation.verdict == Verdict::Semantic && violation.concerns_target;
+        let dump = match &self.kernel {
+            Some(kernel) if defect && self.stops.dump => {
+                self.stops.dump = false;
+                let caller = self.findings.caller(index);
+                Some(Subject::new(violation, &caller, kernel))
+            }
+            _ => None,
+        };
+        let stops = debugger || dump.is_some();
+        if stops {
+            self.stops.stopped.insert(processor, StoppedFor { debugger, dump });
         }
         stops
     }
@@ -68,6 +96,17 @@ impl Session {
     /// Has new violations stop the machine, or not.
     pub fn stop_on_violations(&self, stop: bool) {
         self.lock().stops.enabled = stop;
+    }
+
+    /// Has the first Defect stop the machine for a dump, whatever a debugger wants.
+    pub fn dump_first_violation(&self) {
+        self.lock().stops.dump = true;
+    }
+
+    /// For whom a processor was stopped at a violation; asked once a stop.
+    #[must_use]
+    pub fn stopped_for(&self, processor: u32) -> StoppedFor {
+        self.lock().stops.stopped.remove(&processor).unwrap_or_default()
     }
 
     /// Has the violations of a rule (or [`SUSPECTS`]) stop the machine, or not.

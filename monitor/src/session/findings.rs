@@ -21,6 +21,12 @@ impl Findings {
         self.attributions.entry(index).or_insert(attribution);
     }
 
+    /// Who called, as far as it is known.
+    pub(crate) fn caller(&self, index: usize) -> Location {
+        let attribution = self.attributions.get(&index);
+        attribution.map(|found| found.caller.clone()).unwrap_or_default()
+    }
+
     /// One violation, by its place in the checker's list.
     pub(crate) fn one(&self, violations: &[rules::Violation], index: usize) -> Option<Violation> {
         let unknown = Attribution::default();

@@ -96,6 +96,7 @@ impl Session {
             locks: lock_summary(&state),
             cost: cost(&state, end),
             trace: end.trace.clone(),
+            dump: end.dump.clone(),
             faults: end.faults.clone(),
             exports: state.exports.clone(),
             notes: state.notes.clone(),

@@ -34,6 +34,7 @@ use storlock_check::contract::Contract;
 use storlock_check::event::EventKind;
 
 pub use self::config::{Config, End, EndKind, ExportRequest};
+pub use self::debugger::StoppedFor;
 use self::recording::Recording;
 use self::state::{Stage, State};
 use self::trace::Trace;

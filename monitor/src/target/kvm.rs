@@ -5,10 +5,11 @@
 use std::sync::Arc;
 
 use storlock_vmm::debug::{Breakpoint, DebugHandler, HitAction, StoppedCpu as VmmCpu};
+use storlock_vmm::memory::GuestRam;
 use storlock_vmm::translate::TranslateError;
 
 use super::cpu::{Action, ArmError, CpuState, Hook, Interception, Registers, SpecialRegisters, StopReason, StoppedCpu};
-use super::memory::{GuestMemory, ReadError};
+use super::memory::{GuestMemory, PhysicalMemory, ReadError};
 
 /// The MSR that holds the address of the system call entry.
 pub const MSR_LSTAR: u32 = 0xc000_0082;
@@ -51,6 +52,16 @@ pub(super) fn read_error(error: TranslateError) -> ReadError {
 impl GuestMemory for KvmCpu<'_, '_> {
     fn read(&self, gva: u64, buf: &mut [u8]) -> Result<(), ReadError> {
         self.0.read_virtual(gva, buf).map_err(read_error)
+    }
+}
+
+impl PhysicalMemory for GuestRam {
+    fn stretches(&self) -> Vec<(u64, u64)> {
+        self.ranges().map(|range| (range.base, range.length)).collect()
+    }
+
+    fn read_physical(&self, gpa: u64, buf: &mut [u8]) -> bool {
+        self.read(gpa, buf).is_ok()
     }
 }
 

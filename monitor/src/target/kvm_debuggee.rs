@@ -3,7 +3,8 @@
 //! Talks to the machine's handle. The thread that waits for the machine's end tells the stops and is told how to go on;
 //! the debugger's thread does everything else. It must not know a debugger's protocol.
 
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use storlock_vmm::machine::{ExitReason, MachineHandle, RunningMachine};
@@ -32,12 +33,16 @@ pub struct KvmDebuggee {
     handle: MachineHandle,
     cpus: u32,
     orders: mpsc::Sender<Order>,
+    interrupted: Arc<AtomicBool>,
 }
 
 /// The end of the thread that waits for the machine.
 pub struct Stops {
     told: UnboundedSender<Stop>,
     orders: mpsc::Receiver<Order>,
+    /// The debugger has asked for a stop since it let the machine go. A machine that stands still for a moment does not
+    /// hear that.
+    interrupted: Arc<AtomicBool>,
     /// The guest's first instruction waits for a debugger.
     hold_start: bool,
 }
@@ -52,23 +57,27 @@ pub fn connect(
 ) -> (KvmDebuggee, UnboundedReceiver<Stop>, Stops, mpsc::Sender<Order>) {
     let (stops, receiver) = unbounded_channel();
     let (sender, orders) = mpsc::channel();
+    let interrupted = Arc::new(AtomicBool::new(false));
     let debuggee = KvmDebuggee {
         handle,
         cpus,
         orders: sender.clone(),
+        interrupted: Arc::clone(&interrupted),
     };
     let stops = Stops {
         told: stops,
         orders,
+        interrupted,
         hold_start,
     };
     (debuggee, receiver, stops, sender)
 }
 
 impl Stops {
-    /// Runs the machine to its end, telling the debugger each stop. `limit` counts the time in which it runs.
+    /// Runs the machine to its end, telling the debugger each stop but for those at a violation of which `tells` says that
+    /// they are not the debugger's: then the machine goes on as before. `limit` counts the time in which it runs.
     #[must_use]
-    pub fn run(self, running: &RunningMachine, limit: Duration) -> ExitReason {
+    pub fn run(self, running: &RunningMachine, limit: Duration, mut tells: impl FnMut(u32) -> bool) -> ExitReason {
         let mut left = limit;
         if self.hold_start && self.tell(running, Stop::Start) {
             // The debugger has let it go.
@@ -82,13 +91,17 @@ impl Stops {
             let Some(stop) = stop(&reason) else {
                 return reason;
             };
-            let went_on = self.tell(running, stop);
+            let told = !matches!(stop, Stop::Violation(cpu) if !tells(cpu));
+            let went_on = told && self.tell(running, stop);
             if !reason.can_go_on() {
                 return reason;
             }
             if !went_on {
                 // Ended, or the debugger's thread is gone; with something else to tell the machine stays paused.
                 running.begin();
+                if self.interrupted.load(Ordering::SeqCst) {
+                    running.handle().interrupt();
+                }
             }
         }
     }
@@ -98,7 +111,9 @@ impl Stops {
         if self.told.send(stop).is_err() {
             return false;
         }
-        match self.orders.recv() {
+        let order = self.orders.recv();
+        self.interrupted.store(false, Ordering::SeqCst);
+        match order {
             Ok(Order::Resume(motions)) => running.handle().resume_by(&motions).is_ok(),
             Ok(Order::End) | Err(_) => false,
         }
@@ -155,6 +170,7 @@ impl Debuggee for KvmDebuggee {
     }
 
     fn interrupt(&self) {
+        self.interrupted.store(true, Ordering::SeqCst);
         self.handle.interrupt();
     }
 

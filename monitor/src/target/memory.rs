@@ -87,6 +87,16 @@ pub trait GuestMemory {
     }
 }
 
+/// Reads guest memory by guest physical address.
+pub trait PhysicalMemory {
+    /// The stretches of memory, each by its first address and its length in bytes, in ascending order; both are
+    /// multiples of [`PAGE_SIZE`].
+    fn stretches(&self) -> Vec<(u64, u64)>;
+
+    /// Fills `buf` with the bytes at `gpa`; `false` if some of them are no memory, then the contents are unspecified.
+    fn read_physical(&self, gpa: u64, buf: &mut [u8]) -> bool;
+}
+
 impl<M: GuestMemory + ?Sized> GuestMemory for &M {
     fn read(&self, gva: u64, buf: &mut [u8]) -> Result<(), ReadError> {
         (**self).read(gva, buf)

@@ -13,4 +13,4 @@ pub use cpu::{
     Action, ArmError, Capabilities, CpuState, Hook, Interception, Registers, RunControl, SpecialRegisters, StopReason,
     StoppedCpu,
 };
-pub use memory::{GuestMemory, PAGE_SIZE, ReadError};
+pub use memory::{GuestMemory, PAGE_SIZE, PhysicalMemory, ReadError};

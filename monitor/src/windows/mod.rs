@@ -5,18 +5,24 @@
 //! is hostile: every size, count and link read from it is bounded before it is used.
 
 pub mod caller;
+pub mod code_view;
+pub mod debugger_data;
 pub mod exports;
 pub mod file;
 pub mod image;
 pub mod imports;
 pub mod kernel;
 pub mod modules;
+pub mod pdb;
 pub mod processor;
+pub mod shared_user_data;
 mod strings;
 pub mod symbols;
 pub mod unwind;
 
 pub use caller::{Attribution, Caller, UnknownReason, attribute};
+pub use code_view::CodeView;
+pub use debugger_data::{DebuggerData, DebuggerDataError};
 pub use exports::{Export, ExportTarget, Exports};
 pub use file::FileImage;
 pub use image::{Directory, Image, ImageError, Section};
@@ -24,16 +30,21 @@ pub use imports::{Import, ImportName, Imports};
 pub use kernel::{Kernel, KernelError, Witness};
 pub use modules::{Module, ModuleListError, Modules};
 pub use processor::{Processor, ProcessorError};
+pub use shared_user_data::SharedUserData;
 pub use symbols::{Location, SymbolTable, Symbols};
 
 #[cfg(test)]
 mod caller_tests;
+#[cfg(test)]
+mod debugger_data_tests;
 #[cfg(test)]
 mod image_tests;
 #[cfg(test)]
 mod kernel_tests;
 #[cfg(test)]
 mod modules_tests;
+#[cfg(test)]
+mod pdb_tests;
 #[cfg(test)]
 mod symbols_tests;
 #[cfg(test)]

@@ -64,6 +64,23 @@ pub(crate) fn command(directory: &Path, miniport: &str, arguments: &[&str]) -> C
     command
 }
 
+/// Where a run that serves a debugger can be reached; waits for it. `directory` is that of [`command`].
+pub(crate) fn debugger_address(directory: &Path, child: &mut Child) -> String {
+    let script = directory.join("report/attach.gdb");
+    let began = Instant::now();
+    loop {
+        let text = fs::read_to_string(&script).unwrap_or_default();
+        if let Some(address) = text.lines().find_map(|line| line.strip_prefix("target remote ")) {
+            return address.to_owned();
+        }
+        if let Some(status) = child.try_wait().unwrap() {
+            panic!("no debugger is served: {status}");
+        }
+        assert!(began.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Waits, but not for ever.
 pub(crate) fn finish(mut child: Child) -> Output {
     let began = Instant::now();

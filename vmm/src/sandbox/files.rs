@@ -49,20 +49,25 @@ pub(super) fn writing() -> BitFlags<AccessFs> {
     AccessFs::WriteFile | AccessFs::Truncate | AccessFs::MakeReg
 }
 
+/// What is left where a file is written under another name, which it loses when it is whole.
+pub(super) fn renaming() -> BitFlags<AccessFs> {
+    writing() | AccessFs::RemoveFile
+}
+
 /// What is left where only a socket is to be removed at the end.
 pub(super) fn removing() -> BitFlags<AccessFs> {
     AccessFs::RemoveFile.into()
 }
 
-/// See [`super::Sandbox::limit_files`]; `left` is what can still be done below the directories.
-pub(super) fn limit(directories: &[&Path], left: BitFlags<AccessFs>) -> Result<FileLimit, Error> {
+/// See [`super::Sandbox::limit_files`]; with each directory comes what can still be done below it.
+pub(super) fn limit(directories: &[(&Path, BitFlags<AccessFs>)]) -> Result<FileLimit, Error> {
     let refused = |reason: String| Error::Sandbox {
         action: "limit the files",
         reason,
     };
     let handles = directories
         .iter()
-        .map(PathFd::new)
+        .map(|&(directory, left)| PathFd::new(directory).map(|handle| (handle, left)))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| refused(error.to_string()))?;
     let restrict = || {
@@ -72,7 +77,7 @@ pub(super) fn limit(directories: &[&Path], left: BitFlags<AccessFs>) -> Result<F
             .add_rules(
                 handles
                     .into_iter()
-                    .map(|handle| Ok::<_, RulesetError>(PathBeneath::new(handle, left))),
+                    .map(|(handle, left)| Ok::<_, RulesetError>(PathBeneath::new(handle, left))),
             )?
             .restrict_self()
     };

@@ -1,7 +1,7 @@
 //! The system calls of each kind of thread, as a seccomp program (Linux `Documentation/userspace-api/seccomp_filter.rst`).
 //!
 //! The lists come from reading the code and from strace on runs to every kind of end. A thread cannot open, execute,
-//! connect or start anything (only the main one opens files, for the report), and nobody makes memory executable.
+//! connect or start anything (only the main one opens files, for report and dump), and nobody makes memory executable.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -83,6 +83,9 @@ fn further(kind: ThreadKind) -> &'static [libc::c_long] {
             libc::SYS_fstat,
             libc::SYS_statx,
             libc::SYS_epoll_ctl,
+            // A dump gets its name when it is whole.
+            libc::SYS_rename,
+            libc::SYS_unlink,
         ],
     }
 }
@@ -123,6 +126,8 @@ fn requests(kind: ThreadKind) -> &'static [u32] {
             KVM_GET_REGS,
             KVM_SET_REGS,
             KVM_GET_SREGS,
+            // A dump shows these registers, too.
+            KVM_GET_XSAVE,
             KVM_GET_MSRS,
             KVM_SET_MSRS,
             KVM_SET_GUEST_DEBUG,
@@ -146,7 +151,7 @@ fn requests(kind: ThreadKind) -> &'static [u32] {
 /// The device requests that a debugger adds.
 fn debugger_requests(kind: ThreadKind) -> &'static [u32] {
     match kind {
-        ThreadKind::Vcpu => &[KVM_SET_SREGS, KVM_GET_XSAVE, KVM_SET_XSAVE],
+        ThreadKind::Vcpu => &[KVM_SET_SREGS, KVM_SET_XSAVE],
         _ => &[],
     }
 }

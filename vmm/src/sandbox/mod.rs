@@ -8,6 +8,7 @@ mod files;
 mod filter;
 mod violation;
 
+use std::path::Path;
 use std::sync::{Once, mpsc};
 use std::thread::{self, Builder, Thread};
 
@@ -32,7 +33,7 @@ pub enum ThreadKind {
     Signals,
     /// Draws a line on the terminal.
     Progress,
-    /// Started the others; waits for the end of the run, then writes the report.
+    /// Started the others; waits for the end of the run, then writes the report; dumps the machine while it is paused.
     Main,
 }
 
@@ -180,21 +181,30 @@ impl Sandbox {
     /// # Errors
     /// [`Error::Sandbox`] if a directory cannot be opened or the kernel refuses. That the kernel has no Landlock is no
     /// error but an answer.
-    pub fn limit_files(self, directories: &[&std::path::Path]) -> Result<FileLimit, Error> {
-        if self.enforced {
-            files::limit(directories, files::writing())
-        } else {
-            Ok(FileLimit::Off)
+    pub fn limit_files(self, directories: &[&Path]) -> Result<FileLimit, Error> {
+        self.limit_files_with_names(directories, &[])
+    }
+
+    /// As [`Sandbox::limit_files`], and files in the directories `renamed` can get other names there, and be removed.
+    ///
+    /// # Errors
+    /// As [`Sandbox::limit_files`].
+    pub fn limit_files_with_names(self, directories: &[&Path], renamed: &[&Path]) -> Result<FileLimit, Error> {
+        if !self.enforced {
+            return Ok(FileLimit::Off);
         }
+        let written = directories.iter().map(|&directory| (directory, files::writing()));
+        let renamed = renamed.iter().map(|&directory| (directory, files::renaming()));
+        files::limit(&written.chain(renamed).collect::<Vec<_>>())
     }
 
     /// As [`Sandbox::limit_files`], with removing files below `directory` as the one exception.
     ///
     /// # Errors
     /// As [`Sandbox::limit_files`].
-    pub fn limit_files_to_removal(self, directory: &std::path::Path) -> Result<FileLimit, Error> {
+    pub fn limit_files_to_removal(self, directory: &Path) -> Result<FileLimit, Error> {
         if self.enforced {
-            files::limit(&[directory], files::removing())
+            files::limit(&[(directory, files::removing())])
         } else {
             Ok(FileLimit::Off)
         }

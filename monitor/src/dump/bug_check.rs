@@ -1,0 +1,62 @@
+//! How a violation is described by a bug check code and its four parameters; `docs/dump.md` is the table for users.
+//!
+//! Windows did not stop here, so none of its own codes is used: a debugger that explains such a code would explain
+//! something that has not happened.
+
+use storlock_check::event::LockOperand;
+use storlock_check::rules::{Cause, RuleId, Violation};
+
+use crate::report::BugCheck;
+
+/// The code: severity "error" and the bit for customers, as in an NTSTATUS, then `SLK` in ASCII.
+pub const CODE: u32 = 0xe053_4c4b;
+
+/// The violation in these words.
+#[must_use]
+pub fn of(violation: &Violation) -> BugCheck {
+    BugCheck {
+        code: CODE.into(),
+        parameters: [
+            rule(violation.rule) << 8 | cause(violation.cause),
+            lock(&violation.call.operand),
+            violation.call.context.return_address,
+            violation.sequence,
+        ],
+    }
+}
+
+/// The number of a rule, for good.
+const fn rule(rule: RuleId) -> u64 {
+    match rule {
+        RuleId::SpinLockRelease => 1,
+        RuleId::QueuedSpinLockRelease => 2,
+        RuleId::StorPortSpinLock4 => 3,
+        RuleId::DoubleAcquire => 4,
+    }
+}
+
+/// The number of a cause, for good.
+const fn cause(cause: Cause) -> u64 {
+    match cause {
+        Cause::ReleaseWithoutAcquire => 1,
+        Cause::ReleasedTwice => 2,
+        Cause::OtherLock => 3,
+        Cause::WrongRoutine => 4,
+        Cause::WrongOwner => 5,
+        Cause::DoubleAcquire => 6,
+        Cause::UnnamedRoutine => 7,
+    }
+}
+
+/// What the call names its lock by: an address, except for the lock of a message.
+const fn lock(operand: &LockOperand) -> u64 {
+    match *operand {
+        LockOperand::Address(address) | LockOperand::Interrupt(address) => address,
+        LockOperand::Queued { lock, .. } => lock,
+        LockOperand::QueuedHandle { handle, .. }
+        | LockOperand::StorPort { handle, .. }
+        | LockOperand::StorPortHandle { handle, .. } => handle,
+        LockOperand::Msi { message, .. } => message as u64,
+        LockOperand::Cancel => 0,
+    }
+}

@@ -1,0 +1,127 @@
+//! Crash dumps of the guest that WinDbg opens: a 64-bit full kernel dump of the machine as it stands at a violation.
+//!
+//! [`Contents`] reads from the stopped guest what such a file says beside the pages; the writer streams header and
+//! pages. Talks to the target's traits and to the readers of Windows structures. It must not know how violations are
+//! found or how the machine is stopped. `docs/dump.md` is the page for users.
+
+pub mod bug_check;
+pub mod contents;
+pub mod context;
+pub mod layout;
+#[cfg(test)]
+mod tests;
+pub mod writer;
+
+use std::path::PathBuf;
+
+use storlock_check::rules::Violation;
+use zerocopy::IntoBytes as _;
+
+pub use self::contents::{Contents, ProcessorRegisters};
+pub use self::writer::{DumpError, DumpFile};
+use crate::report::{BugCheck, DumpInfo, Location};
+use crate::target::PhysicalMemory;
+use crate::windows::debugger_data::DebuggerDataPlaces;
+use crate::windows::{DebuggerDataError, Kernel};
+
+/// What a dump is about.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// The violation as code and parameters.
+    pub bug_check: BugCheck,
+    /// The violation in a few words; not ASCII, or beyond 127 bytes, is lost.
+    pub comment: String,
+    /// Number of the event at which it was found.
+    pub event: u64,
+    /// The guest's kernel.
+    pub kernel: Kernel,
+}
+
+impl Subject {
+    /// A violation, called from `caller`.
+    #[must_use]
+    pub fn new(violation: &Violation, caller: &Location, kernel: &Kernel) -> Self {
+        let rule = violation.rule.rule().name;
+        Self {
+            bug_check: bug_check::of(violation),
+            comment: format!("storlock {rule}: {} at {caller}", violation.cause.name()),
+            event: violation.sequence,
+            kernel: kernel.clone(),
+        }
+    }
+}
+
+/// What is known of the kernel's debugger data before the guest starts.
+#[derive(Debug, Clone, Default)]
+pub struct Symbols {
+    /// Where its PDB says they are.
+    pub places: Option<DebuggerDataPlaces>,
+    /// The file name under which the kernel's PDB is looked for, and its identifier; `None` if the kernel names none.
+    pub pdb: Option<(String, String)>,
+}
+
+impl Symbols {
+    /// What is missing without the debugger data, and what the user can do.
+    fn advice(&self, error: &DebuggerDataError) -> String {
+        let lost = "without it WinDbg finds neither processes nor the other processors' registers in this dump";
+        match (&self.places, &self.pdb) {
+            (Some(_), _) => format!("{error}; {lost}"),
+            (None, Some((name, identifier))) => format!(
+                "{error}, as where Windows was started without kernel debugging; {lost}. Give --symbols a directory with the \
+                 kernel's {name} (identifier {identifier}, from a symbol server), or start the guest with debugging on \
+                 (bcdedit /debug on)"
+            ),
+            (None, None) => format!("{error}, and the kernel names no PDB; {lost}"),
+        }
+    }
+}
+
+/// Where a dump goes and what is known for it.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The file.
+    pub file: DumpFile,
+    /// What is known of the kernel.
+    pub symbols: Symbols,
+}
+
+impl Plan {
+    /// Writes the dump; `go_on` is asked from time to time.
+    ///
+    /// # Errors
+    /// [`DumpError`]; there is no file then.
+    pub fn write(
+        &self,
+        mut contents: Contents,
+        memory: &dyn PhysicalMemory,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<u64, DumpError> {
+        let runs = contents.describe_memory(&memory.stretches())?;
+        self.file.fill(|file| {
+            let header = contents.header.as_bytes();
+            writer::write(file, header, (memory, &runs), &contents.patches, go_on)
+        })
+    }
+
+    /// As the report lists the dump of the violation at `event`.
+    #[must_use]
+    pub fn info(&self, event: u64, written: &Result<(u64, Vec<String>), DumpError>) -> DumpInfo {
+        let (bytes, missing, error) = match written {
+            Ok((bytes, missing)) => (*bytes, missing.clone(), None),
+            Err(error) => (0, Vec::new(), Some(error.to_string())),
+        };
+        DumpInfo {
+            file: self.file.path().display().to_string(),
+            event,
+            bytes,
+            missing,
+            error,
+        }
+    }
+
+    /// The name of the file as messages have it.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.file.path().to_owned()
+    }
+}

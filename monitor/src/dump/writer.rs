@@ -1,0 +1,220 @@
+//! Writes the file: the header, then the pages of physical memory run by run, a piece at a time.
+//!
+//! Talks to the file system and to guest memory. It must not know what is in the header or in the pages. A file that is
+//! not whole never has the name that was asked for.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use super::layout::{PAGE_BYTES, Run};
+use crate::target::PhysicalMemory;
+
+/// How much of the guest's memory is held at once, in bytes.
+const PIECE: usize = 1 << 20;
+const PAGE: usize = PAGE_BYTES as usize;
+
+/// Why there is no dump.
+#[derive(Debug, thiserror::Error)]
+pub enum DumpError {
+    /// The file system refuses; a full disk for example.
+    #[error("cannot {action} {}: {source}", path.display())]
+    File {
+        /// What was to be done.
+        action: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Guest memory is not where the machine says it is.
+    #[error("physical page {0:#x} of the guest cannot be read")]
+    Memory(u64),
+    /// The guest's memory has more pieces than the format takes.
+    #[error("the guest's memory has {0} runs, the format takes {max}", max = super::layout::MAX_RUNS)]
+    Runs(usize),
+    /// The user ended the run meanwhile.
+    #[error("the run was interrupted before the dump was complete")]
+    Interrupted,
+    /// The violating processor is gone.
+    #[error("the processors' registers cannot be read: {0}")]
+    Processor(String),
+}
+
+/// What differs in the file from the guest's memory, by physical address.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Patches {
+    /// By page: offset in it and bytes that end in it.
+    pages: BTreeMap<u64, Vec<(usize, Vec<u8>)>>,
+}
+
+impl Patches {
+    /// Adds bytes at a physical address; they may cross pages.
+    pub fn add(&mut self, mut address: u64, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let offset = (address % PAGE_BYTES) as usize;
+            let (now, later) = bytes.split_at(bytes.len().min(PAGE - offset));
+            let page = self.pages.entry(address / PAGE_BYTES).or_default();
+            page.push((offset, now.to_vec()));
+            address = address.saturating_add(now.len() as u64);
+            bytes = later;
+        }
+    }
+
+    /// Puts what is there for the pages from `first` on into their bytes.
+    fn apply(&self, first: u64, pages: &mut [u8]) {
+        let behind = first.saturating_add(pages.len() as u64 / PAGE_BYTES);
+        for (page, patches) in self.pages.range(first..behind) {
+            let start = ((page - first) * PAGE_BYTES) as usize;
+            for (offset, bytes) in patches {
+                let place = pages.get_mut(start + offset..start + offset + bytes.len());
+                if let Some(place) = place {
+                    place.copy_from_slice(bytes);
+                }
+            }
+        }
+    }
+}
+
+/// Writes header and pages. Pages of zeros are left out where the end of the file does not need them: what was never
+/// written reads as zeros. `go_on` is asked before each piece. Gives the length of the file.
+///
+/// # Errors
+/// [`io::Error`] of the file, or one that wraps a [`DumpError`].
+pub fn write(
+    out: &mut (impl Write + Seek),
+    header: &[u8],
+    (memory, runs): (&dyn PhysicalMemory, &[Run]),
+    patches: &Patches,
+    go_on: &dyn Fn() -> bool,
+) -> io::Result<u64> {
+    out.write_all(header)?;
+    let mut position = header.len() as u64;
+    let mut buffer = vec![0; PIECE];
+    for run in runs {
+        let (mut page, end) = (run.base_page, run.base_page.saturating_add(run.page_count));
+        while page < end {
+            if !go_on() {
+                return Err(io::Error::other(DumpError::Interrupted));
+            }
+            let length = (end - page).saturating_mul(PAGE_BYTES).min(PIECE as u64) as usize;
+            let piece = buffer.get_mut(..length).unwrap_or_default();
+            let address = page.saturating_mul(PAGE_BYTES);
+            if !memory.read_physical(address, piece) {
+                return Err(io::Error::other(DumpError::Memory(page)));
+            }
+            patches.apply(page, piece);
+            write_pages(out, position, piece)?;
+            position += length as u64;
+            page += length as u64 / PAGE_BYTES;
+        }
+    }
+    Ok(position)
+}
+
+/// Writes the pages that are not zero, those that follow each other at once.
+fn write_pages(out: &mut (impl Write + Seek), position: u64, piece: &[u8]) -> io::Result<()> {
+    let mut offset = position;
+    for pages in stretches(piece) {
+        if !is_zero(pages) {
+            out.seek(SeekFrom::Start(offset))?;
+            out.write_all(pages)?;
+        }
+        offset += pages.len() as u64;
+    }
+    Ok(())
+}
+
+/// The piece cut where pages of zeros and other pages meet.
+fn stretches(mut piece: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let first = piece.chunks(PAGE).next()?;
+        let zero = is_zero(first);
+        let pages = piece.chunks(PAGE).take_while(|page| is_zero(page) == zero).count();
+        let (stretch, rest) = piece.split_at(piece.len().min(pages * PAGE));
+        piece = rest;
+        Some(stretch)
+    })
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&byte| byte == 0)
+}
+
+/// The place of a dump that may come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DumpFile {
+    path: PathBuf,
+    partial: PathBuf,
+}
+
+impl DumpFile {
+    /// Makes sure that a dump can be written there, and removes an earlier one.
+    ///
+    /// # Errors
+    /// [`DumpError::File`] if the directory is not there or cannot be written to, or something else has the name.
+    pub fn prepare(path: &Path) -> Result<Self, DumpError> {
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".partial");
+        let file = Self {
+            path: path.to_owned(),
+            partial: partial.into(),
+        };
+        File::create(&file.partial).map_err(failed("create", &file.partial))?;
+        fs::remove_file(&file.partial).map_err(failed("remove", &file.partial))?;
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("replace", path)(error)),
+            _ => Ok(file),
+        }
+    }
+
+    /// Where the dump will be.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory that it will be in.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        match self.path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        }
+    }
+
+    /// Writes the whole file by `write`, which gives its length. Until it is whole it has another name; what is not
+    /// finished is removed.
+    ///
+    /// # Errors
+    /// [`DumpError`]; there is no file then.
+    pub fn fill(&self, write: impl FnOnce(&mut File) -> io::Result<u64>) -> Result<u64, DumpError> {
+        let filled = self.fill_partial(write);
+        if filled.is_err() {
+            // The first error is the one to tell.
+            let _ = fs::remove_file(&self.partial);
+        }
+        filled
+    }
+
+    fn fill_partial(&self, write: impl FnOnce(&mut File) -> io::Result<u64>) -> Result<u64, DumpError> {
+        let mut file = File::create(&self.partial).map_err(failed("create", &self.partial))?;
+        let written = write(&mut file).and_then(|length| {
+            file.set_len(length)?;
+            Ok(length)
+        });
+        let length = written.map_err(|error| match error.downcast::<DumpError>() {
+            Ok(error) => error,
+            Err(error) => failed("write", &self.path)(error),
+        })?;
+        drop(file);
+        fs::rename(&self.partial, &self.path).map_err(failed("name", &self.path))?;
+        Ok(length)
+    }
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DumpError {
+    let path = path.to_owned();
+    move |source| DumpError::File { action, path, source }
+}

@@ -1,0 +1,69 @@
+//! A running machine that is dumped at a violation.
+
+use std::time::{Duration, Instant};
+
+use storlock_vmm::machine::ExitReason;
+
+use super::RunningGuest;
+use crate::dump::{Contents, DumpError, Plan, ProcessorRegisters, Subject};
+use crate::report::DumpInfo;
+use crate::target::kvm::KvmCpu;
+
+impl RunningGuest {
+    /// Runs the machine to its end without a debugger; `at_violation` is called where the session has stopped it. `limit`
+    /// counts the time in which it runs.
+    pub(super) fn run(&self, limit: Duration, mut at_violation: impl FnMut(u32)) -> ExitReason {
+        let mut left = limit;
+        loop {
+            let began = Instant::now();
+            let reason = self.running.wait(Some(left));
+            left = left.saturating_sub(began.elapsed());
+            let ExitReason::Breakpoint { cpu } = reason else {
+                return reason;
+            };
+            at_violation(cpu);
+            // With something else to tell the machine stays paused.
+            self.running.begin();
+        }
+    }
+
+    /// Dumps the machine, which the violation on `cpu` has paused, and says on standard error what has become of it.
+    pub(super) fn dump(&self, cpu: u32, subject: &Subject, interrupted: &dyn Fn() -> bool) -> Option<DumpInfo> {
+        let plan = self.dump.as_ref()?;
+        let written = self.write_dump(plan, cpu, subject, interrupted);
+        let info = plan.info(subject.event, &written);
+        match &info.error {
+            None => eprintln!("dump: {} has the machine at event {}", info.file, info.event),
+            Some(error) => eprintln!("error: no dump of the machine at event {}: {error}", info.event),
+        }
+        for missing in &info.missing {
+            eprintln!("dump: {missing}");
+        }
+        Some(info)
+    }
+
+    fn write_dump(
+        &self,
+        plan: &Plan,
+        cpu: u32,
+        subject: &Subject,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<(u64, Vec<String>), DumpError> {
+        let gone = |cpu| DumpError::Processor(format!("vCPU {cpu} is gone"));
+        let processors = (0..self.cpus).map(|cpu| {
+            let read = self
+                .running
+                .inspect(cpu, |stopped| ProcessorRegisters::read(&KvmCpu::new(stopped)));
+            read.unwrap_or_else(|| Err(gone(cpu)))
+        });
+        let processors = processors.collect::<Result<Vec<_>, _>>()?;
+        let (about, symbols) = (subject.clone(), plan.symbols.clone());
+        let contents = self.running.inspect(cpu, move |stopped| {
+            Contents::read(&KvmCpu::new(stopped), &processors, &about, &symbols)
+        });
+        let contents = contents.unwrap_or_else(|| Err(gone(cpu)))?;
+        let missing = contents.missing.clone();
+        let bytes = plan.write(contents, self.running.ram(), &|| !interrupted())?;
+        Ok((bytes, missing))
+    }
+}

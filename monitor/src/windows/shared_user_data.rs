@@ -1,0 +1,44 @@
+//! `KUSER_SHARED_DATA`: the page that Windows maps at the same address in every process (ntddk.h).
+//!
+//! Talks to [`GuestMemory`]; must not know what it is read for.
+
+use crate::target::GuestMemory;
+
+/// Where the kernel has it.
+const ADDRESS: u64 = 0xffff_f780_0000_0000;
+const INTERRUPT_TIME: u64 = 0x8;
+const SYSTEM_TIME: u64 = 0x14;
+const NT_BUILD_NUMBER: u64 = 0x260;
+const NT_PRODUCT_TYPE: u64 = 0x264;
+const SUITE_MASK: u64 = 0x2d0;
+
+/// What the page says of the system. What cannot be read is 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SharedUserData {
+    /// Time since the start, in units of 100 ns.
+    pub interrupt_time: u64,
+    /// Time of day, in units of 100 ns since the year 1601.
+    pub system_time: u64,
+    /// Build number; bits 28 to 31 may say whether the build is free or checked.
+    pub build: u32,
+    /// 1 workstation, 2 domain controller, 3 server.
+    pub product_type: u32,
+    /// `VER_SUITE_*` bits.
+    pub suite_mask: u32,
+}
+
+impl SharedUserData {
+    /// Reads it.
+    #[must_use]
+    pub fn read(memory: &(impl GuestMemory + ?Sized)) -> Self {
+        let quad = |offset| memory.read_u64(ADDRESS + offset).unwrap_or(0);
+        let word = |offset| memory.read_u32(ADDRESS + offset).unwrap_or(0);
+        Self {
+            interrupt_time: quad(INTERRUPT_TIME),
+            system_time: quad(SYSTEM_TIME),
+            build: word(NT_BUILD_NUMBER),
+            product_type: word(NT_PRODUCT_TYPE),
+            suite_mask: word(SUITE_MASK),
+        }
+    }
+}
