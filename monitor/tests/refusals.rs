@@ -132,3 +132,22 @@ fn a_fault_that_makes_no_sense_is_a_usage_error_that_says_what_is_wrong() {
         assert!(text.contains(why) && text.contains("--fault"), "{text}");
     }
 }
+
+#[test]
+fn a_dump_that_cannot_be_written_or_have_its_symbols_is_refused_before_the_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("missing/x.dmp");
+    let (code, text) = refused(&driver(), &["--dump-on-violation", place.to_str().unwrap()]);
+    assert_eq!(code, Some(5), "{text}");
+    assert!(
+        text.contains("--dump-on-violation") && text.contains("missing/x.dmp"),
+        "{text}"
+    );
+    // The test guest's kernel has no PDB.
+    let (place, symbols) = (directory.path().join("x.dmp"), directory.path().join("kernel.pdb"));
+    let [place, symbols] = [&place, &symbols].map(|path| path.to_str().unwrap());
+    let (code, text) = refused(&driver(), &["--dump-on-violation", place, "--symbols", symbols]);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("kernel.pdb") && text.contains("names no PDB"), "{text}");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}

@@ -62,6 +62,11 @@ pub fn wanted(arguments: &Arguments) -> Result<Option<Start>, Failure> {
             "--gdb goes with a driver under test (--driver): Linux and firmware run without a debugger so far"
         )));
     }
+    if arguments.dump_on_violation.is_some() {
+        return Err(Failure::usage(anyhow!(
+            "--dump-on-violation goes with a driver under test (--driver): in Linux and firmware nothing is watched"
+        )));
+    }
     if kernel.is_none() && arguments.kernel.is_some() {
         return Err(Failure::usage(anyhow!(
             "firmware can boot a Linux kernel only: this --kernel is none"

@@ -172,6 +172,7 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     if arguments.gdb.is_some() {
         sandbox = sandbox.with_debugger();
     }
+    let dump = dump::plan(arguments, &images)?;
     let socket = debugger::open(arguments)?;
     let mut options = options(arguments, &images, seed, sandbox);
     if let Some(path) = &arguments.registry {
@@ -180,7 +181,6 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
             .push(registry_file(path).map_err(Failure::infrastructure)?);
     }
     let mut guest = Guest::prepare(options).map_err(Failure::infrastructure)?;
-    let dump = dump::plan(arguments, &images)?;
     let config = config(arguments, &images, seed, &guest);
     let session = open_session(arguments, config, sandbox).map_err(Failure::infrastructure)?;
     let session = Arc::new(session);

@@ -14,6 +14,7 @@ use crate::target::PhysicalMemory;
 /// How much of the guest's memory is held at once, in bytes.
 const PIECE: usize = 1 << 20;
 const PAGE: usize = PAGE_BYTES as usize;
+static ZEROS: [u8; PAGE] = [0; PAGE];
 
 /// Why there is no dump.
 #[derive(Debug, thiserror::Error)]
@@ -116,8 +117,8 @@ pub fn write(
 /// Writes the pages that are not zero, those that follow each other at once.
 fn write_pages(out: &mut (impl Write + Seek), position: u64, piece: &[u8]) -> io::Result<()> {
     let mut offset = position;
-    for pages in stretches(piece) {
-        if !is_zero(pages) {
+    for (zero, pages) in stretches(piece) {
+        if !zero {
             out.seek(SeekFrom::Start(offset))?;
             out.write_all(pages)?;
         }
@@ -126,20 +127,20 @@ fn write_pages(out: &mut (impl Write + Seek), position: u64, piece: &[u8]) -> io
     Ok(())
 }
 
-/// The piece cut where pages of zeros and other pages meet.
-fn stretches(mut piece: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// The piece cut where pages of zeros and other pages meet, and which of them each part has.
+fn stretches(mut piece: &[u8]) -> impl Iterator<Item = (bool, &[u8])> {
     std::iter::from_fn(move || {
-        let first = piece.chunks(PAGE).next()?;
-        let zero = is_zero(first);
+        let zero = is_zero(piece.chunks(PAGE).next()?);
         let pages = piece.chunks(PAGE).take_while(|page| is_zero(page) == zero).count();
         let (stretch, rest) = piece.split_at(piece.len().min(pages * PAGE));
         piece = rest;
-        Some(stretch)
+        Some((zero, stretch))
     })
 }
 
-fn is_zero(bytes: &[u8]) -> bool {
-    bytes.iter().all(|&byte| byte == 0)
+fn is_zero(page: &[u8]) -> bool {
+    // The C library compares faster than a loop does, which counts where much of the memory is zero.
+    ZEROS.starts_with(page)
 }
 
 /// The place of a dump that may come.
