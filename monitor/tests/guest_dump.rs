@@ -323,7 +323,7 @@ fn without_a_violation_there_is_no_dump_and_an_earlier_one_is_gone() {
     let path = files.path().join("x.dmp");
     fs::write(&path, "an earlier one").unwrap();
     let run = run(
-        "nvme",
+        "nvme-ok",
         &["--append", SHORT, "--dump-on-violation", path.to_str().unwrap()],
     );
     assert_nothing_found(&run);

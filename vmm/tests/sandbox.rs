@@ -180,12 +180,18 @@ fn memory_can_be_freed_and_a_panic_is_told() {
     );
 }
 
-/// What the main thread does at the end of a run.
+/// What the main thread does at the end of a run, and for a dump.
 fn writes_reports(directory: &Path) {
     for text in ["once", "again"] {
         let mut file = File::create(directory.join("report.txt")).unwrap();
         file.write_all(text.as_bytes()).unwrap();
     }
+    let mut file = File::create(directory.join("dump.partial")).unwrap();
+    file.seek(SeekFrom::Start(1 << 20)).unwrap();
+    file.write_all(b"page").unwrap();
+    file.set_len(2 << 20).unwrap();
+    fs::rename(directory.join("dump.partial"), directory.join("dump")).unwrap();
+    fs::remove_file(directory.join("dump")).unwrap();
 }
 
 #[test]
@@ -244,6 +250,34 @@ fn only_files_below_the_named_directory_can_be_created() {
         assert_eq!(kind(File::open("/etc/passwd")), denied);
         let removed = fs::remove_file(outside.join("old")).err().map(|error| error.kind());
         assert_eq!(removed, denied);
+    });
+    limited.join().unwrap();
+}
+
+#[test]
+fn files_can_be_renamed_and_removed_only_where_that_was_asked_for() {
+    let (dumps, reports) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (dumps, reports) = (dumps.path().to_owned(), reports.path().to_owned());
+    fs::create_dir_all(&dumps).unwrap();
+    fs::create_dir_all(&reports).unwrap();
+    fs::write(reports.join("old"), "old").unwrap();
+    let limited = std::thread::spawn(move || {
+        let limit = Sandbox::enforced()
+            .unwrap()
+            .limit_files_with_names(&[&reports], &[&dumps]);
+        if limit.unwrap() == FileLimit::Missing {
+            println!("NOTE: {}", FileLimit::Missing);
+            return;
+        }
+        for text in ["once", "again"] {
+            fs::write(dumps.join("partial"), text).unwrap();
+            fs::rename(dumps.join("partial"), dumps.join("whole")).unwrap();
+        }
+        fs::remove_file(dumps.join("whole")).unwrap();
+        let denied = |result: io::Result<()>| result.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied);
+        assert!(denied(fs::rename(reports.join("old"), reports.join("new"))));
+        assert!(denied(fs::remove_file(reports.join("old"))));
+        assert!(denied(File::open(dumps.join("whole")).map(drop)));
     });
     limited.join().unwrap();
 }

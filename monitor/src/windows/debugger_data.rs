@@ -27,8 +27,10 @@ const OFFSET_PRCB_CONTEXT: usize = 0x338;
 const LEAST_SIZE: usize = OFFSET_PRCB_CONTEXT + 8;
 /// Windows 11 has less than 1 KiB.
 const LARGEST_SIZE: usize = PAGE_SIZE as usize;
-/// The header: a list entry, the tag, the size.
-const HEADER_SIZE: usize = 0x18;
+/// What tells the block: its header (a list entry, the tag, the size), and the kernel's address.
+const HEADER_SIZE: usize = KERN_BASE + 8;
+/// Places with the tag that are looked at; a kernel has one.
+const MAX_CANDIDATES: usize = 256;
 /// Where the block can begin.
 const ALIGNMENT: usize = 8;
 
@@ -68,26 +70,26 @@ pub struct DebuggerData {
 }
 
 impl DebuggerData {
-    /// Finds the plain block in the kernel's data.
+    /// Finds the plain block in the kernel's data. The work is bounded by the size of the image, whatever its sections and
+    /// data are.
     ///
     /// # Errors
     /// [`DebuggerDataError::NotFound`].
     pub fn find(memory: &(impl GuestMemory + ?Sized), kernel: &Image) -> Result<Self, DebuggerDataError> {
         let data = |section: &&super::Section| !section.is_executable() && !section.is_discardable();
-        for section in kernel.sections.iter().filter(data) {
-            let first = kernel.address(section.rva);
-            let end = first.saturating_add(u64::from(section.size));
-            let mut page = first & !(PAGE_SIZE - 1);
-            while page < end {
-                let found = find_in_page(memory, kernel, page);
-                if found.is_some() {
-                    return found.ok_or(DebuggerDataError::NotFound);
-                }
-                let Some(next) = page.checked_add(PAGE_SIZE) else { break };
-                page = next;
-            }
-        }
-        Err(DebuggerDataError::NotFound)
+        let pages = kernel.sections.iter().filter(data).flat_map(|section| {
+            let first = kernel.address(section.rva) & !(PAGE_SIZE - 1);
+            let end = kernel.address(section.rva).saturating_add(u64::from(section.size));
+            (first..end).step_by(PAGE_SIZE as usize)
+        });
+        // Sections of a made-up image may lie on each other.
+        let most = kernel.size as usize / PAGE_SIZE as usize + kernel.sections.len();
+        let tags = pages.take(most).flat_map(|page| tags_in_page(memory, page));
+        let mut candidates = tags
+            .take(MAX_CANDIDATES)
+            .filter_map(|tag| tag.checked_sub(OWNER_TAG as u64));
+        let found = candidates.find_map(|address| Self::take(memory, kernel, address, None).ok());
+        found.ok_or(DebuggerDataError::NotFound)
     }
 
     /// Reads the block where the kernel's PDB says that it is.
@@ -131,21 +133,18 @@ impl DebuggerData {
         let not_there = DebuggerDataError::NotThere(address);
         let header = read(HEADER_SIZE)?;
         let size = field(&header, SIZE).map_or(0, u32::from_le_bytes) as usize;
-        if field(&header, OWNER_TAG) != Some(TAG) || !(LEAST_SIZE..=LARGEST_SIZE).contains(&size) {
+        let is_block = field(&header, OWNER_TAG) == Some(TAG)
+            && field(&header, KERN_BASE) == Some(kernel.base.to_le_bytes())
+            && (LEAST_SIZE..=LARGEST_SIZE).contains(&size);
+        if !is_block {
             return Err(not_there);
         }
-        // Whole words are encoded.
-        let bytes = read(size.next_multiple_of(8))?;
-        let table = Self {
+        Ok(Self {
             address,
             encoded: key.is_some(),
-            bytes,
-        };
-        if table.quad(KERN_BASE) == kernel.base {
-            Ok(table)
-        } else {
-            Err(not_there)
-        }
+            // Whole words are encoded.
+            bytes: read(size.next_multiple_of(8))?,
+        })
     }
 
     /// The decoded block, in whole words.
@@ -189,16 +188,17 @@ impl DebuggerData {
     }
 }
 
-/// The block that begins in this page, if one does.
-fn find_in_page(memory: &(impl GuestMemory + ?Sized), kernel: &Image, page: u64) -> Option<DebuggerData> {
+/// Where this page has the tag.
+fn tags_in_page(memory: &(impl GuestMemory + ?Sized), page: u64) -> Vec<u64> {
     let mut bytes = [0; PAGE_SIZE as usize];
     // The kernel's paged data may not be there.
-    memory.read(page, &mut bytes).ok()?;
-    let tags = bytes.chunks_exact(ALIGNMENT).enumerate();
-    tags.filter(|(_, word)| word.starts_with(&TAG)).find_map(|(index, _)| {
-        let tag = page.checked_add((index * ALIGNMENT) as u64)?;
-        DebuggerData::take(memory, kernel, tag.checked_sub(OWNER_TAG as u64)?, None).ok()
-    })
+    if memory.read(page, &mut bytes).is_err() {
+        return Vec::new();
+    }
+    let words = bytes.chunks_exact(ALIGNMENT).enumerate();
+    let tags = words.filter(|(_, word)| word.starts_with(&TAG));
+    tags.map(|(index, _)| page.saturating_add((index * ALIGNMENT) as u64))
+        .collect()
 }
 
 /// What a block is encoded by.

@@ -134,6 +134,23 @@ fn a_plain_block_is_taken_as_it_is_where_the_pdb_says() {
     assert_is_the_block(&found);
 }
 
+#[test]
+fn a_guest_that_is_full_of_tags_and_sections_costs_no_more_than_its_size() {
+    let (mut space, mut image, rva) = kernel(b"KDBG\0\0\0\0".repeat(0x600));
+    let data = image
+        .sections
+        .iter()
+        .find(|section| section.rva == rva)
+        .unwrap()
+        .clone();
+    image.sections = vec![data; 96];
+    space.reads = 0.into();
+    assert_eq!(DebuggerData::find(&space, &image), Err(DebuggerDataError::NotFound));
+    assert!(space.reads.get() < 400, "{}", space.reads.get());
+    space.unmap(KERNEL + u64::from(rva));
+    assert_eq!(DebuggerData::find(&space, &image), Err(DebuggerDataError::NotFound));
+}
+
 proptest! {
     /// Whatever is there: no panic, no read beyond a page or two, and a block is the kernel's own or none.
     #[test]
