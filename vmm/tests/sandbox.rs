@@ -258,8 +258,6 @@ fn only_files_below_the_named_directory_can_be_created() {
 fn files_can_be_renamed_and_removed_only_where_that_was_asked_for() {
     let (dumps, reports) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (dumps, reports) = (dumps.path().to_owned(), reports.path().to_owned());
-    fs::create_dir_all(&dumps).unwrap();
-    fs::create_dir_all(&reports).unwrap();
     fs::write(reports.join("old"), "old").unwrap();
     let limited = std::thread::spawn(move || {
         let limit = Sandbox::enforced()
@@ -273,11 +271,11 @@ fn files_can_be_renamed_and_removed_only_where_that_was_asked_for() {
             fs::write(dumps.join("partial"), text).unwrap();
             fs::rename(dumps.join("partial"), dumps.join("whole")).unwrap();
         }
-        fs::remove_file(dumps.join("whole")).unwrap();
         let denied = |result: io::Result<()>| result.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied);
+        assert!(denied(File::open(dumps.join("whole")).map(drop)));
+        fs::remove_file(dumps.join("whole")).unwrap();
         assert!(denied(fs::rename(reports.join("old"), reports.join("new"))));
         assert!(denied(fs::remove_file(reports.join("old"))));
-        assert!(denied(File::open(dumps.join("whole")).map(drop)));
     });
     limited.join().unwrap();
 }
