@@ -12,8 +12,6 @@ pub mod layout;
 mod tests;
 pub mod writer;
 
-use std::path::PathBuf;
-
 use storlock_check::rules::Violation;
 use zerocopy::IntoBytes as _;
 
@@ -117,11 +115,5 @@ impl Plan {
             missing,
             error,
         }
-    }
-
-    /// The name of the file as messages have it.
-    #[must_use]
-    pub fn path(&self) -> PathBuf {
-        self.file.path().to_owned()
     }
 }

@@ -1,5 +1,7 @@
 //! A session on a guest made of bytes: a kernel, a port driver and a driver under test that only exist in memory.
 
+mod stops;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 
