@@ -13,8 +13,10 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use storlock_vmm::boot::{BootFile, BootRequest, FileKind, KernelImage};
+use storlock_vmm::boot::{BootRequest, FirmwareRequest, LinuxRequest};
 use storlock_vmm::debug::BREAKPOINT_LIMIT;
+use storlock_vmm::devices::power::PowerManagement;
+use storlock_vmm::devices::ramfb::{Picture, RamFb};
 use storlock_vmm::machine::{ExitReason, InternalError, Machine, MachineConfig, MachineHandle, RunningMachine};
 use storlock_vmm::sandbox::{Sandbox, ThreadKind};
 use storlock_vmm::storage::nvme::{Fault, FaultInjector};
@@ -49,12 +51,6 @@ pub struct GuestOptions {
     pub cpus: u32,
     /// Guest memory in bytes.
     pub memory: u64,
-    /// Seed of the places in memory.
-    pub seed: u64,
-    /// The files; the first one is the kernel.
-    pub files: Vec<BootFile>,
-    /// Command line of the kernel.
-    pub command_line: String,
     /// The disks, each with a controller of its own.
     pub disks: Vec<Disk>,
     /// What the target's controller is to do wrong.
@@ -65,8 +61,34 @@ pub struct GuestOptions {
     pub serial_copy: Option<PathBuf>,
     /// Whether the guest sees Hyper-V's interface.
     pub hyperv: bool,
+    /// How long the guest may take to shut down after the power button was pressed, at the time limit or when the user
+    /// interrupts the run; `None`: the button is not pressed.
+    pub shutdown_grace: Option<Duration>,
     /// Limits of the machine's threads, and of the one that starts it.
     pub sandbox: Sandbox,
+}
+
+/// What a machine starts with.
+#[derive(Debug)]
+pub enum Start {
+    /// A PE kernel, entered directly.
+    Kernel(BootRequest),
+    /// A Linux kernel, entered directly.
+    Linux(LinuxRequest),
+    /// Firmware.
+    Firmware(FirmwareRequest),
+}
+
+impl Start {
+    /// Puts it into the machine, which may have a display then.
+    fn put_into(self, machine: &mut Machine) -> anyhow::Result<Option<Arc<RamFb>>> {
+        match self {
+            Self::Kernel(request) => machine.boot(&request).map(|_| None),
+            Self::Linux(request) => machine.boot_linux(&request).map(|_| None),
+            Self::Firmware(request) => machine.boot_firmware(request),
+        }
+        .map_err(anyhow::Error::from)
+    }
 }
 
 /// A machine that is ready to start.
@@ -76,6 +98,9 @@ pub struct Guest {
     cpus: u32,
     disks: AttachedDisks,
     faults: Option<FaultPlan>,
+    display: Option<Arc<RamFb>>,
+    power: Arc<PowerManagement>,
+    shutdown_grace: Option<Duration>,
     debugger: Option<(DebuggerStops, mpsc::Sender<Order>)>,
 }
 
@@ -120,14 +145,14 @@ impl StopHandler for Stops {
 }
 
 impl Guest {
-    /// Builds the machine and puts the guest's files into it.
+    /// Builds the machine and puts in what it starts with.
     ///
     /// # Errors
-    /// If KVM cannot be used, memory or disk cannot be had, or the kernel cannot be loaded.
-    pub fn prepare(options: GuestOptions) -> anyhow::Result<Self> {
+    /// If KVM cannot be used, memory or disk cannot be had, or the guest cannot be loaded.
+    pub fn prepare(options: &GuestOptions, start: Start) -> anyhow::Result<Self> {
         let kvm = storlock_vmm::kvm::open(&options.kvm)?;
         let stops = Arc::new(Stops::default());
-        let console = SerialLog::create(&options)?;
+        let console = SerialLog::create(options)?;
         let config = MachineConfig {
             cpus: options.cpus,
             memory: options.memory,
@@ -140,7 +165,7 @@ impl Guest {
             ..MachineConfig::default()
         };
         let mut machine = Machine::new(&kvm, config)?;
-        let disks = disks::attach(&mut machine, &options)?;
+        let disks = disks::attach(&mut machine, options)?;
         let faults = disks.injector.clone().map(|injector| {
             let (stops, texts) = (
                 Arc::clone(&stops),
@@ -154,22 +179,16 @@ impl Guest {
             let texts = texts.collect();
             FaultPlan { texts, injector }
         });
-        let mut files = options.files.into_iter();
-        let kernel = files.next().context("there is no kernel")?;
-        let kernel = KernelImage::parse(&kernel.name, kernel.data)?;
-        let request = BootRequest {
-            kernel,
-            files: files.collect(),
-            command_line: options.command_line,
-            seed: options.seed,
-        };
-        machine.boot(&request)?;
+        let display = start.put_into(&mut machine)?;
         Ok(Self {
+            power: Arc::clone(machine.power()),
             machine,
             stops,
             cpus: options.cpus,
             disks,
             faults,
+            display,
+            shutdown_grace: options.shutdown_grace,
             debugger: None,
         })
     }
@@ -224,6 +243,9 @@ impl Guest {
             stops: self.stops,
             disks: self.disks,
             faults: self.faults,
+            display: self.display,
+            power: self.power,
+            shutdown_grace: self.shutdown_grace,
             debugger,
             started: Instant::now(),
         })
@@ -239,7 +261,18 @@ pub struct RunningGuest {
     started: Instant,
     disks: AttachedDisks,
     faults: Option<FaultPlan>,
+    display: Option<Arc<RamFb>>,
+    power: Arc<PowerManagement>,
+    shutdown_grace: Option<Duration>,
     debugger: Option<DebuggerStops>,
+}
+
+/// How a run has ended.
+pub struct Ended {
+    /// What the session is told.
+    pub end: End,
+    /// What the display showed.
+    pub picture: Option<Picture>,
 }
 
 /// Stops the machine from another thread.
@@ -257,21 +290,29 @@ impl RunControl for Control {
             let _ = debugger.send(Order::End);
         }
     }
+
+    fn request_shutdown(&self) {
+        // Who waits for the machine presses the button then.
+        self.handle.interrupt();
+    }
 }
 
 impl RunningGuest {
-    /// Waits for the guest's end, at most `limit`; has the session look at every processor; ends the machine. A stop
-    /// counts as an interruption if `interrupted` says so then.
+    /// Waits for the guest's end, at most `limit` and the time for its shutdown; has the session look at every processor;
+    /// ends the machine. A stop counts as an interruption if `interrupted` says so then.
     #[must_use]
-    pub fn wait(self, limit: Duration, interrupted: impl Fn() -> bool) -> End {
-        let reason = match self.debugger {
-            Some(stops) => stops.run(&self.running, limit),
-            None => self.running.wait(Some(limit)),
+    pub fn wait(mut self, limit: Duration, interrupted: impl Fn() -> bool) -> Ended {
+        let (reason, shutdown) = match self.debugger.take() {
+            Some(stops) => (stops.run(&self.running, limit), None),
+            None => self.run_and_shut_down(limit),
         };
         let duration_ms = self.started.elapsed().as_millis() as u64;
-        let (mut kind, detail) = describe(&reason);
-        if kind == EndKind::Stopped && interrupted() {
+        let (mut kind, mut detail) = describe(&reason);
+        if matches!(kind, EndKind::Stopped | EndKind::PowerOff) && interrupted() {
             kind = EndKind::Interrupted;
+        }
+        if let Some(shutdown) = shutdown {
+            detail = Some(detail.map_or(shutdown.clone(), |detail| format!("{detail}; {shutdown}")));
         }
         let mut end = End {
             kind,
@@ -296,7 +337,36 @@ impl RunningGuest {
         end.failures.extend(self.disks.failures());
         end.faults = self.faults.as_ref().map(FaultPlan::report).unwrap_or_default();
         self.session.close(&mut end);
-        end
+        let picture = self.display.as_ref().and_then(|display| display.picture());
+        Ended { end, picture }
+    }
+
+    /// Runs the guest for at most `limit`. If it has not ended by then, or the user interrupts the run, the power button
+    /// is pressed and the guest has its grace to shut down; what came of that is told then.
+    fn run_and_shut_down(&self, limit: Duration) -> (ExitReason, Option<String>) {
+        let reason = self.running.wait(Some(limit));
+        let why = match reason {
+            ExitReason::TimeLimit => "at the time limit",
+            ExitReason::Interrupted => "when the run was interrupted",
+            _ => return (reason, None),
+        };
+        let Some(grace) = self.shutdown_grace else {
+            return (reason, None);
+        };
+        eprintln!("power button pressed {why}: the guest has {} s to shut down", grace.as_secs());
+        // On a processor's thread, which is the kind of thread that may move interrupt lines.
+        let power = Arc::clone(&self.power);
+        self.running.inspect(0, move |_| power.press_power_button());
+        if self.running.resume().is_err() {
+            return (reason, None);
+        }
+        let reason = self.running.wait(Some(grace));
+        let outcome = match reason {
+            ExitReason::PowerOff => "the guest shut down",
+            ExitReason::TimeLimit => "the guest did not shut down in time",
+            _ => "that ended otherwise",
+        };
+        (reason, Some(format!("the power button was pressed {why}: {outcome}")))
     }
 }
 
@@ -378,15 +448,5 @@ impl Write for SerialLog {
 
     fn flush(&mut self) -> io::Result<()> {
         self.log.flush()
-    }
-}
-
-/// What a file is for, as the loader block says it.
-#[must_use]
-pub fn boot_file(name: &str, kind: FileKind, data: &[u8]) -> BootFile {
-    BootFile {
-        name: name.to_owned(),
-        kind,
-        data: data.to_vec(),
     }
 }

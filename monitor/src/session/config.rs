@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::{FaultInfo, ProcessorState, RunInfo, TraceInfo};
 use crate::timing::Spread;
-use crate::windows::SymbolTable;
+use crate::windows::{FileImage, Image, ImageError, Imports, SymbolTable};
 
 /// Exported data of a guest module that the report is to show.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,11 +29,47 @@ impl std::fmt::Display for ExportRequest {
     }
 }
 
+/// What the file of the driver under test says, for when the guest's memory no longer does: imports are named in a
+/// section that is thrown away after the driver's initialisation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriverFile {
+    time_date_stamp: u32,
+    check_sum: u32,
+    size: u32,
+    /// What it imports.
+    pub imports: Imports,
+}
+
+impl DriverFile {
+    /// Reads a file's headers and imports.
+    ///
+    /// # Errors
+    /// [`ImageError`] if the import directory cannot be used.
+    pub fn read(file: &FileImage) -> Result<Self, ImageError> {
+        let image = file.image();
+        Ok(Self {
+            time_date_stamp: image.time_date_stamp,
+            check_sum: image.check_sum,
+            size: image.size,
+            imports: Imports::read(file, image)?,
+        })
+    }
+
+    /// Whether the image in the guest is this file's.
+    #[must_use]
+    pub fn is(&self, image: &Image) -> bool {
+        (self.time_date_stamp, self.check_sum, self.size) == (image.time_date_stamp, image.check_sum, image.size)
+    }
+}
+
 /// Told before the guest starts.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Config {
     /// File name of the driver under test, by which it is known in the guest.
     pub target: String,
+    /// What its file says, if there is one.
+    #[serde(default)]
+    pub target_file: Option<DriverFile>,
     /// Number of virtual processors, 1 to 64.
     pub processors: u32,
     /// How many hooks can be set at once.

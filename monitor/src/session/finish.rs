@@ -1,5 +1,6 @@
 //! The end of a run: a last look at the stopped machine, and the report.
 
+use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
 use storlock_check::rules::Verdict;
@@ -162,7 +163,7 @@ impl Session {
                     add(Condition::NotApplicable, reason);
                 }
             }
-            other => add(Condition::Inconclusive, not_armed(other, &self.config.target)),
+            _ => add(Condition::Inconclusive, not_armed(state, &self.config.target)),
         }
         list
     }
@@ -182,7 +183,7 @@ impl Session {
             step_over: self.config.step_over.clone(),
             catch_return: !watches.is_empty() && watches.len() < self.config.hooks,
             armed_at: state.armed_at,
-            not_armed: (!matches!(state.stage, Stage::Armed)).then(|| not_armed(&state.stage, &self.config.target)),
+            not_armed: (!matches!(state.stage, Stage::Armed)).then(|| not_armed(state, &self.config.target)),
         }
     }
 }
@@ -212,15 +213,30 @@ fn plural(count: usize) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 
-fn not_armed(stage: &Stage, target: &str) -> String {
-    match stage {
-        Stage::Booting => {
-            "the guest's kernel was not found: it never wrote LSTAR with an address of its code".to_owned()
-        }
-        Stage::Waiting(_) => format!("the guest never loaded {target}"),
+fn not_armed(state: &State, target: &str) -> String {
+    match &state.stage {
+        Stage::Booting => match &state.no_kernel {
+            None => "the guest's kernel was not found: it never wrote LSTAR with an address of its code".to_owned(),
+            Some(reason) => format!(
+                "the guest's kernel was not found: only an NT-compatible kernel, which is a PE image, can be watched, and \
+                 {reason}"
+            ),
+        },
+        Stage::Waiting(_) => never_loaded(state, target),
         Stage::Failed(reason) => reason.clone(),
         Stage::Armed => String::new(),
     }
+}
+
+/// Also names what the user may have meant.
+fn never_loaded(state: &State, target: &str) -> String {
+    let stem = |name: &str| name.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let count = state.modules.all().count();
+    let mut text = format!("the guest never loaded {target} ({count} other modules were seen)");
+    if let Some(similar) = state.modules.all().find(|module| stem(&module.name) == stem(target)) {
+        let _ = write!(text, "; it loaded {}: is that the driver under test?", similar.name);
+    }
+    text
 }
 
 fn host_failure(state: &State, end: &End) -> Option<String> {

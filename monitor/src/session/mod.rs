@@ -33,7 +33,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use storlock_check::contract::Contract;
 use storlock_check::event::EventKind;
 
-pub use self::config::{Config, End, EndKind, ExportRequest};
+pub use self::config::{Config, DriverFile, End, EndKind, ExportRequest};
 use self::recording::Recording;
 use self::state::{Stage, State};
 use self::trace::Trace;
@@ -214,11 +214,25 @@ impl Session {
         };
         let text = match &state.stage {
             Stage::Booting => "waiting for the kernel".to_owned(),
-            Stage::Waiting(_) => format!("waiting for {}", self.config.target),
+            Stage::Waiting(_) => format!(
+                "waiting for {}, {} modules loaded",
+                self.config.target,
+                state.modules.all().count()
+            ),
             Stage::Armed => format!("{} hits", state.hits),
             Stage::Failed(_) => "not watching".to_owned(),
         };
         format!("{text}, {} violations", self.violations.load(Ordering::Relaxed))
+    }
+
+    /// What has been reached since the first `from` milestones. Never waits for the lock.
+    #[must_use]
+    pub fn milestones(&self, from: usize) -> Vec<String> {
+        let state = self.state.try_lock();
+        state.map_or_else(
+            |_| Vec::new(),
+            |state| state.milestones.get(from..).map_or_else(Vec::new, <[String]>::to_vec),
+        )
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

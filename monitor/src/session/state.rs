@@ -19,6 +19,8 @@ use crate::windows::{Kernel, Modules, SymbolTable};
 
 /// Caught returns under way at most; the oldest is forgotten. A vCPU has few debug registers to catch with.
 const OPEN_RETURNS: usize = 256;
+/// What is told of a run at most: a guest chooses how often some of it happens.
+const MILESTONES: usize = 64;
 
 /// How far the session has come.
 pub(crate) enum Stage {
@@ -79,6 +81,10 @@ pub(crate) struct State {
     pub(crate) bug_check: Option<BugCheck>,
     pub(crate) last_look: LastLook,
     pub(crate) notes: Vec<String>,
+    /// Why the last write of LSTAR was not taken for the kernel's.
+    pub(crate) no_kernel: Option<String>,
+    /// What has been reached, for who watches the run.
+    pub(crate) milestones: Vec<String>,
 }
 
 impl State {
@@ -115,6 +121,16 @@ impl State {
             bug_check: None,
             last_look: LastLook::default(),
             notes: Vec::new(),
+            no_kernel: None,
+            milestones: Vec::new(),
+        }
+    }
+
+    /// Tells who watches the run what has been reached.
+    pub(crate) fn milestone(&mut self, text: String) {
+        tracing::info!("{text}");
+        if self.milestones.len() < MILESTONES {
+            self.milestones.push(text);
         }
     }
 

@@ -59,6 +59,16 @@ pub enum Witness {
     PageFault,
 }
 
+impl std::fmt::Display for Witness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::SystemCall => "its system call entry (LSTAR)",
+            Self::Both => "its system call entry (LSTAR) and its page fault handler",
+            Self::PageFault => "its page fault handler; LSTAR leads elsewhere",
+        })
+    }
+}
+
 /// The guest's kernel.
 #[derive(Debug, Clone)]
 pub struct Kernel {
