@@ -23,7 +23,7 @@ use storlock_vmm::storage::nvme::{Fault, FaultInjector};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use self::disks::AttachedDisks;
-use crate::report::FaultInfo;
+use crate::report::{BugCheck, FaultInfo};
 use crate::session::{End, EndKind, Session};
 use crate::target::debuggee::Stop;
 use crate::target::kvm::{Handler, KvmCpu, MSR_LSTAR, StopHandler};
@@ -321,6 +321,10 @@ impl RunningGuest {
             handler_ns: self.stops.times.spread(),
             ..End::default()
         };
+        if let ExitReason::Crash { parameters, .. } = reason {
+            let [code, parameters @ ..] = parameters;
+            end.bug_check = Some(BugCheck { code, parameters });
+        }
         for cpu in self.running.statistics() {
             end.kvm_runs += cpu.runs;
             end.debug_exits += cpu.debug_exits;
@@ -353,7 +357,10 @@ impl RunningGuest {
         let Some(grace) = self.shutdown_grace else {
             return (reason, None);
         };
-        eprintln!("power button pressed {why}: the guest has {} s to shut down", grace.as_secs());
+        eprintln!(
+            "power button pressed {why}: the guest has {} s to shut down",
+            grace.as_secs()
+        );
         // On a processor's thread, which is the kind of thread that may move interrupt lines.
         let power = Arc::clone(&self.power);
         self.running.inspect(0, move |_| power.press_power_button());

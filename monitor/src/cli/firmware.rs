@@ -44,15 +44,19 @@ pub fn read(path: &Path) -> anyhow::Result<NamedFile> {
 ///
 /// # Errors
 /// If there is no firmware, or a file cannot be read or made.
-pub fn request(arguments: &Arguments, firmware: &Path, kernel: Option<LinuxRequest>) -> anyhow::Result<FirmwareRequest> {
-    let (code, template) = if firmware.as_os_str().is_empty() {
+pub fn request(
+    arguments: &Arguments,
+    firmware: Option<&Path>,
+    kernel: Option<LinuxRequest>,
+) -> anyhow::Result<FirmwareRequest> {
+    let (code, template) = if let Some(firmware) = firmware {
+        (firmware.to_owned(), template_beside(firmware))
+    } else {
         let found = FIRMWARE.iter().find(|(code, _)| Path::new(code).exists());
         let (code, template) = found.context(
             "no OVMF was found: install it (Debian's package ovmf, edk2-ovmf elsewhere), or name its code by --firmware FILE",
         )?;
         (PathBuf::from(code), Some(PathBuf::from(template)))
-    } else {
-        (firmware.to_owned(), template_beside(firmware))
     };
     Ok(FirmwareRequest {
         code: read(&code)?,

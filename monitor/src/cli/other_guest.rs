@@ -78,7 +78,11 @@ fn start(arguments: &Arguments, kernel: Option<&PathBuf>) -> anyhow::Result<Star
     };
     match (&arguments.firmware, linux) {
         (None, Some(linux)) => Ok(Start::Linux(linux)),
-        (Some(firmware), kernel) => Ok(Start::Firmware(firmware::request(arguments, firmware, kernel)?)),
+        (Some(firmware), kernel) => Ok(Start::Firmware(firmware::request(
+            arguments,
+            firmware.as_deref(),
+            kernel,
+        )?)),
         (None, None) => Err(anyhow!("there is nothing to boot")),
     }
 }

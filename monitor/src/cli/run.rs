@@ -68,8 +68,9 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
     /// Boot by firmware (OVMF) instead of entering a kernel directly [FILE: its code; default: the installed OVMF]
-    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "")]
-    pub firmware: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    #[allow(clippy::option_option, reason = "an option whose value may be left out")]
+    pub firmware: Option<Option<PathBuf>>,
     /// File of the firmware's variables, made from the firmware's template if it is not there [default: what the guest
     /// stores is forgotten at the end]
     #[arg(long, value_name = "FILE", requires = "firmware")]
@@ -134,6 +135,14 @@ pub struct Arguments {
     /// image or beside its directory]
     #[arg(long, value_name = "DIR")]
     pub symbols: Option<PathBuf>,
+    /// Log what drivers print by DbgPrint and its relatives, as far as debug registers are left for that; a register that is
+    /// used so is not there to catch returns with
+    #[arg(long)]
+    pub debug_print: bool,
+    /// Check in the guest what the monitor relies on, and put what was found into the report; for a first run with a
+    /// Windows that nobody has tried (docs/windows.md)
+    #[arg(long)]
+    pub check_guest: bool,
     /// Put exported data of a guest module into the report, read at arming and at the end; may be given several times
     #[arg(long, value_name = "MODULE!NAME:BYTES")]
     pub dump_export: Vec<ExportRequest>,
@@ -280,10 +289,14 @@ fn config(
     let target_file = file.map(|file| DriverFile::read(&file.image));
     Ok(Config {
         target,
-        target_file: target_file.transpose().context("the imports of the driver under test")?,
+        target_file: target_file
+            .transpose()
+            .context("the imports of the driver under test")?,
         processors: arguments.cpus,
         hooks: guest.hooks(),
         step_over: guest.step_over(),
+        debug_print: arguments.debug_print,
+        check_guest: arguments.check_guest,
         exports: arguments.dump_export.clone(),
         symbols,
         run: RunInfo {

@@ -63,13 +63,17 @@ impl Session {
                 consequence: gap.consequence.clone(),
             })
             .collect();
-        let hooks: Vec<Hook> = watches.iter().map(|watch| watch.hook).collect();
-        if self.watches.set(watches).is_err() {
+        let free = self.config.hooks.saturating_sub(watches.len());
+        let printers = self.printers(state, &imports, free);
+        let watched = watches.iter().map(|watch| watch.hook);
+        let hooks: Vec<Hook> = watched.chain(printers.iter().map(|(hook, _)| *hook)).collect();
+        if self.printers.set(printers).is_err() || self.watches.set(watches).is_err() {
             return state.fail("breakpoints were armed twice");
         }
         if let Err(error) = cpu.set_hooks(&hooks) {
             return state.fail(error.to_string());
         }
+        state.check_at_arming(&*cpu, evidence);
         self.armed(state, &plan, evidence);
         let before = if evidence == Evidence::BeforeEntry {
             "before its DriverEntry"
@@ -112,12 +116,7 @@ pub(crate) struct TargetImports {
 impl Session {
     /// The imports of the driver under test at `base`: from the guest's memory, or from the driver's file if they are not
     /// there any more.
-    pub(crate) fn target_imports(
-        &self,
-        memory: &impl GuestMemory,
-        base: u64,
-        evidence: Evidence,
-    ) -> TargetImports {
+    pub(crate) fn target_imports(&self, memory: &impl GuestMemory, base: u64, evidence: Evidence) -> TargetImports {
         let known = |imports, note| TargetImports {
             imports: Some(imports),
             note,
@@ -139,7 +138,9 @@ impl Session {
         match &self.config.target_file {
             Some(file) if file.is(&image) => known(
                 file.imports.clone(),
-                Some(format!("the driver's imports are those of its file, not of the guest's memory: {reason}")),
+                Some(format!(
+                    "the driver's imports are those of its file, not of the guest's memory: {reason}"
+                )),
             ),
             Some(_) => unknown(format!(
                 "{reason}; and the file that was given is another build: its time stamp, check sum or size is not that of \
@@ -156,7 +157,9 @@ fn exported(state: &State, memory: &impl GuestMemory) -> Vec<(SystemModule, &'st
     let storport = exports_of(memory, state, SystemModule::Storport.file_name()).ok();
     let is_there = |module, export: &str| match module {
         SystemModule::Ntoskrnl => kernel.is_some_and(|kernel| kernel.address_of(export).is_some()),
-        SystemModule::Storport => storport.as_ref().is_some_and(|(_, exports)| exports.rva(export).is_some()),
+        SystemModule::Storport => storport
+            .as_ref()
+            .is_some_and(|(_, exports)| exports.rva(export).is_some()),
     };
     let rows = CONTRACTS.iter().map(|row| (row.module, row.export));
     rows.filter(|(module, export)| is_there(*module, export)).collect()

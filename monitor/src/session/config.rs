@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::report::{FaultInfo, ProcessorState, RunInfo, TraceInfo};
+use crate::report::{BugCheck, FaultInfo, ProcessorState, RunInfo, TraceInfo};
 use crate::timing::Spread;
 use crate::windows::{FileImage, Image, ImageError, Imports, SymbolTable};
 
@@ -76,6 +76,12 @@ pub struct Config {
     pub hooks: usize,
     /// How a breakpoint is stepped over, in words.
     pub step_over: String,
+    /// Whether to log what drivers print for a debugger.
+    #[serde(default)]
+    pub debug_print: bool,
+    /// Whether the report is to say how the guest agrees with what is known of Windows.
+    #[serde(default)]
+    pub check_guest: bool,
     /// Exported data to show.
     pub exports: Vec<ExportRequest>,
     /// Symbols of the images that the run was started with.
@@ -174,6 +180,9 @@ pub struct End {
     pub activities: Vec<(u32, String)>,
     /// The event trace that was written.
     pub trace: Option<TraceInfo>,
+    /// What the guest reported of its crash.
+    #[serde(default)]
+    pub bug_check: Option<BugCheck>,
     /// What has become of the fault plan.
     #[serde(default)]
     pub faults: Vec<FaultInfo>,

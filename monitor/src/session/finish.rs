@@ -28,6 +28,7 @@ impl Session {
         if state.last_look.processors.is_empty() {
             state.bug_check = state.read_bug_check(cpu);
             state.dump_exports(cpu, &self.config.exports, |export, bytes| export.at_end = Some(bytes));
+            state.check_at_end(cpu);
         }
         let (stack, stack_note) = state.stack(cpu);
         let location = state.locate(cpu, cpu.registers().rip, true);
@@ -99,6 +100,8 @@ impl Session {
             trace: end.trace.clone(),
             faults: end.faults.clone(),
             exports: state.exports.clone(),
+            guest_checks: self.guest_checks(&state, end),
+            debug_print: self.debug_log(&state),
             notes: state.notes.clone(),
         }
     }
@@ -181,7 +184,7 @@ impl Session {
             gaps: state.gaps.clone(),
             summary: state.plan_summary.clone(),
             step_over: self.config.step_over.clone(),
-            catch_return: !watches.is_empty() && watches.len() < self.config.hooks,
+            catch_return: !watches.is_empty() && self.can_catch(),
             armed_at: state.armed_at,
             not_armed: (!matches!(state.stage, Stage::Armed)).then(|| not_armed(state, &self.config.target)),
         }
@@ -264,7 +267,7 @@ fn not_executable(state: &State, end: &End, detail: &str) -> String {
 }
 
 fn guest_failure(state: &State, end: &End) -> Option<String> {
-    match (end.kind, state.bug_check) {
+    match (end.kind, bug_check(state, end)) {
         (_, Some(bug_check)) => Some(format!("the guest crashed: bug check {:#x}", bug_check.code)),
         (EndKind::Reset, None) => Some("the guest reset the machine".to_owned()),
         (EndKind::Crash, None) => end.detail.clone(),
@@ -272,6 +275,11 @@ fn guest_failure(state: &State, end: &End) -> Option<String> {
         (EndKind::TimeLimit, None) => Some(format!("the guest had not ended after {} s", end.duration_ms / 1000)),
         _ => None,
     }
+}
+
+/// As the guest told the hypervisor, or else as its kernel noted it.
+fn bug_check(state: &State, end: &End) -> Option<BugCheck> {
+    end.bug_check.or(state.bug_check)
 }
 
 fn end_of_run(state: &State, end: &End) -> EndOfRun {
@@ -288,7 +296,7 @@ fn end_of_run(state: &State, end: &End) -> EndOfRun {
     EndOfRun {
         kind: end.kind.text().to_owned(),
         detail: end.detail.clone(),
-        bug_check: state.bug_check,
+        bug_check: bug_check(state, end),
         processors,
     }
 }

@@ -10,6 +10,7 @@ mod arm;
 mod attribution;
 mod calls;
 pub mod config;
+mod debug_print;
 pub mod debugger;
 mod decode;
 mod discovery;
@@ -17,6 +18,7 @@ mod exports;
 mod findings;
 mod finish;
 mod follow;
+mod guest_check;
 mod hits;
 mod modules;
 mod queue;
@@ -40,6 +42,7 @@ use self::trace::Trace;
 use crate::target::recorder::Recorder;
 use crate::target::recording::Frame;
 use crate::target::{Action, CpuState, Hook, StopReason, StoppedCpu};
+use crate::windows::debug_print::Printer;
 
 /// How often a processor looks at a taken lock before it sleeps, and the longest pause between two looks, in pause
 /// instructions: together about a millisecond. That outlasts a holder that its host took off the processor for a
@@ -65,6 +68,8 @@ pub struct Session {
     config: Config,
     /// Set once, before the first of these hooks can be hit.
     watches: OnceLock<Vec<Watch>>,
+    /// As `watches`, for the routines that print.
+    printers: OnceLock<Vec<(Hook, Printer)>>,
     state: Mutex<State>,
     recording: Option<Recording>,
     trace: Option<Trace>,
@@ -91,6 +96,7 @@ impl Session {
         Self {
             config,
             watches: OnceLock::new(),
+            printers: OnceLock::new(),
             state,
             recording,
             trace,
@@ -136,7 +142,14 @@ impl Session {
             .and_then(|watches| watches.iter().find(|w| w.hook.id == id));
         let Some(watch) = watch else {
             let mut state = self.lock();
+            if self.printed(&mut state, &cpu, id) {
+                self.record(cpu, state);
+                return Action::Resume;
+            }
             if matches!(&state.stage, Stage::Waiting(waiting) if waiting.hook.id == id) {
+                if let Some(checks) = &mut state.guest_checks {
+                    checks.objects += 1;
+                }
                 self.driver_object_inserted(&mut state, &mut cpu);
             }
             self.record(cpu, state);
@@ -146,6 +159,7 @@ impl Session {
         let context = decode::context(&cpu);
         let call = decode::lock_call(&cpu, &watch.rows, context);
         let mut state = self.lock();
+        state.check_at_hit(&cpu);
         let action = if let Some((mut call, row)) = call {
             call.word = decode::lock_word(&cpu, row, &call.operand);
             self.called(&mut state, &cpu, call, row)

@@ -12,8 +12,9 @@ use super::calls::Calls;
 use super::config::{Config, LastLook};
 use super::debugger::Stops;
 use super::findings::Findings;
+use super::guest_check::GuestChecks;
 use super::modules::{ModuleId, ModuleMap};
-use crate::report::{BugCheck, DumpedExport, ModuleInfo, WatchGap};
+use crate::report::{BugCheck, DebugPrint, DumpedExport, ModuleInfo, WatchGap};
 use crate::target::Hook;
 use crate::windows::{Kernel, Modules, SymbolTable};
 
@@ -85,6 +86,10 @@ pub(crate) struct State {
     pub(crate) no_kernel: Option<String>,
     /// What has been reached, for who watches the run.
     pub(crate) milestones: Vec<String>,
+    /// What was printed.
+    pub(crate) debug_print: DebugPrint,
+    /// Only if asked for.
+    pub(crate) guest_checks: Option<Box<GuestChecks>>,
 }
 
 impl State {
@@ -123,6 +128,8 @@ impl State {
             notes: Vec::new(),
             no_kernel: None,
             milestones: Vec::new(),
+            debug_print: DebugPrint::default(),
+            guest_checks: config.check_guest.then(Box::default),
         }
     }
 

@@ -172,7 +172,8 @@ fn check_start(image: &Image, start: u64) -> Result<(), String> {
 }
 
 /// The address in the page fault's gate, if the table has one that is present.
-fn page_fault_handler(memory: &(impl GuestMemory + ?Sized), base: u64, limit: u16) -> Option<u64> {
+#[must_use]
+pub fn page_fault_handler(memory: &(impl GuestMemory + ?Sized), base: u64, limit: u16) -> Option<u64> {
     let offset = PAGE_FAULT * GATE_SIZE;
     if limit < offset + GATE_SIZE - 1 {
         return None;

@@ -5,6 +5,7 @@
 //! is hostile: every size, count and link read from it is bounded before it is used.
 
 pub mod caller;
+pub mod debug_print;
 pub mod exports;
 pub mod file;
 pub mod image;
