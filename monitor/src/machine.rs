@@ -14,8 +14,10 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use storlock_vmm::boot::{BootFile, BootRequest, FileKind, KernelImage};
+use storlock_vmm::boot::{BootRequest, FirmwareRequest, LinuxRequest};
 use storlock_vmm::debug::BREAKPOINT_LIMIT;
+use storlock_vmm::devices::power::PowerManagement;
+use storlock_vmm::devices::ramfb::{Picture, RamFb};
 use storlock_vmm::machine::{ExitReason, InternalError, Machine, MachineConfig, MachineHandle, RunningMachine};
 use storlock_vmm::sandbox::{Sandbox, ThreadKind};
 use storlock_vmm::storage::nvme::{Fault, FaultInjector, InterruptKind};
@@ -23,7 +25,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use self::disks::AttachedDisks;
 use crate::dump::Plan;
-use crate::report::FaultInfo;
+use crate::report::{BugCheck, FaultInfo};
 use crate::session::{End, EndKind, Session};
 use crate::target::debuggee::Stop;
 use crate::target::kvm::{Handler, KvmCpu, MSR_LSTAR, StopHandler};
@@ -51,12 +53,6 @@ pub struct GuestOptions {
     pub cpus: u32,
     /// Guest memory in bytes.
     pub memory: u64,
-    /// Seed of the places in memory.
-    pub seed: u64,
-    /// The files; the first one is the kernel.
-    pub files: Vec<BootFile>,
-    /// Command line of the kernel.
-    pub command_line: String,
     /// The disks, each with a controller of its own.
     pub disks: Vec<Disk>,
     /// The best way to interrupt that the controllers offer.
@@ -69,8 +65,34 @@ pub struct GuestOptions {
     pub serial_copy: Option<PathBuf>,
     /// Whether the guest sees Hyper-V's interface.
     pub hyperv: bool,
+    /// How long the guest may take to shut down after the power button was pressed, at the time limit or when the user
+    /// interrupts the run; `None`: the button is not pressed.
+    pub shutdown_grace: Option<Duration>,
     /// Limits of the machine's threads, and of the one that starts it.
     pub sandbox: Sandbox,
+}
+
+/// What a machine starts with.
+#[derive(Debug)]
+pub enum Start {
+    /// A PE kernel, entered directly.
+    Kernel(BootRequest),
+    /// A Linux kernel, entered directly.
+    Linux(LinuxRequest),
+    /// Firmware.
+    Firmware(FirmwareRequest),
+}
+
+impl Start {
+    /// Puts it into the machine, which may have a display then.
+    fn put_into(self, machine: &mut Machine) -> anyhow::Result<Option<Arc<RamFb>>> {
+        match self {
+            Self::Kernel(request) => machine.boot(&request).map(|_| None),
+            Self::Linux(request) => machine.boot_linux(&request).map(|_| None),
+            Self::Firmware(request) => machine.boot_firmware(request),
+        }
+        .map_err(anyhow::Error::from)
+    }
 }
 
 /// A machine that is ready to start.
@@ -80,6 +102,9 @@ pub struct Guest {
     cpus: u32,
     disks: AttachedDisks,
     faults: Option<FaultPlan>,
+    display: Option<Arc<RamFb>>,
+    power: Arc<PowerManagement>,
+    shutdown_grace: Option<Duration>,
     debugger: Option<(DebuggerStops, mpsc::Sender<Order>)>,
     dump: Option<Plan>,
 }
@@ -125,14 +150,14 @@ impl StopHandler for Stops {
 }
 
 impl Guest {
-    /// Builds the machine and puts the guest's files into it.
+    /// Builds the machine and puts in what it starts with.
     ///
     /// # Errors
-    /// If KVM cannot be used, memory or disk cannot be had, or the kernel cannot be loaded.
-    pub fn prepare(options: GuestOptions) -> anyhow::Result<Self> {
+    /// If KVM cannot be used, memory or disk cannot be had, or the guest cannot be loaded.
+    pub fn prepare(options: &GuestOptions, start: Start) -> anyhow::Result<Self> {
         let kvm = storlock_vmm::kvm::open(&options.kvm)?;
         let stops = Arc::new(Stops::default());
-        let console = SerialLog::create(&options)?;
+        let console = SerialLog::create(options)?;
         let config = MachineConfig {
             cpus: options.cpus,
             memory: options.memory,
@@ -145,7 +170,7 @@ impl Guest {
             ..MachineConfig::default()
         };
         let mut machine = Machine::new(&kvm, config)?;
-        let disks = disks::attach(&mut machine, &options)?;
+        let disks = disks::attach(&mut machine, options)?;
         let faults = disks.injector.clone().map(|injector| {
             let (stops, texts) = (
                 Arc::clone(&stops),
@@ -159,22 +184,16 @@ impl Guest {
             let texts = texts.collect();
             FaultPlan { texts, injector }
         });
-        let mut files = options.files.into_iter();
-        let kernel = files.next().context("there is no kernel")?;
-        let kernel = KernelImage::parse(&kernel.name, kernel.data)?;
-        let request = BootRequest {
-            kernel,
-            files: files.collect(),
-            command_line: options.command_line,
-            seed: options.seed,
-        };
-        machine.boot(&request)?;
+        let display = start.put_into(&mut machine)?;
         Ok(Self {
+            power: Arc::clone(machine.power()),
             machine,
             stops,
             cpus: options.cpus,
             disks,
             faults,
+            display,
+            shutdown_grace: options.shutdown_grace,
             debugger: None,
             dump: None,
         })
@@ -235,6 +254,9 @@ impl Guest {
             stops: self.stops,
             disks: self.disks,
             faults: self.faults,
+            display: self.display,
+            power: self.power,
+            shutdown_grace: self.shutdown_grace,
             debugger,
             dump: self.dump,
             started: Instant::now(),
@@ -251,8 +273,19 @@ pub struct RunningGuest {
     started: Instant,
     disks: AttachedDisks,
     faults: Option<FaultPlan>,
+    display: Option<Arc<RamFb>>,
+    power: Arc<PowerManagement>,
+    shutdown_grace: Option<Duration>,
     debugger: Option<DebuggerStops>,
     dump: Option<Plan>,
+}
+
+/// How a run has ended.
+pub struct Ended {
+    /// What the session is told.
+    pub end: End,
+    /// What the display showed.
+    pub picture: Option<Picture>,
 }
 
 /// Stops the machine from another thread.
@@ -270,13 +303,18 @@ impl RunControl for Control {
             let _ = debugger.send(Order::End);
         }
     }
+
+    fn request_shutdown(&self) {
+        // Who waits for the machine presses the button then.
+        self.handle.interrupt();
+    }
 }
 
 impl RunningGuest {
-    /// Waits for the guest's end, at most `limit`; has the session look at every processor; ends the machine. A stop
-    /// counts as an interruption if `interrupted` says so then.
+    /// Waits for the guest's end, at most `limit` and the time for its shutdown; has the session look at every processor;
+    /// ends the machine. A stop counts as an interruption if `interrupted` says so then.
     #[must_use]
-    pub fn wait(mut self, limit: Duration, interrupted: impl Fn() -> bool) -> End {
+    pub fn wait(mut self, limit: Duration, interrupted: impl Fn() -> bool) -> Ended {
         let mut dump = None;
         let debugger = self.debugger.take();
         let mut at_violation = |cpu| {
@@ -286,16 +324,19 @@ impl RunningGuest {
             }
             stopped_for.debugger
         };
-        let reason = match debugger {
-            Some(stops) => stops.run(&self.running, limit, at_violation),
-            None => self.run(limit, |cpu| {
+        let (reason, shutdown) = match debugger {
+            Some(stops) => (stops.run(&self.running, limit, at_violation), None),
+            None => self.run_and_shut_down(limit, |cpu| {
                 at_violation(cpu);
             }),
         };
         let duration_ms = self.started.elapsed().as_millis() as u64;
-        let (mut kind, detail) = describe(&reason);
-        if kind == EndKind::Stopped && interrupted() {
+        let (mut kind, mut detail) = describe(&reason);
+        if matches!(kind, EndKind::Stopped | EndKind::PowerOff) && interrupted() {
             kind = EndKind::Interrupted;
+        }
+        if let Some(shutdown) = shutdown {
+            detail = Some(detail.map_or(shutdown.clone(), |detail| format!("{detail}; {shutdown}")));
         }
         let mut end = End {
             kind,
@@ -307,13 +348,11 @@ impl RunningGuest {
         };
         end.failures
             .extend(end.dump.iter().filter_map(|dump| dump.error.clone()));
-        for cpu in self.running.statistics() {
-            end.kvm_runs += cpu.runs;
-            end.debug_exits += cpu.debug_exits;
-            end.other_exits += cpu.pio_exits + cpu.mmio_exits + cpu.msr_exits + cpu.other_exits;
-            end.hit_requests += cpu.hit_requests;
-            end.hits += cpu.hits;
+        if let ExitReason::Crash { parameters, .. } = reason {
+            let [code, parameters @ ..] = parameters;
+            end.bug_check = Some(BugCheck { code, parameters });
         }
+        self.count_exits(&mut end);
         for cpu in order_of_last_looks(&reason, self.cpus) {
             let session = Arc::clone(&self.session);
             end.activities.extend(activity(&reason, cpu).map(|text| (cpu, text)));
@@ -323,7 +362,50 @@ impl RunningGuest {
         end.failures.extend(self.disks.failures());
         end.faults = self.faults.as_ref().map(FaultPlan::report).unwrap_or_default();
         self.session.close(&mut end);
-        end
+        let picture = self.display.as_ref().and_then(|display| display.picture());
+        Ended { end, picture }
+    }
+
+    fn count_exits(&self, end: &mut End) {
+        for cpu in self.running.statistics() {
+            end.kvm_runs += cpu.runs;
+            end.debug_exits += cpu.debug_exits;
+            end.other_exits += cpu.pio_exits + cpu.mmio_exits + cpu.msr_exits + cpu.other_exits;
+            end.hit_requests += cpu.hit_requests;
+            end.hits += cpu.hits;
+        }
+    }
+
+    /// Runs the guest for at most `limit`; `at_violation` is called where the session has stopped it. If it has not ended
+    /// by then, or the user interrupts the run, the power button is pressed and the guest has its grace to shut down; what
+    /// came of that is told then.
+    fn run_and_shut_down(&self, limit: Duration, mut at_violation: impl FnMut(u32)) -> (ExitReason, Option<String>) {
+        let reason = self.run(limit, &mut at_violation);
+        let why = match reason {
+            ExitReason::TimeLimit => "at the time limit",
+            ExitReason::Interrupted => "when the run was interrupted",
+            _ => return (reason, None),
+        };
+        let Some(grace) = self.shutdown_grace else {
+            return (reason, None);
+        };
+        eprintln!(
+            "power button pressed {why}: the guest has {} s to shut down",
+            grace.as_secs()
+        );
+        // On a processor's thread, which is the kind of thread that may move interrupt lines.
+        let power = Arc::clone(&self.power);
+        self.running.inspect(0, move |_| power.press_power_button());
+        if self.running.resume().is_err() {
+            return (reason, None);
+        }
+        let reason = self.run(grace, &mut at_violation);
+        let outcome = match reason {
+            ExitReason::PowerOff => "the guest shut down",
+            ExitReason::TimeLimit => "the guest did not shut down in time",
+            _ => "that ended otherwise",
+        };
+        (reason, Some(format!("the power button was pressed {why}: {outcome}")))
     }
 }
 
@@ -405,15 +487,5 @@ impl Write for SerialLog {
 
     fn flush(&mut self) -> io::Result<()> {
         self.log.flush()
-    }
-}
-
-/// What a file is for, as the loader block says it.
-#[must_use]
-pub fn boot_file(name: &str, kind: FileKind, data: &[u8]) -> BootFile {
-    BootFile {
-        name: name.to_owned(),
-        kind,
-        data: data.to_vec(),
     }
 }

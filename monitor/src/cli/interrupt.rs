@@ -19,7 +19,7 @@ async fn next_signal(signals: &mut (Signal, Signal), ended: &mut oneshot::Receiv
     }
 }
 
-/// Signals are caught for as long as this lives. A second one ends the process at once.
+/// Signals are caught for as long as this lives. The last one ends the process at once.
 pub struct Interrupt {
     happened: Arc<AtomicBool>,
     done: Option<oneshot::Sender<()>>,
@@ -27,11 +27,11 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Stops the run by `control` when a signal comes.
+    /// Stops the run by `control` when a signal comes; with `shutdown` the first one only has the guest shut down.
     ///
     /// # Errors
     /// If the signals cannot be caught.
-    pub fn catch(control: Arc<dyn RunControl>, sandbox: Sandbox) -> io::Result<Self> {
+    pub fn catch(control: Arc<dyn RunControl>, shutdown: bool, sandbox: Sandbox) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let mut signals = {
             let _guard = runtime.enter();
@@ -45,6 +45,13 @@ impl Interrupt {
                 return;
             }
             noted.store(true, Ordering::Release);
+            if shutdown {
+                eprintln!("interrupted: the guest is asked to shut down; once more stops it");
+                control.request_shutdown();
+                if !next_signal(&mut signals, &mut ended).await {
+                    return;
+                }
+            }
             eprintln!("interrupted: writing the report of what was seen; once more ends at once");
             control.request_stop();
             if next_signal(&mut signals, &mut ended).await {

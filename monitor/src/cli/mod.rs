@@ -3,11 +3,13 @@
 //! Talks to the library and to the terminal. Every failure ends in one message that says what to do and in the exit
 //! code that the outcome module documents.
 
+pub mod boot;
 pub mod debugger;
 mod disk;
 pub mod doctor;
 mod dump;
 pub mod fault;
+pub mod firmware;
 pub mod images;
 mod input;
 pub mod interrupt;

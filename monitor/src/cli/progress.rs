@@ -1,4 +1,5 @@
-//! Shows that a run is alive: on a terminal only, and only once it has taken a second.
+//! Shows that a run is alive, on a terminal and only once it has taken a second; and how far a slow guest has come, line
+//! by line, wherever standard error leads.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -22,15 +23,16 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Starts to show the session's progress, if standard error is a terminal.
+    /// Starts to show the session's progress, if standard error is a terminal, and its milestones, if asked for.
     #[must_use]
-    pub fn start(session: &Arc<Session>, limit: Duration, sandbox: Sandbox) -> Self {
+    pub fn start(session: &Arc<Session>, limit: Duration, milestones: bool, sandbox: Sandbox) -> Self {
         let done = Arc::new(AtomicBool::new(false));
-        if !std::io::stderr().is_terminal() {
+        let terminal = std::io::stderr().is_terminal();
+        if !terminal && !milestones {
             return Self { done, thread: None };
         }
         let (session, ended) = (Arc::clone(session), Arc::clone(&done));
-        let show = move || show(&session, limit, &ended);
+        let show = move || show(&session, limit, terminal, milestones, &ended);
         // Without the thread there is no progress line, and nothing else is lost.
         let thread = sandbox.spawn(ThreadKind::Progress, "progress", show).ok();
         Self { done, thread }
@@ -48,12 +50,19 @@ impl Drop for Progress {
     }
 }
 
-fn show(session: &Session, limit: Duration, done: &AtomicBool) {
+fn show(session: &Session, limit: Duration, terminal: bool, milestones: bool, done: &AtomicBool) {
     let began = Instant::now();
-    let mut bar = None;
+    let mut bar: Option<ProgressBar> = None;
+    let mut told = 0;
+    if milestones {
+        eprintln!("{:>7.1} s  firmware started", 0.0);
+    }
     while !done.load(Ordering::Acquire) {
         std::thread::park_timeout(PERIOD);
-        if began.elapsed() < QUIET_FOR || done.load(Ordering::Acquire) {
+        if milestones {
+            told += tell(session, told, began, bar.as_ref());
+        }
+        if !terminal || began.elapsed() < QUIET_FOR || done.load(Ordering::Acquire) {
             continue;
         }
         let bar = bar.get_or_insert_with(|| {
@@ -63,7 +72,23 @@ fn show(session: &Session, limit: Duration, done: &AtomicBool) {
         bar.set_message(format!("{}, limit {} s", session.progress(), limit.as_secs()));
         bar.tick();
     }
+    if milestones {
+        tell(session, told, began, bar.as_ref());
+    }
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
+}
+
+/// Tells what was reached since; returns how much that was.
+fn tell(session: &Session, told: usize, began: Instant, bar: Option<&ProgressBar>) -> usize {
+    let new = session.milestones(told);
+    for milestone in &new {
+        let line = format!("{:>7.1} s  {milestone}", began.elapsed().as_secs_f64());
+        match bar {
+            Some(bar) => bar.println(line),
+            None => eprintln!("{line}"),
+        }
+    }
+    new.len()
 }

@@ -3,24 +3,25 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use clap::{Args, ValueEnum};
-use storlock_vmm::boot::{BootFile, FileKind};
 use storlock_vmm::sandbox::{FileLimit, Sandbox};
 use storlock_vmm::storage::nvme::InterruptKind;
 
-use super::images::{self, ImageFile, Role};
+use super::boot::{self, Boot};
+use super::images::{ImageFile, Role};
 use super::interrupt::Interrupt;
-use super::options::{Limit, Size};
+use super::options::{Limit, Size, Switch};
 use super::progress::Progress;
-use super::{Failure, debugger, disk, dump, fault, input, other_guest, output};
+use super::{Failure, debugger, disk, dump, fault, firmware, other_guest, output};
 use crate::gdb;
-use crate::machine::{Disk, Guest, GuestOptions, PlannedFault};
-use crate::report::{Report, RunInfo};
+use crate::machine::{Disk, Ended, Guest, GuestOptions, PlannedFault};
+use crate::report::RunInfo;
 use crate::session::recording::Recording;
 use crate::session::trace::Trace;
-use crate::session::{Config, ExportRequest, Session};
+use crate::session::{Config, DriverFile, ExportRequest, Session};
 use crate::windows::SymbolTable;
 
 /// Name of the event trace in the report directory.
@@ -28,8 +29,11 @@ pub const TRACE_FILE: &str = "events.trace";
 /// Name of the guest's serial log in the report directory.
 pub const SERIAL_FILE: &str = "serial.log";
 
-/// Largest registry file, in bytes.
-const REGISTRY_LIMIT: u64 = 1 << 20;
+/// Memory of a guest, and of one that boots by firmware with a driver to watch: Windows.
+const MEMORY: Size = Size(256 << 20);
+const WINDOWS_MEMORY: Size = Size(4 << 30);
+/// How long such a guest may take to shut down.
+const WINDOWS_GRACE: Duration = Duration::from_secs(60);
 
 /// How the report is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -74,8 +78,10 @@ pub enum OnViolation {
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools)] // Each is a switch of the command line.
 pub struct Arguments {
-    /// Driver under test (a Storport miniport for x64); needed unless the guest is Linux or boots by firmware
-    #[arg(long, value_name = "FILE")]
+    /// Driver under test (a Storport miniport for x64). With --firmware its name in the guest, such as mydriver.sys; if a
+    /// file is there by that path, it is a second source for its imports and gives symbols. Linux, and firmware
+    /// without anything to watch, run without
+    #[arg(long, value_name = "FILE|NAME")]
     pub driver: Option<PathBuf>,
     /// Kernel to boot: an NT-compatible one, or Linux (bzImage) [default: the test kernel that comes with Storlock]
     #[arg(long, value_name = "FILE")]
@@ -84,8 +90,9 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
     /// Boot by firmware (OVMF) instead of entering a kernel directly [FILE: its code; default: the installed OVMF]
-    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "")]
-    pub firmware: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    #[allow(clippy::option_option, reason = "an option whose value may be left out")]
+    pub firmware: Option<Option<PathBuf>>,
     /// File of the firmware's variables, made from the firmware's template if it is not there [default: what the guest
     /// stores is forgotten at the end]
     #[arg(long, value_name = "FILE", requires = "firmware")]
@@ -93,9 +100,10 @@ pub struct Arguments {
     /// Give a guest that boots by firmware a display, and write what it shows at the end to this PNG file
     #[arg(long, value_name = "FILE", requires = "firmware")]
     pub screenshot: Option<PathBuf>,
-    /// Show the guest the interface of Hyper-V instead of that of KVM, as Windows wants it
-    #[arg(long)]
-    pub hyperv: bool,
+    /// Show the guest the interface of Hyper-V instead of that of KVM, as Windows wants it [default: on with --firmware
+    /// and --driver, else off]
+    #[arg(long, value_enum, value_name = "on|off", num_args = 0..=1, require_equals = true, default_missing_value = "on")]
+    pub hyperv: Option<Switch>,
     /// Port driver [default: the storport.sys that comes with Storlock]
     #[arg(long, value_name = "FILE")]
     pub port_driver: Option<PathBuf>,
@@ -108,15 +116,19 @@ pub struct Arguments {
     /// Number of virtual processors
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub cpus: u32,
-    /// Guest memory
-    #[arg(long, value_name = "SIZE", default_value = "256M")]
-    pub memory: Size,
+    /// Guest memory [default: 256M; 4G with --firmware and --driver]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<Size>,
     /// Seed of every random choice, to repeat a run [default: chosen anew and printed]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
     /// Wall-clock limit; a guest that runs longer counts as hanging
     #[arg(long, value_name = "DURATION", default_value = "10m")]
     pub time_limit: Limit,
+    /// Press the power button at the time limit and at the first Ctrl-C, and give the guest so long to shut down before it
+    /// is stopped [default: 60s with --firmware and --driver; else the guest is stopped at once]
+    #[arg(long, value_name = "DURATION", conflicts_with = "gdb")]
+    pub shutdown_grace: Option<Limit>,
     /// Directory for report.txt, report.json, serial.log and the event trace; files of an earlier run are replaced
     #[arg(long, value_name = "DIR", default_value = "storlock-report")]
     pub report_dir: PathBuf,
@@ -151,6 +163,14 @@ pub struct Arguments {
     /// Write a crash dump of the whole machine, as it stands at the first violation, for WinDbg; see docs/dump.md
     #[arg(long, value_name = "FILE.dmp")]
     pub dump_on_violation: Option<PathBuf>,
+    /// Log what drivers print by DbgPrint and its relatives, as far as debug registers are left for that; a register that is
+    /// used so is not there to catch returns with
+    #[arg(long)]
+    pub debug_print: bool,
+    /// Check in the guest what the monitor relies on, and put what was found into the report; for a first run with a
+    /// Windows that nobody has tried (docs/windows.md)
+    #[arg(long)]
+    pub check_guest: bool,
     /// Put exported data of a guest module into the report, read at arming and at the end; may be given several times
     #[arg(long, value_name = "MODULE!NAME:BYTES")]
     pub dump_export: Vec<ExportRequest>,
@@ -174,6 +194,35 @@ pub struct Arguments {
     pub no_sandbox: bool,
 }
 
+impl Arguments {
+    /// Firmware boots something in which a driver is to be watched: Windows, as far as one can tell.
+    fn watches_what_firmware_boots(&self) -> bool {
+        self.firmware.is_some() && self.driver.is_some()
+    }
+
+    fn memory(&self) -> u64 {
+        let default = if self.watches_what_firmware_boots() {
+            WINDOWS_MEMORY
+        } else {
+            MEMORY
+        };
+        self.memory.unwrap_or(default).0
+    }
+
+    fn hyperv(&self) -> bool {
+        self.hyperv
+            .map_or(self.watches_what_firmware_boots(), |hyperv| hyperv == Switch::On)
+    }
+
+    /// How long the guest may take to shut down; `None` if it is not asked to. A debugger takes the interruptions that
+    /// ask for it.
+    fn shutdown_grace(&self) -> Option<Duration> {
+        let default = self.watches_what_firmware_boots().then_some(WINDOWS_GRACE);
+        let asked = self.shutdown_grace.map(|grace| grace.0).or(default);
+        asked.filter(|_| self.gdb.is_none())
+    }
+}
+
 /// Runs the guest and reports.
 ///
 /// # Errors
@@ -182,9 +231,8 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     if let Some(start) = other_guest::wanted(arguments)? {
         return other_guest::execute(arguments, start);
     }
-    let images = read_images(arguments)?;
-    images::check_imports(&images).map_err(Failure::infrastructure)?;
     let seed = arguments.seed.unwrap_or_else(random_seed);
+    let Boot { target, images, start } = boot::plan(arguments, seed)?;
     let directory = &arguments.report_dir;
     create_directory(directory).map_err(Failure::infrastructure)?;
     output::remove_earlier(directory).map_err(Failure::infrastructure)?;
@@ -199,14 +247,10 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     }
     let dump = dump::plan(arguments, &images)?;
     let socket = debugger::open(arguments)?;
-    let mut options = options(arguments, &images, seed, sandbox);
-    if let Some(path) = &arguments.registry {
-        options
-            .files
-            .push(registry_file(path).map_err(Failure::infrastructure)?);
-    }
-    let mut guest = Guest::prepare(options).map_err(Failure::infrastructure)?;
-    let config = config(arguments, &images, seed, &guest);
+    let screenshot = firmware::create_screenshot(arguments).map_err(Failure::infrastructure)?;
+    let options = machine_options(arguments, sandbox);
+    let mut guest = Guest::prepare(&options, start).map_err(Failure::infrastructure)?;
+    let config = config(arguments, target, &images, seed, &guest).map_err(Failure::infrastructure)?;
     let session = open_session(arguments, config, sandbox).map_err(Failure::infrastructure)?;
     let session = Arc::new(session);
     // It stays open for the same reason as the report directory.
@@ -226,12 +270,14 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
         guest.dump_to(plan);
     }
     let renamed: Vec<&Path> = dump.iter().map(|plan| plan.file.directory()).collect();
-    let mut report = watch(arguments, guest, &session, sandbox, &renamed).map_err(Failure::infrastructure)?;
+    let ended = watch(arguments, guest, &session, sandbox, &renamed).map_err(Failure::infrastructure)?;
+    let mut report = session.report(&ended.end);
     if let Some(debugger) = debugger {
         // It has seen the end of the run, too. A panic there was already printed.
         let _ = debugger.join();
     }
     let code = output::finish(&mut report, Some(directory), arguments.format);
+    firmware::write_screenshot(screenshot, ended.picture.as_ref()).map_err(Failure::infrastructure)?;
     drop((open_directory, dump_directory));
     Ok(code)
 }
@@ -255,21 +301,28 @@ fn watch(
     session: &Arc<Session>,
     sandbox: Sandbox,
     renamed: &[&Path],
-) -> anyhow::Result<Report> {
+) -> anyhow::Result<Ended> {
     let files = sandbox.limit_files_with_names(&[&arguments.report_dir], renamed)?;
     if files == FileLimit::Missing {
         eprintln!("note: {files}");
     }
-    let interrupt = Interrupt::catch(guest.control(), sandbox).context("signals cannot be caught")?;
-    let progress = Progress::start(session, arguments.time_limit.0, sandbox);
+    let graceful = arguments.shutdown_grace().is_some();
+    let interrupt = Interrupt::catch(guest.control(), graceful, sandbox).context("signals cannot be caught")?;
+    let limit = arguments.time_limit.0;
+    let progress = Progress::start(session, limit, arguments.watches_what_firmware_boots(), sandbox);
     let running = guest.start(session).context("the guest cannot be started")?;
-    let end = running.wait(arguments.time_limit.0, || interrupt.happened());
+    let ended = running.wait(limit, || interrupt.happened());
     drop(progress);
-    Ok(session.report(&end))
+    Ok(ended)
 }
 
-fn config(arguments: &Arguments, images: &[ImageFile], seed: u64, guest: &Guest) -> Config {
-    let target = images.iter().find(|image| image.role == Role::Target);
+fn config(
+    arguments: &Arguments,
+    target: String,
+    images: &[ImageFile],
+    seed: u64,
+    guest: &Guest,
+) -> anyhow::Result<Config> {
     let mut symbols = SymbolTable::default();
     for image in images {
         match image.unstripped(arguments.symbols.as_deref()) {
@@ -277,99 +330,46 @@ fn config(arguments: &Arguments, images: &[ImageFile], seed: u64, guest: &Guest)
             None => symbols.add_file(&image.name, &image.image),
         }
     }
-    Config {
-        target: target.map(|image| image.name.clone()).unwrap_or_default(),
+    let file = images.iter().find(|image| image.role == Role::Target);
+    let target_file = file.map(|file| DriverFile::read(&file.image));
+    Ok(Config {
+        target,
+        target_file: target_file
+            .transpose()
+            .context("the imports of the driver under test")?,
         processors: arguments.cpus,
         hooks: guest.hooks(),
         step_over: guest.step_over(),
+        debug_print: arguments.debug_print,
+        check_guest: arguments.check_guest,
         exports: arguments.dump_export.clone(),
         symbols,
         run: RunInfo {
             command_line: command_line(arguments, seed),
             seed,
             cpus: arguments.cpus,
-            memory: arguments.memory.0,
+            memory: arguments.memory(),
             images: images.iter().map(ImageFile::info).collect(),
             ..RunInfo::default()
         },
-    }
+    })
 }
 
-fn read_images(arguments: &Arguments) -> Result<Vec<ImageFile>, Failure> {
-    let Some(driver) = &arguments.driver else {
-        return Err(Failure::usage(anyhow!(
-            "--driver is needed: the miniport whose locks are to be watched (a guest that is Linux, or boots by \
-             --firmware, is run without)"
-        )));
-    };
-    read_files(arguments, driver).map_err(Failure::infrastructure)
-}
-
-fn read_files(arguments: &Arguments, driver: &Path) -> anyhow::Result<Vec<ImageFile>> {
-    let kernel = arguments
-        .kernel
-        .clone()
-        .map_or_else(|| images::built_image("ntoskrnl.exe"), Ok)?;
-    let port_driver = arguments
-        .port_driver
-        .clone()
-        .map_or_else(|| images::built_image("storport.sys"), Ok)?;
-    let mut files = vec![
-        ImageFile::read(&kernel, Role::Kernel)?,
-        ImageFile::read(&port_driver, Role::PortDriver)?,
-        ImageFile::read(driver, Role::Target)?,
-    ];
-    for path in &arguments.load {
-        files.push(ImageFile::read(path, Role::Driver)?);
-    }
-    Ok(files)
-}
-
-fn options(arguments: &Arguments, images: &[ImageFile], seed: u64, sandbox: Sandbox) -> GuestOptions {
-    let files = images.iter().map(|file| BootFile {
-        name: file.name.clone(),
-        kind: match file.role {
-            Role::Kernel => FileKind::Kernel,
-            Role::PortDriver => FileKind::PortDriver,
-            Role::Target => FileKind::Driver,
-            Role::Driver => FileKind::OtherDriver,
-        },
-        data: file.image.data().to_vec(),
-    });
-    GuestOptions {
-        seed,
-        files: files.collect(),
-        command_line: arguments.append.clone(),
-        ..machine_options(arguments, sandbox)
-    }
-}
-
-/// What any guest gets; no files and no command line yet.
+/// The machine of any guest.
 pub(super) fn machine_options(arguments: &Arguments, sandbox: Sandbox) -> GuestOptions {
     GuestOptions {
         kvm: arguments.kvm.clone(),
         cpus: arguments.cpus,
-        memory: arguments.memory.0,
-        seed: 0,
-        files: Vec::new(),
-        command_line: String::new(),
+        memory: arguments.memory(),
         disks: arguments.disk.clone(),
         interrupts: arguments.interrupts.into(),
         faults: arguments.fault.clone(),
         serial_log: arguments.report_dir.join(SERIAL_FILE),
         serial_copy: arguments.serial.clone(),
-        hyperv: arguments.hyperv,
+        hyperv: arguments.hyperv(),
+        shutdown_grace: arguments.shutdown_grace(),
         sandbox,
     }
-}
-
-/// The guest's registry: its parser is the guest's, so nothing but the size is looked at here.
-fn registry_file(path: &Path) -> anyhow::Result<BootFile> {
-    Ok(BootFile {
-        name: "registry".to_owned(),
-        kind: FileKind::Registry,
-        data: input::read(path, " as the registry file", REGISTRY_LIMIT)?,
-    })
 }
 
 fn open_session(arguments: &Arguments, config: Config, sandbox: Sandbox) -> anyhow::Result<Session> {

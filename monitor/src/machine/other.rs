@@ -3,23 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use storlock_vmm::boot::{FirmwareRequest, LinuxRequest};
 use storlock_vmm::devices::ramfb::{Picture, RamFb};
 use storlock_vmm::machine::{ExitReason, Machine, MachineConfig};
 use storlock_vmm::sandbox::ThreadKind;
 
 use super::disks::{self, AttachedDisks};
-use super::{Control, GuestOptions, SerialLog};
+use super::{Control, GuestOptions, SerialLog, Start};
 use crate::target::RunControl;
-
-/// What the machine starts with.
-#[derive(Debug)]
-pub enum Start {
-    /// A Linux kernel, entered directly.
-    Linux(LinuxRequest),
-    /// Firmware.
-    Firmware(FirmwareRequest),
-}
 
 /// A machine that is ready to start.
 pub struct OtherGuest {
@@ -57,13 +47,7 @@ impl OtherGuest {
         };
         let mut machine = Machine::new(&kvm, config)?;
         let disks = disks::attach(&mut machine, options)?;
-        let display = match start {
-            Start::Linux(request) => {
-                machine.boot_linux(&request)?;
-                None
-            }
-            Start::Firmware(request) => machine.boot_firmware(request)?,
-        };
+        let display = start.put_into(&mut machine)?;
         Ok(Self {
             machine,
             disks,

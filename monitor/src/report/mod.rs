@@ -54,6 +54,12 @@ pub struct Report {
     pub faults: Vec<FaultInfo>,
     /// Exported data of the guest that the command line asked for.
     pub exports: Vec<DumpedExport>,
+    /// How the guest agrees with what is known of Windows, if that was asked for.
+    #[serde(default)]
+    pub guest_checks: Vec<GuestCheck>,
+    /// What drivers printed for a debugger since the breakpoints were in force, if that was asked for.
+    #[serde(default)]
+    pub debug_print: Option<DebugPrint>,
     /// Anything else the reader should know.
     pub notes: Vec<String>,
 }
@@ -405,6 +411,39 @@ pub struct DumpedExport {
     pub at_end: Option<String>,
     /// Why there are no bytes.
     pub error: Option<String>,
+}
+
+/// What drivers printed for a debugger.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DebugPrint {
+    /// The routines at whose entries it was taken; none if no debug register was left for them.
+    pub routines: Vec<String>,
+    /// In order.
+    pub lines: Vec<DebugLine>,
+    /// Lines after those that were kept.
+    pub not_kept: u64,
+}
+
+/// A line for a debugger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DebugLine {
+    /// Number of the last event before it.
+    pub event: u64,
+    /// Virtual processor.
+    pub vcpu: u32,
+    /// The text.
+    pub text: String,
+}
+
+/// One thing that the monitor relies on, tried in a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestCheck {
+    /// What was tried.
+    pub name: String,
+    /// Whether it is as the monitor needs it.
+    pub ok: bool,
+    /// What was found.
+    pub found: String,
 }
 
 impl Location {

@@ -236,6 +236,8 @@ fn summary_text(text: &mut String, report: &Report) {
     for export in &report.exports {
         export_text(text, export);
     }
+    debug_text(text, report);
+    checks_text(text, report);
     for note in &report.notes {
         field(text, "note", note);
     }
@@ -358,6 +360,43 @@ fn faults_text(text: &mut String, report: &Report) {
             text,
             label,
             &format!("{}: {injected}, {} matched", fault.spec, fault.matched),
+        );
+    }
+}
+
+/// Lines for a debugger that are shown, the last ones.
+const SHOWN_LINES: usize = 40;
+
+fn debug_text(text: &mut String, report: &Report) {
+    let Some(log) = &report.debug_print else { return };
+    if log.routines.is_empty() {
+        let none = "nothing: the watched routines need all debug registers";
+        return field(text, "debug print", none);
+    }
+    let (lines, kept) = (log.lines.len() as u64 + log.not_kept, log.lines.len());
+    let shown = kept.min(SHOWN_LINES);
+    let which = if lines == shown as u64 {
+        String::new()
+    } else {
+        format!(", {shown} of {lines} lines; all that were kept are in report.json")
+    };
+    field(text, "debug print", &format!("by {}{which}:", log.routines.join(", ")));
+    for line in log.lines.iter().skip(kept - shown) {
+        line!(text, "    event {:>8}  vCPU {:<2} {}", line.event, line.vcpu, line.text);
+    }
+}
+
+fn checks_text(text: &mut String, report: &Report) {
+    for (i, check) in report.guest_checks.iter().enumerate() {
+        let label = if i == 0 { "guest check" } else { "" };
+        let word = if check.ok { "ok    " } else { "FAILED" };
+        field(text, label, &format!("{word} {}: {}", check.name, check.found));
+    }
+    if report.guest_checks.iter().any(|check| !check.ok) {
+        field(
+            text,
+            "",
+            "please report what failed, with report.json, the guest's version and build (winver) and a recording (--record)",
         );
     }
 }

@@ -5,7 +5,7 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use storlock_check::contract::{SystemModule, contracts_of_export};
+use storlock_check::contract::{CONTRACTS, SystemModule, contracts_of_export};
 use storlock_check::event::{EventKind, WatchSet};
 
 use super::modules::ModuleId;
@@ -15,7 +15,7 @@ use crate::report::{ModuleInfo, WatchGap};
 use crate::target::recorder::Recorder;
 use crate::target::{GuestMemory, Hook, Interception};
 use crate::watch::{self, WatchPlan};
-use crate::windows::{Exports, Image, Imports};
+use crate::windows::{Exports, Image, Import, Imports};
 
 /// What is known about whether the driver under test has run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,16 +36,21 @@ impl Session {
         target: (ModuleInfo, ModuleId),
         evidence: Evidence,
     ) {
-        tracing::info!("{} at {:#x}", target.0.name, target.0.base);
+        let modules = state.modules.all().count();
+        state.milestone(format!(
+            "{} at {:#x}, {modules} modules loaded",
+            target.0.name, target.0.base
+        ));
         let base = target.0.base;
         state.target = Some(target);
-        let imports = Image::read(&*cpu, base).and_then(|image| Imports::read(&*cpu, &image));
-        let imports = match imports {
-            Ok(imports) => imports,
-            Err(error) => return state.fail(format!("the driver's imports cannot be read: {error}")),
+        let found = self.target_imports(&*cpu, base, evidence);
+        state.notes.extend(found.note);
+        let plan = match &found.imports {
+            Some(imports) => watch::plan(imports, self.config.hooks),
+            None => watch::plan_unknown(&exported(state, &*cpu), self.config.hooks),
         };
-        let plan = watch::plan(&imports, self.config.hooks);
-        let watches = match resolve(state, cpu, &plan) {
+        let imports = found.imports.unwrap_or_default();
+        let watches = match resolve(state, cpu, &plan, (base, &imports)) {
             Ok(watches) => watches,
             Err(reason) => return state.fail(reason),
         };
@@ -58,14 +63,24 @@ impl Session {
                 consequence: gap.consequence.clone(),
             })
             .collect();
-        let hooks: Vec<Hook> = watches.iter().map(|watch| watch.hook).collect();
-        if self.watches.set(watches).is_err() {
+        let free = self.config.hooks.saturating_sub(watches.len());
+        let printers = self.printers(state, &imports, free);
+        let watched = watches.iter().map(|watch| watch.hook);
+        let hooks: Vec<Hook> = watched.chain(printers.iter().map(|(hook, _)| *hook)).collect();
+        if self.printers.set(printers).is_err() || self.watches.set(watches).is_err() {
             return state.fail("breakpoints were armed twice");
         }
         if let Err(error) = cpu.set_hooks(&hooks) {
             return state.fail(error.to_string());
         }
+        state.check_at_arming(&*cpu, evidence);
         self.armed(state, &plan, evidence);
+        let before = if evidence == Evidence::BeforeEntry {
+            "before its DriverEntry"
+        } else {
+            "but it may have run already"
+        };
+        state.milestone(format!("armed {before}: {}", plan.summary));
         state.dump_exports(&*cpu, &self.config.exports, |export, bytes| {
             export.at_arming = Some(bytes);
         });
@@ -90,8 +105,73 @@ impl Session {
     }
 }
 
-/// Finds the planned exports in the guest.
-fn resolve(state: &mut State, cpu: &Recorder<'_>, plan: &WatchPlan) -> Result<Vec<Watch>, String> {
+/// What the driver under test imports.
+pub(crate) struct TargetImports {
+    /// Nothing is known without them.
+    pub(crate) imports: Option<Imports>,
+    /// Where they are from, or why they are unknown, if that is worth telling.
+    pub(crate) note: Option<String>,
+}
+
+impl Session {
+    /// The imports of the driver under test at `base`: from the guest's memory, or from the driver's file if they are not
+    /// there any more.
+    pub(crate) fn target_imports(&self, memory: &impl GuestMemory, base: u64, evidence: Evidence) -> TargetImports {
+        let known = |imports, note| TargetImports {
+            imports: Some(imports),
+            note,
+        };
+        let unknown = |reason: String| TargetImports {
+            imports: None,
+            note: Some(format!("the driver's imports are unknown: {reason}")),
+        };
+        let image = match Image::read(memory, base) {
+            Ok(image) => image,
+            Err(error) => return unknown(error.to_string()),
+        };
+        let discarded = evidence == Evidence::Unknown && Imports::are_discardable(&image);
+        let reason = match Imports::read(memory, &image) {
+            Ok(imports) if !discarded => return known(imports, None),
+            Err(error) if !discarded => error.to_string(),
+            _ => "they are named in a section that may be thrown away after the driver's initialisation".to_owned(),
+        };
+        match &self.config.target_file {
+            Some(file) if file.is(&image) => known(
+                file.imports.clone(),
+                Some(format!(
+                    "the driver's imports are those of its file, not of the guest's memory: {reason}"
+                )),
+            ),
+            Some(_) => unknown(format!(
+                "{reason}; and the file that was given is another build: its time stamp, check sum or size is not that of \
+                 the driver in the guest"
+            )),
+            None => unknown(format!("{reason}; give the path of the driver's file by --driver")),
+        }
+    }
+}
+
+/// The lock exports that the guest has.
+fn exported(state: &State, memory: &impl GuestMemory) -> Vec<(SystemModule, &'static str)> {
+    let kernel = state.kernel.as_ref();
+    let storport = exports_of(memory, state, SystemModule::Storport.file_name()).ok();
+    let is_there = |module, export: &str| match module {
+        SystemModule::Ntoskrnl => kernel.is_some_and(|kernel| kernel.address_of(export).is_some()),
+        SystemModule::Storport => storport
+            .as_ref()
+            .is_some_and(|(_, exports)| exports.rva(export).is_some()),
+    };
+    let rows = CONTRACTS.iter().map(|row| (row.module, row.export));
+    rows.filter(|(module, export)| is_there(*module, export)).collect()
+}
+
+/// Finds the planned exports in the guest, or what the imports of the driver at that base lead to in their place.
+fn resolve(
+    state: &mut State,
+    cpu: &Recorder<'_>,
+    plan: &WatchPlan,
+    (base, imports): (u64, &Imports),
+) -> Result<Vec<Watch>, String> {
     let mut port_driver = None;
     let mut watches = Vec::new();
     for planned in &plan.watches {
@@ -110,16 +190,44 @@ fn resolve(state: &mut State, cpu: &Recorder<'_>, plan: &WatchPlan) -> Result<Ve
         };
         let name = export_name(planned.module, planned.export);
         let address = address.ok_or_else(|| format!("the guest does not export {name}, which the driver imports"))?;
-        let hook = state.new_hook(address);
+        let mut reason = planned.reason.clone();
+        let mut place = address;
+        if let Some(linked) = linked_elsewhere(state, cpu, address, base, imports.get(planned.export)) {
+            let at = state.locate(cpu, linked, true);
+            let detour = format!("the driver's import of {name} leads to {at} in its place");
+            reason = format!("{reason}; {detour}, which is watched");
+            state.notes.push(format!(
+                "{detour}, as with Driver Verifier: calls by other modules are not seen there"
+            ));
+            place = linked;
+        }
+        let hook = state.new_hook(place);
         watches.push(Watch {
             hook,
             name,
             rows: contracts_of_export(planned.module, planned.export).collect(),
-            reason: planned.reason.clone(),
+            reason,
             hits: AtomicU64::new(0),
         });
     }
     Ok(watches)
+}
+
+/// Where a loaded driver's import leads if that is not the export: Driver Verifier replaces the imports of the drivers that
+/// it verifies by wrappers. Code of a known module only.
+fn linked_elsewhere(
+    state: &State,
+    memory: &impl GuestMemory,
+    export: u64,
+    base: u64,
+    import: Option<&Import>,
+) -> Option<u64> {
+    let slot = base.checked_add(u64::from(import?.slot))?;
+    let linked = memory.read_u64(slot).ok().filter(|&linked| linked != export)?;
+    let (module, _) = state.modules.find(linked)?;
+    let image = Image::read(memory, module.base).ok()?;
+    let section = image.section(image.rva(linked)?)?;
+    (section.is_executable() && !section.is_discardable()).then_some(linked)
 }
 
 fn exports_of(memory: &impl GuestMemory, state: &State, module: &str) -> Result<(Image, Exports), String> {

@@ -3,9 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::report::{DumpInfo, FaultInfo, ProcessorState, RunInfo, TraceInfo};
+use crate::report::{BugCheck, DumpInfo, FaultInfo, ProcessorState, RunInfo, TraceInfo};
 use crate::timing::Spread;
-use crate::windows::SymbolTable;
+use crate::windows::{FileImage, Image, ImageError, Imports, SymbolTable};
 
 /// Exported data of a guest module that the report is to show.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,17 +29,59 @@ impl std::fmt::Display for ExportRequest {
     }
 }
 
+/// What the file of the driver under test says, for when the guest's memory no longer does: imports are named in a
+/// section that is thrown away after the driver's initialisation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriverFile {
+    time_date_stamp: u32,
+    check_sum: u32,
+    size: u32,
+    /// What it imports.
+    pub imports: Imports,
+}
+
+impl DriverFile {
+    /// Reads a file's headers and imports.
+    ///
+    /// # Errors
+    /// [`ImageError`] if the import directory cannot be used.
+    pub fn read(file: &FileImage) -> Result<Self, ImageError> {
+        let image = file.image();
+        Ok(Self {
+            time_date_stamp: image.time_date_stamp,
+            check_sum: image.check_sum,
+            size: image.size,
+            imports: Imports::read(file, image)?,
+        })
+    }
+
+    /// Whether the image in the guest is this file's.
+    #[must_use]
+    pub fn is(&self, image: &Image) -> bool {
+        (self.time_date_stamp, self.check_sum, self.size) == (image.time_date_stamp, image.check_sum, image.size)
+    }
+}
+
 /// Told before the guest starts.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Config {
     /// File name of the driver under test, by which it is known in the guest.
     pub target: String,
+    /// What its file says, if there is one.
+    #[serde(default)]
+    pub target_file: Option<DriverFile>,
     /// Number of virtual processors, 1 to 64.
     pub processors: u32,
     /// How many hooks can be set at once.
     pub hooks: usize,
     /// How a breakpoint is stepped over, in words.
     pub step_over: String,
+    /// Whether to log what drivers print for a debugger.
+    #[serde(default)]
+    pub debug_print: bool,
+    /// Whether the report is to say how the guest agrees with what is known of Windows.
+    #[serde(default)]
+    pub check_guest: bool,
     /// Exported data to show.
     pub exports: Vec<ExportRequest>,
     /// Symbols of the images that the run was started with.
@@ -141,6 +183,9 @@ pub struct End {
     /// The crash dump of a violation.
     #[serde(default)]
     pub dump: Option<DumpInfo>,
+    /// What the guest reported of its crash.
+    #[serde(default)]
+    pub bug_check: Option<BugCheck>,
     /// What has become of the fault plan.
     #[serde(default)]
     pub faults: Vec<FaultInfo>,

@@ -40,13 +40,22 @@ impl State {
             Err(error) => {
                 // Firmware and loaders write LSTAR too: the next write may be the kernel's.
                 tracing::debug!("LSTAR = {lstar:#x}: {error}");
-                self.notes
-                    .push(format!("a write of {lstar:#x} to LSTAR led to no kernel: {error}"));
-                self.notes.truncate(16);
+                let text = format!("a write of {lstar:#x} to LSTAR led to no kernel: {error}");
+                // Each processor writes it; where there is no kernel, none of them is news but the first.
+                if self.no_kernel.is_none() {
+                    self.milestone(text.clone());
+                }
+                if self.notes.len() < 16 {
+                    self.notes.push(text.clone());
+                }
+                self.no_kernel = Some(text);
                 return;
             }
         };
-        tracing::info!("kernel at {:#x}, {:#x} bytes", kernel.image.base, kernel.image.size);
+        self.milestone(format!(
+            "kernel at {:#x}, {:#x} bytes, found by {}",
+            kernel.image.base, kernel.image.size, kernel.witness
+        ));
         cpu.end_msr_interception();
         let (Some(witness), Some(head)) = (kernel.address_of(WITNESS), kernel.address_of(MODULE_LIST)) else {
             let missing = [WITNESS, MODULE_LIST]

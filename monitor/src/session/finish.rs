@@ -1,5 +1,6 @@
 //! The end of a run: a last look at the stopped machine, and the report.
 
+use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
 use storlock_check::rules::Verdict;
@@ -27,6 +28,7 @@ impl Session {
         if state.last_look.processors.is_empty() {
             state.bug_check = state.read_bug_check(cpu);
             state.dump_exports(cpu, &self.config.exports, |export, bytes| export.at_end = Some(bytes));
+            state.check_at_end(cpu);
         }
         let (stack, stack_note) = state.stack(cpu);
         let location = state.locate(cpu, cpu.registers().rip, true);
@@ -99,6 +101,8 @@ impl Session {
             dump: end.dump.clone(),
             faults: end.faults.clone(),
             exports: state.exports.clone(),
+            guest_checks: self.guest_checks(&state, end),
+            debug_print: self.debug_log(&state),
             notes: state.notes.clone(),
         }
     }
@@ -163,7 +167,7 @@ impl Session {
                     add(Condition::NotApplicable, reason);
                 }
             }
-            other => add(Condition::Inconclusive, not_armed(other, &self.config.target)),
+            _ => add(Condition::Inconclusive, not_armed(state, &self.config.target)),
         }
         list
     }
@@ -181,9 +185,9 @@ impl Session {
             gaps: state.gaps.clone(),
             summary: state.plan_summary.clone(),
             step_over: self.config.step_over.clone(),
-            catch_return: !watches.is_empty() && watches.len() < self.config.hooks,
+            catch_return: !watches.is_empty() && self.can_catch(),
             armed_at: state.armed_at,
-            not_armed: (!matches!(state.stage, Stage::Armed)).then(|| not_armed(&state.stage, &self.config.target)),
+            not_armed: (!matches!(state.stage, Stage::Armed)).then(|| not_armed(state, &self.config.target)),
         }
     }
 }
@@ -213,15 +217,30 @@ fn plural(count: usize) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 
-fn not_armed(stage: &Stage, target: &str) -> String {
-    match stage {
-        Stage::Booting => {
-            "the guest's kernel was not found: it never wrote LSTAR with an address of its code".to_owned()
-        }
-        Stage::Waiting(_) => format!("the guest never loaded {target}"),
+fn not_armed(state: &State, target: &str) -> String {
+    match &state.stage {
+        Stage::Booting => match &state.no_kernel {
+            None => "the guest's kernel was not found: it never wrote LSTAR with an address of its code".to_owned(),
+            Some(reason) => format!(
+                "the guest's kernel was not found: only an NT-compatible kernel, which is a PE image, can be watched, and \
+                 {reason}"
+            ),
+        },
+        Stage::Waiting(_) => never_loaded(state, target),
         Stage::Failed(reason) => reason.clone(),
         Stage::Armed => String::new(),
     }
+}
+
+/// Also names what the user may have meant.
+fn never_loaded(state: &State, target: &str) -> String {
+    let stem = |name: &str| name.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let count = state.modules.all().count();
+    let mut text = format!("the guest never loaded {target} ({count} other modules were seen)");
+    if let Some(similar) = state.modules.all().find(|module| stem(&module.name) == stem(target)) {
+        let _ = write!(text, "; it loaded {}: is that the driver under test?", similar.name);
+    }
+    text
 }
 
 fn host_failure(state: &State, end: &End) -> Option<String> {
@@ -249,7 +268,7 @@ fn not_executable(state: &State, end: &End, detail: &str) -> String {
 }
 
 fn guest_failure(state: &State, end: &End) -> Option<String> {
-    match (end.kind, state.bug_check) {
+    match (end.kind, bug_check(state, end)) {
         (_, Some(bug_check)) => Some(format!("the guest crashed: bug check {:#x}", bug_check.code)),
         (EndKind::Reset, None) => Some("the guest reset the machine".to_owned()),
         (EndKind::Crash, None) => end.detail.clone(),
@@ -257,6 +276,11 @@ fn guest_failure(state: &State, end: &End) -> Option<String> {
         (EndKind::TimeLimit, None) => Some(format!("the guest had not ended after {} s", end.duration_ms / 1000)),
         _ => None,
     }
+}
+
+/// As the guest told the hypervisor, or else as its kernel noted it.
+fn bug_check(state: &State, end: &End) -> Option<BugCheck> {
+    end.bug_check.or(state.bug_check)
 }
 
 fn end_of_run(state: &State, end: &End) -> EndOfRun {
@@ -273,7 +297,7 @@ fn end_of_run(state: &State, end: &End) -> EndOfRun {
     EndOfRun {
         kind: end.kind.text().to_owned(),
         detail: end.detail.clone(),
-        bug_check: state.bug_check,
+        bug_check: bug_check(state, end),
         processors,
     }
 }

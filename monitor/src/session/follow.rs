@@ -8,13 +8,12 @@
 use storlock_check::event::{EventKind, Module, WatchSet};
 
 use super::Session;
-use super::arm::export_name;
+use super::arm::{Evidence, export_name};
 use super::state::{Stage, State};
 use crate::report::{ModuleInfo, WatchGap};
 use crate::target::GuestMemory;
 use crate::target::recorder::Recorder;
 use crate::watch;
-use crate::windows::{Image, Imports};
 
 /// Modules that may come and go in one run: more than a guest loads, and so few that a guest which does nothing else
 /// neither slows its hits down for ever nor fills a disk.
@@ -75,14 +74,12 @@ impl Session {
         let happened = "the driver under test was unloaded and loaded again";
         state.notes.retain(|note| !note.starts_with(happened));
         let again = format!("{happened}, at {:#x}", module.base);
-        let imports = Image::read(cpu, module.base).and_then(|image| Imports::read(cpu, &image));
-        let imports = match imports {
-            Ok(imports) => imports,
-            Err(error) => {
-                return state.notes.push(format!(
-                    "{again}; its imports could not be read, so what it calls is taken to be as before: {error}"
-                ));
-            }
+        let found = self.target_imports(cpu, module.base, Evidence::Unknown);
+        let Some(imports) = found.imports else {
+            let why = found.note.unwrap_or_default();
+            return state
+                .notes
+                .push(format!("{again}; what it calls is taken to be as before: {why}"));
         };
         state.notes.push(again);
         let plan = watch::plan(&imports, self.config.hooks);

@@ -122,10 +122,12 @@ impl Session {
         state.stops_at(cpu.index(), index)
     }
 
-    fn can_catch(&self) -> bool {
+    /// Whether a debug register is left.
+    pub(crate) fn can_catch(&self) -> bool {
+        let printers = self.printers.get().map_or(0, Vec::len);
         self.watches
             .get()
-            .is_some_and(|watches| watches.len() < self.config.hooks)
+            .is_some_and(|watches| watches.len() + printers < self.config.hooks)
     }
 }
 

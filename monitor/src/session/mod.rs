@@ -10,6 +10,7 @@ mod arm;
 mod attribution;
 mod calls;
 pub mod config;
+mod debug_print;
 pub mod debugger;
 mod decode;
 mod discovery;
@@ -17,6 +18,7 @@ mod exports;
 mod findings;
 mod finish;
 mod follow;
+mod guest_check;
 mod hits;
 mod modules;
 mod queue;
@@ -33,7 +35,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use storlock_check::contract::Contract;
 use storlock_check::event::EventKind;
 
-pub use self::config::{Config, End, EndKind, ExportRequest};
+pub use self::config::{Config, DriverFile, End, EndKind, ExportRequest};
 pub use self::debugger::StoppedFor;
 use self::recording::Recording;
 use self::state::{Stage, State};
@@ -41,6 +43,7 @@ use self::trace::Trace;
 use crate::target::recorder::Recorder;
 use crate::target::recording::Frame;
 use crate::target::{Action, CpuState, Hook, StopReason, StoppedCpu};
+use crate::windows::debug_print::Printer;
 
 /// How often a processor looks at a taken lock before it sleeps, and the longest pause between two looks, in pause
 /// instructions: together about a millisecond. That outlasts a holder that its host took off the processor for a
@@ -66,6 +69,8 @@ pub struct Session {
     config: Config,
     /// Set once, before the first of these hooks can be hit.
     watches: OnceLock<Vec<Watch>>,
+    /// As `watches`, for the routines that print.
+    printers: OnceLock<Vec<(Hook, Printer)>>,
     state: Mutex<State>,
     recording: Option<Recording>,
     trace: Option<Trace>,
@@ -92,6 +97,7 @@ impl Session {
         Self {
             config,
             watches: OnceLock::new(),
+            printers: OnceLock::new(),
             state,
             recording,
             trace,
@@ -137,7 +143,14 @@ impl Session {
             .and_then(|watches| watches.iter().find(|w| w.hook.id == id));
         let Some(watch) = watch else {
             let mut state = self.lock();
+            if self.printed(&mut state, &cpu, id) {
+                self.record(cpu, state);
+                return Action::Resume;
+            }
             if matches!(&state.stage, Stage::Waiting(waiting) if waiting.hook.id == id) {
+                if let Some(checks) = &mut state.guest_checks {
+                    checks.objects += 1;
+                }
                 self.driver_object_inserted(&mut state, &mut cpu);
             }
             self.record(cpu, state);
@@ -147,6 +160,7 @@ impl Session {
         let context = decode::context(&cpu);
         let call = decode::lock_call(&cpu, &watch.rows, context);
         let mut state = self.lock();
+        state.check_at_hit(&cpu);
         let action = if let Some((mut call, row)) = call {
             call.word = decode::lock_word(&cpu, row, &call.operand);
             self.called(&mut state, &cpu, call, row)
@@ -215,11 +229,25 @@ impl Session {
         };
         let text = match &state.stage {
             Stage::Booting => "waiting for the kernel".to_owned(),
-            Stage::Waiting(_) => format!("waiting for {}", self.config.target),
+            Stage::Waiting(_) => format!(
+                "waiting for {}, {} modules loaded",
+                self.config.target,
+                state.modules.all().count()
+            ),
             Stage::Armed => format!("{} hits", state.hits),
             Stage::Failed(_) => "not watching".to_owned(),
         };
         format!("{text}, {} violations", self.violations.load(Ordering::Relaxed))
+    }
+
+    /// What has been reached since the first `from` milestones. Never waits for the lock.
+    #[must_use]
+    pub fn milestones(&self, from: usize) -> Vec<String> {
+        let state = self.state.try_lock();
+        state.map_or_else(
+            |_| Vec::new(),
+            |state| state.milestones.get(from..).map_or_else(Vec::new, <[String]>::to_vec),
+        )
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -11,13 +11,16 @@ use super::calls::Calls;
 use super::config::{Config, LastLook};
 use super::debugger::Stops;
 use super::findings::Findings;
+use super::guest_check::GuestChecks;
 use super::modules::{ModuleId, ModuleMap};
-use crate::report::{BugCheck, DumpedExport, ModuleInfo, WatchGap};
+use crate::report::{BugCheck, DebugPrint, DumpedExport, ModuleInfo, WatchGap};
 use crate::target::Hook;
 use crate::windows::{Kernel, Modules, SymbolTable};
 
 /// Caught returns under way at most; the oldest is forgotten. A vCPU has few debug registers to catch with.
 const OPEN_RETURNS: usize = 256;
+/// What is told of a run at most: a guest chooses how often some of it happens.
+const MILESTONES: usize = 64;
 
 /// How far the session has come.
 pub(crate) enum Stage {
@@ -78,6 +81,14 @@ pub(crate) struct State {
     pub(crate) bug_check: Option<BugCheck>,
     pub(crate) last_look: LastLook,
     pub(crate) notes: Vec<String>,
+    /// Why the last write of LSTAR was not taken for the kernel's.
+    pub(crate) no_kernel: Option<String>,
+    /// What has been reached, for who watches the run.
+    pub(crate) milestones: Vec<String>,
+    /// What was printed.
+    pub(crate) debug_print: DebugPrint,
+    /// Only if asked for.
+    pub(crate) guest_checks: Option<Box<GuestChecks>>,
 }
 
 impl State {
@@ -114,6 +125,18 @@ impl State {
             bug_check: None,
             last_look: LastLook::default(),
             notes: Vec::new(),
+            no_kernel: None,
+            milestones: Vec::new(),
+            debug_print: DebugPrint::default(),
+            guest_checks: config.check_guest.then(Box::default),
+        }
+    }
+
+    /// Tells who watches the run what has been reached.
+    pub(crate) fn milestone(&mut self, text: String) {
+        tracing::info!("{text}");
+        if self.milestones.len() < MILESTONES {
+            self.milestones.push(text);
         }
     }
 

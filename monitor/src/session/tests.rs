@@ -15,6 +15,9 @@ use crate::report::{Report, RunInfo, Verdict};
 use crate::target::{ArmError, GuestMemory, Interception, ReadError, Registers, SpecialRegisters};
 use crate::windows::testing::{CODE, DATA, PeBuilder, Space};
 
+mod debug_print;
+mod target;
+
 const KERNEL: u64 = 0xffff_f800_1000_0000;
 const DRIVER: u64 = 0xffff_f800_5000_0000;
 const OBJECT: u64 = 0xffff_9000_0000_1000;
@@ -27,6 +30,7 @@ const SYSCALL: u32 = 0x1000;
 const INSERT: u32 = 0x1100;
 const ACQUIRE: u32 = 0x1200;
 const RELEASE: u32 = 0x1300;
+const PRINT: u32 = 0x1600;
 
 /// A guest of one processor.
 struct Fake {
@@ -166,6 +170,7 @@ fn kernel() -> PeBuilder {
     image.exports(
         "ntoskrnl.exe",
         &[
+            ("DbgPrint", Ok(PRINT)),
             ("KeAcquireSpinLockRaiseToDpc", Ok(ACQUIRE)),
             ("KeReleaseSpinLock", Ok(RELEASE)),
             ("KiBugCheckData", Ok(list_rva() + 0x20)),

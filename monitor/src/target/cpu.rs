@@ -169,4 +169,7 @@ pub enum Action {
 pub trait RunControl: Send + Sync {
     /// Asks the machine to stop; returns at once.
     fn request_stop(&self);
+
+    /// Asks for the guest's own shutdown; returns at once.
+    fn request_shutdown(&self);
 }

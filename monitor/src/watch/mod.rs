@@ -69,9 +69,27 @@ struct Candidate {
 /// seen cannot.
 #[must_use]
 pub fn plan(imports: &Imports, registers: usize) -> WatchPlan {
-    let candidates = candidates(imports);
-    let imported = union(&candidates);
-    let chosen = choose(&candidates, registers, imported);
+    let is_imported = |row: &Contract| {
+        let mut entries = imports.entries().iter();
+        entries.any(|import| import.is_named(row.export) && exports(&import.module, row))
+    };
+    let mut plan = plan_of(&candidates(is_imported), registers, "the driver imports");
+    plan.gaps.extend(hidden_calls(imports));
+    plan
+}
+
+/// Chooses what to watch for a driver whose imports are unknown, from the exports that the guest has: it may import them
+/// all, so only those releases are judged whose every feeder is watched.
+#[must_use]
+pub fn plan_unknown(available: &[(SystemModule, &str)], registers: usize) -> WatchPlan {
+    let is_available = |row: &Contract| available.contains(&(row.module, row.export));
+    plan_of(&candidates(is_available), registers, "the driver may import")
+}
+
+/// Chooses among the lock exports that the driver imports, or may import, as `whether` says.
+fn plan_of(candidates: &[Candidate], registers: usize, whether: &str) -> WatchPlan {
+    let imported = union(candidates);
+    let chosen = choose(candidates, registers, imported);
     let watched = union(&chosen);
     let judged = judged(watched, imported);
     let left_out: Vec<Candidate> = candidates
@@ -84,17 +102,16 @@ pub fn plan(imports: &Imports, registers: usize) -> WatchPlan {
         .map(|chosen| PlannedWatch {
             module: chosen.module,
             export: chosen.export,
-            reason: reason(chosen, watched, imported),
+            reason: reason(chosen, whether, watched, imported),
         })
         .collect();
-    let mut gaps: Vec<PlanGap> = left_out
+    let gaps = left_out
         .iter()
         .map(|left_out| PlanGap {
             routine: left_out.name(),
             consequence: consequence(left_out, watched),
         })
         .collect();
-    gaps.extend(hidden_calls(imports));
     WatchPlan {
         watches: planned,
         gaps,
@@ -102,7 +119,7 @@ pub fn plan(imports: &Imports, registers: usize) -> WatchPlan {
         imported,
         judged,
         free_registers: registers.saturating_sub(chosen.len()),
-        summary: summary(&candidates, &chosen, registers),
+        summary: summary(candidates, &chosen, registers, whether),
     }
 }
 
@@ -129,15 +146,11 @@ impl Candidate {
     }
 }
 
-/// The lock exports among the imports, in the order of the table.
-fn candidates(imports: &Imports) -> Vec<Candidate> {
+/// The lock exports that are wanted, in the order of the table.
+fn candidates(wanted: impl Fn(&Contract) -> bool) -> Vec<Candidate> {
     let mut candidates: Vec<Candidate> = Vec::new();
     for row in &CONTRACTS {
-        if !imports
-            .entries()
-            .iter()
-            .any(|import| import.is_named(row.export) && exports(&import.module, row))
-        {
+        if !wanted(row) {
             continue;
         }
         let known = candidates
@@ -242,7 +255,7 @@ fn names(routines: impl Iterator<Item = Routine>) -> String {
     routines.map(Routine::name).collect::<Vec<_>>().join(", ")
 }
 
-fn reason(candidate: &Candidate, watched: RoutineSet, imported: RoutineSet) -> String {
+fn reason(candidate: &Candidate, whether: &str, watched: RoutineSet, imported: RoutineSet) -> String {
     let mut parts = Vec::new();
     let feeds = |release: &Routine| {
         let fed_by = contract(*release).fed_by;
@@ -273,7 +286,7 @@ fn reason(candidate: &Candidate, watched: RoutineSet, imported: RoutineSet) -> S
             ));
         }
     }
-    format!("the driver imports it: {}", parts.join("; "))
+    format!("{whether} it: {}", parts.join("; "))
 }
 
 fn consequence(left_out: &Candidate, watched: RoutineSet) -> String {
@@ -327,10 +340,10 @@ fn hidden_calls(imports: &Imports) -> Vec<PlanGap> {
     gaps
 }
 
-fn summary(candidates: &[Candidate], chosen: &[Candidate], registers: usize) -> String {
+fn summary(candidates: &[Candidate], chosen: &[Candidate], registers: usize, whether: &str) -> String {
     let free = registers.saturating_sub(chosen.len());
     if candidates.is_empty() {
-        "the driver imports no lock routine: there is nothing to watch".into()
+        format!("{whether} no lock routine: there is nothing to watch")
     } else if candidates.len() <= registers {
         let returns = if free > 0 {
             format!("{free} of {registers} debug registers stay free, for catching returns")
@@ -338,12 +351,12 @@ fn summary(candidates: &[Candidate], chosen: &[Candidate], registers: usize) -> 
             "no debug register stays free, so what a routine returned is told from later events".into()
         };
         format!(
-            "all {} lock exports that the driver imports are watched; {returns}",
+            "all {} lock exports that {whether} are watched; {returns}",
             candidates.len()
         )
     } else {
         format!(
-            "the driver imports {} lock exports and there are {registers} debug registers: chosen are those by which \
+            "{whether} {} lock exports and there are {registers} debug registers: chosen are those by which \
              most releases can be judged; no register stays free, so what a routine returned is told from later events",
             candidates.len()
         )

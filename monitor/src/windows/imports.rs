@@ -5,8 +5,9 @@
 
 use object::LittleEndian as LE;
 use object::pe::{IMAGE_DIRECTORY_ENTRY_IMPORT, IMAGE_ORDINAL_FLAG64, ImageImportDescriptor};
+use serde::{Deserialize, Serialize};
 
-use super::image::{Image, ImageError, read_pod};
+use super::image::{Image, ImageError, Section, read_pod};
 use super::strings::read_c_string;
 use crate::target::GuestMemory;
 
@@ -16,7 +17,7 @@ const MAX_IMPORTS: usize = 0x4000;
 const MAX_NAME: usize = 1024;
 
 /// What is imported.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ImportName {
     /// A routine or variable by its name.
     Name(String),
@@ -25,7 +26,7 @@ pub enum ImportName {
 }
 
 /// One import.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Import {
     /// File name of the module that exports it, as the image spells it.
     pub module: String,
@@ -44,12 +45,19 @@ impl Import {
 }
 
 /// All imports of one image.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Imports {
     entries: Vec<Import>,
 }
 
 impl Imports {
+    /// Whether the names of an image's imports may be gone once the image has been initialised.
+    #[must_use]
+    pub fn are_discardable(image: &Image) -> bool {
+        let directory = image.directory(IMAGE_DIRECTORY_ENTRY_IMPORT);
+        !directory.is_empty() && image.section(directory.rva).is_some_and(Section::is_discardable)
+    }
+
     /// Reads the import directory. An image without one has no imports.
     ///
     /// # Errors

@@ -59,6 +59,16 @@ pub enum Witness {
     PageFault,
 }
 
+impl std::fmt::Display for Witness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::SystemCall => "its system call entry (LSTAR)",
+            Self::Both => "its system call entry (LSTAR) and its page fault handler",
+            Self::PageFault => "its page fault handler; LSTAR leads elsewhere",
+        })
+    }
+}
+
 /// The guest's kernel.
 #[derive(Debug, Clone)]
 pub struct Kernel {
@@ -162,7 +172,8 @@ fn check_start(image: &Image, start: u64) -> Result<(), String> {
 }
 
 /// The address in the page fault's gate, if the table has one that is present.
-fn page_fault_handler(memory: &(impl GuestMemory + ?Sized), base: u64, limit: u16) -> Option<u64> {
+#[must_use]
+pub fn page_fault_handler(memory: &(impl GuestMemory + ?Sized), base: u64, limit: u16) -> Option<u64> {
     let offset = PAGE_FAULT * GATE_SIZE;
     if limit < offset + GATE_SIZE - 1 {
         return None;

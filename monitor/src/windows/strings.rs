@@ -9,6 +9,16 @@ pub(super) fn read_c_string(
     address: u64,
     limit: usize,
 ) -> Result<Option<String>, ReadError> {
+    let bytes = read_c_bytes(memory, address, limit)?;
+    Ok(bytes.map(|bytes| printable(&bytes)))
+}
+
+/// As [`read_c_string`], the bytes as they are.
+pub(super) fn read_c_bytes(
+    memory: &(impl GuestMemory + ?Sized),
+    address: u64,
+    limit: usize,
+) -> Result<Option<Vec<u8>>, ReadError> {
     let mut bytes = Vec::new();
     let mut at = address;
     while bytes.len() < limit {
@@ -19,7 +29,7 @@ pub(super) fn read_c_string(
         memory.read(at, &mut bytes[start..])?;
         if let Some(end) = bytes[start..].iter().position(|&byte| byte == 0) {
             bytes.truncate(start + end);
-            return Ok(Some(printable(&bytes)));
+            return Ok(Some(bytes));
         }
         at = match at.checked_add((bytes.len() - start) as u64) {
             Some(next) => next,

@@ -57,6 +57,7 @@ pub(crate) const CODE: u32 = 0x6000_0020;
 pub(crate) const DATA: u32 = 0xc000_0040;
 pub(crate) const READ_ONLY: u32 = 0x4000_0040;
 pub(crate) const INIT_CODE: u32 = 0x6200_0020;
+const DISCARDABLE: u32 = 0x0200_0000;
 pub(crate) const EXPORT: usize = 0;
 pub(crate) const IMPORT: usize = 1;
 pub(crate) const EXCEPTION: usize = 3;
@@ -165,6 +166,15 @@ impl PeBuilder {
         self.directory(IMPORT, rva, 20 * (modules.len() as u32 + 1));
         self.section(".idata", DATA, bytes);
         result
+    }
+
+    /// As [`PeBuilder::imports`], in a section that may be thrown away after initialisation.
+    pub(crate) fn discardable_imports(&mut self, modules: &[(&str, &[&str])]) {
+        self.imports(modules);
+        if let Some((name, characteristics, _)) = self.sections.last_mut() {
+            *name = "INIT";
+            *characteristics |= DISCARDABLE;
+        }
     }
 
     fn headers(&self) -> Vec<u8> {

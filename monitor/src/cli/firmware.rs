@@ -1,0 +1,132 @@
+//! Firmware for a guest: finding OVMF, its variables, and the picture of its display.
+//!
+//! Talks to the file system. It must not know what the firmware boots.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use storlock_vmm::boot::{FirmwareRequest, LinuxRequest, NamedFile, VariableStore};
+use storlock_vmm::devices::ramfb::Picture;
+
+use super::input;
+use super::run::Arguments;
+
+/// Where the firmware's code is by the packages of Debian, Fedora and Arch, and the template of its variables.
+const FIRMWARE: [(&str, &str); 4] = [
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    (
+        "/usr/share/edk2/ovmf/OVMF_CODE_4M.fd",
+        "/usr/share/edk2/ovmf/OVMF_VARS_4M.fd",
+    ),
+    ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
+    (
+        "/usr/share/edk2/x64/OVMF_CODE.4m.fd",
+        "/usr/share/edk2/x64/OVMF_VARS.4m.fd",
+    ),
+];
+/// Largest kernel or RAM disk, in bytes: the boot protocol counts in 32 bits.
+const FILE_LIMIT: u64 = 2 << 30;
+
+/// A file for the guest.
+///
+/// # Errors
+/// If it cannot be read or is too large.
+pub fn read(path: &Path) -> anyhow::Result<NamedFile> {
+    Ok(NamedFile {
+        name: path.display().to_string(),
+        data: input::read(path, "", FILE_LIMIT)?,
+    })
+}
+
+/// What the options say of firmware, with a Linux kernel for it to boot, if there is one.
+///
+/// # Errors
+/// If there is no firmware, or a file cannot be read or made.
+pub fn request(
+    arguments: &Arguments,
+    firmware: Option<&Path>,
+    kernel: Option<LinuxRequest>,
+) -> anyhow::Result<FirmwareRequest> {
+    let (code, template) = if let Some(firmware) = firmware {
+        (firmware.to_owned(), template_beside(firmware))
+    } else {
+        let found = FIRMWARE.iter().find(|(code, _)| Path::new(code).exists());
+        let (code, template) = found.context(
+            "no OVMF was found: install it (Debian's package ovmf, edk2-ovmf elsewhere), or name its code by --firmware FILE",
+        )?;
+        (PathBuf::from(code), Some(PathBuf::from(template)))
+    };
+    Ok(FirmwareRequest {
+        code: read(&code)?,
+        variables: variables(arguments.variables.as_deref(), template.as_deref())?,
+        kernel,
+        display: arguments.screenshot.is_some(),
+    })
+}
+
+/// The template of variables that belongs to a firmware's code by its name: OVMF_VARS... beside OVMF_CODE...
+fn template_beside(code: &Path) -> Option<PathBuf> {
+    let name = code.file_name()?.to_str()?;
+    let template = code.with_file_name(name.replace("CODE", "VARS"));
+    (template != code && template.exists()).then_some(template)
+}
+
+fn variables(file: Option<&Path>, template: Option<&Path>) -> anyhow::Result<Option<VariableStore>> {
+    let Some(path) = file else {
+        let template = template.map(read).transpose()?;
+        return Ok(template.map(|NamedFile { name, data }| VariableStore {
+            name,
+            content: data,
+            file: None,
+        }));
+    };
+    if !path.exists() {
+        let template = template.with_context(|| {
+            format!(
+                "{} is not there, nor a template of variables beside the firmware",
+                path.display()
+            )
+        })?;
+        fs::copy(template, path).with_context(|| format!("cannot make {}", path.display()))?;
+    }
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    let file = file.with_context(|| format!("cannot write the firmware's variables {}", path.display()))?;
+    let NamedFile { name, data } = read(path)?;
+    Ok(Some(VariableStore {
+        name,
+        content: data,
+        file: Some(file),
+    }))
+}
+
+/// Opens the file for the screenshot, while files can still be opened.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn create_screenshot(arguments: &Arguments) -> anyhow::Result<Option<File>> {
+    let Some(path) = &arguments.screenshot else {
+        return Ok(None);
+    };
+    let file = File::create(path).with_context(|| format!("cannot write the screenshot {}", path.display()))?;
+    Ok(Some(file))
+}
+
+/// Writes what the display showed, if there is both.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_screenshot(file: Option<File>, picture: Option<&Picture>) -> anyhow::Result<()> {
+    match (file, picture) {
+        (Some(file), Some(picture)) => write_png(file, picture).context("cannot write the screenshot"),
+        _ => Ok(()),
+    }
+}
+
+fn write_png(file: File, picture: &Picture) -> anyhow::Result<()> {
+    let mut encoder = png::Encoder::new(BufWriter::new(file), picture.width, picture.height);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.write_header()?.write_image_data(&picture.rgb)?;
+    Ok(())
+}

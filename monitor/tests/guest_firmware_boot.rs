@@ -1,0 +1,162 @@
+//! Whole runs of a guest that OVMF boots from a disk, with a driver to watch that is only named: the way of Windows. Needs a
+//! KVM with a processor's virtualization behind it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod support;
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use support::{Run, assert_found_once_at_its_place, assert_nothing_found, finish, images};
+
+/// A workload that is short enough for the lab, and reaches the error path.
+const WORKLOAD: &str = "ops=24 threads=2";
+/// Where the EFI system partition begins and how long it is, in sectors of 512 bytes.
+const PARTITION: (u64, u64) = (2048, 120 << 10);
+
+/// OVMF uses SSE and x87 instructions, on which a KVM without hardware behind it gives up.
+fn ground_boots_firmware() -> bool {
+    let ground = std::env::var("STORLOCK_GROUND").unwrap_or_default();
+    let virtualization =
+        fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains(" svm") || text.contains(" vmx"));
+    let can = ground == "svm" || virtualization;
+    if !can {
+        println!(
+            "not run on this ground: its KVM has no hardware behind it and gives up on instructions that OVMF uses"
+        );
+    }
+    can
+}
+
+fn tool(command: &mut Command, input: &str) {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("fdisk, dosfstools and mtools are needed: scripts/setup guests");
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// A disk with a GPT and an EFI system partition that holds the boot loader, the kernel and these drivers.
+fn make_disk(directory: &Path, drivers: &[&str]) -> PathBuf {
+    let disk = directory.join("disk.img");
+    let (start, length) = PARTITION;
+    File::create(&disk)
+        .unwrap()
+        .set_len((start + length + 2048) * 512)
+        .unwrap();
+    let table = format!("label: gpt\nstart={start}, size={length}, type=U\n");
+    tool(Command::new("/sbin/sfdisk").arg(&disk), &table);
+    let mut format = Command::new("/sbin/mkfs.vfat");
+    format.args(["-F", "32", "--offset", &start.to_string()]).arg(&disk);
+    tool(format.arg((length / 2).to_string()), "");
+    let partition = format!("{}@@{}", disk.display(), start * 512);
+    let mtool = |name: &str, arguments: &[&str]| {
+        tool(Command::new(name).args(["-i", &partition]).args(arguments), "");
+    };
+    mtool("mmd", &["::EFI", "::EFI/BOOT", "::drivers"]);
+    let copy = |from: &Path, to: &str| mtool("mcopy", &[from.to_str().unwrap(), to]);
+    copy(&images().join("bootx64.efi"), "::EFI/BOOT/BOOTX64.EFI");
+    for name in ["ntoskrnl.exe", "storport.sys"] {
+        copy(&images().join(name), &format!("::{name}"));
+    }
+    for driver in drivers {
+        copy(&images().join(format!("miniports/{driver}.sys")), "::drivers");
+    }
+    let line = directory.join("cmdline.txt");
+    fs::write(&line, format!("{WORKLOAD}\r\n")).unwrap();
+    copy(&line, "::cmdline.txt");
+    disk
+}
+
+/// Boots the disk and watches the driver that is named so.
+fn boot(drivers: &[&str], driver: &str, arguments: &[&str]) -> Run {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = make_disk(directory.path(), drivers);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_storlock"));
+    command
+        .args([
+            "run",
+            "--firmware",
+            "--memory",
+            "256M",
+            "--time-limit",
+            "500s",
+            "--report-dir",
+        ])
+        .arg(directory.path().join("report"))
+        .arg("--disk")
+        .arg(format!("{},snapshot", disk.display()))
+        .args(["--driver", driver])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    Run {
+        output: finish(command.spawn().unwrap()),
+        directory,
+    }
+}
+
+fn errors(run: &Run) -> String {
+    String::from_utf8_lossy(&run.output.stderr).into_owned()
+}
+
+#[test]
+fn a_bug_in_a_driver_that_firmware_boots_from_disk_is_found_at_its_place() {
+    if !ground_boots_firmware() {
+        return;
+    }
+    let bug = support::BUGS
+        .iter()
+        .find(|bug| bug.0 == "vdisk-release-on-error-path")
+        .unwrap();
+    // The path of its file gives the symbols; the guest knows nothing of it.
+    let path = images().join(format!("miniports/{}.sys", bug.0));
+    let run = boot(&[bug.0], path.to_str().unwrap(), &[]);
+
+    assert_found_once_at_its_place(bug, &run);
+    let report = run.report();
+    let offset = report["violations"][0]["caller"]["offset"].as_u64().unwrap();
+    assert!(offset > 0x1000 && offset < 0x10000, "{offset:#x}");
+    let errors = errors(&run);
+    let steps = [
+        "firmware started",
+        "kernel at 0xfffff8",
+        ".sys at 0xfffff8",
+        "armed before its DriverEntry",
+    ];
+    let mut at = 0;
+    for step in steps {
+        at += errors[at..]
+            .find(step)
+            .unwrap_or_else(|| panic!("no {step:?} after {at} in: {errors}"));
+    }
+}
+
+#[test]
+fn a_driver_without_bugs_is_found_by_its_name_alone() {
+    if !ground_boots_firmware() {
+        return;
+    }
+    // The controller that the firmware used gets its driver, too.
+    let run = boot(&["nvme-ok", "vdisk-ok"], "VDISK-OK.SYS", &["--cpus", "3"]);
+
+    assert_nothing_found(&run);
+    assert!(run.serial().contains("tinynt: 3 processors"), "{run}");
+    let report = run.report();
+    assert_eq!(report["run"]["images"].as_array().unwrap().len(), 0, "{run}");
+}
