@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use storlock_vmm::boot::{BootFile, BootRequest, FileKind, KernelImage};
 use storlock_vmm::debug::BREAKPOINT_LIMIT;
-use storlock_vmm::machine::{ExitReason, InternalError, Machine, MachineConfig, MachineHandle, RunningMachine};
+use storlock_vmm::machine::{AtReset, ExitReason, InternalError, Machine, MachineConfig, MachineHandle, RunningMachine};
 use storlock_vmm::sandbox::{Sandbox, ThreadKind};
 use storlock_vmm::storage::nvme::{Fault, FaultInjector};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -29,7 +29,7 @@ use crate::target::kvm_debuggee::{self, KvmDebuggee, Order, Stops as DebuggerSto
 use crate::target::{Action, RunControl, StopReason, StoppedCpu};
 use crate::timing::Histogram;
 
-pub use self::disks::{Disk, DiskPlace};
+pub use self::disks::{Disk, DiskPlace, check_disks};
 
 /// An entry of the fault plan of the target's NVMe controller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +65,8 @@ pub struct GuestOptions {
     pub serial_copy: Option<PathBuf>,
     /// Whether the guest sees Hyper-V's interface.
     pub hyperv: bool,
+    /// What a reset does to a guest that boots by firmware.
+    pub at_reset: AtReset,
     /// Limits of the machine's threads, and of the one that starts it.
     pub sandbox: Sandbox,
 }
@@ -136,6 +138,7 @@ impl Guest {
             step_over: None,
             serial: Some(Box::new(console)),
             hyperv: options.hyperv,
+            at_reset: options.at_reset,
             sandbox: options.sandbox,
             ..MachineConfig::default()
         };

@@ -4,13 +4,14 @@
 //! Talks to the file system and to the machine.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Read as _};
+use std::io::{self, BufWriter, Read as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use storlock_vmm::boot::{FirmwareRequest, LinuxRequest, NamedFile, VariableStore, is_linux_kernel};
 use storlock_vmm::devices::ramfb::Picture;
 use storlock_vmm::machine::ExitReason;
+use storlock_vmm::storage::backend::lock_for_writing;
 
 use super::interrupt::Interrupt;
 use super::run::{self, Arguments};
@@ -147,12 +148,27 @@ fn variables(file: Option<&Path>, template: Option<&Path>) -> anyhow::Result<Opt
     }
     let file = OpenOptions::new().read(true).write(true).open(path);
     let file = file.with_context(|| format!("cannot write the firmware's variables {}", path.display()))?;
+    lock(&file, path)?;
     let NamedFile { name, data } = read(path)?;
     Ok(Some(VariableStore {
         name,
         content: data,
         file: Some(file),
     }))
+}
+
+/// Keeps a second guest, of this program or of QEMU, from the same variables.
+fn lock(file: &File, path: &Path) -> anyhow::Result<()> {
+    lock_for_writing(file).or_else(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => Err(anyhow!(
+            "the firmware's variables {} are in use by another program: give each guest a file of its own",
+            path.display()
+        )),
+        _ => {
+            eprintln!("note: the firmware's variables {} cannot be locked: {error}", path.display());
+            Ok(())
+        }
+    })
 }
 
 /// Runs the guest to its end.
@@ -185,7 +201,12 @@ pub fn execute(arguments: &Arguments, start: Start) -> Result<u8, Failure> {
     for failure in &end.disk_failures {
         eprintln!("warning: {failure}");
     }
-    println!("{} (after {:.1} s)", end.reason, end.duration.as_secs_f64());
+    let restarts = match end.restarts {
+        0 => String::new(),
+        1 => ", started again once".to_owned(),
+        more => format!(", started again {more} times"),
+    };
+    println!("{} (after {:.1} s{restarts})", end.reason, end.duration.as_secs_f64());
     let condition = match end.reason {
         ExitReason::PowerOff | ExitReason::Reset => return Ok(0),
         ExitReason::Stopped if interrupt.happened() => Condition::Interrupted,

@@ -114,9 +114,8 @@ impl Session {
     }
 
     fn can_catch(&self) -> bool {
-        self.watches
-            .get()
-            .is_some_and(|watches| watches.len() < self.config.hooks)
+        let watches = self.watches.load();
+        !watches.is_empty() && watches.len() < self.config.hooks
     }
 }
 
