@@ -16,6 +16,14 @@ use crate::msr;
 /// IA32_TIME_STAMP_COUNTER: goes on over a reset, on all processors alike. Set one after the other they would differ.
 const TIME_STAMP_COUNTER: u32 = 0x10;
 
+/// The memory type ranges, which KVM does not list (Intel SDM volume 3, 12.11): variable ones, fixed ones, default type.
+fn memory_type_ranges() -> impl Iterator<Item = u32> {
+    (0x200..=0x20f)
+        .chain([0x250, 0x258, 0x259])
+        .chain(0x268..=0x26f)
+        .chain([0x2ff])
+}
+
 /// One processor after power-on.
 pub(crate) struct PoweredCpu {
     regs: kvm_regs,
@@ -33,9 +41,10 @@ impl PoweredCpu {
     /// Saves the state of a processor that has not been run; `list` are the MSRs that KVM saves.
     pub(crate) fn save(vcpu: &VcpuFd, list: &MsrList) -> Result<Self, Error> {
         const ACTION: &str = "save the state of a processor";
-        let msrs = list.as_slice().iter().filter(|&&index| index != TIME_STAMP_COUNTER);
+        let listed = list.as_slice().iter().copied().chain(memory_type_ranges());
+        let msrs = listed.filter(|&index| index != TIME_STAMP_COUNTER);
         // The list has registers that this processor lacks, which cannot be read.
-        let msrs = msrs.filter_map(|&index| Some((index, msr::read(vcpu, index).ok()?)));
+        let msrs = msrs.filter_map(|index| Some((index, msr::read(vcpu, index).ok()?)));
         Ok(Self {
             regs: vcpu.get_regs().map_err(Error::kvm(ACTION))?,
             sregs: vcpu.get_sregs().map_err(Error::kvm(ACTION))?,

@@ -23,8 +23,8 @@ use storlock_vmm::sandbox::Sandbox;
 use storlock_vmm::storage::backend::{ImageBackend, ImageOptions};
 use storlock_vmm::storage::nvme::{ControllerConfig, NvmeDevice};
 
-/// Wall-clock limit of one guest. On the svm ground one takes a tenth of it when nothing else runs there.
-pub const LIMIT: Duration = Duration::from_secs(400);
+/// Wall-clock limit of one guest. On the svm ground one takes a twentieth of it when nothing else runs there.
+pub const LIMIT: Duration = Duration::from_secs(1200);
 /// PCI slot of the first NVMe controller.
 const NVME_SLOT: u8 = 4;
 
