@@ -18,7 +18,9 @@ use storlock_vmm::boot::{BootRequest, FirmwareRequest, LinuxRequest};
 use storlock_vmm::debug::BREAKPOINT_LIMIT;
 use storlock_vmm::devices::power::PowerManagement;
 use storlock_vmm::devices::ramfb::{Picture, RamFb};
-use storlock_vmm::machine::{ExitReason, InternalError, Machine, MachineConfig, MachineHandle, RunningMachine};
+use storlock_vmm::machine::{
+    AtReset, ExitReason, InternalError, Machine, MachineConfig, MachineHandle, RunningMachine,
+};
 use storlock_vmm::sandbox::{Sandbox, ThreadKind};
 use storlock_vmm::storage::nvme::{Fault, FaultInjector, InterruptKind};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -33,7 +35,7 @@ use crate::target::kvm_debuggee::{self, KvmDebuggee, Order, Stops as DebuggerSto
 use crate::target::{Action, RunControl, StopReason, StoppedCpu};
 use crate::timing::Histogram;
 
-pub use self::disks::{Disk, DiskPlace};
+pub use self::disks::{Disk, DiskPlace, check_disks};
 
 /// An entry of the fault plan of the target's NVMe controller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +70,8 @@ pub struct GuestOptions {
     /// How long the guest may take to shut down after the power button was pressed, at the time limit or when the user
     /// interrupts the run; `None`: the button is not pressed.
     pub shutdown_grace: Option<Duration>,
+    /// What a reset does to a guest that boots by firmware.
+    pub at_reset: AtReset,
     /// Limits of the machine's threads, and of the one that starts it.
     pub sandbox: Sandbox,
 }
@@ -166,6 +170,7 @@ impl Guest {
             step_over: None,
             serial: Some(Box::new(console)),
             hyperv: options.hyperv,
+            at_reset: options.at_reset,
             sandbox: options.sandbox,
             ..MachineConfig::default()
         };

@@ -109,6 +109,42 @@ fn an_impossible_option_is_a_usage_error() {
 }
 
 #[test]
+fn disks_that_cannot_be_together_are_a_usage_error() {
+    let many = ["--disk", "mem:1M"].repeat(17);
+    for (arguments, why) in [
+        (&["--disk", "mem:1M,namespace"][..], "the first disk"),
+        (&["--disk", "mem:1M,target", "--disk", "mem:1M,target"], "only one disk"),
+        (&many, "at most 16 disks"),
+    ] {
+        let (code, text) = refused(&driver(), arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {text}");
+        assert!(text.contains("--disk") && text.contains(why), "{text}");
+    }
+}
+
+#[test]
+fn firmware_variables_that_somebody_else_uses_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let (code, variables) = (directory.path().join("code.fd"), directory.path().join("vars.fd"));
+    fs::write(&code, [0; 4096]).unwrap();
+    fs::write(&variables, [0xff; 4096]).unwrap();
+    let user = fs::OpenOptions::new().read(true).write(true).open(&variables).unwrap();
+    storlock_vmm::storage::backend::lock_for_writing(&user).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_storlock"))
+        .args(["run", "--time-limit", "10s", "--firmware"])
+        .arg(&code)
+        .arg("--variables")
+        .arg(&variables)
+        .arg("--report-dir")
+        .arg(directory.path().join("report"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{text}");
+    assert!(text.contains("vars.fd") && text.contains("in use"), "{text}");
+}
+
+#[test]
 fn a_disk_file_that_is_in_use_is_refused_and_no_lock_stays_behind() {
     let directory = tempfile::tempdir().unwrap();
     let (code, text) = refused(

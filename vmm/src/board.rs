@@ -7,7 +7,7 @@ use std::io::Write;
 use std::sync::{Arc, Weak};
 
 use crate::bus::BusDevice;
-use crate::coordinator::{Phase, Shared};
+use crate::coordinator::Shared;
 use crate::devices::board::{Board, BoardParts};
 use crate::devices::rtc::MemorySizes;
 use crate::devices::{PowerControl, PowerEvent};
@@ -38,7 +38,7 @@ impl PowerControl for PowerNote {
             PowerEvent::Reset => ExitReason::Reset,
         };
         if let Some(machine) = self.machine.upgrade() {
-            machine.request(Phase::Paused, Some(reason));
+            machine.stop_for(reason);
         }
     }
 }

@@ -30,6 +30,10 @@ pub trait BusDevice: Send + Sync {
 
     /// Writes `data` at `offset` bytes from the start of the range.
     fn write(&self, offset: u64, data: &[u8]);
+
+    /// Takes the device back to the state after power-on, with its interrupt line released, and what it keeps over one
+    /// (flash, CMOS memory) kept. No vCPU executes and no device worker works meanwhile. May come more than once.
+    fn reset(&self) {}
 }
 
 /// A stretch of addresses and the device that answers there.
@@ -250,6 +254,15 @@ impl Bus {
 
     fn holds(&self, range: &BusRange) -> bool {
         range.last().is_some_and(|last| last <= self.last_address)
+    }
+
+    /// Resets every device at a fixed place; what is at a movable one belongs to such a device. See [`BusDevice::reset`].
+    pub fn reset(&self) {
+        // A device may move the movable ranges meanwhile.
+        let fixed = self.layers.lock().unwrap_or_else(PoisonError::into_inner).fixed.clone();
+        for range in fixed {
+            range.device.reset();
+        }
     }
 
     /// Performs one read of 1 to 8 bytes. An access that spans several ranges is split between them.

@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::VmFd;
@@ -26,6 +26,7 @@ use crate::error::Error;
 use crate::exit::{CpuStatistics, ExitReason};
 use crate::machine::DeviceWorker;
 use crate::memory::GuestRam;
+use crate::power_on::{PoweredChips, PoweredCpu};
 
 /// Something to do on a parked vCPU's thread.
 pub(crate) type Job = Box<dyn FnOnce(&mut StoppedCpu<'_>) + Send>;
@@ -54,6 +55,8 @@ pub(crate) struct Control {
     pub(crate) events: VecDeque<ExitReason>,
     /// The guest has come to its end: it must not be resumed.
     pub(crate) finished: bool,
+    /// The guest asked for a reset that has not been carried out: no vCPU executes until then.
+    reset: bool,
     /// The set in force.
     pub(crate) breakpoints: Vec<Breakpoint>,
     /// The traps in force beside it.
@@ -134,8 +137,23 @@ pub(crate) struct Shared {
     pub(crate) cpus: Vec<CpuShared>,
     pub(crate) workers: Mutex<Vec<Arc<dyn DeviceWorker>>>,
     pub(crate) clock: Arc<GuestClock>,
+    /// Set where a reset goes on with the run.
+    pub(crate) restart: OnceLock<Restart>,
     control: Mutex<Control>,
     changed: Condvar,
+}
+
+/// What a reset needs that goes on with the run.
+pub(crate) struct Restart {
+    /// All vCPUs after power-on.
+    pub(crate) cpus: Vec<PoweredCpu>,
+    pub(crate) chips: PoweredChips,
+    /// MSRs whose writes exit from the start.
+    pub(crate) msr_exits: Vec<u32>,
+    /// Whether a triple fault is a reset.
+    pub(crate) at_triple_fault: bool,
+    /// Resets carried out.
+    pub(crate) count: AtomicU64,
 }
 
 /// What a vCPU thread is to do before it enters the guest again.
@@ -172,11 +190,13 @@ impl Shared {
             cpus: std::iter::repeat_with(CpuShared::new).take(cpus).collect(),
             workers: Mutex::default(),
             clock,
+            restart: OnceLock::new(),
             control: Mutex::new(Control {
                 wanted: Phase::Paused,
                 actual: Phase::Paused,
                 events: VecDeque::new(),
                 finished: false,
+                reset: false,
                 breakpoints: Vec::new(),
                 traps: Vec::new(),
                 stopping_since: None,
@@ -249,6 +269,25 @@ impl Shared {
             // Nobody is to start another instruction, whatever the coordinator is busy with.
             self.call_attention(&control, None);
         }
+        drop(control);
+        self.notify();
+    }
+
+    /// The guest has come to a point at which it cannot go on by itself: has it reset if that is what it wants and may,
+    /// else pauses the machine for `reason`. Does not wait; works on any thread.
+    pub(crate) fn stop_for(&self, reason: ExitReason) {
+        let restarts = self.restart.get().is_some_and(|restart| match reason {
+            ExitReason::Reset => true,
+            ExitReason::TripleFault { .. } => restart.at_triple_fault,
+            _ => false,
+        });
+        if !restarts {
+            return self.request(Phase::Paused, Some(reason));
+        }
+        tracing::info!("{reason}: the machine starts again");
+        let mut control = self.lock();
+        control.reset = true;
+        self.call_attention(&control, None);
         drop(control);
         self.notify();
     }
@@ -355,7 +394,7 @@ impl Shared {
                 return Order::End;
             }
             let held = control.cpus[cpu].motion == Motion::Hold;
-            if control.wanted == Phase::Running && control.actual == Phase::Running && !held {
+            if control.wanted == Phase::Running && control.actual == Phase::Running && !held && !control.reset {
                 break;
             }
             if !control.cpus[cpu].parked {
@@ -377,11 +416,24 @@ impl Shared {
     }
 
     /// Body of the coordinator thread: brings the machine from where it is to where it is wanted.
-    pub(crate) fn coordinate(&self) {
+    pub(crate) fn coordinate(self: &Arc<Self>) {
         let mut control = self.lock();
         loop {
             match (control.actual, control.wanted) {
                 (Phase::Ended, _) => return,
+                (_, wanted) if control.reset && !control.finished && wanted != Phase::Ended => {
+                    control.actual = Phase::Stopping;
+                    control = self.collect(control);
+                    if control.wanted != Phase::Ended {
+                        drop(control);
+                        self.restart();
+                        control = self.lock();
+                    }
+                    control.reset = false;
+                    // All stand still; who waits for that is told, and if nobody does the machine goes on.
+                    control.actual = Phase::Paused;
+                    self.notify();
+                }
                 (actual, wanted) if actual == wanted => control = self.wait(control),
                 (_, Phase::Running) => {
                     // Neither paused any more nor running yet: whoever asks for a pause now has to wait for it.
@@ -403,6 +455,56 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Takes the machine, in which nothing moves, back to the state after power-on. RAM keeps its content, breakpoints are
+    /// gone, traps stay. Devices are reset on the first vCPU's thread, which may do what that needs.
+    fn restart(self: &Arc<Self>) {
+        let Some(restart) = self.restart.get() else { return };
+        let mut control = self.lock();
+        control.breakpoints.clear();
+        control.epoch += 1;
+        control.cpus.iter_mut().for_each(|cpu| cpu.motion = Motion::default());
+        drop(control);
+        // The first vCPU last: its handler call is to see all others reset.
+        for index in (0..self.cpus.len()).rev() {
+            let this = Arc::clone(self);
+            let (sender, receiver) = mpsc::channel();
+            let job = move |cpu: &mut StoppedCpu<'_>| {
+                // The receiver waits below.
+                let _ = sender.send(this.restart_cpu(cpu));
+            };
+            let done = self.enqueue(index as u32, Box::new(job)).then(|| receiver.recv());
+            if let Some(Ok(Err(error))) = done {
+                return self.request(Phase::Paused, Some(ExitReason::Failed(Arc::new(error))));
+            }
+        }
+        restart.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The part of one vCPU, on its thread.
+    fn restart_cpu(&self, cpu: &mut StoppedCpu<'_>) -> Result<(), Error> {
+        let Some(restart) = self.restart.get() else {
+            return Ok(());
+        };
+        let index = cpu.index();
+        if index == 0 {
+            self.pio.reset();
+            self.mmio.reset();
+            restart.chips.restore(&self.vm)?;
+        }
+        if let Some(powered) = restart.cpus.get(index as usize) {
+            cpu.power_on(powered)?;
+        }
+        if index == 0 {
+            if !restart.msr_exits.is_empty() {
+                crate::msr::set_filter(&self.vm, &restart.msr_exits)?;
+            }
+            if let Some(handler) = &self.handler {
+                handler.reset(cpu);
+            }
+        }
+        Ok(())
     }
 
     /// Waits until every vCPU is parked (or gone) and every worker quiescent.

@@ -20,6 +20,7 @@ mod trap;
 
 use thiserror::Error;
 
+use crate::power_on::PoweredCpu;
 use crate::registers::{FloatingPoint, Registers, SpecialRegisters};
 use crate::translate::{self, TranslateError};
 use crate::vcpu::Vcpu;
@@ -85,6 +86,13 @@ pub trait DebugHandler: Send + Sync {
 
     /// The guest wrote `value` to the filtered MSR `msr`. The write has been performed; RIP is still at the `wrmsr`.
     fn msr_write(&self, cpu: &mut StoppedCpu<'_>, msr: u32, value: u64) -> HitAction;
+
+    /// The machine has been reset and goes on with the run once this returns. All vCPUs and workers stand still in the
+    /// state after power-on; `cpu` is the first vCPU. Breakpoints and awaited returns are gone, the MSR exits that the
+    /// machine was made with are in force.
+    fn reset(&self, cpu: &mut StoppedCpu<'_>) {
+        let _ = cpu;
+    }
 }
 
 /// How a vCPU gets past an instruction under a breakpoint.
@@ -264,6 +272,11 @@ impl<'a> StoppedCpu<'a> {
     #[must_use]
     pub fn can_catch_return(&self) -> bool {
         self.vcpu.debug_registers().can_catch()
+    }
+
+    /// Takes the vCPU back to the state after power-on.
+    pub(crate) fn power_on(&mut self, state: &PoweredCpu) -> Result<(), crate::Error> {
+        self.vcpu.power_on(state)
     }
 
     /// Replaces the breakpoints on every vCPU.

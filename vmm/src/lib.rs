@@ -28,6 +28,7 @@ mod emulate;
 mod exit;
 mod hyperv;
 mod msr;
+mod power_on;
 mod probe;
 mod rom;
 mod running;

@@ -5,16 +5,17 @@
 #![forbid(unsafe_code)]
 
 use std::io::Write;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError};
 
-use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
+use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, MsrList, kvm_pit_config};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
 use crate::board;
 use crate::boot::{self, BootInfo, BootRequest, FirmwareRequest, LinuxInfo, LinuxRequest};
-use crate::bus::Bus;
+use crate::bus::{Bus, BusDevice as _};
 use crate::capabilities::Capabilities;
-use crate::coordinator::{Control, Shared};
+use crate::coordinator::{Control, Restart, Shared};
 use crate::cpuid::Features;
 use crate::debug::{Breakpoint, DebugHandler, StepOver};
 use crate::devices::GuestClock;
@@ -30,6 +31,7 @@ use crate::hyperv;
 use crate::irq::{InterruptLine, IrqRouter};
 use crate::memory::GuestRam;
 use crate::pci::{INTA, PciAddress, PciBus};
+use crate::power_on::{PoweredChips, PoweredCpu};
 use crate::rom::Rom;
 pub use crate::running::{MachineHandle, RunningMachine};
 use crate::sandbox::{Sandbox, ThreadKind};
@@ -58,6 +60,18 @@ pub trait DeviceWorker: Send + Sync {
     fn stop(&self);
 }
 
+/// What becomes of a machine whose guest asks for a reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtReset {
+    /// The run ends: [`ExitReason::Reset`].
+    End,
+    /// Firmware starts again, with all vCPUs and devices in the state after power-on. RAM and what devices keep without
+    /// power (flash, CMOS memory, disks) stay. A triple fault ends the run: [`ExitReason::TripleFault`].
+    Restart,
+    /// So does a triple fault.
+    RestartAtTripleFault,
+}
+
 /// What a machine is made of.
 pub struct MachineConfig {
     /// Number of vCPUs, 1 to [`CPU_LIMIT`].
@@ -78,6 +92,8 @@ pub struct MachineConfig {
     pub debug_console: Option<Box<dyn Write + Send>>,
     /// Whether the guest sees Hyper-V's interface instead of KVM's.
     pub hyperv: bool,
+    /// What a reset does to a machine that boots by firmware; others end by it.
+    pub at_reset: AtReset,
     /// Limits of the machine's threads and its devices' workers.
     pub sandbox: Sandbox,
 }
@@ -95,6 +111,7 @@ impl Default for MachineConfig {
             serial2: None,
             debug_console: None,
             hyperv: false,
+            at_reset: AtReset::Restart,
             sandbox: Sandbox::none(),
         }
     }
@@ -109,6 +126,10 @@ pub struct Machine {
     method: Method,
     sandbox: Sandbox,
     address_bits: u32,
+    at_reset: AtReset,
+    msr_exits: Vec<u32>,
+    /// The MSRs that KVM saves.
+    saved_msrs: MsrList,
     booted: bool,
 }
 
@@ -134,6 +155,7 @@ impl Machine {
             .map(|index| create_vcpu(&vm, &features, index, config.cpus))
             .collect::<Result<Vec<_>, _>>()?;
         if !config.msr_exits.is_empty() {
+            msr::report_filtered(&vm)?;
             msr::set_filter(&vm, &config.msr_exits)?;
         }
         let buses = (Arc::new(Bus::pio()), Arc::new(Bus::mmio()));
@@ -160,6 +182,11 @@ impl Machine {
             },
             sandbox: config.sandbox,
             address_bits: features.address_bits(),
+            at_reset: config.at_reset,
+            msr_exits: config.msr_exits,
+            saved_msrs: kvm
+                .get_msr_index_list()
+                .map_err(Error::kvm("list the model-specific registers"))?,
             booted: false,
         })
     }
@@ -294,7 +321,7 @@ impl Machine {
     }
 
     /// Puts firmware where processors begin after a reset and tells it of the machine. It gives the PCI functions their
-    /// addresses itself.
+    /// addresses itself. A reset starts it again ([`AtReset`]).
     ///
     /// # Errors
     /// [`Error::Boot`] if it does not fit, [`Error::Kvm`] if KVM refuses.
@@ -307,7 +334,9 @@ impl Machine {
         // The slots of RAM come first.
         let slot = platform.ram.len() as u32;
         let code = Rom::new(&self.shared.vm, slot, code_at, &request.code.data, None)?;
+        let code = code.with_shadow(self.shared.ram.clone());
         code.map(true)?;
+        code.reset();
         let length = request.code.data.len() as u64;
         self.shared.mmio.insert(code_at, length, Arc::new(code))?;
         if let (Some(at), Some(store)) = (variables_at, request.variables) {
@@ -323,8 +352,27 @@ impl Machine {
             let fw_cfg = &self.board.fw_cfg;
             fw_cfg.add_writable_file(RAMFB_FILE, RAMFB_LENGTH, Arc::clone(display) as _)?;
         }
+        self.prepare_restart()?;
         self.booted = true;
         Ok(display)
+    }
+
+    /// Keeps what a reset puts back.
+    fn prepare_restart(&self) -> Result<(), Error> {
+        if self.at_reset == AtReset::End {
+            return Ok(());
+        }
+        let cpus = self.vcpus.iter().map(|vcpu| PoweredCpu::save(vcpu, &self.saved_msrs));
+        let restart = Restart {
+            cpus: cpus.collect::<Result<_, _>>()?,
+            chips: PoweredChips::save(&self.shared.vm)?,
+            msr_exits: self.msr_exits.clone(),
+            at_triple_fault: self.at_reset == AtReset::RestartAtTripleFault,
+            count: AtomicU64::new(0),
+        };
+        // A machine boots once.
+        let _ = self.shared.restart.set(restart);
+        Ok(())
     }
 
     /// What firmware and operating system are told of this machine.

@@ -9,15 +9,19 @@ use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, Vc
 
 use crate::error::Error;
 
-/// Makes writes of `msrs` exit. At most 16.
-pub(crate) fn set_filter(vm: &VmFd, msrs: &[u32]) -> Result<(), Error> {
+/// Lets filtered accesses exit; once, before [`set_filter`].
+pub(crate) fn report_filtered(vm: &VmFd) -> Result<(), Error> {
     let mut capability = kvm_enable_cap {
         cap: KVM_CAP_X86_USER_SPACE_MSR,
         ..Default::default()
     };
     capability.args[0] = u64::from(KVM_MSR_EXIT_REASON_FILTER);
     vm.enable_cap(&capability)
-        .map_err(Error::kvm("report filtered MSR accesses"))?;
+        .map_err(Error::kvm("report filtered MSR accesses"))
+}
+
+/// Makes writes of `msrs` exit. At most 16.
+pub(crate) fn set_filter(vm: &VmFd, msrs: &[u32]) -> Result<(), Error> {
     // A clear bit in the bitmap denies.
     let ranges: Vec<_> = msrs
         .iter()

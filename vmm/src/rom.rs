@@ -14,6 +14,7 @@ use vm_memory::{MmapRegion, VolatileMemory as _};
 use crate::bus::BusDevice;
 use crate::devices::pflash::FlashArray;
 use crate::error::Error;
+use crate::memory::GuestRam;
 
 /// Memory of the host that a guest may read directly.
 pub(crate) struct Rom {
@@ -23,7 +24,13 @@ pub(crate) struct Rom {
     memory: MmapRegion,
     /// Where changes are kept.
     file: Option<File>,
+    /// RAM to whose end of the first megabyte the end of the memory is copied at a reset.
+    shadow: Option<GuestRam>,
 }
+
+/// Where 16-bit firmware runs, below 1 MiB, and how much of it: the end of the memory at 4 GiB.
+const SHADOW_END: u64 = 1 << 20;
+const SHADOW_SIZE: u64 = 128 << 10;
 
 impl Rom {
     /// Memory with `content`, which has whole pages, to appear at guest-physical `base` by slot `slot`.
@@ -39,7 +46,15 @@ impl Rom {
             base,
             memory,
             file,
+            shadow: None,
         })
+    }
+
+    /// Has the end of the memory show below 1 MiB as well, as the chip set does after a reset. It is RAM there from the
+    /// start: firmware that makes its shadow writable (PAM registers) finds that it is.
+    pub(crate) fn with_shadow(mut self, ram: GuestRam) -> Self {
+        self.shadow = Some(ram);
+        self
     }
 
     /// Shows or hides the memory.
@@ -99,5 +114,15 @@ impl BusDevice for Rom {
 
     fn write(&self, offset: u64, data: &[u8]) {
         tracing::trace!(offset, ?data, "write to the firmware's code");
+    }
+
+    fn reset(&self) {
+        let Some(ram) = &self.shadow else { return };
+        let size = self.length().min(SHADOW_SIZE);
+        let mut code = vec![0; size as usize];
+        self.copy_out(self.length() - size, &mut code);
+        if let Err(error) = ram.write(SHADOW_END - size, &code) {
+            tracing::error!(%error, "the firmware cannot be shown below 1 MiB");
+        }
     }
 }

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::coordinator::{Control, Phase, Shared};
@@ -128,6 +129,13 @@ impl RunningMachine {
         look: impl FnOnce(&mut StoppedCpu<'_>) -> R + Send + 'static,
     ) -> Option<R> {
         self.handle().inspect(cpu, look)
+    }
+
+    /// How often the guest was reset and started again.
+    #[must_use]
+    pub fn restarts(&self) -> u64 {
+        let restart = self.shared.restart.get();
+        restart.map_or(0, |restart| restart.count.load(Ordering::Relaxed))
     }
 
     /// What each vCPU counted so far.

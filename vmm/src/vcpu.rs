@@ -23,6 +23,7 @@ use crate::exit::{ExitReason, INSTRUCTION_LIMIT, InternalError};
 use crate::hyperv;
 use crate::memory::GuestRam;
 use crate::msr;
+use crate::power_on::PoweredCpu;
 use crate::registers::{Registers, SpecialRegisters};
 use crate::translate;
 use debugger::StepRange;
@@ -157,9 +158,22 @@ impl Vcpu {
         }
     }
 
-    /// Asks the machine to pause for good, or at a breakpoint.
+    /// Asks the machine to pause for good or at a breakpoint, or to start again.
     fn end(&self, reason: ExitReason) {
-        self.shared.request(Phase::Paused, Some(reason));
+        self.shared.stop_for(reason);
+    }
+
+    /// Takes the vCPU back to the state after power-on. What was in force of breakpoints has to be given to it again.
+    pub(crate) fn power_on(&mut self, state: &PoweredCpu) -> Result<(), Error> {
+        state.restore(&self.fd)?;
+        self.debug = DebugRegisters::new();
+        self.step = None;
+        self.wanted_step = None;
+        self.step_over_at = None;
+        self.io_pending = false;
+        self.dirty = false;
+        self.fd.clear_sync_dirty_reg(SyncReg::Register);
+        self.load_all()
     }
 
     /// Obeys the coordinator if it has something to say; `false` ends the thread.

@@ -9,15 +9,14 @@
 
 mod pc;
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
-use pc::{Console, DebianKernel, ground_runs_operating_systems, machine, places, run_to};
-use storlock_vmm::boot::{FirmwareRequest, LinuxRequest, NamedFile, VariableStore};
-
-const OVMF: &str = "/usr/share/OVMF";
+use pc::firmware::{make_fat_disk, make_variables, ovmf};
+use pc::{Console, DebianKernel, ground_runs_operating_systems, machine, machine_of, places, run_to};
+use storlock_vmm::boot::{FirmwareRequest, LinuxRequest, NamedFile};
+use storlock_vmm::machine::MachineConfig;
 
 /// What OVMF does where nothing is: it looks for CPU hot-plug and for a TPM.
 const UNASSIGNED: (&str, &str) = ("r32@af00 x1, w32@af00 x2, w8@af05 x1", "r8@fed40000 x2");
@@ -35,56 +34,8 @@ echo script: done\r
 reset -s\r
 ";
 
-fn tool(command: &mut Command) {
-    let output = command
-        .output()
-        .expect("dosfstools and mtools are needed: scripts/setup guests");
-    assert!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
-
-/// A FAT disk with the shell's script.
-fn make_disk(directory: &Path) -> std::path::PathBuf {
-    let (disk, script) = (directory.join("disk"), directory.join("startup.nsh"));
-    fs::write(&disk, vec![0; 16 << 20]).unwrap();
-    fs::write(&script, STARTUP).unwrap();
-    tool(Command::new("/sbin/mkfs.vfat").arg(&disk));
-    tool(
-        Command::new("mcopy")
-            .arg("-i")
-            .arg(&disk)
-            .arg(&script)
-            .arg("::startup.nsh"),
-    );
-    disk
-}
-
-fn firmware(variables: &Path) -> FirmwareRequest {
-    let code = format!("{OVMF}/OVMF_CODE_4M.fd");
-    let file = OpenOptions::new().read(true).write(true).open(variables).unwrap();
-    FirmwareRequest {
-        code: NamedFile {
-            data: fs::read(&code).expect("OVMF is needed: Debian's package ovmf"),
-            name: code,
-        },
-        variables: Some(VariableStore {
-            name: variables.display().to_string(),
-            content: fs::read(variables).unwrap(),
-            file: Some(file),
-        }),
-        kernel: None,
-        display: false,
-    }
-}
-
-/// A store of variables as OVMF's package has it.
-fn make_variables(directory: &Path) -> PathBuf {
-    let variables = directory.join("variables");
-    fs::copy(format!("{OVMF}/OVMF_VARS_4M.fd"), &variables).unwrap();
-    variables
+fn make_disk(directory: &Path) -> PathBuf {
+    make_fat_disk(directory, 16 << 20, &[("startup.nsh", STARTUP.as_bytes())])
 }
 
 #[test]
@@ -98,7 +49,7 @@ fn ovmf_reaches_its_shell_and_keeps_its_variables_over_two_boots() {
     for expected in ["variables: new", "variables: kept"] {
         let console = Console::default();
         let mut machine = machine(1, 512, &disk, &console);
-        machine.boot_firmware(firmware(&variables)).unwrap();
+        machine.boot_firmware(ovmf(&variables)).unwrap();
         let (pio, mmio) = (Arc::clone(machine.pio()), Arc::clone(machine.mmio()));
         let took = run_to(machine, &console, "power-off");
         println!("OVMF from reset to power-off in {took:?}");
@@ -112,6 +63,65 @@ fn ovmf_reaches_its_shell_and_keeps_its_variables_over_two_boots() {
             assert!(said.contains(line), "no {line:?} in:\n{said}");
         }
     }
+}
+
+/// A boot sector that writes "booted by: BIOS" to COM1 and switches off.
+fn boot_sector() -> Vec<u8> {
+    let text = b"booted by: BIOS\r\n\0";
+    #[rustfmt::skip]
+    let code = [
+        0x31, 0xc0,             // xor ax, ax
+        0x8e, 0xd8,             // mov ds, ax
+        0xbe, 0x20, 0x7c,       // mov si, 7C20h: the text
+        0xba, 0xf8, 0x03,       // mov dx, 3F8h
+        0xac,                   // next: lodsb
+        0x84, 0xc0,             // test al, al
+        0x74, 0x03,             // jz off
+        0xee,                   // out dx, al
+        0xeb, 0xf8,             // jmp next
+        0xba, 0x04, 0xb0,       // off: mov dx, B004h (PM1 control)
+        0xb8, 0x00, 0x20,       // mov ax, 2000h (SLP_EN, S5)
+        0xef,                   // out dx, ax
+        0xf4,                   // hlt
+    ];
+    let mut sector = vec![0; 512];
+    sector[..code.len()].copy_from_slice(&code);
+    sector[0x20..0x20 + text.len()].copy_from_slice(text);
+    sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    sector
+}
+
+#[test]
+fn seabios_boots_from_the_disk() {
+    if !ground_runs_operating_systems() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let disk = directory.path().join("disk");
+    let mut image = boot_sector();
+    image.resize(1 << 20, 0);
+    fs::write(&disk, image).unwrap();
+    let code = "/usr/share/seabios/bios-256k.bin";
+    let request = FirmwareRequest {
+        code: NamedFile {
+            data: fs::read(code).expect("SeaBIOS is needed: scripts/setup guests"),
+            name: code.to_owned(),
+        },
+        variables: None,
+        kernel: None,
+        display: false,
+    };
+    let (console, log) = (Console::default(), Console::default());
+    let config = MachineConfig {
+        cpus: 2,
+        debug_console: Some(Box::new(log.clone())),
+        ..MachineConfig::default()
+    };
+    let mut machine = machine_of(config, &disk, &console);
+    machine.boot_firmware(request).unwrap();
+    run_to(machine, &console, "power-off");
+    println!("{}", log.text());
+    assert!(console.text().contains("booted by: BIOS"), "{}", log.text());
 }
 
 #[test]
@@ -135,7 +145,7 @@ fn ovmf_boots_debians_kernel_and_has_a_display() {
             command_line: "console=ttyS0 quiet".into(),
         }),
         display: true,
-        ..firmware(&variables)
+        ..ovmf(&variables)
     };
     let display = machine.boot_firmware(request).unwrap().unwrap();
     run_to(machine, &console, "power-off");

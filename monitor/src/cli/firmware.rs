@@ -3,12 +3,13 @@
 //! Talks to the file system. It must not know what the firmware boots.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::BufWriter;
+use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use storlock_vmm::boot::{FirmwareRequest, LinuxRequest, NamedFile, VariableStore};
 use storlock_vmm::devices::ramfb::Picture;
+use storlock_vmm::storage::backend::lock_for_writing;
 
 use super::input;
 use super::run::Arguments;
@@ -93,12 +94,30 @@ fn variables(file: Option<&Path>, template: Option<&Path>) -> anyhow::Result<Opt
     }
     let file = OpenOptions::new().read(true).write(true).open(path);
     let file = file.with_context(|| format!("cannot write the firmware's variables {}", path.display()))?;
+    lock(&file, path)?;
     let NamedFile { name, data } = read(path)?;
     Ok(Some(VariableStore {
         name,
         content: data,
         file: Some(file),
     }))
+}
+
+/// Keeps a second guest, of this program or of QEMU, from the same variables.
+fn lock(file: &File, path: &Path) -> anyhow::Result<()> {
+    lock_for_writing(file).or_else(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => Err(anyhow!(
+            "the firmware's variables {} are in use by another program: give each guest a file of its own",
+            path.display()
+        )),
+        _ => {
+            eprintln!(
+                "note: the firmware's variables {} cannot be locked: {error}",
+                path.display()
+            );
+            Ok(())
+        }
+    })
 }
 
 /// Opens the file for the screenshot, while files can still be opened.

@@ -111,7 +111,12 @@ pub fn execute(arguments: &Arguments, start: Start) -> Result<u8, Failure> {
     for failure in &end.disk_failures {
         eprintln!("warning: {failure}");
     }
-    println!("{} (after {:.1} s)", end.reason, end.duration.as_secs_f64());
+    let restarts = match end.restarts {
+        0 => String::new(),
+        1 => ", started again once".to_owned(),
+        more => format!(", started again {more} times"),
+    };
+    println!("{} (after {:.1} s{restarts})", end.reason, end.duration.as_secs_f64());
     let condition = match end.reason {
         ExitReason::PowerOff | ExitReason::Reset => return Ok(0),
         ExitReason::Stopped if interrupt.happened() => Condition::Interrupted,

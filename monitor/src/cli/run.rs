@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
+use storlock_vmm::machine::AtReset;
 use storlock_vmm::sandbox::{FileLimit, Sandbox};
 use storlock_vmm::storage::nvme::InterruptKind;
 
@@ -17,7 +18,7 @@ use super::options::{Limit, Size, Switch};
 use super::progress::Progress;
 use super::{Failure, debugger, disk, dump, fault, firmware, other_guest, output};
 use crate::gdb;
-use crate::machine::{Disk, Ended, Guest, GuestOptions, PlannedFault};
+use crate::machine::{Disk, Ended, Guest, GuestOptions, PlannedFault, check_disks};
 use crate::report::RunInfo;
 use crate::session::recording::Recording;
 use crate::session::trace::Trace;
@@ -100,6 +101,12 @@ pub struct Arguments {
     /// Give a guest that boots by firmware a display, and write what it shows at the end to this PNG file
     #[arg(long, value_name = "FILE", requires = "firmware")]
     pub screenshot: Option<PathBuf>,
+    /// End the run when a guest that boots by firmware is reset, instead of starting it again
+    #[arg(long, requires = "firmware")]
+    pub no_reboot: bool,
+    /// Take a triple fault of a guest that boots by firmware for a reset, as a PC does, instead of a crash
+    #[arg(long, requires = "firmware", conflicts_with = "no_reboot")]
+    pub reboot_at_triple_fault: bool,
     /// Show the guest the interface of Hyper-V instead of that of KVM, as Windows wants it [default: on with --firmware
     /// and --driver, else off]
     #[arg(long, value_enum, value_name = "on|off", num_args = 0..=1, require_equals = true, default_missing_value = "on")]
@@ -228,6 +235,7 @@ impl Arguments {
 /// # Errors
 /// [`Failure`] if the guest could not be started. Once it has started there is a report, whatever happens.
 pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
+    check_disks(&arguments.disk).map_err(|reason| Failure::usage(anyhow!("--disk: {reason}")))?;
     if let Some(start) = other_guest::wanted(arguments)? {
         return other_guest::execute(arguments, start);
     }
@@ -368,7 +376,19 @@ pub(super) fn machine_options(arguments: &Arguments, sandbox: Sandbox) -> GuestO
         serial_copy: arguments.serial.clone(),
         hyperv: arguments.hyperv(),
         shutdown_grace: arguments.shutdown_grace(),
+        at_reset: at_reset(arguments),
         sandbox,
+    }
+}
+
+/// What a reset does to a guest that boots by firmware.
+fn at_reset(arguments: &Arguments) -> AtReset {
+    if arguments.no_reboot {
+        AtReset::End
+    } else if arguments.reboot_at_triple_fault {
+        AtReset::RestartAtTripleFault
+    } else {
+        AtReset::Restart
     }
 }
 

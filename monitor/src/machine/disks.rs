@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use storlock_vmm::machine::Machine;
 use storlock_vmm::pci::PciAddress;
 use storlock_vmm::storage::backend::{
@@ -96,18 +96,27 @@ impl AttachedDisks {
     }
 }
 
+/// Whether a machine can have these disks together.
+///
+/// # Errors
+/// Why not.
+pub fn check_disks(disks: &[Disk]) -> Result<(), String> {
+    if disks.len() > DISK_LIMIT {
+        return Err(format!("a machine has at most {DISK_LIMIT} disks, not {}", disks.len()));
+    }
+    if disks.iter().filter(|disk| disk.target).count() > 1 {
+        return Err("only one disk can be the target's".to_owned());
+    }
+    if disks.first().is_some_and(|disk| disk.namespace) {
+        return Err("the first disk cannot be a namespace of the controller of a disk before it".to_owned());
+    }
+    Ok(())
+}
+
 /// Plugs in the controller of each disk, the fault plan at the target's.
 pub(super) fn attach(machine: &mut Machine, options: &GuestOptions) -> anyhow::Result<AttachedDisks> {
     let disks = &options.disks;
-    if disks.len() > DISK_LIMIT {
-        bail!("a machine has at most {DISK_LIMIT} disks, not {}", disks.len());
-    }
-    if disks.iter().filter(|disk| disk.target).count() > 1 {
-        bail!("only one disk can be the target's");
-    }
-    if disks.first().is_some_and(|disk| disk.namespace) {
-        bail!("the first disk cannot be a namespace of the controller of a disk before it");
-    }
+    check_disks(disks).map_err(anyhow::Error::msg)?;
     // Each controller with its disks, one a namespace.
     let controllers: Vec<&[Disk]> = disks.chunk_by(|_, next| next.namespace).collect();
     let is_target = |disks: &&[Disk]| disks.iter().any(|disk| disk.target);

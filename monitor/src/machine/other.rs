@@ -24,6 +24,8 @@ pub struct OtherEnd {
     pub reason: ExitReason,
     /// After which time.
     pub duration: Duration,
+    /// How often it was reset and started again.
+    pub restarts: u64,
     /// What the display showed.
     pub picture: Option<Picture>,
     /// What the host has failed to do with the disk images.
@@ -42,6 +44,7 @@ impl OtherGuest {
             memory: options.memory,
             serial: Some(Box::new(SerialLog::create(options)?)),
             hyperv: options.hyperv,
+            at_reset: options.at_reset,
             sandbox: options.sandbox,
             ..MachineConfig::default()
         };
@@ -78,6 +81,7 @@ impl OtherGuest {
         Ok(OtherEnd {
             reason,
             duration: began.elapsed(),
+            restarts: running.restarts(),
             picture: self.display.and_then(|display| display.picture()),
             disk_failures: self.disks.failures().collect(),
         })

@@ -2,7 +2,8 @@
 //!
 //! Talks to the watch plan and to the target. It must not know what a hit means.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use storlock_check::contract::{CONTRACTS, SystemModule, contracts_of_export};
@@ -67,9 +68,14 @@ impl Session {
         let printers = self.printers(state, &imports, free);
         let watched = watches.iter().map(|watch| watch.hook);
         let hooks: Vec<Hook> = watched.chain(printers.iter().map(|(hook, _)| *hook)).collect();
-        if self.printers.set(printers).is_err() || self.watches.set(watches).is_err() {
-            return state.fail("breakpoints were armed twice");
+        // Those of before a reset are not set any more, but the report tells all hits.
+        for old in self.watches.load().iter() {
+            if let Some(new) = watches.iter().find(|new| new.name == old.name) {
+                new.hits.fetch_add(old.hits.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
         }
+        self.printers.store(Arc::new(printers));
+        self.watches.store(Arc::new(watches));
         if let Err(error) = cpu.set_hooks(&hooks) {
             return state.fail(error.to_string());
         }

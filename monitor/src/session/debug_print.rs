@@ -38,11 +38,10 @@ impl Session {
 
     /// The hook with that number was hit: notes the line if it is a printing routine's.
     pub(crate) fn printed(&self, state: &mut State, cpu: &Recorder<'_>, id: u32) -> bool {
-        let printer = self.printers.get().and_then(|printers| {
-            let mut printers = printers.iter();
-            printers.find(|(hook, _)| hook.id == id).map(|(_, printer)| *printer)
-        });
-        let Some(printer) = printer else { return false };
+        let printers = self.printers.load();
+        let Some((_, printer)) = printers.iter().find(|(hook, _)| hook.id == id) else {
+            return false;
+        };
         if state.debug_print.lines.len() >= LINES {
             state.debug_print.not_kept += 1;
             return true;

@@ -173,7 +173,7 @@ impl Session {
     }
 
     fn watch_info(&self, state: &State) -> WatchInfo {
-        let watches = self.watches.get().map(Vec::as_slice).unwrap_or_default();
+        let watches = self.watches.load();
         let routines = watches.iter().map(|watch| WatchedRoutine {
             routine: watch.name.clone(),
             address: watch.hook.address,

@@ -83,7 +83,7 @@ impl Session {
         };
         state.notes.push(again);
         let plan = watch::plan(&imports, self.config.hooks);
-        let watched = self.watches.get().map_or(&[][..], Vec::as_slice);
+        let watched = self.watches.load();
         for planned in &plan.watches {
             let routine = export_name(planned.module, planned.export);
             let known = watched.iter().any(|watch| watch.name == routine)

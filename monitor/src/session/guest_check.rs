@@ -180,7 +180,7 @@ impl Session {
             return rows;
         }
         rows.push(row("processor control regions", checks.processors()));
-        rows.push(row("hits", hits(self.watches.get().map_or(&[][..], Vec::as_slice))));
+        rows.push(row("hits", hits(&self.watches.load())));
         rows.push(row("stepping over", self.step_over(state, end)));
         rows.push(row("clock", checks.clock(end.armed_ms)));
         rows

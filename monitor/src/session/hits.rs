@@ -124,10 +124,8 @@ impl Session {
 
     /// Whether a debug register is left.
     pub(crate) fn can_catch(&self) -> bool {
-        let printers = self.printers.get().map_or(0, Vec::len);
-        self.watches
-            .get()
-            .is_some_and(|watches| watches.len() + printers < self.config.hooks)
+        let (watches, printers) = (self.watches.load().len(), self.printers.load().len());
+        watches > 0 && watches + printers < self.config.hooks
     }
 }
 

@@ -24,14 +24,16 @@ mod modules;
 mod queue;
 pub mod recording;
 pub mod replay;
+mod restart;
 mod state;
 #[cfg(test)]
 mod tests;
 pub mod trace;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwap;
 use storlock_check::contract::Contract;
 use storlock_check::event::EventKind;
 
@@ -67,10 +69,10 @@ pub(crate) struct Watch {
 /// A monitored run.
 pub struct Session {
     config: Config,
-    /// Set once, before the first of these hooks can be hit.
-    watches: OnceLock<Vec<Watch>>,
+    /// Replaced at each arming, before the first of these hooks can be hit.
+    watches: ArcSwap<Vec<Watch>>,
     /// As `watches`, for the routines that print.
-    printers: OnceLock<Vec<(Hook, Printer)>>,
+    printers: ArcSwap<Vec<(Hook, Printer)>>,
     state: Mutex<State>,
     recording: Option<Recording>,
     trace: Option<Trace>,
@@ -96,8 +98,8 @@ impl Session {
         let state = Mutex::new(State::new(&config));
         Self {
             config,
-            watches: OnceLock::new(),
-            printers: OnceLock::new(),
+            watches: ArcSwap::default(),
+            printers: ArcSwap::default(),
             state,
             recording,
             trace,
@@ -125,6 +127,12 @@ impl Session {
                 Action::Resume
             }
             StopReason::Hook(id) => self.hook(cpu, id),
+            StopReason::Reset => {
+                let mut state = self.lock();
+                self.restart(&mut state);
+                self.record(cpu, state);
+                Action::Resume
+            }
             StopReason::CaughtReturn(cookie) => {
                 let context = decode::context(&cpu);
                 let value = cpu.registers().rax() as u32;
@@ -137,11 +145,8 @@ impl Session {
     }
 
     fn hook(&self, mut cpu: Recorder<'_>, id: u32) -> Action {
-        let watch = self
-            .watches
-            .get()
-            .and_then(|watches| watches.iter().find(|w| w.hook.id == id));
-        let Some(watch) = watch else {
+        let watches = self.watches.load();
+        let Some(watch) = watches.iter().find(|watch| watch.hook.id == id) else {
             let mut state = self.lock();
             if self.printed(&mut state, &cpu, id) {
                 self.record(cpu, state);

@@ -501,3 +501,34 @@ fn a_fault_that_finds_the_session_busy_waits_for_nobody_and_is_not_lost() {
     session.fault_injected(4);
     assert_eq!(session.lock().checker.statistics().faults, 2);
 }
+
+#[test]
+fn a_reset_forgets_the_kernel_and_the_locks_and_keeps_what_was_found() {
+    let session = Session::new(config(), None, None);
+    let mut guest = Fake::new();
+    guest.boot_and_arm(&session);
+    // Held over the reset: forgotten, so that the release of the second life is one too many.
+    guest.call(&session, ACQUIRE, 0x1100, 0, 0);
+    let armed = std::mem::take(&mut guest.hooks);
+    assert_eq!(session.handle(&mut guest, StopReason::Reset), Action::Resume);
+    // A hit that was under way finds nothing.
+    assert_eq!(
+        session.handle(&mut guest, StopReason::Hook(armed[0].id)),
+        Action::Resume
+    );
+    guest.boot_and_arm(&session);
+    assert!(guest.hooks.iter().all(|new| armed.iter().all(|old| old.id != new.id)));
+    guest.call(&session, ACQUIRE, 0x1100, 0, 0);
+    guest.call(&session, RELEASE, 0x1110, 2, 1);
+    guest.call(&session, RELEASE, 0x1120, 2, 0);
+    let report = session.report(&power_off());
+    assert_eq!(report.outcome, Outcome::Defect);
+    assert!(
+        report
+            .notes
+            .iter()
+            .any(|note| note.contains("was reset while its locks were watched"))
+    );
+    let hits: Vec<_> = report.watch.routines.iter().map(|watched| watched.hits).collect();
+    assert_eq!(hits, [2, 2], "those of both lives");
+}

@@ -145,6 +145,9 @@ pub enum StopReason {
     Hook(u32),
     /// It has returned to where [`Action::CatchReturn`] asked for.
     CaughtReturn(u64),
+    /// The machine has been reset and is about to start again; told once, for the first processor. All processors stand
+    /// still after power-on, no hook is set, and writes of LSTAR are intercepted as at the start.
+    Reset,
 }
 
 /// What the processor does next.

@@ -157,4 +157,8 @@ impl DebugHandler for Handler {
             HitAction::Resume
         }
     }
+
+    fn reset(&self, cpu: &mut VmmCpu<'_>) {
+        self.answer(cpu, StopReason::Reset);
+    }
 }

@@ -249,6 +249,7 @@ fn encode_stop(out: &mut Vec<u8>, stop: &Stop) {
         Some(StopReason::LstarWrite(v)) => (1, v),
         Some(StopReason::Hook(id)) => (2, u64::from(id)),
         Some(StopReason::CaughtReturn(cookie)) => (3, cookie),
+        Some(StopReason::Reset) => (4, 0),
     };
     out.push(tag);
     put(out, value);
@@ -349,6 +350,7 @@ fn decode_stop(payload: &[u8]) -> Option<Stop> {
         1 => Some(StopReason::LstarWrite(value)),
         2 => Some(StopReason::Hook(u32::try_from(value).ok()?)),
         3 => Some(StopReason::CaughtReturn(value)),
+        4 => Some(StopReason::Reset),
         _ => return None,
     };
     let mut registers = Registers::default();

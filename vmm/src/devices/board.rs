@@ -151,6 +151,8 @@ impl Board {
 mod tests {
     use std::sync::Weak;
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::devices::PowerEvent;
     use crate::devices::chipset::NoBars;
@@ -239,5 +241,74 @@ mod tests {
         let (bus, pci): (Weak<Bus>, Weak<PciBus>) = (Arc::downgrade(&pio), Arc::downgrade(&board.pci));
         drop((pio, board));
         assert!(bus.upgrade().is_none() && pci.upgrade().is_none());
+    }
+
+    /// Ports of all devices that a reset changes; the clock and CMOS memory have their own test.
+    const PORTS: [std::ops::Range<u64>; 8] = [
+        0x3f8..0x400,
+        0x2f8..0x300,
+        0x60..0x61,
+        0x64..0x65,
+        0x92..0x93,
+        0xb000..0xb008,
+        0x510..0x51c,
+        0xcf8..0xd00,
+    ];
+
+    /// Everything that a guest can read, in an order that reveals the most.
+    fn seen(pio: &Bus) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for port in [0x64, 0x60, 0x92, 0xcf9].into_iter().chain(0xb000..0xb008) {
+            let mut byte = [0];
+            pio.read(port, &mut byte);
+            bytes.extend(byte);
+        }
+        for port in (0x2f8..0x300).chain(0x3f8..0x400) {
+            let mut byte = [0];
+            pio.read(port, &mut byte);
+            bytes.extend(byte);
+        }
+        // The data port of the firmware configuration device stands at the signature.
+        let mut four = [0; 4];
+        four.iter_mut()
+            .for_each(|byte| pio.read(0x511, std::slice::from_mut(byte)));
+        bytes.extend(four);
+        pio.read(0xcf8, &mut four);
+        bytes.extend(four);
+        for function in [0u32, 1 << 11, 1 << 11 | 3 << 8] {
+            for register in (0..256).step_by(4) {
+                pio.write(0xcf8, &(0x8000_0000 | function | register).to_le_bytes());
+                pio.read(0xcfc, &mut four);
+                bytes.extend(four);
+            }
+        }
+        bytes
+    }
+
+    proptest! {
+        /// Whatever a guest did to the devices, after a reset they are as new, with their interrupt lines released.
+        #[test]
+        fn after_a_reset_the_board_is_as_new(
+            accesses in proptest::collection::vec(
+                (proptest::sample::select(&PORTS), any::<proptest::sample::Index>(), any::<u32>(), any::<bool>(), any::<bool>()),
+                0..80,
+            ),
+        ) {
+            let (pio, board, ..) = board();
+            for (range, index, value, wide, read) in accesses {
+                let port = range.start + index.index((range.end - range.start) as usize) as u64;
+                let bytes = value.to_le_bytes();
+                let mut data = if wide { bytes.to_vec() } else { bytes[..1].to_vec() };
+                if read {
+                    pio.read(port, &mut data);
+                } else {
+                    pio.write(port, &data);
+                }
+            }
+            board.power.press_power_button();
+            pio.reset();
+            let (new, _board, ..) = super::tests::board();
+            prop_assert_eq!(seen(&pio), seen(&new));
+        }
     }
 }

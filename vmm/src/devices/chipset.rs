@@ -20,6 +20,12 @@ const PMBA: u8 = 0x40;
 /// PMREGMISC: whether those ports are decoded.
 const PMREGMISC: u8 = 0x80;
 const PMIOSE: u8 = 1 << 0;
+/// DEVACTB: the byte with APMC_EN, which says that writes to the APM control port raise an SMI.
+const DEVACTB_3: u8 = 0x5b;
+const APMC_EN: u8 = 1 << 1;
+/// Subsystem of the host bridge: what 16-bit firmware (SeaBIOS) takes for the sign of a virtual PC whose devices it is to
+/// set up.
+const VIRTUAL_PC: (u16, u16) = (0x1af4, 0x1100);
 
 /// A function without BARs.
 pub(super) struct NoBars;
@@ -59,6 +65,8 @@ pub fn host_bridge() -> Result<PciFunction, ConfigError> {
         device_id: 0x1237,
         revision_id: 2,
         class_code: [0x06, 0x00, 0x00],
+        subsystem_vendor_id: VIRTUAL_PC.0,
+        subsystem_id: VIRTUAL_PC.1,
         ..FunctionDescription::default()
     };
     PciFunction::new(description, Interrupts::default(), Arc::new(NoBars))
@@ -108,6 +116,9 @@ pub fn power_management() -> Result<PciFunction, ConfigError> {
             constant(PMBA, low),
             constant(PMBA + 1, high),
             constant(PMREGMISC, PMIOSE),
+            // Nothing raises an SMI: firmware finds that somebody has set system management mode up before, and waits for
+            // no answer from there.
+            constant(DEVACTB_3, APMC_EN),
         ],
         ..FunctionDescription::default()
     };

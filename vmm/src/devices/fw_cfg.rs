@@ -350,6 +350,18 @@ impl BusDevice for FwCfg {
             _ => {}
         }
     }
+
+    fn reset(&self) {
+        let mut state = self.lock();
+        state.select(key::SIGNATURE);
+        state.dma_high = 0;
+        for item in state.items.values_mut() {
+            if let Some(receiver) = &item.receiver {
+                item.content.fill(0);
+                receiver.written(&item.content);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

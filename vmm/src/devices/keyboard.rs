@@ -115,6 +115,20 @@ struct KeyboardState {
     last_read: u8,
 }
 
+impl KeyboardState {
+    /// As after power-on and the firmware's tests.
+    fn powered() -> Self {
+        Self {
+            command_byte: command_byte::DEFAULT,
+            expect: Expect::Keyboard,
+            last_was_command: false,
+            scan_code_set: 2,
+            queue: VecDeque::new(),
+            last_read: 0,
+        }
+    }
+}
+
 /// The controller; offset 0 of [`KeyboardController::data_port`] is port 60h, of `command_port` port 64h.
 pub struct KeyboardController {
     interrupt: Arc<dyn InterruptLine>,
@@ -129,14 +143,7 @@ impl KeyboardController {
         Arc::new(Self {
             interrupt,
             power,
-            state: Mutex::new(KeyboardState {
-                command_byte: command_byte::DEFAULT,
-                expect: Expect::Keyboard,
-                last_was_command: false,
-                scan_code_set: 2,
-                queue: VecDeque::new(),
-                last_read: 0,
-            }),
+            state: Mutex::new(KeyboardState::powered()),
         })
     }
 
@@ -318,6 +325,11 @@ impl BusDevice for CommandPort {
         for &value in data {
             self.0.write_command(value);
         }
+    }
+
+    /// The data port is the same device's.
+    fn reset(&self) {
+        *self.0.lock() = KeyboardState::powered();
     }
 }
 

@@ -69,6 +69,15 @@ struct FlashState {
     status: u8,
 }
 
+impl FlashState {
+    /// Reads give the array.
+    const POWERED: Self = Self {
+        mode: Mode::Array,
+        expect: Expect::Command,
+        status: READY,
+    };
+}
+
 /// The device.
 pub struct Flash {
     array: Arc<dyn FlashArray>,
@@ -82,11 +91,7 @@ impl Flash {
         array.set_direct(true);
         Self {
             array,
-            state: Mutex::new(FlashState {
-                mode: Mode::Array,
-                expect: Expect::Command,
-                status: READY,
-            }),
+            state: Mutex::new(FlashState::POWERED),
         }
     }
 
@@ -174,6 +179,15 @@ impl BusDevice for Flash {
         if (before == Mode::Array) != (state.mode == Mode::Array) {
             self.array.set_direct(state.mode == Mode::Array);
         }
+    }
+
+    /// The array stays.
+    fn reset(&self) {
+        let mut state = self.lock();
+        if state.mode != Mode::Array {
+            self.array.set_direct(true);
+        }
+        *state = FlashState::POWERED;
     }
 }
 
@@ -265,6 +279,20 @@ mod tests {
         flash.write(0, &[0x12]);
         assert_eq!(read(&flash, 0), READY | BAD_SEQUENCE);
         assert!(memory.bytes.lock().unwrap().iter().all(|byte| *byte == 0x12));
+    }
+
+    #[test]
+    fn a_reset_keeps_the_array_and_ends_a_command() {
+        let (flash, memory) = flash(0xff);
+        flash.write(7, &[0x10]);
+        flash.write(7, &[0x42]);
+        flash.write(9, &[0x20]);
+        assert!(!memory.direct.load(Ordering::SeqCst));
+        flash.reset();
+        assert!(memory.direct.load(Ordering::SeqCst));
+        assert_eq!((read(&flash, 7), read(&flash, 8)), (0x42, 0xff));
+        flash.write(9, &[0xd0]);
+        assert_eq!(read(&flash, 7), 0x42, "the erase of before is forgotten");
     }
 
     proptest! {

@@ -185,6 +185,12 @@ impl BusDevice for PowerManagement {
             self.sleep(control);
         }
     }
+
+    fn reset(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        *state = PowerState::default();
+        self.update_sci(*state);
+    }
 }
 
 #[cfg(test)]
@@ -222,6 +228,17 @@ mod tests {
         assert_eq!(read(&device, 4), [1, 0], "SLP_EN reads as zero");
         device.write(5, &[0x20]);
         assert_eq!(power.events().len(), 2, "by a byte access too");
+    }
+
+    #[test]
+    fn a_reset_releases_the_sci() {
+        let (device, _, _, sci) = device_with_sci(TimerWidth::Bits32);
+        device.write(2, &PWRBTN.to_le_bytes());
+        device.press_power_button();
+        assert!(sci.level());
+        device.reset();
+        assert!(!sci.level());
+        assert_eq!(read(&device, 0), [0, 0, 0, 0, 1, 0, 0, 0]);
     }
 
     #[test]

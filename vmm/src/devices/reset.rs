@@ -51,6 +51,10 @@ impl BusDevice for ResetControl {
             }
         }
     }
+
+    fn reset(&self) {
+        self.register.store(0, Ordering::Relaxed);
+    }
 }
 
 /// Port A: changing this bit from 0 to 1 resets the processor.
@@ -89,6 +93,10 @@ impl BusDevice for PortA {
                 self.power.request(PowerEvent::Reset);
             }
         }
+    }
+
+    fn reset(&self) {
+        self.register.store(ALTERNATE_A20, Ordering::Relaxed);
     }
 }
 

@@ -59,6 +59,8 @@ const UIP: u8 = 1 << 7;
 const A_DEFAULT: u8 = 0x26;
 /// Register B: updates are stopped so that software can set the time.
 const SET: u8 = 1 << 7;
+/// Register B: periodic, alarm and update-ended interrupts, and the square wave.
+const INTERRUPT_ENABLES: u8 = 0b1111 << 3;
 /// Register B: binary rather than BCD.
 const DATA_MODE_BINARY: u8 = 1 << 2;
 /// Register B: 24 rather than 12 hours.
@@ -290,6 +292,13 @@ impl BusDevice for Rtc {
             }
         }
     }
+
+    /// The battery keeps time and memory; the reset line clears the interrupt enables.
+    fn reset(&self) {
+        let mut state = self.lock();
+        state.index = 0;
+        state.cmos[usize::from(register::B)] &= !INTERRUPT_ENABLES;
+    }
 }
 
 #[cfg(test)]
@@ -339,6 +348,20 @@ mod tests {
         assert_eq!(time(&rtc), [0x58, 0x59, 0x23, 5, 0x29, 0x02, 0x24, 0x20]);
         clock.set(Duration::from_secs(LEAP_DAY + 2));
         assert_eq!(time(&rtc), [0, 0, 0, 6, 1, 3, 0x24, 0x20]);
+    }
+
+    #[test]
+    fn a_reset_keeps_time_mode_and_memory_and_clears_the_interrupt_enables() {
+        let (rtc, _) = rtc(LEAP_DAY);
+        write(&rtc, register::B, DATA_MODE_BINARY | HOURS_24 | INTERRUPT_ENABLES);
+        write(&rtc, register::YEAR, 28);
+        write(&rtc, 0x40, 0x5a);
+        rtc.reset();
+        let mut index = [0xff];
+        rtc.read(1, &mut index);
+        assert_eq!(index, [58], "the seconds are selected");
+        assert_eq!(read(&rtc, register::B), DATA_MODE_BINARY | HOURS_24);
+        assert_eq!((read(&rtc, register::YEAR), read(&rtc, 0x40)), (28, 0x5a));
     }
 
     #[test]

@@ -87,6 +87,13 @@ impl BusDevice for SerialPort {
             }
         }
     }
+
+    fn reset(&self) {
+        let mut uart = self.lock();
+        let line = Arc::clone(&uart.interrupt_evt().0);
+        let output = std::mem::replace(uart.writer_mut(), Box::new(std::io::sink()));
+        *uart = Serial::new(Pulse(line), output);
+    }
 }
 
 #[cfg(test)]

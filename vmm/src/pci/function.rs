@@ -48,11 +48,17 @@ pub trait PciDevice: Send + Sync {
     fn bus_master_changed(&self, enabled: bool) {
         let _ = enabled;
     }
+
+    /// Takes what is behind the BARs back to the state after power-on; configuration space is there already. See
+    /// [`BusDevice::reset`].
+    fn reset(&self) {}
 }
 
 /// A function of a device on the PCI bus.
 pub struct PciFunction {
     config: Mutex<ConfigSpace>,
+    /// As it is after power-on.
+    powered: ConfigSpace,
     interrupts: Interrupts,
     /// Offsets of the registers that only this function has.
     own_registers: Vec<u8>,
@@ -70,8 +76,10 @@ impl PciFunction {
         device: Arc<dyn PciDevice>,
     ) -> Result<Self, ConfigError> {
         interrupts.describe(&mut description)?;
+        let config = ConfigSpace::new(&description)?;
         Ok(Self {
-            config: Mutex::new(ConfigSpace::new(&description)?),
+            powered: config.clone(),
+            config: Mutex::new(config),
             interrupts,
             own_registers: description.own_registers.iter().map(|own| own.offset).collect(),
             device,
@@ -80,6 +88,13 @@ impl PciFunction {
 
     fn config(&self) -> MutexGuard<'_, ConfigSpace> {
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the function and its device back to the state after power-on. The caller has the BARs placed anew.
+    pub(super) fn reset(&self) {
+        self.change_config(|config| config.clone_from(&self.powered));
+        self.interrupts.reset();
+        self.device.reset();
     }
 
     /// Reads configuration space.

@@ -205,6 +205,15 @@ impl PciBus {
         }
     }
 
+    /// Resets every function: bus mastering and decoding are off then.
+    fn reset(&self) {
+        let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for function in functions.values() {
+            function.reset();
+        }
+        self.place();
+    }
+
     /// Puts all BARs on the buses as the configuration spaces say now, and tells those devices whose BAR came, went or
     /// moved. The layout follows from the configuration spaces alone, whatever the order in which they were written.
     fn place(&self) {
@@ -330,5 +339,12 @@ impl BusDevice for ConfigPorts {
             self.bus
                 .config_write(address, register + (offset - CONFIG_DATA) as u8, data);
         }
+    }
+
+    /// The whole bus with it.
+    fn reset(&self) {
+        self.config_address.store(0, Ordering::SeqCst);
+        self.reset_control.reset();
+        self.bus.reset();
     }
 }

@@ -48,6 +48,15 @@ impl Interrupts {
         }
     }
 
+    /// Takes what configuration space does not hold back to the state after power-on: nothing is pending, and the table of
+    /// MSI-X is masked.
+    pub(super) fn reset(&self) {
+        if let Some(msix) = &self.msix {
+            msix.reset();
+        }
+        self.set_level(false);
+    }
+
     /// Adds the pin, and the capabilities in front of others.
     pub(super) fn describe(&self, description: &mut FunctionDescription) -> Result<(), ConfigError> {
         if self.intx.is_some() {

@@ -100,6 +100,23 @@ struct MsixState {
     bus_master: bool,
 }
 
+impl MsixState {
+    /// As after power-on.
+    fn powered(vectors: usize) -> Self {
+        let entry = Entry {
+            message: MsiMessage::default(),
+            vector_control: VECTOR_MASK,
+        };
+        Self {
+            entries: vec![entry; vectors],
+            pending: vec![0; vectors.div_ceil(64)],
+            enabled: false,
+            function_masked: false,
+            bus_master: false,
+        }
+    }
+}
+
 /// What the sink was told last; it can be told again, so it is no part of the state.
 type Routed = Vec<Option<MsiMessage>>;
 
@@ -122,25 +139,19 @@ impl Msix {
     #[must_use]
     pub fn new(layout: MsixLayout, sink: Arc<dyn MessageSink>) -> Self {
         let vectors = usize::from(layout.vectors);
-        let entry = Entry {
-            message: MsiMessage::default(),
-            vector_control: VECTOR_MASK,
-        };
-        let state = MsixState {
-            entries: vec![entry; vectors],
-            pending: vec![0; vectors.div_ceil(64)],
-            enabled: false,
-            function_masked: false,
-            bus_master: false,
-        };
         Self {
             layout,
             sink,
             inner: Mutex::new(Inner {
-                state,
+                state: MsixState::powered(vectors),
                 routed: vec![None; vectors],
             }),
         }
+    }
+
+    /// Masks all vectors and switches MSI-X off, as after power-on.
+    pub fn reset(&self) {
+        self.lock().state = MsixState::powered(usize::from(self.layout.vectors));
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -7,8 +7,9 @@
 use std::collections::BTreeMap;
 
 use kvm_bindings::{
-    kvm_debugregs, kvm_guest_debug, kvm_ioeventfd, kvm_irq_level, kvm_irq_routing, kvm_msr_filter, kvm_msrs, kvm_regs,
-    kvm_sregs, kvm_userspace_memory_region, kvm_xsave,
+    kvm_debugregs, kvm_guest_debug, kvm_ioeventfd, kvm_irq_level, kvm_irq_routing, kvm_irqchip, kvm_lapic_state,
+    kvm_mp_state, kvm_msr_filter, kvm_msrs, kvm_pit_state2, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
+    kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
@@ -101,6 +102,8 @@ const fn kvm(direction: u32, number: u32, size: usize) -> u32 {
 
 /// Requests of linux/kvm.h.
 const KVM_SET_USER_MEMORY_REGION: u32 = kvm(WRITE, 0x46, size_of::<kvm_userspace_memory_region>());
+/// For historical reasons a request to read as well.
+const KVM_SET_IRQCHIP: u32 = kvm(READ, 0x63, size_of::<kvm_irqchip>());
 const KVM_IRQ_LINE: u32 = kvm(WRITE, 0x61, size_of::<kvm_irq_level>());
 const KVM_SET_GSI_ROUTING: u32 = kvm(WRITE, 0x6a, size_of::<kvm_irq_routing>());
 const KVM_IOEVENTFD: u32 = kvm(WRITE, 0x79, size_of::<kvm_ioeventfd>());
@@ -111,6 +114,11 @@ const KVM_GET_SREGS: u32 = kvm(READ, 0x83, size_of::<kvm_sregs>());
 const KVM_SET_SREGS: u32 = kvm(WRITE, 0x84, size_of::<kvm_sregs>());
 const KVM_GET_MSRS: u32 = kvm(READ | WRITE, 0x88, size_of::<kvm_msrs>());
 const KVM_SET_MSRS: u32 = kvm(WRITE, 0x89, size_of::<kvm_msrs>());
+const KVM_SET_LAPIC: u32 = kvm(WRITE, 0x8f, size_of::<kvm_lapic_state>());
+const KVM_SET_MP_STATE: u32 = kvm(WRITE, 0x99, size_of::<kvm_mp_state>());
+const KVM_SET_VCPU_EVENTS: u32 = kvm(WRITE, 0xa0, size_of::<kvm_vcpu_events>());
+const KVM_SET_PIT2: u32 = kvm(WRITE, 0xa0, size_of::<kvm_pit_state2>());
+const KVM_SET_XCRS: u32 = kvm(WRITE, 0xa7, size_of::<kvm_xcrs>());
 const KVM_GET_XSAVE: u32 = kvm(READ, 0xa4, size_of::<kvm_xsave>());
 const KVM_SET_XSAVE: u32 = kvm(WRITE, 0xa5, size_of::<kvm_xsave>());
 const KVM_SET_GUEST_DEBUG: u32 = kvm(WRITE, 0x9b, size_of::<kvm_guest_debug>());
@@ -139,6 +147,15 @@ fn requests(kind: ThreadKind) -> &'static [u32] {
             KVM_IOEVENTFD,
             // The firmware's variables are taken out of the guest's sight while it writes them.
             KVM_SET_USER_MEMORY_REGION,
+            // A reset puts back the state after power-on.
+            KVM_SET_SREGS,
+            KVM_SET_LAPIC,
+            KVM_SET_XCRS,
+            KVM_SET_XSAVE,
+            KVM_SET_VCPU_EVENTS,
+            KVM_SET_MP_STATE,
+            KVM_SET_IRQCHIP,
+            KVM_SET_PIT2,
         ],
         // A controller gives its doorbells back on whatever thread it ends. Its worker sets the level of its pin.
         ThreadKind::Worker => &[KVM_IOEVENTFD, KVM_IRQ_LINE],
@@ -152,7 +169,7 @@ fn requests(kind: ThreadKind) -> &'static [u32] {
 /// The device requests that a debugger adds.
 fn debugger_requests(kind: ThreadKind) -> &'static [u32] {
     match kind {
-        ThreadKind::Vcpu => &[KVM_SET_SREGS, KVM_SET_XSAVE],
+        ThreadKind::Vcpu => &[],
         _ => &[],
     }
 }
@@ -217,6 +234,11 @@ mod tests {
         assert_eq!(KVM_SET_GUEST_DEBUG, 0x4048_ae9b);
         assert_eq!(KVM_IOEVENTFD, 0x4040_ae79);
         assert_eq!(KVM_GET_XSAVE, 0x9000_aea4);
+        assert_eq!(KVM_SET_IRQCHIP, 0x8208_ae63);
+        assert_eq!(KVM_SET_LAPIC, 0x4400_ae8f);
+        assert_eq!(KVM_SET_PIT2, 0x4070_aea0);
+        assert_eq!(KVM_SET_VCPU_EVENTS, 0x4040_aea0);
+        assert_eq!(KVM_SET_XCRS, 0x4188_aea7);
         assert_eq!(KVM_SET_USER_MEMORY_REGION, 0x4020_ae46);
     }
 

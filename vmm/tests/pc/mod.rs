@@ -6,13 +6,15 @@
 // clippy sees that a `#[test]` is a test, not that this module serves nothing else.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod firmware;
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use storlock_vmm::boot::NamedFile;
+use storlock_vmm::boot::{LinuxRequest, NamedFile};
 use storlock_vmm::bus::{Bus, UnassignedPlace};
 use storlock_vmm::kvm;
 use storlock_vmm::machine::{ExitReason, Machine, MachineConfig};
@@ -21,9 +23,9 @@ use storlock_vmm::sandbox::Sandbox;
 use storlock_vmm::storage::backend::{ImageBackend, ImageOptions};
 use storlock_vmm::storage::nvme::{ControllerConfig, InterruptKind, NvmeDevice};
 
-/// Wall-clock limit of one guest. On the svm ground one takes a tenth of it when nothing else runs there.
-pub const LIMIT: Duration = Duration::from_secs(400);
-/// PCI slot of the NVMe controller.
+/// Wall-clock limit of one guest. On the svm ground one takes a twentieth of it when nothing else runs there.
+pub const LIMIT: Duration = Duration::from_secs(1200);
+/// PCI slot of the first NVMe controller.
 const NVME_SLOT: u8 = 4;
 
 /// Whether the ground can run an operating system: its KVM executes every instruction.
@@ -79,14 +81,19 @@ pub fn machine(cpus: u32, mebibytes: u64, disk: &Path, console: &Console) -> Mac
 
 /// As [`machine`], with more to choose.
 pub fn machine_of(config: MachineConfig, disk: &Path, console: &Console) -> Machine {
-    machine_interrupted_by(InterruptKind::Msix, config, disk, console)
+    machine_with(config, &[(disk, ImageOptions::default())], console)
 }
 
-/// As [`machine_of`], with the best way to interrupt that the controller offers.
+/// As [`machine_of`], with any number of disks on a controller each.
+pub fn machine_with(config: MachineConfig, disks: &[(&Path, ImageOptions)], console: &Console) -> Machine {
+    machine_interrupted_by(InterruptKind::Msix, config, disks, console)
+}
+
+/// As [`machine_with`], with the best way to interrupt that the controllers offer.
 pub fn machine_interrupted_by(
     interrupts: InterruptKind,
     config: MachineConfig,
-    disk: &Path,
+    disks: &[(&Path, ImageOptions)],
     console: &Console,
 ) -> Machine {
     // Fails where an earlier test has done it already.
@@ -102,16 +109,127 @@ pub fn machine_interrupted_by(
         ..config
     };
     let mut machine = Machine::new(&kvm, config).unwrap();
-    let config = ControllerConfig {
-        // OVMF's driver wants two, whatever the number of processors.
-        queue_pairs: cpus.max(2) as u16,
-        interrupts,
-        ..ControllerConfig::default()
-    };
-    let backend = ImageBackend::open(disk, config.block_size, &ImageOptions::default()).unwrap();
-    let address = PciAddress::new(NVME_SLOT, 0).unwrap();
-    NvmeDevice::attach(&mut machine, address, config, vec![Box::new(backend)]).unwrap();
+    for (index, (path, options)) in (0u8..).zip(disks) {
+        let config = ControllerConfig {
+            // OVMF's driver wants two, whatever the number of processors.
+            queue_pairs: cpus.max(2) as u16,
+            unique_id: u32::from(index),
+            interrupts,
+            ..ControllerConfig::default()
+        };
+        let backend = ImageBackend::open(path, config.block_size, options).unwrap();
+        let address = PciAddress::new(NVME_SLOT + index, 0).unwrap();
+        NvmeDevice::attach(&mut machine, address, config, vec![Box::new(backend)]).unwrap();
+    }
     machine
+}
+
+/// A file of the Linux system that `scripts/lab/guest` makes.
+fn guest_file(name: &str) -> PathBuf {
+    let file = cache().join("guest").join(name);
+    assert!(file.exists(), "no {}: scripts/lab/guest makes it", file.display());
+    file
+}
+
+/// Its root file system: ext4 with busybox, fio and nvme-cli. For snapshots only.
+pub fn guest_root() -> PathBuf {
+    guest_file("root.ext4")
+}
+
+/// That system, whose first process runs the shell script `job`.
+pub fn guest_system(job: &str) -> LinuxRequest {
+    let mut initrd = fs::read(guest_file("initrd")).unwrap();
+    initrd.resize(initrd.len().next_multiple_of(4), 0);
+    let mut archive = Archive::default();
+    archive.add("job", 0o100755, job.as_bytes());
+    initrd.extend(archive.finish());
+    let kernel = guest_file("vmlinuz");
+    LinuxRequest {
+        kernel: NamedFile {
+            name: kernel.display().to_string(),
+            data: fs::read(kernel).unwrap(),
+        },
+        initrd: Some(NamedFile {
+            name: "the guest's initrd with a job".to_owned(),
+            data: initrd,
+        }),
+        command_line: "console=ttyS0 quiet".into(),
+    }
+}
+
+/// Where scripts keep what they have downloaded or built.
+fn cache() -> PathBuf {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let cache = std::env::var_os("STORLOCK_CACHE").map(PathBuf::from).or_else(|| {
+        let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home)?;
+        Some(base.join("storlock"))
+    });
+    cache.expect("HOME is not set")
+}
+
+/// What an init script begins with; `$B` is busybox.
+pub const PROLOGUE: &str = r#"#!/bin/busybox sh
+B=/bin/busybox
+$B mount -t proc none /proc
+$B mount -t sysfs none /sys
+$B mount -t devtmpfs none /dev
+while read -r module; do $B insmod /modules/$module || echo "FAILED: module $module"; done </modules/order
+for i in 1 2 3 4 5 6 7 8 9 10; do [ -b /dev/nvme0n1 ] && break; $B sleep 1; done
+"#;
+
+/// What an init script says of the machine at its end.
+pub const REPORT: &str = r#"
+B=/bin/busybox
+echo "processors: $($B nproc)"
+echo "clocksource: $($B cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+echo "vendor: $($B cat /sys/class/dmi/id/sys_vendor)"
+$B dmesg -r | $B grep '^<[0-4]>' | $B sed 's/^/complaint: /'
+echo "end of report"
+"#;
+
+/// What is as it should be: an i440FX has no memory-mapped configuration space, and the board no mouse.
+const EXPECTED: [&str; 2] = [
+    "fail to add mmconfig information",
+    "ps/2 appears to have aux port disabled",
+];
+
+/// Complaints of a kernel (warnings or worse) that are about the machine. A subsystem's mere name is enough.
+fn about_the_machine(line: &str) -> bool {
+    let line = line.to_lowercase();
+    let subsystems = [
+        "acpi",
+        "pci",
+        "nvme",
+        "apic",
+        "clocksource",
+        "tsc",
+        "irq",
+        "i8042",
+        "serial",
+        "rtc",
+        "dmi",
+        "bios",
+        "e820",
+        "bug",
+    ];
+    let expected = EXPECTED.iter().any(|part| line.contains(part));
+    !expected && subsystems.iter().any(|subsystem| line.contains(subsystem))
+}
+
+/// Checks that the guest has said these lines, that nothing has failed in it, and that its kernel has nothing to say
+/// against the machine.
+pub fn check_report(said: &str, wanted: &[&str]) {
+    for line in wanted.iter().chain(&["end of report"]) {
+        assert!(said.contains(line), "no {line:?} in:\n{said}");
+    }
+    let complaints: Vec<_> = said
+        .lines()
+        .filter(|line| line.starts_with("complaint: ") && about_the_machine(line))
+        .collect();
+    assert!(
+        complaints.is_empty() && !said.contains("FAILED"),
+        "{complaints:#?}\n{said}"
+    );
 }
 
 /// Runs a booted machine to its end, which has to be `wanted`; returns how long that took.
@@ -152,12 +270,7 @@ pub struct DebianKernel {
 
 impl DebianKernel {
     pub fn find() -> Self {
-        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-        let cache = std::env::var_os("STORLOCK_CACHE").map(PathBuf::from).or_else(|| {
-            let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home)?;
-            Some(base.join("storlock"))
-        });
-        let root = cache.expect("HOME is not set").join("lab/kernel");
+        let root = cache().join("lab/kernel");
         let versions = fs::read_dir(root.join("lib/modules"));
         let first = versions.ok().and_then(|mut entries| entries.next()?.ok());
         let entry =

@@ -50,6 +50,15 @@ pub(super) fn take(file: &File, writable: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes a file that is no disk image that of one writer, as QEMU does with all files of its guests, until the last
+/// descriptor of `file` is closed.
+///
+/// # Errors
+/// As for an image: [`io::ErrorKind::WouldBlock`] if somebody else uses the file; otherwise there are no such locks here.
+pub fn lock_for_writing(file: &File) -> io::Result<()> {
+    take(file, true)
+}
+
 fn byte_lock(kind: libc::c_int, byte: libc::off_t) -> libc::flock {
     libc::flock {
         l_type: kind as libc::c_short,

@@ -14,6 +14,7 @@ mod watched;
 
 use std::io;
 
+pub use file_lock::lock_for_writing;
 pub use format::ImageFormat;
 pub use image::{ImageBackend, ImageOptions};
 pub use memory::MemoryBackend;

@@ -218,6 +218,11 @@ impl PciDevice for NvmeDevice {
     fn bus_master_changed(&self, enabled: bool) {
         self.worker.set_bus_master(enabled);
     }
+
+    fn reset(&self) {
+        self.worker.registers().reset_function();
+        self.worker.kick();
+    }
 }
 
 impl DeviceWorker for NvmeDevice {

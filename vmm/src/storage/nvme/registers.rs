@@ -259,6 +259,15 @@ impl RegisterState {
         true
     }
 
+    /// A reset of the PCI function (section 7.3.2): every register is as after power on at once. What else the controller
+    /// remembers it forgets before it looks at anything that is written from now on.
+    fn reset_function(&mut self) {
+        *self = Self {
+            reset_pending: true,
+            ..Self::default()
+        };
+    }
+
     fn write_doorbell(&mut self, offset: u64, value: u32) -> bool {
         if !self.takes_doorbells() {
             return false;
@@ -402,6 +411,11 @@ impl RegisterFile {
     /// hand, until [`calm`](Self::calm) is called.
     pub fn interrupt_work(&self) {
         self.attention.store(true, Ordering::Release);
+    }
+
+    /// Resets the function. The controller is at rest.
+    pub fn reset_function(&self) {
+        self.lock().reset_function();
     }
 
     /// Takes [`interrupt_work`](Self::interrupt_work) back.

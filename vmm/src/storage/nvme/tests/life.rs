@@ -290,3 +290,31 @@ fn a_subsystem_reset_helps_out_of_a_fatal_error_and_a_shutdown() {
     driver.settle();
     assert_eq!(driver.read(0x1c), 1 << 4, "it had not occurred yet when it was cleared");
 }
+
+#[test]
+fn after_a_reset_of_the_function_the_controller_is_as_new_but_for_its_logs() {
+    let mut driver = Driver::with_io_queue();
+    driver.write(0x0c, 0xff);
+    // A command is waiting, and one more doorbell is written before the reset.
+    driver.write(0x1000, 1);
+    let counters = driver.controller.state().counters.clone();
+    driver.registers.reset_function();
+    let new = Driver::cold();
+    assert_eq!(driver.read(0x1c), 0, "CSTS, before the controller has looked");
+    driver.settle();
+    let registers = |driver: &Driver| (0..0x40).step_by(4).map(|at| driver.read(at)).collect::<Vec<_>>();
+    assert_eq!(registers(&driver), registers(&new));
+    let mut wanted = new.controller.state().clone();
+    wanted.counters = counters;
+    assert_eq!(*driver.controller.state(), wanted);
+    driver.enable();
+    driver.create_queue_pair(1);
+}
+
+#[test]
+fn a_controller_that_is_enabled_right_after_a_reset_forgets_first() {
+    let mut driver = Driver::with_io_queue();
+    driver.registers.reset_function();
+    driver.enable();
+    assert!(driver.controller.state().submission_queues[1].is_none());
+}
