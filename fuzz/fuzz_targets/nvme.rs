@@ -1,8 +1,11 @@
 //! An NVMe controller under a hostile driver: registers, doorbells, guest memory and commands in any order.
 #![no_main]
 
+use std::sync::{Arc, Mutex};
+
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
+use storlock_vmm::irq::InterruptMode;
 use storlock_vmm::storage::backend::MemoryBackend;
 use storlock_vmm::storage::nvme::{Controller, ControllerConfig, InterruptSink, Progress};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -11,6 +14,14 @@ const MEMORY: usize = 1 << 20;
 const DISK: usize = 1 << 18;
 /// CC with EN, IOSQES and IOCQES.
 const ENABLE: u32 = 0x0046_0001;
+
+#[derive(Clone, Copy, Debug, Default, Arbitrary)]
+enum Mode {
+    #[default]
+    Msix,
+    Msi(u8),
+    Intx,
+}
 
 #[derive(Debug, Arbitrary)]
 enum Step {
@@ -48,14 +59,36 @@ enum Step {
         entries: u8,
     },
     BusMaster(bool),
+    /// How the function interrupts from now on.
+    Interrupts(Mode),
     Process,
 }
 
-struct Interrupts;
+#[derive(Default)]
+struct Interrupts(Mutex<(Mode, bool)>);
 
 impl InterruptSink for Interrupts {
+    fn mode(&self) -> InterruptMode {
+        match self.0.lock().expect("no panic").0 {
+            Mode::Msix => InterruptMode::Msix,
+            Mode::Msi(log2) => InterruptMode::Msi {
+                messages: 1 << (log2 % 6),
+            },
+            Mode::Intx => InterruptMode::Intx,
+        }
+    }
+
     fn signal(&self, vector: u16) {
-        assert!(vector <= 4);
+        let limit = match self.mode() {
+            InterruptMode::Msix => 5,
+            InterruptMode::Msi { messages } => messages,
+            InterruptMode::Intx => 0,
+        };
+        assert!(vector < limit);
+    }
+
+    fn set_level(&self, pending: bool) {
+        self.0.lock().expect("no panic").1 = pending;
     }
 }
 
@@ -75,6 +108,7 @@ fn submission_ring(queue: u8) -> u64 {
 struct Bench {
     memory: GuestMemoryMmap,
     controller: Controller,
+    interrupts: Arc<Interrupts>,
     tails: [u32; 8],
 }
 
@@ -85,17 +119,19 @@ impl Bench {
             queue_pairs: 4,
             ..ControllerConfig::default()
         };
+        let interrupts = Arc::<Interrupts>::default();
         let disk = Box::new(MemoryBackend::new(DISK));
         let controller = Controller::new(
             config,
             Box::new(memory.clone()),
-            Box::new(Interrupts),
+            Arc::clone(&interrupts) as _,
             Box::new(()),
             vec![disk],
         );
         let mut bench = Self {
             memory,
             controller: controller.expect("a controller"),
+            interrupts,
             tails: [0; 8],
         };
         let registers = bench.controller.registers();
@@ -153,6 +189,7 @@ impl Bench {
             Step::Command { queue, opcode, dwords } => self.command(queue, opcode, dwords),
             Step::Queues { id, entries } => self.create_queues(id, entries),
             Step::BusMaster(enabled) => self.controller.set_bus_master(enabled),
+            Step::Interrupts(mode) => self.interrupts.0.lock().expect("no panic").0 = mode,
             Step::Process => settle(&mut self.controller),
         }
     }

@@ -2,14 +2,15 @@
 #![no_main]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use storlock_vmm::bus::{Bus, BusDevice};
-use storlock_vmm::irq::{MessageSink, MsiMessage};
+use storlock_vmm::irq::{InterruptLine, InterruptMode, MessageSink, MsiMessage};
 use storlock_vmm::pci::{
-    Bar, CONFIG_PORTS_BASE, CONFIG_PORTS_LENGTH, ConfigPorts, FunctionDescription, Msix, MsixLayout, PciAddress,
-    PciBus, PciDevice, PciFunction, Resources,
+    Bar, CONFIG_PORTS_BASE, CONFIG_PORTS_LENGTH, ConfigPorts, FunctionDescription, Interrupts, Intx, Msi, Msix,
+    MsixLayout, PciAddress, PciBus, PciDevice, PciFunction, Resources,
 };
 
 const VECTORS: u16 = 3;
@@ -23,6 +24,7 @@ enum Step {
     MemoryWrite { offset: u16, data: [u8; 8], length: u8 },
     MemoryRead { offset: u16, length: u8 },
     Signal(u8),
+    Pin(bool),
 }
 
 struct Device;
@@ -38,14 +40,24 @@ impl PciDevice for Device {
     fn bus_master_changed(&self, _enabled: bool) {}
 }
 
-struct Sink;
+/// Takes messages of so many vectors.
+struct Sink(u16);
 
 impl MessageSink for Sink {
     fn set_messages(&self, changes: &[(u16, MsiMessage)]) {
-        assert!(changes.iter().all(|(vector, _)| *vector < VECTORS));
+        assert!(changes.iter().all(|(vector, _)| *vector < self.0));
     }
     fn send(&self, vector: u16) {
-        assert!(vector < VECTORS);
+        assert!(vector < self.0);
+    }
+}
+
+#[derive(Default)]
+struct Line(AtomicBool);
+
+impl InterruptLine for Line {
+    fn set_level(&self, asserted: bool) {
+        self.0.store(asserted, Ordering::Relaxed);
     }
 }
 
@@ -59,7 +71,8 @@ impl BusDevice for NoReset {
 struct Bench {
     pio: Arc<Bus>,
     mmio: Arc<Bus>,
-    msix: Arc<Msix>,
+    interrupts: Interrupts,
+    line: Arc<Line>,
 }
 
 impl Bench {
@@ -72,14 +85,19 @@ impl Bench {
             table_offset: 0x2000,
             pba_offset: 0x3000,
         };
-        let msix = Arc::new(Msix::new(layout, Arc::new(Sink)));
+        let line = Arc::<Line>::default();
+        let interrupts = Interrupts {
+            msix: Some(Arc::new(Msix::new(layout, Arc::new(Sink(VECTORS))))),
+            msi: Some(Arc::new(Msi::new(VECTORS, Arc::new(Sink(Msi::messages_for(VECTORS)))))),
+            intx: Some(Arc::new(Intx::new(Arc::clone(&line) as _))),
+        };
         let mut description = FunctionDescription {
             bars: [Some(Bar::memory64(BAR_SIZE)), None, Some(Bar::io(16)), None, None, None],
             ..FunctionDescription::default()
         };
-        let first = PciFunction::new(description.clone(), Some(Arc::clone(&msix)), Arc::new(Device));
+        let first = PciFunction::new(description.clone(), interrupts.clone(), Arc::new(Device));
         description.bars = [Some(Bar::memory32(0x1000)), None, None, None, None, None];
-        let second = PciFunction::new(description, None, Arc::new(Device));
+        let second = PciFunction::new(description, Interrupts::default(), Arc::new(Device));
         for (device, function) in [(4, first), (5, second)] {
             let address = PciAddress::new(device, 0).expect("an address");
             pci.add(address, Arc::new(function.expect("a function"))).expect("room");
@@ -92,7 +110,12 @@ impl Bench {
         let ports = Arc::new(ConfigPorts::new(pci, Arc::new(NoReset)));
         pio.insert(CONFIG_PORTS_BASE, CONFIG_PORTS_LENGTH, ports)
             .expect("free ports");
-        Self { pio, mmio, msix }
+        Self {
+            pio,
+            mmio,
+            interrupts,
+            line,
+        }
     }
 
     fn step(&self, step: &Step) {
@@ -117,7 +140,8 @@ impl Bench {
                 self.mmio
                     .read(memory(offset), &mut [0; 8][..1 + usize::from(length % 8)]);
             }
-            Step::Signal(vector) => self.msix.signal(u16::from(vector) % VECTORS),
+            Step::Signal(vector) => self.interrupts.signal(vector.into()),
+            Step::Pin(level) => self.interrupts.set_level(level),
         }
     }
 }
@@ -126,5 +150,7 @@ fuzz_target!(|steps: Vec<Step>| {
     let bench = Bench::new();
     for step in steps.iter().take(256) {
         bench.step(step);
+        let by_message = bench.interrupts.mode() != InterruptMode::Intx;
+        assert!(!(by_message && bench.line.0.load(Ordering::Relaxed)), "one way at a time");
     }
 });

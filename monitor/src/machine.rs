@@ -17,7 +17,7 @@ use storlock_vmm::boot::{BootFile, BootRequest, FileKind, KernelImage};
 use storlock_vmm::debug::BREAKPOINT_LIMIT;
 use storlock_vmm::machine::{ExitReason, InternalError, Machine, MachineConfig, MachineHandle, RunningMachine};
 use storlock_vmm::sandbox::{Sandbox, ThreadKind};
-use storlock_vmm::storage::nvme::{Fault, FaultInjector};
+use storlock_vmm::storage::nvme::{Fault, FaultInjector, InterruptKind};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use self::disks::AttachedDisks;
@@ -57,6 +57,8 @@ pub struct GuestOptions {
     pub command_line: String,
     /// The disks, each with a controller of its own.
     pub disks: Vec<Disk>,
+    /// The best way to interrupt that the controllers offer.
+    pub interrupts: InterruptKind,
     /// What the target's controller is to do wrong.
     pub faults: Vec<PlannedFault>,
     /// File for everything that the guest writes to its serial port.

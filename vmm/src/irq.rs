@@ -46,10 +46,24 @@ impl MsiMessage {
     }
 }
 
-/// Where the messages of one function's MSI-X vectors go.
+/// How a PCI function interrupts (PCI 6.8): one way at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InterruptMode {
+    /// By the level of its INTx pin, if it has one and the guest has not disabled it.
+    Intx,
+    /// By MSI, with so many messages: a power of two, 32 at most.
+    Msi {
+        /// What the guest has allocated.
+        messages: u16,
+    },
+    /// By MSI-X.
+    Msix,
+}
+
+/// Where the messages of one function's vectors go.
 pub trait MessageSink: Send + Sync {
-    /// From now on these vectors send these messages. Called when the guest takes the mask off a vector whose table
-    /// entry it changed, so it may be slow.
+    /// From now on these vectors send these messages. Called when the guest lets a vector send whose message it
+    /// changed, so it may be slow.
     fn set_messages(&self, changes: &[(u16, MsiMessage)]);
 
     /// Sends the message of `vector`. Called from any thread; must be fast and not wait.

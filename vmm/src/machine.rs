@@ -27,9 +27,9 @@ use crate::error::Error;
 pub use crate::exit::{CpuStatistics, ExitReason, InternalError};
 use crate::firmware::Platform;
 use crate::hyperv;
-use crate::irq::IrqRouter;
+use crate::irq::{InterruptLine, IrqRouter};
 use crate::memory::GuestRam;
-use crate::pci::PciBus;
+use crate::pci::{INTA, PciAddress, PciBus};
 use crate::rom::Rom;
 pub use crate::running::{MachineHandle, RunningMachine};
 use crate::sandbox::{Sandbox, ThreadKind};
@@ -250,13 +250,20 @@ impl Machine {
         board::end_at_port(&self.shared, port)
     }
 
+    /// The INTx pin of a function on PCI bus 0, of those that use INTA#. Where it leads is up to the guest: the PIRQ route
+    /// control registers connect it to an input of the interrupt controllers.
+    #[must_use]
+    pub fn interrupt_pin(&self, address: PciAddress) -> Arc<dyn InterruptLine> {
+        self.board.pirq.pin(address.device(), INTA - 1)
+    }
+
     /// Puts a kernel and its files into memory, gives the PCI functions their addresses and puts every vCPU at the
     /// kernel's entry point.
     ///
     /// # Errors
     /// [`Error::Boot`] if something cannot be loaded, [`Error::Pci`] if the functions need more space than there is, [`Error::Kvm`] if KVM refuses.
     pub fn boot(&mut self, request: &BootRequest) -> Result<BootInfo, Error> {
-        self.board.pci.assign_resources(&board::pci_resources())?;
+        self.board.configure_pci(&board::pci_resources())?;
         let tsc_hz = self
             .vcpus
             .first()
@@ -277,7 +284,7 @@ impl Machine {
     /// As [`Machine::boot`].
     pub fn boot_linux(&mut self, request: &LinuxRequest) -> Result<LinuxInfo, Error> {
         let platform = self.platform();
-        self.board.pci.assign_resources(&board::pci_resources())?;
+        self.board.configure_pci(&board::pci_resources())?;
         let info = boot::load_linux(&self.shared.ram, request, &platform)?;
         for (index, vcpu) in (0..).zip(&self.vcpus) {
             boot::set_linux_entry_state(vcpu, &info, index)?;

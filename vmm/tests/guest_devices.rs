@@ -223,7 +223,7 @@ fn plug_ringer(machine: &Machine, rung: EventFd) {
         bars: [Some(Bar::memory64(0x2000)), None, None, None, None, None],
         ..FunctionDescription::default()
     };
-    let function = PciFunction::new(description, Some(msix), ringer).unwrap();
+    let function = PciFunction::new(description, msix.into(), ringer).unwrap();
     machine
         .pci()
         .add(PciAddress::new(4, 0).unwrap(), Arc::new(function))

@@ -93,8 +93,7 @@ BOOLEAN NvmeEnable(PNVME_EXTENSION Extension)
     return WaitForReady(Extension, NVME_CSTS_READY);
 }
 
-/* Sends one admin command and polls for it. Result may be NULL. */
-static BOOLEAN Execute(PNVME_EXTENSION Extension, PNVME_REQUEST Request, PULONG Result)
+static BOOLEAN SendAndPoll(PNVME_EXTENSION Extension, PNVME_REQUEST Request, PULONG Result)
 {
     if (!NvmeSubmit(Extension, &Extension->Admin, Request)) {
         return FALSE;
@@ -111,6 +110,20 @@ static BOOLEAN Execute(PNVME_EXTENSION Extension, PNVME_REQUEST Request, PULONG 
     NvmeForget(&Extension->Admin, Request);
     StorPortDebugPrint(0, "nvme: admin command 0x%x was not completed\n", Request->Command.Opcode);
     return FALSE;
+}
+
+/*
+ * Sends one admin command and polls for it. Result may be NULL. The line is masked meanwhile: nobody serves the admin
+ * queue's interrupt, and the level would keep a processor, perhaps this one, in the interrupt routine.
+ */
+static BOOLEAN Execute(PNVME_EXTENSION Extension, PNVME_REQUEST Request, PULONG Result)
+{
+    BOOLEAN Good;
+
+    NvmeMaskLine(Extension, TRUE);
+    Good = SendAndPoll(Extension, Request, Result);
+    NvmeMaskLine(Extension, FALSE);
+    return Good;
 }
 
 static VOID PrepareAdmin(PNVME_REQUEST Request, UCHAR Opcode, ULONG64 Prp1, ULONG Dword10, ULONG Dword11)
@@ -168,9 +181,10 @@ static BOOLEAN CreatePair(PNVME_EXTENSION Extension, PNVME_QUEUE Queue)
     NVME_REQUEST Request;
 
     NvmeResetQueue(Queue);
-    /* The message of queue n is n; physically contiguous, interrupts enabled. */
+    /* The message of queue n is n, where there are so many; physically contiguous, interrupts enabled. */
+    Queue->Message = Extension->MessageCount > 1 ? Queue->Id : 0;
     PrepareAdmin(&Request, NVME_ADMIN_CREATE_COMPLETION_QUEUE, Queue->CompletionPhysical, Size,
-                 (ULONG)Queue->Id << 16 | 3);
+                 Queue->Message << 16 | 3);
     if (!Execute(Extension, &Request, NULL)) {
         return FALSE;
     }
@@ -203,6 +217,9 @@ BOOLEAN NvmeCreateQueues(PNVME_EXTENSION Extension)
     ULONG Granted = 0;
     NVME_REQUEST Request;
 
+    if (Extension->MessageCount < 2) {
+        Wanted = 1;
+    }
     PrepareAdmin(&Request, NVME_ADMIN_SET_FEATURES, 0, NVME_FEATURE_NUMBER_OF_QUEUES,
                  (Wanted - 1) << 16 | (Wanted - 1));
     if (!Execute(Extension, &Request, &Granted)) {

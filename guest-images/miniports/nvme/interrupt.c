@@ -1,33 +1,77 @@
-/* The message interrupts and the DPCs: completion of one queue, and reset of the controller. */
+/* The interrupt routines and the DPCs: completion of one queue, and reset of the controller. */
 #include "nvme.h"
 
-/* With the message's interrupt lock held. Message 0 is the admin queue's, which is polled. */
-BOOLEAN NTAPI NvmeMessageInterrupt(PVOID HwDeviceExtension, ULONG MessageId)
+static VOID QueueInterrupt(PNVME_EXTENSION Extension, PNVME_QUEUE Queue)
 {
-    PNVME_EXTENSION Extension = HwDeviceExtension;
-    PNVME_QUEUE Queue;
-
-    if (MessageId == 0 || MessageId > Extension->QueueCount) {
-        return TRUE;
-    }
-    Queue = &Extension->Queues[MessageId - 1];
     Queue->Interrupts++;
     Queue->InterruptPending = TRUE;
     StorPortIssueDpc(Extension, &Queue->Dpc, Queue, NULL);
+}
+
+/* With the message's interrupt lock held. Message 0 is the admin queue's, which is polled, unless it is the only one.
+ */
+BOOLEAN NTAPI NvmeMessageInterrupt(PVOID HwDeviceExtension, ULONG MessageId)
+{
+    PNVME_EXTENSION Extension = HwDeviceExtension;
+
+    for (ULONG Index = 0; Index < Extension->QueueCount; Index++) {
+        if (Extension->Queues[Index].Message == MessageId) {
+            QueueInterrupt(Extension, &Extension->Queues[Index]);
+        }
+    }
     return TRUE;
+}
+
+/* INTMS and INTMC (section 7.5.1.1.1). With messages the host leaves them alone. */
+VOID NvmeMaskLine(PNVME_EXTENSION Extension, BOOLEAN Mask)
+{
+    ULONG Register = Mask ? NVME_REGISTER_INTMS : NVME_REGISTER_INTMC;
+
+    if (Extension->MessageCount == 0) {
+        StorPortWriteRegisterUlong(Extension, (PULONG)(Extension->Registers + Register), 1);
+    }
+}
+
+/* With the interrupt lock held. The line may be another device's; it stays asserted until the DPC has been there, so
+ * the controller is masked until then. */
+BOOLEAN NTAPI NvmeLineInterrupt(PVOID HwDeviceExtension)
+{
+    PNVME_EXTENSION Extension = HwDeviceExtension;
+    PNVME_QUEUE Queue = &Extension->Queues[0];
+
+    if (Extension->QueueCount == 0 || Queue->InterruptPending || !NvmeHasCompletion(Queue)) {
+        return FALSE;
+    }
+    NvmeMaskLine(Extension, TRUE);
+    QueueInterrupt(Extension, Queue);
+    return TRUE;
+}
+
+static BOOLEAN TakeFlag(PNVME_QUEUE Queue)
+{
+    BOOLEAN Pending = Queue->InterruptPending;
+
+    Queue->InterruptPending = FALSE;
+    return Pending;
 }
 
 static BOOLEAN TakePending(PNVME_EXTENSION Extension, PNVME_QUEUE Queue)
 {
+    STOR_LOCK_HANDLE Handle = {0};
     ULONG OldIrql = 0;
     BOOLEAN Pending;
 
-    if (StorPortAcquireMSISpinLock(Extension, Queue->Id, &OldIrql) != STOR_STATUS_SUCCESS) {
+    if (Extension->MessageCount == 0) {
+        StorPortAcquireSpinLock(Extension, InterruptLock, NULL, &Handle);
+        Pending = TakeFlag(Queue);
+        StorPortReleaseSpinLock(Extension, &Handle);
+        return Pending;
+    }
+    if (StorPortAcquireMSISpinLock(Extension, Queue->Message, &OldIrql) != STOR_STATUS_SUCCESS) {
         return TRUE;
     }
-    Pending = Queue->InterruptPending;
-    Queue->InterruptPending = FALSE;
-    StorPortReleaseMSISpinLock(Extension, Queue->Id, OldIrql);
+    Pending = TakeFlag(Queue);
+    StorPortReleaseMSISpinLock(Extension, Queue->Message, OldIrql);
     return Pending;
 }
 
@@ -44,6 +88,7 @@ VOID NTAPI NvmeQueueDpc(PSTOR_DPC Dpc, PVOID HwDeviceExtension, PVOID SystemArgu
     }
     StorPortAcquireSpinLock(Extension, DpcLock, Dpc, &Handle);
     Request = NvmeReap(Extension, Queue);
+    NvmeMaskLine(Extension, FALSE);
     StorPortReleaseSpinLock(Extension, &Handle);
     while (Request != NULL) {
         PNVME_REQUEST Next = Request->Next;

@@ -66,10 +66,7 @@ static BOOLEAN NTAPI HwInitialize(PVOID DeviceExtension)
            StorPortGetMSIInfo(Extension, Extension->MessageCount, &Information) == STOR_STATUS_SUCCESS) {
         Extension->MessageCount++;
     }
-    if (Extension->MessageCount < 2) {
-        StorPortDebugPrint(0, "nvme: needs two messages at least, got %u\n", Extension->MessageCount);
-        return FALSE;
-    }
+    StorPortDebugPrint(0, "nvme: %u messages\n", Extension->MessageCount);
     for (ULONG Index = 0; Index < NVME_MAX_QUEUES; Index++) {
         StorPortInitializeDpc(Extension, &Extension->Queues[Index].Dpc, NvmeQueueDpc);
     }
@@ -118,6 +115,7 @@ NTSTATUS NTAPI DriverEntry(PDRIVER_OBJECT DriverObject, PUNICODE_STRING Registry
     Data.HwInitialize = HwInitialize;
     Data.HwBuildIo = NvmeBuildIo;
     Data.HwStartIo = NvmeStartIo;
+    Data.HwInterrupt = NvmeLineInterrupt;
     Data.HwFindAdapter = HwFindAdapter;
     Data.HwResetBus = HwResetBus;
     Data.HwAdapterControl = HwAdapterControl;

@@ -52,14 +52,15 @@ typedef struct _NVME_QUEUE {
     ULONG Uses;
     PNVME_REQUEST Slots[NVME_QUEUE_ENTRIES];
     STOR_DPC Dpc;
-    volatile BOOLEAN InterruptPending; /* under the MSI lock of the queue's message */
+    ULONG Message;                     /* that its completions are told by; 0 with the line, too */
+    volatile BOOLEAN InterruptPending; /* under the MSI lock of that message, or the Interrupt lock */
     ULONG Interrupts;
 } NVME_QUEUE, *PNVME_QUEUE;
 
 typedef struct _NVME_EXTENSION {
     PUCHAR Registers;
     ULONG DoorbellStride;
-    ULONG MessageCount;
+    ULONG MessageCount; /* 0: the line is used */
     DISK_GEOMETRY Geometry;
     ULONG OptionalAdminCommands;
     ULONG QueueCount; /* I/O queues */
@@ -99,6 +100,7 @@ VOID NvmeShutdown(PNVME_EXTENSION Extension);
 ULONG64 NvmePhysical(PNVME_EXTENSION Extension, PVOID Address);
 
 /* queue.c: with the queue's DpcLock held, but for the admin queue */
+BOOLEAN NvmeHasCompletion(PNVME_QUEUE Queue); /* with no lock: a hint */
 BOOLEAN NvmeSubmit(PNVME_EXTENSION Extension, PNVME_QUEUE Queue, PNVME_REQUEST Request);
 PNVME_REQUEST NvmeReap(PNVME_EXTENSION Extension, PNVME_QUEUE Queue);
 PNVME_REQUEST NvmeTakeAll(PNVME_QUEUE Queue, PNVME_REQUEST List);
@@ -117,6 +119,8 @@ VOID NvmeCountUnmap(PNVME_EXTENSION Extension, ULONG Ranges);
 VOID NTAPI NvmeTimer(PVOID DeviceExtension);
 
 /* interrupt.c */
+BOOLEAN NTAPI NvmeLineInterrupt(PVOID HwDeviceExtension);
+VOID NvmeMaskLine(PNVME_EXTENSION Extension, BOOLEAN Mask);
 BOOLEAN NTAPI NvmeMessageInterrupt(PVOID HwDeviceExtension, ULONG MessageId);
 VOID NTAPI NvmeQueueDpc(PSTOR_DPC Dpc, PVOID HwDeviceExtension, PVOID SystemArgument1, PVOID SystemArgument2);
 VOID NTAPI NvmeResetDpc(PSTOR_DPC Dpc, PVOID HwDeviceExtension, PVOID SystemArgument1, PVOID SystemArgument2);

@@ -57,13 +57,18 @@ BOOLEAN NvmeSubmit(PNVME_EXTENSION Extension, PNVME_QUEUE Queue, PNVME_REQUEST R
     return TRUE;
 }
 
+BOOLEAN NvmeHasCompletion(PNVME_QUEUE Queue)
+{
+    return (Queue->Completion[Queue->Head].Status & 1) == Queue->Phase;
+}
+
 /* Takes every new completion; returns the requests in the order in which they were completed. */
 PNVME_REQUEST NvmeReap(PNVME_EXTENSION Extension, PNVME_QUEUE Queue)
 {
     PNVME_REQUEST First = NULL, *Link = &First;
     BOOLEAN Moved = FALSE;
 
-    while ((Queue->Completion[Queue->Head].Status & 1) == Queue->Phase) {
+    while (NvmeHasCompletion(Queue)) {
         volatile NVME_COMPLETION *Entry = &Queue->Completion[Queue->Head];
         PNVME_REQUEST Request;
         USHORT Id, Slot;

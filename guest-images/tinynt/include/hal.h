@@ -77,6 +77,7 @@ VOID HalpInitializeSerial(VOID);
 VOID HalpWriteSerial(const char *Text, SIZE_T Length); /* any IRQL; whole strings do not mix */
 
 /* pci.c */
+#define HALP_PCI_MSI_CAPABILITY 0x05
 #define HALP_PCI_MSIX_CAPABILITY 0x11
 ULONG HalpReadPci32(ULONG Bus, ULONG Slot, ULONG Offset); /* Slot is a PCI_SLOT_NUMBER; Offset a multiple of 4 */
 VOID HalpWritePci32(ULONG Bus, ULONG Slot, ULONG Offset, ULONG Value);

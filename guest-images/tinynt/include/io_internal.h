@@ -45,6 +45,16 @@ ULONG PnpEnumerate(PDEVICE_OBJECT *Pdos, ULONG Capacity); /* makes the physical 
 BOOLEAN PnpIsPdo(PDEVICE_OBJECT Device);
 BOOLEAN PnpQueryBar(PDO_EXTENSION *Pdo, ULONG Index, ULONG64 *Base, ULONG64 *Length, BOOLEAN *Io);
 
+BOOLEAN PnpQueryInterruptLine(PDO_EXTENSION *Pdo, PULONG Line); /* input of the I/O APIC that its pin leads to */
+
+/* io/message.c */
+ULONG IopMessageCount(PDO_EXTENSION *Pdo); /* MSI-X or MSI; 0: neither */
+
+/* io/msi.c */
+ULONG IopMsiMessages(PDO_EXTENSION *Pdo);
+VOID IopEnableMsi(PDO_EXTENSION *Pdo, ULONG64 Address, ULONG Data, ULONG Count);
+VOID IopDisableMsi(PDO_EXTENSION *Pdo);
+
 /* io/msix.c */
 ULONG IopMsixTableSize(PDO_EXTENSION *Pdo);
 volatile ULONG *IopMapMsixTable(PDO_EXTENSION *Pdo);

@@ -282,6 +282,7 @@ VOID KiThreadStartup(VOID);
 /* interrupt.c */
 typedef VOID KI_INTERRUPT_HANDLER(ULONG Vector, PVOID Context);
 VOID KiInterruptDispatch(ULONG Vector, KI_MACHINE_FRAME *Frame);
+ULONG KiFindVectors(ULONG Count);
 ULONG KiAllocateVector(KI_INTERRUPT_HANDLER *Handler, PVOID Context);
 VOID KiFreeVector(ULONG Vector);
 VOID KiSetVectorHandler(ULONG Vector, KI_INTERRUPT_HANDLER *Handler, PVOID Context);

@@ -1,177 +1,72 @@
 /*
- * interrupt.c - interrupt objects: line-based (I/O APIC) and message-based (MSI-X), and the interrupt spin lock.
+ * interrupt.c - connecting interrupt objects, to a line or to messages, and the interrupt spin lock.
  */
 #include "hal.h"
-#include "io_internal.h"
+#include "interrupt_object.h"
 #include "lockcall.h"
 
-typedef struct _KINTERRUPT {
-    CSHORT Type;
-    CSHORT Size;
-    PKSERVICE_ROUTINE ServiceRoutine;
-    PKMESSAGE_SERVICE_ROUTINE MessageRoutine; /* not NULL: MessageId is passed to it */
-    PVOID ServiceContext;
-    ULONG MessageId;
-    ULONG Vector;
-    KIRQL SynchronizeIrql;
-    PKSPIN_LOCK ActualLock;
-    KSPIN_LOCK OwnLock;
-    ULONG Pin; /* I/O APIC pin of a line interrupt, ~0 of a message */
-} KINTERRUPT;
-
-typedef struct _IOP_MESSAGES {
-    PDEVICE_OBJECT Pdo;
-    volatile ULONG *Table;
-    KINTERRUPT *Interrupts;
-    IO_INTERRUPT_MESSAGE_INFO Info; /* last: its array is longer */
-} IOP_MESSAGES;
-
 #define KI_INTERRUPT_OBJECT 22
-#define IOP_MAXIMUM_MESSAGES 72
-#define MSI_ADDRESS_BASE 0xFEE00000ull
 
-/* On the vector, at its IRQL: raise to the level all of the device's interrupts agree on, take the lock, call. */
-static VOID IopServiceInterrupt(ULONG Vector, PVOID Context)
+/* Raises to the level that all of the device's interrupts agree on, takes the lock, calls. */
+BOOLEAN IopCallService(KINTERRUPT *Interrupt)
 {
-    KINTERRUPT *interrupt = Context;
     KIRQL irql = (KIRQL)KiReadCr8();
+    BOOLEAN own;
 
-    if (interrupt->SynchronizeIrql > irql)
-        KiWriteCr8(interrupt->SynchronizeIrql);
-    KxLock(interrupt->ActualLock);
-    if (interrupt->MessageRoutine)
-        interrupt->MessageRoutine(interrupt, interrupt->ServiceContext, interrupt->MessageId);
+    if (Interrupt->SynchronizeIrql > irql)
+        KiWriteCr8(Interrupt->SynchronizeIrql);
+    KxLock(Interrupt->ActualLock);
+    if (Interrupt->MessageRoutine)
+        own = Interrupt->MessageRoutine(Interrupt, Interrupt->ServiceContext, Interrupt->MessageId);
     else
-        interrupt->ServiceRoutine(interrupt, interrupt->ServiceContext);
-    KxUnlock(interrupt->ActualLock);
-    if (interrupt->SynchronizeIrql > irql)
+        own = Interrupt->ServiceRoutine(Interrupt, Interrupt->ServiceContext);
+    KxUnlock(Interrupt->ActualLock);
+    if (Interrupt->SynchronizeIrql > irql)
         KiWriteCr8(irql);
+    return own;
 }
 
-static BOOLEAN IopInitializeInterrupt(KINTERRUPT *Interrupt, PKSPIN_LOCK Lock)
+VOID IopInitializeInterrupt(KINTERRUPT *Interrupt, PKSPIN_LOCK Lock)
 {
     Interrupt->Type = KI_INTERRUPT_OBJECT;
     Interrupt->Size = sizeof(KINTERRUPT);
     Interrupt->ActualLock = Lock ? Lock : &Interrupt->OwnLock;
     Interrupt->Pin = ~0u;
-    Interrupt->Vector = KiAllocateVector(NULL, NULL);
-    return Interrupt->Vector != 0;
 }
 
-static ULONG IopApicIdOf(ULONG Processor)
-{
-    return KiPrcbOf(Processor)->ApicId;
-}
-
-/* PCI line interrupts only; vector and IRQL are chosen here, as there is no resource arbiter. */
-static NTSTATUS IopConnectLine(PDEVICE_OBJECT Pdo, PKSERVICE_ROUTINE Routine, PVOID Context, PKSPIN_LOCK Lock,
+static NTSTATUS IopConnectLine(ULONG Pin, BOOLEAN Level, PKSERVICE_ROUTINE Routine, PVOID Context, PKSPIN_LOCK Lock,
                                KIRQL SynchronizeIrql, PKINTERRUPT *Object)
 {
-    KINTERRUPT *interrupt;
-    PDO_EXTENSION *extension;
+    KINTERRUPT *interrupt = ExAllocatePool2(0, sizeof(*interrupt), 'tnIK');
+    NTSTATUS status;
 
-    if (!PnpIsPdo(Pdo) || !((PDO_EXTENSION *)Pdo->DeviceExtension)->IsPci)
-        return STATUS_INVALID_PARAMETER;
-    interrupt = ExAllocatePool2(0, sizeof(*interrupt), 'tnIK');
-    if (!interrupt || !IopInitializeInterrupt(interrupt, Lock))
+    if (!interrupt)
         return STATUS_INSUFFICIENT_RESOURCES;
-    extension = Pdo->DeviceExtension;
+    IopInitializeInterrupt(interrupt, Lock);
     interrupt->ServiceRoutine = Routine;
     interrupt->ServiceContext = Context;
     interrupt->SynchronizeIrql = SynchronizeIrql;
-    interrupt->Pin = HalpReadPci32(extension->Bus, extension->Slot, 0x3C) & 0xFF;
-    if (interrupt->SynchronizeIrql < interrupt->Vector >> 4)
-        interrupt->SynchronizeIrql = (KIRQL)(interrupt->Vector >> 4);
-    KiSetVectorHandler(interrupt->Vector, IopServiceInterrupt, interrupt);
-    HalpRouteIoApicPin(interrupt->Pin, (UCHAR)interrupt->Vector, IopApicIdOf(0), TRUE, TRUE);
+    status = IopConnectToLine(interrupt, Pin, Level);
+    if (!NT_SUCCESS(status)) {
+        ExFreePoolWithTag(interrupt, 'tnIK');
+        return status;
+    }
     *Object = interrupt;
     return STATUS_SUCCESS;
 }
 
-static VOID IopProgramMessage(IOP_MESSAGES *Messages, ULONG Index)
+/* PCI pins only; vector and IRQL are chosen here, as there is no resource arbiter. */
+static NTSTATUS IopConnectPciPin(PDEVICE_OBJECT Pdo, PKSERVICE_ROUTINE Routine, PVOID Context, PKSPIN_LOCK Lock,
+                                 KIRQL SynchronizeIrql, PKINTERRUPT *Object)
 {
-    IO_INTERRUPT_MESSAGE_INFO_ENTRY *entry = &Messages->Info.MessageInfo[Index];
-    volatile ULONG *slot = Messages->Table + 4 * Index;
+    ULONG line;
 
-    slot[3] = 1; /* masked */
-    slot[0] = (ULONG)entry->MessageAddress.QuadPart;
-    slot[1] = (ULONG)(entry->MessageAddress.QuadPart >> 32);
-    slot[2] = entry->MessageData;
-    slot[3] = 0;
+    if (!PnpIsPdo(Pdo) || !PnpQueryInterruptLine(Pdo->DeviceExtension, &line))
+        return STATUS_INVALID_PARAMETER;
+    return IopConnectLine(line, TRUE, Routine, Context, Lock, SynchronizeIrql, Object);
 }
 
-/* Messages go to the processors in turn. */
-static BOOLEAN IopInitializeMessage(IOP_MESSAGES *Messages, ULONG Index,
-                                    PIO_CONNECT_INTERRUPT_MESSAGE_BASED_PARAMETERS Parameters)
-{
-    KINTERRUPT *interrupt = &Messages->Interrupts[Index];
-    IO_INTERRUPT_MESSAGE_INFO_ENTRY *entry = &Messages->Info.MessageInfo[Index];
-    ULONG processor = Index % (ULONG)KeNumberProcessors;
-
-    if (!IopInitializeInterrupt(interrupt, Parameters->SpinLock))
-        return FALSE;
-    interrupt->MessageRoutine = Parameters->MessageServiceRoutine;
-    interrupt->ServiceContext = Parameters->ServiceContext;
-    interrupt->MessageId = Index;
-    KiSetVectorHandler(interrupt->Vector, IopServiceInterrupt, interrupt);
-    entry->MessageAddress.QuadPart = (LONG64)(MSI_ADDRESS_BASE | (ULONG64)IopApicIdOf(processor) << 12);
-    entry->MessageData = interrupt->Vector;
-    entry->TargetProcessorSet = 1ull << processor;
-    entry->InterruptObject = interrupt;
-    entry->Vector = interrupt->Vector;
-    entry->Irql = (KIRQL)(interrupt->Vector >> 4);
-    entry->Mode = Latched;
-    entry->Polarity = InterruptActiveHigh;
-    if (entry->Irql > Messages->Info.UnifiedIrql)
-        Messages->Info.UnifiedIrql = entry->Irql;
-    return TRUE;
-}
-
-static IOP_MESSAGES *IopAllocateMessages(PDEVICE_OBJECT Pdo, ULONG Count)
-{
-    IOP_MESSAGES *messages = ExAllocatePool2(
-        0, sizeof(*messages) + Count * (sizeof(IO_INTERRUPT_MESSAGE_INFO_ENTRY) + sizeof(KINTERRUPT)), 'ismI');
-
-    if (!messages)
-        return NULL;
-    messages->Pdo = Pdo;
-    messages->Info.MessageCount = Count;
-    messages->Interrupts = (KINTERRUPT *)&messages->Info.MessageInfo[Count + 1];
-    messages->Table = IopMapMsixTable(Pdo->DeviceExtension);
-    return messages;
-}
-
-static NTSTATUS IopConnectMessages(PIO_CONNECT_INTERRUPT_MESSAGE_BASED_PARAMETERS Parameters)
-{
-    PDEVICE_OBJECT pdo = Parameters->PhysicalDeviceObject;
-    ULONG count = PnpIsPdo(pdo) ? IopMsixTableSize(pdo->DeviceExtension) : 0;
-    IOP_MESSAGES *messages;
-
-    if (count == 0)
-        return STATUS_NOT_FOUND;
-    if (count > IOP_MAXIMUM_MESSAGES)
-        count = IOP_MAXIMUM_MESSAGES;
-    messages = IopAllocateMessages(pdo, count);
-    if (!messages || !messages->Table)
-        return STATUS_INSUFFICIENT_RESOURCES;
-    for (ULONG i = 0; i < count; i++) {
-        if (!IopInitializeMessage(messages, i, Parameters))
-            return STATUS_INSUFFICIENT_RESOURCES;
-    }
-    if (Parameters->SynchronizeIrql > messages->Info.UnifiedIrql)
-        messages->Info.UnifiedIrql = Parameters->SynchronizeIrql;
-    for (ULONG i = 0; i < count; i++) {
-        /* A lock shared by all messages needs one IRQL for all; private locks are held at their own vector's. */
-        messages->Interrupts[i].SynchronizeIrql =
-            Parameters->SpinLock ? messages->Info.UnifiedIrql : messages->Info.MessageInfo[i].Irql;
-        IopProgramMessage(messages, i);
-    }
-    IopEnableMsix(pdo->DeviceExtension, TRUE);
-    *Parameters->ConnectionContext.InterruptMessageTable = &messages->Info;
-    return STATUS_SUCCESS;
-}
-
-/* Message-based; the documented fall back to the line where the device has no MSI-X. */
+/* Message-based; the documented fall back to the line where the device has no messages. */
 static NTSTATUS IopConnectMessageBased(PIO_CONNECT_INTERRUPT_PARAMETERS Parameters)
 {
     PIO_CONNECT_INTERRUPT_MESSAGE_BASED_PARAMETERS based = &Parameters->MessageBased;
@@ -179,8 +74,8 @@ static NTSTATUS IopConnectMessageBased(PIO_CONNECT_INTERRUPT_PARAMETERS Paramete
 
     if (status != STATUS_NOT_FOUND || !based->FallBackServiceRoutine)
         return status;
-    status = IopConnectLine(based->PhysicalDeviceObject, based->FallBackServiceRoutine, based->ServiceContext,
-                            based->SpinLock, based->SynchronizeIrql, based->ConnectionContext.InterruptObject);
+    status = IopConnectPciPin(based->PhysicalDeviceObject, based->FallBackServiceRoutine, based->ServiceContext,
+                              based->SpinLock, based->SynchronizeIrql, based->ConnectionContext.InterruptObject);
     if (NT_SUCCESS(status))
         Parameters->Version = CONNECT_LINE_BASED;
     return status;
@@ -194,33 +89,19 @@ NTSTATUS IoConnectInterruptEx(PIO_CONNECT_INTERRUPT_PARAMETERS Parameters)
     case CONNECT_MESSAGE_BASED:
         return IopConnectMessageBased(Parameters);
     case CONNECT_LINE_BASED:
-        return IopConnectLine(line->PhysicalDeviceObject, line->ServiceRoutine, line->ServiceContext, line->SpinLock,
-                              line->SynchronizeIrql, line->InterruptObject);
+        return IopConnectPciPin(line->PhysicalDeviceObject, line->ServiceRoutine, line->ServiceContext, line->SpinLock,
+                                line->SynchronizeIrql, line->InterruptObject);
     default:
         return STATUS_NOT_SUPPORTED;
     }
 }
 
-static VOID IopDisconnect(KINTERRUPT *Interrupt)
-{
-    if (Interrupt->Pin != ~0u)
-        HalpMaskIoApicPin(Interrupt->Pin);
-    KiFreeVector(Interrupt->Vector);
-}
-
 VOID IoDisconnectInterruptEx(PIO_DISCONNECT_INTERRUPT_PARAMETERS Parameters)
 {
-    IOP_MESSAGES *messages;
-
-    if (Parameters->Version != CONNECT_MESSAGE_BASED) {
+    if (Parameters->Version == CONNECT_MESSAGE_BASED)
+        IopDisconnectMessages(Parameters->ConnectionContext.InterruptMessageTable);
+    else
         IoDisconnectInterrupt(Parameters->ConnectionContext.InterruptObject);
-        return;
-    }
-    messages = CONTAINING_RECORD(Parameters->ConnectionContext.InterruptMessageTable, IOP_MESSAGES, Info);
-    IopEnableMsix(messages->Pdo->DeviceExtension, FALSE);
-    for (ULONG i = 0; i < messages->Info.MessageCount; i++)
-        IopDisconnect(&messages->Interrupts[i]);
-    ExFreePoolWithTag(messages, 'ismI');
 }
 
 /* The old form names a vector that the caller got from its resources: here it is the PCI interrupt line. */
@@ -229,24 +110,13 @@ NTSTATUS IoConnectInterrupt(PKINTERRUPT *InterruptObject, PKSERVICE_ROUTINE Serv
                             KINTERRUPT_MODE InterruptMode, BOOLEAN ShareVector, KAFFINITY ProcessorEnableMask,
                             BOOLEAN FloatingSave)
 {
-    KINTERRUPT *interrupt = ExAllocatePool2(0, sizeof(*interrupt), 'tnIK');
-
-    if (!interrupt || !IopInitializeInterrupt(interrupt, SpinLock))
-        return STATUS_INSUFFICIENT_RESOURCES;
-    interrupt->ServiceRoutine = ServiceRoutine;
-    interrupt->ServiceContext = ServiceContext;
-    interrupt->SynchronizeIrql = (KIRQL)(interrupt->Vector >> 4);
-    interrupt->Pin = Vector;
-    KiSetVectorHandler(interrupt->Vector, IopServiceInterrupt, interrupt);
-    HalpRouteIoApicPin(Vector, (UCHAR)interrupt->Vector, IopApicIdOf(0), InterruptMode == LevelSensitive,
-                       InterruptMode == LevelSensitive);
-    *InterruptObject = interrupt;
-    return STATUS_SUCCESS;
+    return IopConnectLine(Vector, InterruptMode == LevelSensitive, ServiceRoutine, ServiceContext, SpinLock,
+                          SynchronizeIrql, InterruptObject);
 }
 
 VOID IoDisconnectInterrupt(PKINTERRUPT InterruptObject)
 {
-    IopDisconnect(InterruptObject);
+    IopDisconnectFromLine(InterruptObject);
     ExFreePoolWithTag(InterruptObject, 'tnIK');
 }
 

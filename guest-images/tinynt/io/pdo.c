@@ -63,6 +63,16 @@ BOOLEAN PnpQueryBar(PDO_EXTENSION *Pdo, ULONG Index, ULONG64 *Base, ULONG64 *Len
     return *Length != 0;
 }
 
+/* Firmware notes in the Interrupt Line register where the pin leads (PCI 6.2.4); without a pin there is nothing to
+ * note. */
+BOOLEAN PnpQueryInterruptLine(PDO_EXTENSION *Pdo, PULONG Line)
+{
+    ULONG interrupt = Pdo->IsPci ? HalpReadPci32(Pdo->Bus, Pdo->Slot, 0x3C) : 0;
+
+    *Line = interrupt & 0xFF;
+    return (interrupt >> 8 & 0xFF) != 0 && *Line != 0xFF;
+}
+
 static PDEVICE_OBJECT PnpCreatePdo(BOOLEAN IsPci, ULONG Slot, ULONG ClassCode)
 {
     PDEVICE_OBJECT device;

@@ -39,8 +39,10 @@ static PCM_PARTIAL_RESOURCE_DESCRIPTOR PnpAddBars(PDO_EXTENSION *Pdo, PCM_PARTIA
 
 static PCM_PARTIAL_RESOURCE_DESCRIPTOR PnpAddInterrupt(PDO_EXTENSION *Pdo, PCM_PARTIAL_RESOURCE_DESCRIPTOR At)
 {
-    ULONG messages = IopMsixTableSize(Pdo);
+    ULONG messages = IopMessageCount(Pdo), line;
 
+    if (!messages && !PnpQueryInterruptLine(Pdo, &line))
+        return At;
     At->Type = CmResourceTypeInterrupt;
     if (messages) {
         At->ShareDisposition = CmResourceShareDeviceExclusive;
@@ -49,7 +51,7 @@ static PCM_PARTIAL_RESOURCE_DESCRIPTOR PnpAddInterrupt(PDO_EXTENSION *Pdo, PCM_P
     } else {
         At->ShareDisposition = CmResourceShareShared;
         At->Flags = CM_RESOURCE_INTERRUPT_LEVEL_SENSITIVE;
-        At->u.Interrupt.Level = At->u.Interrupt.Vector = HalpReadPci32(Pdo->Bus, Pdo->Slot, 0x3C) & 0xFF;
+        At->u.Interrupt.Level = At->u.Interrupt.Vector = line;
     }
     At->u.Interrupt.Affinity = KiActiveProcessors;
     return At + 1;

@@ -66,15 +66,35 @@ VOID KiSetVectorHandler(ULONG Vector, KI_INTERRUPT_HANDLER *Handler, PVOID Conte
     __atomic_store_n(&KiVectors[Vector].Handler, Handler, __ATOMIC_RELEASE);
 }
 
-/* A free device vector, 0 if all are taken. The classes are used in turn, so that devices differ in IRQL. */
+static BOOLEAN KiAreVectorsFree(ULONG First, ULONG Count)
+{
+    for (ULONG vector = First; vector < First + Count; vector++) {
+        if (KiVectors[vector].Handler)
+            return FALSE;
+    }
+    return TRUE;
+}
+
+/*
+ * The first of Count free device vectors in a row, 0 if there are none. Count is a power of two up to 16, and so are
+ * the vectors aligned, as MSI wants it: they have one IRQL. Called for one device at a time; taken by
+ * KiSetVectorHandler.
+ */
+ULONG KiFindVectors(ULONG Count)
+{
+    for (ULONG vector = KI_FIRST_DEVICE_VECTOR + 0x20; vector + Count - 1 <= KI_LAST_DEVICE_VECTOR; vector += Count) {
+        if (KiAreVectorsFree(vector, Count))
+            return vector;
+    }
+    return 0;
+}
+
+/* A free device vector, 0 if all are taken. */
 ULONG KiAllocateVector(KI_INTERRUPT_HANDLER *Handler, PVOID Context)
 {
-    ULONG found = 0;
     KIRQL old = KxLockRaise(&KiVectorLock);
-    for (ULONG vector = KI_FIRST_DEVICE_VECTOR + 0x20; vector <= KI_LAST_DEVICE_VECTOR && !found; vector++) {
-        if (!KiVectors[vector].Handler)
-            found = vector;
-    }
+    ULONG found = KiFindVectors(1);
+
     if (found)
         KiSetVectorHandler(found, Handler, Context);
     KxUnlockLower(&KiVectorLock, old);

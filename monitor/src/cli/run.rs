@@ -8,6 +8,7 @@ use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
 use storlock_vmm::boot::{BootFile, FileKind};
 use storlock_vmm::sandbox::{FileLimit, Sandbox};
+use storlock_vmm::storage::nvme::InterruptKind;
 
 use super::images::{self, ImageFile, Role};
 use super::interrupt::Interrupt;
@@ -37,6 +38,27 @@ pub enum Format {
     Text,
     /// For programs.
     Json,
+}
+
+/// The best way to interrupt that the NVMe controllers offer, with those below it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Interrupts {
+    /// MSI-X, MSI and the INTx pin.
+    Msix,
+    /// MSI and the INTx pin.
+    Msi,
+    /// The INTx pin only.
+    Intx,
+}
+
+impl From<Interrupts> for InterruptKind {
+    fn from(interrupts: Interrupts) -> Self {
+        match interrupts {
+            Interrupts::Msix => Self::Msix,
+            Interrupts::Msi => Self::Msi,
+            Interrupts::Intx => Self::Intx,
+        }
+    }
 }
 
 /// What a new violation does under a debugger.
@@ -107,6 +129,9 @@ pub struct Arguments {
     /// What an emulated disk keeps its data in, such as win.qcow2,snapshot; may be given several times
     #[arg(long, value_name = "FILE|mem:SIZE[,OPTION...]", default_value = "mem:64M", long_help = disk::HELP)]
     pub disk: Vec<Disk>,
+    /// The best way to interrupt that the NVMe controllers offer; a driver that can do more is tried with less
+    #[arg(long, value_enum, value_name = "KIND", default_value_t = Interrupts::Msix)]
+    pub interrupts: Interrupts,
     /// Have the target's NVMe controller do wrong, such as fail:read,after=3; may be given several times
     #[arg(long, value_name = "SPEC", long_help = fault::HELP)]
     pub fault: Vec<PlannedFault>,
@@ -309,6 +334,7 @@ pub(super) fn machine_options(arguments: &Arguments, sandbox: Sandbox) -> GuestO
         files: Vec::new(),
         command_line: String::new(),
         disks: arguments.disk.clone(),
+        interrupts: arguments.interrupts.into(),
         faults: arguments.fault.clone(),
         serial_log: arguments.report_dir.join(SERIAL_FILE),
         serial_copy: arguments.serial.clone(),

@@ -122,6 +122,7 @@ pub(super) fn attach(machine: &mut Machine, options: &GuestOptions) -> anyhow::R
             queue_pairs: queue_pairs.clamp(LEAST_QUEUE_PAIRS, MAX_QUEUE_PAIRS),
             serial_number: format!("STORLOCK{index}"),
             unique_id: u32::from(slot - FIRST_SLOT),
+            interrupts: options.interrupts,
             ..ControllerConfig::default()
         };
         if index == target {

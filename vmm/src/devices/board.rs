@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::chipset::{host_bridge, isa_bridge, power_management};
+use super::chipset::{PIRQ_ROUTE_CONTROL, host_bridge, isa_bridge, power_management};
 use super::debugcon::{DEBUG_CONSOLE_PORT, DebugConsole};
 use super::fw_cfg::{FW_CFG_BASE, FW_CFG_LENGTH, FwCfg};
 use super::keyboard::{KEYBOARD_COMMAND_PORT, KEYBOARD_DATA_PORT, KEYBOARD_IRQ, KeyboardController};
-use super::pirq::PirqRouter;
+use super::pirq::{self, PirqRouter};
 use super::power::{POWER_MANAGEMENT_BASE, POWER_MANAGEMENT_LENGTH, PowerManagement, SCI_IRQ, TimerWidth};
 use super::reset::{PORT_A, PortA, ResetControl};
 use super::rtc::{MemorySizes, RTC_BASE, RTC_LENGTH, Rtc};
@@ -20,7 +20,13 @@ use super::{Clock, PowerControl};
 use crate::bus::{Bus, BusError};
 use crate::irq::InterruptLine;
 use crate::memory::GuestRam;
-use crate::pci::{CONFIG_PORTS_BASE, CONFIG_PORTS_LENGTH, ConfigError, ConfigPorts, PciAddress, PciBus, PciError};
+use crate::pci::{
+    CONFIG_PORTS_BASE, CONFIG_PORTS_LENGTH, ConfigError, ConfigPorts, INTA, PciAddress, PciBus, PciError, Resources,
+};
+
+/// Inputs of the interrupt controllers that PIRQ links A to D lead to after a direct boot: two, as firmware for this chip
+/// set has it.
+const LINK_INPUTS: [u8; 4] = [10, 10, 11, 11];
 
 /// What the machine gives to the devices of the board.
 pub struct BoardParts {
@@ -124,13 +130,32 @@ impl Board {
     }
 }
 
+impl Board {
+    /// Does the firmware's work before a direct boot: gives the PCI functions their addresses, routes the PIRQ links, and
+    /// notes in each function's Interrupt Line register which input its pin leads to.
+    ///
+    /// # Errors
+    /// [`PciError::NoRoom`].
+    pub fn configure_pci(&self, resources: &Resources) -> Result<(), PciError> {
+        self.pci.assign_resources(resources)?;
+        for (register, input) in (PIRQ_ROUTE_CONTROL..).zip(LINK_INPUTS) {
+            self.pci.config_write(PciAddress::ISA_BRIDGE, register, &[input]);
+        }
+        self.pci
+            .set_interrupt_lines(|address, pin| LINK_INPUTS[pirq::link(address.device(), pin - INTA)]);
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Weak;
 
     use super::*;
     use crate::devices::PowerEvent;
+    use crate::devices::chipset::NoBars;
     use crate::devices::testing::{FakeClock, LineProbe, PowerProbe, SharedOutput};
+    use crate::pci::{FunctionDescription, Interrupts, Intx, PciFunction};
 
     fn board() -> (Arc<Bus>, Board, Arc<PowerProbe>, SharedOutput) {
         let (pio, mmio) = (Arc::new(Bus::pio()), Arc::new(Bus::mmio()));
@@ -178,6 +203,34 @@ mod tests {
             power.events(),
             [PowerEvent::Reset, PowerEvent::Reset, PowerEvent::PowerOff]
         );
+    }
+
+    #[test]
+    fn before_a_direct_boot_pins_lead_where_their_function_says() {
+        let (_, board, ..) = board();
+        let address = |device| PciAddress::new(device, 0).unwrap();
+        for device in 4..8 {
+            let description = FunctionDescription::default();
+            let interrupts = Interrupts {
+                intx: Some(Arc::new(Intx::new(board.pirq.pin(device, 0)))),
+                ..Interrupts::default()
+            };
+            let function = PciFunction::new(description, interrupts, Arc::new(NoBars)).unwrap();
+            board.pci.add(address(device), Arc::new(function)).unwrap();
+        }
+        let resources = Resources {
+            memory: 0xc000_0000..=0xcfff_ffff,
+            ports: 0xc000..=0xffff,
+        };
+        board.configure_pci(&resources).unwrap();
+        let (mut routes, mut line) = ([0; 4], [0]);
+        board.pci.config_read(PciAddress::ISA_BRIDGE, 0x60, &mut routes);
+        for device in 4..8 {
+            board.pci.config_read(address(device), 0x3c, &mut line);
+            assert_eq!(line[0], routes[pirq::link(device, 0)], "device {device}");
+        }
+        board.pci.config_read(PciAddress::HOST_BRIDGE, 0x3c, &mut line);
+        assert_eq!(line, [0], "a function without a pin");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::pirq::PirqRouter;
 use super::power::POWER_MANAGEMENT_BASE;
-use crate::pci::{ConfigError, FunctionDescription, OwnRegister, PciDevice, PciFunction};
+use crate::pci::{ConfigError, FunctionDescription, Interrupts, OwnRegister, PciDevice, PciFunction};
 
 /// Vendor ID of Intel.
 const INTEL: u16 = 0x8086;
@@ -22,7 +22,7 @@ const PMREGMISC: u8 = 0x80;
 const PMIOSE: u8 = 1 << 0;
 
 /// A function without BARs.
-struct NoBars;
+pub(super) struct NoBars;
 
 impl PciDevice for NoBars {
     fn bar_read(&self, _bar: u8, _offset: u64, data: &mut [u8]) {
@@ -61,7 +61,7 @@ pub fn host_bridge() -> Result<PciFunction, ConfigError> {
         class_code: [0x06, 0x00, 0x00],
         ..FunctionDescription::default()
     };
-    PciFunction::new(description, None, Arc::new(NoBars))
+    PciFunction::new(description, Interrupts::default(), Arc::new(NoBars))
 }
 
 /// The 82371SB ISA bridge, 8086:7000, whose PIRQ route control registers set the routes of `router`.
@@ -83,7 +83,7 @@ pub fn isa_bridge(router: Arc<PirqRouter>) -> Result<PciFunction, ConfigError> {
         own_registers: (PIRQ_ROUTE_CONTROL..PIRQ_ROUTE_CONTROL + PIRQS).map(route).collect(),
         ..FunctionDescription::default()
     };
-    PciFunction::new(description, None, Arc::new(IsaBridge(router)))
+    PciFunction::new(description, Interrupts::default(), Arc::new(IsaBridge(router)))
 }
 
 /// The 82371AB power management function, 8086:7113. Its ports are where firmware for this chip set puts them, decoded
@@ -111,7 +111,7 @@ pub fn power_management() -> Result<PciFunction, ConfigError> {
         ],
         ..FunctionDescription::default()
     };
-    PciFunction::new(description, None, Arc::new(NoBars))
+    PciFunction::new(description, Interrupts::default(), Arc::new(NoBars))
 }
 
 #[cfg(test)]

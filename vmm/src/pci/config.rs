@@ -317,6 +317,17 @@ impl ConfigSpace {
         self.write(offset, &base.to_le_bytes()[..4 * bar.registers()]);
     }
 
+    /// Interrupt Pin: 0 none, 1 to 4 for INTA# to INTD#.
+    #[must_use]
+    pub fn interrupt_pin(&self) -> u8 {
+        self.bytes[register::INTERRUPT_PIN]
+    }
+
+    /// Does what firmware does: notes the input that the pin leads to.
+    pub fn set_interrupt_line(&mut self, input: u8) {
+        self.write(register::INTERRUPT_LINE as u8, &[input]);
+    }
+
     /// Does what firmware does: sets the COMMAND register.
     pub fn set_command(&mut self, command: Command) {
         self.write(register::COMMAND as u8, &command.bits().to_le_bytes());

@@ -1,4 +1,4 @@
-//! One PCI function: configuration space, MSI-X and the device behind the BARs, put together.
+//! One PCI function: configuration space, interrupts and the device behind the BARs, put together.
 //!
 //! Must not know where on the bus it sits, nor the buses on which its BARs are decoded.
 
@@ -6,8 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::bar::BarWindow;
 use super::config::{Command, ConfigError, ConfigSpace, FunctionDescription};
+use super::interrupts::Interrupts;
 use super::msix::Msix;
 use crate::bus::BusDevice;
+
+/// The low byte of the STATUS register, and its bit that says that the function has an interrupt for its pin.
+const STATUS: u8 = 0x06;
+const INTERRUPT_STATUS: u8 = 1 << 3;
 
 /// What a PCI function does behind its base address registers.
 ///
@@ -35,8 +40,11 @@ pub trait PciDevice: Send + Sync {
         let _ = (offset, value);
     }
 
-    /// COMMAND.BusMasterEnable changed: without it a device may not access memory. (MSI-X messages are held back
-    /// without the device's help.)
+    /// How the function interrupts may have changed. The device sets the level of its pin anew, or sends what is due.
+    fn interrupts_changed(&self) {}
+
+    /// COMMAND.BusMasterEnable changed: without it a device may not access memory. (Messages are held back without the
+    /// device's help.)
     fn bus_master_changed(&self, enabled: bool) {
         let _ = enabled;
     }
@@ -45,41 +53,26 @@ pub trait PciDevice: Send + Sync {
 /// A function of a device on the PCI bus.
 pub struct PciFunction {
     config: Mutex<ConfigSpace>,
-    msix: Option<MsixFunction>,
+    interrupts: Interrupts,
     /// Offsets of the registers that only this function has.
     own_registers: Vec<u8>,
     device: Arc<dyn PciDevice>,
 }
 
-/// MSI-X logic and where its capability is.
-struct MsixFunction {
-    msix: Arc<Msix>,
-    capability: u8,
-}
-
 impl PciFunction {
-    /// Puts a function together. With `msix`, its capability is added in front of those of the description.
+    /// Puts a function together. What `interrupts` offers is added to the description, in front of its capabilities.
     ///
     /// # Errors
     /// [`ConfigError`] if the description is not possible.
     pub fn new(
         mut description: FunctionDescription,
-        msix: Option<Arc<Msix>>,
+        interrupts: Interrupts,
         device: Arc<dyn PciDevice>,
     ) -> Result<Self, ConfigError> {
-        if let Some(msix) = &msix {
-            description
-                .capabilities
-                .insert(0, msix.layout().capability(&description.bars)?);
-        }
-        let config = ConfigSpace::new(&description)?;
-        let msix = msix.and_then(|msix| {
-            let capability = config.find_capability(super::MSIX_CAPABILITY_ID)?;
-            Some(MsixFunction { msix, capability })
-        });
+        interrupts.describe(&mut description)?;
         Ok(Self {
-            config: Mutex::new(config),
-            msix,
+            config: Mutex::new(ConfigSpace::new(&description)?),
+            interrupts,
             own_registers: description.own_registers.iter().map(|own| own.offset).collect(),
             device,
         })
@@ -92,6 +85,11 @@ impl PciFunction {
     /// Reads configuration space.
     pub fn config_read(&self, offset: u8, data: &mut [u8]) {
         self.config().read(offset, data);
+        // The one bit that the device changes.
+        let status = STATUS.checked_sub(offset).and_then(|at| data.get_mut(usize::from(at)));
+        if let Some(status) = status {
+            *status |= u8::from(self.interrupts.status()) * INTERRUPT_STATUS;
+        }
     }
 
     /// Writes configuration space; says whether what the BARs decode has changed.
@@ -120,11 +118,10 @@ impl PciFunction {
                 self.device.own_register_changed(offset, new[0]);
             }
         }
-        if let Some(MsixFunction { msix, capability }) = &self.msix {
-            // The high byte of Message Control is at offset 3 of the capability.
-            let mut control = [0];
-            config.read(capability + 3, &mut control);
-            msix.set_control(control[0], bus_master);
+        let mode = self.interrupts.mode();
+        self.interrupts.update(&config);
+        if self.interrupts.mode() != mode {
+            self.device.interrupts_changed();
         }
         !before.windows().eq(config.windows())
     }
@@ -148,11 +145,8 @@ pub(super) struct BarRegion {
 impl BarRegion {
     /// The MSI-X logic, if this BAR holds its structures.
     fn msix(&self) -> Option<&Msix> {
-        self.function
-            .msix
-            .as_ref()
-            .map(|found| &*found.msix)
-            .filter(|msix| msix.layout().bar == self.bar)
+        let msix = self.function.interrupts.msix.as_deref();
+        msix.filter(|msix| msix.layout().bar == self.bar)
     }
 }
 

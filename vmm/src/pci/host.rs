@@ -173,6 +173,20 @@ impl PciBus {
         Ok(())
     }
 
+    /// Does the firmware's work: notes in each function that has an INTx pin (1 for INTA#) to which input of the interrupt
+    /// controllers that leads (PCI 6.2.4).
+    pub fn set_interrupt_lines(&self, input: impl Fn(PciAddress, u8) -> u8) {
+        let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for (address, function) in &functions {
+            function.change_config(|config| {
+                let pin = config.interrupt_pin();
+                if pin != 0 {
+                    config.set_interrupt_line(input(*address, pin));
+                }
+            });
+        }
+    }
+
     /// Reads the configuration space of a function; all ones where there is none.
     pub fn config_read(&self, address: PciAddress, offset: u8, data: &mut [u8]) {
         match self.function(address) {

@@ -110,8 +110,7 @@ struct Inner {
 
 /// The MSI-X logic of one function. Devices keep an `Arc` of it and call [`Msix::signal`].
 ///
-/// A signal while MSI-X is off is lost, as a function without INTx has no other way. A signal while the vector is
-/// masked sets its pending bit, and the message goes out when the last mask is taken away.
+/// A signal while MSI-X is off is lost. A signal while the vector is masked sets its pending bit, and the message goes out when the last mask is taken away.
 pub struct Msix {
     layout: MsixLayout,
     sink: Arc<dyn MessageSink>,
@@ -173,10 +172,15 @@ impl Msix {
         self.lock().state.enabled
     }
 
+    /// Whether the high byte of Message Control switches MSI-X on.
+    pub(super) fn is_switched_on(control: u8) -> bool {
+        control & MSIX_ENABLE != 0
+    }
+
     /// Takes over the high byte of Message Control and COMMAND.BusMasterEnable after the guest wrote them.
     pub fn set_control(&self, control: u8, bus_master: bool) {
         let mut inner = self.lock();
-        inner.state.enabled = control & MSIX_ENABLE != 0;
+        inner.state.enabled = Self::is_switched_on(control);
         inner.state.function_masked = control & FUNCTION_MASK != 0;
         inner.state.bus_master = bus_master;
         self.update(&mut inner, 0..self.layout.vectors);

@@ -135,8 +135,9 @@ fn requests(kind: ThreadKind) -> &'static [u32] {
             // The firmware's variables are taken out of the guest's sight while it writes them.
             KVM_SET_USER_MEMORY_REGION,
         ],
-        // A controller gives its doorbells back on whatever thread it ends.
-        ThreadKind::Worker | ThreadKind::Coordinator => &[KVM_IOEVENTFD],
+        // A controller gives its doorbells back on whatever thread it ends. Its worker sets the level of its pin.
+        ThreadKind::Worker => &[KVM_IOEVENTFD, KVM_IRQ_LINE],
+        ThreadKind::Coordinator => &[KVM_IOEVENTFD],
         ThreadKind::Main => &[KVM_IOEVENTFD, libc::TCGETS as u32, libc::TIOCGWINSZ as u32],
         ThreadKind::Progress => &[libc::TCGETS as u32, libc::TIOCGWINSZ as u32],
         ThreadKind::Writer | ThreadKind::Debugger | ThreadKind::Signals => &[],

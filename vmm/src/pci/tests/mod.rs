@@ -1,5 +1,6 @@
 //! PCI as the guest sees it: through the configuration ports and the BARs on the buses.
 
+mod interrupts;
 mod msix;
 
 use std::collections::BTreeMap;
@@ -112,12 +113,12 @@ fn setup() -> Setup {
         bars: [Some(Bar::memory64(BAR_SIZE)), None, Some(Bar::io(16)), None, None, None],
         ..FunctionDescription::default()
     };
-    let function = PciFunction::new(description.clone(), Some(msix.clone()), nvme.clone()).unwrap();
+    let function = PciFunction::new(description.clone(), msix.clone().into(), nvme.clone()).unwrap();
     pci.add(NVME, Arc::new(function)).unwrap();
     description.bars = [Some(Bar::memory32(0x1000)), None, None, None, None, None];
     pci.add(
         OTHER,
-        Arc::new(PciFunction::new(description, None, other.clone()).unwrap()),
+        Arc::new(PciFunction::new(description, Interrupts::default(), other.clone()).unwrap()),
     )
     .unwrap();
     let reset = Arc::new(ResetProbe(Mutex::default()));
@@ -346,7 +347,11 @@ fn impossible_descriptions_are_refused() {
             ..FunctionDescription::default()
         };
         let msix = msix.map(|layout| Arc::new(Msix::new(layout, Arc::new(Recorder::default()))));
-        PciFunction::new(description, msix, probe(0)).err().unwrap()
+        let interrupts = Interrupts {
+            msix,
+            ..Interrupts::default()
+        };
+        PciFunction::new(description, interrupts, probe(0)).err().unwrap()
     };
     let bar = Some(Bar::memory64(0x4000));
     assert_eq!(error([None, None, None, None, None, bar], None), ConfigError::BadBar(5));

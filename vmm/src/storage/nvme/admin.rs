@@ -48,7 +48,7 @@ impl Controller {
         let entry_size = self.configuration().completion_entry_size();
         let queue = self.new_queue(command, exists, limit, (entry_size, COMPLETION_ENTRY_SIZE))?;
         let vector = (dword11 >> 16) as u16;
-        if vector > self.config.queue_pairs {
+        if vector >= self.interrupt_vectors() {
             return Err(Failure::at(Status::INVALID_INTERRUPT_VECTOR, 11, 16));
         }
         let interrupts = dword11 >> 1 & 1 != 0;

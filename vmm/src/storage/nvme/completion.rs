@@ -195,16 +195,4 @@ impl Controller {
         }
         self.signal(0);
     }
-
-    /// Sends the interrupt that is due for a completion queue.
-    pub(super) fn signal(&mut self, queue: u16) {
-        let Some(queue) = self.state.completion_queue(queue) else {
-            return;
-        };
-        if std::mem::take(&mut queue.interrupt_due) {
-            if let Some(vector) = queue.vector {
-                self.interrupts.signal(vector);
-            }
-        }
-    }
 }

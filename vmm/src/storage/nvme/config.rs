@@ -47,10 +47,22 @@ pub enum ConfigError {
     },
 }
 
+/// The best way to interrupt that a controller offers. It offers those below, too: drivers choose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum InterruptKind {
+    /// The INTx pin.
+    Intx,
+    /// MSI.
+    Msi,
+    /// MSI-X.
+    #[default]
+    Msix,
+}
+
 /// How a controller is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControllerConfig {
-    /// I/O queue pairs, 1 to 64. The controller has one MSI-X vector more than that.
+    /// I/O queue pairs, 1 to 64. The controller has one interrupt vector more than that.
     pub queue_pairs: u16,
     /// Logical block size in bytes, 512 or 4096.
     pub block_size: u32,
@@ -60,6 +72,8 @@ pub struct ControllerConfig {
     pub unique_id: u32,
     /// PCI subsystem identifier.
     pub subsystem_id: u16,
+    /// The best way to interrupt.
+    pub interrupts: InterruptKind,
     /// What the controller is to do wrong; empty: nothing.
     pub faults: Vec<Fault>,
 }
@@ -72,6 +86,7 @@ impl Default for ControllerConfig {
             serial_number: "STORLOCK0".into(),
             unique_id: 0,
             subsystem_id: PCI_SUBSYSTEM_ID,
+            interrupts: InterruptKind::default(),
             faults: Vec::new(),
         }
     }
@@ -87,7 +102,7 @@ pub struct NamespaceIds {
 }
 
 impl ControllerConfig {
-    /// MSI-X vectors: one for the admin queue and one for each I/O queue pair.
+    /// Interrupt vectors: one for the admin queue and one for each I/O queue pair.
     ///
     /// # Errors
     /// [`ConfigError::QueuePairs`].

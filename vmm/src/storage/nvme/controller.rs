@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::command::{CompletionEntry, SubmissionEntry};
 use super::config::{ConfigError, ControllerConfig, MAX_NAMESPACES};
 use super::fault::{FaultInjector, FetchFault};
+use super::interrupts::InterruptSink;
 use super::log_page::ErrorEntry;
 use super::memory::DmaMemory;
 use super::prp::{self, Segment};
@@ -18,12 +19,6 @@ use super::registers::{
 use super::state::{Activity, ControllerState};
 use super::status::{Failure, Status};
 use crate::storage::backend::Backend;
-
-/// Where interrupts go.
-pub trait InterruptSink: Send {
-    /// Sends the message of MSI-X `vector`, or makes it pending while it is masked.
-    fn signal(&self, vector: u16);
-}
 
 /// Who is told whether doorbell registers of I/O queues still carry a value that matters.
 pub trait DoorbellRoute: Send {
@@ -71,7 +66,7 @@ impl Namespace {
 pub struct Controller {
     pub(super) config: ControllerConfig,
     pub(super) memory: Box<dyn DmaMemory>,
-    pub(super) interrupts: Box<dyn InterruptSink>,
+    pub(super) interrupts: Arc<dyn InterruptSink>,
     pub(super) doorbell_route: Box<dyn DoorbellRoute>,
     pub(super) namespaces: Vec<Namespace>,
     pub(super) registers: Arc<RegisterFile>,
@@ -92,7 +87,7 @@ impl Controller {
     pub fn new(
         config: ControllerConfig,
         memory: Box<dyn DmaMemory>,
-        interrupts: Box<dyn InterruptSink>,
+        interrupts: Arc<dyn InterruptSink>,
         doorbell_route: Box<dyn DoorbellRoute>,
         backends: Vec<Box<dyn Backend>>,
     ) -> Result<Self, ConfigError> {
@@ -120,10 +115,10 @@ impl Controller {
             state: ControllerState::new(config.queue_pairs, namespaces.len()),
             config,
             memory,
+            registers: Arc::new(RegisterFile::new(faults.clone(), Arc::clone(&interrupts))),
             interrupts,
             doorbell_route,
             namespaces,
-            registers: Arc::new(RegisterFile::new(faults.clone())),
             faults,
             bus_master: true,
             buffer: Vec::new(),
@@ -183,6 +178,7 @@ impl Controller {
         if !worked {
             self.arm_shadow_doorbells();
         }
+        self.update_interrupts();
         if worked || self.has_work() {
             Progress::Pending
         } else {

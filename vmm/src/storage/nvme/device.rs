@@ -1,21 +1,26 @@
 //! The controller as a PCI function (NVMe 1.4, section 2), and how it is plugged into a machine.
 //!
-//! BAR 0 holds the registers and doorbells, then the MSI-X table, then its pending bits. There is no INTx pin. The PCI
-//! identifiers are [`PCI_VENDOR_ID`] and its neighbours; drivers bind to the class code.
+//! BAR 0 holds the registers and doorbells, then the MSI-X table, then its pending bits. The PCI identifiers are
+//! [`PCI_VENDOR_ID`] and its neighbours; drivers bind to the class code.
 
 use std::sync::Arc;
 
 use vm_memory::GuestMemoryMmap;
 
-use super::config::{ConfigError, ControllerConfig, PCI_DEVICE_ID, PCI_SUBSYSTEM_VENDOR_ID, PCI_VENDOR_ID};
-use super::controller::{Controller, InterruptSink};
+use super::config::{
+    ConfigError, ControllerConfig, InterruptKind, PCI_DEVICE_ID, PCI_SUBSYSTEM_VENDOR_ID, PCI_VENDOR_ID,
+};
+use super::controller::Controller;
 use super::fault::FaultInjector;
+use super::interrupts::InterruptSink;
 use super::kernel_doorbells::KernelDoorbells;
 use super::worker::Worker;
 use crate::doorbell::{DoorbellHost, KvmDoorbells};
-use crate::irq::{IrqError, MessageSink};
+use crate::irq::{InterruptLine, InterruptMode, IrqError, MessageSink};
 use crate::machine::{DeviceWorker, Machine};
-use crate::pci::{Bar, FunctionDescription, Msix, MsixLayout, PciAddress, PciDevice, PciError, PciFunction};
+use crate::pci::{
+    Bar, FunctionDescription, Interrupts, Intx, Msi, Msix, MsixLayout, PciAddress, PciDevice, PciError, PciFunction,
+};
 use crate::sandbox::Sandbox;
 use crate::storage::backend::Backend;
 
@@ -54,8 +59,8 @@ pub enum AttachError {
 pub struct Connections {
     /// Guest memory.
     pub memory: GuestMemoryMmap,
-    /// Where its messages go; one vector more than queue pairs.
-    pub messages: Arc<dyn MessageSink>,
+    /// How it interrupts.
+    pub interrupts: Interrupts,
     /// Who can wake the worker without an exit.
     pub doorbells: Arc<dyn DoorbellHost>,
     /// Limits of the worker.
@@ -69,10 +74,48 @@ pub struct NvmeDevice {
     faults: Option<Arc<FaultInjector>>,
 }
 
-impl InterruptSink for Arc<Msix> {
-    fn signal(&self, vector: u16) {
-        Msix::signal(self, vector);
+impl InterruptSink for Interrupts {
+    fn mode(&self) -> InterruptMode {
+        Interrupts::mode(self)
     }
+
+    fn signal(&self, vector: u16) {
+        Interrupts::signal(self, vector);
+    }
+
+    fn set_level(&self, pending: bool) {
+        Interrupts::set_level(self, pending);
+    }
+}
+
+/// What a controller offers. `vectors` makes as many message vectors as it is told, `pin` is INTA# of its slot.
+///
+/// # Errors
+/// Those of `vectors`, and [`AttachError::Config`].
+pub fn interrupts<M: MessageSink + 'static>(
+    config: &ControllerConfig,
+    mut vectors: impl FnMut(u16) -> Result<Arc<M>, IrqError>,
+    pin: Arc<dyn InterruptLine>,
+) -> Result<Interrupts, AttachError> {
+    let count = config.vectors()?;
+    let mut interrupts = Interrupts {
+        intx: Some(Arc::new(Intx::new(pin))),
+        ..Interrupts::default()
+    };
+    if config.interrupts >= InterruptKind::Msi {
+        let messages = vectors(Msi::messages_for(count))?;
+        interrupts.msi = Some(Arc::new(Msi::new(count, messages)));
+    }
+    if config.interrupts >= InterruptKind::Msix {
+        let layout = MsixLayout {
+            vectors: count,
+            bar: 0,
+            table_offset: MSIX_TABLE,
+            pba_offset: MSIX_PENDING,
+        };
+        interrupts.msix = Some(Arc::new(Msix::new(layout, vectors(count)?)));
+    }
+    Ok(interrupts)
 }
 
 impl NvmeDevice {
@@ -85,13 +128,7 @@ impl NvmeDevice {
         backends: Vec<Box<dyn Backend>>,
         connections: Connections,
     ) -> Result<(Arc<Self>, Arc<PciFunction>), AttachError> {
-        let layout = MsixLayout {
-            vectors: config.vectors()?,
-            bar: 0,
-            table_offset: MSIX_TABLE,
-            pba_offset: MSIX_PENDING,
-        };
-        let msix = Arc::new(Msix::new(layout, connections.messages));
+        let interrupts = connections.interrupts;
         let event = Worker::event()?;
         let doorbells = KernelDoorbells::new(connections.doorbells, event.try_clone()?, config.queue_pairs);
         let doorbells = Arc::new(doorbells);
@@ -100,7 +137,7 @@ impl NvmeDevice {
         let controller = Controller::new(
             config,
             Box::new(connections.memory),
-            Box::new(Arc::clone(&msix)),
+            Arc::new(interrupts.clone()),
             Box::new(Arc::clone(&doorbells)),
             backends,
         )?;
@@ -109,7 +146,7 @@ impl NvmeDevice {
             worker: Worker::start(&name, controller, event, connections.sandbox)?,
             doorbells,
         });
-        let function = PciFunction::new(description, Some(msix), Arc::clone(&device) as Arc<dyn PciDevice>)?;
+        let function = PciFunction::new(description, interrupts, Arc::clone(&device) as Arc<dyn PciDevice>)?;
         Ok((device, Arc::new(function)))
     }
 
@@ -129,9 +166,10 @@ impl NvmeDevice {
         config: ControllerConfig,
         backends: Vec<Box<dyn Backend>>,
     ) -> Result<Arc<Self>, AttachError> {
+        let pin = machine.interrupt_pin(address);
         let connections = Connections {
             memory: machine.ram().map().clone(),
-            messages: machine.irq().message_vectors(config.vectors()?)?,
+            interrupts: interrupts(&config, |count| machine.irq().message_vectors(count), pin)?,
             doorbells: Arc::new(KvmDoorbells::new(Arc::clone(machine.vm()))),
             sandbox: machine.sandbox(),
         };
@@ -169,6 +207,10 @@ impl PciDevice for NvmeDevice {
         if bar == 0 {
             self.doorbells.set_base(base);
         }
+    }
+
+    fn interrupts_changed(&self) {
+        self.worker.kick();
     }
 
     fn bus_master_changed(&self, enabled: bool) {

@@ -14,6 +14,7 @@ use super::memory::DmaMemory;
 use super::prp::PAGE_SIZE;
 use super::queue::{CompletionQueue, InvalidDoorbellValue, SubmissionQueue};
 use super::status::{Failure, Status};
+use crate::irq::InterruptMode;
 
 /// The two pages that Doorbell Buffer Config names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -206,14 +207,16 @@ impl Controller {
     /// host may have moved a doorbell just before it could see the request (section 7.13).
     pub(super) fn arm_shadow_doorbells(&mut self) {
         let Some(shadow) = &self.state.shadow else { return };
+        let by_pin = self.interrupts.mode() == InterruptMode::Intx;
         for (id, queue) in self.state.submission_queues.iter().enumerate() {
             if let Some(queue) = queue {
                 shadow.arm(&*self.memory, tail_doorbell(id), queue.tail());
             }
         }
         for (id, queue) in self.state.completion_queues.iter().enumerate() {
-            // The head matters only to a queue that has no room left.
-            if let Some(queue) = queue.as_ref().filter(|queue| queue.is_full()) {
+            // The head matters to a queue that has no room left, and to the level of the pin.
+            let matters = |queue: &&CompletionQueue| queue.is_full() || by_pin && !queue.is_empty();
+            if let Some(queue) = queue.as_ref().filter(matters) {
                 shadow.arm(&*self.memory, head_doorbell(id), queue.head());
             }
         }

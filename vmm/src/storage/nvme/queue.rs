@@ -110,7 +110,7 @@ pub struct CompletionQueue {
     head: u32,
     tail: u32,
     phase: bool,
-    /// The MSI-X vector, or none if interrupts are disabled for the queue (IEN).
+    /// The interrupt vector, or none if interrupts are disabled for the queue (IEN).
     pub vector: Option<u16>,
     /// Entries were posted since the last interrupt.
     pub interrupt_due: bool,
@@ -135,6 +135,12 @@ impl CompletionQueue {
     #[must_use]
     pub fn head(&self) -> u32 {
         self.head
+    }
+
+    /// Whether the host has acknowledged every entry.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.head == self.tail
     }
 
     /// Whether no further entry can be posted until the host consumes one.

@@ -4,13 +4,15 @@
 //! [`Controller`](super::Controller), takes the changes and acts on them, so that no vCPU ever waits for DMA or a
 //! backend. It knows no queue: whether a doorbell belongs to one is found out later.
 //!
-//! There is no pin-based interrupt: INTMS and INTMC keep the mask the guest writes, and it masks nothing (with MSI-X the
-//! host shall not touch them, section 3.1.3).
+//! INTMS and INTMC take effect at once, and so does a head doorbell on the level of the pin: a guest that has masked or
+//! acknowledged its interrupt must not get it again because the worker has not looked yet. With MSI-X the mask masks
+//! nothing (the host shall not touch it then, section 3.1.3).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::fault::{FaultInjector, RegisterFault};
+use super::interrupts::InterruptSink;
 
 /// The most I/O queue pairs a controller can be given.
 pub const MAX_QUEUE_PAIRS: u16 = 64;
@@ -113,6 +115,11 @@ pub const SUBSYSTEM_RESET_OCCURRED: u32 = 1 << 4;
 pub struct RegisterState {
     /// The mask that INTMS sets and INTMC clears.
     pub interrupt_mask: u32,
+    /// Bits that INTMC cleared since the controller last looked.
+    pub unmasked: u32,
+    /// The interrupt status of the pin (section 7.5.1): there are entries that the host has not acknowledged. Not set while
+    /// a head doorbell is on its way.
+    pub interrupt_status: bool,
     /// CC.
     pub configuration: Configuration,
     /// CSTS.
@@ -143,6 +150,8 @@ impl Default for RegisterState {
     fn default() -> Self {
         Self {
             interrupt_mask: 0,
+            unmasked: 0,
+            interrupt_status: false,
             configuration: Configuration(0),
             status: 0,
             admin_queue_attributes: 0,
@@ -163,6 +172,11 @@ impl RegisterState {
     /// Whether doorbells mean anything: ready, and not on the way into a reset.
     fn takes_doorbells(&self) -> bool {
         self.configuration.enabled() && self.status & READY != 0 && !self.reset_pending
+    }
+
+    /// The level of the pin; its vector is 0.
+    fn pin(&self) -> bool {
+        self.interrupt_status && self.interrupt_mask & 1 == 0
     }
 
     fn read_u32(&self, offset: u64) -> u32 {
@@ -188,7 +202,7 @@ impl RegisterState {
     fn write_u32(&mut self, offset: u64, value: u32) -> bool {
         match offset {
             INTMS => self.interrupt_mask |= value,
-            INTMC => self.interrupt_mask &= !value,
+            INTMC => return self.unmask(value),
             CC => return self.write_configuration(value),
             CSTS => self.status &= !(value & SUBSYSTEM_RESET_OCCURRED),
             NSSR if value == SUBSYSTEM_RESET => return self.reset_subsystem(),
@@ -207,11 +221,21 @@ impl RegisterState {
         false
     }
 
+    fn unmask(&mut self, vectors: u32) -> bool {
+        let unmasked = self.interrupt_mask & vectors;
+        self.unmasked |= unmasked;
+        self.interrupt_mask &= !vectors;
+        unmasked != 0
+    }
+
     fn write_configuration(&mut self, value: u32) -> bool {
         let new = Configuration(value & Configuration::WRITABLE);
         if self.configuration.enabled() && !new.enabled() {
             self.reset_pending = true;
             self.forget_doorbells();
+            self.interrupt_mask = 0;
+            self.unmasked = 0;
+            self.interrupt_status = false;
         }
         if !self.configuration.wants_shutdown() && new.wants_shutdown() {
             self.shutdown_pending = true;
@@ -243,7 +267,13 @@ impl RegisterState {
             .and_then(|index| self.doorbells.get_mut(index))
         {
             // Bits 31:16 are reserved.
-            Some(doorbell) => *doorbell = Some(value as u16),
+            Some(doorbell) => {
+                *doorbell = Some(value as u16);
+                // Whether entries are left is seen when the head is taken.
+                if is_head(index) {
+                    self.interrupt_status = false;
+                }
+            }
             None => self.stray_doorbell = true,
         }
         self.doorbell_rung = true;
@@ -262,6 +292,11 @@ impl RegisterState {
     }
 }
 
+/// Whether a doorbell is that of a completion queue.
+fn is_head(doorbell: u64) -> bool {
+    doorbell % 2 == 1
+}
+
 fn set_low(register: &mut u64, value: u32) {
     *register = *register & !0xffff_ffff | u64::from(value);
 }
@@ -271,20 +306,22 @@ fn set_high(register: &mut u64, value: u32) {
 }
 
 /// The registers, shared by the vCPUs and the controller's worker. Locked for moments only.
-#[derive(Debug, Default)]
 pub struct RegisterFile {
     state: Mutex<RegisterState>,
     attention: AtomicBool,
     faults: Option<Arc<FaultInjector>>,
+    interrupts: Arc<dyn InterruptSink>,
 }
 
 impl RegisterFile {
-    /// Registers as after power on; writes are subject to `faults`.
+    /// Registers as after power on; writes are subject to `faults`, and set the level of the pin.
     #[must_use]
-    pub fn new(faults: Option<Arc<FaultInjector>>) -> Self {
+    pub fn new(faults: Option<Arc<FaultInjector>>, interrupts: Arc<dyn InterruptSink>) -> Self {
         Self {
+            state: Mutex::default(),
+            attention: AtomicBool::new(false),
             faults,
-            ..Self::default()
+            interrupts,
         }
     }
 
@@ -307,11 +344,30 @@ impl RegisterFile {
             return false;
         }
         let mut state = self.lock();
-        let look = Self::take(&mut state, offset, data);
+        let look = self.change(&mut state, |state| Self::take(state, offset, data));
         if fault == Some(RegisterFault::Fatal) {
             state.fatal_pending = true;
         }
         look || state.fatal_pending
+    }
+
+    /// Makes a change and sets the pin to what follows, under the lock, so that levels arrive in their order.
+    fn change<T>(&self, state: &mut RegisterState, change: impl FnOnce(&mut RegisterState) -> T) -> T {
+        let before = state.pin();
+        let result = change(state);
+        let after = state.pin();
+        if before != after {
+            self.interrupts.set_level(after);
+        }
+        result
+    }
+
+    /// The controller has looked at its completion queues. What it saw is old if the host has written a head doorbell
+    /// meanwhile, or resets the controller.
+    pub(super) fn set_interrupt_status(&self, state: &mut RegisterState, status: bool) {
+        let heads = state.doorbells.iter().skip(1).step_by(2);
+        let is_old = state.reset_pending || state.doorbell_rung && heads.flatten().next().is_some();
+        self.change(state, |state| state.interrupt_status = status && !is_old);
     }
 
     fn take(state: &mut RegisterState, offset: u64, data: &[u8]) -> bool {

@@ -437,7 +437,7 @@ fn controllers_that_cannot_be_are_refused() {
             .iter()
             .map(|&size| Box::new(MemoryBackend::new(size)) as _)
             .collect();
-        let sink = Box::new(Interrupts::default());
+        let sink = Arc::new(Interrupts::default());
         Controller::new(config, Box::new(memory), sink, Box::new(()), backends).err()
     };
     let config = ControllerConfig::default();

@@ -12,17 +12,19 @@ use zerocopy::IntoBytes;
 
 use super::harness::*;
 use crate::bus::Bus;
+use crate::devices::testing::LineProbe;
 use crate::doorbell::{Doorbell, DoorbellHost, DoorbellMatch};
 use crate::irq::{MessageSink, MsiMessage};
 use crate::machine::DeviceWorker;
-use crate::pci::{PciAddress, PciBus, PciDevice, Resources};
+use crate::pci::{Interrupts, PciAddress, PciBus, PciDevice, Resources};
 use crate::sandbox::Sandbox;
 use crate::storage::backend::{Backend, BackendError, MemoryBackend};
 use crate::storage::nvme::command::{SubmissionEntry, admin, nvm};
+use crate::storage::nvme::device::interrupts;
 use crate::storage::nvme::ranges::{DatasetRange, PIECE};
 use crate::storage::nvme::{
     AttachError, CommandMatch, CompletionFault, ConfigError, Connections, ControllerConfig, Fault, FaultKind,
-    NvmeDevice,
+    InterruptKind, NvmeDevice,
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -71,6 +73,7 @@ struct Bench {
     memory: GuestMemoryMmap,
     device: Arc<NvmeDevice>,
     messages: Arc<Messages>,
+    pin: Arc<LineProbe>,
     doorbells: Arc<Doorbells>,
     pci: PciBus,
     mmio: Arc<Bus>,
@@ -87,6 +90,7 @@ impl Bench {
     fn with_faults(backend: Box<dyn Backend>, faults: Vec<Fault>) -> Self {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).unwrap();
         let (messages, doorbells) = (Arc::<Messages>::default(), Arc::<Doorbells>::default());
+        let pin = Arc::<LineProbe>::default();
         let config = ControllerConfig {
             queue_pairs: 4,
             faults,
@@ -94,7 +98,7 @@ impl Bench {
         };
         let connections = Connections {
             memory: memory.clone(),
-            messages: Arc::clone(&messages) as _,
+            interrupts: interrupts(&config, |_| Ok(Arc::clone(&messages)), Arc::clone(&pin) as _).unwrap(),
             doorbells: Arc::clone(&doorbells) as _,
             sandbox: Sandbox::none(),
         };
@@ -117,6 +121,7 @@ impl Bench {
             memory,
             device,
             messages,
+            pin,
             doorbells,
             pci,
             mmio,
@@ -465,11 +470,78 @@ fn doorbells_beyond_the_kernels_room_go_on_by_exits() {
 }
 
 #[test]
+fn without_messages_the_worker_sets_the_pin_and_a_doorbell_releases_it() {
+    let bench = Bench::new(disk());
+    bench.enable();
+    // MSI-X off: the admin queue's entries are told by the pin.
+    bench
+        .pci
+        .config_write(Bench::address(), Bench::msix(&bench.pci) + 3, &[0]);
+    bench.put_command(ADMIN_SQ, 0, identify(1, 0));
+    bench.write(0x1000, 1);
+    bench.wait_for(|bench| bench.pin.level());
+    assert_eq!(bench.config(4) >> 19 & 1, 1, "STATUS.InterruptStatus");
+    assert!(bench.messages.0.lock().unwrap().is_empty());
+    bench.write(0x1004, 1);
+    assert!(!bench.pin.level(), "before the vCPU goes on");
+    assert_eq!(bench.config(4) >> 19 & 1, 0);
+}
+
+#[test]
+fn the_pin_takes_over_what_messages_left_and_gives_it_back() {
+    let bench = Bench::new(disk());
+    bench.enable();
+    bench.put_command(ADMIN_SQ, 0, identify(1, 0));
+    bench.write(0x1000, 1);
+    bench.wait_for(|bench| !bench.messages.0.lock().unwrap().is_empty());
+    let control = Bench::msix(&bench.pci) + 3;
+    bench.pci.config_write(Bench::address(), control, &[0]);
+    bench.wait_for(|bench| bench.pin.level());
+    bench.pci.config_write(Bench::address(), control, &[0x80]);
+    assert!(!bench.pin.level());
+}
+
+#[test]
+fn a_controller_offers_what_its_configuration_says() {
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
+    for (kind, capabilities) in [
+        (InterruptKind::Msix, vec![0x11, 0x05]),
+        (InterruptKind::Msi, vec![0x05]),
+        (InterruptKind::Intx, vec![]),
+    ] {
+        let config = ControllerConfig {
+            interrupts: kind,
+            ..ControllerConfig::default()
+        };
+        let messages = Arc::<Messages>::default();
+        let connections = Connections {
+            memory: memory.clone(),
+            interrupts: interrupts(&config, |_| Ok(Arc::clone(&messages)), Arc::<LineProbe>::default()).unwrap(),
+            doorbells: Arc::<Doorbells>::default(),
+            sandbox: Sandbox::none(),
+        };
+        let (_device, function) = NvmeDevice::new(config, vec![disk()], connections).unwrap();
+        let byte = |offset| {
+            let mut data = [0];
+            function.config_read(offset, &mut data);
+            data[0]
+        };
+        let mut found = Vec::new();
+        let mut offset = byte(0x34);
+        while offset != 0 {
+            found.push(byte(offset));
+            offset = byte(offset + 1);
+        }
+        assert_eq!((found, byte(0x3d)), (capabilities, 1), "{kind:?}");
+    }
+}
+
+#[test]
 fn a_device_that_cannot_be_is_refused() {
     for queue_pairs in [0, 65, u16::MAX] {
         let connections = Connections {
             memory: GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap(),
-            messages: Arc::<Messages>::default(),
+            interrupts: Interrupts::default(),
             doorbells: Arc::<Doorbells>::default(),
             sandbox: Sandbox::none(),
         };

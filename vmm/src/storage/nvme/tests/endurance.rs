@@ -204,7 +204,7 @@ impl Host {
             ..ControllerConfig::default()
         };
         let backends = (0..2).map(|_| Box::new(MemoryBackend::new(DISK)) as _).collect();
-        let interrupts = Box::new(Interrupts::default());
+        let interrupts = Arc::new(Interrupts::default());
         let controller = Controller::new(config, Box::new(watched), interrupts, Box::new(()), backends).unwrap();
         let mut host = Self {
             random: Random(seed),

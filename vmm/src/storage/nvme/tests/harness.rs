@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use zerocopy::{FromBytes, IntoBytes};
 
+use crate::irq::InterruptMode;
 use crate::storage::backend::{Backend, MemoryBackend};
 use crate::storage::nvme::command::{CompletionEntry, SubmissionEntry, admin};
 use crate::storage::nvme::{
@@ -27,19 +28,52 @@ pub(super) const DISK: usize = 1 << 20;
 /// CC with EN, IOSQES and IOCQES.
 pub(super) const CC_ENABLE: u32 = 0x0046_0001;
 
-/// Interrupts in the order in which they were sent.
-#[derive(Clone, Default)]
-pub(super) struct Interrupts(pub(super) Arc<Mutex<Vec<u16>>>);
+/// What a function without a bus knows of its interrupts.
+struct Wires {
+    mode: InterruptMode,
+    sent: Vec<u16>,
+    pin: bool,
+}
+
+/// Messages in the order in which they were sent, and the level of the pin. MSI-X at first.
+#[derive(Clone)]
+pub(super) struct Interrupts(Arc<Mutex<Wires>>);
+
+impl Default for Interrupts {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Wires {
+            mode: InterruptMode::Msix,
+            sent: Vec::new(),
+            pin: false,
+        })))
+    }
+}
 
 impl InterruptSink for Interrupts {
+    fn mode(&self) -> InterruptMode {
+        self.0.lock().unwrap().mode
+    }
+
     fn signal(&self, vector: u16) {
-        self.0.lock().unwrap().push(vector);
+        self.0.lock().unwrap().sent.push(vector);
+    }
+
+    fn set_level(&self, pending: bool) {
+        self.0.lock().unwrap().pin = pending;
     }
 }
 
 impl Interrupts {
     pub(super) fn take(&self) -> Vec<u16> {
-        std::mem::take(&mut self.0.lock().unwrap())
+        std::mem::take(&mut self.0.lock().unwrap().sent)
+    }
+
+    pub(super) fn set_mode(&self, mode: InterruptMode) {
+        self.0.lock().unwrap().mode = mode;
+    }
+
+    pub(super) fn pin(&self) -> bool {
+        self.0.lock().unwrap().pin
     }
 }
 
@@ -122,7 +156,7 @@ impl Driver {
         let controller = Controller::new(
             config,
             Box::new(memory.clone()),
-            Box::new(interrupts.clone()),
+            Arc::new(interrupts.clone()),
             Box::new(route.clone()),
             backends,
         )
@@ -217,10 +251,15 @@ impl Driver {
 
     /// Creates I/O queue pair `id`, the next one, on the vector of the same number.
     pub(super) fn create_queue_pair(&mut self, id: u16) {
+        self.create_queue_pair_on(id, id);
+    }
+
+    /// As [`create_queue_pair`](Self::create_queue_pair), on another vector.
+    pub(super) fn create_queue_pair_on(&mut self, id: u16, vector: u16) {
         let (sq, cq) = Self::queue_addresses(id);
         self.memory.write_slice(&[0; 0x1000], GuestAddress(cq)).unwrap();
         let size = u32::from(id) | (IO_ENTRIES - 1) << 16;
-        self.admin_ok(create_cq(cq, size, 3 | u32::from(id) << 16));
+        self.admin_ok(create_cq(cq, size, 3 | u32::from(vector) << 16));
         self.admin_ok(create_sq(sq, size, 1 | u32::from(id) << 16));
         assert_eq!(self.submission.len(), usize::from(id));
         self.submission.push(Ring::new(sq, IO_ENTRIES));

@@ -210,7 +210,7 @@ fn controller(faults: Vec<Fault>) -> (Controller, GuestMemoryMmap, Escapes) {
     let controller = Controller::new(
         config,
         Box::new(watched),
-        Box::new(Interrupts::default()),
+        Arc::new(Interrupts::default()),
         Box::new(()),
         backends,
     )

@@ -1,0 +1,49 @@
+//! A Storport driver on a controller that interrupts by messages and by its pin; the guest images as in `guest_run.rs`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod support;
+
+use support::{BUGS, Run, assert_found_once_at_its_place, assert_nothing_found, run};
+
+/// What the controller offers, and how many messages the driver is given for it: with two processors the controller has
+/// three vectors, which MSI rounds up.
+const KINDS: [(&str, u32); 3] = [("msix", 3), ("msi", 4), ("intx", 0)];
+
+#[track_caller]
+fn assert_messages(run: &Run, messages: u32) {
+    let told = format!("nvme: {messages} messages");
+    assert!(run.serial().contains(&told), "not told `{told}`: {run}");
+}
+
+#[test]
+fn guest_a_driver_completes_a_verified_workload_in_each_mode() {
+    for (kind, messages) in KINDS {
+        let arguments = ["--seed", "3", "--interrupts", kind, "--append", "ops=24 threads=2"];
+        let run = run("nvme-ok", &arguments);
+        assert_nothing_found(&run);
+        assert_messages(&run, messages);
+    }
+}
+
+#[test]
+fn guest_two_controllers_share_an_input() {
+    // Slots 4 and 8 have the same PIRQ link.
+    let mut arguments = vec!["--seed", "3", "--interrupts", "intx", "--append", "ops=8 threads=2"];
+    arguments.extend(["--disk", "mem:8M"].repeat(5));
+    let run = run("nvme-ok", &arguments);
+    assert_nothing_found(&run);
+    assert_messages(&run, 0);
+}
+
+#[test]
+fn guest_a_release_without_acquire_is_found_with_the_pin() {
+    let bug = BUGS.iter().find(|bug| bug.0 == "nvme-release-without-acquire").unwrap();
+    let arguments = ["--seed", "5", "--interrupts", "intx", "--append", "ops=8 threads=2"];
+    let run = run(bug.0, &arguments);
+    assert_found_once_at_its_place(bug, &run);
+    assert_messages(&run, 0);
+}

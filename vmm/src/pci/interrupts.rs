@@ -1,0 +1,115 @@
+//! The ways in which a function can interrupt, of which one is in use: MSI-X if it is enabled, else MSI if it is, else the
+//! INTx pin (PCI 6.8: a function uses no pin while it uses messages; to enable both kinds of messages is a fault of the
+//! guest, and MSI-X wins).
+
+use std::sync::Arc;
+
+use super::config::{Command, ConfigError, ConfigSpace, FunctionDescription};
+use super::intx::{INTA, Intx};
+use super::msi::{self, MSI_CAPABILITY_ID, Msi};
+use super::msix::{MSIX_CAPABILITY_ID, Msix};
+use crate::irq::InterruptMode;
+
+/// What a function offers, shared with its device.
+#[derive(Clone, Default)]
+pub struct Interrupts {
+    /// MSI-X.
+    pub msix: Option<Arc<Msix>>,
+    /// MSI.
+    pub msi: Option<Arc<Msi>>,
+    /// The pin, INTA#.
+    pub intx: Option<Arc<Intx>>,
+}
+
+impl Interrupts {
+    /// How the function interrupts now.
+    #[must_use]
+    pub fn mode(&self) -> InterruptMode {
+        if self.msix.as_ref().is_some_and(|msix| msix.is_enabled()) {
+            return InterruptMode::Msix;
+        }
+        let messages = self.msi.as_ref().and_then(|msi| msi.enabled_messages());
+        messages.map_or(InterruptMode::Intx, |messages| InterruptMode::Msi { messages })
+    }
+
+    /// The device wants to interrupt by message `vector`, in whichever way messages are sent now.
+    pub fn signal(&self, vector: u16) {
+        match (self.mode(), &self.msix, &self.msi) {
+            (InterruptMode::Msix, Some(msix), _) => msix.signal(vector),
+            (InterruptMode::Msi { .. }, _, Some(msi)) => msi.signal(vector),
+            _ => {}
+        }
+    }
+
+    /// The device has an interrupt for the pin, or has none any more.
+    pub fn set_level(&self, pending: bool) {
+        if let Some(intx) = &self.intx {
+            intx.set_level(pending);
+        }
+    }
+
+    /// Adds the pin, and the capabilities in front of others.
+    pub(super) fn describe(&self, description: &mut FunctionDescription) -> Result<(), ConfigError> {
+        if self.intx.is_some() {
+            description.interrupt_pin = INTA;
+        }
+        if let Some(msi) = &self.msi {
+            description.capabilities.insert(0, msi.capability());
+        }
+        if let Some(msix) = &self.msix {
+            let capability = msix.layout().capability(&description.bars)?;
+            description.capabilities.insert(0, capability);
+        }
+        Ok(())
+    }
+
+    /// Takes over what the guest wrote to `config`. The pin is released before the first message can leave, and asserted
+    /// after the last.
+    pub(super) fn update(&self, config: &ConfigSpace) {
+        let command = config.command();
+        let bus_master = command.contains(Command::BUS_MASTER);
+        let msix = self.msix.as_ref().zip(config.find_capability(MSIX_CAPABILITY_ID));
+        let msi = self.msi.as_ref().zip(config.find_capability(MSI_CAPABILITY_ID));
+        let msix = msix.map(|(msix, offset)| {
+            // The high byte of Message Control.
+            let mut control = [0];
+            config.read(offset + 3, &mut control);
+            (msix, control[0])
+        });
+        let by_message = msix.as_ref().is_some_and(|(_, control)| Msix::is_switched_on(*control))
+            || msi.is_some_and(|(_, offset)| msi::is_enabled(config, offset));
+        let disabled = command.contains(Command::INTERRUPT_DISABLE);
+        let set_pin = |superseded| {
+            if let Some(intx) = &self.intx {
+                intx.update(disabled, superseded);
+            }
+        };
+        if by_message {
+            set_pin(true);
+        }
+        if let Some((msix, control)) = msix {
+            msix.set_control(control, bus_master);
+        }
+        if let Some((msi, offset)) = msi {
+            msi.update(config, offset, bus_master);
+        }
+        if !by_message {
+            set_pin(false);
+        }
+    }
+
+    /// STATUS.InterruptStatus.
+    pub(super) fn status(&self) -> bool {
+        self.intx.as_ref().is_some_and(|intx| intx.status())
+    }
+}
+
+/// As most functions are whose device sends messages only.
+impl From<Arc<Msix>> for Interrupts {
+    fn from(msix: Arc<Msix>) -> Self {
+        Self {
+            msix: Some(msix),
+            ..Self::default()
+        }
+    }
+}
