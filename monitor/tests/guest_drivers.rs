@@ -58,6 +58,27 @@ fn guest_timers_can_be_freed_at_dispatch_level_and_in_their_callback() {
 }
 
 #[test]
+fn guest_timers_answer_as_documented() {
+    assert_nothing_found(&run_odd("times", &[]));
+}
+
+#[test]
+fn guest_routines_for_a_bug_check_are_called_at_one() {
+    let run = run_odd("cleans-up", &[]);
+    assert_eq!(run.code(), 3, "{run}");
+    let report = run.report();
+    assert_eq!(report["end"]["bug_check"]["code"], ODD_BUG_CHECK.0, "{run}");
+    assert_eq!(report["end"]["bug_check"]["parameters"][2], 0, "{run}");
+    let serial = run.serial();
+    let told: Vec<&str> = serial.lines().filter_map(|line| line.strip_prefix("odd: ")).collect();
+    let expected = [
+        "called at the bug check: 24 bytes, the first is 7, IRQL 15",
+        "called for reason 2: 56 bytes, room for 4096",
+    ];
+    assert_eq!(told, expected, "{run}");
+}
+
+#[test]
 fn guest_formatted_disk_of_short_commands_is_worked_on_within_its_limits() {
     let run = run_odd("formatted", &[]);
     assert_nothing_found(&run);
@@ -71,7 +92,7 @@ fn guest_formatted_disk_of_short_commands_is_worked_on_within_its_limits() {
     }
 }
 
-/// What Windows tells a miniport beside commands: at the start its capabilities and WMI registration are asked for, at
+/// What Windows tells a miniport beside commands: at the start the power settings that it wants to know, its capabilities and WMI registration are asked for, at
 /// the end a control operation takes the place of the power request.
 #[test]
 fn guest_miniport_is_told_of_start_and_end_as_windows_does() {
@@ -82,6 +103,10 @@ fn guest_miniport_is_told_of_start_and_end_as_windows_does() {
     let expected = [
         "adapter control 0 at IRQL 0",
         "unit control 0 at IRQL 0",
+        "adapter control 5 at IRQL 0",
+        "power setting 0x0b2d69d7 is 0, 4 bytes",
+        "adapter control 5 at IRQL 0",
+        "power setting 0xdab60367 is 0, 4 bytes",
         "request function 0x25 at IRQL 0",
         "PnP action 0x9, 24 bytes",
         "request function 0x17 at IRQL 0",

@@ -12,6 +12,7 @@
 #define ODD_FUNCTION_CODE 0xee
 #define ODD_SMALL_TRANSFER (16 * 1024u)
 #define ODD_TIMER_MICROSECONDS 1000
+#define ODD_POWER_SETTING 5 /* ScsiPowerSettingNotification */
 #define ODD_LATE_MICROSECONDS (1000 * 1000)
 
 typedef struct _ODD_EXTENSION {
@@ -22,6 +23,12 @@ typedef struct _ODD_EXTENSION {
     PSCSI_REQUEST_BLOCK Kept;
     PVOID Timer;
 } ODD_EXTENSION, *PODD_EXTENSION;
+
+/* Link power management and its idle time, of the DDI page of StorPortSetPowerSettingNotificationGuids. */
+static GUID PowerSettings[] = {
+    {0x0b2d69d7, 0xa2a1, 0x449c, {0x96, 0x80, 0xf9, 0x1c, 0x70, 0x52, 0x1c, 0x60}},
+    {0xdab60367, 0x53fe, 0x4fbc, {0x82, 0x5e, 0x52, 0x1d, 0x06, 0x9d, 0x24, 0x56}},
+};
 
 static ULONG NTAPI HwFindAdapter(PVOID DeviceExtension, PVOID HwContext, PVOID BusInformation, PVOID LowerDevice,
                                  PCHAR ArgumentString, PPORT_CONFIGURATION_INFORMATION ConfigInfo, PBOOLEAN Again)
@@ -50,6 +57,10 @@ static ULONG NTAPI HwFindAdapter(PVOID DeviceExtension, PVOID HwContext, PVOID B
     ConfigInfo->NumberOfBuses = 1;
     ConfigInfo->MaximumNumberOfTargets = 1;
     ConfigInfo->MaximumNumberOfLogicalUnits = 1;
+    if (ODD == ODD_TELLS_CONTROLS && StorPortSetPowerSettingNotificationGuids(Extension, RTL_NUMBER_OF(PowerSettings),
+                                                                              PowerSettings) != STOR_STATUS_SUCCESS) {
+        return SP_RETURN_ERROR;
+    }
     *Again = FALSE;
     return SP_RETURN_FOUND;
 }
@@ -117,6 +128,94 @@ static VOID FreeTimers(PODD_EXTENSION Extension, PSCSI_REQUEST_BLOCK Srb)
     StorPortRequestTimer(Extension, Extension->Timer, FreeingCallback, Srb, ODD_TIMER_MICROSECONDS, 0);
 }
 
+/* Of the DDI pages of the timer routines. */
+static VOID Expect(ULONG Step, ULONG Expected, ULONG Found)
+{
+    if (Expected != Found) {
+        KeBugCheckEx(ODD_BUG_CHECK_CODE, ODD, Step, Expected, Found);
+    }
+}
+
+static ULONG RequestTimer(PODD_EXTENSION Extension, PHW_TIMER_EX Callback, PVOID Context, ULONG Microseconds)
+{
+    return StorPortRequestTimer(Extension, Extension->Timer, Callback, Context, Microseconds, 0);
+}
+
+static VOID NTAPI LastCallback(PVOID DeviceExtension, PVOID Context)
+{
+    PODD_EXTENSION Extension = DeviceExtension;
+    PSCSI_REQUEST_BLOCK Srb = Context;
+
+    Expect(10, DISPATCH_LEVEL, KeGetCurrentIrql());
+    Expect(11, STOR_STATUS_SUCCESS, StorPortFreeTimer(Extension, Extension->Timer));
+    DiskSucceed(Srb);
+    StorPortNotification(RequestComplete, Extension, Srb);
+}
+
+/* The timer is free again when it has come; above DISPATCH_LEVEL it is set later. */
+static VOID NTAPI FirstCallback(PVOID DeviceExtension, PVOID Context)
+{
+    PODD_EXTENSION Extension = DeviceExtension;
+    PVOID Timer;
+    KIRQL OldIrql;
+
+    KeRaiseIrql(DISPATCH_LEVEL + 1, &OldIrql);
+    Expect(7, STOR_STATUS_INVALID_IRQL, StorPortInitializeTimer(Extension, &Timer));
+    Expect(8, STOR_STATUS_SUCCESS, RequestTimer(Extension, LastCallback, Context, ODD_TIMER_MICROSECONDS));
+    Expect(9, STOR_STATUS_BUSY, RequestTimer(Extension, LastCallback, Context, ODD_TIMER_MICROSECONDS));
+    KeLowerIrql(OldIrql);
+}
+
+static VOID RequestTimers(PODD_EXTENSION Extension, PSCSI_REQUEST_BLOCK Srb)
+{
+    Expect(0, STOR_STATUS_INVALID_PARAMETER, StorPortInitializeTimer(Extension, NULL));
+    Expect(1, STOR_STATUS_INVALID_PARAMETER, RequestTimer(Extension, FirstCallback, Srb, ODD_TIMER_MICROSECONDS));
+    Expect(2, STOR_STATUS_SUCCESS, StorPortInitializeTimer(Extension, &Extension->Timer));
+    Expect(3, STOR_STATUS_INVALID_PARAMETER, RequestTimer(Extension, NULL, Srb, ODD_TIMER_MICROSECONDS));
+    Expect(4, STOR_STATUS_SUCCESS, RequestTimer(Extension, LateCallback, NULL, ODD_LATE_MICROSECONDS));
+    Expect(5, STOR_STATUS_BUSY, RequestTimer(Extension, FirstCallback, Srb, ODD_TIMER_MICROSECONDS));
+    Expect(6, STOR_STATUS_SUCCESS, RequestTimer(Extension, LateCallback, NULL, 0));
+    Expect(6, STOR_STATUS_SUCCESS, RequestTimer(Extension, FirstCallback, Srb, ODD_TIMER_MICROSECONDS));
+}
+
+static VOID NTAPI BugCheckCallback(PVOID Buffer, ULONG Length)
+{
+    DbgPrint("odd: called at the bug check: %lu bytes, the first is %u, IRQL %u\n", Length, *(PUCHAR)Buffer,
+             KeGetCurrentIrql());
+}
+
+static VOID NTAPI DumpDataCallback(KBUGCHECK_CALLBACK_REASON Reason, PKBUGCHECK_REASON_CALLBACK_RECORD Record,
+                                   PVOID ReasonSpecificData, ULONG ReasonSpecificDataLength)
+{
+    PKBUGCHECK_SECONDARY_DUMP_DATA Data = ReasonSpecificData;
+
+    UNREFERENCED_PARAMETER(Record);
+    DbgPrint("odd: called for reason %u: %lu bytes, room for %lu\n", Reason, ReasonSpecificDataLength,
+             Data->InBufferLength);
+    RtlFillMemory(Data->InBuffer, Data->InBufferLength, 0xdd);
+    Data->OutBuffer = Data->InBuffer;
+    Data->OutBufferLength = Data->InBufferLength;
+}
+
+static DECLSPEC_NORETURN VOID CleanUpAndEnd(PVOID Parameter)
+{
+    static KBUGCHECK_CALLBACK_RECORD Record, Withdrawn;
+    static KBUGCHECK_REASON_CALLBACK_RECORD ReasonRecord;
+    static UCHAR Buffer[24] = {7}, Component[] = "odd";
+
+    KeInitializeCallbackRecord(&Record);
+    KeInitializeCallbackRecord(&Withdrawn);
+    KeInitializeCallbackRecord(&ReasonRecord);
+    Expect(0, TRUE, KeRegisterBugCheckCallback(&Record, BugCheckCallback, Buffer, sizeof(Buffer), Component));
+    Expect(1, FALSE, KeRegisterBugCheckCallback(&Record, BugCheckCallback, Buffer, sizeof(Buffer), Component));
+    Expect(2, TRUE, KeRegisterBugCheckCallback(&Withdrawn, BugCheckCallback, Buffer, 1, Component));
+    Expect(3, TRUE, KeDeregisterBugCheckCallback(&Withdrawn));
+    Expect(4, FALSE, KeDeregisterBugCheckCallback(&Withdrawn));
+    Expect(5, TRUE,
+           KeRegisterBugCheckReasonCallback(&ReasonRecord, DumpDataCallback, KbCallbackSecondaryDumpData, Component));
+    KeBugCheckEx(ODD_BUG_CHECK_CODE, ODD, (ULONG_PTR)Parameter, 0, 0);
+}
+
 /* FALSE: the request is not to be completed. */
 static BOOLEAN GoWrong(PODD_EXTENSION Extension, PSCSI_REQUEST_BLOCK Srb)
 {
@@ -136,6 +235,11 @@ static BOOLEAN GoWrong(PODD_EXTENSION Extension, PSCSI_REQUEST_BLOCK Srb)
     case ODD_FREES_TIMERS:
         FreeTimers(Extension, Srb);
         return FALSE;
+    case ODD_TIMES:
+        RequestTimers(Extension, Srb);
+        return FALSE;
+    case ODD_CLEANS_UP:
+        CleanUpAndEnd(Srb);
     case ODD_BUG_CHECKS:
         KeBugCheckEx(ODD_BUG_CHECK_CODE, ODD, (ULONG_PTR)Srb, 0, 0);
     case ODD_LOOPS_AT_DISPATCH:
@@ -209,6 +313,12 @@ static SCSI_ADAPTER_CONTROL_STATUS TellControl(const char *What, ULONG ControlTy
         return ControlType == 0 ? ScsiAdapterControlSuccess : ScsiAdapterControlUnsuccessful;
     }
     DbgPrint("odd: %s control %lu at IRQL %u\n", What, ControlType, KeGetCurrentIrql());
+    if (ControlType == ODD_POWER_SETTING && *What == 'a') {
+        PSTOR_POWER_SETTING_INFO Setting = Parameters;
+
+        DbgPrint("odd: power setting 0x%08x is %u, %lu bytes\n", Setting->PowerSettingGuid.Data1,
+                 *(PULONG)Setting->Value, Setting->ValueLength);
+    }
     for (ULONG Type = 0; ControlType == 0 && Type < List->MaxControlType; Type++) {
         ((PBOOLEAN)List->SupportedTypeList)[Type] = TRUE;
     }

@@ -331,6 +331,7 @@ VOID KiPrintLockCounters(VOID);
 const char *KiCommandLine(void);
 
 /* bugcheck.c */
+VOID KiCallBugCheckCallbacks(ULONG Code); /* bugcheckcallback.c */
 DECLSPEC_NORETURN VOID KiBugCheck(ULONG Code, ULONG_PTR P1, ULONG_PTR P2, ULONG_PTR P3, ULONG_PTR P4,
                                   KI_EXCEPTION_FRAME *Frame);
 VOID KiExceptionDispatch(KI_EXCEPTION_FRAME *Frame);

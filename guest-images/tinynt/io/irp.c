@@ -4,6 +4,8 @@
 #include "ki.h"
 #include "io_internal.h"
 
+#define IOP_BUFFER_TAG 'fubI'
+
 VOID IoInitializeIrp(PIRP Irp, USHORT PacketSize, CCHAR StackSize)
 {
     RtlZeroMemory(Irp, PacketSize);
@@ -59,14 +61,35 @@ static BOOLEAN IopWantsCompletion(PIRP Irp, PIO_STACK_LOCATION Stack)
     return (Stack->Control & SL_INVOKE_ON_ERROR) || (Irp->Cancel && (Stack->Control & SL_INVOKE_ON_CANCEL));
 }
 
-/* After the last driver: tell who waits for it (IoBuild... requests). */
+/* The answer to a buffered control goes from the packet's buffer to the sender's, as much of it as the driver said. */
+static VOID IopReturnBuffers(PIRP Irp)
+{
+    if ((Irp->Flags & IRP_INPUT_OPERATION) && !NT_ERROR(Irp->IoStatus.Status))
+        RtlCopyMemory(Irp->UserBuffer, Irp->AssociatedIrp.SystemBuffer, Irp->IoStatus.Information);
+    if (Irp->Flags & IRP_DEALLOCATE_BUFFER)
+        ExFreePoolWithTag(Irp->AssociatedIrp.SystemBuffer, IOP_BUFFER_TAG);
+    Irp->Flags &= ~(ULONG)(IRP_INPUT_OPERATION | IRP_DEALLOCATE_BUFFER);
+}
+
+static VOID IopFreeMdls(PIRP Irp)
+{
+    while (Irp->MdlAddress) {
+        PMDL next = Irp->MdlAddress->Next;
+        IoFreeMdl(Irp->MdlAddress);
+        Irp->MdlAddress = next;
+    }
+}
+
+/* After the last driver: give back what the packet was built with, and tell who waits for it (IoBuild... requests). */
 static VOID IopFinishIrp(PIRP Irp)
 {
     PKEVENT event = Irp->UserEvent;
 
+    IopReturnBuffers(Irp);
     if (Irp->UserIosb)
         *Irp->UserIosb = Irp->IoStatus;
     if (event) {
+        IopFreeMdls(Irp);
         IoFreeIrp(Irp);
         KeSetEvent(event, 0, FALSE);
     }
@@ -111,13 +134,46 @@ BOOLEAN IoCancelIrp(PIRP Irp)
     return TRUE;
 }
 
-/* Buffered controls only; the packet frees itself when complete. */
+/* For METHOD_BUFFERED one buffer for both ways, which no sender and no driver shares with the other; zeroed. */
+static BOOLEAN IopBufferControl(PIRP Irp, PVOID Input, ULONG InputLength, PVOID Output, ULONG OutputLength)
+{
+    ULONG length = InputLength > OutputLength ? InputLength : OutputLength;
+
+    if (!length)
+        return TRUE;
+    Irp->AssociatedIrp.SystemBuffer = ExAllocatePool2(0, length, IOP_BUFFER_TAG);
+    if (!Irp->AssociatedIrp.SystemBuffer)
+        return FALSE;
+    Irp->Flags |= IRP_BUFFERED_IO | IRP_DEALLOCATE_BUFFER;
+    if (InputLength)
+        RtlCopyMemory(Irp->AssociatedIrp.SystemBuffer, Input, InputLength);
+    if (Output && OutputLength)
+        Irp->Flags |= IRP_INPUT_OPERATION;
+    return TRUE;
+}
+
+/* For METHOD_IN_DIRECT and METHOD_OUT_DIRECT a copy of the input, and an MDL for the other buffer. */
+static BOOLEAN IopDirectControl(PIRP Irp, PVOID Input, ULONG InputLength, PVOID Output, ULONG OutputLength)
+{
+    if (!IopBufferControl(Irp, Input, InputLength, NULL, 0))
+        return FALSE;
+    if (Output && OutputLength) {
+        if (!IoAllocateMdl(Output, OutputLength, FALSE, FALSE, Irp))
+            return FALSE;
+        MmBuildMdlForNonPagedPool(Irp->MdlAddress);
+    }
+    return TRUE;
+}
+
+/* The packet frees itself when complete. Buffers by the code's method (Defining I/O Control Codes). */
 PIRP IoBuildDeviceIoControlRequest(ULONG IoControlCode, PDEVICE_OBJECT DeviceObject, PVOID InputBuffer,
                                    ULONG InputBufferLength, PVOID OutputBuffer, ULONG OutputBufferLength,
                                    BOOLEAN InternalDeviceIoControl, PKEVENT Event, PIO_STATUS_BLOCK IoStatusBlock)
 {
     PIRP irp = IoAllocateIrp(DeviceObject->StackSize, FALSE);
+    ULONG method = IoControlCode & 3;
     PIO_STACK_LOCATION stack;
+    BOOLEAN good = TRUE;
 
     if (!irp)
         return NULL;
@@ -126,9 +182,19 @@ PIRP IoBuildDeviceIoControlRequest(ULONG IoControlCode, PDEVICE_OBJECT DeviceObj
     stack->Parameters.DeviceIoControl.IoControlCode = IoControlCode;
     stack->Parameters.DeviceIoControl.InputBufferLength = InputBufferLength;
     stack->Parameters.DeviceIoControl.OutputBufferLength = OutputBufferLength;
-    stack->Parameters.DeviceIoControl.Type3InputBuffer = InputBuffer;
-    irp->AssociatedIrp.SystemBuffer = InputBuffer ? InputBuffer : OutputBuffer;
     irp->UserBuffer = OutputBuffer;
+    if (method == METHOD_NEITHER)
+        stack->Parameters.DeviceIoControl.Type3InputBuffer = InputBuffer;
+    else if (method == METHOD_BUFFERED)
+        good = IopBufferControl(irp, InputBuffer, InputBufferLength, OutputBuffer, OutputBufferLength);
+    else
+        good = IopDirectControl(irp, InputBuffer, InputBufferLength, OutputBuffer, OutputBufferLength);
+    if (!good) {
+        irp->IoStatus.Status = STATUS_INSUFFICIENT_RESOURCES;
+        IopReturnBuffers(irp);
+        IoFreeIrp(irp);
+        return NULL;
+    }
     irp->UserEvent = Event;
     irp->UserIosb = IoStatusBlock;
     irp->Tail.Overlay.Thread = (PETHREAD)KiCurrentThread();

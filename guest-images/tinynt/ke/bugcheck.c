@@ -20,7 +20,7 @@
 
 /* Code and four parameters, as on Windows: read from outside after the machine has stopped. */
 ULONG64 KiBugCheckData[5];
-static volatile LONG KiBugCheckActive;
+static volatile LONG KiBugCheckActive; /* the processor, from 1 */
 
 static VOID KiPrintAddress(const char *What, ULONG64 Address)
 {
@@ -46,10 +46,15 @@ static VOID KiPrintFrame(KI_EXCEPTION_FRAME *Frame)
 VOID KiBugCheck(ULONG Code, ULONG_PTR P1, ULONG_PTR P2, ULONG_PTR P3, ULONG_PTR P4, KI_EXCEPTION_FRAME *Frame)
 {
     KIRQL irql = (KIRQL)KiReadCr8();
+    LONG own = (LONG)KiProcessorNumber() + 1, active = 0;
 
     KiDisable();
-    if (__atomic_exchange_n(&KiBugCheckActive, 1, __ATOMIC_ACQ_REL)) {
-        for (;;) /* another processor is at it, or printing below failed */
+    if (!__atomic_compare_exchange_n(&KiBugCheckActive, &active, own, FALSE, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+        if (active == own) { /* a callback, or printing below, failed */
+            DbgPrint("*** STOP: 0x%08X again\n", Code);
+            HalpReset();
+        }
+        for (;;) /* another processor is at it */
             __asm__ volatile("hlt");
     }
     KiBugCheckData[0] = Code;
@@ -62,6 +67,8 @@ VOID KiBugCheck(ULONG Code, ULONG_PTR P1, ULONG_PTR P2, ULONG_PTR P3, ULONG_PTR 
     DbgPrint("*** processor %u, IRQL %u, thread %p\n", KiProcessorNumber(), irql, KiCurrentThread());
     if (Frame)
         KiPrintFrame(Frame);
+    KiWriteCr8(HIGH_LEVEL);
+    KiCallBugCheckCallbacks(Code);
     HalpReset();
 }
 

@@ -10,6 +10,7 @@
 #define WMI_REGINFO_EX 0x0b          /* IRP_MN_REGINFO_EX */
 
 /* Values of SCSI_ADAPTER_CONTROL_TYPE and SCSI_UNIT_CONTROL_TYPE that mingw lacks. */
+#define ADAPTER_POWER_SETTING 5
 #define ADAPTER_POWER 6
 #define UNIT_START 2
 #define UNIT_POWER 3
@@ -60,6 +61,38 @@ VOID RaidQueryControlTypes(PRAID_ADAPTER Adapter)
         Query.List.MaxControlType = RAID_UNIT_CONTROL_TYPES;
         Adapter->Hw.HwUnitControl(Adapter->HwExtension, 0, &Query.List);
         RtlCopyMemory(Adapter->UnitControls, Query.List.SupportedTypeList, sizeof(Adapter->UnitControls));
+    }
+}
+
+/* StorPortSetPowerSettingNotificationGuids, from HwFindAdapter; each call replaces what was registered before. */
+ULONG RaidSetPowerSettingGuids(PRAID_ADAPTER Adapter, va_list Arguments)
+{
+    ULONG Count = va_arg(Arguments, ULONG);
+    const GUID *Guids = va_arg(Arguments, const GUID *);
+
+    if (Count > RAID_MAX_POWER_SETTINGS) {
+        return STOR_STATUS_INSUFFICIENT_RESOURCES;
+    }
+    if (Count != 0 && Guids == NULL) {
+        return STOR_STATUS_INVALID_PARAMETER;
+    }
+    RtlCopyMemory(Adapter->PowerSettings, Guids, Count * sizeof(*Guids));
+    Adapter->PowerSettingCount = Count;
+    return STOR_STATUS_SUCCESS;
+}
+
+/*
+ * Whoever registers for a setting is told its value at once; after that nothing changes here, for nobody sets power
+ * options. All are at index 0, which for those of the DDI page means no link power management. At PASSIVE_LEVEL.
+ */
+VOID RaidTellPowerSettings(PRAID_ADAPTER Adapter)
+{
+    for (ULONG Index = 0; Index < Adapter->PowerSettingCount && Adapter->AdapterControls[ADAPTER_POWER_SETTING];
+         Index++) {
+        ULONG Value = 0;
+        STOR_POWER_SETTING_INFO Setting = {Adapter->PowerSettings[Index], &Value, sizeof(Value)};
+
+        Adapter->Hw.HwAdapterControl(Adapter->HwExtension, (SCSI_ADAPTER_CONTROL_TYPE)ADAPTER_POWER_SETTING, &Setting);
     }
 }
 

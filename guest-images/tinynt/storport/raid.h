@@ -22,6 +22,7 @@
 #define RAID_CONTROL_TYPES 30      /* ScsiAdapterControlMax of current Windows */
 #define RAID_UNIT_CONTROL_TYPES 16 /* ScsiUnitControlMax */
 #define RAID_MAX_TAGS 256
+#define RAID_MAX_POWER_SETTINGS 16
 #define RAID_MAX_QUEUE_DEPTH 254 /* of StorPortSetDeviceQueueDepth */
 
 typedef enum _RAID_OBJECT_TYPE { RaidAdapterObject = 1, RaidUnitObject } RAID_OBJECT_TYPE;
@@ -87,11 +88,15 @@ typedef struct _RAID_MAPPING {
 } RAID_MAPPING;
 
 typedef struct _RAID_TIMER {
+    ULONG Signature;
     KTIMER Timer;
     KDPC Dpc;
+    KDPC ScheduleDpc; /* sets or cancels the timer for who asked above DISPATCH_LEVEL */
     struct _RAID_ADAPTER *Adapter;
     PHW_TIMER_EX Callback;
     PVOID Context;
+    ULONGLONG Microseconds;
+    volatile LONG Active; /* requested, and the callback has not been called yet */
     PIO_WORKITEM FreeWork;
     volatile BOOLEAN Freed;
 } RAID_TIMER, *PRAID_TIMER;
@@ -151,7 +156,11 @@ typedef struct _RAID_ADAPTER {
 
     KTIMER HwTimer;
     KDPC HwTimerDpc;
+    KDPC HwTimerScheduleDpc; /* for who asked above DISPATCH_LEVEL */
     PHW_TIMER HwTimerRoutine;
+    volatile ULONG HwTimerMicroseconds;
+    ULONG PowerSettingCount;
+    GUID PowerSettings[RAID_MAX_POWER_SETTINGS]; /* that the miniport wants to be told of */
     KTIMER SecondTimer;
     KDPC SecondDpc;
     KDPC RestartDpc;
@@ -183,6 +192,7 @@ NTSTATUS RaidForwardAndWait(PDEVICE_OBJECT Lower, PIRP Irp);
 
 /* adaptercontrol.c */
 VOID RaidQueryControlTypes(PRAID_ADAPTER Adapter);
+VOID RaidTellPowerSettings(PRAID_ADAPTER Adapter);
 VOID RaidAdapterPowerDown(PRAID_ADAPTER Adapter);
 VOID RaidStopMiniport(PRAID_ADAPTER Adapter);
 VOID RaidUnitStart(PRAID_UNIT Unit);
@@ -233,6 +243,7 @@ RAID_EXTENDED_FUNCTION RaidGetMessageInformation, RaidPerformanceOptimizations, 
 RAID_EXTENDED_FUNCTION RaidGetSystemAddress, RaidGetOriginalMdl, RaidCompleteServiceIrp, RaidGetDeviceObjects,
     RaidGetRequestInfo, RaidGetActivityId, RaidGetPortNumber, RaidGetPfns, RaidUpdateMaxIo;
 RAID_EXTENDED_FUNCTION RaidReadAdapterKey;
+RAID_EXTENDED_FUNCTION RaidSetPowerSettingGuids;
 RAID_EXTENDED_FUNCTION RaidInitializeWorker, RaidQueueWorkItem, RaidFreeWorker;
 
 /* lock.c */

@@ -180,6 +180,7 @@ NTSTATUS RaidAdapterStart(PRAID_ADAPTER Adapter, PCM_RESOURCE_LIST Resources)
         return Status;
     }
     RaidQueryControlTypes(Adapter);
+    RaidTellPowerSettings(Adapter);
     Adapter->Started = TRUE;
     return STATUS_SUCCESS;
 }

@@ -74,12 +74,34 @@ static VOID NTAPI HwTimerDpc(PKDPC Dpc, PVOID Context, PVOID Argument1, PVOID Ar
     RaidReleaseLock(Adapter, &Handle);
 }
 
+/* The kernel's timers are for DISPATCH_LEVEL and below; both kinds may be asked for at any IRQL. */
+static VOID ScheduleHwTimer(PRAID_ADAPTER Adapter)
+{
+    ULONG Microseconds = Adapter->HwTimerMicroseconds;
+    LARGE_INTEGER Due = {.QuadPart = -(LONGLONG)Microseconds * MICROSECOND};
+
+    if (Microseconds == 0) {
+        KeCancelTimer(&Adapter->HwTimer);
+    } else {
+        KeSetTimer(&Adapter->HwTimer, Due, &Adapter->HwTimerDpc);
+    }
+}
+
+static VOID NTAPI HwTimerScheduleDpc(PKDPC Dpc, PVOID Context, PVOID Argument1, PVOID Argument2)
+{
+    UNREFERENCED_PARAMETER(Dpc);
+    UNREFERENCED_PARAMETER(Argument1);
+    UNREFERENCED_PARAMETER(Argument2);
+    ScheduleHwTimer(Context);
+}
+
 VOID RaidInitializeTimers(PRAID_ADAPTER Adapter)
 {
     LARGE_INTEGER Due = {.QuadPart = -1000 * 1000 * MICROSECOND};
 
     KeInitializeTimer(&Adapter->HwTimer);
     KeInitializeDpc(&Adapter->HwTimerDpc, HwTimerDpc, Adapter);
+    KeInitializeDpc(&Adapter->HwTimerScheduleDpc, HwTimerScheduleDpc, Adapter);
     KeInitializeTimer(&Adapter->SecondTimer);
     KeInitializeDpc(&Adapter->SecondDpc, SecondDpc, Adapter);
     KeInitializeDpc(&Adapter->RestartDpc, RaidRestartDpc, Adapter);
@@ -89,14 +111,15 @@ VOID RaidInitializeTimers(PRAID_ADAPTER Adapter)
 /* A value of 0 cancels the timer. */
 VOID RaidRequestHwTimer(PRAID_ADAPTER Adapter, PHW_TIMER Routine, ULONG Microseconds)
 {
-    LARGE_INTEGER Due = {.QuadPart = -(LONGLONG)Microseconds * MICROSECOND};
-
-    if (Microseconds == 0) {
-        KeCancelTimer(&Adapter->HwTimer);
-        return;
+    if (Microseconds != 0) {
+        Adapter->HwTimerRoutine = Routine;
     }
-    Adapter->HwTimerRoutine = Routine;
-    KeSetTimer(&Adapter->HwTimer, Due, &Adapter->HwTimerDpc);
+    Adapter->HwTimerMicroseconds = Microseconds;
+    if (KeGetCurrentIrql() > DISPATCH_LEVEL) {
+        KeInsertQueueDpc(&Adapter->HwTimerScheduleDpc, NULL, NULL);
+    } else {
+        ScheduleHwTimer(Adapter);
+    }
 }
 
 static VOID NTAPI TimerExDpc(PKDPC Dpc, PVOID Context, PVOID Argument1, PVOID Argument2)
@@ -106,9 +129,38 @@ static VOID NTAPI TimerExDpc(PKDPC Dpc, PVOID Context, PVOID Argument1, PVOID Ar
     UNREFERENCED_PARAMETER(Dpc);
     UNREFERENCED_PARAMETER(Argument1);
     UNREFERENCED_PARAMETER(Argument2);
-    if (!Timer->Freed) {
+    /* From here on it can be asked for again, by the callback, too. */
+    if (InterlockedExchange(&Timer->Active, FALSE) && !Timer->Freed) {
         Timer->Callback(Timer->Adapter->HwExtension, Timer->Context);
     }
+}
+
+static VOID ScheduleTimer(PRAID_TIMER Timer)
+{
+    LARGE_INTEGER Due = {.QuadPart = -(LONGLONG)Timer->Microseconds * MICROSECOND};
+
+    if (Timer->Microseconds != 0) {
+        KeSetTimer(&Timer->Timer, Due, &Timer->Dpc);
+    } else if (KeCancelTimer(&Timer->Timer) || KeRemoveQueueDpc(&Timer->Dpc)) {
+        InterlockedExchange(&Timer->Active, FALSE);
+    }
+}
+
+static VOID NTAPI TimerScheduleDpc(PKDPC Dpc, PVOID Context, PVOID Argument1, PVOID Argument2)
+{
+    PRAID_TIMER Timer = Context;
+
+    UNREFERENCED_PARAMETER(Dpc);
+    UNREFERENCED_PARAMETER(Argument1);
+    UNREFERENCED_PARAMETER(Argument2);
+    if (!Timer->Freed) {
+        ScheduleTimer(Timer);
+    }
+}
+
+static BOOLEAN IsTimer(PRAID_ADAPTER Adapter, PRAID_TIMER Timer)
+{
+    return Timer != NULL && Timer->Signature == RAID_TAG && Timer->Adapter == Adapter && !Timer->Freed;
 }
 
 static VOID DeleteTimer(PRAID_TIMER Timer)
@@ -128,12 +180,20 @@ static VOID NTAPI FreeRoutine(PDEVICE_OBJECT DeviceObject, PVOID Context)
 ULONG RaidInitializeTimerEx(PRAID_ADAPTER Adapter, va_list Arguments)
 {
     PVOID *Handle = va_arg(Arguments, PVOID *);
-    PRAID_TIMER Timer = ExAllocatePoolWithTag(NonPagedPool, sizeof(*Timer), RAID_TAG);
+    PRAID_TIMER Timer;
 
-    if (Timer == NULL || Handle == NULL) {
+    if (Handle == NULL) {
+        return STOR_STATUS_INVALID_PARAMETER;
+    }
+    if (KeGetCurrentIrql() > DISPATCH_LEVEL) {
+        return STOR_STATUS_INVALID_IRQL;
+    }
+    Timer = ExAllocatePoolWithTag(NonPagedPool, sizeof(*Timer), RAID_TAG);
+    if (Timer == NULL) {
         return STOR_STATUS_INSUFFICIENT_RESOURCES;
     }
     RtlZeroMemory(Timer, sizeof(*Timer));
+    Timer->Signature = RAID_TAG;
     Timer->Adapter = Adapter;
     Timer->FreeWork = IoAllocateWorkItem(Adapter->DeviceObject);
     if (Timer->FreeWork == NULL) {
@@ -142,29 +202,35 @@ ULONG RaidInitializeTimerEx(PRAID_ADAPTER Adapter, va_list Arguments)
     }
     KeInitializeTimer(&Timer->Timer);
     KeInitializeDpc(&Timer->Dpc, TimerExDpc, Timer);
+    KeInitializeDpc(&Timer->ScheduleDpc, TimerScheduleDpc, Timer);
     *Handle = Timer;
     return STOR_STATUS_SUCCESS;
 }
 
+/* At any IRQL. One request at a time; a time of 0 takes back the one that there is. */
 ULONG RaidRequestTimerEx(PRAID_ADAPTER Adapter, va_list Arguments)
 {
     PRAID_TIMER Timer = va_arg(Arguments, PVOID);
     PHW_TIMER_EX Callback = va_arg(Arguments, PHW_TIMER_EX);
     PVOID Context = va_arg(Arguments, PVOID);
     ULONGLONG Microseconds = va_arg(Arguments, ULONGLONG);
-    LARGE_INTEGER Due = {.QuadPart = -(LONGLONG)Microseconds * MICROSECOND};
 
-    UNREFERENCED_PARAMETER(Adapter);
-    if (Timer == NULL || (Callback == NULL && Microseconds != 0)) {
+    if (!IsTimer(Adapter, Timer) || Callback == NULL) {
         return STOR_STATUS_INVALID_PARAMETER;
     }
-    if (Microseconds == 0) {
-        KeCancelTimer(&Timer->Timer);
-        return STOR_STATUS_SUCCESS;
+    if (Microseconds != 0) {
+        if (InterlockedCompareExchange(&Timer->Active, TRUE, FALSE)) {
+            return STOR_STATUS_BUSY;
+        }
+        Timer->Callback = Callback;
+        Timer->Context = Context;
     }
-    Timer->Callback = Callback;
-    Timer->Context = Context;
-    KeSetTimer(&Timer->Timer, Due, &Timer->Dpc);
+    Timer->Microseconds = Microseconds;
+    if (KeGetCurrentIrql() > DISPATCH_LEVEL) {
+        KeInsertQueueDpc(&Timer->ScheduleDpc, NULL, NULL);
+    } else {
+        ScheduleTimer(Timer);
+    }
     return STOR_STATUS_SUCCESS;
 }
 
@@ -174,14 +240,15 @@ ULONG RaidFreeTimerEx(PRAID_ADAPTER Adapter, va_list Arguments)
     PRAID_TIMER Timer = va_arg(Arguments, PVOID);
     KIRQL Irql = KeGetCurrentIrql();
 
-    UNREFERENCED_PARAMETER(Adapter);
-    if (Timer == NULL) {
+    if (!IsTimer(Adapter, Timer)) {
         return STOR_STATUS_INVALID_PARAMETER;
     }
     if (Irql > DISPATCH_LEVEL) {
         return STOR_STATUS_INVALID_IRQL;
     }
     Timer->Freed = TRUE;
+    Timer->Signature = 0;
+    KeRemoveQueueDpc(&Timer->ScheduleDpc);
     KeCancelTimer(&Timer->Timer);
     if (Irql == DISPATCH_LEVEL) {
         IoQueueWorkItem(Timer->FreeWork, FreeRoutine, DelayedWorkQueue, Timer);

@@ -340,6 +340,7 @@ VOID KiSelfTest(VOID)
     TestBitMap(12);
     TestVectors(13);
     KiSelfTestServices();
+    KiSelfTestControls();
     TestExpect(9, "IRQL", PASSIVE_LEVEL, KiReadCr8());
     DbgPrint("selftest: passed\n");
     PoShutdown();

@@ -12,4 +12,7 @@ VOID TestExpect(ULONG Test, const char *What, ULONG64 Expected, ULONG64 Found);
 /* services.c */
 VOID KiSelfTestServices(VOID);
 
+/* ioctl.c */
+VOID KiSelfTestControls(VOID);
+
 #endif

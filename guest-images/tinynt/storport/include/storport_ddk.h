@@ -389,6 +389,13 @@ FORCEINLINE ULONG StorPortRequestTimer(PVOID HwDeviceExtension, PVOID TimerHandl
                                     TimerValue, TolerableDelay);
 }
 
+/* From HwFindAdapter; the miniport is told by HwAdapterControl(ScsiPowerSettingNotification), with a
+ * STOR_POWER_SETTING_INFO. */
+FORCEINLINE ULONG StorPortSetPowerSettingNotificationGuids(PVOID HwDeviceExtension, ULONG GuidCount, LPGUID Guid)
+{
+    return StorPortExtendedFunction(ExtFunctionSetPowerSettingNotificationGuids, HwDeviceExtension, GuidCount, Guid);
+}
+
 FORCEINLINE ULONG StorPortFreeTimer(PVOID HwDeviceExtension, PVOID TimerHandle)
 {
     return StorPortExtendedFunction(ExtFunctionFreeTimer, HwDeviceExtension, TimerHandle);

@@ -178,6 +178,14 @@ typedef struct _STOR_REQUEST_INFO {
     UCHAR Reserved[3];
 } STOR_REQUEST_INFO, *PSTOR_REQUEST_INFO;
 
+typedef struct _STOR_POWER_SETTING_INFO {
+    GUID PowerSettingGuid;
+    PVOID Value;
+    ULONG ValueLength;
+} STOR_POWER_SETTING_INFO, *PSTOR_POWER_SETTING_INFO;
+
+_Static_assert(sizeof(STOR_POWER_SETTING_INFO) == 0x20, "STOR_POWER_SETTING_INFO");
+
 typedef VOID(NTAPI *PHW_WORKITEM)(PVOID HwDeviceExtension, PVOID Context, PVOID Worker);
 typedef VOID(NTAPI *PHW_TIMER_EX)(PVOID HwDeviceExtension, PVOID Context);
 typedef VOID(NTAPI *PPOST_SCATTER_GATHER_EXECUTE)(PVOID *DeviceObject, PVOID *Irp, PSTOR_SCATTER_GATHER_LIST List,
