@@ -12,9 +12,10 @@ mod pc;
 use std::fs;
 use std::io::Read;
 
-use pc::{Console, DebianKernel, ground_runs_operating_systems, machine, machine_of, run_to};
+use pc::{Console, DebianKernel, ground_runs_operating_systems, machine, machine_interrupted_by, machine_of, run_to};
 use storlock_vmm::boot::LinuxRequest;
 use storlock_vmm::machine::MachineConfig;
+use storlock_vmm::storage::nvme::InterruptKind;
 
 const DISK_SIZE: usize = 16 << 20;
 const PATTERN_SIZE: usize = 1 << 20;
@@ -135,6 +136,53 @@ $B dd if=/tmp/mark of=/dev/nvme0n1 bs=4k seek={MARK_BLOCK} conv=fsync,sync 2>/de
     let mut image = Vec::new();
     fs::File::open(&disk).unwrap().read_to_end(&mut image).unwrap();
     assert_eq!(&image[MARK_BLOCK * 4096..][..MARK.len()], MARK);
+}
+
+/// The kernel's own NVMe driver without MSI-X: by MSI, and by the pin, which it finds by the DSDT's routing.
+#[test]
+#[ignore = "two more boots: a minute"]
+fn linux_uses_the_disk_by_msi_and_by_the_pin() {
+    if !ground_runs_operating_systems() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let disk = directory.path().join("disk");
+    let pattern = make_disk(&disk);
+    let body = r#"
+$B dd if=/dev/nvme0n1 bs=64k count=16 2>/dev/null | $B cmp - /pattern && echo "pattern: right"
+$B grep nvme /proc/interrupts | $B sed 's/^/interrupt: /'
+"#;
+    for (kind, chip) in [(InterruptKind::Msi, "PCI-MSI"), (InterruptKind::Intx, "IO-APIC")] {
+        let kernel = DebianKernel::find();
+        let console = Console::default();
+        let config = MachineConfig {
+            cpus: 2,
+            memory: 512 << 20,
+            ..MachineConfig::default()
+        };
+        let mut machine = machine_interrupted_by(kind, config, &disk, &console);
+        machine
+            .boot_linux(&LinuxRequest {
+                kernel: kernel.image(),
+                initrd: Some(kernel.initramfs(
+                    &["nvme"],
+                    &format!("{PROLOGUE}{body}{EPILOGUE}"),
+                    &[("pattern", &pattern)],
+                )),
+                command_line: "console=ttyS0 quiet".into(),
+            })
+            .unwrap();
+        run_to(machine, &console, "power-off");
+        let said = console.text();
+        let interrupt = said.lines().find(|line| line.starts_with("interrupt: "));
+        println!("{kind:?}: {interrupt:?}");
+        assert!(interrupt.is_some_and(|line| line.contains(chip)), "{kind:?}: {said}");
+        assert!(
+            said.contains("pattern: right") && said.contains("end of report"),
+            "{said}"
+        );
+        assert!(!said.contains("FAILED") && !said.contains("nobody cared"), "{said}");
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ use storlock_vmm::machine::{ExitReason, Machine, MachineConfig};
 use storlock_vmm::pci::PciAddress;
 use storlock_vmm::sandbox::Sandbox;
 use storlock_vmm::storage::backend::{ImageBackend, ImageOptions};
-use storlock_vmm::storage::nvme::{ControllerConfig, NvmeDevice};
+use storlock_vmm::storage::nvme::{ControllerConfig, InterruptKind, NvmeDevice};
 
 /// Wall-clock limit of one guest. On the svm ground one takes a tenth of it when nothing else runs there.
 pub const LIMIT: Duration = Duration::from_secs(400);
@@ -79,6 +79,16 @@ pub fn machine(cpus: u32, mebibytes: u64, disk: &Path, console: &Console) -> Mac
 
 /// As [`machine`], with more to choose.
 pub fn machine_of(config: MachineConfig, disk: &Path, console: &Console) -> Machine {
+    machine_interrupted_by(InterruptKind::Msix, config, disk, console)
+}
+
+/// As [`machine_of`], with the best way to interrupt that the controller offers.
+pub fn machine_interrupted_by(
+    interrupts: InterruptKind,
+    config: MachineConfig,
+    disk: &Path,
+    console: &Console,
+) -> Machine {
     // Fails where an earlier test has done it already.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -95,6 +105,7 @@ pub fn machine_of(config: MachineConfig, disk: &Path, console: &Console) -> Mach
     let config = ControllerConfig {
         // OVMF's driver wants two, whatever the number of processors.
         queue_pairs: cpus.max(2) as u16,
+        interrupts,
         ..ControllerConfig::default()
     };
     let backend = ImageBackend::open(disk, config.block_size, &ImageOptions::default()).unwrap();

@@ -19,7 +19,8 @@ struct Wiring {
     connected: Vec<Doorbell>,
 }
 
-/// The doorbells of a controller's I/O queues as seen by the kernel. Those of the admin queue are never connected: hosts
+/// The tail doorbells of a controller's I/O queues as seen by the kernel. The heads are not connected: a host is seldom
+/// asked to write one, and the level of the pin follows at once. Nor are those of the admin queue: hosts
 /// write their value to the register only.
 pub struct KernelDoorbells {
     host: Arc<dyn DoorbellHost>,
@@ -66,9 +67,9 @@ impl KernelDoorbells {
         let Some(base) = wiring.base.filter(|_| wiring.shadow) else {
             return;
         };
-        for index in 2..2 * (u64::from(self.queue_pairs) + 1) {
+        for queue in 1..=u64::from(self.queue_pairs) {
             let doorbell = Doorbell {
-                address: base.wrapping_add(DOORBELLS + 4 * index),
+                address: base.wrapping_add(DOORBELLS + 8 * queue),
                 matches: DoorbellMatch::Any,
             };
             match self.host.connect(doorbell, &self.event) {

@@ -225,6 +225,8 @@ impl RegisterState {
         let unmasked = self.interrupt_mask & vectors;
         self.unmasked |= unmasked;
         self.interrupt_mask &= !vectors;
+        // What was known while it was masked may be old: the controller looks at the heads first.
+        self.interrupt_status &= unmasked & 1 == 0;
         unmasked != 0
     }
 

@@ -218,7 +218,7 @@ fn the_function_is_an_nvm_express_controller() {
     let bench = Bench::new(disk());
     assert_eq!(bench.config(0x08) >> 8, 0x0001_0802, "class code");
     assert_eq!(bench.config(0x00), 0x10f0_1af4);
-    assert_eq!(bench.config(0x3c) >> 8 & 0xff, 0, "no INTx pin");
+    assert_eq!(bench.config(0x3c) >> 8 & 0xff, 1, "INTA#");
     assert_eq!(bench.config(0x10), WINDOW as u32 | 4, "64-bit BAR 0");
     let msix = Bench::msix(&bench.pci);
     assert_eq!(bench.config(msix) >> 16 & 0x7ff, 4, "five vectors");
@@ -424,8 +424,8 @@ fn doorbells_are_in_the_kernel_only_with_shadow_doorbells() {
     bench.create_queue_pair();
     assert!(connected().is_empty());
     configure_shadow(&bench, 2);
-    let expected = |base: u64| (2..10).map(|index| base + 0x1000 + 4 * index).collect::<Vec<_>>();
-    assert_eq!(connected(), expected(WINDOW), "those of the four I/O queue pairs");
+    let expected = |base: u64| (1..5).map(|queue| base + 0x1000 + 8 * queue).collect::<Vec<_>>();
+    assert_eq!(connected(), expected(WINDOW), "the tails of the four I/O queue pairs");
 
     let (sq, cq) = Driver::queue_addresses(1);
     bench.put_command(sq, 0, blocks(nvm::READ, 0, 1));

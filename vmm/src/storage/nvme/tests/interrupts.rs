@@ -66,7 +66,8 @@ fn the_mask_and_a_reset_release_the_pin_at_once() {
     assert!(!driver.interrupts.pin());
     driver.write(INTMC, 0xffff_fffe);
     assert!(!driver.interrupts.pin(), "other bits");
-    driver.write(INTMC, 1);
+    assert!(driver.write(INTMC, 1), "the controller has to look");
+    driver.settle();
     assert!(driver.interrupts.pin());
     driver.write(INTMS, 2);
     assert!(driver.interrupts.pin(), "the pin has vector 0 only");
