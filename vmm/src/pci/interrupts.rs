@@ -10,7 +10,7 @@ use super::msi::{self, MSI_CAPABILITY_ID, Msi};
 use super::msix::{MSIX_CAPABILITY_ID, Msix};
 use crate::irq::InterruptMode;
 
-/// What a function offers, shared with its device.
+/// What a function offers, shared with its device. MSI-X and MSI may have one sink: only one of them uses it at a time.
 #[derive(Clone, Default)]
 pub struct Interrupts {
     /// MSI-X.
@@ -76,8 +76,8 @@ impl Interrupts {
             config.read(offset + 3, &mut control);
             (msix, control[0])
         });
-        let by_message = msix.as_ref().is_some_and(|(_, control)| Msix::is_switched_on(*control))
-            || msi.is_some_and(|(_, offset)| msi::is_enabled(config, offset));
+        let by_msix = msix.as_ref().is_some_and(|(_, control)| Msix::is_switched_on(*control));
+        let by_message = by_msix || msi.is_some_and(|(_, offset)| msi::is_enabled(config, offset));
         let disabled = command.contains(Command::INTERRUPT_DISABLE);
         let set_pin = |superseded| {
             if let Some(intx) = &self.intx {
@@ -87,11 +87,20 @@ impl Interrupts {
         if by_message {
             set_pin(true);
         }
+        // Of the two kinds the one that ends comes first: they may share a sink.
+        let update_msi = || {
+            if let Some((msi, offset)) = msi {
+                msi.update(config, offset, bus_master, by_msix);
+            }
+        };
+        if by_msix {
+            update_msi();
+        }
         if let Some((msix, control)) = msix {
             msix.set_control(control, bus_master);
         }
-        if let Some((msi, offset)) = msi {
-            msi.update(config, offset, bus_master);
+        if !by_msix {
+            update_msi();
         }
         if !by_message {
             set_pin(false);

@@ -131,8 +131,9 @@ impl Msi {
         }
     }
 
-    /// Takes over the registers of the capability at `offset` after the guest wrote to `config`.
-    pub(super) fn update(&self, config: &ConfigSpace, offset: u8, bus_master: bool) {
+    /// Takes over the registers of the capability at `offset` after the guest wrote to `config`. While MSI is
+    /// `superseded` by MSI-X it is as if it were off.
+    pub(super) fn update(&self, config: &ConfigSpace, offset: u8, bus_master: bool, superseded: bool) {
         let (mut control, mut address, mut data) = ([0], [0; 8], [0; 2]);
         config.read(offset + CONTROL, &mut control);
         config.read(offset + ADDRESS, &mut address);
@@ -140,8 +141,9 @@ impl Msi {
         let mut inner = self.lock();
         let Inner { state, routed } = &mut *inner;
         let asked = 1u16 << (control[0] >> ENABLE_SHIFT & 7);
+        let was_enabled = state.enabled;
         *state = MsiState {
-            enabled: control[0] & MSI_ENABLE != 0,
+            enabled: control[0] & MSI_ENABLE != 0 && !superseded,
             // More than the function is capable of, and the reserved encodings, are undefined: all that it has.
             allocated: asked.min(self.messages),
             message: MsiMessage {
@@ -154,6 +156,10 @@ impl Msi {
         if !state.enabled {
             state.withheld = 0;
             return;
+        }
+        if !was_enabled {
+            // The sink may have served MSI-X meanwhile.
+            routed.fill(None);
         }
         let mut changes = Vec::new();
         for number in 0..state.allocated {

@@ -180,7 +180,12 @@ impl Msix {
     /// Takes over the high byte of Message Control and COMMAND.BusMasterEnable after the guest wrote them.
     pub fn set_control(&self, control: u8, bus_master: bool) {
         let mut inner = self.lock();
-        inner.state.enabled = Self::is_switched_on(control);
+        let enabled = Self::is_switched_on(control);
+        if enabled && !inner.state.enabled {
+            // The sink may have served MSI meanwhile.
+            inner.routed.fill(None);
+        }
+        inner.state.enabled = enabled;
         inner.state.function_masked = control & FUNCTION_MASK != 0;
         inner.state.bus_master = bus_master;
         self.update(&mut inner, 0..self.layout.vectors);

@@ -34,12 +34,12 @@ struct Setup {
 }
 
 fn setup() -> Setup {
+    setup_with(Arc::default(), Arc::default())
+}
+
+fn setup_with(msi: Arc<Recorder>, msix: Arc<Recorder>) -> Setup {
     let (pio, mmio) = (Arc::new(Bus::pio()), Arc::new(Bus::mmio()));
-    let (line, msi, msix) = (
-        Arc::<LineProbe>::default(),
-        Arc::<Recorder>::default(),
-        Arc::<Recorder>::default(),
-    );
+    let line = Arc::<LineProbe>::default();
     let interrupts = Interrupts {
         msix: Some(Arc::new(Msix::new(LAYOUT, msix.clone()))),
         msi: Some(Arc::new(Msi::new(3, msi.clone()))),
@@ -158,6 +158,28 @@ fn an_msi_message_waits_for_bus_mastering() {
     assert!(setup.sent().is_empty());
     setup.write(4, &[7, 0]);
     assert_eq!(setup.sent(), [0x51], "one, as a pending bit would");
+}
+
+#[test]
+fn both_kinds_of_message_can_share_a_sink() {
+    let sink = Arc::<Recorder>::default();
+    let setup = setup_with(sink.clone(), sink);
+    setup.mmio.write(0xc000_2000, &0xfee0_2000u32.to_le_bytes());
+    setup.mmio.write(0xc000_2008, &0x61u32.to_le_bytes());
+    setup.mmio.write(0xc000_200c, &[0; 4]);
+    for _ in 0..2 {
+        setup.enable_msi(0);
+        setup.interrupts.signal(0);
+        assert_eq!(setup.sent(), [0x51]);
+        // Both on: MSI-X wins.
+        setup.write(MSIX + 3, &[0x80]);
+        setup.interrupts.signal(0);
+        assert_eq!(setup.sent(), [0x61]);
+        setup.write(MSI + 2, &[0]);
+        setup.interrupts.signal(0);
+        assert_eq!(setup.sent(), [0x61]);
+        setup.write(MSIX + 3, &[0]);
+    }
 }
 
 #[derive(Debug, Clone)]

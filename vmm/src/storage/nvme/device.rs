@@ -94,7 +94,7 @@ impl InterruptSink for Interrupts {
 /// Those of `vectors`, and [`AttachError::Config`].
 pub fn interrupts<M: MessageSink + 'static>(
     config: &ControllerConfig,
-    mut vectors: impl FnMut(u16) -> Result<Arc<M>, IrqError>,
+    vectors: impl FnOnce(u16) -> Result<Arc<M>, IrqError>,
     pin: Arc<dyn InterruptLine>,
 ) -> Result<Interrupts, AttachError> {
     let count = config.vectors()?;
@@ -102,18 +102,20 @@ pub fn interrupts<M: MessageSink + 'static>(
         intx: Some(Arc::new(Intx::new(pin))),
         ..Interrupts::default()
     };
-    if config.interrupts >= InterruptKind::Msi {
-        let messages = vectors(Msi::messages_for(count))?;
-        interrupts.msi = Some(Arc::new(Msi::new(count, messages)));
+    if config.interrupts == InterruptKind::Intx {
+        return Ok(interrupts);
     }
-    if config.interrupts >= InterruptKind::Msix {
+    // One set of vectors for both kinds: a guest uses one at a time.
+    let sink: Arc<dyn MessageSink> = vectors(count.max(Msi::messages_for(count)))?;
+    interrupts.msi = Some(Arc::new(Msi::new(count, Arc::clone(&sink))));
+    if config.interrupts == InterruptKind::Msix {
         let layout = MsixLayout {
             vectors: count,
             bar: 0,
             table_offset: MSIX_TABLE,
             pba_offset: MSIX_PENDING,
         };
-        interrupts.msix = Some(Arc::new(Msix::new(layout, vectors(count)?)));
+        interrupts.msix = Some(Arc::new(Msix::new(layout, sink)));
     }
     Ok(interrupts)
 }
