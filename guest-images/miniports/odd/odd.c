@@ -203,9 +203,7 @@ static DECLSPEC_NORETURN VOID CleanUpAndEnd(PVOID Parameter)
     static KBUGCHECK_REASON_CALLBACK_RECORD ReasonRecord;
     static UCHAR Buffer[24] = {7}, Component[] = "odd";
 
-    KeInitializeCallbackRecord(&Record);
-    KeInitializeCallbackRecord(&Withdrawn);
-    KeInitializeCallbackRecord(&ReasonRecord);
+    /* Records that are all zeroes are initialized ones. */
     Expect(0, TRUE, KeRegisterBugCheckCallback(&Record, BugCheckCallback, Buffer, sizeof(Buffer), Component));
     Expect(1, FALSE, KeRegisterBugCheckCallback(&Record, BugCheckCallback, Buffer, sizeof(Buffer), Component));
     Expect(2, TRUE, KeRegisterBugCheckCallback(&Withdrawn, BugCheckCallback, Buffer, 1, Component));

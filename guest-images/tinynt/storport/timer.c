@@ -225,6 +225,9 @@ ULONG RaidRequestTimerEx(PRAID_ADAPTER Adapter, va_list Arguments)
         Timer->Callback = Callback;
         Timer->Context = Context;
     }
+    if (Microseconds == 0 && KeRemoveQueueDpc(&Timer->ScheduleDpc)) {
+        InterlockedExchange(&Timer->Active, FALSE); /* it was not even set */
+    }
     Timer->Microseconds = Microseconds;
     if (KeGetCurrentIrql() > DISPATCH_LEVEL) {
         KeInsertQueueDpc(&Timer->ScheduleDpc, NULL, NULL);
