@@ -7,6 +7,8 @@
 
 mod support;
 
+use std::fs;
+
 use support::{BUGS, Run, assert_found_once_at_its_place, assert_nothing_found, run};
 
 /// What the controller offers, and how many messages the driver is given for it: with two processors the controller has
@@ -26,6 +28,26 @@ fn guest_a_driver_completes_a_verified_workload_in_each_mode() {
         let run = run("nvme-ok", &arguments);
         assert_nothing_found(&run);
         assert_messages(&run, messages);
+    }
+}
+
+/// `InterruptSynchronizeAll`: one interrupt lock for all messages, at the IRQL of the highest.
+#[test]
+fn guest_messages_can_have_one_lock() {
+    let directory = tempfile::tempdir().unwrap();
+    let registry = directory.path().join("parameters.reg");
+    let key = r"HKEY_LOCAL_MACHINE\SYSTEM\CurrentControlSet\Services\nvme-ok\Parameters\Device";
+    let value = "\"InterruptSynchronizeAll\"=dword:00000001";
+    let text = format!("Windows Registry Editor Version 5.00\r\n\r\n[{key}]\r\n{value}\r\n");
+    fs::write(&registry, text).unwrap();
+    for (kind, messages) in [("msix", 3), ("msi", 4)] {
+        let mut arguments = vec!["--seed", "3", "--interrupts", kind, "--append", "ops=16 threads=2"];
+        arguments.extend(["--registry", registry.to_str().unwrap()]);
+        let run = run("nvme-ok", &arguments);
+        assert_nothing_found(&run);
+        assert_messages(&run, messages);
+        let calls = run.report()["calls"].to_string();
+        assert!(!calls.contains("MSISpinLock"), "{run}");
     }
 }
 

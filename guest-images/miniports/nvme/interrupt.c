@@ -61,7 +61,7 @@ static BOOLEAN TakePending(PNVME_EXTENSION Extension, PNVME_QUEUE Queue)
     ULONG OldIrql = 0;
     BOOLEAN Pending;
 
-    if (Extension->MessageCount == 0) {
+    if (Extension->MessageCount == 0 || Extension->OneLockForAll) {
         StorPortAcquireSpinLock(Extension, InterruptLock, NULL, &Handle);
         Pending = TakeFlag(Queue);
         StorPortReleaseSpinLock(Extension, &Handle);

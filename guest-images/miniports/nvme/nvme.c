@@ -1,6 +1,22 @@
 /* The Storport callbacks that set the miniport up and take it down. */
 #include "nvme.h"
 
+/* A value of the registry, to be tried with what the driver would not choose; 0 if it is not there. */
+static ULONG ReadParameter(PNVME_EXTENSION Extension, PCSTR Name)
+{
+    ULONG Length = sizeof(ULONG), Value = 0;
+    PUCHAR Buffer = StorPortAllocateRegistryBuffer(Extension, &Length);
+
+    if (Buffer == NULL) {
+        return 0;
+    }
+    if (StorPortRegistryRead(Extension, (PUCHAR)Name, 1, REG_DWORD, Buffer, &Length) && Length == sizeof(Value)) {
+        RtlCopyMemory(&Value, Buffer, sizeof(Value));
+    }
+    StorPortFreeRegistryBuffer(Extension, Buffer);
+    return Value;
+}
+
 static VOID Configure(PNVME_EXTENSION Extension, PPORT_CONFIGURATION_INFORMATION ConfigInfo)
 {
     ConfigInfo->MaximumTransferLength = Extension->Geometry.MaximumTransferBlocks * BLOCK_SIZE;
@@ -13,7 +29,9 @@ static VOID Configure(PNVME_EXTENSION Extension, PPORT_CONFIGURATION_INFORMATION
     ConfigInfo->Master = TRUE;
     ConfigInfo->CachesData = TRUE;
     ConfigInfo->SynchronizationModel = StorSynchronizeFullDuplex;
-    ConfigInfo->InterruptSynchronizationMode = InterruptSynchronizePerMessage;
+    Extension->OneLockForAll = ReadParameter(Extension, "InterruptSynchronizeAll") != 0;
+    ConfigInfo->InterruptSynchronizationMode =
+        Extension->OneLockForAll ? InterruptSynchronizeAll : InterruptSynchronizePerMessage;
     ConfigInfo->HwMSInterruptRoutine = NvmeMessageInterrupt;
 }
 

@@ -60,7 +60,8 @@ typedef struct _NVME_QUEUE {
 typedef struct _NVME_EXTENSION {
     PUCHAR Registers;
     ULONG DoorbellStride;
-    ULONG MessageCount; /* 0: the line is used */
+    ULONG MessageCount;    /* 0: the line is used */
+    BOOLEAN OneLockForAll; /* instead of a lock a message */
     DISK_GEOMETRY Geometry;
     ULONG OptionalAdminCommands;
     ULONG QueueCount; /* I/O queues */
