@@ -14,7 +14,7 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rsp::Client;
 use support::{BUGS, Run, assert_counts_agree, assert_found_once_at_its_place, command, debugger_address, finish};
