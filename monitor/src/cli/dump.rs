@@ -80,3 +80,48 @@ fn places(path: &Path, code_view: &CodeView) -> anyhow::Result<crate::windows::d
     let file = File::open(path).with_context(what)?;
     pdb::debugger_data_places(file, code_view).with_context(what)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// An image and its PDB in a directory, by these names.
+    fn files(pdb: &str) -> (tempfile::TempDir, ImageFile) {
+        let directory = tempfile::tempdir().unwrap();
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+        let pdb = directory.path().join(pdb);
+        fs::create_dir_all(pdb.parent().unwrap()).unwrap();
+        fs::copy(data.join("kernel.pdb"), pdb).unwrap();
+        let kernel = ImageFile::read(&data.join("kernel.dll"), Role::Kernel).unwrap();
+        (directory, kernel)
+    }
+
+    #[test]
+    fn the_pdb_is_found_by_itself_in_a_directory_and_in_a_symbol_store() {
+        let (_, kernel) = files("kernel.pdb");
+        let (name, identifier) = symbols(&kernel, None).unwrap().pdb.unwrap();
+        assert_eq!((name.as_str(), identifier.len()), ("kernel.pdb", 33));
+        let stored = format!("kernel.pdb/{identifier}/kernel.pdb");
+        for (place, given) in [("any.PDB", "any.PDB"), ("kernel.pdb", ""), (&stored, "")] {
+            let (directory, kernel) = files(place);
+            let found = symbols(&kernel, Some(&directory.path().join(given))).unwrap();
+            assert!(found.places.is_some(), "{place}");
+        }
+        let (directory, kernel) = files("other.pdb");
+        assert!(symbols(&kernel, Some(directory.path())).unwrap().places.is_none());
+    }
+
+    #[test]
+    fn a_pdb_that_is_named_and_of_no_use_is_told() {
+        let (directory, kernel) = files("kernel.pdb");
+        let path = directory.path().join("broken.pdb");
+        fs::write(&path, "no PDB").unwrap();
+        let told = format!("{:#}", symbols(&kernel, Some(&path)).unwrap_err());
+        assert!(told.contains("broken.pdb") && told.contains("no PDB"), "{told}");
+        let missing = directory.path().join("missing.pdb");
+        let told = format!("{:#}", symbols(&kernel, Some(&missing)).unwrap_err());
+        assert!(told.contains("missing.pdb"), "{told}");
+    }
+}

@@ -2,6 +2,8 @@
 
 use std::io::Cursor;
 
+use proptest::prelude::*;
+
 use super::debugger_data::DebuggerDataPlaces;
 use super::pdb::{PdbError, debugger_data_places};
 use super::testing::{CODE, PeBuilder, READ_ONLY, Space};
@@ -60,4 +62,23 @@ fn the_identifier_is_what_symbol_servers_use() {
     let code_view = CodeView::read(&space, &image).unwrap();
     assert_eq!(code_view.name, "ntkrnlmp.pdb");
     assert_eq!(code_view.identifier(), "0403020106050807090A0B0C0D0E0F102A");
+}
+
+proptest! {
+    /// A damaged file is refused, or gives places: which of its bytes are damaged makes no difference.
+    #[test]
+    fn a_damaged_pdb_does_no_harm(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..40),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let mut bytes = PDB.to_vec();
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        let _ = debugger_data_places(Cursor::new(bytes), &code_view());
+    }
 }
