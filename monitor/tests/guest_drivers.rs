@@ -73,7 +73,7 @@ fn guest_routines_for_a_bug_check_are_called_at_one() {
     let told: Vec<&str> = serial.lines().filter_map(|line| line.strip_prefix("odd: ")).collect();
     let expected = [
         "called at the bug check: 24 bytes, the first is 7, IRQL 15",
-        "called for reason 2: 56 bytes, room for 4096",
+        "called for reason 2: 48 bytes, room for 4096",
     ];
     assert_eq!(told, expected, "{run}");
 }
