@@ -331,7 +331,7 @@ impl RunningGuest {
         };
         let (reason, shutdown) = match debugger {
             Some(stops) => (stops.run(&self.running, limit, at_violation), None),
-            None => self.run_and_shut_down(limit, |cpu| {
+            None => self.run_and_shut_down(limit, &interrupted, |cpu| {
                 at_violation(cpu);
             }),
         };
@@ -384,8 +384,13 @@ impl RunningGuest {
     /// Runs the guest for at most `limit`; `at_violation` is called where the session has stopped it. If it has not ended
     /// by then, or the user interrupts the run, the power button is pressed and the guest has its grace to shut down; what
     /// came of that is told then.
-    fn run_and_shut_down(&self, limit: Duration, mut at_violation: impl FnMut(u32)) -> (ExitReason, Option<String>) {
-        let reason = self.run(limit, &mut at_violation);
+    fn run_and_shut_down(
+        &self,
+        limit: Duration,
+        interrupted: &dyn Fn() -> bool,
+        mut at_violation: impl FnMut(u32),
+    ) -> (ExitReason, Option<String>) {
+        let reason = self.run(limit, interrupted, &mut at_violation);
         let why = match reason {
             ExitReason::TimeLimit => "at the time limit",
             ExitReason::Interrupted => "when the run was interrupted",
@@ -404,7 +409,7 @@ impl RunningGuest {
         if self.running.resume().is_err() {
             return (reason, None);
         }
-        let reason = self.run(grace, &mut at_violation);
+        let reason = self.run(grace, interrupted, &mut at_violation);
         let outcome = match reason {
             ExitReason::PowerOff => "the guest shut down",
             ExitReason::TimeLimit => "the guest did not shut down in time",

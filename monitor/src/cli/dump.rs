@@ -1,6 +1,6 @@
 //! The part of `storlock run` that dumps the machine at a violation: where the dump goes, and the kernel's PDB.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
@@ -9,7 +9,13 @@ use super::Failure;
 use super::images::{ImageFile, Role};
 use super::run::Arguments;
 use crate::dump::{DumpFile, Plan, Symbols};
-use crate::windows::{CodeView, pdb};
+use crate::windows::CodeView;
+use crate::windows::pdb::KernelPdb;
+
+/// The PDB of every x64 kernel of Windows since Windows 8.
+const KERNEL_PDB: &str = "ntkrnlmp.pdb";
+/// Builds of a symbol store that are looked at.
+const MOST_PDBS: usize = 64;
 
 /// What is to be dumped, if anything is. An earlier dump of that name is removed.
 ///
@@ -19,10 +25,8 @@ pub(super) fn plan(arguments: &Arguments, images: &[ImageFile]) -> Result<Option
     let Some(path) = &arguments.dump_on_violation else {
         return Ok(None);
     };
-    let symbols = match images.iter().find(|image| image.role == Role::Kernel) {
-        Some(kernel) => symbols(kernel, arguments.symbols.as_deref()).map_err(Failure::usage)?,
-        None => Symbols::default(),
-    };
+    let kernel = images.iter().find(|image| image.role == Role::Kernel);
+    let symbols = symbols(kernel, arguments.symbols.as_deref()).map_err(Failure::usage)?;
     let file = DumpFile::prepare(path)
         .context("--dump-on-violation")
         .map_err(Failure::infrastructure)?;
@@ -38,26 +42,28 @@ pub(super) fn open_directory(plan: &Plan) -> anyhow::Result<File> {
     File::open(directory).with_context(|| format!("cannot open the directory {}", directory.display()))
 }
 
-/// What the kernel's PDB says, if there is one among the symbols.
-fn symbols(kernel: &ImageFile, given: Option<&Path>) -> anyhow::Result<Symbols> {
-    let Some(code_view) = CodeView::read(&kernel.image, kernel.image.image()) else {
-        return match given.filter(|path| is_pdb(path)) {
-            Some(path) => Err(anyhow!(
-                "{} cannot be used: the kernel {} names no PDB",
-                path.display(),
-                kernel.path.display()
-            )),
-            None => Ok(Symbols::default()),
-        };
+/// The PDBs that may be the kernel's; which one is, the guest's memory says. A kernel that is known by now, and a PDB that
+/// is named, have to fit.
+fn symbols(kernel: Option<&ImageFile>, given: Option<&Path>) -> anyhow::Result<Symbols> {
+    let Some(given) = given else {
+        return Ok(Symbols::default());
     };
-    let places = match given.and_then(|given| find(given, &code_view)) {
-        Some(path) => Some(places(&path, &code_view)?),
-        None => None,
-    };
-    Ok(Symbols {
-        places,
-        pdb: Some((code_view.name.clone(), code_view.identifier())),
-    })
+    let code_view = kernel.map(|kernel| CodeView::read(&kernel.image, kernel.image.image()));
+    if !is_pdb(given) {
+        let name = code_view.flatten().map(|code_view| code_view.name);
+        let files = stored(given, &name.unwrap_or_else(|| KERNEL_PDB.to_owned()));
+        let pdbs = files.iter().map(|path| read(path)).collect::<Result<_, _>>()?;
+        return Ok(Symbols { pdbs });
+    }
+    let pdb = read(given)?;
+    match code_view {
+        Some(None) => Err(anyhow!("the kernel names no PDB")).with_context(|| unusable(given)),
+        Some(Some(code_view)) if code_view.guid != pdb.guid => {
+            let wanted = code_view.identifier();
+            Err(anyhow!("it belongs to another build; this kernel's is {wanted}")).with_context(|| unusable(given))
+        }
+        _ => Ok(Symbols { pdbs: vec![pdb] }),
+    }
 }
 
 fn is_pdb(path: &Path) -> bool {
@@ -65,20 +71,25 @@ fn is_pdb(path: &Path) -> bool {
         .is_some_and(|extension| extension.eq_ignore_ascii_case("pdb"))
 }
 
-/// The PDB: the file itself; or in the directory, as it is or by the names of a symbol store.
-fn find(given: &Path, code_view: &CodeView) -> Option<PathBuf> {
-    if is_pdb(given) {
-        return Some(given.to_owned());
-    }
-    let plain = given.join(&code_view.name);
-    let stored = plain.join(code_view.identifier()).join(&code_view.name);
-    [stored, plain].into_iter().find(|path| path.is_file())
+/// The PDBs of that name in a directory: as it is, or as a symbol store keeps them, below the identifiers of builds.
+fn stored(directory: &Path, name: &str) -> Vec<PathBuf> {
+    let plain = directory.join(name);
+    let builds = fs::read_dir(&plain).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = builds.map(|build| build.path().join(name)).collect();
+    files.push(plain);
+    files.retain(|path| path.is_file());
+    files.sort();
+    files.truncate(MOST_PDBS);
+    files
 }
 
-fn places(path: &Path, code_view: &CodeView) -> anyhow::Result<crate::windows::debugger_data::DebuggerDataPlaces> {
-    let what = || format!("cannot use {} as the PDB of the kernel", path.display());
-    let file = File::open(path).with_context(what)?;
-    pdb::debugger_data_places(file, code_view).with_context(what)
+fn read(path: &Path) -> anyhow::Result<KernelPdb> {
+    let file = File::open(path).with_context(|| unusable(path))?;
+    KernelPdb::read(file).with_context(|| unusable(path))
+}
+
+fn unusable(path: &Path) -> String {
+    format!("cannot use {} as the PDB of the kernel", path.display())
 }
 
 #[cfg(test)]
@@ -100,17 +111,23 @@ mod tests {
 
     #[test]
     fn the_pdb_is_found_by_itself_in_a_directory_and_in_a_symbol_store() {
-        let (_, kernel) = files("kernel.pdb");
-        let (name, identifier) = symbols(&kernel, None).unwrap().pdb.unwrap();
-        assert_eq!((name.as_str(), identifier.len()), ("kernel.pdb", 33));
-        let stored = format!("kernel.pdb/{identifier}/kernel.pdb");
-        for (place, given) in [("any.PDB", "any.PDB"), ("kernel.pdb", ""), (&stored, "")] {
+        for (place, given) in [
+            ("any.PDB", "any.PDB"),
+            ("kernel.pdb", ""),
+            ("kernel.pdb/1234ABCD1/kernel.pdb", ""),
+        ] {
             let (directory, kernel) = files(place);
-            let found = symbols(&kernel, Some(&directory.path().join(given))).unwrap();
-            assert!(found.places.is_some(), "{place}");
+            let code_view = CodeView::read(&kernel.image, kernel.image.image()).unwrap();
+            let found = symbols(Some(&kernel), Some(&directory.path().join(given))).unwrap();
+            assert_eq!(found.pdbs.len(), 1, "{place}");
+            assert_eq!(found.pdbs[0].guid, code_view.guid);
         }
         let (directory, kernel) = files("other.pdb");
-        assert!(symbols(&kernel, Some(directory.path())).unwrap().places.is_none());
+        assert!(symbols(Some(&kernel), Some(directory.path())).unwrap().pdbs.is_empty());
+        assert!(symbols(Some(&kernel), None).unwrap().pdbs.is_empty());
+        // The kernel is not known yet where firmware boots it.
+        let (directory, _) = files("ntkrnlmp.pdb/1/ntkrnlmp.pdb");
+        assert_eq!(symbols(None, Some(directory.path())).unwrap().pdbs.len(), 1);
     }
 
     #[test]
@@ -118,10 +135,19 @@ mod tests {
         let (directory, kernel) = files("kernel.pdb");
         let path = directory.path().join("broken.pdb");
         fs::write(&path, "no PDB").unwrap();
-        let told = format!("{:#}", symbols(&kernel, Some(&path)).unwrap_err());
+        let told = format!("{:#}", symbols(Some(&kernel), Some(&path)).unwrap_err());
         assert!(told.contains("broken.pdb") && told.contains("no PDB"), "{told}");
         let missing = directory.path().join("missing.pdb");
-        let told = format!("{:#}", symbols(&kernel, Some(&missing)).unwrap_err());
+        let told = format!("{:#}", symbols(Some(&kernel), Some(&missing)).unwrap_err());
         assert!(told.contains("missing.pdb"), "{told}");
+        let mut other = fs::read(&kernel.path).unwrap();
+        let guid = other.windows(4).position(|bytes| bytes == b"RSDS").unwrap() + 4;
+        other[guid] ^= 1;
+        let path = directory.path().join("other.dll");
+        fs::write(&path, other).unwrap();
+        let other = ImageFile::read(&path, Role::Kernel).unwrap();
+        let pdb = directory.path().join("kernel.pdb");
+        let told = format!("{:#}", symbols(Some(&other), Some(&pdb)).unwrap_err());
+        assert!(told.contains("kernel.pdb") && told.contains("another build"), "{told}");
     }
 }

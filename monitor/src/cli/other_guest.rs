@@ -52,7 +52,7 @@ pub fn wanted(arguments: &Arguments) -> Result<Option<Start>, Failure> {
     }
     if arguments.dump_on_violation.is_some() {
         return Err(Failure::usage(anyhow!(
-            "--dump-on-violation goes with a driver under test (--driver): in Linux and firmware nothing is watched"
+            "--dump-on-violation goes with a driver under test (--driver): without one nothing is watched"
         )));
     }
     if kernel.is_none() && arguments.kernel.is_some() {

@@ -15,7 +15,7 @@ use super::writer::{DumpError, Patches};
 use super::{Subject, Symbols};
 use crate::target::PAGE_SIZE;
 use crate::target::debuggee::{AllRegisters, DebuggedCpu};
-use crate::windows::{DebuggerData, DebuggerDataError, Processor, SharedUserData};
+use crate::windows::{DebuggerData, Processor, SharedUserData};
 
 /// CR3 without what is no address: flags, the process context identifier, and bit 63 of a written value.
 const TABLE_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
@@ -84,9 +84,9 @@ impl Contents {
             patches: Patches::default(),
             missing: Vec::new(),
         };
-        match debugger_data(cpu, subject, symbols) {
+        match symbols.debugger_data(cpu, &subject.kernel.image) {
             Ok(data) => contents.add_debugger_data(cpu, processors, &data),
-            Err(error) => contents.missing.push(symbols.advice(&error)),
+            Err(missing) => contents.missing.push(missing),
         }
         Ok(contents)
     }
@@ -225,16 +225,4 @@ fn header(cpu: &dyn DebuggedCpu, registers: &AllRegisters, subject: &Subject) ->
         };
     }
     Box::new(header)
-}
-
-fn debugger_data(
-    cpu: &dyn DebuggedCpu,
-    subject: &Subject,
-    symbols: &Symbols,
-) -> Result<DebuggerData, DebuggerDataError> {
-    let kernel = &subject.kernel.image;
-    match &symbols.places {
-        Some(places) => DebuggerData::read(cpu, kernel, places),
-        None => DebuggerData::find(cpu, kernel),
-    }
 }

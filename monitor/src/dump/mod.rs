@@ -18,9 +18,9 @@ use zerocopy::IntoBytes as _;
 pub use self::contents::{Contents, ProcessorRegisters};
 pub use self::writer::{DumpError, DumpFile};
 use crate::report::{BugCheck, DumpInfo, Location};
-use crate::target::PhysicalMemory;
-use crate::windows::debugger_data::DebuggerDataPlaces;
-use crate::windows::{DebuggerDataError, Kernel};
+use crate::target::{GuestMemory, PhysicalMemory};
+use crate::windows::pdb::KernelPdb;
+use crate::windows::{CodeView, DebuggerData, Image, Kernel};
 
 /// What a dump is about.
 #[derive(Debug, Clone)]
@@ -49,28 +49,36 @@ impl Subject {
     }
 }
 
-/// What is known of the kernel's debugger data before the guest starts.
+/// What is known of kernels' debugger data before the guest starts.
 #[derive(Debug, Clone, Default)]
 pub struct Symbols {
-    /// Where its PDB says they are.
-    pub places: Option<DebuggerDataPlaces>,
-    /// The file name under which the kernel's PDB is looked for, and its identifier; `None` if the kernel names none.
-    pub pdb: Option<(String, String)>,
+    /// PDBs, one of which may be that of the guest's kernel.
+    pub pdbs: Vec<KernelPdb>,
 }
 
 impl Symbols {
-    /// What is missing without the debugger data, and what the user can do.
-    fn advice(&self, error: &DebuggerDataError) -> String {
+    /// Finds the debugger data of a kernel.
+    ///
+    /// # Errors
+    /// What is missing without them, and what the user can do.
+    fn debugger_data(&self, memory: &(impl GuestMemory + ?Sized), kernel: &Image) -> Result<DebuggerData, String> {
+        let code_view = CodeView::read(memory, kernel);
+        let fits = |pdb: &&KernelPdb| code_view.as_ref().is_some_and(|code_view| code_view.guid == pdb.guid);
         let lost = "without it WinDbg finds neither processes nor the other processors' registers in this dump";
-        match (&self.places, &self.pdb) {
-            (Some(_), _) => format!("{error}; {lost}"),
-            (None, Some((name, identifier))) => format!(
-                "{error}, as where Windows was started without kernel debugging; {lost}. Give --symbols a directory with the \
-                 kernel's {name} (identifier {identifier}, from a symbol server), or start the guest with debugging on \
-                 (bcdedit /debug on)"
-            ),
-            (None, None) => format!("{error}, and the kernel names no PDB; {lost}"),
+        if let Some(pdb) = self.pdbs.iter().find(fits) {
+            return DebuggerData::read(memory, kernel, &pdb.places).map_err(|error| format!("{error}; {lost}"));
         }
+        DebuggerData::find(memory, kernel).map_err(|error| match code_view {
+            Some(code_view) => format!(
+                "{error}, as where Windows was started without kernel debugging; {lost}. Give --symbols a directory with the \
+                 kernel's {} (identifier {}, from a symbol server){}, or start the guest with debugging on \
+                 (bcdedit /debug on)",
+                code_view.name,
+                code_view.identifier(),
+                if self.pdbs.is_empty() { "" } else { ": what was given belongs to other builds" }
+            ),
+            None => format!("{error}, and the kernel names no PDB; {lost}"),
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! A running machine that is dumped at a violation.
+//! A running machine that is stopped at violations and dumped there.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,12 @@ use crate::target::kvm::KvmCpu;
 impl RunningGuest {
     /// Runs the machine to its end without a debugger; `at_violation` is called where the session has stopped it. `limit`
     /// counts the time in which it runs.
-    pub(super) fn run(&self, limit: Duration, mut at_violation: impl FnMut(u32)) -> ExitReason {
+    pub(super) fn run(
+        &self,
+        limit: Duration,
+        interrupted: &dyn Fn() -> bool,
+        mut at_violation: impl FnMut(u32),
+    ) -> ExitReason {
         let mut left = limit;
         loop {
             let began = Instant::now();
@@ -21,9 +26,14 @@ impl RunningGuest {
             let ExitReason::Breakpoint { cpu } = reason else {
                 return reason;
             };
+            let before = interrupted();
             at_violation(cpu);
             // With something else to tell the machine stays paused.
             self.running.begin();
+            if !before && interrupted() {
+                // A machine that stands still does not hear it.
+                self.running.handle().interrupt();
+            }
         }
     }
 
@@ -63,7 +73,9 @@ impl RunningGuest {
         });
         let contents = contents.unwrap_or_else(|| Err(gone(cpu)))?;
         let missing = contents.missing.clone();
-        let bytes = plan.write(contents, self.running.ram(), &|| !interrupted())?;
+        // The guest of a run that was interrupted before may be shutting down.
+        let before = interrupted();
+        let bytes = plan.write(contents, self.running.ram(), &|| before || !interrupted())?;
         Ok((bytes, missing))
     }
 }

@@ -3,6 +3,8 @@
 //!
 //! Talks to [`GuestMemory`]; must not know where PDBs are kept.
 
+use std::fmt::Write as _;
+
 use super::image::Image;
 use super::strings::read_c_string;
 use crate::target::GuestMemory;
@@ -66,10 +68,12 @@ impl CodeView {
             u16::from_le_bytes([b0, b1]),
             u16::from_le_bytes([c0, c1])
         );
+        // Writing to a string cannot fail.
         for byte in rest {
-            text += &format!("{byte:02X}");
+            let _ = write!(text, "{byte:02X}");
         }
-        text + &format!("{:X}", self.age)
+        let _ = write!(text, "{:X}", self.age);
+        text
     }
 }
 

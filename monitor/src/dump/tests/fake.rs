@@ -28,6 +28,9 @@ const HIGH: (u64, u64) = (CONTEXTS, 0x5000);
 pub(super) const RVA_BLOCK: u32 = 0x2200;
 const RVA_PROCESSOR_BLOCK: u32 = 0x2800;
 
+/// GUID of the kernel's PDB.
+pub(super) const GUID: [u8; 16] = *b"0123456789abcdef";
+
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Fake {
     /// By page number.
@@ -85,8 +88,15 @@ impl Fake {
 
     fn add_kernel(&mut self) {
         let mut builder = PeBuilder::new(KERNEL);
-        builder.section(".text", CODE, vec![0x90; 0x100]);
+        let mut text = vec![0x90; 0x100];
+        // IMAGE_DEBUG_DIRECTORY: type CodeView, and where the record is.
+        text[0x2c..0x30].copy_from_slice(&2u32.to_le_bytes());
+        text[0x34..0x38].copy_from_slice(&0x1040u32.to_le_bytes());
+        let record = [b"RSDS", &GUID[..], &[3, 0, 0, 0], b"ntkrnlmp.pdb\0"].concat();
+        text[0x40..0x40 + record.len()].copy_from_slice(&record);
+        builder.section(".text", CODE, text);
         builder.section(".data", DATA, vec![0; 0x1000]);
+        builder.directory(6, 0x1020, 28);
         let mut space = Space::default();
         builder.map(&mut space);
         let mut image = vec![0; 0x3000];
@@ -157,13 +167,6 @@ impl Fake {
         }
     }
 
-    pub(super) fn plan(&self, directory: &Path) -> Plan {
-        Plan {
-            file: DumpFile::prepare(&directory.join("x.dmp")).unwrap(),
-            symbols: Symbols::default(),
-        }
-    }
-
     pub(super) fn cpu(&self, cpu: u32) -> FakeCpu<'_> {
         FakeCpu { fake: self, cpu }
     }
@@ -184,6 +187,14 @@ impl Fake {
             .into_iter()
             .map(|(page, bytes)| (page * 0x1000, bytes))
             .collect()
+    }
+}
+
+/// A dump into `x.dmp` of this directory, without symbols.
+pub(super) fn plan(directory: &Path) -> Plan {
+    Plan {
+        file: DumpFile::prepare(&directory.join("x.dmp")).unwrap(),
+        symbols: Symbols::default(),
     }
 }
 

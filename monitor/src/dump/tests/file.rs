@@ -7,10 +7,10 @@ use std::os::unix::fs::MetadataExt as _;
 
 use proptest::prelude::*;
 
-use crate::dump::DumpFile;
 use crate::dump::layout::{MAX_RUNS, Run};
-use crate::dump::tests::fake::Fake;
+use crate::dump::tests::fake::{self, Fake};
 use crate::dump::writer::{DumpError, Patches, write};
+use crate::dump::{DumpFile, Symbols};
 use crate::target::PhysicalMemory;
 
 const PAGE: usize = 0x1000;
@@ -130,7 +130,7 @@ fn a_full_disk_is_told_and_nothing_is_left() {
 fn an_interrupted_dump_ends_soon_and_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let fake = Fake::new(1);
-    let plan = fake.plan(directory.path());
+    let plan = fake::plan(directory.path());
     let contents = fake.contents(0, &fake.subject(), &plan.symbols).unwrap();
     let written = plan.write(contents, &fake, &|| false);
     assert!(matches!(written, Err(DumpError::Interrupted)), "{written:?}");
@@ -165,7 +165,7 @@ fn a_directory_that_is_not_there_is_refused_at_the_start() {
 fn more_runs_than_the_header_holds_are_refused() {
     let fake = Fake::new(1);
     let stretches: Vec<(u64, u64)> = (0..=MAX_RUNS as u64).map(|index| (index << 20, 0x1000)).collect();
-    let mut contents = fake.contents(0, &fake.subject(), &Default::default()).unwrap();
+    let mut contents = fake.contents(0, &fake.subject(), &Symbols::default()).unwrap();
     let runs = contents.describe_memory(&stretches[..MAX_RUNS]).unwrap();
     assert_eq!((runs.len(), contents.header.physical_memory.number_of_runs), (42, 42));
     assert!(matches!(contents.describe_memory(&stretches), Err(DumpError::Runs(43))));

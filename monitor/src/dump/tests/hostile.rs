@@ -2,9 +2,10 @@
 
 use proptest::prelude::*;
 
-use super::fake::{Fake, KERNEL, RVA_BLOCK};
+use super::fake::{self, Fake, GUID, KERNEL, RVA_BLOCK};
 use crate::dump::Symbols;
 use crate::windows::debugger_data::DebuggerDataPlaces;
+use crate::windows::pdb::KernelPdb;
 
 /// A number as a guest may choose it: anything, or an address that leads somewhere.
 fn pointer() -> impl Strategy<Value = u64> {
@@ -50,13 +51,14 @@ proptest! {
                 fake.registers[cpu].kernel_gs_base = bases[2 * cpu + 1];
             }
         }
-        let symbols = Symbols {
-            places: places.map(|(block, encoding)| DebuggerDataPlaces { block, encoding }),
-            pdb: None,
-        };
+        let pdbs = places.into_iter().map(|(block, encoding)| KernelPdb {
+            guid: GUID,
+            places: DebuggerDataPlaces { block, encoding },
+        });
+        let symbols = Symbols { pdbs: pdbs.collect() };
         let before = fake.clone();
         let directory = tempfile::tempdir().unwrap();
-        let plan = fake.plan(directory.path());
+        let plan = fake::plan(directory.path());
         let contents = fake.contents(0, &fake.subject(), &symbols).unwrap();
         prop_assert!((1..=2).contains(&contents.header.number_processors));
         prop_assert_eq!(plan.write(contents, &fake, &|| true).unwrap(), 0x2000 + fake.pages() * 0x1000);

@@ -10,15 +10,16 @@ use kdmp_parser::parse::KernelDumpParser;
 use kdmp_parser::phys;
 use zerocopy::IntoBytes as _;
 
-use self::fake::{Fake, KERNEL, RVA_BLOCK, block_for};
+use self::fake::{Fake, GUID, KERNEL, RVA_BLOCK, block_for};
 use super::context::context;
 use super::*;
+use crate::windows::debugger_data::DebuggerDataPlaces;
 
 #[test]
 fn another_reader_finds_header_registers_and_every_page() {
     let fake = Fake::new(2);
     let directory = tempfile::tempdir().unwrap();
-    let plan = fake.plan(directory.path());
+    let plan = fake::plan(directory.path());
     let subject = fake.subject();
     let contents = fake.contents(1, &subject, &plan.symbols).unwrap();
     let bytes = plan.write(contents, &fake, &|| true).unwrap();
@@ -38,7 +39,7 @@ fn another_reader_finds_header_registers_and_every_page() {
     assert_eq!(header.bug_check_code_parameters, subject.bug_check.parameters);
     assert_eq!((header.system_time, header.system_up_time), (0x01da_0000_0000_0001, 77));
     assert_eq!((header.product_type, header.suite_mask), (1, 0x110));
-    assert_eq!(header.required_dump_space, bytes as i64);
+    assert_eq!(header.required_dump_space, i64::try_from(bytes).unwrap());
     assert!(header.comment.starts_with(subject.comment.as_bytes()));
     assert_eq!(header.kd_debugger_data_block, KERNEL + u64::from(RVA_BLOCK));
     assert_eq!(
@@ -99,16 +100,13 @@ fn patched(patches: &writer::Patches, fake: &Fake, page: u64) -> Vec<u8> {
 fn what_is_missing_without_the_debugger_data_is_said_with_what_to_do() {
     let mut fake = Fake::new(2);
     fake.write(KERNEL + u64::from(RVA_BLOCK) + 0x10, b"xxxx");
-    let symbols = Symbols {
-        places: None,
-        pdb: Some(("ntkrnlmp.pdb".to_owned(), "1234ABCD1".to_owned())),
-    };
-    let contents = fake.contents(0, &fake.subject(), &symbols).unwrap();
+    let contents = fake.contents(0, &fake.subject(), &Symbols::default()).unwrap();
     assert_eq!(contents.header.kd_debugger_data_block, 0);
     let [missing] = contents.missing.as_slice() else {
         panic!("{:?}", contents.missing)
     };
-    for wanted in ["KDBG", "ntkrnlmp.pdb", "1234ABCD1", "--symbols", "bcdedit /debug on"] {
+    let identifier = "33323130353437363839616263646566".to_owned() + "3";
+    for wanted in ["KDBG", "ntkrnlmp.pdb", &identifier, "--symbols", "bcdedit /debug on"] {
         assert!(missing.contains(wanted), "{missing}");
     }
     assert_eq!(contents.patches, writer::Patches::default());
@@ -128,12 +126,20 @@ fn an_encoded_block_is_plain_in_the_file() {
     fake.write(address, &encoded);
     fake.write(address - 0x90, &never.to_le_bytes());
     fake.write(address - 0x88, &always.to_le_bytes());
-    let symbols = Symbols {
-        places: Some(DebuggerDataPlaces {
+    let pdb = |guid| KernelPdb {
+        guid,
+        places: DebuggerDataPlaces {
             block: RVA_BLOCK,
             encoding: Some([RVA_BLOCK - 0x90, RVA_BLOCK - 0x88, RVA_BLOCK - 0x80]),
-        }),
-        pdb: None,
+        },
+    };
+    let other = Symbols {
+        pdbs: vec![pdb([7; 16])],
+    };
+    let contents = fake.contents(0, &fake.subject(), &other).unwrap();
+    assert!(contents.missing[0].contains("other builds"), "{:?}", contents.missing);
+    let symbols = Symbols {
+        pdbs: vec![pdb([7; 16]), pdb(GUID)],
     };
     let contents = fake.contents(0, &fake.subject(), &symbols).unwrap();
     assert_eq!(contents.missing, [""; 0]);
