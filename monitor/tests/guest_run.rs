@@ -227,6 +227,21 @@ fn guest_interrupted_leaves_a_partial_report() {
 }
 
 #[test]
+fn guest_interrupted_has_its_power_button_pressed_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let child = start_endless(directory.path(), &["--shutdown-grace", "1s"]);
+    let run = Run {
+        output: interrupt(child),
+        directory,
+    };
+    assert_eq!(run.code(), 130, "{run}");
+    let report = run.report();
+    assert_eq!(report["end"]["kind"], "interrupted", "{run}");
+    let told = "the power button was pressed when the run was interrupted";
+    assert!(report["end"]["detail"].as_str().unwrap().contains(told), "{run}");
+}
+
+#[test]
 fn guest_run_whose_disk_fills_up_says_so_and_goes_on() {
     let directory = tempfile::tempdir().unwrap();
     let inner = command(
