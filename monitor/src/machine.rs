@@ -337,7 +337,7 @@ impl RunningGuest {
         };
         let duration_ms = self.started.elapsed().as_millis() as u64;
         let (mut kind, mut detail) = describe(&reason);
-        if matches!(kind, EndKind::Stopped | EndKind::PowerOff) && interrupted() {
+        if matches!(kind, EndKind::Stopped | EndKind::PowerOff | EndKind::TimeLimit) && interrupted() {
             kind = EndKind::Interrupted;
         }
         if let Some(shutdown) = shutdown {

@@ -131,7 +131,7 @@ fn a_bug_in_a_driver_that_firmware_boots_from_disk_is_found_at_its_place() {
     assert_found_once_at_its_place(bug, &run);
     let report = run.report();
     let offset = report["violations"][0]["caller"]["offset"].as_u64().unwrap();
-    assert!(offset > 0x1000 && offset < 0x10000, "{offset:#x}");
+    assert!((0x1000..0x10000).contains(&offset), "{offset:#x}");
     let errors = errors(&run);
     let steps = [
         "firmware started",

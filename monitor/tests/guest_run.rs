@@ -104,6 +104,27 @@ fn guest_that_does_not_end_in_time_is_a_hang_with_the_processors_shown() {
     );
 }
 
+#[test]
+fn guest_that_ignores_its_power_button_is_stopped_after_its_grace() {
+    let run = run(
+        "vdisk-ok",
+        &[
+            "--time-limit",
+            "3s",
+            "--shutdown-grace",
+            "1s",
+            "--append",
+            "ops=100000000 threads=2",
+        ],
+    );
+    assert_eq!(run.code(), 3, "{run}");
+    let report = run.report();
+    assert_eq!(report["end"]["kind"], "time limit", "{run}");
+    let told = "the power button was pressed at the time limit: the guest did not shut down in time";
+    assert!(report["end"]["detail"].as_str().unwrap().contains(told), "{run}");
+    assert!(report["run"]["duration_ms"].as_u64().unwrap() >= 4000, "{run}");
+}
+
 /// Starts a run that does not end by itself and waits until its workload runs.
 fn start_endless(directory: &Path, arguments: &[&str]) -> Child {
     let child = command(directory, "nvme-ok", &["--append", "ops=100000000 threads=2"])
@@ -203,6 +224,21 @@ fn guest_interrupted_leaves_a_partial_report() {
     let report = run.report();
     assert_eq!(report["end"]["kind"], "interrupted", "{run}");
     assert!(report["watch"]["armed_at"].as_u64().is_some(), "{run}");
+}
+
+#[test]
+fn guest_interrupted_has_its_power_button_pressed_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let child = start_endless(directory.path(), &["--shutdown-grace", "1s"]);
+    let run = Run {
+        output: interrupt(child),
+        directory,
+    };
+    assert_eq!(run.code(), 130, "{run}");
+    let report = run.report();
+    assert_eq!(report["end"]["kind"], "interrupted", "{run}");
+    let told = "the power button was pressed when the run was interrupted";
+    assert!(report["end"]["detail"].as_str().unwrap().contains(told), "{run}");
 }
 
 #[test]
