@@ -101,8 +101,9 @@ pub struct Arguments {
     /// Give a guest that boots by firmware a display, and write what it shows at the end to this PNG file
     #[arg(long, value_name = "FILE", requires = "firmware")]
     pub screenshot: Option<PathBuf>,
-    /// End the run when a guest that boots by firmware is reset, instead of starting it again
-    #[arg(long, requires = "firmware")]
+    /// End the run when a guest that boots by firmware is reset, instead of starting it again; a kernel that is entered
+    /// directly always ends by a reset
+    #[arg(long)]
     pub no_reboot: bool,
     /// Take a triple fault of a guest that boots by firmware for a reset, as a PC does, instead of a crash
     #[arg(long, requires = "firmware", conflicts_with = "no_reboot")]

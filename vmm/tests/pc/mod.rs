@@ -187,10 +187,12 @@ $B dmesg -r | $B grep '^<[0-4]>' | $B sed 's/^/complaint: /'
 echo "end of report"
 "#;
 
-/// What is as it should be: an i440FX has no memory-mapped configuration space, and the board no mouse.
-const EXPECTED: [&str; 2] = [
+/// What is as it should be: an i440FX has no memory-mapped configuration space, the board no mouse, and nvme-cli resets
+/// the controller.
+const EXPECTED: [&str; 3] = [
     "fail to add mmconfig information",
     "ps/2 appears to have aux port disabled",
+    "resetting controller",
 ];
 
 /// Complaints of a kernel (warnings or worse) that are about the machine. A subsystem's mere name is enough.
