@@ -181,8 +181,7 @@ static BOOLEAN CreatePair(PNVME_EXTENSION Extension, PNVME_QUEUE Queue)
     NVME_REQUEST Request;
 
     NvmeResetQueue(Queue);
-    /* The message of queue n is n, where there are so many; physically contiguous, interrupts enabled. */
-    Queue->Message = Extension->MessageCount > 1 ? Queue->Id : 0;
+    /* Physically contiguous, interrupts enabled. */
     PrepareAdmin(&Request, NVME_ADMIN_CREATE_COMPLETION_QUEUE, Queue->CompletionPhysical, Size,
                  Queue->Message << 16 | 3);
     if (!Execute(Extension, &Request, NULL)) {

@@ -85,7 +85,9 @@ static BOOLEAN NTAPI HwInitialize(PVOID DeviceExtension)
         Extension->MessageCount++;
     }
     StorPortDebugPrint(0, "nvme: %u messages\n", Extension->MessageCount);
+    /* The message of queue n is n, where there are so many. It never changes: a DPC may be between lock and release. */
     for (ULONG Index = 0; Index < NVME_MAX_QUEUES; Index++) {
+        Extension->Queues[Index].Message = Extension->MessageCount > 1 ? Extension->Queues[Index].Id : 0;
         StorPortInitializeDpc(Extension, &Extension->Queues[Index].Dpc, NvmeQueueDpc);
     }
     StorPortInitializeDpc(Extension, &Extension->ResetDpc, NvmeResetDpc);

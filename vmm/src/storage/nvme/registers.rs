@@ -415,7 +415,7 @@ impl RegisterFile {
 
     /// Resets the function. The controller is at rest.
     pub fn reset_function(&self) {
-        self.lock().reset_function();
+        self.change(&mut self.lock(), RegisterState::reset_function);
     }
 
     /// Takes [`interrupt_work`](Self::interrupt_work) back.

@@ -78,6 +78,17 @@ fn the_mask_and_a_reset_release_the_pin_at_once() {
 }
 
 #[test]
+fn a_reset_of_the_function_releases_the_pin() {
+    let mut driver = driver(Intx);
+    flush(&mut driver, 1);
+    driver.settle();
+    driver.registers.reset_function();
+    assert!(!driver.interrupts.pin());
+    driver.settle();
+    assert!(!driver.interrupts.pin());
+}
+
+#[test]
 fn a_deleted_queue_asserts_nothing() {
     let mut driver = driver(Intx);
     flush(&mut driver, 2);
