@@ -270,8 +270,9 @@ mod tests {
         }
         // The data port of the firmware configuration device stands at the signature.
         let mut four = [0; 4];
-        four.iter_mut()
-            .for_each(|byte| pio.read(0x511, std::slice::from_mut(byte)));
+        for byte in &mut four {
+            pio.read(0x511, std::slice::from_mut(byte));
+        }
         bytes.extend(four);
         pio.read(0xcf8, &mut four);
         bytes.extend(four);

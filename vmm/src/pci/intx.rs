@@ -18,8 +18,13 @@ struct IntxState {
     disabled: bool,
     /// The function interrupts by messages.
     superseded: bool,
+}
+
+impl IntxState {
     /// The level of the line.
-    level: bool,
+    fn level(self) -> bool {
+        self.pending && !self.disabled && !self.superseded
+    }
 }
 
 /// A pin. Devices set its level; the function disconnects it when the guest disables it or chooses messages.
@@ -45,11 +50,10 @@ impl Intx {
     /// Sets the line under the lock, so that two changes take effect in the order in which they were made.
     fn change(&self, change: impl FnOnce(&mut IntxState)) {
         let mut state = self.lock();
+        let before = state.level();
         change(&mut state);
-        let level = state.pending && !state.disabled && !state.superseded;
-        if level != state.level {
-            state.level = level;
-            self.line.set_level(level);
+        if state.level() != before {
+            self.line.set_level(state.level());
         }
     }
 
