@@ -21,12 +21,14 @@ impl Session {
                 "the guest was reset before its locks were watched: its kernel is looked for again"
             }
         };
-        tracing::info!("{note}");
+        state.milestone(note.to_owned());
         if !state.notes.iter().any(|known| known == note) {
             state.notes.push(note.to_owned());
         }
         state.stage = Stage::Booting;
         state.kernel = None;
+        state.no_kernel = None;
+        state.guest_checks = self.config.check_guest.then(Box::default);
         state.list = None;
         state.modules.replace([]);
         state.target = None;
