@@ -188,3 +188,15 @@ fn a_dump_that_cannot_be_written_or_have_its_symbols_is_refused_before_the_run()
     assert!(text.contains("kernel.pdb") && text.contains("names no PDB"), "{text}");
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn what_means_nothing_to_a_guest_that_firmware_boots_is_refused() {
+    let (code, text) = refused(Path::new("mydriver"), &["--firmware"]);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("with its extension, such as mydriver.sys"), "{text}");
+    for option in ["--port-driver", "--load", "--registry", "--append"] {
+        let (code, text) = refused(Path::new("mydriver.sys"), &["--firmware", option, "x"]);
+        assert_eq!(code, Some(2), "{text}");
+        assert!(text.contains(option), "{text}");
+    }
+}

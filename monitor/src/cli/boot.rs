@@ -39,10 +39,11 @@ pub fn plan(arguments: &Arguments, seed: u64) -> Result<Boot, Failure> {
     };
     if let Some(code) = &arguments.firmware {
         check_firmware_options(arguments)?;
+        let target = base_name(driver)?;
         let images = driver_file(driver)?;
         let request = firmware::request(arguments, code.as_deref(), None).map_err(Failure::infrastructure)?;
         return Ok(Boot {
-            target: base_name(driver)?,
+            target,
             images,
             start: Start::Firmware(request),
         });
