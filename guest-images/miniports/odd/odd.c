@@ -168,6 +168,9 @@ static VOID NTAPI FirstCallback(PVOID DeviceExtension, PVOID Context)
 
 static VOID RequestTimers(PODD_EXTENSION Extension, PSCSI_REQUEST_BLOCK Srb)
 {
+    Expect(12, TRUE, StorPortGetSrb(Extension, Srb->PathId, Srb->TargetId, Srb->Lun, Srb->QueueTag) == Srb);
+    Expect(13, TRUE, StorPortGetSrb(Extension, Srb->PathId, Srb->TargetId, Srb->Lun, 254) == NULL);
+    Expect(14, TRUE, StorPortGetSrb(Extension, Srb->PathId, Srb->TargetId, Srb->Lun + 1, Srb->QueueTag) == NULL);
     Expect(0, STOR_STATUS_INVALID_PARAMETER, StorPortInitializeTimer(Extension, NULL));
     Expect(1, STOR_STATUS_INVALID_PARAMETER, RequestTimer(Extension, FirstCallback, Srb, ODD_TIMER_MICROSECONDS));
     Expect(2, STOR_STATUS_SUCCESS, StorPortInitializeTimer(Extension, &Extension->Timer));

@@ -13,7 +13,7 @@
 #define ODD_FREES_TIMERS 6       /* frees a timer at DISPATCH_LEVEL, and one in its own callback; goes on */
 #define ODD_FORMATTED 7          /* its disk is not empty, knows no 16-byte commands, takes 16 KiB at a time; goes on */
 #define ODD_TELLS_CONTROLS 8     /* prints each request and control operation beside SCSI commands; goes on */
-#define ODD_TIMES 9              /* asks for timers in every way, and checks the answers; goes on */
+#define ODD_TIMES 9              /* asks for its request and for timers in every way, checks the answers; goes on */
 #define ODD_CLEANS_UP 10         /* has routines called at a bug check, and ends the system by itself */
 
 #endif

@@ -110,6 +110,7 @@ static VOID FinishRequest(PRAID_REQUEST Request)
     RaidReturnSrb(Request);
     RaidAcquireQueueLock(&Unit->QueueLock, &Handle);
     RemoveEntryList(&Request->Link);
+    Unit->Tagged[Request->Tag] = NULL;
     Unit->Tags[Request->Tag / 64] &= ~(1ull << Request->Tag % 64);
     Unit->OutstandingCount--;
     if (Unit->BusyCount != 0) {

@@ -20,14 +20,20 @@ PVOID NTAPI StorPortGetLogicalUnit(PVOID HwDeviceExtension, UCHAR PathId, UCHAR 
     return Unit != NULL ? Unit->LuExtension : NULL;
 }
 
+/*
+ * A request of the unit that the miniport has and has not completed, by its tag; NULL if there is none. At any IRQL:
+ * the miniport holds what it may ask for. Every request has a tag here, so none is found for SP_UNTAGGED.
+ */
 PSCSI_REQUEST_BLOCK NTAPI StorPortGetSrb(PVOID DeviceExtension, UCHAR PathId, UCHAR TargetId, UCHAR Lun, LONG QueueTag)
 {
-    UNREFERENCED_PARAMETER(DeviceExtension);
-    UNREFERENCED_PARAMETER(PathId);
-    UNREFERENCED_PARAMETER(TargetId);
-    UNREFERENCED_PARAMETER(Lun);
-    UNREFERENCED_PARAMETER(QueueTag);
-    return NULL;
+    PRAID_UNIT Unit = RaidFindUnit(RaidAdapterOf(DeviceExtension), PathId, TargetId, Lun);
+    PRAID_REQUEST Request;
+
+    if (Unit == NULL || QueueTag < 0 || QueueTag >= RAID_MAX_TAGS || QueueTag == SP_UNTAGGED) {
+        return NULL;
+    }
+    Request = Unit->Tagged[QueueTag];
+    return Request != NULL && Request->State == RaidRequestStarted ? Request->HwSrb : NULL;
 }
 
 BOOLEAN NTAPI StorPortSetDeviceQueueDepth(PVOID HwDeviceExtension, UCHAR PathId, UCHAR TargetId, UCHAR Lun, ULONG Depth)

@@ -84,6 +84,7 @@ static VOID Requeue(PRAID_REQUEST Request)
     RaidAcquireQueueLock(&Unit->QueueLock, &Handle);
     RemoveEntryList(&Request->Link);
     Unit->OutstandingCount--;
+    Unit->Tagged[Request->Tag] = NULL;
     Unit->Tags[Request->Tag / 64] &= ~(1ull << Request->Tag % 64);
     Request->State = RaidRequestPending;
     InsertHeadList(&Unit->Pending, &Request->Link);
@@ -156,6 +157,7 @@ static PRAID_REQUEST TakeNext(PRAID_UNIT Unit)
     Request = CONTAINING_RECORD(RemoveHeadList(&Unit->Pending), RAID_REQUEST, Link);
     Request->Processor = KeGetCurrentProcessorNumberEx(NULL);
     RaidTagSrb(Request, TakeTag(Unit));
+    Unit->Tagged[Request->Tag] = Request;
     InsertTailList(&Unit->Outstanding, &Request->Link);
     Unit->OutstandingCount++;
     Request->State = RaidRequestStarted;

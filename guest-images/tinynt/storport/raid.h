@@ -35,6 +35,7 @@ typedef struct _RAID_DRIVER {
 } RAID_DRIVER, *PRAID_DRIVER;
 
 struct _RAID_ADAPTER;
+struct _RAID_REQUEST;
 
 typedef struct _RAID_UNIT {
     RAID_OBJECT_TYPE Type;
@@ -54,7 +55,8 @@ typedef struct _RAID_UNIT {
     ULONG PauseSeconds;       /* until the pause ends by itself; 0: it does not */
     volatile LONG Recovering; /* from a request that timed out: nothing new is started */
     PIO_WORKITEM RecoveryWork;
-    ULONG64 Tags[RAID_MAX_TAGS / 64]; /* bit set: in use */
+    ULONG64 Tags[RAID_MAX_TAGS / 64];                     /* bit set: in use */
+    struct _RAID_REQUEST *volatile Tagged[RAID_MAX_TAGS]; /* by tag; read without the lock */
     PVOID LuExtension;
 } RAID_UNIT, *PRAID_UNIT;
 
