@@ -16,6 +16,9 @@ use crate::msr;
 /// IA32_TIME_STAMP_COUNTER: goes on over a reset, on all processors alike. Set one after the other they would differ.
 const TIME_STAMP_COUNTER: u32 = 0x10;
 
+/// CR4: page size extensions.
+const CR4_PSE: u64 = 1 << 4;
+
 /// The memory type ranges, which KVM does not list (Intel SDM volume 3, 12.11): variable ones, fixed ones, default type.
 fn memory_type_ranges() -> impl Iterator<Item = u32> {
     (0x200..=0x20f)
@@ -62,6 +65,11 @@ impl PoweredCpu {
     /// the timer's deadline, an MSR, after those.
     pub(crate) fn restore(&self, vcpu: &VcpuFd) -> Result<(), Error> {
         const ACTION: &str = "reset a processor";
+        // After a triple fault KVM for AMD makes the processor's control block anew, without the root of the page tables by
+        // which the guest sees its memory if the guest's own paging was off. A change of CR4 has it put there again.
+        let mut other = self.sregs;
+        other.cr4 ^= CR4_PSE;
+        vcpu.set_sregs(&other).map_err(Error::kvm(ACTION))?;
         vcpu.set_sregs(&self.sregs).map_err(Error::kvm(ACTION))?;
         vcpu.set_lapic(&self.lapic).map_err(Error::kvm(ACTION))?;
         vcpu.set_regs(&self.regs).map_err(Error::kvm(ACTION))?;

@@ -23,8 +23,10 @@ const RESET_CONTROL: &[u8] = &[0xba, 0xf9, 0x0c, 0xb0, 0x06, 0xee];
 const KEYBOARD: &[u8] = &[0xb0, 0xfe, 0xe6, 0x64];
 /// mov al, 3; out 92h, al
 const PORT_A: &[u8] = &[0xb0, 0x03, 0xe6, 0x92];
-/// lidt cs:[FE00h] (zeroes); ud2
-const TRIPLE_FAULT: &[u8] = &[0x2e, 0x0f, 0x01, 0x1e, 0x00, 0xfe, 0x0f, 0x0b];
+/// lidt cs:[FE00h] (zeroes); mov eax, cr0; or al, 1; mov cr0, eax (protected mode); ud2
+const TRIPLE_FAULT: &[u8] = &[
+    0x2e, 0x0f, 0x01, 0x1e, 0x00, 0xfe, 0x0f, 0x20, 0xc0, 0x0c, 0x01, 0x0f, 0x22, 0xc0, 0x0f, 0x0b,
+];
 
 /// Firmware that asks for a reset by `reset` unless it has started so many times; `None`: always.
 fn firmware(reset: &[u8], starts: Option<u8>) -> FirmwareRequest {
@@ -126,10 +128,7 @@ fn firmware_starts_again_after_a_reset_of_every_kind() {
         assert!(matches!(reason, ExitReason::PowerOff), "{name}: {reason}");
         let wanted = u64::from(STARTS) - 1;
         assert_eq!(running.restarts(), wanted, "{name}");
-        let seen = (
-            resets.count.load(Ordering::SeqCst),
-            resets.right.load(Ordering::SeqCst),
-        );
+        let seen = (resets.count.load(Ordering::SeqCst), resets.right.load(Ordering::SeqCst));
         assert_eq!(seen, (wanted, wanted), "{name}");
     }
 }

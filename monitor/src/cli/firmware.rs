@@ -6,7 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, bail};
 use storlock_vmm::boot::{FirmwareRequest, LinuxRequest, NamedFile, VariableStore};
 use storlock_vmm::devices::ramfb::Picture;
 use storlock_vmm::storage::backend::lock_for_writing;
@@ -105,19 +105,15 @@ fn variables(file: Option<&Path>, template: Option<&Path>) -> anyhow::Result<Opt
 
 /// Keeps a second guest, of this program or of QEMU, from the same variables.
 fn lock(file: &File, path: &Path) -> anyhow::Result<()> {
-    lock_for_writing(file).or_else(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => Err(anyhow!(
-            "the firmware's variables {} are in use by another program: give each guest a file of its own",
-            path.display()
-        )),
-        _ => {
-            eprintln!(
-                "note: the firmware's variables {} cannot be locked: {error}",
-                path.display()
-            );
-            Ok(())
+    let name = path.display();
+    match lock_for_writing(file) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            bail!("the firmware's variables {name} are in use by another program: give each guest a file of its own")
         }
-    })
+        Err(error) => eprintln!("note: the firmware's variables {name} cannot be locked: {error}"),
+    }
+    Ok(())
 }
 
 /// Opens the file for the screenshot, while files can still be opened.

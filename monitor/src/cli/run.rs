@@ -250,10 +250,7 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     let open_directory = File::open(directory)
         .with_context(|| format!("cannot open the report directory {}", directory.display()))
         .map_err(Failure::infrastructure)?;
-    let mut sandbox = sandbox(arguments)?;
-    if arguments.gdb.is_some() {
-        sandbox = sandbox.with_debugger();
-    }
+    let sandbox = sandbox(arguments)?;
     let dump = dump::plan(arguments, &images)?;
     let socket = debugger::open(arguments)?;
     let screenshot = firmware::create_screenshot(arguments).map_err(Failure::infrastructure)?;

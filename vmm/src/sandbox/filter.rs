@@ -166,14 +166,6 @@ fn requests(kind: ThreadKind) -> &'static [u32] {
     }
 }
 
-/// The device requests that a debugger adds.
-fn debugger_requests(kind: ThreadKind) -> &'static [u32] {
-    match kind {
-        ThreadKind::Vcpu => &[],
-        _ => &[],
-    }
-}
-
 /// The signals whose handling a thread may change: those by which a crash gets its message and its core file.
 const CRASH_SIGNALS: [libc::c_int; 3] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGABRT];
 
@@ -184,7 +176,7 @@ fn argument(index: u8, mask: u32, value: u32) -> Result<SeccompRule, seccompiler
     SeccompRule::new(vec![condition])
 }
 
-fn filter(kind: ThreadKind, debugger: bool) -> Result<SeccompFilter, seccompiler::BackendError> {
+fn filter(kind: ThreadKind) -> Result<SeccompFilter, seccompiler::BackendError> {
     // A call without rules is allowed whatever its arguments.
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = EVERYWHERE
         .iter()
@@ -200,11 +192,7 @@ fn filter(kind: ThreadKind, debugger: bool) -> Result<SeccompFilter, seccompiler
         .iter()
         .map(|&signal| argument(0, u32::MAX, signal.unsigned_abs()));
     rules.insert(libc::SYS_rt_sigaction, crash.collect::<Result<_, _>>()?);
-    let added = if debugger { debugger_requests(kind) } else { &[] };
-    let requests = requests(kind)
-        .iter()
-        .chain(added)
-        .map(|&request| argument(1, u32::MAX, request));
+    let requests = requests(kind).iter().map(|&request| argument(1, u32::MAX, request));
     let requests: Vec<_> = requests.collect::<Result<_, _>>()?;
     if !requests.is_empty() {
         rules.insert(libc::SYS_ioctl, requests);
@@ -213,8 +201,8 @@ fn filter(kind: ThreadKind, debugger: bool) -> Result<SeccompFilter, seccompiler
 }
 
 /// The filter of a kind of thread, ready to be installed.
-pub(super) fn program(kind: ThreadKind, debugger: bool) -> Result<BpfProgram, Error> {
-    filter(kind, debugger)
+pub(super) fn program(kind: ThreadKind) -> Result<BpfProgram, Error> {
+    filter(kind)
         .and_then(BpfProgram::try_from)
         .map_err(|error| Error::Sandbox {
             action: "build a system call filter",
@@ -245,7 +233,7 @@ mod tests {
     #[test]
     fn every_kind_has_a_program() {
         for kind in ThreadKind::ALL {
-            assert!(!program(kind, true).unwrap().is_empty(), "{kind:?}");
+            assert!(!program(kind).unwrap().is_empty(), "{kind:?}");
         }
     }
 }

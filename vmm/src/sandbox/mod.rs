@@ -74,7 +74,6 @@ impl ThreadKind {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sandbox {
     enforced: bool,
-    debugger: bool,
 }
 
 /// Has the C library never give memory of its heaps back: before it shrinks the heap of a thread it opens a file below
@@ -106,17 +105,7 @@ impl Sandbox {
     /// No limits.
     #[must_use]
     pub const fn none() -> Self {
-        Self {
-            enforced: false,
-            debugger: false,
-        }
-    }
-
-    /// The same limits, but for what a debugger needs: its own thread, and reading and writing all registers on the
-    /// vCPUs' threads.
-    #[must_use]
-    pub const fn with_debugger(self) -> Self {
-        Self { debugger: true, ..self }
+        Self { enforced: false }
     }
 
     /// Limits the threads that are started by it or enter it. Tries every filter on a thread of its own first.
@@ -127,10 +116,7 @@ impl Sandbox {
         violation::catch()?;
         keep_heaps();
         report_panics_briefly();
-        let sandbox = Self {
-            enforced: true,
-            ..Self::none()
-        };
+        let sandbox = Self { enforced: true };
         for kind in ThreadKind::ALL {
             // Its end is of no interest: that it began says all.
             let _ = sandbox.spawn(kind, "sandbox-probe", || ())?.join();
@@ -167,7 +153,7 @@ impl Sandbox {
         if !self.enforced {
             return Ok(());
         }
-        let program = filter::program(kind, self.debugger)?;
+        let program = filter::program(kind)?;
         violation::note_kind(kind);
         seccompiler::apply_filter(&program).map_err(|error| Error::Sandbox {
             action: "install a system call filter",
