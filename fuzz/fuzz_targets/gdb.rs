@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use storlock::gdb::{Conversation, SymbolFiles};
 use storlock::session::{Config, Session};
 use storlock::target::debuggee::{
-    AllRegisters, DebuggedCpu, Debuggee, Look, Motion, Page, RegisterError, Stop, Trap, TrapError,
+    AllRegisters, DebuggedCpu, Debuggee, Look, Motion, Page, RegisterError, Stop, Trap, TrapError, TrapUse,
 };
 use storlock::target::{CpuState, GuestMemory, ReadError, Registers, SpecialRegisters};
 
@@ -113,8 +113,12 @@ impl Debuggee for Fake {
         Ok(())
     }
 
-    fn debug_registers(&self) -> Vec<String> {
-        Vec::new()
+    fn can_patch(&self) -> bool {
+        true
+    }
+
+    fn in_use(&self) -> TrapUse {
+        TrapUse::default()
     }
 
     fn interrupt(&self) {

@@ -72,6 +72,8 @@ pub struct GuestOptions {
     pub shutdown_grace: Option<Duration>,
     /// What a reset does to a guest that boots by firmware.
     pub at_reset: AtReset,
+    /// Whether a debugger is served, so that it has to be known which breakpoints work.
+    pub debugger: bool,
     /// Limits of the machine's threads, and of the one that starts it.
     pub sandbox: Sandbox,
 }
@@ -171,6 +173,7 @@ impl Guest {
             serial: Some(Box::new(console)),
             hyperv: options.hyperv,
             at_reset: options.at_reset,
+            patches: options.debugger,
             sandbox: options.sandbox,
             ..MachineConfig::default()
         };

@@ -176,6 +176,38 @@ static bool leave_no_vector(uint8_t *first, const uint8_t *end, const uint8_t *d
     return store != NULL && rewrite(store, nop, sizeof nop);
 }
 
+typedef void RaiseInterrupt(void *env, int vector, int length);
+typedef void CheckIntercept(void *env, uint32_t code, uint64_t parameter, uintptr_t return_address);
+
+static RaiseInterrupt *raise_interrupt;
+static CheckIntercept *check_intercept;
+
+/* The processor's state is up to date when a helper is called for INTn, so that there is no return address to restore
+ * it from. Does not return where the hypervisor wants to know. */
+static void raise_interrupt_checked(void *env, int vector, int length)
+{
+    enum { BREAKPOINT = 3, EXIT_EXCEPTION = 0x40 };
+    if (vector == BREAKPOINT)
+        check_intercept(env, EXIT_EXCEPTION + BREAKPOINT, 0, 0);
+    raise_interrupt(env, vector, length);
+}
+
+/* Puts raise_interrupt_checked in the place of helper_raise_interrupt, which is: sub rsp, 8; call raise_interrupt; and
+ * nothing to the next multiple of 16. */
+static bool tell_breakpoints(uint8_t *helper)
+{
+    static const uint8_t make_room[] = {0x48, 0x83, 0xec, 0x08};
+    *(void **)&raise_interrupt = dlsym(RTLD_DEFAULT, "raise_interrupt");
+    *(void **)&check_intercept = dlsym(RTLD_DEFAULT, "cpu_svm_check_intercept_param");
+    if (helper == NULL || raise_interrupt == NULL || check_intercept == NULL || (uintptr_t)helper % 16 != 0 ||
+        memcmp(helper, make_room, sizeof make_room) != 0 ||
+        !calls(helper + sizeof make_room, (const uint8_t *)(uintptr_t)raise_interrupt))
+        return false;
+    uint8_t jump[16];
+    size_t length = (size_t)(emit_jump(jump, (const void *)(uintptr_t)raise_interrupt_checked) - jump);
+    return rewrite(helper, jump, length);
+}
+
 static void complain(const char *function, const char *consequence)
 {
     fprintf(stderr, "qemu-fixes: %s is not as expected: %s\n", function, consequence);
@@ -196,4 +228,6 @@ __attribute__((constructor)) static void mend(void)
         complain("do_interrupt_all", "a breakpoint may be missed where an interrupt came just before it");
     if (vmrun == NULL || vmexit <= vmrun || !leave_no_vector(vmrun, vmexit, hard))
         complain("helper_vmrun", "a guest's interrupt may be delivered twice");
+    if (!tell_breakpoints(dlsym(RTLD_DEFAULT, "helper_raise_interrupt")))
+        complain("helper_raise_interrupt", "breakpoints by int3 do not stop");
 }

@@ -9,7 +9,7 @@
 //! not know registers or exits.
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -18,8 +18,8 @@ use kvm_ioctls::VmFd;
 
 use crate::bus::Bus;
 use crate::debug::{
-    Breakpoint, BreakpointError, DebugHandler, Motion, StoppedCpu, Trap, TrapError, check_breakpoints, check_traps,
-    fitting,
+    Breakpoint, BreakpointError, DebugHandler, Motion, StoppedCpu, Trap, TrapError, TrapKind, check_breakpoints,
+    check_traps, fitting,
 };
 use crate::devices::GuestClock;
 use crate::error::Error;
@@ -61,12 +61,31 @@ pub(crate) struct Control {
     pub(crate) breakpoints: Vec<Breakpoint>,
     /// The traps in force beside it.
     pub(crate) traps: Vec<Trap>,
+    /// Where in guest-physical memory the addresses of traps by INT3 lie.
+    places: HashMap<u64, u64>,
+    /// Where INT3 is written at the moment.
+    patched: Vec<u64>,
     /// Since when the machine is wanted to stand still.
     stopping_since: Option<Instant>,
     /// Counts the changes of either.
     pub(crate) epoch: u64,
     /// One for each vCPU.
     pub(crate) cpus: Vec<CpuControl>,
+}
+
+impl Control {
+    /// Where INT3 has to be for the traps.
+    fn wanted_patches(&self) -> Vec<u64> {
+        let patches = self.traps.iter().filter(|trap| trap.needs_patch(&self.breakpoints));
+        patches
+            .filter_map(|trap| self.places.get(&trap.address).copied())
+            .collect()
+    }
+
+    /// Whether the place of a trap by INT3 is known.
+    pub(crate) fn has_place(&self, address: u64) -> bool {
+        self.places.contains_key(&address)
+    }
 }
 
 /// The locked part of one vCPU's state.
@@ -134,6 +153,8 @@ pub(crate) struct Shared {
     pub(crate) pio: Arc<Bus>,
     pub(crate) mmio: Arc<Bus>,
     pub(crate) handler: Option<Arc<dyn DebugHandler>>,
+    /// Traps by INT3 work here.
+    pub(crate) can_patch: AtomicBool,
     pub(crate) cpus: Vec<CpuShared>,
     pub(crate) workers: Mutex<Vec<Arc<dyn DeviceWorker>>>,
     pub(crate) clock: Arc<GuestClock>,
@@ -187,6 +208,7 @@ impl Shared {
             pio,
             mmio,
             handler,
+            can_patch: AtomicBool::new(false),
             cpus: std::iter::repeat_with(CpuShared::new).take(cpus).collect(),
             workers: Mutex::default(),
             clock,
@@ -199,6 +221,8 @@ impl Shared {
                 reset: false,
                 breakpoints: Vec::new(),
                 traps: Vec::new(),
+                places: HashMap::new(),
+                patched: Vec::new(),
                 stopping_since: None,
                 epoch: 0,
                 cpus: std::iter::repeat_with(CpuControl::default).take(cpus).collect(),
@@ -328,22 +352,52 @@ impl Shared {
         let mut control = self.lock();
         control.breakpoints = set.to_vec();
         let kept = fitting(set, &control.traps);
-        let lost = control.traps.len() - kept;
-        control.traps.truncate(kept);
-        self.settle(control, caller);
+        let lost = control.traps.len() - kept.len();
+        control.traps = kept;
+        self.put_in_force(control, caller);
         if lost > 0 {
             self.request(Phase::Paused, Some(ExitReason::TrapsLost { count: lost }));
         }
         Ok(())
     }
 
-    /// Puts traps in force beside the breakpoints, as [`Self::set_breakpoints`] does those.
-    pub(crate) fn set_traps(&self, traps: &[Trap]) -> Result<(), TrapError> {
+    /// Puts traps in force beside the breakpoints, as [`Self::set_breakpoints`] does those. `places` says where in
+    /// guest-physical memory the addresses of traps by INT3 lie that were not in force.
+    pub(crate) fn set_traps(&self, traps: &[Trap], places: HashMap<u64, u64>) -> Result<(), TrapError> {
         let mut control = self.lock();
         check_traps(&control.breakpoints, traps)?;
+        control.places.extend(places);
+        let patches = || traps.iter().filter(|trap| trap.kind == TrapKind::Patch);
+        if let Some(lost) = patches().find(|trap| !control.places.contains_key(&trap.address)) {
+            return Err(TrapError::NotMapped(lost.address));
+        }
+        control
+            .places
+            .retain(|address, _| patches().any(|trap| trap.address == *address));
         control.traps = traps.to_vec();
-        self.settle(control, None);
+        self.put_in_force(control, None);
         Ok(())
+    }
+
+    /// Makes the breakpoints and traps in `control` those in force on every vCPU, and writes INT3 where it is wanted and
+    /// nowhere else. A vCPU that meets one knows of it, and one that has met one that is gone sees that it is.
+    fn put_in_force(&self, mut control: MutexGuard<'_, Control>, caller: Option<u32>) {
+        let wanted = control.wanted_patches();
+        control.patched.retain(|place| {
+            let stays = wanted.contains(place);
+            if !stays {
+                self.ram.unpatch(*place);
+            }
+            stays
+        });
+        self.settle(control, caller);
+        let mut control = self.lock();
+        // Somebody else may have asked for something else meanwhile.
+        for place in control.wanted_patches() {
+            if !control.patched.contains(&place) && self.ram.patch(place).is_ok() {
+                control.patched.push(place);
+            }
+        }
     }
 
     /// Makes the set in `control` a new one and waits until no vCPU executes guest code under an old one.

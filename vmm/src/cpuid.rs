@@ -9,10 +9,12 @@ use kvm_ioctls::{Cap, Kvm};
 
 use crate::error::Error;
 use crate::hyperv;
+use crate::registers::YMM_HIGH_OFFSET;
 
 const LEAF1_ECX_VMX: u32 = 1 << 5;
 const LEAF1_ECX_X2APIC: u32 = 1 << 21;
 const LEAF1_ECX_TSC_DEADLINE: u32 = 1 << 24;
+const LEAF1_ECX_AVX: u32 = 1 << 28;
 const LEAF1_ECX_HYPERVISOR: u32 = 1 << 31;
 const LEAF1_EDX_HTT: u32 = 1 << 28;
 const EXTENDED1_ECX_CMP_LEGACY: u32 = 1 << 1;
@@ -43,6 +45,16 @@ impl Features {
     /// Whether the guest sees Hyper-V's interface.
     pub(crate) fn hyperv(&self) -> bool {
         self.hyperv
+    }
+
+    /// Whether the guest's processors have AVX, with its registers where they always are.
+    pub(crate) fn avx(&self) -> bool {
+        let leaf = |function, index| {
+            let mut all = self.supported.as_slice().iter();
+            all.find(|entry| entry.function == function && entry.index == index)
+        };
+        leaf(1, 0).is_some_and(|entry| entry.ecx & LEAF1_ECX_AVX != 0)
+            && leaf(0xd, 2).is_some_and(|entry| entry.ebx as usize == YMM_HIGH_OFFSET)
     }
 
     /// Bits of a guest-physical address: those of the host, as KVM says them. 36 where it does not.

@@ -10,6 +10,7 @@
 //!   how long MOV SS holds a #DB back.
 //! - A first instruction that is single-stepped runs with interrupts held back; where KVM cannot do that, an interrupt
 //!   handler's first instruction may be stepped in its stead and the breakpoint is reported again after its return.
+//! - A [`TrapKind::Patch`] is a byte in the guest's memory: its own reads and its devices' see it.
 //! - Where our breakpoint and the guest's single step come as one exception, the resume flag is used whatever the method.
 #![forbid(unsafe_code)]
 
@@ -234,7 +235,7 @@ impl<'a> StoppedCpu<'a> {
         self.vcpu.set_special(special)
     }
 
-    /// The x87 and SSE registers. This is a system call.
+    /// The x87, SSE and AVX registers. This is a system call.
     ///
     /// # Errors
     /// [`crate::Error::Kvm`] if KVM does not give them.
@@ -242,7 +243,7 @@ impl<'a> StoppedCpu<'a> {
         self.vcpu.floating_point()
     }
 
-    /// Changes the x87 and SSE registers. This is a system call.
+    /// Changes the x87, SSE and AVX registers. This is a system call.
     ///
     /// # Errors
     /// [`crate::Error::Kvm`] if KVM refuses.
@@ -265,6 +266,11 @@ impl<'a> StoppedCpu<'a> {
     /// [`crate::Error::Kvm`] if KVM does not know the register.
     pub fn msr(&self, index: u32) -> Result<u64, crate::Error> {
         self.vcpu.msr(index)
+    }
+
+    /// The instruction at which a stop of the whole machine has been reported and that is still to be executed.
+    pub(crate) fn reported(&self) -> Option<u64> {
+        self.vcpu.reported()
     }
 
     /// Whether at least one debug register is left over by the breakpoints in force, so that

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::Write;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, MsrList, kvm_pit_config};
@@ -84,6 +84,8 @@ pub struct MachineConfig {
     pub msr_exits: Vec<u32>,
     /// How to step over breakpoints; `None`: find out what works here.
     pub step_over: Option<StepOver>,
+    /// Whether traps by INT3 are wanted, so that it has to be found out whether they work here.
+    pub patches: bool,
     /// Where the first serial port (COM1) writes to. Called on vCPU threads.
     pub serial: Option<Box<dyn Write + Send>>,
     /// Where the second serial port (COM2) writes to. Called on vCPU threads.
@@ -107,6 +109,7 @@ impl Default for MachineConfig {
             handler: None,
             msr_exits: Vec::new(),
             step_over: None,
+            patches: false,
             serial: None,
             serial2: None,
             debug_console: None,
@@ -147,6 +150,7 @@ impl Machine {
             // Without a handler there are no hits.
             (None, None) => StepOver::ResumeFlag,
         };
+        let can_patch = config.patches && probe::patches_work(kvm)?;
         vcpu::install_signal_handler()?;
         let ram = GuestRam::new(config.memory)?;
         let vm = create_vm(kvm, &ram)?;
@@ -168,6 +172,7 @@ impl Machine {
             clock,
             config.cpus,
         ));
+        shared.can_patch.store(can_patch, Ordering::Relaxed);
         let irq = IrqRouter::new(Arc::clone(&shared.vm))?;
         let board = board::connect(&shared, &irq, [config.serial, config.serial2], config.debug_console)?;
         Ok(Self {
@@ -179,6 +184,7 @@ impl Machine {
                 step_over,
                 sync_registers: capabilities.sync_registers,
                 block_interrupts: capabilities.block_interrupts,
+                avx: features.avx(),
             },
             sandbox: config.sandbox,
             address_bits: features.address_bits(),
@@ -267,6 +273,11 @@ impl Machine {
     pub fn add_worker(&mut self, worker: Arc<dyn DeviceWorker>) {
         let mut workers = self.shared.workers.lock().unwrap_or_else(PoisonError::into_inner);
         workers.push(worker);
+    }
+
+    /// Takes it for granted that traps by INT3 work.
+    pub(crate) fn try_patches(&self) {
+        self.shared.can_patch.store(true, Ordering::Relaxed);
     }
 
     /// Makes any write to port `port` power the machine off. For guests too small for ACPI.
@@ -427,8 +438,9 @@ impl Machine {
         }
         let shared = Arc::clone(machine.shared());
         machine.add_thread(sandbox.spawn(ThreadKind::Coordinator, "coordinator", move || shared.coordinate())?);
-        let registered = |control: &mut Control| control.cpus.iter().all(|cpu| cpu.thread.is_some());
-        drop(machine.shared().wait_until(machine.shared().lock(), None, registered));
+        // One that came later would not learn by what motion it is to go on.
+        let parked = |control: &mut Control| control.cpus.iter().all(|cpu| cpu.parked);
+        drop(machine.shared().wait_until(machine.shared().lock(), None, parked));
         Ok(machine)
     }
 }

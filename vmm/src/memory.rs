@@ -3,12 +3,17 @@
 //! Talks to `vm-memory` and, once, to KVM (memory slots). It must not know page tables or devices. Every address may
 //! come from the guest; nothing here panics on any of them.
 
+mod patch;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
-use std::sync::atomic::Ordering;
 use thiserror::Error;
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, GuestMemoryRegion as _};
 
+use self::patch::{INT3, Patches};
 use crate::error::Error;
 
 /// RAM below this address is "low"; the rest starts at [`HIGH_RAM_BASE`]. The hole between holds the PCI window, the
@@ -46,6 +51,7 @@ pub struct RamRange {
 #[derive(Debug, Clone)]
 pub struct GuestRam {
     map: GuestMemoryMmap,
+    patches: Arc<Patches>,
 }
 
 impl GuestRam {
@@ -71,7 +77,10 @@ impl GuestRam {
             ranges.push((GuestAddress(HIGH_RAM_BASE), length(bytes - LOW_RAM_LIMIT)?));
         }
         let map = GuestMemoryMmap::from_ranges(&ranges).map_err(|error| memory_error(error.to_string()))?;
-        let ram = Self { map };
+        let ram = Self {
+            map,
+            patches: Arc::default(),
+        };
         ram.ask_for_large_pages();
         Ok(ram)
     }
@@ -118,14 +127,18 @@ impl GuestRam {
         self.map.last_addr().0 + 1
     }
 
-    /// Reads guest-physical memory.
+    /// Reads guest-physical memory. What a trap was written over is read as it was.
     ///
     /// # Errors
     /// [`PhysicalAccessError`] if any byte is not RAM; `data` is then undefined.
     pub fn read(&self, address: u64, data: &mut [u8]) -> Result<(), PhysicalAccessError> {
         self.map
             .read_slice(data, GuestAddress(address))
-            .map_err(|_| Self::outside(address, data.len()))
+            .map_err(|_| Self::outside(address, data.len()))?;
+        if self.patches.any() {
+            self.patches.hide(address, data);
+        }
+        Ok(())
     }
 
     /// Writes guest-physical memory.
@@ -136,6 +149,45 @@ impl GuestRam {
         self.map
             .write_slice(data, GuestAddress(address))
             .map_err(|_| Self::outside(address, data.len()))
+    }
+
+    /// Writes guest-physical memory beneath the traps in it, which stay.
+    ///
+    /// # Errors
+    /// As [`GuestRam::write`].
+    pub(crate) fn write_beneath(&self, address: u64, data: &[u8]) -> Result<(), PhysicalAccessError> {
+        self.write(address, data)?;
+        if self.patches.any() {
+            for patched in self.patches.replace(address, data) {
+                self.write(patched, &[INT3])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes INT3 over a byte.
+    ///
+    /// # Errors
+    /// [`PhysicalAccessError`] if it is not RAM.
+    pub(crate) fn patch(&self, address: u64) -> Result<(), PhysicalAccessError> {
+        let mut original = [0];
+        self.read(address, &mut original)?;
+        if self.patches.insert(address, original[0]) {
+            self.write(address, &[INT3])?;
+        }
+        Ok(())
+    }
+
+    /// Takes a patch out. A byte that the guest has written to since stays as it is.
+    pub(crate) fn unpatch(&self, address: u64) {
+        let Some(original) = self.patches.remove(address) else {
+            return;
+        };
+        let mut now = [0];
+        if self.read(address, &mut now).is_ok() && now == [INT3] {
+            // RAM, or the patch could not have been made.
+            let _ = self.write(address, &[original]);
+        }
     }
 
     /// Reads one naturally aligned 64-bit value in one piece, as a processor reads a page table entry.
@@ -205,6 +257,38 @@ mod tests {
                 "{bytes}"
             );
         }
+    }
+
+    #[test]
+    fn patches_are_hidden_from_the_host_and_leave_what_the_guest_has_written() {
+        let ram = GuestRam::new(16 << 20).unwrap();
+        let seen = |address: u64| {
+            let (mut byte, mut raw) = ([0], [0]);
+            ram.read(address, &mut byte).unwrap();
+            ram.map().read_slice(&mut raw, GuestAddress(address)).unwrap();
+            (byte[0], raw[0])
+        };
+        ram.write(0x1000, &[1, 2, 3, 4]).unwrap();
+        ram.patch(0x1001).unwrap();
+        ram.patch(0x1001).unwrap();
+        ram.patch(0x1002).unwrap();
+        assert_eq!(seen(0x1001), (2, INT3));
+        let mut all = [0; 4];
+        ram.read(0x1000, &mut all).unwrap();
+        assert_eq!(all, [1, 2, 3, 4]);
+        // A debugger writes beneath them.
+        ram.write_beneath(0x1000, &[5, 6]).unwrap();
+        assert_eq!((seen(0x1000), seen(0x1001)), ((5, 5), (6, INT3)));
+        // The guest does not know of them.
+        ram.write(0x1002, &[9]).unwrap();
+        assert_eq!(seen(0x1002), (9, 9));
+        ram.unpatch(0x1001);
+        ram.unpatch(0x1002);
+        ram.unpatch(0x1003);
+        assert_eq!((seen(0x1001), seen(0x1002), seen(0x1003)), ((6, 6), (9, 9), (4, 4)));
+        assert!(!ram.patches.any());
+        assert!(ram.patch(16 << 20).is_err());
+        assert!(!ram.patches.any());
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Trying a way of stepping over breakpoints on a throw-away machine, because KVM does not say which work.
+//! Trying a way of stepping over breakpoints, and whether INT3 comes out of KVM, on a throw-away machine: KVM does not say
+//! what works.
 //!
 //! Talks to [`crate::machine`] like any other user of it.
 #![forbid(unsafe_code)]
@@ -10,7 +11,7 @@ use std::time::Duration;
 use kvm_ioctls::Kvm;
 
 use crate::boot::{BootRequest, KernelImage};
-use crate::debug::{Breakpoint, DebugHandler, HitAction, StepOver, StoppedCpu};
+use crate::debug::{Breakpoint, DebugHandler, HitAction, StepOver, StoppedCpu, Trap, TrapKind};
 use crate::error::Error;
 use crate::exit::ExitReason;
 use crate::machine::{Machine, MachineConfig};
@@ -74,12 +75,7 @@ pub(crate) fn try_method(kvm: &Kvm, method: StepOver) -> Result<Result<(), Strin
     };
     let mut machine = Machine::new(kvm, config)?;
     machine.end_at_port(END_PORT)?;
-    let info = machine.boot(&BootRequest {
-        kernel: KernelImage::from_code("probe", &GUEST)?,
-        files: Vec::new(),
-        command_line: String::new(),
-        seed: 0,
-    })?;
+    let info = machine.boot(&request()?)?;
     let breakpoint = Breakpoint {
         id: 0,
         address: info.kernel_base + ROUTINE,
@@ -92,6 +88,47 @@ pub(crate) fn try_method(kvm: &Kvm, method: StepOver) -> Result<Result<(), Strin
         ExitReason::PowerOff if hits == CALLS => Ok(()),
         ExitReason::Failed(error) => Err(format!("{error}")),
         reason => Err(format!("{hits} hits instead of {CALLS}, then: {reason}")),
+    })
+}
+
+/// Whether a guest's INT3 comes out of this KVM, and with it a [`TrapKind::Patch`]. Found out once for the process.
+pub(crate) fn patches_work(kvm: &Kvm) -> Result<bool, Error> {
+    static KNOWN: Mutex<Option<bool>> = Mutex::new(None);
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(works) = *known {
+        return Ok(works);
+    }
+    let config = MachineConfig {
+        memory: 16 << 20,
+        step_over: Some(StepOver::SingleStep),
+        ..MachineConfig::default()
+    };
+    let mut machine = Machine::new(kvm, config)?;
+    machine.end_at_port(END_PORT)?;
+    machine.try_patches();
+    let info = machine.boot(&request()?)?;
+    let running = machine.start_paused()?;
+    let trap = Trap {
+        kind: TrapKind::Patch,
+        address: info.kernel_base + ROUTINE,
+        length: 1,
+    };
+    let set = running.handle().set_traps(&[trap]);
+    running.begin();
+    let reason = running.wait(Some(TIME_LIMIT));
+    let works = set.is_ok() && matches!(reason, ExitReason::Trap { trap: hit, .. } if hit == trap);
+    tracing::info!(works, %reason, "tried a breakpoint by int3");
+    *known = Some(works);
+    Ok(works)
+}
+
+/// What starts [`GUEST`].
+fn request() -> Result<BootRequest, Error> {
+    Ok(BootRequest {
+        kernel: KernelImage::from_code("probe", &GUEST)?,
+        files: Vec::new(),
+        command_line: String::new(),
+        seed: 0,
     })
 }
 

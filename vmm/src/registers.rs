@@ -165,7 +165,7 @@ impl SpecialRegisters {
     }
 }
 
-/// The x87 and SSE registers, as FXSAVE stores them (Intel SDM volume 1, 10.5.1).
+/// The x87 and SSE registers, as FXSAVE stores them (Intel SDM volume 1, 10.5.1), and what AVX adds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FloatingPoint {
     /// ST0 to ST7, of which 10 bytes count.
@@ -186,6 +186,8 @@ pub struct FloatingPoint {
     pub xmm: [[u8; 16]; 16],
     /// SSE control and status.
     pub mxcsr: u32,
+    /// The upper halves of YMM0 to YMM15; `None` where the processor has no AVX, or to leave them as they are.
+    pub ymm_high: Option<[[u8; 16]; 16]>,
 }
 
 /// Where the parts lie in the area that FXSAVE writes, in bytes.
@@ -201,9 +203,14 @@ mod fxsave {
     pub(super) const XMM: usize = 160;
     /// Behind it, in the XSAVE area: which parts are not in their initial state.
     pub(super) const XSTATE_BV: usize = 512;
-    /// x87 and SSE there.
+    /// x87 and SSE there, and AVX.
     pub(super) const X87_AND_SSE: u32 = 3;
+    pub(super) const AVX: u32 = 4;
 }
+
+/// Where XSAVE's standard form has the upper halves of YMM registers (Intel SDM volume 1, 13.4.3; CPUID leaf 0DH tells it,
+/// and no processor has them elsewhere).
+pub(crate) const YMM_HIGH_OFFSET: usize = 576;
 
 impl From<&kvm_xsave> for FloatingPoint {
     fn from(area: &kvm_xsave) -> Self {
@@ -221,11 +228,22 @@ impl From<&kvm_xsave> for FloatingPoint {
             operand: quad(fxsave::OPERAND),
             xmm: std::array::from_fn(|number| register(fxsave::XMM, number)),
             mxcsr: area.region[fxsave::MXCSR / 4],
+            ymm_high: None,
         }
     }
 }
 
 impl FloatingPoint {
+    /// From the area of a vCPU that has AVX or not.
+    pub(crate) fn of(area: &kvm_xsave, avx: bool) -> Self {
+        let byte = |at: usize| area.region[at / 4].to_le_bytes()[at % 4];
+        let high = |number: usize| std::array::from_fn(|index| byte(YMM_HIGH_OFFSET + 16 * number + index));
+        Self {
+            ymm_high: avx.then(|| std::array::from_fn(high)),
+            ..area.into()
+        }
+    }
+
     /// Puts it into KVM's area, the rest of which stays.
     pub(crate) fn store(&self, area: &mut kvm_xsave) {
         let mut put = |at: usize, bytes: &[u8]| {
@@ -247,6 +265,10 @@ impl FloatingPoint {
         for (number, register) in self.xmm.iter().enumerate() {
             put(fxsave::XMM + 16 * number, register);
         }
-        area.region[fxsave::XSTATE_BV / 4] |= fxsave::X87_AND_SSE;
+        for (number, register) in self.ymm_high.iter().flatten().enumerate() {
+            put(YMM_HIGH_OFFSET + 16 * number, register);
+        }
+        let avx = if self.ymm_high.is_some() { fxsave::AVX } else { 0 };
+        area.region[fxsave::XSTATE_BV / 4] |= fxsave::X87_AND_SSE | avx;
     }
 }

@@ -3,16 +3,18 @@
 //! Talks to the coordinator's state only; re-exported by [`crate::machine`]. It must not know how a machine is built.
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::coordinator::{Control, Phase, Shared};
-use crate::debug::{Breakpoint, BreakpointError, Motion, StepOver, StoppedCpu, Trap, TrapError};
+use crate::debug::{Breakpoint, BreakpointError, Motion, StepOver, StoppedCpu, Trap, TrapError, TrapKind};
 use crate::error::Error;
 use crate::exit::{CpuStatistics, ExitReason};
 use crate::memory::GuestRam;
 use crate::sandbox::JoinHandle;
+use crate::translate;
 
 /// A started machine. Dropping it ends all its threads.
 pub struct RunningMachine {
@@ -94,6 +96,58 @@ impl RunningMachine {
         });
         drop(control);
         reason.unwrap_or(ExitReason::TimeLimit)
+    }
+
+    /// Lets a paused machine go on by `motions`, as [`MachineHandle::resume_by`] does. A vCPU that stands at a
+    /// [`TrapKind::Patch`] which has been reported gets past it first: the instruction is put back for as long as that vCPU
+    /// executes it while the others are held.
+    ///
+    /// If the machine stops on the way to that, within `limit`, the answer is why, as [`RunningMachine::wait`] would say.
+    ///
+    /// # Errors
+    /// See [`MachineHandle::resume`].
+    pub fn go_on(&self, motions: &[Motion], limit: Duration) -> Result<Option<ExitReason>, Error> {
+        let handle = self.handle();
+        for cpu in 0..self.shared.cpus.len() {
+            let motion = motions.get(cpu).copied().unwrap_or_default();
+            let Some(at) = self.stands_at_patch(cpu as u32).filter(|_| motion != Motion::Hold) else {
+                continue;
+            };
+            let (_, traps) = handle.debug_registers();
+            let (lifted, others): (Vec<Trap>, Vec<Trap>) = traps.iter().partition(|trap| trap.address == at);
+            let mut alone = vec![Motion::Hold; self.shared.cpus.len()];
+            alone[cpu] = Motion::Step { range: None };
+            // Fewer traps are always possible, and so are those that need no register.
+            let _ = handle.set_traps(&others);
+            let stepped = handle.resume_by(&alone).map(|()| self.wait(Some(limit)));
+            let (_, mut traps) = handle.debug_registers();
+            traps.extend(lifted);
+            let _ = handle.set_traps(&traps);
+            let reason = stepped?;
+            if !matches!(reason, ExitReason::Stepped { .. }) {
+                return Ok(Some(reason));
+            }
+            if let Motion::Step { range } = motion {
+                let (start, end) = range.unwrap_or_default();
+                let rip = self.inspect(cpu as u32, |cpu| cpu.registers().rip);
+                if !rip.is_some_and(|rip| (start..end).contains(&rip)) {
+                    return Ok(Some(reason));
+                }
+            }
+        }
+        handle.resume_by(motions)?;
+        Ok(None)
+    }
+
+    /// Where a vCPU stands if that is at a reported [`TrapKind::Patch`].
+    fn stands_at_patch(&self, cpu: u32) -> Option<u64> {
+        let (breakpoints, traps) = self.handle().debug_registers();
+        if !traps.iter().any(|trap| trap.needs_patch(&breakpoints)) {
+            return None;
+        }
+        let at = self.inspect(cpu, |cpu| cpu.reported())??;
+        let there = |trap: &Trap| trap.address == at && trap.needs_patch(&breakpoints);
+        traps.iter().any(there).then_some(at)
     }
 
     /// See [`MachineHandle::pause`].
@@ -221,10 +275,43 @@ impl MachineHandle {
     /// Replaces the traps on every vCPU; when this returns none executes guest code under the old ones. Not to be called
     /// on a vCPU's thread.
     ///
+    /// The address of a [`TrapKind::Patch`] is looked up when it is new, by the page tables of the first vCPU that maps it.
+    ///
     /// # Errors
     /// [`TrapError`]; the old traps then stay.
     pub fn set_traps(&self, traps: &[Trap]) -> Result<(), TrapError> {
-        self.shared.set_traps(traps)
+        let control = self.shared.lock();
+        let new = traps
+            .iter()
+            .filter(|trap| trap.kind == TrapKind::Patch && !control.has_place(trap.address));
+        let new: Vec<u64> = new.map(|trap| trap.address).collect();
+        drop(control);
+        if !new.is_empty() && !self.can_patch() {
+            return Err(TrapError::CannotPatch);
+        }
+        let mut places = HashMap::new();
+        for address in new {
+            let place = self.place(address).ok_or(TrapError::NotMapped(address))?;
+            places.insert(address, place);
+        }
+        self.shared.set_traps(traps, places)
+    }
+
+    /// Whether a [`TrapKind::Patch`] works here; found out if the machine was made with
+    /// [`crate::machine::MachineConfig::patches`].
+    #[must_use]
+    pub fn can_patch(&self) -> bool {
+        self.shared.can_patch.load(Ordering::Relaxed)
+    }
+
+    /// Where in guest-physical memory an address lies.
+    fn place(&self, address: u64) -> Option<u64> {
+        (0..self.shared.cpus.len() as u32).find_map(|cpu| {
+            self.inspect(cpu, move |cpu| {
+                let found = translate::translate(cpu.ram(), cpu.special().cr3, address).ok()?;
+                cpu.ram().read(found.address, &mut [0]).is_ok().then_some(found.address)
+            })?
+        })
     }
 
     /// The breakpoints and traps in force.

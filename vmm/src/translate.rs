@@ -166,7 +166,8 @@ pub fn write_virtual(ram: &GuestRam, cr3: u64, gva: u64, data: &[u8]) -> Result<
     write(ram, cr3, gva, data, false)
 }
 
-/// Writes guest-virtual memory, read-only pages too. Nothing is written unless every page is RAM.
+/// Writes guest-virtual memory as a debugger does: read-only pages too, and beneath traps. Nothing is written unless
+/// every page is RAM.
 ///
 /// # Errors
 /// [`TranslateError`] for the first byte that cannot be written.
@@ -191,11 +192,16 @@ fn write(ram: &GuestRam, cr3: u64, gva: u64, data: &[u8], read_only_too: bool) -
         done += length;
     }
     for (address, done, length) in pieces {
-        ram.write(address, &data[done..done + length])
-            .map_err(|error| TranslateError::OutsideMemory {
-                gva,
-                gpa: error.address,
-            })?;
+        let piece = &data[done..done + length];
+        let written = if read_only_too {
+            ram.write_beneath(address, piece)
+        } else {
+            ram.write(address, piece)
+        };
+        written.map_err(|error| TranslateError::OutsideMemory {
+            gva,
+            gpa: error.address,
+        })?;
     }
     Ok(())
 }

@@ -42,6 +42,8 @@ pub(crate) struct Method {
     pub(crate) sync_registers: bool,
     /// A single step can hold back interrupts.
     pub(crate) block_interrupts: bool,
+    /// The guest's processors have AVX.
+    pub(crate) avx: bool,
 }
 
 /// One vCPU; owned by its thread.
@@ -106,6 +108,11 @@ impl Vcpu {
 
     pub(crate) fn debug_registers(&self) -> &DebugRegisters {
         &self.debug
+    }
+
+    /// Where it stands, if that instruction has been reported and not been executed since.
+    pub(crate) fn reported(&self) -> Option<u64> {
+        self.step_over_at.filter(|at| *at == self.registers.rip)
     }
 
     pub(crate) fn set_registers(&mut self, registers: &Registers) {

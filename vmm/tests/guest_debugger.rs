@@ -282,6 +282,10 @@ fn all_registers_can_be_changed() {
         floating.xmm[15] = [0xa5; 16];
         floating.mxcsr = 0x1fa0;
         floating.st[2][..10].copy_from_slice(&[0x11; 10]);
+        match &mut floating.ymm_high {
+            Some(high) => high[15] = [0x5a; 16],
+            None => println!("the processors of this ground have no AVX"),
+        }
         cpu.set_floating_point(&floating).unwrap();
         assert_eq!(cpu.floating_point().unwrap(), floating);
         assert!(cpu.set_msr(MSR_KERNEL_GS_BASE, 0xffff_f800_0000_2000).unwrap());
@@ -289,4 +293,135 @@ fn all_registers_can_be_changed() {
     });
     assert_eq!(seen, Some(0xffff_f800_0000_2000));
     assert!(matches!(go(&machine, &[]), ExitReason::PowerOff));
+}
+
+/// Calls `routine` with traps by INT3 in it, more than there are debug registers.
+#[test]
+fn traps_by_int3_take_no_register_and_are_got_past_alone() {
+    let kvm = open();
+    let recorder = Recorder::resuming();
+    let configuration = MachineConfig {
+        patches: true,
+        ..config(2, &recorder)
+    };
+    // The second processor waits.
+    let guest = Code::new()
+        .raw(&[0xb8, 1, 0, 0, 0]) // mov eax, 1
+        .relative(&[0xf0, 0x0f, 0xc1, 0x05], "arrived", &[]) // lock xadd [arrived], eax
+        .raw(&[0x84, 0xc0]) // test al, al
+        .jump_if_not_zero("wait")
+        .raw(&[0xb9, 3, 0, 0, 0]) // mov ecx, 3
+        .label("again")
+        .call("routine")
+        .label("returned")
+        .raw(&[0xff, 0xc9]) // dec ecx
+        .jump_if_not_zero("again")
+        .end()
+        .label("wait")
+        .count("waiting")
+        .jump("wait")
+        .label("routine")
+        .raw(&[0x53]) // push rbx
+        .label("counting")
+        .count("counter")
+        .label("counted")
+        .raw(&[0x5b, 0xc3]) // pop rbx; ret
+        .data("counter", 4)
+        .data("waiting", 4)
+        .data("arrived", 4)
+        .assemble();
+    let prepared = guest.prepare(&kvm, configuration).break_at(&["again"]);
+    let (machine, place) = start(prepared);
+    let patch = |address| Trap {
+        kind: TrapKind::Patch,
+        address,
+        length: 1,
+    };
+    let at = |label| patch(place.address(label));
+    let traps = [
+        at("routine"),
+        at("counting"),
+        at("counted"),
+        patch(at("counted").address + 1),
+        at("returned"),
+        at("again"),
+    ];
+    if !machine.handle().can_patch() {
+        println!("int3 does not come out of this KVM");
+        assert_eq!(machine.handle().set_traps(&traps), Err(TrapError::CannotPatch));
+        return;
+    }
+    assert_eq!(
+        machine.handle().set_traps(&[patch(0x1234_5678_9000)]),
+        Err(TrapError::NotMapped(0x1234_5678_9000))
+    );
+    machine.handle().set_traps(&traps).unwrap();
+    // The host sees the code as it was.
+    let mut code = [0; 1];
+    machine.ram().read(place.physical("routine"), &mut code).unwrap();
+    assert_eq!(code, [0x53]);
+    let go_on = |motions: &[Motion]| match machine.go_on(motions, LIMIT).unwrap() {
+        Some(reason) => reason,
+        None => machine.wait(Some(LIMIT)),
+    };
+    machine.begin();
+    let mut reason = machine.wait(Some(LIMIT));
+    let order = [5, 0, 1, 2, 3, 4];
+    for number in 0..18 {
+        let expected = traps[order[number % 6]];
+        let ExitReason::Trap { cpu, trap } = reason else {
+            panic!("{number}: {reason}");
+        };
+        assert_eq!((trap, rip(&machine, cpu)), (expected, expected.address), "{number}");
+        // By a step, or by running on.
+        if number % 4 == 1 {
+            let mut motions = [Motion::Hold; 2];
+            motions[cpu as usize] = ONE;
+            let stepped = go_on(&motions);
+            assert!(matches!(stepped, ExitReason::Stepped { .. }), "{number}: {stepped}");
+            assert!(rip(&machine, cpu) > expected.address, "{number}");
+        }
+        reason = go_on(&[]);
+    }
+    assert!(matches!(reason, ExitReason::PowerOff), "{reason}");
+    assert_eq!(recorder.calls().len(), 3, "the watched one was seen each time");
+    let mut counter = [0; 4];
+    machine.ram().read(place.physical("counter"), &mut counter).unwrap();
+    assert_eq!(u32::from_le_bytes(counter), 3);
+}
+
+/// A guest that runs into its own INT3, beside a trap of ours.
+#[test]
+fn the_guests_own_int3_is_its_own() {
+    let kvm = open();
+    let recorder = Recorder::resuming();
+    let configuration = MachineConfig {
+        patches: true,
+        ..config(1, &recorder)
+    };
+    let guest = Code::new()
+        .label("begin")
+        .raw(&[0x90])
+        .label("own")
+        .raw(&[0xcc])
+        .end()
+        .assemble();
+    let (machine, place) = start(guest.prepare(&kvm, configuration));
+    if !machine.handle().can_patch() {
+        println!("int3 does not come out of this KVM");
+        return;
+    }
+    let trap = Trap {
+        kind: TrapKind::Patch,
+        address: place.address("begin"),
+        length: 1,
+    };
+    machine.handle().set_traps(&[trap]).unwrap();
+    machine.begin();
+    let reason = machine.wait(Some(LIMIT));
+    assert!(matches!(reason, ExitReason::Trap { .. }), "{reason}");
+    assert!(machine.go_on(&[], LIMIT).unwrap().is_none());
+    // It has no interrupt descriptor table.
+    let reason = machine.wait(Some(LIMIT));
+    assert!(matches!(reason, ExitReason::TripleFault { cpu: 0 }), "{reason}");
 }

@@ -375,6 +375,7 @@ pub(super) fn machine_options(arguments: &Arguments, sandbox: Sandbox) -> GuestO
         hyperv: arguments.hyperv(),
         shutdown_grace: arguments.shutdown_grace(),
         at_reset: at_reset(arguments),
+        debugger: arguments.gdb.is_some(),
         sandbox,
     }
 }

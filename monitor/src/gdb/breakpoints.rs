@@ -1,5 +1,5 @@
-//! The user's breakpoints and watchpoints. Each takes a debug register, a software breakpoint, too: nothing is written into
-//! the guest's code.
+//! The user's breakpoints and watchpoints. A hardware one takes a debug register. A software one does so, too, while one is
+//! left: what is written into the guest's code can be seen there.
 //!
 //! Talks to the [`Debuggee`](crate::target::debuggee::Debuggee), which knows how many registers are left.
 
@@ -13,6 +13,49 @@ use crate::target::debuggee::{Trap, TrapKind};
 
 /// `ENOSPC` of the protocol: there is no debug register left.
 const ENOSPC: u8 = 28;
+
+/// What a software breakpoint takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Policy {
+    /// A debug register while one is left, then INT3.
+    #[default]
+    Mixed,
+    /// INT3.
+    Soft,
+    /// A debug register.
+    Hard,
+}
+
+impl Policy {
+    /// As it is said on the command line.
+    pub(super) fn parse(word: &str) -> Result<Self, String> {
+        match word {
+            "mixed" => Ok(Self::Mixed),
+            "soft" => Ok(Self::Soft),
+            "hard" => Ok(Self::Hard),
+            other => Err(format!("`{other}` is none of mixed, soft, hard")),
+        }
+    }
+
+    /// The kinds of traps to be tried, in order.
+    fn kinds(self, can_patch: bool) -> &'static [TrapKind] {
+        match self {
+            Self::Mixed if can_patch => &[TrapKind::Execute, TrapKind::Patch],
+            Self::Soft if can_patch => &[TrapKind::Patch],
+            Self::Mixed | Self::Soft | Self::Hard => &[TrapKind::Execute],
+        }
+    }
+}
+
+impl std::fmt::Display for Policy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Mixed => "a debug register while one is left, then int3 (mixed)",
+            Self::Soft => "int3 (soft)",
+            Self::Hard => "a debug register (hard)",
+        })
+    }
+}
 
 /// How gdb asked for a trap, and how it wants its hit to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +82,36 @@ impl Stub {
         }
     }
 
+    /// Puts a software breakpoint in by the first means that is left.
+    fn place_software(&mut self, address: u64) -> TargetResult<bool, Self> {
+        if self.software(address).is_some() {
+            return Ok(true);
+        }
+        let kinds = self.policy.kinds(self.machine.can_patch());
+        let (last, first) = kinds.split_last().unwrap_or((&TrapKind::Execute, &[]));
+        for &kind in first {
+            self.placed.push((instruction(kind, address), Asked::Software));
+            if self.machine.set_traps(&self.distinct()).is_ok() {
+                return Ok(true);
+            }
+            self.placed.pop();
+        }
+        let placed = self.place(instruction(*last, address), Asked::Software);
+        if placed.is_ok() && *last == TrapKind::Patch && !std::mem::replace(&mut self.patch_told, true) {
+            eprintln!(
+                "gdb: the breakpoint at {address:#x} is an int3 in the guest's code: a guest that checks its code will find \
+                 it (`monitor storlock breakpoints hard` forbids that)"
+            );
+        }
+        placed
+    }
+
+    /// The trap of a software breakpoint.
+    fn software(&self, address: u64) -> Option<Trap> {
+        let there = |(trap, asked): &&(Trap, Asked)| trap.address == address && *asked == Asked::Software;
+        self.placed.iter().find(there).map(|(trap, _)| *trap)
+    }
+
     fn take_out(&mut self, trap: Trap, asked: Asked) -> bool {
         let before = self.placed.len();
         self.placed.retain(|placed| *placed != (trap, asked));
@@ -58,12 +131,16 @@ impl Stub {
     }
 }
 
-fn execute(address: u64) -> Trap {
+fn instruction(kind: TrapKind, address: u64) -> Trap {
     Trap {
-        kind: TrapKind::Execute,
+        kind,
         address,
         length: 1,
     }
+}
+
+fn execute(address: u64) -> Trap {
+    instruction(TrapKind::Execute, address)
 }
 
 /// A watchpoint; `None` if its length is none that a debug register has. The processor has no register for reads alone.
@@ -94,11 +171,12 @@ impl Breakpoints for Stub {
 
 impl SwBreakpoint for Stub {
     fn add_sw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
-        self.place(execute(addr), Asked::Software)
+        self.place_software(addr)
     }
 
     fn remove_sw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
-        Ok(self.take_out(execute(addr), Asked::Software))
+        let trap = self.software(addr);
+        Ok(trap.is_some_and(|trap| self.take_out(trap, Asked::Software)))
     }
 }
 

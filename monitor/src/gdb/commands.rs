@@ -9,6 +9,7 @@ use std::io::Write as _;
 use crate::session::Session;
 use crate::target::debuggee::{AllRegisters, DebuggedCpu, Debuggee, ask};
 
+use super::breakpoints::Policy;
 use super::registers::Register;
 
 /// Most bytes of physical memory that one command shows.
@@ -45,7 +46,11 @@ const COMMANDS: [(&str, &str, &str); 15] = [
         "ADDRESS [CPU]",
         "where a virtual address leads by a processor's page tables",
     ),
-    ("breakpoints", "", "what the four debug registers are used for"),
+    (
+        "breakpoints",
+        "[mixed|soft|hard]",
+        "what the four debug registers are used for; or what `break` takes from now on: int3 when none is left, always, never",
+    ),
     ("rules", "", "the rules, and which of them stop the machine"),
     (
         "ignore",
@@ -69,6 +74,8 @@ pub(crate) struct Commands<'a> {
     pub(crate) cpu: u32,
     /// Where snapshots go.
     pub(crate) snapshot: Option<&'a mut File>,
+    /// What software breakpoints take.
+    pub(super) policy: &'a mut Policy,
 }
 
 /// What a command has to say, or what is wrong with it.
@@ -109,7 +116,12 @@ impl Commands<'_> {
             "callstack" => self.callstack(number(0)?),
             "phys" => self.physical(number(0)?.unwrap_or(0), number(1)?.unwrap_or(128)),
             "translate" => self.translate(number(0)?.unwrap_or(0), number(1)?),
-            "breakpoints" => Ok(self.breakpoints()),
+            "breakpoints" => {
+                if let Some(word) = arguments.first() {
+                    *self.policy = Policy::parse(word)?;
+                }
+                Ok(self.breakpoints())
+            }
             "rules" => Ok(self.session.rules_text()),
             "ignore" | "arm" => {
                 self.session.arm_rule(arguments[0], command == "arm")?;
@@ -225,16 +237,26 @@ impl Commands<'_> {
     }
 
     fn breakpoints(&self) -> String {
-        let used = self.machine.debug_registers();
+        let used = self.machine.in_use();
         let mut text = String::new();
-        for line in &used {
+        for line in &used.registers {
             let _ = writeln!(text, "{line}");
         }
         let _ = writeln!(
             text,
             "{} of 4 debug registers in use; a breakpoint on a watched routine needs none of its own",
-            used.len()
+            used.registers.len()
         );
+        for address in &used.patched {
+            let _ = writeln!(text, "your breakpoint by int3 at {address:#x}");
+        }
+        let _ = writeln!(text, "a software breakpoint takes {}", self.policy);
+        if !self.machine.can_patch() {
+            let _ = writeln!(
+                text,
+                "int3 does not come out of this KVM, so that a debug register is all it can take"
+            );
+        }
         text
     }
 
@@ -283,7 +305,7 @@ fn help() -> String {
 
 fn registers_text(all: &AllRegisters) -> String {
     let mut text = String::new();
-    for register in Register::all() {
+    for register in Register::all_of(all) {
         let value = register.get(all);
         let _ = write!(text, "{:<10} ", register.name());
         for byte in value[..register.size()].iter().rev() {

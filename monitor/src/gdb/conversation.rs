@@ -22,15 +22,21 @@ use crate::target::debuggee::{Debuggee, Stop};
 const PACKET_LIMIT: usize = 0x4000;
 /// What a client sends to interrupt: a single byte, no packet.
 const INTERRUPT: u8 = 3;
+/// What either side sends to have a packet again.
+const NOT_ARRIVED: u8 = b'-';
 /// Bytes around the payload of a packet.
 const FRAME: usize = 4;
 
+/// The sum behind a packet's payload.
+fn sum(payload: &[u8]) -> u8 {
+    payload.iter().fold(0, |sum: u8, byte| sum.wrapping_add(*byte))
+}
+
 /// A payload as a packet.
 fn framed(payload: &[u8]) -> Vec<u8> {
-    let sum = payload.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
     let mut packet = vec![b'$'];
     packet.extend_from_slice(payload);
-    packet.extend_from_slice(format!("#{sum:02x}").as_bytes());
+    packet.extend_from_slice(format!("#{:02x}", sum(payload)).as_bytes());
     packet
 }
 
@@ -75,6 +81,8 @@ pub struct Conversation {
     packet: Vec<u8>,
     /// Packets are no longer acknowledged.
     no_acknowledgement: bool,
+    /// The last packet sent, for a client that says that it did not arrive; it says so once.
+    last: Vec<u8>,
     /// Why the machine stands still; `None` while it runs.
     standing: Option<Stop>,
 }
@@ -102,13 +110,18 @@ impl Conversation {
             outbox,
             packet: Vec::new(),
             no_acknowledgement: false,
+            last: Vec::new(),
             standing: Some(standing),
         }
     }
 
     /// What is to be sent.
-    pub fn output(&self) -> Vec<u8> {
-        std::mem::take(&mut self.outbox.0.borrow_mut())
+    pub fn output(&mut self) -> Vec<u8> {
+        let output = std::mem::take(&mut *self.outbox.0.borrow_mut());
+        if let Some(start) = output.iter().rposition(|byte| *byte == b'$') {
+            self.last = output[start..].to_vec();
+        }
+        output
     }
 
     /// Whether it is over, and how.
@@ -140,24 +153,39 @@ impl Conversation {
                 self.packet.clear();
                 continue;
             }
+            if byte == NOT_ARRIVED && self.packet.is_empty() {
+                let last = std::mem::take(&mut self.last);
+                self.outbox.0.borrow_mut().extend(last);
+                continue;
+            }
             if byte != b'$' && self.packet.is_empty() {
                 self.give(&[byte]);
                 continue;
             }
             self.packet.push(byte);
             let complete = self.packet.len() >= 4 && self.packet[self.packet.len() - 3] == b'#';
-            if complete || self.packet.len() > PACKET_LIMIT + FRAME {
+            if complete {
                 let packet = std::mem::take(&mut self.packet);
                 self.take_packet(&packet);
+            } else if self.packet.len() > PACKET_LIMIT + FRAME {
+                eprintln!("gdb: the debugger is cut off: a packet of more than {PACKET_LIMIT} bytes");
+                self.packet.clear();
+                self.state = None;
             }
         }
     }
 
     /// A whole packet: answers what the gdbstub crate does not know or takes otherwise than its senders mean it.
     fn take_packet(&mut self, packet: &[u8]) {
-        let payload = packet.get(1..packet.len() - 3).unwrap_or_default();
-        if packet != framed(payload) {
-            return self.give(packet);
+        let (payload, digits) = packet.split_at(packet.len().saturating_sub(3));
+        let payload = payload.get(1..).unwrap_or_default();
+        let told = std::str::from_utf8(digits.get(1..).unwrap_or_default());
+        let told = told.ok().and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        if told != Some(sum(payload)) {
+            if !self.no_acknowledgement {
+                self.outbox.0.borrow_mut().push(NOT_ARRIVED);
+            }
+            return;
         }
         match payload {
             // lldb and WinDbg mean all processors by it, not the one that stopped.
@@ -169,6 +197,9 @@ impl Conversation {
                 self.answer(b"OK");
             }
             _ => {
+                if payload.starts_with(b"qSupported") {
+                    self.stub.introduce(payload);
+                }
                 self.give(packet);
                 self.no_acknowledgement |= payload == b"QStartNoAckMode";
             }

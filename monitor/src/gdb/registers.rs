@@ -1,7 +1,8 @@
 //! The registers of an x64 processor as gdb numbers them, and the description that tells gdb so.
 //!
 //! The order is that of QEMU's `i386-64bit.xml`, which WinDbg's EXDI client takes for granted: general, RIP, flags,
-//! segments, bases, control registers, x87, SSE. Plain data; it must not know where registers come from.
+//! segments, bases, control registers, x87, SSE. A client that says it is gdb or lldb gets AVX behind them. Plain data; it must
+//! not know where registers come from.
 
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
@@ -10,8 +11,10 @@ use gdbstub::arch::{Arch, RegId, Registers};
 
 use crate::target::debuggee::AllRegisters;
 
-/// Number of registers.
+/// Number of registers without AVX's.
 pub(crate) const COUNT: usize = 66;
+/// Number of registers with the upper halves of the YMM registers, which come last.
+const COUNT_WITH_AVX: usize = COUNT + 16;
 /// Number of RIP.
 const RIP: usize = 16;
 /// gdb's order of the general registers, by their encoding in instructions.
@@ -45,16 +48,27 @@ enum Place {
     X87(usize),
     Xmm(usize),
     Mxcsr,
+    YmmHigh(usize),
 }
 
-/// A register by gdb's number, below [`COUNT`].
+/// A register by gdb's number, below [`COUNT_WITH_AVX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Register(usize);
 
 impl Register {
     /// All, in order.
-    pub(crate) fn all() -> impl Iterator<Item = Self> {
-        (0..COUNT).map(Self)
+    pub(crate) fn all(avx: bool) -> impl Iterator<Item = Self> {
+        (0..if avx { COUNT_WITH_AVX } else { COUNT }).map(Self)
+    }
+
+    /// All that there are among `values`.
+    pub(crate) fn all_of(values: &AllRegisters) -> impl Iterator<Item = Self> + use<> {
+        Self::all(values.floating.ymm_high.is_some())
+    }
+
+    /// Whether only a processor with AVX has it.
+    pub(crate) fn is_avx(self) -> bool {
+        self.0 >= COUNT
     }
 
     fn place(self) -> Place {
@@ -67,7 +81,8 @@ impl Register {
             number @ 33..=40 => Place::St(number - 33),
             number @ 41..=48 => Place::X87(number - 41),
             number @ 49..=64 => Place::Xmm(number - 49),
-            _ => Place::Mxcsr,
+            65 => Place::Mxcsr,
+            number => Place::YmmHigh(number - COUNT),
         }
     }
 
@@ -77,7 +92,7 @@ impl Register {
             Place::General(_) | Place::Rip | Place::System(_) => 8,
             Place::Flags | Place::Segment(_) | Place::X87(_) | Place::Mxcsr => 4,
             Place::St(_) => 10,
-            Place::Xmm(_) => 16,
+            Place::Xmm(_) | Place::YmmHigh(_) => 16,
         }
     }
 
@@ -93,6 +108,7 @@ impl Register {
             Place::X87(index) => X87_NAMES[index].to_owned(),
             Place::Xmm(index) => format!("xmm{index}"),
             Place::Mxcsr => "mxcsr".to_owned(),
+            Place::YmmHigh(index) => format!("ymm{index}h"),
         }
     }
 
@@ -112,6 +128,7 @@ impl Register {
             Place::X87(index) => narrow(x87(all, index)),
             Place::Xmm(index) => all.floating.xmm[index],
             Place::Mxcsr => narrow(u64::from(all.floating.mxcsr)),
+            Place::YmmHigh(index) => all.floating.ymm_high.unwrap_or_default()[index],
         }
     }
 
@@ -133,6 +150,7 @@ impl Register {
             Place::X87(index) => set_x87(all, index, wide),
             Place::Xmm(index) => all.floating.xmm[index] = bytes,
             Place::Mxcsr => all.floating.mxcsr = wide as u32,
+            Place::YmmHigh(index) => all.floating.ymm_high.get_or_insert_default()[index] = bytes,
         }
     }
 
@@ -152,6 +170,7 @@ impl Register {
             Place::X87(_) => "int",
             Place::Xmm(_) => "vec128",
             Place::Mxcsr => "i386_mxcsr",
+            Place::YmmHigh(_) => "uint128",
         }
     }
 }
@@ -220,14 +239,18 @@ impl Registers for RegisterSet {
     }
 
     fn gdb_serialize(&self, mut write_byte: impl FnMut(Option<u8>)) {
-        for register in Register::all() {
+        for register in Register::all_of(&self.0) {
             let value = register.get(&self.0);
             value[..register.size()].iter().for_each(|&byte| write_byte(Some(byte)));
         }
     }
 
     fn gdb_deserialize(&mut self, mut bytes: &[u8]) -> Result<(), ()> {
-        for register in Register::all() {
+        for register in Register::all(true) {
+            if register.0 == COUNT && bytes.is_empty() {
+                // Without AVX.
+                break;
+            }
             let (value, rest) = bytes.split_at_checked(register.size()).ok_or(())?;
             register.set(&mut self.0, value);
             bytes = rest;
@@ -238,7 +261,7 @@ impl Registers for RegisterSet {
 
 impl RegId for Register {
     fn from_raw_id(id: usize) -> Option<(Self, Option<NonZeroUsize>)> {
-        let register = (id < COUNT).then_some(Self(id))?;
+        let register = (id < COUNT_WITH_AVX).then_some(Self(id))?;
         Some((register, NonZeroUsize::new(register.size())))
     }
 
@@ -259,26 +282,57 @@ impl Arch for X64 {
 }
 
 /// The name under which the target description includes the registers; WinDbg's client looks for it.
-pub(crate) const REGISTERS_FILE: &str = "i386-64bit.xml";
+const REGISTERS_FILE: &str = "i386-64bit.xml";
+/// The names of what is there with AVX: gdb wants SSE to be a feature of its own then.
+const SSE_FILE: &str = "i386-64bit-sse.xml";
+const AVX_FILE: &str = "i386-64bit-avx.xml";
+
+/// A file of the target description: `target.xml`, or what that includes. `None` if there is none of that name.
+pub(crate) fn description(name: &str, avx: bool) -> Option<String> {
+    Some(match name {
+        "target.xml" => target_xml(avx),
+        REGISTERS_FILE => feature("core", &[core_xml(), if avx { String::new() } else { sse_xml() }]),
+        SSE_FILE if avx => feature("sse", &[sse_xml()]),
+        AVX_FILE if avx => {
+            let registers = Register::all(true).filter(|register| register.is_avx());
+            feature("avx", &[registers.map(Register::xml).collect()])
+        }
+        _ => return None,
+    })
+}
+
+fn feature(name: &str, parts: &[String]) -> String {
+    format!(
+        "<?xml version=\"1.0\"?><!DOCTYPE feature SYSTEM \"gdb-target.dtd\">\
+         <feature name=\"org.gnu.gdb.i386.{name}\">{}</feature>",
+        parts.concat()
+    )
+}
 
 /// The target description. No line breaks: WinDbg's client does not take them.
 ///
 /// The OS ABI is "none": with it every gdb asks for the list of libraries in the form that fits modules which are
 /// mapped as a whole. (Debian's gdb does not know "Windows".)
-pub(crate) fn target_xml() -> String {
+fn target_xml(avx: bool) -> String {
+    let files = if avx {
+        &[REGISTERS_FILE, SSE_FILE, AVX_FILE][..]
+    } else {
+        &[REGISTERS_FILE]
+    };
+    let mut includes = String::new();
+    for file in files {
+        // Writing to a string cannot fail.
+        let _ = write!(includes, "<xi:include href=\"{file}\"/>");
+    }
     format!(
         "<?xml version=\"1.0\"?><!DOCTYPE target SYSTEM \"gdb-target.dtd\"><target>\
-         <architecture>i386:x86-64</architecture><osabi>none</osabi>\
-         <xi:include href=\"{REGISTERS_FILE}\"/></target>"
+         <architecture>i386:x86-64</architecture><osabi>none</osabi>{includes}</target>"
     )
 }
 
-/// The file that the target description includes.
-pub(crate) fn registers_xml() -> String {
-    let mut xml = "<?xml version=\"1.0\"?><!DOCTYPE feature SYSTEM \"gdb-target.dtd\">\
-         <feature name=\"org.gnu.gdb.i386.core\">"
-        .to_owned();
-    xml.push_str(&flags(
+/// All registers but SSE's.
+fn core_xml() -> String {
+    let mut xml = flags(
         "i386_eflags",
         &[
             ("CF", 0),
@@ -299,11 +353,16 @@ pub(crate) fn registers_xml() -> String {
             ("VIP", 20),
             ("ID", 21),
         ],
-    ));
-    for register in Register::all().filter(|register| !register.is_sse()) {
+    );
+    for register in Register::all(false).filter(|register| !register.is_sse()) {
         xml.push_str(&register.xml());
     }
-    xml.push_str(VECTORS);
+    xml
+}
+
+/// SSE's.
+fn sse_xml() -> String {
+    let mut xml = VECTORS.to_owned();
     xml.push_str(&flags(
         "i386_mxcsr",
         &[
@@ -323,10 +382,9 @@ pub(crate) fn registers_xml() -> String {
             ("FZ", 15),
         ],
     ));
-    for register in Register::all().filter(|register| register.is_sse()) {
+    for register in Register::all(false).filter(|register| register.is_sse()) {
         xml.push_str(&register.xml());
     }
-    xml.push_str("</feature>");
     xml
 }
 
@@ -357,7 +415,7 @@ impl Register {
     fn xml(self) -> String {
         let group = match self.place() {
             Place::St(_) | Place::X87(_) => " group=\"float\"",
-            Place::Xmm(_) | Place::Mxcsr => " group=\"vector\"",
+            Place::Xmm(_) | Place::Mxcsr | Place::YmmHigh(_) => " group=\"vector\"",
             Place::System(_) => " group=\"system\"",
             _ => "",
         };
@@ -377,7 +435,7 @@ mod tests {
     /// Every register another value.
     fn distinct() -> AllRegisters {
         let mut all = AllRegisters::default();
-        for register in Register::all() {
+        for register in Register::all(true) {
             let value: Vec<u8> = (0..register.size()).map(|byte| (register.0 + 3 * byte) as u8).collect();
             register.set(&mut all, &value);
         }
@@ -387,10 +445,10 @@ mod tests {
     #[test]
     fn what_is_set_is_read_back_and_no_register_lies_on_another() {
         let all = distinct();
-        for register in Register::all() {
+        for register in Register::all(true) {
             let mut changed = all;
             register.set(&mut changed, &vec![0; register.size()]);
-            for other in Register::all() {
+            for other in Register::all(true) {
                 let same = other.get(&changed) == other.get(&all);
                 assert_eq!(same, other != register, "{} and {}", register.name(), other.name());
             }
@@ -399,16 +457,25 @@ mod tests {
 
     #[test]
     fn the_whole_set_survives_its_packet_and_no_other_length_is_taken() {
-        let set = RegisterSet(distinct());
-        let mut bytes = Vec::new();
-        set.gdb_serialize(|byte| bytes.push(byte.unwrap()));
-        assert_eq!(bytes.len(), 17 * 8 + 7 * 4 + 9 * 8 + 8 * 10 + 8 * 4 + 16 * 16 + 4);
-        let mut back = RegisterSet::default();
-        back.gdb_deserialize(&bytes).unwrap();
-        assert_eq!(back, set);
-        assert!(back.gdb_deserialize(&bytes[1..]).is_err());
-        bytes.push(0);
-        assert!(back.gdb_deserialize(&bytes).is_err());
+        for avx in [false, true] {
+            let mut set = RegisterSet(distinct());
+            if !avx {
+                set.0.floating.ymm_high = None;
+            }
+            let mut bytes = Vec::new();
+            set.gdb_serialize(|byte| bytes.push(byte.unwrap()));
+            let added = if avx { 16 * 16 } else { 0 };
+            assert_eq!(
+                bytes.len(),
+                17 * 8 + 7 * 4 + 9 * 8 + 8 * 10 + 8 * 4 + 16 * 16 + 4 + added
+            );
+            let mut back = RegisterSet::default();
+            back.gdb_deserialize(&bytes).unwrap();
+            assert_eq!(back, set);
+            assert!(back.gdb_deserialize(&bytes[1..]).is_err());
+            bytes.push(0);
+            assert!(back.gdb_deserialize(&bytes).is_err());
+        }
     }
 
     #[test]
@@ -421,14 +488,23 @@ mod tests {
 
     #[test]
     fn the_description_has_every_register_in_order_and_no_line_breaks() {
-        let xml = registers_xml();
-        assert!(!xml.contains('\n') && !target_xml().contains('\n'));
-        let names: Vec<&str> = xml
-            .split("<reg name=\"")
-            .skip(1)
-            .map(|rest| rest.split('"').next().unwrap())
-            .collect();
-        assert_eq!(names, Register::all().map(Register::name).collect::<Vec<_>>());
-        assert_eq!((names[24], names[31]), ("fs_base", "cr8"));
+        for avx in [false, true] {
+            let target = description("target.xml", avx).unwrap();
+            let files: Vec<&str> = quoted(&target, "href=");
+            let xml: String = files.iter().map(|file| description(file, avx).unwrap()).collect();
+            assert!(!xml.contains('\n') && !target.contains('\n'));
+            let names = quoted(&xml, "<reg name=");
+            assert_eq!(names, Register::all(avx).map(Register::name).collect::<Vec<_>>());
+            assert_eq!((names[24], names[31]), ("fs_base", "cr8"));
+            // WinDbg's client is told of one file.
+            assert_eq!(files.len(), if avx { 3 } else { 1 });
+        }
+        assert_eq!(description(AVX_FILE, false), None);
+    }
+
+    /// What stands in quotes after each `key`.
+    fn quoted<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
+        let parts = text.split(key).skip(1);
+        parts.map(|rest| rest.split('"').nth(1).unwrap()).collect()
     }
 }

@@ -26,10 +26,10 @@ use gdbstub::target::ext::target_description_xml_override::{
 use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
 
-use super::breakpoints::Asked;
+use super::breakpoints::{Asked, Policy};
 use super::commands::Commands;
 use super::libraries::{self, SymbolFiles};
-use super::registers::{REGISTERS_FILE, Register, RegisterSet, X64, registers_xml, target_xml};
+use super::registers::{self, Register, RegisterSet, X64};
 use crate::session::Session;
 use crate::target::debuggee::{AllRegisters, DebuggedCpu, Debuggee, Motion, Stop, Trap, ask};
 
@@ -48,6 +48,7 @@ const OUTPUT_PACKET: usize = 1 << 10;
 pub(crate) struct Gone;
 
 /// One client's view of the machine.
+#[allow(clippy::struct_excessive_bools)] // Each is a fact of its own.
 pub(crate) struct Stub {
     pub(super) machine: Arc<dyn Debuggee>,
     session: Arc<Session>,
@@ -56,13 +57,17 @@ pub(crate) struct Stub {
     /// The processor that the last stop was about.
     current: u32,
     pub(super) placed: Vec<(Trap, Asked)>,
+    /// What software breakpoints take.
+    pub(super) policy: Policy,
+    /// That code is written to has been told.
+    pub(super) patch_told: bool,
     motions: HashMap<u32, Motion>,
     /// Processors without a motion stay where they are.
     locked: bool,
     /// Addresses of memory are physical.
     pub(super) physical: bool,
-    target_xml: String,
-    registers_xml: String,
+    /// The client knows AVX and the processors have it.
+    avx: bool,
     /// As gdb asks for it piece by piece.
     libraries: RefCell<String>,
 }
@@ -81,11 +86,12 @@ impl Stub {
             snapshot,
             current: 0,
             placed: Vec::new(),
+            policy: Policy::default(),
+            patch_told: false,
             motions: HashMap::new(),
             locked: false,
             physical: false,
-            target_xml: target_xml(),
-            registers_xml: registers_xml(),
+            avx: false,
             libraries: RefCell::default(),
         }
     }
@@ -126,13 +132,24 @@ impl Stub {
         }
     }
 
+    /// Takes note of what the client says that it knows. gdb and lldb are told of AVX, if there is any; WinDbg's client, which
+    /// does not know several processes, gets QEMU's registers and no more.
+    pub(crate) fn introduce(&mut self, features: &[u8]) {
+        let knows = features
+            .split(|byte| matches!(byte, b':' | b';'))
+            .any(|word| word == b"multiprocess+");
+        let first = ask(&*self.machine, 0, |cpu| cpu.all());
+        let there = first.is_some_and(|all| all.is_ok_and(|all| all.floating.ymm_high.is_some()));
+        self.avx = knows && there;
+    }
+
     /// The values that are told with a stop, so that gdb need not ask.
     pub(crate) fn expedited(&self) -> Vec<(Register, Vec<u8>)> {
         let wanted = ["rbp", "rsp", "rip"];
         let Some(Ok(all)) = ask(&*self.machine, self.current, |cpu| cpu.all()) else {
             return Vec::new();
         };
-        Register::all()
+        Register::all(false)
             .filter(|register| wanted.contains(&register.name().as_str()))
             .map(|register| (register, register.get(&all)[..register.size()].to_vec()))
             .collect()
@@ -162,10 +179,15 @@ impl Stub {
     }
 
     fn all(&self, tid: Tid) -> TargetResult<AllRegisters, Self> {
-        self.ask(tid, |cpu| cpu.all())?.map_err(|error| {
+        let all = self.ask(tid, |cpu| cpu.all())?;
+        let mut all = all.map_err(|error| {
             tracing::warn!("{error}");
             TargetError::NonFatal
-        })
+        })?;
+        if !self.avx {
+            all.floating.ymm_high = None;
+        }
+        Ok(all)
     }
 
     fn set_all(&self, tid: Tid, all: &AllRegisters) -> TargetResult<(), Self> {
@@ -294,12 +316,15 @@ impl MultiThreadBase for Stub {
 
 impl SingleRegisterAccess<Tid> for Stub {
     fn read_register(&mut self, tid: Tid, reg_id: Register, buf: &mut [u8]) -> TargetResult<usize, Self> {
+        if reg_id.is_avx() && !self.avx {
+            return Err(TargetError::Errno(EINVAL));
+        }
         let all = self.all(tid)?;
         Ok(piece(&reg_id.get(&all)[..reg_id.size()], 0, buf.len(), buf))
     }
 
     fn write_register(&mut self, tid: Tid, reg_id: Register, val: &[u8]) -> TargetResult<(), Self> {
-        if val.len() > reg_id.size() {
+        if val.len() > reg_id.size() || reg_id.is_avx() && !self.avx {
             return Err(TargetError::Errno(EINVAL));
         }
         let mut all = self.all(tid)?;
@@ -392,6 +417,7 @@ impl MonitorCmd for Stub {
             session: &self.session,
             cpu: self.current,
             snapshot: self.snapshot.as_mut(),
+            policy: &mut self.policy,
         };
         let text = commands.run(&String::from_utf8_lossy(cmd));
         for part in text.as_bytes()[..text.len().min(OUTPUT_LIMIT)].chunks(OUTPUT_PACKET) {
@@ -413,11 +439,8 @@ impl TargetDescriptionXmlOverride for Stub {
         length: usize,
         buf: &mut [u8],
     ) -> TargetResult<usize, Self> {
-        let file = match annex {
-            b"target.xml" => &self.target_xml,
-            name if name == REGISTERS_FILE.as_bytes() => &self.registers_xml,
-            _ => return Err(TargetError::NonFatal),
-        };
+        let name = std::str::from_utf8(annex).map_err(|_| TargetError::NonFatal)?;
+        let file = registers::description(name, self.avx).ok_or(TargetError::NonFatal)?;
         Ok(piece(file.as_bytes(), offset, length, buf))
     }
 }

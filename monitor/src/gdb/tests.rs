@@ -16,7 +16,7 @@ use self::rsp::{Client, hex, unhex};
 use super::{OnDisconnect, Served, Socket, SymbolFiles};
 use crate::session::{Config, Session};
 use crate::target::debuggee::{
-    AllRegisters, DebuggedCpu, Debuggee, Look, Motion, Page, RegisterError, Stop, Trap, TrapError, TrapKind,
+    AllRegisters, DebuggedCpu, Debuggee, Look, Motion, Page, RegisterError, Stop, Trap, TrapError, TrapKind, TrapUse,
 };
 use crate::target::{CpuState, GuestMemory, ReadError, Registers, SpecialRegisters};
 
@@ -102,7 +102,10 @@ impl DebuggedCpu for FakeCpu<'_> {
         if registers.cr3 == u64::MAX {
             return Err(RegisterError("not that".to_owned()));
         }
+        let old = self.inner.registers[self.index as usize].floating.ymm_high;
         self.inner.registers[self.index as usize] = *registers;
+        let high = &mut self.inner.registers[self.index as usize].floating.ymm_high;
+        *high = high.or(old);
         Ok(())
     }
 
@@ -133,15 +136,19 @@ impl Debuggee for Fake {
     }
 
     fn set_traps(&self, traps: &[Trap]) -> Result<(), TrapError> {
-        if traps.len() > TRAPS {
+        if traps.iter().filter(|trap| trap.kind != TrapKind::Patch).count() > TRAPS {
             return Err(TrapError("no more".to_owned()));
         }
         self.inner().traps = traps.to_vec();
         Ok(())
     }
 
-    fn debug_registers(&self) -> Vec<String> {
-        Vec::new()
+    fn can_patch(&self) -> bool {
+        true
+    }
+
+    fn in_use(&self) -> TrapUse {
+        TrapUse::default()
     }
 
     fn interrupt(&self) {
@@ -294,6 +301,40 @@ fn the_description_names_its_registers_and_no_module_is_there_before_the_kernel(
 }
 
 #[test]
+fn who_knows_several_processes_is_told_of_avx_and_windbg_is_not() {
+    let scene = Scene::new(OnDisconnect::Resume);
+    for inner in &mut scene.machine.inner().registers {
+        inner.floating.ymm_high = Some([[0xa5; 16]; 16]);
+    }
+    let length = 2 * (17 * 8 + 7 * 4 + 9 * 8 + 8 * 10 + 8 * 4 + 16 * 16 + 4);
+    let mut windbg = scene.client();
+    windbg.ask("qSupported:xmlRegisters=aarch64,i386");
+    assert_eq!(windbg.ask("g").len(), length);
+    assert!(!windbg.transfer("features", "target.xml").contains("avx"));
+    assert!(windbg.ask("p42").starts_with('E'));
+    assert!(windbg.ask("P42=00").starts_with('E'));
+    // What it writes leaves the rest alone.
+    let all = windbg.ask("g");
+    assert_eq!(windbg.ask(&format!("G{all}")), "OK");
+    drop(windbg);
+    let mut gdb = scene.client();
+    gdb.ask("qSupported:multiprocess+;swbreak+;hwbreak+;xmlRegisters=i386");
+    assert!(gdb.transfer("features", "target.xml").contains("i386-64bit-avx.xml"));
+    assert!(
+        gdb.transfer("features", "i386-64bit-sse.xml")
+            .contains("org.gnu.gdb.i386.sse")
+    );
+    let all = gdb.ask("g");
+    assert_eq!((all.len(), &all[length..length + 4]), (length + 2 * 256, "a5a5"));
+    assert_eq!(gdb.ask("Hg2"), "OK");
+    assert_eq!(gdb.ask(&format!("P51={}", "5a".repeat(16))), "OK");
+    assert_eq!(gdb.ask("p51"), "5a".repeat(16));
+    let high = scene.machine.inner().registers[1].floating.ymm_high;
+    assert_eq!(high.map(|high| (high[14][0], high[15])), Some((0xa5, [0x5a; 16])));
+    scene.end();
+}
+
+#[test]
 fn each_processor_goes_on_by_its_own_action_and_stops_are_told() {
     let scene = Scene::new(OnDisconnect::Resume);
     let mut client = scene.client();
@@ -320,7 +361,7 @@ fn each_processor_goes_on_by_its_own_action_and_stops_are_told() {
     assert!(client.ask("vCont;c").starts_with("T05thread:p01.01;"));
     assert_eq!(client.ask("Z1,1500,1"), "OK");
     assert_eq!(client.ask("Z2,2000,8"), "OK");
-    assert_eq!(client.ask("Z0,1600,1"), "E1c", "no register is left");
+    assert_eq!(client.ask("Z1,1600,1"), "E1c", "no register is left");
     let stop = client.ask("vCont;c");
     assert!(stop.starts_with("T05thread:p01.02;hwbreak:;"), "{stop}");
     let stop = client.ask("vCont;s:p1.1");
@@ -345,6 +386,51 @@ fn each_processor_goes_on_by_its_own_action_and_stops_are_told() {
     );
     assert_eq!(inner.traps.len(), 2);
     drop(inner);
+    scene.end();
+}
+
+#[test]
+fn a_software_breakpoint_takes_a_register_while_one_is_left_and_what_it_was_told_to() {
+    let scene = Scene::new(OnDisconnect::Resume);
+    let mut client = scene.client();
+    client.ask("qSupported:multiprocess+;swbreak+;hwbreak+");
+    let kinds = || -> Vec<_> { scene.machine.inner().traps.iter().map(|trap| trap.kind).collect() };
+    for address in 0x1500..0x1508 {
+        assert_eq!(client.ask(&format!("Z0,{address:x},1")), "OK");
+    }
+    let mut expected = vec![TrapKind::Execute; TRAPS];
+    expected.resize(8, TrapKind::Patch);
+    assert_eq!(kinds(), expected);
+    assert_eq!(client.ask("Z0,1507,1"), "OK", "it is there already");
+    assert_eq!(kinds().len(), 8);
+    let patch = Trap {
+        kind: TrapKind::Patch,
+        address: 0x1507,
+        length: 1,
+    };
+    scene.machine.inner().next.push_back(Stop::Trap(1, patch));
+    let stop = client.ask("vCont;c");
+    assert!(stop.starts_with("T05thread:p01.02;swbreak:;"), "{stop}");
+    assert_eq!(client.ask("z0,1500,1"), "OK");
+    assert_eq!(client.ask("z0,1507,1"), "OK");
+    assert_eq!(kinds(), [&[TrapKind::Execute][..], &[TrapKind::Patch; 5]].concat());
+    // Data never is int3.
+    assert_eq!(client.ask("Z2,2000,8"), "OK");
+    assert_eq!(client.ask("Z2,2008,8"), "E1c");
+
+    assert!(client.monitor("storlock breakpoints hard").contains("(hard)"));
+    assert_eq!(client.ask("Z0,1600,1"), "E1c", "no register is left");
+    assert!(client.monitor("storlock breakpoints soft").contains("int3 (soft)"));
+    assert_eq!(client.ask("z2,2000,8"), "OK");
+    assert_eq!(client.ask("Z0,1600,1"), "OK");
+    assert_eq!(kinds().last(), Some(&TrapKind::Patch));
+    assert!(
+        client
+            .monitor("storlock breakpoints sometimes")
+            .contains("none of mixed")
+    );
+    assert_eq!(client.ask("D"), "OK");
+    scene.until(|inner| inner.traps.is_empty());
     scene.end();
 }
 

@@ -89,6 +89,15 @@ pub trait DebuggedCpu: CpuState {
 #[error("{0}")]
 pub struct TrapError(pub String);
 
+/// What watches instructions and data.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrapUse {
+    /// What the debug registers are used for, in words.
+    pub registers: Vec<String>,
+    /// Where traps by INT3 are.
+    pub patched: Vec<u64>,
+}
+
 /// Why the machine stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stop {
@@ -125,8 +134,11 @@ pub trait Debuggee: Send + Sync {
     /// [`TrapError`]; the old ones stay.
     fn set_traps(&self, traps: &[Trap]) -> Result<(), TrapError>;
 
-    /// What the debug registers are used for, in words.
-    fn debug_registers(&self) -> Vec<String>;
+    /// Whether traps by INT3 work.
+    fn can_patch(&self) -> bool;
+
+    /// What watches instructions and data at the moment.
+    fn in_use(&self) -> TrapUse;
 
     /// Asks a running machine to stop; [`Stop::Interrupted`] or another reason follows, unless it comes to its end.
     fn interrupt(&self);

@@ -12,7 +12,8 @@ use storlock_vmm::translate::TranslateError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::debuggee::{
-    AllRegisters, DebuggedCpu, Debuggee, Look, Motion, Page, RegisterError, Stop, Trap, TrapError, TrapKind,
+    AllRegisters, DebuggedCpu, Debuggee, FloatingPoint, Look, Motion, Page, RegisterError, Stop, Trap, TrapError,
+    TrapKind, TrapUse,
 };
 use super::kvm::{KvmCpu, read_error};
 use super::{CpuState, ReadError, Registers};
@@ -79,43 +80,52 @@ impl Stops {
     #[must_use]
     pub fn run(self, running: &RunningMachine, limit: Duration, mut tells: impl FnMut(u32) -> bool) -> ExitReason {
         let mut left = limit;
-        if self.hold_start && self.tell(running, Stop::Start) {
-            // The debugger has let it go.
+        let mut next = if self.hold_start {
+            self.tell(running, Stop::Start, left)
         } else {
             running.begin();
-        }
+            None
+        };
         loop {
             let began = Instant::now();
-            let reason = running.wait(Some(left));
+            let reason = next.take().unwrap_or_else(|| running.wait(Some(left)));
             left = left.saturating_sub(began.elapsed());
             let Some(stop) = stop(&reason) else {
                 return reason;
             };
             let told = !matches!(stop, Stop::Violation(cpu) if !tells(cpu));
-            let went_on = told && self.tell(running, stop);
+            next = if told {
+                self.tell(running, stop, left)
+            } else {
+                running.begin();
+                self.interrupt_again(running);
+                None
+            };
             if !reason.can_go_on() {
                 return reason;
-            }
-            if !went_on {
-                // Ended, or the debugger's thread is gone; with something else to tell the machine stays paused.
-                running.begin();
-                if self.interrupted.load(Ordering::SeqCst) {
-                    running.handle().interrupt();
-                }
             }
         }
     }
 
-    /// Tells a stop, waits and obeys; `false` if the machine was not resumed.
-    fn tell(&self, running: &RunningMachine, stop: Stop) -> bool {
-        if self.told.send(stop).is_err() {
-            return false;
+    /// Tells a stop, waits and obeys; gives why the machine has stopped again if it did so before it ran.
+    fn tell(&self, running: &RunningMachine, stop: Stop, limit: Duration) -> Option<ExitReason> {
+        let order = self.told.send(stop).ok().and_then(|()| self.orders.recv().ok());
+        if let Some(Order::Resume(motions)) = order {
+            let went_on = running.go_on(&motions, limit);
+            self.interrupt_again(running);
+            if let Ok(stopped) = went_on {
+                return stopped;
+            }
         }
-        let order = self.orders.recv();
-        self.interrupted.store(false, Ordering::SeqCst);
-        match order {
-            Ok(Order::Resume(motions)) => running.handle().resume_by(&motions).is_ok(),
-            Ok(Order::End) | Err(_) => false,
+        // Ended, or the debugger's thread is gone; with something else to tell the machine stays paused.
+        running.begin();
+        None
+    }
+
+    /// Stops a machine again that did not hear it while it stood still.
+    fn interrupt_again(&self, running: &RunningMachine) {
+        if self.interrupted.load(Ordering::SeqCst) {
+            running.handle().interrupt();
         }
     }
 }
@@ -153,20 +163,28 @@ impl Debuggee for KvmDebuggee {
             .map_err(|error| TrapError(error.to_string()))
     }
 
-    fn debug_registers(&self) -> Vec<String> {
+    fn can_patch(&self) -> bool {
+        self.handle.can_patch()
+    }
+
+    fn in_use(&self) -> TrapUse {
         let (breakpoints, traps) = self.handle.debug_registers();
+        let (patched, traps): (Vec<Trap>, Vec<Trap>) = traps.iter().partition(|trap| trap.kind == TrapKind::Patch);
         let watched = breakpoints
             .iter()
             .map(|b| format!("watched routine at {:#x}", b.address));
         let traps = traps.iter().map(|trap| {
             let what = match trap.kind {
-                TrapKind::Execute => "your breakpoint",
+                TrapKind::Execute | TrapKind::Patch => "your breakpoint",
                 TrapKind::Write => "your watchpoint (written)",
                 TrapKind::Access => "your watchpoint (read or written)",
             };
             format!("{what} at {:#x}", trap.address)
         });
-        watched.chain(traps).collect()
+        TrapUse {
+            registers: watched.chain(traps).collect(),
+            patched: patched.iter().map(|trap| trap.address).collect(),
+        }
     }
 
     fn interrupt(&self) {
@@ -175,6 +193,7 @@ impl Debuggee for KvmDebuggee {
     }
 
     fn resume(&self, motions: Vec<Motion>) {
+        self.interrupted.store(false, Ordering::SeqCst);
         // Whoever waits for the machine is gone only with the machine.
         let _ = self.orders.send(Order::Resume(motions));
     }
@@ -270,10 +289,12 @@ impl DebuggedCpu for KvmCpu<'_, '_> {
                 return Err(RegisterError("k_gs_base has to be a canonical address".to_owned()));
             }
         }
-        if registers.floating != now.floating {
-            self.vmm_mut()
-                .set_floating_point(&registers.floating)
-                .map_err(refused)?;
+        let floating = FloatingPoint {
+            ymm_high: registers.floating.ymm_high.or(now.floating.ymm_high),
+            ..registers.floating
+        };
+        if floating != now.floating {
+            self.vmm_mut().set_floating_point(&floating).map_err(refused)?;
         }
         Ok(())
     }

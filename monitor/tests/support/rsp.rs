@@ -23,14 +23,10 @@ impl Client {
     pub fn connect(address: &str) -> Self {
         let began = Instant::now();
         loop {
-            match TcpStream::connect(address) {
-                Ok(stream) => {
-                    stream.set_read_timeout(Some(LIMIT)).unwrap();
-                    stream.set_nodelay(true).unwrap();
-                    return Self { stream };
-                }
-                Err(error) => assert!(began.elapsed() < LIMIT, "{address}: {error}"),
+            if let Some(client) = Self::connect_once(address) {
+                return client;
             }
+            assert!(began.elapsed() < LIMIT, "nobody listens at {address}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -40,13 +36,32 @@ impl Client {
         self.stream.write_all(bytes).unwrap();
     }
 
+    /// Connects if somebody listens.
+    pub fn connect_once(address: &str) -> Option<Self> {
+        let stream = TcpStream::connect(address).ok()?;
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Some(Self { stream })
+    }
+
+    /// Sends bytes as they are to one who may not want them all.
+    pub fn raw_or_closed(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes);
+    }
+
+    /// The next `+` or `-`.
+    pub fn acknowledgement(&mut self) -> u8 {
+        loop {
+            let byte = self.byte().unwrap();
+            if matches!(byte, b'+' | b'-') {
+                return byte;
+            }
+        }
+    }
+
     /// Sends a packet.
     pub fn send(&mut self, packet: &[u8]) {
-        let sum = packet.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
-        let mut bytes = vec![b'$'];
-        bytes.extend_from_slice(packet);
-        bytes.extend_from_slice(format!("#{sum:02x}").as_bytes());
-        self.raw(&bytes);
+        self.raw(&framed(packet));
     }
 
     /// The next packet; `None` when the connection is closed.
@@ -79,6 +94,12 @@ impl Client {
     pub fn ask(&mut self, packet: &str) -> String {
         self.send(packet.as_bytes());
         self.receive().unwrap_or_else(|| panic!("no answer to {packet}"))
+    }
+
+    /// As [`Client::ask`], but `None` if the connection is closed: the run may be over at any time.
+    pub fn ask_if_there(&mut self, packet: &str) -> Option<String> {
+        self.raw_or_closed(&framed(packet.as_bytes()));
+        self.receive()
     }
 
     /// A `monitor` command's output.
@@ -117,6 +138,14 @@ impl Client {
         let value = unhex(&self.ask("p10"));
         u64::from_le_bytes(value.try_into().unwrap())
     }
+}
+
+fn framed(packet: &[u8]) -> Vec<u8> {
+    let sum = packet.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+    let mut bytes = vec![b'$'];
+    bytes.extend_from_slice(packet);
+    bytes.extend_from_slice(format!("#{sum:02x}").as_bytes());
+    bytes
 }
 
 pub fn hex(bytes: &[u8]) -> String {

@@ -5,8 +5,8 @@
 #![forbid(unsafe_code)]
 
 use kvm_bindings::{
-    KVM_GUESTDBG_BLOCKIRQ, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_INJECT_DB, KVM_GUESTDBG_SINGLESTEP,
-    KVM_GUESTDBG_USE_HW_BP, kvm_guest_debug,
+    KVM_GUESTDBG_BLOCKIRQ, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_INJECT_BP, KVM_GUESTDBG_INJECT_DB,
+    KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, KVM_GUESTDBG_USE_SW_BP, kvm_guest_debug,
 };
 
 use super::{BREAKPOINT_LIMIT, Breakpoint, Trap, TrapKind};
@@ -78,6 +78,8 @@ pub(crate) struct DebugRegisters {
     slots: [Slot; BREAKPOINT_LIMIT],
     /// All traps, those included that share the register of a breakpoint.
     traps: Vec<Trap>,
+    /// Some of them are INT3 instructions.
+    patched: bool,
     clock: u64,
 }
 
@@ -86,6 +88,7 @@ impl DebugRegisters {
         Self {
             slots: [const { Slot::Free }; BREAKPOINT_LIMIT],
             traps: Vec::new(),
+            patched: false,
             clock: 0,
         }
     }
@@ -95,13 +98,14 @@ impl DebugRegisters {
     pub(crate) fn set(&mut self, set: &[Breakpoint], traps: &[Trap]) {
         let old = std::mem::replace(&mut self.slots, [const { Slot::Free }; BREAKPOINT_LIMIT]);
         self.traps = traps.to_vec();
+        self.patched = traps.iter().any(|trap| trap.needs_patch(set));
         let breakpoints = set.iter().map(|&breakpoint| Slot::Breakpoint {
             breakpoint,
             first: None,
         });
         let own = traps
             .iter()
-            .filter(|trap| !trap.shares_with(set))
+            .filter(|trap| trap.needs_register(set))
             .copied()
             .map(Slot::Trap);
         let catches = old.into_iter().filter(|slot| matches!(slot, Slot::Catch { .. }));
@@ -121,8 +125,17 @@ impl DebugRegisters {
     pub(crate) fn executed(&self, pc: u64, dr6: u64) -> Option<Trap> {
         let hit =
             (0..BREAKPOINT_LIMIT).any(|slot| dr6 & (1 << slot) != 0 && self.slots[slot].instruction() == Some(pc));
-        let at = |trap: &&Trap| trap.kind == TrapKind::Execute && trap.address == pc;
-        self.traps.iter().find(at).copied().filter(|_| hit)
+        self.traps
+            .iter()
+            .find(|trap| trap.is_code() && trap.address == pc)
+            .copied()
+            .filter(|_| hit)
+    }
+
+    /// The trap by INT3 at `pc`.
+    pub(crate) fn patch(&self, pc: u64) -> Option<Trap> {
+        let at = |trap: &&Trap| trap.kind == TrapKind::Patch && trap.address == pc;
+        self.traps.iter().find(at).copied()
     }
 
     /// The trap on an access to data that caused a debug exit with `dr6`.
@@ -225,6 +238,13 @@ impl DebugRegisters {
         request
     }
 
+    /// The request that puts these registers in force and gives the guest the exception of its own INT3.
+    pub(crate) fn injecting_breakpoint(&self) -> kvm_guest_debug {
+        let mut request = self.request(None);
+        request.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_BP;
+        request
+    }
+
     fn request(&self, except: Option<u64>) -> kvm_guest_debug {
         let mut request = kvm_guest_debug::default();
         // Bit 10 always reads as one; bit 9 (exact) is what debuggers set.
@@ -237,6 +257,9 @@ impl DebugRegisters {
                 dr7 |= 2 << (2 * index) | slot.condition() << (4 * index);
                 request.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
             }
+        }
+        if self.patched {
+            request.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP;
         }
         request.arch.debugreg[7] = dr7;
         request

@@ -1,6 +1,8 @@
 //! Which debug register is for what, without KVM.
 
-use kvm_bindings::{KVM_GUESTDBG_BLOCKIRQ, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_guest_debug};
+use kvm_bindings::{
+    KVM_GUESTDBG_BLOCKIRQ, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_SW_BP, kvm_guest_debug,
+};
 
 use super::*;
 
@@ -177,7 +179,7 @@ fn traps_that_cannot_be_are_refused_and_those_that_no_longer_fit_counted() {
             traps: 4
         })
     ));
-    assert_eq!(fitting(&set, &four), 1);
+    assert_eq!(fitting(&set, &four), four[..1]);
     for wrong in [
         trap(TrapKind::Write, 0x1004, 8),
         trap(TrapKind::Write, 0x1000, 3),
@@ -187,4 +189,33 @@ fn traps_that_cannot_be_are_refused_and_those_that_no_longer_fit_counted() {
     ] {
         assert!(check_traps(&[], &[wrong]).is_err(), "{wrong:?}");
     }
+}
+
+#[test]
+fn a_trap_by_int3_takes_no_register_and_nothing_at_all_on_a_watched_routine() {
+    let set = [breakpoint(0), breakpoint(1), breakpoint(2), breakpoint(3)];
+    let traps = [
+        trap(TrapKind::Patch, 0x7000, 1),
+        trap(TrapKind::Execute, 0x7008, 1),
+        trap(TrapKind::Patch, 0x2000, 1),
+    ];
+    assert!(check_traps(&set, &traps).is_err());
+    assert_eq!(fitting(&set, &traps), [traps[0], traps[2]]);
+    assert_eq!(check_traps(&set[..3], &traps), Ok(()));
+    let mut registers = DebugRegisters::new();
+    registers.set(&set[..3], &traps);
+    let request = registers.armed();
+    assert_eq!(request.control & KVM_GUESTDBG_USE_SW_BP, KVM_GUESTDBG_USE_SW_BP);
+    assert_eq!(request.arch.debugreg[..4], [0x1000, 0x2000, 0x3000, 0x7008]);
+    assert_eq!(registers.patch(0x7000), Some(traps[0]));
+    assert_eq!(
+        registers.executed(0x2000, 0b10),
+        Some(traps[2]),
+        "it shares the register"
+    );
+    // Alone it needs KVM's attention, too; without it the guest keeps its own INT3.
+    registers.set(&[], &traps[..1]);
+    assert_eq!(registers.armed().control, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP);
+    registers.set(&set, &traps[2..]);
+    assert_eq!(registers.armed().control & KVM_GUESTDBG_USE_SW_BP, 0);
 }

@@ -1,6 +1,7 @@
 //! What a debugger's user asks for: stops at instructions and at accesses to data, and single steps.
 //!
-//! They share the four debug registers with the [`Breakpoint`]s, which have the first right to them. Plain data.
+//! Those that need a debug register share the four with the [`Breakpoint`]s, which have the first right to them. Plain
+//! data.
 #![forbid(unsafe_code)]
 
 use thiserror::Error;
@@ -11,8 +12,11 @@ use crate::translate;
 /// What makes a [`Trap`] stop the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TrapKind {
-    /// The instruction there is about to be executed.
+    /// The instruction there is about to be executed. A debug register sees it.
     Execute,
+    /// The same by INT3, which is written over the instruction's first byte: it takes no debug register, but the guest can
+    /// see it. Only where [`crate::machine::MachineHandle::can_patch`].
+    Patch,
     /// Data there was written.
     Write,
     /// Data there was read or written. The processor has no register for reads alone.
@@ -27,20 +31,35 @@ pub struct Trap {
     pub kind: TrapKind,
     /// Guest-virtual address, aligned to `length`.
     pub address: u64,
-    /// Bytes of data: 1, 2, 4 or 8. 1 for [`TrapKind::Execute`].
+    /// Bytes of data: 1, 2, 4 or 8. 1 for an instruction.
     pub length: u8,
 }
 
 impl Trap {
-    /// Whether one of `breakpoints` already makes the same instruction exit, so that no further register is needed.
+    /// Whether it is one on an instruction.
+    pub(crate) fn is_code(&self) -> bool {
+        matches!(self.kind, TrapKind::Execute | TrapKind::Patch)
+    }
+
+    /// Whether one of `breakpoints` already makes the same instruction exit, so that nothing more is needed.
     pub(crate) fn shares_with(&self, breakpoints: &[Breakpoint]) -> bool {
-        self.kind == TrapKind::Execute && breakpoints.iter().any(|other| other.address == self.address)
+        self.is_code() && breakpoints.iter().any(|other| other.address == self.address)
+    }
+
+    /// Whether it needs a register of its own beside `breakpoints`.
+    pub(crate) fn needs_register(&self, breakpoints: &[Breakpoint]) -> bool {
+        self.kind != TrapKind::Patch && !self.shares_with(breakpoints)
+    }
+
+    /// Whether it needs a patch beside `breakpoints`.
+    pub(crate) fn needs_patch(&self, breakpoints: &[Breakpoint]) -> bool {
+        self.kind == TrapKind::Patch && !self.shares_with(breakpoints)
     }
 
     /// Its R/W and LEN fields of DR7, as they stand for register 0.
     pub(crate) fn condition(&self) -> u64 {
         let access = match self.kind {
-            TrapKind::Execute => 0,
+            TrapKind::Execute | TrapKind::Patch => 0,
             TrapKind::Write => 1,
             TrapKind::Access => 3,
         };
@@ -80,15 +99,22 @@ pub enum TrapError {
         /// Bytes asked for.
         length: u8,
     },
+    /// The debug exception of INT3 does not come out of this KVM.
+    #[error("this KVM does not tell of int3: breakpoints need a debug register here")]
+    CannotPatch,
+    /// There is no memory where INT3 was to be written.
+    #[error("{0:#x} is not mapped to memory on any processor")]
+    NotMapped(u64),
 }
 
 /// Checks traps before they are given to the vCPUs.
 pub(crate) fn check_traps(breakpoints: &[Breakpoint], traps: &[Trap]) -> Result<(), TrapError> {
-    for &Trap { kind, address, length } in traps {
+    for &trap in traps {
+        let Trap { address, length, .. } = trap;
         if !translate::is_canonical(address) {
             return Err(TrapError::NonCanonical(address));
         }
-        let possible = if kind == TrapKind::Execute {
+        let possible = if trap.is_code() {
             length == 1
         } else {
             matches!(length, 1 | 2 | 4 | 8)
@@ -97,7 +123,7 @@ pub(crate) fn check_traps(breakpoints: &[Breakpoint], traps: &[Trap]) -> Result<
             return Err(TrapError::Length { address, length });
         }
     }
-    let needed = traps.iter().filter(|trap| !trap.shares_with(breakpoints)).count();
+    let needed = traps.iter().filter(|trap| trap.needs_register(breakpoints)).count();
     if breakpoints.len() + needed > BREAKPOINT_LIMIT {
         return Err(TrapError::TooMany {
             breakpoints: breakpoints.len(),
@@ -107,12 +133,18 @@ pub(crate) fn check_traps(breakpoints: &[Breakpoint], traps: &[Trap]) -> Result<
     Ok(())
 }
 
-/// How many of `traps`, from the first, there are registers for beside `breakpoints`.
-pub(crate) fn fitting(breakpoints: &[Breakpoint], traps: &[Trap]) -> usize {
-    (0..=traps.len())
-        .rev()
-        .find(|&count| check_traps(breakpoints, &traps[..count]).is_ok())
-        .unwrap_or(0)
+/// Those of `traps` that can stay beside `breakpoints`: the last ones that need a register go first.
+pub(crate) fn fitting(breakpoints: &[Breakpoint], traps: &[Trap]) -> Vec<Trap> {
+    let mut left = BREAKPOINT_LIMIT.saturating_sub(breakpoints.len());
+    let mut stays = |trap: &Trap| {
+        if !trap.needs_register(breakpoints) {
+            return true;
+        }
+        let room = left > 0;
+        left = left.saturating_sub(1);
+        room
+    };
+    traps.iter().filter(|trap| stays(trap)).copied().collect()
 }
 
 /// What one vCPU does when the machine goes on.

@@ -113,19 +113,20 @@ impl Vcpu {
 
     pub(crate) fn floating_point(&self) -> Result<FloatingPoint, Error> {
         let area = self.fd.get_xsave();
-        let area = area.map_err(Error::kvm("read the x87 and SSE registers"))?;
-        Ok((&area).into())
+        let area = area.map_err(Error::kvm("read the vector registers"))?;
+        Ok(FloatingPoint::of(&area, self.method.avx))
     }
 
     pub(crate) fn set_floating_point(&mut self, state: &FloatingPoint) -> Result<(), Error> {
         let area = self.fd.get_xsave();
-        let mut area = area.map_err(Error::kvm("read the x87 and SSE registers"))?;
-        state.store(&mut area);
+        let mut area = area.map_err(Error::kvm("read the vector registers"))?;
+        let ymm_high = state.ymm_high.filter(|_| self.method.avx);
+        FloatingPoint { ymm_high, ..*state }.store(&mut area);
         // SAFETY: the kernel reads more than the structure only if the process has asked for features whose state does
         // not fit (arch_prctl ARCH_REQ_XCOMP_GUEST_PERM), which this program never does.
         #[allow(unsafe_code)]
         let set = unsafe { self.fd.set_xsave(&area) };
-        set.map_err(Error::kvm("set the x87 and SSE registers"))
+        set.map_err(Error::kvm("set the vector registers"))
     }
 
     pub(crate) fn set_msr(&mut self, index: u32, value: u64) -> Result<bool, Error> {

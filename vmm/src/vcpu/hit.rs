@@ -15,6 +15,10 @@ use crate::memory::GuestRam;
 use crate::registers::{RFLAGS_RF, RFLAGS_TF};
 use crate::translate;
 
+/// The vector of #BP, and the instruction that raises it.
+const BREAKPOINT_EXCEPTION: u32 = 3;
+const INT3: u8 = 0xcc;
+
 /// A single step under way.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Step {
@@ -33,6 +37,9 @@ impl Vcpu {
         if let Some(step) = stepped {
             self.set_guest_debug_for_hit(&self.debug.armed())?;
             self.restore_trap_flag(step);
+        }
+        if exit.exception == BREAKPOINT_EXCEPTION {
+            return self.on_int3();
         }
         let hit = self.debug.classify(self.registers.rip, exit.dr6, self.registers.rsp);
         let machine_stopped = match hit {
@@ -55,6 +62,27 @@ impl Vcpu {
             self.give_back(exit.dr6)?;
         }
         Ok(())
+    }
+
+    /// INT3 is about to be executed: RIP is at it.
+    fn on_int3(&mut self) -> Result<(), Error> {
+        let at = self.registers.rip;
+        if let Some(trap) = self.debug.patch(at) {
+            self.step_over_at = Some(at);
+            self.wanted_step = None;
+            self.end(ExitReason::Trap { cpu: self.index, trap });
+            return Ok(());
+        }
+        let mut code = [0; INSTRUCTION_LIMIT];
+        if readable(&self.shared.ram, self.special.cr3, at, &mut code) > 0 && code[0] != INT3 {
+            // The trap has been taken out since: the instruction is what it was.
+            return Ok(());
+        }
+        if self.dirty {
+            // Setting registers later would take the exception back.
+            self.store_by_request()?;
+        }
+        self.set_guest_debug(&self.debug.injecting_breakpoint())
     }
 
     /// KVM takes the guest's trap flag for its own and clears it with the end of a step.
