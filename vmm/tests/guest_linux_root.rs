@@ -135,15 +135,18 @@ fn everything(cpus: u32, end: &str, reason: &str, boot: impl FnOnce(&mut Machine
     assert!(content.iter().any(|byte| *byte != 0), "fio has written nothing");
 }
 
-fn directly(machine: &mut Machine, request: LinuxRequest) {
-    machine.boot_linux(&request).unwrap();
+/// Without firmware.
+fn everything_directly(cpus: u32, end: &str, reason: &str) {
+    everything(cpus, end, reason, |machine, kernel| {
+        machine.boot_linux(&kernel).unwrap();
+    });
 }
 
 #[test]
 #[ignore = "fio and nvme-cli: some minutes in the lab"]
 fn linux_on_ext4_with_two_processors_passes_fio_and_nvme_cli_and_powers_off() {
     if ground_runs_operating_systems() {
-        everything(2, "poweroff", "power-off", directly);
+        everything_directly(2, "poweroff", "power-off");
     }
 }
 
@@ -151,7 +154,7 @@ fn linux_on_ext4_with_two_processors_passes_fio_and_nvme_cli_and_powers_off() {
 #[ignore = "fio and nvme-cli: some minutes in the lab"]
 fn linux_on_ext4_with_four_processors_passes_fio_and_nvme_cli_and_reboots() {
     if ground_runs_operating_systems() {
-        everything(4, "reboot", "reset", directly);
+        everything_directly(4, "reboot", "reset");
     }
 }
 
