@@ -126,10 +126,7 @@ fn firmware_starts_again_after_a_reset_of_every_kind() {
         assert!(matches!(reason, ExitReason::PowerOff), "{name}: {reason}");
         let wanted = u64::from(STARTS) - 1;
         assert_eq!(running.restarts(), wanted, "{name}");
-        let seen = (
-            resets.count.load(Ordering::SeqCst),
-            resets.right.load(Ordering::SeqCst),
-        );
+        let seen = (resets.count.load(Ordering::SeqCst), resets.right.load(Ordering::SeqCst));
         assert_eq!(seen, (wanted, wanted), "{name}");
     }
 }

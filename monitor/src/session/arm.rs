@@ -66,8 +66,8 @@ impl Session {
             .collect();
         let free = self.config.hooks.saturating_sub(watches.len());
         let printers = self.printers(state, &imports, free);
-        let watched = watches.iter().map(|watch| watch.hook);
-        let hooks: Vec<Hook> = watched.chain(printers.iter().map(|(hook, _)| *hook)).collect();
+        let of_locks = watches.iter().map(|watch| watch.hook);
+        let hooks: Vec<Hook> = of_locks.chain(printers.iter().map(|(hook, _)| *hook)).collect();
         // Those of before a reset are not set any more, but the report tells all hits.
         for old in self.watches.load().iter() {
             if let Some(new) = watches.iter().find(|new| new.name == old.name) {
