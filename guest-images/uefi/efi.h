@@ -120,7 +120,7 @@ typedef struct _EFI_LOADED_IMAGE_PROTOCOL {
 
 typedef struct _EFI_FILE_PROTOCOL {
     uint64_t Revision;
-    EFI_STATUS (*Open)
+    EFI_STATUS(*Open)
     (struct _EFI_FILE_PROTOCOL *This, struct _EFI_FILE_PROTOCOL **New, const CHAR16 *Name, uint64_t Mode,
      uint64_t Attributes);
     EFI_STATUS (*Close)(struct _EFI_FILE_PROTOCOL *This);

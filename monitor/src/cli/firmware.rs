@@ -133,10 +133,10 @@ pub fn create_screenshot(arguments: &Arguments) -> anyhow::Result<Option<File>> 
 /// # Errors
 /// If it cannot be written.
 pub fn write_screenshot(file: Option<File>, picture: Option<&Picture>) -> anyhow::Result<()> {
-    match (file, picture) {
-        (Some(file), Some(picture)) => write_png(file, picture).context("cannot write the screenshot"),
-        _ => Ok(()),
+    if let (Some(file), Some(picture)) = (file, picture) {
+        write_png(file, picture).context("cannot write the screenshot")?;
     }
+    Ok(())
 }
 
 fn write_png(file: File, picture: &Picture) -> anyhow::Result<()> {

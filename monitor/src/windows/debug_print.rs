@@ -119,6 +119,7 @@ fn format(memory: &impl GuestMemory, format: u64, argument: impl Fn(u64) -> Opti
 }
 
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of the format")]
 struct Conversion {
     left: bool,
     zeroes: bool,
@@ -151,12 +152,8 @@ impl Conversion {
         }
         loop {
             rest = match rest {
-                [b'I', b'6', b'4', tail @ ..] | [b'l', b'l', tail @ ..] | [b'z' | b't' | b'j', tail @ ..] => {
-                    this.long = true;
-                    tail
-                }
                 [b'I', b'3', b'2', tail @ ..] | [b'h', tail @ ..] => tail,
-                [b'I', tail @ ..] => {
+                [b'I', b'6', b'4', tail @ ..] | [b'l', b'l', tail @ ..] | [b'I' | b'z' | b't' | b'j', tail @ ..] => {
                     this.long = true;
                     tail
                 }
