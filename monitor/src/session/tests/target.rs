@@ -35,11 +35,11 @@ fn arm_late(session: &Session, image: &PeBuilder) -> Fake {
     guest.load_driver();
     guest.registers.gpr[1] = OBJECT + 0x8000;
     guest.space.borrow_mut().write(OBJECT + 0x8000, &[0; 0x100]);
-    while guest
-        .hooks
-        .iter()
-        .any(|hook| hook.address == KERNEL + u64::from(INSERT))
-    {
+    let witness = KERNEL + u64::from(INSERT);
+    for _ in 0..5000 {
+        if guest.hooks.iter().all(|hook| hook.address != witness) {
+            break;
+        }
         guest.hit(session, INSERT);
     }
     guest
