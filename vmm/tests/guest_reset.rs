@@ -3,11 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a failed test")]
 
+mod pc;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use pc::ground_runs_operating_systems;
 use storlock_vmm::boot::{FirmwareRequest, NamedFile};
 use storlock_vmm::debug::{DebugHandler, HitAction, StoppedCpu};
 use storlock_vmm::kvm;
@@ -118,12 +121,16 @@ fn run(request: FirmwareRequest, at_reset: AtReset, limit: Duration) -> (ExitRea
 
 #[test]
 fn firmware_starts_again_after_a_reset_of_every_kind() {
-    for (name, reset, at_reset) in [
+    let mut kinds = vec![
         ("reset control register", RESET_CONTROL, AtReset::Restart),
         ("keyboard controller", KEYBOARD, AtReset::Restart),
         ("port 92h", PORT_A, AtReset::Restart),
-        ("triple fault", TRIPLE_FAULT, AtReset::RestartAtTripleFault),
-    ] {
+    ];
+    // A KVM without hardware behind it gives up on exceptions before paging is on.
+    if ground_runs_operating_systems() {
+        kinds.push(("triple fault", TRIPLE_FAULT, AtReset::RestartAtTripleFault));
+    }
+    for (name, reset, at_reset) in kinds {
         let (reason, running, resets) = run(firmware(reset, Some(STARTS)), at_reset, LIMIT);
         assert!(matches!(reason, ExitReason::PowerOff), "{name}: {reason}");
         let wanted = u64::from(STARTS) - 1;
@@ -138,6 +145,9 @@ fn a_reset_ends_the_run_where_that_is_wanted() {
     let (reason, running, _) = run(firmware(RESET_CONTROL, Some(STARTS)), AtReset::End, LIMIT);
     assert!(matches!(reason, ExitReason::Reset), "{reason}");
     assert_eq!(running.restarts(), 0);
+    if !ground_runs_operating_systems() {
+        return;
+    }
     let (reason, ..) = run(firmware(TRIPLE_FAULT, Some(STARTS)), AtReset::Restart, LIMIT);
     assert!(matches!(reason, ExitReason::TripleFault { cpu: 0 }), "{reason}");
 }
@@ -146,6 +156,7 @@ fn a_reset_ends_the_run_where_that_is_wanted() {
 fn a_guest_that_only_resets_itself_ends_by_the_time_limit_and_can_be_paused() {
     let (reason, running, _) = run(firmware(PORT_A, None), AtReset::Restart, Duration::from_millis(500));
     assert!(matches!(reason, ExitReason::TimeLimit), "{reason}");
+    assert!(running.restarts() > 1);
     running.resume().unwrap();
     running.pause();
     let before = running.restarts();
