@@ -45,8 +45,8 @@ const FORBIDDEN: [Attempt; 11] = [
         },
     ),
     (
-        "change all registers without a debugger",
-        ThreadKind::Vcpu,
+        "change registers by a worker",
+        ThreadKind::Worker,
         libc::SYS_ioctl,
         || {
             const KVM_SET_XSAVE: libc::c_ulong = 0x5000_aea5;
