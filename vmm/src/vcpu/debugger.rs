@@ -5,10 +5,10 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Vcpu, readable};
+use super::Vcpu;
 use crate::debug::Motion;
 use crate::error::Error;
-use crate::exit::{ExitReason, INSTRUCTION_LIMIT};
+use crate::exit::ExitReason;
 use crate::msr;
 use crate::registers::{FloatingPoint, SpecialRegisters};
 
@@ -21,8 +21,6 @@ pub(super) struct StepRange {
 
 /// DR6 naming all four registers.
 const ALL_REGISTERS: u64 = 0xf;
-/// The opcode of HLT.
-const HLT: u8 = 0xf4;
 
 impl Vcpu {
     /// The machine goes on after a stop.
@@ -77,15 +75,7 @@ impl Vcpu {
             self.stepped();
             return Ok(());
         }
-        let block = self.method.block_interrupts && !self.at_halt();
-        self.begin_step(at, block)
-    }
-
-    /// HLT ends with an interrupt only.
-    fn at_halt(&self) -> bool {
-        let mut code = [0; INSTRUCTION_LIMIT];
-        let length = readable(&self.shared.ram, self.special.cr3, self.registers.rip, &mut code);
-        code[..length].first() == Some(&HLT)
+        self.begin_step(at, self.method.block_interrupts)
     }
 
     /// An instruction that a debugger wanted to be executed alone has been.
