@@ -199,6 +199,7 @@ VOID RaidAdapterStop(PRAID_ADAPTER Adapter)
     }
     KeCancelTimer(&Adapter->SecondTimer);
     KeCancelTimer(&Adapter->HwTimer);
+    KeFlushQueuedDpcs(); /* a timer routine on another processor may still use what goes now */
     RaidStopMiniport(Adapter);
     RaidDisconnectInterrupt(Adapter);
     if (Adapter->Virtual && Adapter->Hw.HwFreeAdapterResources != NULL) {
