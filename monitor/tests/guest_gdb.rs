@@ -97,7 +97,18 @@ fn gdb_stands_at_the_violation_with_source_lines_and_goes_on_to_the_end() {
 /// More breakpoints than there are debug registers, by gdb.
 #[test]
 fn gdb_has_as_many_breakpoints_as_it_wants() {
-    let mut run = Debugged::start(&["--gdb-wait"]);
+    let run = Debugged::start(&["--gdb-wait"]);
+    let mut client = run.client();
+    if client
+        .monitor("storlock breakpoints soft")
+        .contains("int3 does not come out of this KVM")
+    {
+        println!("int3 does not come out of this KVM: there are as many as there are debug registers left");
+        assert!(client.ask("vCont;c").starts_with("T05"));
+        assert_eq!(client.ask("D"), "OK");
+        return assert_found_once_at_its_place(&bug(), &run.end());
+    }
+    drop(client);
     let functions = [
         "CommandSendAndWait",
         "RaidDispatchScsi",
@@ -108,23 +119,16 @@ fn gdb_has_as_many_breakpoints_as_it_wants() {
     ];
     let breaks = functions.map(|name| format!("break {name}\n")).concat();
     let looks = "continue\nbt 1\n".repeat(5);
-    let (success, text) = run.gdb_session(&format!(
-        "continue\n{breaks}echo <registers>\\n\nmonitor storlock breakpoints soft\necho </registers>\\n\n\
+    let text = run.gdb(&format!(
+        "continue\n{breaks}monitor storlock breakpoints soft\n\
          echo <stops>\\n\n{looks}echo </stops>\\n\ninfo breakpoints\nx/i RaidUnitSubmit\ndelete\ncontinue\n"
     ));
-    if part(&text, "registers").contains("int3 does not come out of this KVM") {
-        println!("int3 does not come out of this KVM: there are as many as there are debug registers left");
-        if !run.is_over() {
-            assert_eq!(run.client().ask("D"), "OK");
-        }
-    } else {
-        assert!(success && text.contains("exited normally"), "{text}");
-        let stops = part(&text, "stops");
-        assert_eq!(stops.matches(" hit Breakpoint ").count(), 5, "{text}");
-        let met = functions.iter().filter(|name| stops.contains(**name)).count();
-        assert!(met >= 3, "{text}");
-        assert!(!text.contains("int3   "), "the code is shown as it was: {text}");
-    }
+    assert!(text.contains("exited normally"), "{text}");
+    let stops = part(&text, "stops");
+    assert_eq!(stops.matches(" hit Breakpoint ").count(), 5, "{text}");
+    let met = functions.iter().filter(|name| stops.contains(**name)).count();
+    assert!(met >= 3, "{text}");
+    assert!(!text.contains("int3   "), "the code is shown as it was: {text}");
     assert_found_once_at_its_place(&bug(), &run.end());
 }
 
