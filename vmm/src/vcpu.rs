@@ -24,7 +24,7 @@ use crate::hyperv;
 use crate::memory::GuestRam;
 use crate::msr;
 use crate::power_on::PoweredCpu;
-use crate::registers::{Registers, SpecialRegisters};
+use crate::registers::{RFLAGS_RF, Registers, SpecialRegisters};
 use crate::translate;
 use debugger::StepRange;
 use exits::{Event, enter};
@@ -63,6 +63,8 @@ pub(crate) struct Vcpu {
     wanted_step: Option<StepRange>,
     /// The instruction here has been reported; get past it before the guest goes on.
     step_over_at: Option<u64>,
+    /// The instruction here is passed by the resume flag: as long as that is set it has not been executed.
+    resumed_at: Option<u64>,
     /// KVM waits for KVM_RUN to complete an I/O instruction.
     io_pending: bool,
 }
@@ -82,6 +84,7 @@ impl Vcpu {
             step: None,
             wanted_step: None,
             step_over_at: None,
+            resumed_at: None,
             io_pending: false,
         }
     }
@@ -112,7 +115,9 @@ impl Vcpu {
 
     /// Where it stands, if that instruction has been reported and not been executed since.
     pub(crate) fn reported(&self) -> Option<u64> {
-        self.step_over_at.filter(|at| *at == self.registers.rip)
+        let at = self.registers.rip;
+        let resumed = self.resumed_at == Some(at) && self.registers.rflags & RFLAGS_RF != 0;
+        (self.step_over_at == Some(at) || resumed).then_some(at)
     }
 
     pub(crate) fn set_registers(&mut self, registers: &Registers) {
@@ -177,6 +182,7 @@ impl Vcpu {
         self.step = None;
         self.wanted_step = None;
         self.step_over_at = None;
+        self.resumed_at = None;
         self.io_pending = false;
         self.dirty = false;
         self.fd.clear_sync_dirty_reg(SyncReg::Register);

@@ -60,7 +60,7 @@ impl Vcpu {
             return Ok(());
         }
         let at = self.registers.rip;
-        if self.step_over_at != Some(at) {
+        if self.reported().is_none() {
             if let Some(hit) = self.debug.classify(at, ALL_REGISTERS, self.registers.rsp) {
                 self.on_hit(hit)?;
             }

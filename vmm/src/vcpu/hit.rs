@@ -180,6 +180,7 @@ impl Vcpu {
     pub(super) fn begin_step_over(&mut self, at: u64) -> Result<(), Error> {
         match self.method.step_over {
             StepOver::ResumeFlag => {
+                self.resumed_at = Some(at);
                 self.registers.rflags |= RFLAGS_RF;
                 self.dirty = true;
                 Ok(())
