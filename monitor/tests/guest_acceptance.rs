@@ -194,10 +194,19 @@ fn guest_hit_needs_one_system_call() {
     }
     let (few, before) = traced_run(10);
     let (many, after) = traced_run(300);
+    // A hit is timed. The lab's kernel gives its TSC up when it is starved; then reading the clock is a system call.
+    let clock = fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource").unwrap();
+    let clock_is_free = ["tsc", "kvm-clock"].contains(&clock.trim());
+    if !clock_is_free {
+        println!(
+            "the clock is {}: reading it is a system call here, which is not counted",
+            clock.trim()
+        );
+    }
     let others = |calls: &BTreeMap<String, u64>| {
         calls
             .iter()
-            .filter(|(name, _)| *name != "KVM_RUN")
+            .filter(|(name, _)| *name != "KVM_RUN" && (clock_is_free || *name != "clock_gettime"))
             .map(|(_, n)| n)
             .sum()
     };
