@@ -28,6 +28,20 @@ static ULONG_PTR KiSumOfReason(const KBUGCHECK_REASON_CALLBACK_RECORD *Record)
     return (ULONG_PTR)Record->CallbackRoutine + (ULONG_PTR)Record->Reason + (ULONG_PTR)Record->Component;
 }
 
+/* Takes a record of either kind out of its list; FALSE if it is in none. */
+static BOOLEAN KiTakeOut(PUCHAR State, PLIST_ENTRY Entry)
+{
+    KIRQL old = KxLockRaise(&KiCallbackLock);
+    BOOLEAN was = *State == BufferInserted;
+
+    if (was) {
+        *State = BufferEmpty;
+        RemoveEntryList(Entry);
+    }
+    KxUnlockLower(&KiCallbackLock, old);
+    return was;
+}
+
 BOOLEAN KeRegisterBugCheckCallback(PKBUGCHECK_CALLBACK_RECORD Record, PKBUGCHECK_CALLBACK_ROUTINE Routine, PVOID Buffer,
                                    ULONG Length, PUCHAR Component)
 {
@@ -49,15 +63,7 @@ BOOLEAN KeRegisterBugCheckCallback(PKBUGCHECK_CALLBACK_RECORD Record, PKBUGCHECK
 
 BOOLEAN KeDeregisterBugCheckCallback(PKBUGCHECK_CALLBACK_RECORD Record)
 {
-    KIRQL old = KxLockRaise(&KiCallbackLock);
-    BOOLEAN was = Record->State == BufferInserted;
-
-    if (was) {
-        Record->State = BufferEmpty;
-        RemoveEntryList(&Record->Entry);
-    }
-    KxUnlockLower(&KiCallbackLock, old);
-    return was;
+    return KiTakeOut(&Record->State, &Record->Entry);
 }
 
 BOOLEAN KeRegisterBugCheckReasonCallback(PKBUGCHECK_REASON_CALLBACK_RECORD Record,
@@ -81,15 +87,7 @@ BOOLEAN KeRegisterBugCheckReasonCallback(PKBUGCHECK_REASON_CALLBACK_RECORD Recor
 
 BOOLEAN KeDeregisterBugCheckReasonCallback(PKBUGCHECK_REASON_CALLBACK_RECORD Record)
 {
-    KIRQL old = KxLockRaise(&KiCallbackLock);
-    BOOLEAN was = Record->State == BufferInserted;
-
-    if (was) {
-        Record->State = BufferEmpty;
-        RemoveEntryList(&Record->Entry);
-    }
-    KxUnlockLower(&KiCallbackLock, old);
-    return was;
+    return KiTakeOut(&Record->State, &Record->Entry);
 }
 
 /* Asked first with the buffer that there is, as documented; the routine points to its data, there or elsewhere. */
