@@ -272,9 +272,8 @@ fn hold_sessions(total: u32, arguments: &[&str], mut session: impl FnMut(&mut De
     println!("{held} sessions on {runs} runs");
 }
 
-/// Interrupts, attaches, detaches and vanishes at random, and single steps if there are to be any; the run is not disturbed
-/// and nothing is lost.
-fn many_sessions(sessions: u32, stepping: bool) {
+/// Steps, interrupts, attaches, detaches and vanishes at random; the run is not disturbed and nothing is lost.
+fn many_sessions(sessions: u32) {
     let mut random = 0x9e37_79b9_u32;
     let mut next = |below: u32| {
         random ^= random << 13;
@@ -292,7 +291,6 @@ fn many_sessions(sessions: u32, stepping: bool) {
         }
         for _ in 0..next(4) {
             client.send(match next(3) {
-                _ if !stepping => b"vCont;c",
                 0 => b"vCont;c",
                 1 => b"vCont;s:1;c",
                 _ => b"vCont;s:2",
@@ -330,25 +328,15 @@ fn leave(mut run: Debugged) -> Run {
     run.end()
 }
 
-/// Whether single steps that are interrupted leave nothing behind in the guest. On svm the trap flag sometimes stays in an
-/// interrupt's frame (docs/gdb.md), so that sessions are held without steps there.
-fn steps_can_be_interrupted() -> bool {
-    let can = std::env::var("STORLOCK_GROUND").is_ok_and(|ground| ground == "native");
-    if !can {
-        println!("no single steps on this ground: one that is interrupted can leave the trap flag in the guest");
-    }
-    can
-}
-
 #[test]
 fn random_sessions_lose_nothing() {
-    many_sessions(6, steps_can_be_interrupted());
+    many_sessions(6);
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn fifty_random_sessions_lose_nothing() {
-    many_sessions(50, steps_can_be_interrupted());
+    many_sessions(50);
 }
 
 #[test]

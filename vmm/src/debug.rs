@@ -280,6 +280,11 @@ impl<'a> StoppedCpu<'a> {
         self.vcpu.debug_registers().can_catch()
     }
 
+    /// Puts an interrupt that is on its way into this vCPU back to its local APIC. The machine stands still.
+    pub(crate) fn take_back_interrupt(&mut self) -> Result<(), crate::Error> {
+        self.vcpu.take_back_interrupt()
+    }
+
     /// Takes the vCPU back to the state after power-on.
     pub(crate) fn power_on(&mut self, state: &PoweredCpu) -> Result<(), crate::Error> {
         self.vcpu.power_on(state)

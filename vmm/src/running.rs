@@ -256,7 +256,14 @@ impl MachineHandle {
                 what: "the guest has come to its end, it cannot go on".into(),
             });
         }
+        let paused = control.actual == Phase::Paused;
         drop(control);
+        for (cpu, motion) in (0..).zip(motions).filter(|_| paused) {
+            if matches!(motion, Motion::Step { .. }) {
+                let taken = self.inspect(cpu, |cpu| cpu.take_back_interrupt());
+                taken.transpose()?;
+            }
+        }
         self.shared.resume(motions);
         Ok(())
     }

@@ -7,6 +7,7 @@
 mod debugger;
 mod exits;
 mod hit;
+mod injection;
 mod kick;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -114,8 +114,10 @@ const KVM_GET_SREGS: u32 = kvm(READ, 0x83, size_of::<kvm_sregs>());
 const KVM_SET_SREGS: u32 = kvm(WRITE, 0x84, size_of::<kvm_sregs>());
 const KVM_GET_MSRS: u32 = kvm(READ | WRITE, 0x88, size_of::<kvm_msrs>());
 const KVM_SET_MSRS: u32 = kvm(WRITE, 0x89, size_of::<kvm_msrs>());
+const KVM_GET_LAPIC: u32 = kvm(READ, 0x8e, size_of::<kvm_lapic_state>());
 const KVM_SET_LAPIC: u32 = kvm(WRITE, 0x8f, size_of::<kvm_lapic_state>());
 const KVM_SET_MP_STATE: u32 = kvm(WRITE, 0x99, size_of::<kvm_mp_state>());
+const KVM_GET_VCPU_EVENTS: u32 = kvm(READ, 0x9f, size_of::<kvm_vcpu_events>());
 const KVM_SET_VCPU_EVENTS: u32 = kvm(WRITE, 0xa0, size_of::<kvm_vcpu_events>());
 const KVM_SET_PIT2: u32 = kvm(WRITE, 0xa0, size_of::<kvm_pit_state2>());
 const KVM_SET_XCRS: u32 = kvm(WRITE, 0xa7, size_of::<kvm_xcrs>());
@@ -141,6 +143,11 @@ fn requests(kind: ThreadKind) -> &'static [u32] {
             KVM_SET_GUEST_DEBUG,
             KVM_GET_DEBUGREGS,
             KVM_SET_DEBUGREGS,
+            // A step first takes back an interrupt that is on its way.
+            KVM_GET_VCPU_EVENTS,
+            KVM_SET_VCPU_EVENTS,
+            KVM_GET_LAPIC,
+            KVM_SET_LAPIC,
             KVM_X86_SET_MSR_FILTER,
             KVM_IRQ_LINE,
             KVM_SET_GSI_ROUTING,
@@ -149,10 +156,8 @@ fn requests(kind: ThreadKind) -> &'static [u32] {
             KVM_SET_USER_MEMORY_REGION,
             // A reset puts back the state after power-on.
             KVM_SET_SREGS,
-            KVM_SET_LAPIC,
             KVM_SET_XCRS,
             KVM_SET_XSAVE,
-            KVM_SET_VCPU_EVENTS,
             KVM_SET_MP_STATE,
             KVM_SET_IRQCHIP,
             KVM_SET_PIT2,

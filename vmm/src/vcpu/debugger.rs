@@ -6,11 +6,13 @@
 use std::sync::atomic::Ordering;
 
 use super::Vcpu;
+use super::hit::Step;
 use crate::debug::Motion;
 use crate::error::Error;
 use crate::exit::ExitReason;
 use crate::msr;
-use crate::registers::{FloatingPoint, SpecialRegisters};
+use crate::registers::{FloatingPoint, RFLAGS_TF, SpecialRegisters};
+use crate::translate;
 
 /// Addresses in which stepping goes on; empty for a single step.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +53,34 @@ impl Vcpu {
             // Breakpoints there have been reported before the step began.
             self.step_over_at = Some(step.from);
         }
+        self.clear_trap_flag_of_frame(step);
         Ok(())
+    }
+
+    /// A step is over: if its instruction raised an exception, for whose handler the step may have ended early, the step's
+    /// trap flag is in the frame that the handler returns by, and is taken out there. The frame lies below the stack pointer of then, aligned
+    /// to 16 bytes; one on another stack (by an IST, or from user mode) is not looked for. Intel SDM volume 3, 7.14.2.
+    pub(super) fn clear_trap_flag_of_frame(&self, step: Step) {
+        const RIP: usize = 0;
+        const RFLAGS: usize = 2;
+        const RSP: usize = 3;
+        const SIZE: u64 = 5 * 8;
+        let frame = (step.stack_pointer & !0xf).wrapping_sub(SIZE);
+        let mut bytes = [0; SIZE as usize];
+        let (ram, cr3) = (&self.shared.ram, self.special.cr3);
+        if step.guest_trap || translate::read_virtual(ram, cr3, frame, &mut bytes).is_err() {
+            return;
+        }
+        let mut words = [0; SIZE as usize / 8];
+        for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+            *word = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
+        }
+        if (words[RIP], words[RSP]) != (step.from, step.stack_pointer) || words[RFLAGS] & RFLAGS_TF == 0 {
+            return;
+        }
+        let flags = (words[RFLAGS] & !RFLAGS_TF).to_le_bytes();
+        // It has just been read; a stack that is not writable any more is nobody's way back.
+        let _ = translate::write_virtual(ram, cr3, frame.wrapping_add(8 * RFLAGS as u64), &flags);
     }
 
     /// Begins the step that a debugger wants, if it has not begun.
