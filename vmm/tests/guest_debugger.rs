@@ -265,6 +265,59 @@ fn a_held_processor_does_not_move_and_an_interrupted_step_does_not_either() {
     ));
 }
 
+/// UD2 under a step: the processor stores the step's trap flag with the other flags. The handler runs into a breakpoint, or
+/// the machine is stopped in it, so that the step is over before the handler returns.
+#[test]
+fn a_step_that_is_over_in_an_exceptions_handler_leaves_no_trap_flag_behind() {
+    let kvm = open();
+    for watched in [true, false] {
+        let recorder = Recorder::resuming();
+        let guest = Code::new()
+            .relative(&[0x0f, 0x01, 0x1d], "idtr", &[]) // lidt [idtr]
+            .label("undefined")
+            .raw(&[0x0f, 0x0b, 0x90, 0x90]) // ud2; nop; nop
+            .end()
+            .label("on_undefined")
+            .raw(&[0x90])
+            .label("waiting")
+            .relative(&[0x83, 0x3d], "go", &[0]) // cmp dword [go], 0
+            .raw(&[0x74, 0xf7]) // je waiting
+            .raw(&[0x48, 0x83, 0x04, 0x24, 2, 0x48, 0xcf]) // add qword [rsp], 2; iretq
+            .label("on_debug")
+            .count("traps")
+            .raw(&[0x48, 0xcf]) // iretq
+            .data("go", 4)
+            .data("traps", 4)
+            .data("idtr", 16)
+            .data("idt", 4096)
+            .assemble();
+        let mut prepared = guest.prepare(&kvm, config(1, &recorder));
+        if watched {
+            prepared = prepared.break_at(&["on_undefined"]);
+        }
+        prepared.set_gate(1, "on_debug");
+        prepared.set_gate(6, "on_undefined");
+        let (machine, place) = start(prepared);
+        go(&machine, &[ONE]);
+        assert_eq!(rip(&machine, 0), place.address("undefined"));
+        machine.handle().resume_by(&[ONE]).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        machine.handle().interrupt();
+        let reason = machine.wait(Some(LIMIT));
+        assert!(
+            matches!(reason, ExitReason::Stepped { .. } | ExitReason::Interrupted),
+            "{reason}"
+        );
+        machine.ram().write(place.physical("go"), &[1]).unwrap();
+        let reason = go(&machine, &[]);
+        assert!(matches!(reason, ExitReason::PowerOff), "{reason}");
+        assert_eq!(recorder.calls().len(), usize::from(watched));
+        let mut traps = [0xff; 4];
+        machine.ram().read(place.physical("traps"), &mut traps).unwrap();
+        assert_eq!(traps, [0; 4], "watched: {watched}");
+    }
+}
+
 #[test]
 fn all_registers_can_be_changed() {
     const MSR_KERNEL_GS_BASE: u32 = 0xc000_0102;

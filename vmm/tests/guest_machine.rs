@@ -261,26 +261,6 @@ fn unassigned_ports_read_all_ones_in_every_size_and_as_strings() {
     assert_eq!(read, [0xff, 0xffff, 0xffff_ffff, 0xffff_ffff, 0xffff]);
 }
 
-/// Sets vector `vector` of the guest's interrupt table at `idt` to `handler`.
-fn set_gate(prepared: &support::Prepared, vector: u64, handler: &str) {
-    let target = prepared.place.address(handler);
-    let mut gate = [0u8; 16];
-    gate[..2].copy_from_slice(&(target as u16).to_le_bytes());
-    gate[2..6].copy_from_slice(&[0x10, 0, 0, 0x8e]);
-    gate[6..8].copy_from_slice(&((target >> 16) as u16).to_le_bytes());
-    gate[8..12].copy_from_slice(&((target >> 32) as u32).to_le_bytes());
-    let place = prepared.place.physical("idt") + 16 * vector;
-    prepared.machine.ram().write(place, &gate).unwrap();
-    let mut pointer = [0u8; 10];
-    pointer[..2].copy_from_slice(&0xfffu16.to_le_bytes());
-    pointer[2..].copy_from_slice(&prepared.place.address("idt").to_le_bytes());
-    prepared
-        .machine
-        .ram()
-        .write(prepared.place.physical("idtr"), &pointer)
-        .unwrap();
-}
-
 #[test]
 fn the_guests_own_single_step_is_given_back() {
     let kvm = open();
@@ -310,7 +290,7 @@ fn the_guests_own_single_step_is_given_back() {
             ..config(1, &recorder)
         };
         let prepared = guest.prepare(&kvm, configuration).break_at(&["routine"]);
-        set_gate(&prepared, 1, "on_debug");
+        prepared.set_gate(1, "on_debug");
         let started = prepared.run();
         assert_eq!(recorder.calls().len(), 1, "{method}");
         assert_eq!(started.u32_at("steps", 0), 8, "{method}");
@@ -372,7 +352,7 @@ fn interrupts_between_a_hit_and_its_instruction_neither_lose_nor_invent_a_hit() 
             ..config(1, &recorder)
         };
         let prepared = guest.prepare(&kvm, configuration).break_at(&["routine"]);
-        set_gate(&prepared, 0x40, "on_timer");
+        prepared.set_gate(0x40, "on_timer");
         let started = prepared.run();
         let (calls, interrupts) = (started.u32_at("calls", 0), started.u32_at("interrupts", 0));
         println!(

@@ -23,6 +23,8 @@ const INT3: u8 = 0xcc;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Step {
     pub(super) from: u64,
+    /// RSP then.
+    pub(super) stack_pointer: u64,
     /// The guest had its own trap flag set.
     pub(super) guest_trap: bool,
     /// Interrupts wait until it is done.
@@ -37,6 +39,7 @@ impl Vcpu {
         if let Some(step) = stepped {
             self.set_guest_debug_for_hit(&self.debug.armed())?;
             self.restore_trap_flag(step);
+            self.clear_trap_flag_of_frame(step);
         }
         if exit.exception == BREAKPOINT_EXCEPTION {
             return self.on_int3();
@@ -200,6 +203,7 @@ impl Vcpu {
         count(&self.shared.cpus[self.index as usize].counters.steps);
         self.step = Some(Step {
             from,
+            stack_pointer: self.registers.rsp,
             guest_trap: self.registers.rflags & RFLAGS_TF != 0,
             block_interrupts,
         });

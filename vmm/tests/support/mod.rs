@@ -161,6 +161,22 @@ impl Prepared {
         self
     }
 
+    /// Sets vector `vector` of the guest's interrupt table at `idt`, and the pointer at `idtr`, to `handler`.
+    pub fn set_gate(&self, vector: u64, handler: &str) {
+        let target = self.place.address(handler);
+        let mut gate = [0u8; 16];
+        gate[..2].copy_from_slice(&(target as u16).to_le_bytes());
+        gate[2..6].copy_from_slice(&[0x10, 0, 0, 0x8e]);
+        gate[6..8].copy_from_slice(&((target >> 16) as u16).to_le_bytes());
+        gate[8..12].copy_from_slice(&((target >> 32) as u32).to_le_bytes());
+        let mut pointer = [0u8; 10];
+        pointer[..2].copy_from_slice(&0xfffu16.to_le_bytes());
+        pointer[2..].copy_from_slice(&self.place.address("idt").to_le_bytes());
+        let write = |place, bytes: &[u8]| self.machine.ram().write(place, bytes).unwrap();
+        write(self.place.physical("idt") + 16 * vector, &gate);
+        write(self.place.physical("idtr"), &pointer);
+    }
+
     pub fn start(self) -> Started {
         Started {
             machine: self.machine.start().unwrap(),
