@@ -260,8 +260,8 @@ impl MachineHandle {
         drop(control);
         for (cpu, motion) in (0..).zip(motions).filter(|_| paused) {
             if matches!(motion, Motion::Step { .. }) {
-                let taken = self.inspect(cpu, |cpu| cpu.take_back_interrupt());
-                taken.transpose()?;
+                let failed = self.inspect(cpu, |cpu| cpu.take_back_interrupt().err()).flatten();
+                failed.map_or(Ok(()), Err)?;
             }
         }
         self.shared.resume(motions);

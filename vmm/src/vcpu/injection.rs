@@ -55,7 +55,10 @@ mod tests {
     /// The bit of a vector in one of the two, counted as the manual does.
     fn bit(lapic: &kvm_lapic_state, register: usize, vector: usize) -> bool {
         let at = register + vector / 32 * 16;
-        let word: Vec<u8> = lapic.regs[at..at + 4].iter().map(|&byte| byte as u8).collect();
+        let word: Vec<u8> = lapic.regs[at..at + 4]
+            .iter()
+            .flat_map(|byte| byte.to_le_bytes())
+            .collect();
         u32::from_le_bytes(word.try_into().unwrap()) & (1 << (vector % 32)) != 0
     }
 
