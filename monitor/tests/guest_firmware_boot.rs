@@ -6,14 +6,19 @@
     reason = "a test that cannot go on has failed"
 )]
 
+#[path = "support/debugged.rs"]
+mod debugged;
+#[path = "support/rsp.rs"]
+mod rsp;
 mod support;
 
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
-use support::{Run, assert_found_once_at_its_place, assert_nothing_found, finish, images};
+use debugged::Debugged;
+use support::{Bug, Run, assert_found_once_at_its_place, assert_nothing_found, debugger_address, finish, images};
 
 /// A workload that is short enough for the lab, and reaches the error path.
 const WORKLOAD: &str = "ops=24 threads=2";
@@ -82,10 +87,9 @@ fn make_disk(directory: &Path, drivers: &[&str]) -> PathBuf {
     disk
 }
 
-/// Boots the disk and watches the driver that is named so.
-fn boot(drivers: &[&str], driver: &str, arguments: &[&str]) -> Run {
-    let directory = tempfile::tempdir().unwrap();
-    let disk = make_disk(directory.path(), drivers);
+/// Boots a disk with these drivers and watches the one that is named so.
+fn start(directory: &Path, drivers: &[&str], driver: &str, arguments: &[&str]) -> Child {
+    let disk = make_disk(directory, drivers);
     let mut command = Command::new(env!("CARGO_BIN_EXE_storlock"));
     command
         .args([
@@ -97,7 +101,7 @@ fn boot(drivers: &[&str], driver: &str, arguments: &[&str]) -> Run {
             "500s",
             "--report-dir",
         ])
-        .arg(directory.path().join("report"))
+        .arg(directory.join("report"))
         .arg("--disk")
         .arg(format!("{},snapshot", disk.display()))
         .args(["--driver", driver])
@@ -105,10 +109,25 @@ fn boot(drivers: &[&str], driver: &str, arguments: &[&str]) -> Run {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+/// To its end.
+fn boot(drivers: &[&str], driver: &str, arguments: &[&str]) -> Run {
+    let directory = tempfile::tempdir().unwrap();
+    let child = start(directory.path(), drivers, driver, arguments);
     Run {
-        output: finish(command.spawn().unwrap()),
+        output: finish(child),
         directory,
     }
+}
+
+/// What a driver of this name does wrong, and its file: the path gives the symbols, the guest knows nothing of it.
+fn buggy_driver() -> (Bug, PathBuf) {
+    let bug = *(support::BUGS.iter())
+        .find(|bug| bug.0 == "vdisk-release-on-error-path")
+        .unwrap();
+    (bug, images().join(format!("miniports/{}.sys", bug.0)))
 }
 
 fn errors(run: &Run) -> String {
@@ -120,15 +139,10 @@ fn a_bug_in_a_driver_that_firmware_boots_from_disk_is_found_at_its_place() {
     if !ground_boots_firmware() {
         return;
     }
-    let bug = support::BUGS
-        .iter()
-        .find(|bug| bug.0 == "vdisk-release-on-error-path")
-        .unwrap();
-    // The path of its file gives the symbols; the guest knows nothing of it.
-    let path = images().join(format!("miniports/{}.sys", bug.0));
+    let (bug, path) = buggy_driver();
     let run = boot(&[bug.0], path.to_str().unwrap(), &[]);
 
-    assert_found_once_at_its_place(bug, &run);
+    assert_found_once_at_its_place(&bug, &run);
     let report = run.report();
     let offset = report["violations"][0]["caller"]["offset"].as_u64().unwrap();
     assert!((0x1000..0x10000).contains(&offset), "{offset:#x}");
@@ -145,6 +159,41 @@ fn a_bug_in_a_driver_that_firmware_boots_from_disk_is_found_at_its_place() {
             .find(step)
             .unwrap_or_else(|| panic!("no {step:?} after {at} in: {errors}"));
     }
+}
+
+#[test]
+#[ignore = "a third boot: a minute"]
+fn gdb_is_there_from_the_reset_vector_to_the_violation() {
+    if !ground_boots_firmware() {
+        return;
+    }
+    let (bug, path) = buggy_driver();
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = ["--gdb", "127.0.0.1:0", "--gdb-wait"];
+    let mut child = start(directory.path(), &[bug.0], path.to_str().unwrap(), &arguments);
+    let run = Debugged {
+        address: debugger_address(directory.path(), &mut child),
+        child,
+        directory,
+    };
+    let text = run.gdb(
+        "p/x $rip\ncontinue\nmonitor storlock violation\ninfo sharedlibrary\nbt\n\
+         stepi\nstepi\nx/i $pc\ndelete\ncontinue\n",
+    );
+    let (start, rest) = text
+        .split_once("released but was not acquired")
+        .unwrap_or_else(|| panic!("{text}"));
+    assert!(start.contains("= 0xfff0"), "{text}");
+    assert!(
+        rest.contains("ntoskrnl.exe") && rest.contains(&format!("{}.sys", bug.0)),
+        "{text}"
+    );
+    assert!(
+        rest.contains("VdiskTransfer (") && rest.contains("miniports/vdisk/media.c:"),
+        "{text}"
+    );
+    assert!(text.contains("exited normally"), "{text}");
+    assert_found_once_at_its_place(&bug, &run.end());
 }
 
 #[test]
