@@ -108,22 +108,19 @@ fn build_of(headers: &[u8]) -> (Vec<u8>, Vec<u8>) {
     )
 }
 
+/// The arguments of a short run that writes its dump there.
+fn dumping_to(path: &Path) -> [&str; 6] {
+    let path = path.to_str().unwrap();
+    ["--seed", "7", "--append", SHORT, "--dump-on-violation", path]
+}
+
 #[test]
 fn the_first_violation_is_dumped_and_the_run_goes_on() {
     let files = tempfile::tempdir().unwrap();
     let (path, recording) = (files.path().join("x.dmp"), files.path().join("run.rec"));
     let run = run(
         MINIPORT,
-        &[
-            "--seed",
-            "7",
-            "--append",
-            SHORT,
-            "--dump-on-violation",
-            path.to_str().unwrap(),
-            "--record",
-            recording.to_str().unwrap(),
-        ],
+        &[&dumping_to(&path)[..], &["--record", recording.to_str().unwrap()]].concat(),
     );
     assert_found_once_at_its_place(bug(), &run);
     assert_replays_to_the_same_report(&run, &recording);
@@ -184,18 +181,7 @@ fn every_page_and_every_processor_is_as_a_debugger_sees_the_stopped_machine() {
     let files = tempfile::tempdir().unwrap();
     let path = files.path().join("x.dmp");
     let directory = tempfile::tempdir().unwrap();
-    let arguments = [
-        "--gdb",
-        "127.0.0.1:0",
-        "--seed",
-        "7",
-        "--append",
-        SHORT,
-        "--memory",
-        SMALL,
-        "--dump-on-violation",
-        path.to_str().unwrap(),
-    ];
+    let arguments = [&dumping_to(&path)[..], &["--gdb", "127.0.0.1:0", "--memory", SMALL]].concat();
     let mut child = command(directory.path(), MINIPORT, &arguments)
         .stdout(Stdio::null())
         .spawn()
@@ -274,21 +260,8 @@ fn physical(client: &mut Client, address: u64, length: usize) -> Vec<u8> {
 fn a_debugger_that_only_wants_reports_is_not_told_of_the_stop_for_the_dump() {
     let files = tempfile::tempdir().unwrap();
     let path = files.path().join("x.dmp");
-    let run = run(
-        MINIPORT,
-        &[
-            "--gdb",
-            "127.0.0.1:0",
-            "--on-violation",
-            "report",
-            "--seed",
-            "7",
-            "--append",
-            SHORT,
-            "--dump-on-violation",
-            path.to_str().unwrap(),
-        ],
-    );
+    let debugged = ["--gdb", "127.0.0.1:0", "--on-violation", "report"];
+    let run = run(MINIPORT, &[&dumping_to(&path)[..], &debugged].concat());
     assert_found_once_at_its_place(bug(), &run);
     assert_eq!(Dump::open(&path).parser.headers().bug_check_code, CODE);
 }
@@ -298,15 +271,7 @@ fn a_dump_that_does_not_fit_is_told_and_the_run_goes_on_to_a_whole_report() {
     let files = tempfile::tempdir().unwrap();
     let path = files.path().join("x.dmp");
     let directory = tempfile::tempdir().unwrap();
-    let arguments = [
-        "--seed",
-        "7",
-        "--append",
-        SHORT,
-        "--dump-on-violation",
-        path.to_str().unwrap(),
-    ];
-    let storlock = command(directory.path(), MINIPORT, &arguments);
+    let storlock = command(directory.path(), MINIPORT, &dumping_to(&path));
     // No file may become larger than 4 MiB, which is as good as a full disk for what is larger.
     let mut limited = Command::new("sh");
     limited
@@ -342,10 +307,7 @@ fn without_a_violation_there_is_no_dump_and_an_earlier_one_is_gone() {
     let files = tempfile::tempdir().unwrap();
     let path = files.path().join("x.dmp");
     fs::write(&path, "an earlier one").unwrap();
-    let run = run(
-        "nvme-ok",
-        &["--append", SHORT, "--dump-on-violation", path.to_str().unwrap()],
-    );
+    let run = run("nvme-ok", &dumping_to(&path));
     assert_nothing_found(&run);
     assert_eq!(run.report()["dump"], Value::Null, "{run}");
     assert_eq!(fs::read_dir(files.path()).unwrap().count(), 0, "{run}");

@@ -17,7 +17,7 @@ use pc::{
     machine_interrupted_by, machine_of, run_to,
 };
 use storlock_vmm::boot::LinuxRequest;
-use storlock_vmm::machine::MachineConfig;
+use storlock_vmm::machine::{Machine, MachineConfig};
 use storlock_vmm::storage::backend::ImageOptions;
 use storlock_vmm::storage::nvme::InterruptKind;
 
@@ -39,6 +39,19 @@ fn make_disk(path: &std::path::Path) -> Vec<u8> {
     pattern
 }
 
+/// Loads Debian's kernel with a first process that does `body`, and has the pattern in a file.
+fn boot(machine: &mut Machine, body: &str, pattern: &[u8]) {
+    let kernel = DebianKernel::find();
+    let init = format!("{PROLOGUE}{body}");
+    machine
+        .boot_linux(&LinuxRequest {
+            kernel: kernel.image(),
+            initrd: Some(kernel.initramfs(&["nvme"], &init, &[("pattern", pattern)])),
+            command_line: "console=ttyS0 quiet".into(),
+        })
+        .unwrap();
+}
+
 #[test]
 fn debians_kernel_boots_directly_uses_the_disk_and_switches_off() {
     if !ground_runs_operating_systems() {
@@ -55,20 +68,9 @@ $B printf '{mark}' >/tmp/mark
 $B dd if=/tmp/mark of=/dev/nvme0n1 bs=4k seek={MARK_BLOCK} conv=fsync,sync 2>/dev/null && echo "mark: written"
 "#
     );
-    let kernel = DebianKernel::find();
     let console = Console::default();
     let mut machine = machine(2, 512, &disk, &console);
-    machine
-        .boot_linux(&LinuxRequest {
-            kernel: kernel.image(),
-            initrd: Some(kernel.initramfs(
-                &["nvme"],
-                &format!("{PROLOGUE}{body}{REPORT}$B poweroff -f\n"),
-                &[("pattern", &pattern)],
-            )),
-            command_line: "console=ttyS0 quiet".into(),
-        })
-        .unwrap();
+    boot(&mut machine, &format!("{body}{REPORT}$B poweroff -f\n"), &pattern);
     run_to(machine, &console, "power-off");
     let said = console.text();
     let wanted = ["pattern: right", "mark: written", "processors: 2", "vendor: Storlock"];
@@ -93,7 +95,6 @@ $B dd if=/dev/nvme0n1 bs=64k count=16 2>/dev/null | $B cmp - /pattern && echo "p
 $B grep nvme /proc/interrupts | $B sed 's/^/interrupt: /'
 "#;
     for (kind, chip) in [(InterruptKind::Msi, "PCI-MSI"), (InterruptKind::Intx, "IO-APIC")] {
-        let kernel = DebianKernel::find();
         let console = Console::default();
         let config = MachineConfig {
             cpus: 2,
@@ -101,17 +102,7 @@ $B grep nvme /proc/interrupts | $B sed 's/^/interrupt: /'
             ..MachineConfig::default()
         };
         let mut machine = machine_interrupted_by(kind, config, &[(&disk, ImageOptions::default())], &console);
-        machine
-            .boot_linux(&LinuxRequest {
-                kernel: kernel.image(),
-                initrd: Some(kernel.initramfs(
-                    &["nvme"],
-                    &format!("{PROLOGUE}{body}{REPORT}$B poweroff -f\n"),
-                    &[("pattern", &pattern)],
-                )),
-                command_line: "console=ttyS0 quiet".into(),
-            })
-            .unwrap();
+        boot(&mut machine, &format!("{body}{REPORT}$B poweroff -f\n"), &pattern);
         run_to(machine, &console, "power-off");
         let said = console.text();
         let interrupt = said.lines().find(|line| line.starts_with("interrupt: "));
@@ -133,9 +124,7 @@ fn linux_finds_hyper_v_on_four_processors_and_reboots() {
     }
     let directory = tempfile::tempdir().unwrap();
     let disk = directory.path().join("disk");
-    make_disk(&disk);
-    let init = format!("{PROLOGUE}\n$B dmesg | $B grep -i hyper\n{REPORT}$B reboot -f\n");
-    let kernel = DebianKernel::find();
+    let pattern = make_disk(&disk);
     let console = Console::default();
     let config = MachineConfig {
         cpus: 4,
@@ -144,13 +133,8 @@ fn linux_finds_hyper_v_on_four_processors_and_reboots() {
         ..MachineConfig::default()
     };
     let mut machine = machine_of(config, &disk, &console);
-    machine
-        .boot_linux(&LinuxRequest {
-            kernel: kernel.image(),
-            initrd: Some(kernel.initramfs(&["nvme"], &init, &[])),
-            command_line: "console=ttyS0 quiet".into(),
-        })
-        .unwrap();
+    let body = format!("$B dmesg | $B grep -i hyper\n{REPORT}$B reboot -f\n");
+    boot(&mut machine, &body, &pattern);
     run_to(machine, &console, "reset");
     let said = console.text();
     for line in [
