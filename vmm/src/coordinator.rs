@@ -9,24 +9,24 @@
 //! not know registers or exits.
 #![forbid(unsafe_code)]
 
+mod in_force;
+mod restart;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::VmFd;
 
 use crate::bus::Bus;
-use crate::debug::{
-    Breakpoint, BreakpointError, DebugHandler, Motion, StoppedCpu, Trap, TrapError, TrapKind, check_breakpoints,
-    check_traps, fitting,
-};
+use crate::debug::{Breakpoint, DebugHandler, Motion, StoppedCpu, Trap};
 use crate::devices::GuestClock;
 use crate::error::Error;
 use crate::exit::{CpuStatistics, ExitReason};
 use crate::machine::DeviceWorker;
 use crate::memory::GuestRam;
-use crate::power_on::{PoweredChips, PoweredCpu};
+pub(crate) use restart::Restart;
 
 /// Something to do on a parked vCPU's thread.
 pub(crate) type Job = Box<dyn FnOnce(&mut StoppedCpu<'_>) + Send>;
@@ -71,21 +71,6 @@ pub(crate) struct Control {
     pub(crate) epoch: u64,
     /// One for each vCPU.
     pub(crate) cpus: Vec<CpuControl>,
-}
-
-impl Control {
-    /// Where INT3 has to be for the traps.
-    fn wanted_patches(&self) -> Vec<u64> {
-        let patches = self.traps.iter().filter(|trap| trap.needs_patch(&self.breakpoints));
-        patches
-            .filter_map(|trap| self.places.get(&trap.address).copied())
-            .collect()
-    }
-
-    /// Whether the place of a trap by INT3 is known.
-    pub(crate) fn has_place(&self, address: u64) -> bool {
-        self.places.contains_key(&address)
-    }
 }
 
 /// The locked part of one vCPU's state.
@@ -162,19 +147,6 @@ pub(crate) struct Shared {
     pub(crate) restart: OnceLock<Restart>,
     control: Mutex<Control>,
     changed: Condvar,
-}
-
-/// What a reset needs that goes on with the run.
-pub(crate) struct Restart {
-    /// All vCPUs after power-on.
-    pub(crate) cpus: Vec<PoweredCpu>,
-    pub(crate) chips: PoweredChips,
-    /// MSRs whose writes exit from the start.
-    pub(crate) msr_exits: Vec<u32>,
-    /// Whether a triple fault is a reset.
-    pub(crate) at_triple_fault: bool,
-    /// Resets carried out.
-    pub(crate) count: AtomicU64,
 }
 
 /// What a vCPU thread is to do before it enters the guest again.
@@ -345,78 +317,6 @@ impl Shared {
         }
     }
 
-    /// Puts a set of breakpoints in force and waits until no vCPU executes guest code under the old one. `caller` is the
-    /// vCPU whose thread calls, if it is one.
-    pub(crate) fn set_breakpoints(&self, set: &[Breakpoint], caller: Option<u32>) -> Result<(), BreakpointError> {
-        check_breakpoints(set)?;
-        let mut control = self.lock();
-        control.breakpoints = set.to_vec();
-        let kept = fitting(set, &control.traps);
-        let lost = control.traps.len() - kept.len();
-        control.traps = kept;
-        self.put_in_force(control, caller);
-        if lost > 0 {
-            self.request(Phase::Paused, Some(ExitReason::TrapsLost { count: lost }));
-        }
-        Ok(())
-    }
-
-    /// Puts traps in force beside the breakpoints, as [`Self::set_breakpoints`] does those. `places` says where in
-    /// guest-physical memory the addresses of traps by INT3 lie that were not in force.
-    pub(crate) fn set_traps(&self, traps: &[Trap], places: HashMap<u64, u64>) -> Result<(), TrapError> {
-        let mut control = self.lock();
-        check_traps(&control.breakpoints, traps)?;
-        control.places.extend(places);
-        let patches = || traps.iter().filter(|trap| trap.kind == TrapKind::Patch);
-        if let Some(lost) = patches().find(|trap| !control.places.contains_key(&trap.address)) {
-            return Err(TrapError::NotMapped(lost.address));
-        }
-        control
-            .places
-            .retain(|address, _| patches().any(|trap| trap.address == *address));
-        control.traps = traps.to_vec();
-        self.put_in_force(control, None);
-        Ok(())
-    }
-
-    /// Makes the breakpoints and traps in `control` those in force on every vCPU, and writes INT3 where it is wanted and
-    /// nowhere else. A vCPU that meets one knows of it, and one that has met one that is gone sees that it is.
-    fn put_in_force(&self, mut control: MutexGuard<'_, Control>, caller: Option<u32>) {
-        let wanted = control.wanted_patches();
-        control.patched.retain(|place| {
-            let stays = wanted.contains(place);
-            if !stays {
-                self.ram.unpatch(*place);
-            }
-            stays
-        });
-        self.settle(control, caller);
-        let mut control = self.lock();
-        // Somebody else may have asked for something else meanwhile.
-        for place in control.wanted_patches() {
-            if !control.patched.contains(&place) && self.ram.patch(place).is_ok() {
-                control.patched.push(place);
-            }
-        }
-    }
-
-    /// Makes the set in `control` a new one and waits until no vCPU executes guest code under an old one.
-    fn settle(&self, mut control: MutexGuard<'_, Control>, caller: Option<u32>) {
-        control.epoch += 1;
-        let epoch = control.epoch;
-        self.call_attention(&control, caller);
-        if let Some(caller) = caller.and_then(|caller| self.cpus.get(caller as usize)) {
-            caller.attention.store(true, Ordering::SeqCst);
-        }
-        let settled = |control: &mut Control| {
-            self.cpus
-                .iter()
-                .zip(&control.cpus)
-                .all(|(cpu, locked)| locked.epoch >= epoch || !cpu.in_guest.load(Ordering::SeqCst))
-        };
-        drop(self.wait_until(control, None, settled));
-    }
-
     /// Says what each vCPU does when the machine goes on, and lets it.
     pub(crate) fn resume(&self, motions: &[Motion]) {
         let mut control = self.lock();
@@ -509,56 +409,6 @@ impl Shared {
                 }
             }
         }
-    }
-
-    /// Takes the machine, in which nothing moves, back to the state after power-on. RAM keeps its content, breakpoints are
-    /// gone, traps stay. Devices are reset on the first vCPU's thread, which may do what that needs.
-    fn restart(self: &Arc<Self>) {
-        let Some(restart) = self.restart.get() else { return };
-        let mut control = self.lock();
-        control.breakpoints.clear();
-        control.epoch += 1;
-        control.cpus.iter_mut().for_each(|cpu| cpu.motion = Motion::default());
-        drop(control);
-        // The first vCPU last: its handler call is to see all others reset.
-        for index in (0..self.cpus.len()).rev() {
-            let this = Arc::clone(self);
-            let (sender, receiver) = mpsc::channel();
-            let job = move |cpu: &mut StoppedCpu<'_>| {
-                // The receiver waits below.
-                let _ = sender.send(this.restart_cpu(cpu));
-            };
-            let done = self.enqueue(index as u32, Box::new(job)).then(|| receiver.recv());
-            if let Some(Ok(Err(error))) = done {
-                return self.request(Phase::Paused, Some(ExitReason::Failed(Arc::new(error))));
-            }
-        }
-        restart.count.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// The part of one vCPU, on its thread.
-    fn restart_cpu(&self, cpu: &mut StoppedCpu<'_>) -> Result<(), Error> {
-        let Some(restart) = self.restart.get() else {
-            return Ok(());
-        };
-        let index = cpu.index();
-        if index == 0 {
-            self.pio.reset();
-            self.mmio.reset();
-            restart.chips.restore(&self.vm)?;
-        }
-        if let Some(powered) = restart.cpus.get(index as usize) {
-            cpu.power_on(powered)?;
-        }
-        if index == 0 {
-            if !restart.msr_exits.is_empty() {
-                crate::msr::set_filter(&self.vm, &restart.msr_exits)?;
-            }
-            if let Some(handler) = &self.handler {
-                handler.reset(cpu);
-            }
-        }
-        Ok(())
     }
 
     /// Waits until every vCPU is parked (or gone) and every worker quiescent.

@@ -1,0 +1,79 @@
+//! A reset of the guest that goes on with the run.
+//!
+//! The coordinator thread has collected everything; the vCPUs are taken back to power-on on their own threads. RAM keeps its
+//! content.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+
+use super::{Phase, Shared};
+use crate::debug::{Motion, StoppedCpu};
+use crate::error::Error;
+use crate::exit::ExitReason;
+use crate::power_on::{PoweredChips, PoweredCpu};
+
+/// What a reset needs that goes on with the run.
+pub(crate) struct Restart {
+    /// All vCPUs after power-on.
+    pub(crate) cpus: Vec<PoweredCpu>,
+    pub(crate) chips: PoweredChips,
+    /// MSRs whose writes exit from the start.
+    pub(crate) msr_exits: Vec<u32>,
+    /// Whether a triple fault is a reset.
+    pub(crate) at_triple_fault: bool,
+    /// Resets carried out.
+    pub(crate) count: AtomicU64,
+}
+
+impl Shared {
+    /// Takes the machine, in which nothing moves, back to the state after power-on. RAM keeps its content, breakpoints are
+    /// gone, traps stay. Devices are reset on the first vCPU's thread, which may do what that needs.
+    pub(super) fn restart(self: &Arc<Self>) {
+        let Some(restart) = self.restart.get() else { return };
+        let mut control = self.lock();
+        control.breakpoints.clear();
+        control.epoch += 1;
+        control.cpus.iter_mut().for_each(|cpu| cpu.motion = Motion::default());
+        drop(control);
+        // The first vCPU last: its handler call is to see all others reset.
+        for index in (0..self.cpus.len()).rev() {
+            let this = Arc::clone(self);
+            let (sender, receiver) = mpsc::channel();
+            let job = move |cpu: &mut StoppedCpu<'_>| {
+                // The receiver waits below.
+                let _ = sender.send(this.restart_cpu(cpu));
+            };
+            let done = self.enqueue(index as u32, Box::new(job)).then(|| receiver.recv());
+            if let Some(Ok(Err(error))) = done {
+                return self.request(Phase::Paused, Some(ExitReason::Failed(Arc::new(error))));
+            }
+        }
+        restart.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The part of one vCPU, on its thread.
+    fn restart_cpu(&self, cpu: &mut StoppedCpu<'_>) -> Result<(), Error> {
+        let Some(restart) = self.restart.get() else {
+            return Ok(());
+        };
+        let index = cpu.index();
+        if index == 0 {
+            self.pio.reset();
+            self.mmio.reset();
+            restart.chips.restore(&self.vm)?;
+        }
+        if let Some(powered) = restart.cpus.get(index as usize) {
+            cpu.power_on(powered)?;
+        }
+        if index == 0 {
+            if !restart.msr_exits.is_empty() {
+                crate::msr::set_filter(&self.vm, &restart.msr_exits)?;
+            }
+            if let Some(handler) = &self.handler {
+                handler.reset(cpu);
+            }
+        }
+        Ok(())
+    }
+}
