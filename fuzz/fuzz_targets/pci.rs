@@ -151,6 +151,9 @@ fuzz_target!(|steps: Vec<Step>| {
     for step in steps.iter().take(256) {
         bench.step(step);
         let by_message = bench.interrupts.mode() != InterruptMode::Intx;
-        assert!(!(by_message && bench.line.0.load(Ordering::Relaxed)), "one way at a time");
+        assert!(
+            !(by_message && bench.line.0.load(Ordering::Relaxed)),
+            "one way at a time"
+        );
     }
 });

@@ -21,15 +21,38 @@ const WRITABLE_LENGTH: usize = 28;
 
 #[derive(Debug, Arbitrary)]
 enum Step {
-    Out { port: Port, data: [u8; 8], length: u8 },
-    In { port: Port, length: u8 },
-    FlashWrite { offset: u16, data: [u8; 8], length: u8 },
-    FlashRead { offset: u16, length: u8 },
+    Out {
+        port: Port,
+        data: [u8; 8],
+        length: u8,
+    },
+    In {
+        port: Port,
+        length: u8,
+    },
+    FlashWrite {
+        offset: u16,
+        data: [u8; 8],
+        length: u8,
+    },
+    FlashRead {
+        offset: u16,
+        length: u8,
+    },
     /// A request to the firmware configuration device, in memory and then by its address.
-    Request { control: u32, length: u32, address: u64, at: u32 },
+    Request {
+        control: u32,
+        length: u32,
+        address: u64,
+        at: u32,
+    },
     Pass(u32),
     PressPowerButton,
-    Pin { slot: u8, pin: u8, asserted: bool },
+    Pin {
+        slot: u8,
+        pin: u8,
+        asserted: bool,
+    },
 }
 
 /// Ports that are in use are worth more than others.
