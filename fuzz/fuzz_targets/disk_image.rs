@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use storlock_vmm::storage::backend::{Backend, ImageBackend, ImageFormat, ImageOptions};
+use vm_memory::VolatileSlice;
 
 /// A directory of this process in memory; the fuzzer ends by exiting, so the next one with this number takes it over.
 static DIRECTORY: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -47,6 +48,9 @@ fuzz_target!(|data: &[u8]| {
         let length = block.len().min((disk.len() - offset) as usize);
         let _ = disk.read(offset, &mut block[..length]);
         let _ = disk.write(offset, &block[..length]);
+        let guest = [VolatileSlice::from(&mut block[..length])];
+        let _ = disk.read_into(offset, &guest);
+        let _ = disk.write_from(offset, &guest);
         let _ = disk.write_zeroes(offset, length as u64, place % 2 == 0);
     }
     let _ = disk.discard(0, disk.len().min(1 << 20));

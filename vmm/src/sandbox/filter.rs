@@ -57,6 +57,9 @@ fn further(kind: ThreadKind) -> &'static [libc::c_long] {
         ThreadKind::Worker => &[
             libc::SYS_pread64,
             libc::SYS_pwrite64,
+            // Between a disk image and the guest's memory.
+            libc::SYS_preadv,
+            libc::SYS_pwritev,
             libc::SYS_fdatasync,
             libc::SYS_fallocate,
             // Where a disk image ends, to see that nobody has cut it.

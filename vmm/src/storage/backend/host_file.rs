@@ -21,9 +21,10 @@ use imago::Storage;
 use imago::io_buffers::{IoVector, IoVectorMut};
 use imago::storage::PreallocateMode;
 use imago::storage::drivers::CommonStorageHelper;
+use vm_memory::VolatileSlice;
 use vmm_sys_util::fallocate::{FallocateMode, fallocate};
 
-use super::{OpenError, file_lock};
+use super::{OpenError, file_lock, shared_memory};
 
 /// A file, locked against a second user for as long as it is open.
 #[derive(Debug)]
@@ -180,18 +181,49 @@ impl HostFile {
         let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) else {
             return Ok(());
         };
-        let (end, size) = (offset + done as u64, self.length());
-        // A range may reach behind the end, and begin there by as much as the format allows.
-        if end < size || (done == 0 && offset >= size.next_multiple_of(self.slack)) {
+        self.check_end(offset, done as u64)?;
+        rest.fill(0);
+        Ok(())
+    }
+
+    /// As a read of this file by imago, into memory that others may access meanwhile.
+    pub(super) fn fill_shared(&self, target: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
+        if self.cut.load(Ordering::Relaxed) {
             return Err(self.short());
         }
-        rest.fill(0);
+        let (done, length) = (
+            shared_memory::read_at(&self.file, target, offset)?,
+            shared_memory::length(target),
+        );
+        if done < length {
+            self.check_end(offset, done)?;
+            let rest = shared_memory::part(target, done, length - done);
+            shared_memory::scatter(&vec![0; (length - done) as usize], &rest);
+        }
+        Ok(())
+    }
+
+    /// A read from `offset` has found `done` bytes and no more. A range may reach behind the end, and begin there by as much as
+    /// the format allows.
+    fn check_end(&self, offset: u64, done: u64) -> io::Result<()> {
+        let size = self.length();
+        if offset + done < size || (done == 0 && offset >= size.next_multiple_of(self.slack)) {
+            return Err(self.short());
+        }
         Ok(())
     }
 
     fn store(&self, data: &[u8], offset: u64) -> io::Result<()> {
         let end = self.end(offset, data.len() as u64)?;
         self.file.write_all_at(data, offset)?;
+        self.size.fetch_max(end, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// As a write to this file by imago, from memory that others may access meanwhile.
+    pub(super) fn store_shared(&self, source: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
+        let end = self.end(offset, shared_memory::length(source))?;
+        shared_memory::write_all_at(&self.file, source, offset)?;
         self.size.fetch_max(end, Ordering::Relaxed);
         Ok(())
     }

@@ -14,9 +14,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use imago::{Mapping, StorageExt};
+use vm_memory::VolatileSlice;
 
 use super::layers::{self, Image};
-use super::{Backend, BackendError, ImageFormat, OpenError, check_range};
+use super::{Backend, BackendError, ImageFormat, OpenError, check_range, shared_memory};
 
 /// How an image is opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -150,6 +151,45 @@ fn zero_in_place(image: &Image, offset: u64, length: u64) -> io::Result<()> {
     })
 }
 
+/// Reads from the files that the range lies in straight into `target`; what is in none of them as it is (compressed, say)
+/// takes the way through a buffer.
+fn read_into(image: &Image, offset: u64, target: &[VolatileSlice<'_>]) -> io::Result<()> {
+    let mut done = 0;
+    for_each_piece(image, offset, shared_memory::length(target), |mapping, length| {
+        let piece = shared_memory::part(target, done, length);
+        let at = offset + done;
+        done += length;
+        if let Mapping::Raw { storage, offset, .. } = mapping {
+            return storage.fill_shared(&piece, offset);
+        }
+        let mut data = vec![0; length as usize];
+        image.read(&mut data[..], at)?;
+        shared_memory::scatter(&data, &piece);
+        Ok(())
+    })?;
+    if done < shared_memory::length(target) {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(())
+}
+
+/// Writes straight to the file if the whole range has its place in it already.
+fn write_from(image: &Image, offset: u64, source: &[VolatileSlice<'_>]) -> io::Result<()> {
+    let length = shared_memory::length(source);
+    match image.get_mapping(offset, length)? {
+        (
+            Mapping::Raw {
+                storage,
+                offset,
+                writable: true,
+                ..
+            },
+            mapped,
+        ) if mapped == length => storage.store_shared(source, offset),
+        _ => image.write(&shared_memory::gathered(source)[..], offset),
+    }
+}
+
 impl Backend for ImageBackend {
     fn len(&self) -> u64 {
         self.length
@@ -167,6 +207,16 @@ impl Backend for ImageBackend {
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), BackendError> {
         self.check_writable(offset, data.len() as u64)?;
         self.with(|image| image.write(data, offset))
+    }
+
+    fn read_into(&mut self, offset: u64, target: &[VolatileSlice<'_>]) -> Result<(), BackendError> {
+        check_range(self.length, offset, shared_memory::length(target))?;
+        self.with(|image| read_into(image, offset, target))
+    }
+
+    fn write_from(&mut self, offset: u64, source: &[VolatileSlice<'_>]) -> Result<(), BackendError> {
+        self.check_writable(offset, shared_memory::length(source))?;
+        self.with(|image| write_from(image, offset, source))
     }
 
     fn flush(&mut self) -> Result<(), BackendError> {

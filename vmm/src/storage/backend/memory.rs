@@ -3,7 +3,9 @@
 //! It knows nothing but its bytes. Used by tests and by runs that need no disk image.
 #![forbid(unsafe_code)]
 
-use super::{Backend, BackendError, check_range};
+use vm_memory::VolatileSlice;
+
+use super::{Backend, BackendError, check_range, shared_memory};
 
 const PAGE: usize = 4096;
 static ZEROES: [u8; PAGE] = [0; PAGE];
@@ -62,6 +64,16 @@ impl Backend for MemoryBackend {
 
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), BackendError> {
         self.writable(offset, data.len() as u64)?.copy_from_slice(data);
+        Ok(())
+    }
+
+    fn read_into(&mut self, offset: u64, target: &[VolatileSlice<'_>]) -> Result<(), BackendError> {
+        shared_memory::scatter(self.range(offset, shared_memory::length(target))?, target);
+        Ok(())
+    }
+
+    fn write_from(&mut self, offset: u64, source: &[VolatileSlice<'_>]) -> Result<(), BackendError> {
+        shared_memory::gather(source, self.writable(offset, shared_memory::length(source))?);
         Ok(())
     }
 

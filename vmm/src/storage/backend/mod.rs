@@ -10,9 +10,12 @@ mod image;
 mod layers;
 mod memory;
 mod open_error;
+mod shared_memory;
 mod watched;
 
 use std::io;
+
+use vm_memory::VolatileSlice;
 
 pub use file_lock::lock_for_writing;
 pub use format::ImageFormat;
@@ -77,6 +80,25 @@ pub trait Backend: Send {
     /// # Errors
     /// Read-only, no space, the range does not fit, or the host failed.
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), BackendError>;
+
+    /// Reads from `offset` into memory that others may access meanwhile. After a failure some of it may have been written.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    fn read_into(&mut self, offset: u64, target: &[VolatileSlice<'_>]) -> Result<(), BackendError> {
+        let mut data = vec![0; shared_memory::length(target) as usize];
+        self.read(offset, &mut data)?;
+        shared_memory::scatter(&data, target);
+        Ok(())
+    }
+
+    /// Stores at `offset` what is in memory that others may access meanwhile.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write).
+    fn write_from(&mut self, offset: u64, source: &[VolatileSlice<'_>]) -> Result<(), BackendError> {
+        self.write(offset, &shared_memory::gathered(source))
+    }
 
     /// Makes everything written so far durable.
     ///

@@ -6,6 +6,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use vm_memory::VolatileSlice;
+
 use super::{Backend, BackendError};
 
 /// What has gone wrong so far, shared between a [`WatchedBackend`] and whoever asks.
@@ -74,6 +76,14 @@ impl<B: Backend> Backend for WatchedBackend<B> {
 
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), BackendError> {
         self.failures.note(self.inner.write(offset, data))
+    }
+
+    fn read_into(&mut self, offset: u64, target: &[VolatileSlice<'_>]) -> Result<(), BackendError> {
+        self.failures.note(self.inner.read_into(offset, target))
+    }
+
+    fn write_from(&mut self, offset: u64, source: &[VolatileSlice<'_>]) -> Result<(), BackendError> {
+        self.failures.note(self.inner.write_from(offset, source))
     }
 
     fn flush(&mut self) -> Result<(), BackendError> {

@@ -75,7 +75,7 @@ pub struct Controller {
     bus_master: bool,
     // Room that is kept between commands; without meaning from one to the next.
     pub(super) buffer: Vec<u8>,
-    segments: Vec<Segment>,
+    pub(super) segments: Vec<Segment>,
     pub(super) written_doorbells: Vec<(usize, u16)>,
 }
 
@@ -432,7 +432,7 @@ impl Controller {
         Ok(data)
     }
 
-    fn find_segments(&mut self, command: &SubmissionEntry, length: usize) -> Result<(), Failure> {
+    pub(super) fn find_segments(&mut self, command: &SubmissionEntry, length: usize) -> Result<(), Failure> {
         let (prp1, prp2) = (command.prp1.get(), command.prp2.get());
         prp::walk(&*self.memory, prp1, prp2, length, &mut self.segments).map_err(|status| {
             if status == Status::PRP_OFFSET_INVALID {

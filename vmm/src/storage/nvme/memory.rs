@@ -4,7 +4,9 @@
 
 use std::sync::atomic::Ordering;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions, VolatileSlice};
+
+use super::prp::Segment;
 
 /// An address range that is not (wholly) guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +30,12 @@ pub trait DmaMemory: Send {
     /// Part of the range is not memory; the part in front of it may have been written.
     fn write(&self, address: u64, data: &[u8]) -> Result<(), NotMemory>;
 
+    /// The memory of all segments, to be accessed without a copy in between.
+    ///
+    /// # Errors
+    /// One of them is not (wholly) memory.
+    fn slices(&self, segments: &[Segment]) -> Result<Vec<VolatileSlice<'_>>, NotMemory>;
+
     /// Reads a naturally aligned dword; what the guest wrote before it stored that dword is visible afterwards.
     ///
     /// # Errors
@@ -41,7 +49,7 @@ pub trait DmaMemory: Send {
     fn store(&self, address: u64, value: u32) -> Result<(), NotMemory>;
 }
 
-impl<M: GuestMemory + Send> DmaMemory for M {
+impl<M: GuestMemory<Bitmap = ()> + Send> DmaMemory for M {
     fn contains(&self, address: u64, length: usize) -> bool {
         self.check_range(GuestAddress(address), length, Permissions::ReadWrite)
     }
@@ -52,6 +60,20 @@ impl<M: GuestMemory + Send> DmaMemory for M {
 
     fn write(&self, address: u64, data: &[u8]) -> Result<(), NotMemory> {
         self.write_slice(data, GuestAddress(address)).map_err(|_| NotMemory)
+    }
+
+    fn slices(&self, segments: &[Segment]) -> Result<Vec<VolatileSlice<'_>>, NotMemory> {
+        let mut slices = Vec::with_capacity(segments.len());
+        for segment in segments {
+            let (address, length) = (GuestAddress(segment.address), segment.length);
+            for slice in self
+                .get_slices(address, length, Permissions::ReadWrite)
+                .map_err(|_| NotMemory)?
+            {
+                slices.push(slice.map_err(|_| NotMemory)?);
+            }
+        }
+        Ok(slices)
     }
 
     fn load(&self, address: u64) -> Result<u32, NotMemory> {

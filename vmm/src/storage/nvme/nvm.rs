@@ -9,7 +9,7 @@ use super::controller::{Controller, Namespace};
 use super::identify::MAX_TRANSFER;
 use super::media::ByteRange;
 use super::status::{Failure, Status};
-use crate::storage::backend::{Backend, BackendError};
+use crate::storage::backend::BackendError;
 
 const NSID_ALL: u32 = 0xffff_ffff;
 /// CDW12 of the commands with a range.
@@ -105,11 +105,13 @@ impl Controller {
         let (index, namespace) = self.namespace(command.namespace_id.get())?;
         let range = transfer_range(namespace, command)?;
         self.prepare_reading(index, command)?;
-        let mut data = std::mem::take(&mut self.buffer);
-        let result = self.load(index, range, &mut data).map_err(Failure::from);
-        let result = result.and_then(|()| self.send(command, &data));
-        self.buffer = data;
-        result?;
+        self.check_readable(index, range)?;
+        self.find_segments(command, range.length as usize)?;
+        let target = self.memory.slices(&self.segments);
+        let target = target.map_err(|_| Status::DATA_TRANSFER_ERROR)?;
+        let result = self.namespaces[index].backend.read_into(range.offset, &target);
+        drop(target);
+        self.settle(result, read_status)?;
         self.state.counters.reads += 1;
         self.state.counters.sectors_read += range.length / 512;
         Ok(0)
@@ -145,12 +147,17 @@ impl Controller {
 
     /// Reads the range, whose length `data` takes.
     pub(super) fn load(&mut self, index: usize, range: ByteRange, data: &mut Vec<u8>) -> Result<(), Status> {
-        if self.state.media[index].is_unreadable(range) {
-            return Err(Status::UNRECOVERED_READ_ERROR);
-        }
+        self.check_readable(index, range)?;
         data.resize(range.length as usize, 0);
         let result = self.namespaces[index].backend.read(range.offset, data);
         self.settle(result, read_status)
+    }
+
+    fn check_readable(&self, index: usize, range: ByteRange) -> Result<(), Status> {
+        if self.state.media[index].is_unreadable(range) {
+            return Err(Status::UNRECOVERED_READ_ERROR);
+        }
+        Ok(())
     }
 
     /// Write Uncorrectable (section 6.16): reading the blocks fails until they are written.
@@ -162,30 +169,21 @@ impl Controller {
         Ok(0)
     }
 
-    /// Changes a range with what the backend is asked for; blocks that were unreadable are not any more.
-    fn store(
-        &mut self,
-        index: usize,
-        range: ByteRange,
-        change: impl FnOnce(&mut dyn Backend) -> Result<(), BackendError>,
-    ) -> Result<(), Status> {
-        if !self.state.media[index].can_clear(range) {
-            return Err(Status::INTERNAL_ERROR);
-        }
-        let result = change(&mut *self.namespaces[index].backend);
-        self.settle(result, write_status)?;
-        self.state.media[index].clear(range);
-        Ok(())
-    }
-
     /// Write (section 6.15).
     fn write(&mut self, command: &SubmissionEntry) -> Result<u32, Failure> {
         let (index, namespace) = self.writable_namespace(command)?;
         let range = transfer_range(namespace, command)?;
-        let data = self.receive(command, range.length as usize)?;
-        let result = self.store(index, range, |backend| backend.write(range.offset, &data));
-        self.buffer = data;
-        result?;
+        self.find_segments(command, range.length as usize)?;
+        let source = self.memory.slices(&self.segments);
+        let source = source.map_err(|_| Status::DATA_TRANSFER_ERROR)?;
+        if !self.state.media[index].can_clear(range) {
+            return Err(Status::INTERNAL_ERROR.into());
+        }
+        let result = self.namespaces[index].backend.write_from(range.offset, &source);
+        drop(source);
+        self.settle(result, write_status)?;
+        // Blocks that were unreadable are not any more.
+        self.state.media[index].clear(range);
         self.make_durable(index, command)?;
         self.state.counters.writes += 1;
         self.state.counters.sectors_written += range.length / 512;

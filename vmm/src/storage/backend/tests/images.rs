@@ -190,7 +190,12 @@ fn compressed_clusters_are_read_and_can_be_written_over() {
     let path = directory.path().join("compressed.qcow2");
     qemu_img(&["convert", "-c", "-O", "qcow2", text(&source), text(&path)]);
     let mut disk = writable(&path);
-    assert!(all(&mut disk) == fs::read(&source).unwrap());
+    let content = fs::read(&source).unwrap();
+    assert!(all(&mut disk) == content);
+    let mut bytes = vec![0; content.len()];
+    disk.read_into(0, &pieces(&mut bytes)).unwrap();
+    assert!(bytes == content);
+    disk.write_from(1024, &pieces(&mut [6; 512])).unwrap();
     disk.write(512, &[1; 512]).unwrap();
     disk.discard(65536, 65536).unwrap();
     let bytes = all(&mut disk);

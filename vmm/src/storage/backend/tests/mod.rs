@@ -14,6 +14,8 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use vm_memory::VolatileSlice;
+
 use super::{Backend, BackendError, ImageBackend, ImageFormat, ImageOptions, MemoryBackend, OpenError};
 
 const MEBIBYTE: u64 = 1 << 20;
@@ -134,6 +136,20 @@ fn all(disk: &mut impl Backend) -> Vec<u8> {
     bytes
 }
 
+/// A buffer as a guest's memory: in pieces, of which some are empty and none is aligned.
+fn pieces(buffer: &mut [u8]) -> Vec<VolatileSlice<'_>> {
+    const SIZES: [usize; 6] = [1, 511, 0, 3333, 4096, 77];
+    let length = buffer.len();
+    let whole = VolatileSlice::from(buffer);
+    let mut at = 0;
+    let sizes = SIZES.iter().cycle().map_while(|size| {
+        let piece = whole.subslice(at, (*size).min(length - at)).unwrap();
+        at += piece.len();
+        (at < length || !piece.is_empty()).then_some(piece)
+    });
+    sizes.collect()
+}
+
 #[test]
 fn deallocation_gives_room_back() {
     let directory = directory();
@@ -238,6 +254,8 @@ fn a_file_that_is_cut_fails_everything_that_follows() {
         File::options().write(true).open(&path).unwrap().set_len(cut).unwrap();
         let lost = disk.read(MEBIBYTE - 512, &mut [0; 512]);
         assert!(matches!(lost, Err(BackendError::Io(_))), "{}: {lost:?}", path.display());
+        let lost = disk.read_into(MEBIBYTE - 512, &pieces(&mut [0; 512]));
+        assert!(matches!(lost, Err(BackendError::Io(_))), "{}: {lost:?}", path.display());
         // Nothing may make the file as long as it was, with a hole in it.
         assert!(matches!(
             disk.write(MEBIBYTE - 512, &[1; 512]),
@@ -250,14 +268,23 @@ fn a_file_that_is_cut_fails_everything_that_follows() {
 }
 
 #[test]
-fn a_cut_is_seen_before_a_write_too() {
-    let directory = directory();
-    let path = raw(directory.path(), MEBIBYTE);
-    let mut disk = writable(&path);
-    File::options().write(true).open(&path).unwrap().set_len(512).unwrap();
-    let written = disk.write(MEBIBYTE - 512, &[1; 512]).unwrap_err();
-    assert!(written.to_string().contains("somebody has cut it"), "{written}");
-    assert_eq!(fs::metadata(&path).unwrap().len(), 512);
+fn a_cut_is_seen_before_an_access_too() {
+    type Access = fn(&mut ImageBackend, u64) -> Result<(), BackendError>;
+    let accesses: [Access; 4] = [
+        |disk, offset| disk.read(offset, &mut [0; 512]),
+        |disk, offset| disk.read_into(offset, &pieces(&mut [0; 512])),
+        |disk, offset| disk.write(offset, &[1; 512]),
+        |disk, offset| disk.write_from(offset, &pieces(&mut [1; 512])),
+    ];
+    for access in accesses {
+        let directory = directory();
+        let path = raw(directory.path(), MEBIBYTE);
+        let mut disk = writable(&path);
+        File::options().write(true).open(&path).unwrap().set_len(512).unwrap();
+        let error = access(&mut disk, MEBIBYTE - 512).unwrap_err();
+        assert!(error.to_string().contains("somebody has cut it"), "{error}");
+        assert_eq!(fs::metadata(&path).unwrap().len(), 512);
+    }
 }
 
 /// Memory of this process that is in use, in bytes.

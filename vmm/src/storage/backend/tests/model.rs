@@ -8,25 +8,32 @@ const SIZE: usize = 256 * 1024;
 
 #[derive(Clone, Debug)]
 enum Operation {
-    Read(u64, usize),
-    Write(u64, usize, u8),
+    Read(u64, usize, Way),
+    Write(u64, usize, u8, Way),
     WriteZeroes(u64, u64, bool),
     Discard(u64, u64),
     Flush,
     Reopen,
 }
 
+/// Whose the memory is that is read into or written from.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Own,
+    Shared,
+}
+
 fn operation() -> impl Strategy<Value = Operation> {
     // Some ranges leave the backend, some are empty.
     let range = (0..SIZE as u64 + 4096, 0..40_000u64);
+    let way = prop_oneof![Just(Way::Own), Just(Way::Shared)];
     prop_oneof![
-        range
-            .clone()
-            .prop_map(|(offset, length)| Operation::Read(offset, length as usize)),
-        (range.clone(), any::<u8>()).prop_map(|((offset, length), fill)| Operation::Write(
+        (range.clone(), way.clone()).prop_map(|((offset, length), way)| Operation::Read(offset, length as usize, way)),
+        (range.clone(), any::<u8>(), way).prop_map(|((offset, length), fill, way)| Operation::Write(
             offset,
             length as usize,
-            fill
+            fill,
+            way
         )),
         (range.clone(), any::<bool>())
             .prop_map(|((offset, length), hole)| Operation::WriteZeroes(offset, length, hole)),
@@ -44,9 +51,12 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
 fn step(backend: &mut dyn Backend, model: &mut [u8], operation: &Operation) {
     let fits = |offset: u64, length: u64| offset + length <= SIZE as u64;
     let (offset, length, result, fill) = match *operation {
-        Operation::Read(offset, length) => {
+        Operation::Read(offset, length, way) => {
             let mut buffer = vec![0x5a; length];
-            let result = backend.read(offset, &mut buffer);
+            let result = match way {
+                Way::Own => backend.read(offset, &mut buffer),
+                Way::Shared => backend.read_into(offset, &pieces(&mut buffer)),
+            };
             assert_eq!(result.is_ok(), fits(offset, length as u64), "{result:?}");
             if result.is_ok() {
                 assert!(buffer == model[offset as usize..][..length], "read {offset}+{length}");
@@ -54,8 +64,13 @@ fn step(backend: &mut dyn Backend, model: &mut [u8], operation: &Operation) {
             return;
         }
         Operation::Flush | Operation::Reopen => return backend.flush().unwrap(),
-        Operation::Write(offset, length, fill) => {
-            (offset, length as u64, backend.write(offset, &vec![fill; length]), fill)
+        Operation::Write(offset, length, fill, way) => {
+            let mut data = vec![fill; length];
+            let result = match way {
+                Way::Own => backend.write(offset, &data),
+                Way::Shared => backend.write_from(offset, &pieces(&mut data)),
+            };
+            (offset, length as u64, result, fill)
         }
         Operation::WriteZeroes(offset, length, hole) => (offset, length, backend.write_zeroes(offset, length, hole), 0),
         Operation::Discard(offset, length) => (offset, length, backend.discard(offset, length), 0),

@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, VolatileSlice};
 use zerocopy::IntoBytes;
 
 use super::harness::{CC_ENABLE, Interrupts};
 use crate::storage::backend::MemoryBackend;
 use crate::storage::nvme::command::SubmissionEntry;
+use crate::storage::nvme::prp::Segment;
 use crate::storage::nvme::{
     CommandMatch, CompletionFault, Controller, ControllerConfig, DmaMemory, Fault, FaultKind, FetchFault, NotMemory,
     Progress, RegisterFault, RegisterMatch, Status,
@@ -52,6 +53,13 @@ impl DmaMemory for Watched {
     }
     fn write(&self, address: u64, data: &[u8]) -> Result<(), NotMemory> {
         self.note(address, data.len(), DmaMemory::write(&self.memory, address, data))
+    }
+    fn slices(&self, segments: &[Segment]) -> Result<Vec<VolatileSlice<'_>>, NotMemory> {
+        let slices = DmaMemory::slices(&self.memory, segments)?;
+        for segment in segments {
+            self.note(segment.address, segment.length, Ok(()))?;
+        }
+        Ok(slices)
     }
     fn load(&self, address: u64) -> Result<u32, NotMemory> {
         self.note(address, 4, DmaMemory::load(&self.memory, address))

@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{GuestMemoryMmap, VolatileSlice};
 
 use super::harness::*;
 use crate::storage::nvme::command::{SubmissionEntry, admin, nvm};
+use crate::storage::nvme::prp::Segment;
 use crate::storage::nvme::queue::{InvalidDoorbellValue, SubmissionQueue};
 use crate::storage::nvme::{DmaMemory, NotMemory, Status};
 
@@ -354,6 +355,9 @@ impl DmaMemory for RacingHost {
     }
     fn write(&self, address: u64, data: &[u8]) -> Result<(), NotMemory> {
         DmaMemory::write(&self.memory, address, data)
+    }
+    fn slices(&self, segments: &[Segment]) -> Result<Vec<VolatileSlice<'_>>, NotMemory> {
+        DmaMemory::slices(&self.memory, segments)
     }
     fn load(&self, address: u64) -> Result<u32, NotMemory> {
         DmaMemory::load(&self.memory, address)

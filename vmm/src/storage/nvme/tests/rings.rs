@@ -3,7 +3,10 @@
 
 use std::sync::Mutex;
 
+use vm_memory::VolatileSlice;
+
 use crate::storage::nvme::command::CompletionEntry;
+use crate::storage::nvme::prp::Segment;
 use crate::storage::nvme::queue::{
     COMPLETION_ENTRY_SIZE, CompletionQueue, InvalidDoorbellValue, SUBMISSION_ENTRY_SIZE, SubmissionQueue,
 };
@@ -56,6 +59,9 @@ impl DmaMemory for Ring {
     fn write(&self, address: u64, data: &[u8]) -> Result<(), NotMemory> {
         self.check(address, data.len());
         Ok(())
+    }
+    fn slices(&self, _: &[Segment]) -> Result<Vec<VolatileSlice<'_>>, NotMemory> {
+        Err(NotMemory)
     }
     fn load(&self, _: u64) -> Result<u32, NotMemory> {
         Err(NotMemory)
@@ -192,6 +198,9 @@ fn a_queue_at_the_end_of_the_address_space_is_not_memory_and_overflows_nothing()
             Err(NotMemory)
         }
         fn write(&self, _: u64, _: &[u8]) -> Result<(), NotMemory> {
+            Err(NotMemory)
+        }
+        fn slices(&self, _: &[Segment]) -> Result<Vec<VolatileSlice<'_>>, NotMemory> {
             Err(NotMemory)
         }
         fn load(&self, _: u64) -> Result<u32, NotMemory> {
