@@ -92,7 +92,8 @@ fn guest_a_recording_replays_to_the_same_report() {
 fn guest_that_does_not_end_in_time_is_a_hang_with_the_processors_shown() {
     let run = run(
         "vdisk-ok",
-        &["--time-limit", "3s", "--append", "ops=100000000 threads=2"],
+        // A busy machine is to have its kernel by then.
+        &["--time-limit", "8s", "--append", "ops=100000000 threads=2"],
     );
     assert_eq!(run.code(), 3, "{run}");
     let report = run.report();
