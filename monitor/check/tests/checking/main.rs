@@ -13,6 +13,7 @@
 
 mod agreement;
 mod kernel;
+mod looks;
 mod naming;
 mod program;
 mod reference;
