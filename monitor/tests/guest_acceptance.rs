@@ -63,9 +63,10 @@ fn correct_run(miniport: &str, seed: u64, settings: &str) -> (Run, u64) {
 fn guest_no_call_is_lost_or_invented_in_100000() {
     let fast = fast("100,000 lock calls in one run");
     // A physical miniport takes its locks a few times a command only: its run counts as exactly, but is shorter.
-    for (miniport, operations, least) in [("vdisk-ok", 4_500, 100_000), ("nvme-ok", 3_000, 10_000)] {
+    for (miniport, operations, least) in [("vdisk-ok", 3_600, 100_000), ("nvme-ok", 3_000, 10_000)] {
         let operations = if fast { operations } else { 60 };
-        let (_, calls) = correct_run(miniport, 1, &format!("ops={operations} threads=4"));
+        // At the usual rate of ticks a busy machine has little time for anything else.
+        let (_, calls) = correct_run(miniport, 1, &format!("ops={operations} threads=4 tick_hz=250"));
         assert!(!fast || calls >= least, "{miniport}: {calls} calls");
     }
 }
