@@ -254,8 +254,8 @@ fn a_debugger_can_end_the_run_and_the_report_says_so() {
 
 /// Has `session` held so many times, each true one counting, with as many runs as that takes: a run may come to its end
 /// before. Each is complete in spite of them.
-fn hold_sessions(total: u32, arguments: &[&str], mut session: impl FnMut(&mut Debugged) -> bool) {
-    let start = || Debugged::start_with(LONG, arguments);
+fn hold_sessions(total: u32, workload: &str, arguments: &[&str], mut session: impl FnMut(&mut Debugged) -> bool) {
+    let start = || Debugged::start_with(workload, arguments);
     let mut run = start();
     let (mut held, mut runs) = (0, 1);
     while held < total {
@@ -282,7 +282,7 @@ fn many_sessions(sessions: u32) {
         random % below
     };
     let mut stops = 0;
-    hold_sessions(sessions, &["--on-disconnect", "resume"], |run| {
+    hold_sessions(sessions, LONG, &["--on-disconnect", "resume"], |run| {
         let Some(mut client) = Client::connect_once(&run.address) else {
             return false;
         };
@@ -342,8 +342,10 @@ fn fifty_random_sessions_lose_nothing() {
 #[test]
 #[ignore = "takes minutes"]
 fn fifty_sessions_of_gdb_attach_look_and_leave() {
-    let arguments = ["--on-violation", "report", "--on-disconnect", "resume"];
-    hold_sessions(50, &arguments, |run| {
+    let arguments = ["--gdb-wait", "--on-violation", "report", "--on-disconnect", "resume"];
+    // In the lab the guest is quicker than gdb's start: a run is to last for more sessions than the one it waits for.
+    let workload = if watches_data() { "ops=2000 threads=4" } else { LONG };
+    hold_sessions(50, workload, &arguments, |run| {
         let commands = "echo <threads>\\n\ninfo threads\necho </threads>\\n\nbt\nx/i $pc\nstepi\nthread 2\nstepi\n\
                         monitor storlock locks\ndetach\n";
         let (success, text) = run.gdb_session(commands);
