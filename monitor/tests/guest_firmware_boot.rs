@@ -112,7 +112,7 @@ fn start(directory: &Path, drivers: &[&str], driver: &str, arguments: &[&str]) -
     command.spawn().unwrap()
 }
 
-/// To its end.
+/// As [`start`], to the end of the run.
 fn boot(drivers: &[&str], driver: &str, arguments: &[&str]) -> Run {
     let directory = tempfile::tempdir().unwrap();
     let child = start(directory.path(), drivers, driver, arguments);

@@ -58,8 +58,9 @@ impl Vcpu {
     }
 
     /// A step is over: if its instruction raised an exception, for whose handler the step may have ended early, the step's
-    /// trap flag is in the frame that the handler returns by, and is taken out there. The frame lies below the stack pointer of then, aligned
-    /// to 16 bytes; one on another stack (by an IST, or from user mode) is not looked for. Intel SDM volume 3, 7.14.2.
+    /// trap flag is in the frame that the handler returns by, and is taken out there. The frame lies below the stack pointer
+    /// of then, aligned to 16 bytes; one on another stack (by an IST, or from user mode) is not looked for. Intel SDM volume
+    /// 3, 7.14.2.
     pub(super) fn clear_trap_flag_of_frame(&self, step: Step) {
         const RIP: usize = 0;
         const RFLAGS: usize = 2;
