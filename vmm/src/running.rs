@@ -3,7 +3,7 @@
 //! Talks to the coordinator's state only; re-exported by [`crate::machine`]. It must not know how a machine is built.
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -75,7 +75,7 @@ impl RunningMachine {
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let stopped = |control: &mut Control| {
             if control.actual == Phase::Paused || control.actual == Phase::Ended {
-                control.events.pop_front()
+                next_reason(&mut control.events)
             } else {
                 None
             }
@@ -197,6 +197,16 @@ impl RunningMachine {
     pub fn statistics(&self) -> Vec<CpuStatistics> {
         self.shared.cpus.iter().map(|cpu| cpu.counters.read()).collect()
     }
+}
+
+/// Takes the next reason out. One that asked for a stop and got another is satisfied: where something else stopped the
+/// machine at the same time, it would only stand before what is to be seen.
+fn next_reason(events: &mut VecDeque<ExitReason>) -> Option<ExitReason> {
+    let reason = events.pop_front()?;
+    if matches!(reason, ExitReason::Interrupted) {
+        return Some(events.pop_front().unwrap_or(reason));
+    }
+    Some(reason)
 }
 
 impl Drop for RunningMachine {
@@ -356,5 +366,25 @@ impl MachineHandle {
             let _ = sender.send(look(cpu));
         };
         self.shared.enqueue(cpu, Box::new(job)).then(|| receiver.recv().ok())?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(events: &[ExitReason]) -> Vec<String> {
+        let mut events: VecDeque<ExitReason> = events.iter().cloned().collect();
+        std::iter::from_fn(|| next_reason(&mut events))
+            .map(|reason| format!("{reason:?}"))
+            .collect()
+    }
+
+    #[test]
+    fn an_interrupt_does_not_stand_before_what_else_stopped_the_machine() {
+        let (breakpoint, step) = (ExitReason::Breakpoint { cpu: 1 }, ExitReason::Stepped { cpu: 0 });
+        let all = told(&[ExitReason::Interrupted, breakpoint.clone(), step.clone()]);
+        assert_eq!(all, [format!("{breakpoint:?}"), format!("{step:?}")]);
+        assert_eq!(told(&[ExitReason::Interrupted]), ["Interrupted"]);
     }
 }
