@@ -7,7 +7,7 @@
 )]
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::rsp::Client;
@@ -59,29 +59,32 @@ impl Debugged {
 
     /// Runs gdb's commands in one session; gives all that it prints.
     pub fn gdb(&self, commands: &str) -> String {
-        let (success, text) = self.gdb_session(commands);
-        assert!(success, "{text}");
+        let file = self.directory.path().join("commands.gdb");
+        fs::write(&file, commands).unwrap();
+        let gdb = self.gdb_with(&file).output().unwrap();
+        let text = String::from_utf8_lossy(&gdb.stdout).into_owned();
+        assert!(gdb.status.success(), "{text}");
         text
     }
 
-    /// As [`Self::gdb`], and whether gdb was content.
-    pub fn gdb_session(&self, commands: &str) -> (bool, String) {
-        let file = self.directory.path().join("commands.gdb");
-        fs::write(&file, commands).unwrap();
-        // What the server says comes on standard error: in one stream with the rest it stays in order.
-        let gdb = Command::new("sh")
-            .args(["-c", "exec timeout 300 gdb -nx -batch -x \"$0\" -x \"$1\" 2>&1"])
-            .arg(self.script())
-            .arg(&file)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        (gdb.status.success(), String::from_utf8_lossy(&gdb.stdout).into_owned())
+    /// A session whose course is left to chance (`random_session.py`): all that gdb prints, of which the last line is
+    /// what became of it. `pauses` is what the run does when a client vanishes.
+    pub fn random_session(&self, seed: u64, watches: bool, pauses: bool) -> String {
+        let session = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/random_session.py");
+        let said = |word: bool| if word { "yes" } else { "" };
+        let mut gdb = self.gdb_with(Path::new(session));
+        gdb.env("SEED", seed.to_string()).env("ATTACH", self.script());
+        gdb.env("WATCHES", said(watches)).env("PAUSES", said(pauses));
+        String::from_utf8_lossy(&gdb.output().unwrap().stdout).into_owned()
     }
 
-    /// The run has ended.
-    pub fn is_over(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
+    /// gdb, attached, with commands or a script. What the server says comes on standard error: in one stream with the
+    /// rest it stays in order.
+    fn gdb_with(&self, commands: &Path) -> Command {
+        let mut gdb = Command::new("sh");
+        gdb.args(["-c", "exec timeout 300 gdb -nx -batch -x \"$0\" -x \"$1\" 2>&1"]);
+        gdb.arg(self.script()).arg(commands).stdin(Stdio::null());
+        gdb
     }
 
     /// A client that sends what the test says.
