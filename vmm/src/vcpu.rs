@@ -6,6 +6,7 @@
 
 mod debugger;
 mod exits;
+mod halt;
 mod hit;
 mod injection;
 mod kick;

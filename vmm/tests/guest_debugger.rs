@@ -318,6 +318,73 @@ fn a_step_that_is_over_in_an_exceptions_handler_leaves_no_trap_flag_behind() {
     }
 }
 
+/// STI, HLT by single steps, with and without an interrupt that waits for them.
+#[test]
+fn a_step_of_hlt_leaves_the_processor_waiting_behind_it_and_an_interrupt_is_served_whole() {
+    const VECTOR: u8 = 0x41;
+    let kvm = open();
+    for pending in [true, false] {
+        let recorder = Recorder::resuming();
+        let mut guest = Code::new()
+            .relative(&[0x0f, 0x01, 0x1d], "idtr", &[]) // lidt [idtr]
+            .raw(&[0xb9, 0x1b, 0, 0, 0, 0x0f, 0x32]) // mov ecx, IA32_APIC_BASE; rdmsr
+            .raw(&[0x0d, 0, 0x0c, 0, 0, 0x0f, 0x30]) // or eax, x2APIC and enabled; wrmsr
+            .raw(&[0xb9, 0x0f, 0x08, 0, 0, 0xb8, 0xff, 1, 0, 0]) // mov ecx, SIVR; mov eax, enabled
+            .raw(&[0x31, 0xd2, 0x0f, 0x30]); // xor edx, edx; wrmsr
+        if pending {
+            guest = guest
+                .raw(&[0xb9, 0x3f, 0x08, 0, 0, 0xb8, VECTOR, 0, 0, 0]) // mov ecx, SELF IPI; mov eax, VECTOR
+                .raw(&[0x31, 0xd2, 0x0f, 0x30]); // xor edx, edx; wrmsr
+        }
+        let guest = guest
+            .label("enable")
+            .raw(&[0xfb]) // sti
+            .label("halt")
+            .raw(&[0xf4]) // hlt
+            .label("behind")
+            .raw(&[0x90, 0x90])
+            .end()
+            .label("on_interrupt")
+            .raw(&[0x90, 0x90])
+            .count("served")
+            .raw(&[0xb9, 0x0b, 0x08, 0, 0, 0x31, 0xc0, 0x31, 0xd2, 0x0f, 0x30]) // EOI
+            .raw(&[0x48, 0xcf]) // iretq
+            .data("served", 4)
+            .data("idtr", 16)
+            .data("idt", 4096)
+            .assemble();
+        let prepared = guest.prepare(&kvm, config(1, &recorder));
+        prepared.set_gate(VECTOR.into(), "on_interrupt");
+        let (machine, place) = start(prepared);
+        let trap = Trap {
+            address: place.address("enable"),
+            kind: TrapKind::Execute,
+            length: 1,
+        };
+        machine.handle().set_traps(&[trap]).unwrap();
+        assert!(matches!(go(&machine, &[]), ExitReason::Trap { .. }));
+        for label in ["halt", "behind"] {
+            let reason = go(&machine, &[ONE]);
+            assert!(matches!(reason, ExitReason::Stepped { .. }), "{reason}");
+            assert_eq!(rip(&machine, 0), place.address(label), "pending: {pending}");
+        }
+        if pending {
+            let reason = go(&machine, &[]);
+            assert!(matches!(reason, ExitReason::PowerOff), "{reason}");
+        } else {
+            machine.handle().resume_by(&[]).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            machine.handle().interrupt();
+            let reason = machine.wait(Some(LIMIT));
+            assert!(matches!(reason, ExitReason::Interrupted), "{reason}");
+            assert_eq!(rip(&machine, 0), place.address("behind"));
+        }
+        let mut served = [0xff; 4];
+        machine.ram().read(place.physical("served"), &mut served).unwrap();
+        assert_eq!(u32::from_le_bytes(served), u32::from(pending));
+    }
+}
+
 #[test]
 fn all_registers_can_be_changed() {
     const MSR_KERNEL_GS_BASE: u32 = 0xc000_0102;

@@ -100,8 +100,7 @@ impl Vcpu {
             return Ok(());
         }
         self.step_over_at = None;
-        if self.emulate(at, true).is_ok() {
-            self.after_emulation()?;
+        if self.execute_unsteppable(at)? {
             self.stepped();
             return Ok(());
         }

@@ -181,22 +181,31 @@ impl Vcpu {
 
     /// Gets past the instruction at `at`, which is RIP.
     pub(super) fn begin_step_over(&mut self, at: u64) -> Result<(), Error> {
-        match self.method.step_over {
+        let method = self.method.step_over;
+        match method {
             StepOver::ResumeFlag => {
                 self.resumed_at = Some(at);
                 self.registers.rflags |= RFLAGS_RF;
                 self.dirty = true;
                 Ok(())
             }
-            StepOver::EmulateFirst => match self.emulate(at, false) {
-                Ok(()) => self.after_emulation(),
-                Err(Refused) => self.begin_step(at, self.method.block_interrupts),
-            },
-            StepOver::SingleStep => match self.emulate(at, true) {
-                Ok(()) => self.after_emulation(),
-                Err(Refused) => self.begin_step(at, self.method.block_interrupts),
-            },
+            StepOver::EmulateFirst if self.emulate(at, false).is_ok() => self.after_emulation(),
+            StepOver::EmulateFirst | StepOver::SingleStep => {
+                if self.execute_unsteppable(at)? {
+                    return Ok(());
+                }
+                self.begin_step(at, self.method.block_interrupts)
+            }
         }
+    }
+
+    /// Executes the instruction at `at`, which is RIP, in the host if a single step of it would go wrong; says whether.
+    pub(super) fn execute_unsteppable(&mut self, at: u64) -> Result<bool, Error> {
+        if self.emulate(at, true).is_ok() {
+            self.after_emulation()?;
+            return Ok(true);
+        }
+        self.halt()
     }
 
     pub(super) fn begin_step(&mut self, from: u64, block_interrupts: bool) -> Result<(), Error> {
