@@ -318,51 +318,66 @@ fn a_step_that_is_over_in_an_exceptions_handler_leaves_no_trap_flag_behind() {
     }
 }
 
-/// STI, HLT by single steps, with and without an interrupt that waits for them.
+/// The vector of an interrupt that a guest sends itself.
+const VECTOR: u8 = 0x41;
+
+/// Waits for an interrupt by STI and HLT, then ends; whether one waits already is the caller's choice. The handler counts
+/// it in `served`.
+fn waits(pending: bool) -> support::Guest {
+    let mut code = Code::new()
+        .relative(&[0x0f, 0x01, 0x1d], "idtr", &[]) // lidt [idtr]
+        .raw(&[0xb9, 0x1b, 0, 0, 0, 0x0f, 0x32]) // mov ecx, IA32_APIC_BASE; rdmsr
+        .raw(&[0x0d, 0, 0x0c, 0, 0, 0x0f, 0x30]) // or eax, x2APIC and enabled; wrmsr
+        .raw(&[0xb9, 0x0f, 0x08, 0, 0, 0xb8, 0xff, 1, 0, 0]) // mov ecx, SIVR; mov eax, enabled
+        .raw(&[0x31, 0xd2, 0x0f, 0x30]); // xor edx, edx; wrmsr
+    if pending {
+        code = code
+            .raw(&[0xb9, 0x3f, 0x08, 0, 0, 0xb8, VECTOR, 0, 0, 0]) // mov ecx, SELF IPI; mov eax, VECTOR
+            .raw(&[0x31, 0xd2, 0x0f, 0x30]); // xor edx, edx; wrmsr
+    }
+    code.label("enable")
+        .raw(&[0xfb]) // sti
+        .label("halt")
+        .raw(&[0xf4]) // hlt
+        .label("behind")
+        .raw(&[0x90, 0x90])
+        .end()
+        .label("on_interrupt")
+        .raw(&[0x90, 0x90])
+        .count("served")
+        .raw(&[0xb9, 0x0b, 0x08, 0, 0, 0x31, 0xc0, 0x31, 0xd2, 0x0f, 0x30]) // EOI
+        .raw(&[0x48, 0xcf]) // iretq
+        .data("served", 4)
+        .data("idtr", 16)
+        .data("idt", 4096)
+        .assemble()
+}
+
+/// Starts [`waits`] and runs it to a trap at `label`.
+fn wait_at(label: &str, pending: bool) -> (RunningMachine, Place) {
+    let prepared = waits(pending).prepare(&open(), config(1, &Recorder::resuming()));
+    prepared.set_gate(VECTOR.into(), "on_interrupt");
+    let (machine, place) = start(prepared);
+    let trap = Trap {
+        address: place.address(label),
+        kind: TrapKind::Execute,
+        length: 1,
+    };
+    machine.handle().set_traps(&[trap]).unwrap();
+    assert!(matches!(go(&machine, &[]), ExitReason::Trap { .. }));
+    (machine, place)
+}
+
+fn served(machine: &RunningMachine, place: &Place) -> u32 {
+    let mut bytes = [0xff; 4];
+    machine.ram().read(place.physical("served"), &mut bytes).unwrap();
+    u32::from_le_bytes(bytes)
+}
+
 #[test]
 fn a_step_of_hlt_leaves_the_processor_waiting_behind_it_and_an_interrupt_is_served_whole() {
-    const VECTOR: u8 = 0x41;
-    let kvm = open();
     for pending in [true, false] {
-        let recorder = Recorder::resuming();
-        let mut guest = Code::new()
-            .relative(&[0x0f, 0x01, 0x1d], "idtr", &[]) // lidt [idtr]
-            .raw(&[0xb9, 0x1b, 0, 0, 0, 0x0f, 0x32]) // mov ecx, IA32_APIC_BASE; rdmsr
-            .raw(&[0x0d, 0, 0x0c, 0, 0, 0x0f, 0x30]) // or eax, x2APIC and enabled; wrmsr
-            .raw(&[0xb9, 0x0f, 0x08, 0, 0, 0xb8, 0xff, 1, 0, 0]) // mov ecx, SIVR; mov eax, enabled
-            .raw(&[0x31, 0xd2, 0x0f, 0x30]); // xor edx, edx; wrmsr
-        if pending {
-            guest = guest
-                .raw(&[0xb9, 0x3f, 0x08, 0, 0, 0xb8, VECTOR, 0, 0, 0]) // mov ecx, SELF IPI; mov eax, VECTOR
-                .raw(&[0x31, 0xd2, 0x0f, 0x30]); // xor edx, edx; wrmsr
-        }
-        let guest = guest
-            .label("enable")
-            .raw(&[0xfb]) // sti
-            .label("halt")
-            .raw(&[0xf4]) // hlt
-            .label("behind")
-            .raw(&[0x90, 0x90])
-            .end()
-            .label("on_interrupt")
-            .raw(&[0x90, 0x90])
-            .count("served")
-            .raw(&[0xb9, 0x0b, 0x08, 0, 0, 0x31, 0xc0, 0x31, 0xd2, 0x0f, 0x30]) // EOI
-            .raw(&[0x48, 0xcf]) // iretq
-            .data("served", 4)
-            .data("idtr", 16)
-            .data("idt", 4096)
-            .assemble();
-        let prepared = guest.prepare(&kvm, config(1, &recorder));
-        prepared.set_gate(VECTOR.into(), "on_interrupt");
-        let (machine, place) = start(prepared);
-        let trap = Trap {
-            address: place.address("enable"),
-            kind: TrapKind::Execute,
-            length: 1,
-        };
-        machine.handle().set_traps(&[trap]).unwrap();
-        assert!(matches!(go(&machine, &[]), ExitReason::Trap { .. }));
+        let (machine, place) = wait_at("enable", pending);
         for label in ["halt", "behind"] {
             let reason = go(&machine, &[ONE]);
             assert!(matches!(reason, ExitReason::Stepped { .. }), "{reason}");
@@ -379,10 +394,16 @@ fn a_step_of_hlt_leaves_the_processor_waiting_behind_it_and_an_interrupt_is_serv
             assert!(matches!(reason, ExitReason::Interrupted), "{reason}");
             assert_eq!(rip(&machine, 0), place.address("behind"));
         }
-        let mut served = [0xff; 4];
-        machine.ram().read(place.physical("served"), &mut served).unwrap();
-        assert_eq!(u32::from_le_bytes(served), u32::from(pending));
+        assert_eq!(served(&machine, &place), u32::from(pending));
     }
+}
+
+#[test]
+fn a_breakpoint_at_hlt_is_got_past_with_an_interrupt_waiting() {
+    let (machine, place) = wait_at("halt", true);
+    let reason = go(&machine, &[]);
+    assert!(matches!(reason, ExitReason::PowerOff), "{reason}");
+    assert_eq!(served(&machine, &place), 1);
 }
 
 #[test]

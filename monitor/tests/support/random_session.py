@@ -1,4 +1,4 @@
-"""A session of gdb at the violation whose course is left to chance: interrupts, steps, detaches, a client that vanishes.
+"""A session of gdb at the violation whose course is left to chance.
 
 gdb runs it (`source random_session.py`) after it has attached. Given by the environment:
 
@@ -7,9 +7,10 @@ gdb runs it (`source random_session.py`) after it has attached. Given by the env
     WATCHES  the machine stops at data that is watched, if not empty
     PAUSES   the machine stands still when a client vanishes, else it goes on
 
-The violation must be met once, at its place, whatever comes before; then come the steps of one who looks around, and the run goes on
-to its end, with gdb or without. The last line is `held`, or `gone` where gdb ends itself before the violation as a crash would:
-then another gdb has to go on.
+First come interrupts, attaches, detaches and a client that vanishes, at random moments. The violation must be met once,
+at its place, whatever came before; then come the steps of one who looks around, and the run goes on to its end, with gdb
+or without. The last line is `held`, or `gone` where gdb ends itself before the violation as a crash would: then another
+gdb has to go on.
 """
 
 import os

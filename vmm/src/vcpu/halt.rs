@@ -1,9 +1,9 @@
 //! HLT where it is to be executed alone: the host does it.
 //!
 //! A KVM that interprets the guest notes that the processor is to halt, and halts it behind the instruction. If that is
-//! single-stepped the step's exit comes in between, and the processor halts behind the *next* instruction instead; where
-//! an interrupt waited, that is the first one of its handler, with interrupts disabled, and nothing wakes the processor
-//! again. Sources: Linux, arch/x86/kvm (`halt_request`); Intel SDM volume 2, HLT.
+//! single-stepped the step's exit comes in between, and the processor halts behind the *next* instruction instead;
+//! where an interrupt waited, that is the first one of its handler, with interrupts disabled, and nothing wakes the
+//! processor again. Sources: Linux, arch/x86/kvm (`halt_request`); Intel SDM volume 2, HLT.
 #![forbid(unsafe_code)]
 
 use kvm_bindings::{KVM_MP_STATE_HALTED, kvm_mp_state};
@@ -16,8 +16,9 @@ use crate::registers::RFLAGS_TF;
 const HLT: u8 = 0xf4;
 
 impl Vcpu {
-    /// Executes HLT if that is what RIP is at, and says whether: then the vCPU is behind it and waits for an interrupt. One
-    /// that would raise an exception is left to the processor, and so is one before which an interrupt is on its way in.
+    /// Executes HLT if that is what RIP is at, and says whether: then the vCPU is behind it and waits for an interrupt.
+    /// One that would raise an exception is left to the processor, and so is one before which an interrupt is on its
+    /// way in.
     pub(super) fn halt(&mut self) -> Result<bool, Error> {
         const ACTION: &str = "halt a processor";
         let mut code = [0; INSTRUCTION_LIMIT];
