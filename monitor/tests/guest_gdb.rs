@@ -343,12 +343,13 @@ fn fifty_random_sessions_lose_nothing() {
 
 /// Sessions of real gdb, each on a run of its own, whose course is left to chance until they stand at the violation.
 fn sessions_at_the_violation(sessions: u64) {
+    let watches = watches_data();
     for session in 0..sessions {
         let (pauses, began) = (session % 2 == 0, Instant::now());
         let on_disconnect = if pauses { "pause" } else { "resume" };
         let run = Debugged::start(&["--gdb-wait", "--on-disconnect", on_disconnect]);
         for seed in 0.. {
-            let text = run.random_session(100 * session + seed, watches_data(), pauses);
+            let text = run.random_session(100 * session + seed, watches, pauses);
             match text.lines().last() {
                 Some("held") => break,
                 Some("gone") => println!("session {session}: gdb is gone, the next one attaches"),

@@ -100,7 +100,7 @@ impl Vcpu {
             return Ok(());
         }
         self.step_over_at = None;
-        if self.execute_unsteppable(at)? {
+        if self.execute_in_host(at, true)? {
             self.stepped();
             return Ok(());
         }

@@ -8,10 +8,10 @@
 
 use kvm_bindings::{KVM_MP_STATE_HALTED, kvm_mp_state};
 
-use super::{Vcpu, readable};
+use super::Vcpu;
 use crate::error::Error;
-use crate::exit::INSTRUCTION_LIMIT;
 use crate::registers::RFLAGS_TF;
+use crate::translate;
 
 const HLT: u8 = 0xf4;
 
@@ -21,17 +21,18 @@ impl Vcpu {
     /// way in.
     pub(super) fn halt(&mut self) -> Result<bool, Error> {
         const ACTION: &str = "halt a processor";
-        let mut code = [0; INSTRUCTION_LIMIT];
-        let length = readable(&self.shared.ram, self.special.cr3, self.registers.rip, &mut code);
+        let (ram, cr3, at) = (&self.shared.ram, self.special.cr3, self.registers.rip);
+        let mut code = [0];
+        let halts = translate::read_virtual(ram, cr3, at, &mut code).is_ok() && code == [HLT];
         let faults = self.special.privilege() != 0 || self.registers.rflags & RFLAGS_TF != 0;
-        if code[..length].first() != Some(&HLT) || faults {
+        if !halts || faults {
             return Ok(false);
         }
         let mut events = self.fd.get_vcpu_events().map_err(Error::kvm(ACTION))?;
         if events.interrupt.injected != 0 {
             return Ok(false);
         }
-        self.registers.rip = self.registers.rip.wrapping_add(1);
+        self.registers.rip = at.wrapping_add(1);
         self.store_by_request()?;
         // What STI or MOV SS held back is held back no longer; a processor that waits would not be woken.
         events.interrupt.shadow = 0;

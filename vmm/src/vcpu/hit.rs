@@ -181,27 +181,26 @@ impl Vcpu {
 
     /// Gets past the instruction at `at`, which is RIP.
     pub(super) fn begin_step_over(&mut self, at: u64) -> Result<(), Error> {
-        let method = self.method.step_over;
-        match method {
+        let only_unsteppable = match self.method.step_over {
             StepOver::ResumeFlag => {
                 self.resumed_at = Some(at);
                 self.registers.rflags |= RFLAGS_RF;
                 self.dirty = true;
-                Ok(())
+                return Ok(());
             }
-            StepOver::EmulateFirst if self.emulate(at, false).is_ok() => self.after_emulation(),
-            StepOver::EmulateFirst | StepOver::SingleStep => {
-                if self.execute_unsteppable(at)? {
-                    return Ok(());
-                }
-                self.begin_step(at, self.method.block_interrupts)
-            }
+            StepOver::EmulateFirst => false,
+            StepOver::SingleStep => true,
+        };
+        if self.execute_in_host(at, only_unsteppable)? {
+            return Ok(());
         }
+        self.begin_step(at, self.method.block_interrupts)
     }
 
-    /// Executes the instruction at `at`, which is RIP, in the host if a single step of it would go wrong; says whether.
-    pub(super) fn execute_unsteppable(&mut self, at: u64) -> Result<bool, Error> {
-        if self.emulate(at, true).is_ok() {
+    /// Executes the instruction at `at`, which is RIP, in the host and says whether; with `only_unsteppable` only if a single
+    /// step of it would go wrong.
+    pub(super) fn execute_in_host(&mut self, at: u64, only_unsteppable: bool) -> Result<bool, Error> {
+        if self.emulate(at, only_unsteppable).is_ok() {
             self.after_emulation()?;
             return Ok(true);
         }
@@ -220,7 +219,7 @@ impl Vcpu {
     }
 
     /// Executes the instruction at `at` in the host; with `only_unsteppable` only if a step would be visible.
-    pub(super) fn emulate(&mut self, at: u64, only_unsteppable: bool) -> Result<(), Refused> {
+    fn emulate(&mut self, at: u64, only_unsteppable: bool) -> Result<(), Refused> {
         let mut code = [0; INSTRUCTION_LIMIT];
         let length = readable(&self.shared.ram, self.special.cr3, at, &mut code);
         let code = &code[..length];
@@ -249,7 +248,7 @@ impl Vcpu {
     }
 
     /// The guest's own trap flag asks for a debug exception after the instruction that the host executed.
-    pub(super) fn after_emulation(&mut self) -> Result<(), Error> {
+    fn after_emulation(&mut self) -> Result<(), Error> {
         if self.registers.rflags & RFLAGS_TF == 0 {
             return Ok(());
         }
