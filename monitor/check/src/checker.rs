@@ -21,13 +21,16 @@ use serde::{Deserialize, Serialize};
 use self::core::Core;
 use crate::contract::Routine;
 use crate::event::{Context, DISPATCH_LEVEL, Event, EventKind, LockCall, Order, WatchSet};
+use crate::finding::{Finding, Verdict};
 use crate::identity::{HandleKey, LockIdentity};
-use crate::rules::{Verdict, Violation};
+pub use crate::ledger::Found;
+use crate::ledger::Ledger;
+use crate::modules::{Modules, Range};
 use crate::table::Table;
 pub use look::OpenAcquire;
 pub use report::{Outcome, Statistics};
 pub use state::HISTORY;
-use state::{Binding, LockState, Processor, Range};
+use state::{Binding, LockState, Processor};
 
 /// Processors whose events are understood, 0 to one less than this.
 pub const MAX_PROCESSORS: u32 = 256;
@@ -71,10 +74,12 @@ pub enum ReturnInterest {
 }
 
 /// What one event led to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
-    /// The rule that it broke, if any.
+    /// The rule that it broke, if any; of several the one that weighs most.
     pub found: Option<Found>,
+    /// Other rules that it broke.
+    pub more: Vec<Found>,
     /// Whether the return of this call is wanted.
     pub interest: ReturnInterest,
 }
@@ -82,27 +87,32 @@ pub struct Response {
 impl Response {
     const NOTHING: Self = Self {
         found: None,
+        more: Vec::new(),
         interest: ReturnInterest::None,
     };
-}
 
-/// A verdict that an event gave rise to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// How much it weighs.
-    pub verdict: Verdict,
-    /// Its place in [`Checker::violations`]; `None` if there were too many to keep.
-    pub index: Option<usize>,
-    /// Not seen before.
-    pub first: bool,
-    /// Whether it concerns the driver under test.
-    pub concerns_target: bool,
+    /// All findings of an event, the one that weighs most first.
+    fn all(mut found: Vec<Found>) -> Self {
+        found.sort_by_key(|found| found.verdict != Verdict::Semantic);
+        let mut found = found.into_iter();
+        Self {
+            found: found.next(),
+            more: found.collect(),
+            interest: ReturnInterest::None,
+        }
+    }
+
+    /// All findings, the one that weighs most first.
+    pub fn findings(&self) -> impl Iterator<Item = &Found> {
+        self.found.iter().chain(&self.more)
+    }
 }
 
 /// A checker's state as plain data.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SavedState {
     core: Core,
+    ledger: Ledger,
     locks: Vec<(LockIdentity, LockState)>,
     handles: Vec<(HandleKey, Binding)>,
 }
@@ -111,6 +121,7 @@ pub struct SavedState {
 #[derive(Clone, Debug)]
 pub struct Checker {
     core: Core,
+    ledger: Ledger,
     locks: Table<LockIdentity, LockState>,
     handles: Table<HandleKey, Binding>,
 }
@@ -124,10 +135,12 @@ impl Checker {
             limits,
             late: true,
             unseen: 1,
+            modules: Modules::new(limits.names),
             ..Core::default()
         };
         Self {
             core,
+            ledger: Ledger::new(limits.violations),
             locks: Table::new(limits.locks, seed),
             handles: Table::new(limits.handles, seed.rotate_left(32)),
         }
@@ -138,6 +151,7 @@ impl Checker {
     pub fn save(&self) -> SavedState {
         SavedState {
             core: self.core.clone(),
+            ledger: self.ledger.clone(),
             locks: self.locks.iter().map(|(key, value)| (*key, value.clone())).collect(),
             handles: self.handles.iter().map(|(key, value)| (*key, *value)).collect(),
         }
@@ -148,6 +162,7 @@ impl Checker {
     pub fn resume(saved: SavedState, seed: u64) -> Self {
         let mut checker = Self::new(saved.core.limits, seed);
         checker.core = saved.core;
+        checker.ledger = saved.ledger;
         for (key, value) in saved.locks {
             checker.locks.insert(key, value);
         }
@@ -164,6 +179,10 @@ impl Checker {
     /// Takes one event. Never fails: what cannot be is counted in [`Statistics`].
     pub fn apply(&mut self, event: &Event) -> Response {
         let ordered = self.check_order(event);
+        if let EventKind::CallerAttributed(told) = &event.kind {
+            return Response::all(self.caller_attributed(told));
+        }
+        self.ledger.next_event();
         match &event.kind {
             EventKind::LockCall(call) => {
                 if !self.observe(event.sequence, &call.context) {
@@ -187,22 +206,17 @@ impl Checker {
     /// Events that are not lock calls.
     fn other_event(&mut self, sequence: u64, kind: &EventKind) {
         match kind {
-            EventKind::LockCall(_) | EventKind::LockReturn(_) => {}
+            EventKind::LockCall(_) | EventKind::LockReturn(_) | EventKind::CallerAttributed(_) => {}
             EventKind::CallbackEnter(callback) | EventKind::CallbackLeave(callback) => {
                 self.observe(sequence, &callback.context);
             }
             &EventKind::IrqlSeen { processor, irql } => self.see_irql(sequence, processor, irql),
             EventKind::ModuleLoad(module) => {
                 self.core.statistics.modules += 1;
-                if module.target {
-                    self.core.add_target(Range {
-                        base: module.base,
-                        size: module.size,
-                    });
-                }
+                self.core.modules.load(module);
             }
             &EventKind::ModuleUnload { base, size } => {
-                self.core.targets.retain(|range| range.base != base);
+                self.core.modules.unload(base);
                 self.forget_memory(Range { base, size });
             }
             &EventKind::MemoryFreed { address, length } => self.forget_memory(Range {
@@ -213,6 +227,7 @@ impl Checker {
             EventKind::FaultInjected { .. } => self.core.statistics.faults += 1,
             EventKind::Restored => {
                 self.forget_locks();
+                self.core.modules.clear();
                 self.core.past_unknown();
             }
         }
@@ -355,7 +370,7 @@ impl Checker {
 
     /// A lock routine was entered.
     fn lock_call(&mut self, sequence: u64, ordered: bool, call: &LockCall) -> Response {
-        let target = self.core.is_target(call.context.return_address);
+        let target = self.core.modules.is_target(call.context.return_address);
         let statistics = &mut self.core.statistics;
         statistics.calls[call.routine as usize] += 1;
         if target {
@@ -394,8 +409,8 @@ impl Checker {
 
     /// Everything found so far, in the order of the first occurrence.
     #[must_use]
-    pub fn violations(&self) -> &[Violation] {
-        &self.core.violations
+    pub fn violations(&self) -> &[Finding] {
+        self.ledger.findings()
     }
 
     /// Counters.

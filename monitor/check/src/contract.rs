@@ -10,6 +10,7 @@ mod table;
 use serde::{Deserialize, Serialize};
 
 use crate::event::LockOperand;
+use crate::identity::is_dpc_lock;
 pub use routine::{Routine, RoutineSet};
 pub use table::CONTRACTS;
 
@@ -279,8 +280,14 @@ impl ReturnValue {
 pub const QUEUE_HANDLE_LOCK: u64 = 8;
 /// Offset of `Lock`, a `STOR_SPINLOCK` of 32 bits, in a `STOR_LOCK_HANDLE`, bytes.
 pub const STOR_HANDLE_LOCK: u64 = 0;
-/// The two low bits of the field at [`QUEUE_HANDLE_LOCK`] are flags of the queue, not address.
-pub const QUEUE_HANDLE_LOCK_FLAGS: u64 = 3;
+/// The three low bits of the field at [`QUEUE_HANDLE_LOCK`] are flags of the queue, not address.
+pub const QUEUE_HANDLE_LOCK_FLAGS: u64 = 7;
+/// Offset of the `KLOCK_QUEUE_HANDLE` in a `STOR_LOCK_HANDLE`, bytes.
+pub const STOR_HANDLE_QUEUE: u64 = 8;
+/// Bytes of a `STOR_LOCK_HANDLE`.
+pub const STOR_HANDLE_SIZE: u64 = 0x20;
+/// Offset of `Lock`, a `KSPIN_LOCK`, in a `STOR_DPC`: behind its `KDPC`.
+pub const STOR_DPC_LOCK: u64 = 0x40;
 
 impl Contract {
     /// Whether this is the routine that a multiplexed export was called for. `read` fetches an argument.
@@ -294,8 +301,8 @@ impl Contract {
     /// Collects the operands. `read` gives a whole register or the quadword of a stack slot, `None` if it is not
     /// readable. The result is `None` if an operand that the checker cannot do without is missing.
     ///
-    /// For a release by handle the caller may fill in the hint: `lock` of an in-stack queued one from
-    /// [`Contract::handle_lock_field`], `kind` of a StorPort one from [`Contract::handle_kind_field`].
+    /// For a release by handle the caller fills in what the handle says: `lock` from [`Contract::handle_lock_field`],
+    /// `kind` of a StorPort one from [`Contract::handle_kind_field`].
     pub fn decode(&self, mut read: impl FnMut(Place) -> Option<u64>) -> Option<LockOperand> {
         let mut get = |place| fetch(&mut read, place);
         Some(match self.operands {
@@ -323,6 +330,7 @@ impl Contract {
                 adapter: get(adapter)?,
                 handle: get(handle)?,
                 kind: None,
+                lock: None,
             },
             OperandPlaces::Msi { adapter, message } => LockOperand::Msi {
                 adapter: get(adapter)?,
@@ -351,16 +359,28 @@ impl Contract {
             LockOperand::Address(lock)
             | LockOperand::Queued { lock, .. }
             | LockOperand::QueuedHandle { lock: Some(lock), .. } => Some((lock, width)),
+            LockOperand::StorPort { kind, context, .. } if is_dpc_lock(kind) && context != 0 => {
+                match context.checked_add(STOR_DPC_LOCK) {
+                    Some(lock) => Some((lock, width)),
+                    None => None,
+                }
+            }
+            LockOperand::StorPortHandle {
+                kind: Some(kind),
+                lock: Some(lock),
+                ..
+            } if is_dpc_lock(kind) && lock != 0 => Some((lock, width)),
             _ => None,
         }
     }
 
-    /// Address of the quadword from which an in-stack queued release finds its lock; mask it with
+    /// Address of the quadword from which a release by handle finds its lock; mask it with
     /// `!`[`QUEUE_HANDLE_LOCK_FLAGS`].
     #[must_use]
     pub const fn handle_lock_field(operand: &LockOperand) -> Option<u64> {
         match *operand {
             LockOperand::QueuedHandle { handle, .. } => handle.checked_add(QUEUE_HANDLE_LOCK),
+            LockOperand::StorPortHandle { handle, .. } => handle.checked_add(STOR_HANDLE_QUEUE + QUEUE_HANDLE_LOCK),
             _ => None,
         }
     }

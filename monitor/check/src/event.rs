@@ -43,6 +43,8 @@ pub enum EventKind {
     LockCall(LockCall),
     /// A lock routine whose return was caught came back.
     LockReturn(LockReturn),
+    /// More is known of who made the call before.
+    CallerAttributed(CallerAttributed),
     /// The port driver entered a callback of the driver under test.
     CallbackEnter(Callback),
     /// A callback of the driver under test returned.
@@ -129,6 +131,21 @@ pub struct LockReturn {
     pub context: Context,
 }
 
+/// What the unwinding of the stack tells of a lock call, right after the [`LockCall`] in which something was found.
+///
+/// A call in tail position leaves no trace of its caller in the call itself, and a wrapper hides who called it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallerAttributed {
+    /// Sequence number of the [`LockCall`].
+    pub call: u64,
+    /// The driver under test made the call, wherever it returns to.
+    pub target: bool,
+    /// Where the call comes from: its return address, or the function that made it by a jump. 0: not known.
+    pub caller: u64,
+    /// Return addresses of the two frames outside of that, innermost first. 0: not known.
+    pub frames: [u64; 2],
+}
+
 /// What a lock routine was given, as decoded by its contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum LockOperand {
@@ -145,7 +162,7 @@ pub enum LockOperand {
     QueuedHandle {
         /// Address of the handle.
         handle: u64,
-        /// The handle's `Lock` field without its two flag bits, if it could be read. A hint: nothing vouches for it.
+        /// The handle's `Lock` field without its three flag bits, if it could be read.
         lock: Option<u64>,
     },
     /// A StorPort acquire.
@@ -165,9 +182,11 @@ pub enum LockOperand {
         adapter: u64,
         /// Address of the `STOR_LOCK_HANDLE`.
         handle: u64,
-        /// The handle's `Lock` field (`STOR_SPINLOCK`, 0 in a zeroed handle), if it could be read. A hint: nothing vouches
-        /// for it, and no verdict depends on it.
+        /// The handle's `Lock` field (`STOR_SPINLOCK`, 0 in a zeroed handle), if it could be read: what the port driver
+        /// goes by at the release.
         kind: Option<u32>,
+        /// The `Lock` field of the `KLOCK_QUEUE_HANDLE` in the handle without its three flag bits, if it could be read.
+        lock: Option<u64>,
     },
     /// The lock of a message-signalled interrupt.
     Msi {
@@ -223,4 +242,11 @@ pub struct WatchSet {
     pub processors: u32,
     /// Nothing of the driver under test has run yet: no call of its can be older than this event.
     pub before_target: bool,
+    /// The driver under test reaches lock routines by its import table only: it looks up no routine by name at run time
+    /// (`MmGetSystemRoutineAddress`), imports nothing by ordinal and nothing from other than system modules. If not, any
+    /// routine that is not watched may have touched its locks.
+    pub closed: bool,
+    /// Routines that share their code with another one of the same operands, so that an entry does not tell which was
+    /// called.
+    pub ambiguous: crate::contract::RoutineSet,
 }

@@ -49,6 +49,16 @@ pub const fn stor_spinlock_name(kind: u32) -> Option<&'static str> {
 /// `STOR_SPINLOCK` values whose lock context the documentation wants to be `NULL`.
 const START_IO_LOCK: u32 = 2;
 pub(crate) const INTERRUPT_LOCK: u32 = 3;
+pub(crate) const DPC_LOCK: u32 = 1;
+const THREADED_DPC_LOCK: u32 = 4;
+pub(crate) const DPC_LEVEL_LOCK: u32 = 5;
+
+/// Whether this `STOR_SPINLOCK` is the `KSPIN_LOCK` in the `STOR_DPC` that the context points to: the kinds differ in how
+/// the lock is taken, not in which it is.
+#[must_use]
+pub const fn is_dpc_lock(kind: u32) -> bool {
+    matches!(kind, DPC_LOCK | THREADED_DPC_LOCK | DPC_LEVEL_LOCK)
+}
 
 impl LockIdentity {
     /// The identity that an operand carries by itself; `None` for a bare handle.

@@ -22,7 +22,7 @@ pub use encode::Encoder;
 /// First bytes of a trace.
 pub const MAGIC: [u8; 8] = *b"STORLTRC";
 /// Version that is written, and the only one that is read.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Bytes of the header.
 pub const HEADER: usize = 12;
 /// Longest payload of a record, bytes.
@@ -84,6 +84,9 @@ mod tag {
     pub(super) const FAULT_INJECTED: u8 = 10;
     pub(super) const RESTORED: u8 = 11;
     pub(super) const END: u8 = 12;
+    pub(super) const CALLER_ATTRIBUTED: u8 = 13;
+    /// The last that this version knows.
+    pub(super) const LAST: u8 = CALLER_ATTRIBUTED;
 }
 
 /// Shapes of operands.
@@ -108,11 +111,14 @@ mod flag {
     pub(super) const OLD_IRQL: u8 = 2;
     /// The call has a lock word.
     pub(super) const WORD: u8 = 4;
-    /// The handle of a StorPort release could be read: the kind of lock in it is the payload's last number. Readers that
-    /// do not know this bit skip the number.
+    /// The kind of lock in the handle of a StorPort release could be read.
     pub(super) const HANDLE_KIND: u8 = 8;
-    /// A module is the driver under test; a watch began before it.
+    /// The lock field of the handle of a StorPort release could be read.
+    pub(super) const HANDLE_LOCK: u8 = 16;
+    /// A module is the driver under test, which made a call; a watch began before it.
     pub(super) const TARGET: u8 = 1;
+    /// [`WatchSet::closed`](crate::event::WatchSet::closed).
+    pub(super) const CLOSED: u8 = 2;
 }
 
 /// What differences are taken to: the fields of the record before.

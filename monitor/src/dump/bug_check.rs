@@ -4,7 +4,7 @@
 //! something that has not happened.
 
 use storlock_check::event::LockOperand;
-use storlock_check::rules::{Cause, RuleId, Violation};
+use storlock_check::finding::Violation;
 
 use crate::report::BugCheck;
 
@@ -17,34 +17,11 @@ pub fn of(violation: &Violation) -> BugCheck {
     BugCheck {
         code: CODE.into(),
         parameters: [
-            rule(violation.rule) << 8 | cause(violation.cause),
+            u64::from(violation.rule.number()) << 8 | u64::from(violation.cause.number()),
             lock(&violation.call.operand),
             violation.call.context.return_address,
             violation.sequence,
         ],
-    }
-}
-
-/// The number of a rule, for good.
-const fn rule(rule: RuleId) -> u64 {
-    match rule {
-        RuleId::SpinLockRelease => 1,
-        RuleId::QueuedSpinLockRelease => 2,
-        RuleId::StorPortSpinLock4 => 3,
-        RuleId::DoubleAcquire => 4,
-    }
-}
-
-/// The number of a cause, for good.
-const fn cause(cause: Cause) -> u64 {
-    match cause {
-        Cause::ReleaseWithoutAcquire => 1,
-        Cause::ReleasedTwice => 2,
-        Cause::OtherLock => 3,
-        Cause::WrongRoutine => 4,
-        Cause::WrongOwner => 5,
-        Cause::DoubleAcquire => 6,
-        Cause::UnnamedRoutine => 7,
     }
 }
 

@@ -39,7 +39,7 @@ impl Subject {
     /// A violation, called from `caller`.
     #[must_use]
     pub fn new(violation: &Violation, caller: &Location, kernel: &Kernel) -> Self {
-        let rule = violation.rule.rule().name;
+        let rule = violation.rule.meta().name;
         Self {
             bug_check: bug_check::of(violation),
             comment: format!("storlock {rule}: {} at {caller}", violation.cause.name()),

@@ -105,6 +105,8 @@ impl Session {
             imported: plan.imported,
             processors: self.config.processors,
             before_target: evidence == Evidence::BeforeEntry,
+            closed: plan.closed,
+            ..WatchSet::default()
         };
         self.check(state, EventKind::WatchSetChanged(set));
         state.armed_at = Some(state.sequence);

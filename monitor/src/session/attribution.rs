@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use storlock_check::event::{CallerAttributed, Context};
+
 use super::state::State;
 use crate::report::{Frame, Location};
 use crate::target::{CpuState, GuestMemory};
@@ -25,45 +27,59 @@ pub(crate) struct Attribution {
 }
 
 impl State {
-    /// Notes where the violation with this number came from, while its processor is stopped at it.
-    pub(crate) fn attribute(&mut self, cpu: &(impl CpuState + ?Sized), index: usize) {
-        let Some(violation) = self.checker.violations().get(index) else {
+    /// Tells who made the call that the processor stands at, in a form for the report and as an event.
+    pub(crate) fn who_called(
+        &mut self,
+        cpu: &(impl CpuState + ?Sized),
+        context: &Context,
+    ) -> (Attribution, CallerAttributed) {
+        let (stack, stack_note) = self.stack(cpu);
+        let (caller, caller_note, by_target) = self.caller(cpu, context.return_address);
+        // The frame of the routine itself; then that of whoever called it, unless that one has left by a jump.
+        let tail = caller.address != context.return_address;
+        let outer = stack.iter().skip(if tail { 1 } else { 2 });
+        let mut frames = [0; 2];
+        for (frame, known) in frames.iter_mut().zip(outer) {
+            *frame = known.location.address;
+        }
+        let event = CallerAttributed {
+            call: self.sequence,
+            target: by_target,
+            caller: caller.address,
+            frames,
+        };
+        let attribution = Attribution {
+            caller,
+            caller_note,
+            stack,
+            stack_note,
+            places: HashMap::new(),
+        };
+        (attribution, event)
+    }
+
+    /// Notes where a finding came from. `stack`: who made the call, if the processor stands at it.
+    pub(crate) fn attribute(&mut self, cpu: &(impl CpuState + ?Sized), index: usize, stack: Option<&Attribution>) {
+        let Some(finding) = self.checker.violations().get(index) else {
             return;
         };
-        let return_address = violation.call.context.return_address;
-        let mut earlier: Vec<u64> = violation
-            .history
-            .iter()
-            .map(|entry| entry.call.context.return_address)
-            .collect();
-        earlier.extend(
-            violation
-                .acquire
-                .iter()
-                .chain(&violation.holder)
-                .map(|call| call.context.return_address),
-        );
+        let return_address = finding.call.context.return_address;
+        let at_call = finding.stands_at_call();
+        let mut earlier: Vec<u64> = finding.code_addresses().collect();
         earlier.sort_unstable();
         earlier.dedup();
-        let (stack, stack_note) = self.stack(cpu);
-        let (caller, caller_note, by_target) = self.caller(cpu, return_address);
-        if by_target {
-            self.checker.claim(index);
-        }
-        let places = earlier
+        let mut attribution = match stack.filter(|_| at_call) {
+            Some(stack) => stack.clone(),
+            None => Attribution {
+                caller: self.locate(cpu, return_address, false),
+                ..Attribution::default()
+            },
+        };
+        attribution.places = earlier
             .into_iter()
             .map(|address| (address, self.locate(cpu, address, false)))
             .collect();
-        self.findings.insert(
-            index,
-            Attribution {
-                caller,
-                caller_note,
-                stack,
-                stack_note,
-                places,
-            },
-        );
+        self.findings.insert(index, attribution);
     }
 
     /// The call stack of a stopped processor.

@@ -121,9 +121,9 @@ impl Session {
         }
         let Some(rule) = RuleId::ALL
             .into_iter()
-            .find(|rule| rule.rule().name.eq_ignore_ascii_case(name))
+            .find(|rule| rule.meta().name.eq_ignore_ascii_case(name))
         else {
-            let names: Vec<&str> = RuleId::ALL.iter().map(|rule| rule.rule().name).collect();
+            let names: Vec<&str> = RuleId::ALL.iter().map(|rule| rule.meta().name).collect();
             return Err(format!(
                 "there is no rule `{name}`: the rules are {}; and `{SUSPECTS}` for what has too little evidence",
                 names.join(", ")
@@ -144,7 +144,7 @@ impl Session {
         let word = |stops: bool| if stops { "stops the machine" } else { "is only reported" };
         for rule in RuleId::ALL {
             let stops = state.stops.enabled && !state.stops.ignored.contains(&rule);
-            let _ = writeln!(text, "{:<24} {}", rule.rule().name, word(stops));
+            let _ = writeln!(text, "{:<24} {}", rule.meta().name, word(stops));
         }
         let _ = writeln!(
             text,

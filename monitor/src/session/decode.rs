@@ -1,8 +1,8 @@
 //! From a hit to an event: reads the operands of a lock call as its contract says.
 //!
 //! Talks to the contract table and to the stopped processor. It must not know what is legal, nor keep anything between
-//! hits. The number of guest reads is fixed by the routine: return address, thread, at most one stack argument, one
-//! handle field and one lock word.
+//! hits. The number of guest reads is fixed by the routine: return address, thread, at most one stack argument, the
+//! fields of a handle and one lock word.
 
 use storlock_check::contract::{Contract, Place, QUEUE_HANDLE_LOCK_FLAGS, Register, Width};
 use storlock_check::event::{Context, LockCall, LockOperand};
@@ -41,7 +41,7 @@ pub(crate) fn lock_call(
     let row = *rows.iter().find(|row| row.selected(read))?;
     let mut operand = row.decode(read)?;
     let named = Contract::handle_lock_field(&operand).and_then(|field| read_quadword(cpu, field));
-    if let LockOperand::QueuedHandle { lock, .. } = &mut operand {
+    if let LockOperand::QueuedHandle { lock, .. } | LockOperand::StorPortHandle { lock, .. } = &mut operand {
         *lock = named.map(|value| value & !QUEUE_HANDLE_LOCK_FLAGS);
     }
     let of_kind = Contract::handle_kind_field(&operand).and_then(|field| cpu.read_u32(field).ok());

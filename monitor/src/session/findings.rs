@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use storlock_check::event::{LockCall, LockOperand};
+use storlock_check::finding::{Evidence, Finding, HandleBefore, HandleNow, PriorCall, Shortfall, Step};
 use storlock_check::identity::stor_spinlock_name;
-use storlock_check::rules::{self, Cause, HandleBefore, HandleNow, PriorCall, Shortfall, Step};
+use storlock_check::{finding, identity};
 
 use super::attribution::Attribution;
 use super::calls::routine_name;
@@ -28,14 +29,14 @@ impl Findings {
     }
 
     /// One violation, by its place in the checker's list.
-    pub(crate) fn one(&self, violations: &[rules::Violation], index: usize) -> Option<Violation> {
+    pub(crate) fn one(&self, violations: &[Finding], index: usize) -> Option<Violation> {
         let unknown = Attribution::default();
         let attribution = self.attributions.get(&index).unwrap_or(&unknown);
         violations.get(index).map(|violation| describe(violation, attribution))
     }
 
     /// The violations for the report: semantic ones first, each kind in the order of discovery.
-    pub(crate) fn list(&self, violations: &[rules::Violation]) -> Vec<Violation> {
+    pub(crate) fn list(&self, violations: &[Finding]) -> Vec<Violation> {
         let unknown = Attribution::default();
         let numbered = violations.iter().enumerate();
         let mut list: Vec<Violation> = numbered
@@ -46,8 +47,8 @@ impl Findings {
     }
 }
 
-fn describe(v: &rules::Violation, attribution: &Attribution) -> Violation {
-    let rule = v.rule.rule();
+fn describe(v: &Finding, attribution: &Attribution) -> Violation {
+    let rule = v.rule.meta();
     let place = |address: u64| {
         attribution
             .places
@@ -62,9 +63,9 @@ fn describe(v: &rules::Violation, attribution: &Attribution) -> Violation {
         rule_text: rule.text.to_owned(),
         rule_source: rule.source.to_owned(),
         verdict: match v.verdict {
-            rules::Verdict::Semantic => Verdict::Semantic,
-            rules::Verdict::Literal => Verdict::Literal,
-            rules::Verdict::Suspect => Verdict::Suspect,
+            finding::Verdict::Semantic => Verdict::Semantic,
+            finding::Verdict::Literal => Verdict::Literal,
+            finding::Verdict::Suspect => Verdict::Suspect,
         },
         concerns_target: v.concerns_target,
         cause: v.cause.name().to_owned(),
@@ -112,15 +113,17 @@ pub(crate) fn past(call: &PriorCall, step: Step, place: &impl Fn(u64) -> Locatio
 }
 
 /// The sentences that say what the verdict rests on.
-fn evidence(v: &rules::Violation, place: &impl Fn(u64) -> Location) -> Vec<String> {
-    let mut sentences = Vec::new();
-    match v.call.word {
-        Some(0) => sentences.push("the lock word was 0 at the call: nobody held the lock".to_owned()),
-        Some(word) => sentences.push(format!(
-            "the lock word was {word:#x} at the call: somebody held the lock"
-        )),
-        None => {}
+fn evidence(v: &Finding, place: &impl Fn(u64) -> Location) -> Vec<String> {
+    let mut sentences: Vec<String> = v.evidence.iter().map(|evidence| sentence(v, evidence, place)).collect();
+    for (flag, text) in SHORTFALLS {
+        if v.shortfall.contains(*flag) {
+            sentences.push((*text).to_owned());
+        }
     }
+    sentences
+}
+
+fn sentence(v: &Finding, evidence: &Evidence, place: &impl Fn(u64) -> Location) -> String {
     let told = |what: &str, call: &PriorCall| {
         format!(
             "{what} event {}, {} from {} on vCPU {}, thread {:#x}",
@@ -131,35 +134,63 @@ fn evidence(v: &rules::Violation, place: &impl Fn(u64) -> Location) -> Vec<Strin
             call.context.thread
         )
     };
-    match &v.acquire {
-        Some(call) => sentences.push(told("its acquire is", call)),
-        None => sentences.push("no acquire of this lock by this thread or processor is open".to_owned()),
-    }
-    if let Some(call) = &v.holder {
-        sentences.push(told("the lock is held by", call));
-    }
-    sentences.extend(v.handle_before.as_ref().map(|before| handle_before(v, before)));
-    if let Some(call) = &v.released_before {
-        let what = "the last that this caller did to the lock was to release it:";
-        let mut sentence = told(what, call);
-        if v.cause != Cause::ReleasedTwice {
-            sentence += "; it has taken other locks since, so whether it means that acquire is not known";
+    let kind_name = |kind: u32| identity::stor_spinlock_name(kind).unwrap_or("no known kind");
+    match evidence {
+        Evidence::Word(0) => "the lock word was 0 at the call: nobody held the lock".to_owned(),
+        Evidence::Word(word) => format!("the lock word was {word:#x} at the call: somebody held the lock"),
+        Evidence::Acquire(call) => told("its acquire is", call),
+        Evidence::NoAcquire => "no acquire of this lock by this thread or processor is open".to_owned(),
+        Evidence::Holder(call) => told("the lock is held by", call),
+        Evidence::AlsoAcquired { lock, .. } => {
+            format!("the caller has acquired and not released another lock: {lock}")
         }
-        sentences.push(sentence);
-    }
-    if let Some(lock) = &v.also_acquired {
-        sentences.push(format!("the caller has acquired and not released another lock: {lock}"));
-    }
-    for (flag, text) in SHORTFALLS {
-        if v.shortfall.contains(*flag) {
-            sentences.push((*text).to_owned());
+        Evidence::ReleasedBefore { release, certain } => {
+            let what = "the last that this caller did to the lock was to release it:";
+            let mut sentence = told(what, release);
+            if !certain {
+                sentence += "; it has taken other locks since, so whether it means that acquire is not known";
+            }
+            sentence
+        }
+        Evidence::Handle(before) => handle_before(v, before),
+        Evidence::Refused(call) => told(
+            "the acquire that the handle was given to cannot have taken the lock:",
+            call,
+        ),
+        Evidence::Irql { at, min, max } if min == max => {
+            format!("it was called at IRQL {at}; its page allows IRQL {min} only")
+        }
+        Evidence::Irql { at, min, max } => {
+            format!("it was called at IRQL {at}; its page allows IRQL {min} to {max}")
+        }
+        Evidence::NewIrql { given, before } => {
+            format!("NewIrql is {given}; the IRQL before the acquire was {before}")
+        }
+        Evidence::Adapter { acquired, released } => {
+            format!("it was acquired with HwDeviceExtension {acquired:#x} and is released with {released:#x}")
+        }
+        Evidence::Kind { acquired, now } => format!(
+            "the acquire asked for kind {acquired} ({}); the handle names kind {now} ({}) now",
+            kind_name(*acquired),
+            kind_name(*now)
+        ),
+        Evidence::AcquiredHandle(handle) => format!("the acquire filled in the handle at {handle:#x}"),
+        Evidence::SeenLow { event, processor, irql } => format!(
+            "vCPU {processor} was seen at IRQL {irql} at event {event}, outside of the scope of the acquire, and no release \
+             was seen"
+        ),
+        Evidence::Operand { kind, context } => format!(
+            "kind {kind} ({}) with LockContext {context:#x} takes no lock",
+            kind_name(*kind)
+        ),
+        Evidence::Cleared { event } => {
+            format!("at event {event} the lock word was 0 although the lock was held")
         }
     }
-    sentences
 }
 
 /// What the memory of the handle was used for before, and what speaks for and against its being the same handle still.
-fn handle_before(v: &rules::Violation, before: &HandleBefore) -> String {
+fn handle_before(v: &Finding, before: &HandleBefore) -> String {
     let HandleBefore { lock, acquire, .. } = before;
     let kind = match v.call.operand {
         LockOperand::StorPortHandle { kind: Some(kind), .. } => stor_spinlock_name(kind),
@@ -204,6 +235,10 @@ const SHORTFALLS: &[(Shortfall, &str)] = &[
         "the order of the events over all processors is not known",
     ),
     (
+        Shortfall::CONTRADICTED,
+        "the lock has contradicted what was recorded of it: it is touched in ways that are not seen",
+    ),
+    (
         Shortfall::LATE,
         "the watch began while the driver was running: the acquire may be older",
     ),
@@ -230,7 +265,9 @@ fn operands(call: &LockCall) -> Vec<String> {
             format!("LockContext = {context:#x}"),
             format!("LockHandle = {handle:#x}"),
         ],
-        LockOperand::StorPortHandle { adapter, handle, kind } => {
+        LockOperand::StorPortHandle {
+            adapter, handle, kind, ..
+        } => {
             let names = kind.map(|kind| format!(" (of lock kind {kind})")).unwrap_or_default();
             vec![
                 format!("HwDeviceExtension = {adapter:#x}"),

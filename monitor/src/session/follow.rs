@@ -103,6 +103,8 @@ impl Session {
             imported: plan.imported,
             processors: self.config.processors,
             before_target: true,
+            closed: plan.closed,
+            ..WatchSet::default()
         };
         // The same routines are watched as before: the checker learns of the imports and forgets nothing.
         self.check(state, EventKind::WatchSetChanged(set));

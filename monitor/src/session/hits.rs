@@ -1,6 +1,6 @@
 //! What a session does with a decoded hit, under its lock.
 
-use storlock_check::checker::{Response, ReturnInterest};
+use storlock_check::checker::{Found, Response, ReturnInterest};
 use storlock_check::contract::Contract;
 use storlock_check::event::{Context, DISPATCH_LEVEL, Event, EventKind, LockCall, LockReturn, Order};
 
@@ -27,14 +27,14 @@ impl Session {
             return Action::Resume;
         }
         let response = self.check(state, EventKind::LockCall(call));
+        let (cookie, interest) = (state.sequence, response.interest);
         if self.found(state, cpu, response) {
             return Action::Stop;
         }
         // A return that would only be useful is not worth a second exit on every call.
-        if response.interest != ReturnInterest::Needed || !self.can_catch() {
+        if interest != ReturnInterest::Needed || !self.can_catch() {
             return Action::Resume;
         }
-        let cookie = state.sequence;
         state.open_return(OpenReturn {
             cookie,
             frame: (call.context.return_address, call.context.stack_pointer),
@@ -113,13 +113,36 @@ impl Session {
 
     /// Notes what was found; says whether the machine is to stop for it.
     fn found(&self, state: &mut State, cpu: &Recorder<'_>, response: Response) -> bool {
-        let Some(found) = response.found.filter(|found| found.first) else {
+        if !response.findings().any(|found| found.first) {
             return false;
-        };
-        let Some(index) = found.index else { return false };
-        state.attribute(cpu, index);
-        self.violations.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        state.stops_at(cpu.index(), index)
+        }
+        let calls = response.findings().filter_map(|found| found.index);
+        let standing = calls.filter_map(|index| state.checker.violations().get(index));
+        let context = standing
+            .filter(|finding| finding.stands_at_call())
+            .map(|finding| finding.call.context)
+            .next();
+        let mut found: Vec<Found> = response.findings().copied().collect();
+        let mut stack = None;
+        if let Some(context) = context {
+            let (attribution, told) = state.who_called(cpu, &context);
+            stack = Some(attribution);
+            let known = self.check(state, EventKind::CallerAttributed(told));
+            // What is said now of the call's own findings counts: one that looked new may be known by its callers.
+            found.retain(|found| {
+                let finding = found.index.and_then(|index| state.checker.violations().get(index));
+                finding.is_some_and(|finding| !finding.stands_at_call())
+            });
+            found.extend(known.findings());
+        }
+        let mut stops = false;
+        for found in found.iter().filter(|found| found.first) {
+            let Some(index) = found.index else { continue };
+            state.attribute(cpu, index, stack.as_ref());
+            self.violations.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            stops |= state.stops_at(cpu.index(), index);
+        }
+        stops
     }
 
     /// Whether a debug register is left.

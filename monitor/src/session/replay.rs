@@ -125,8 +125,8 @@ impl State {
             }
             _ => {}
         }
-        let found = self.checker.apply(event).found.filter(|found| found.first);
-        if let Some(index) = found.and_then(|found| found.index) {
+        let response = self.checker.apply(event);
+        for index in response.findings().filter_map(|found| found.index) {
             self.place(index);
         }
     }
@@ -149,10 +149,8 @@ impl State {
             return;
         };
         let return_address = violation.call.context.return_address;
-        let calls = violation.history.iter().map(|entry| &entry.call);
-        let calls = calls.chain(&violation.acquire).chain(&violation.holder);
-        let places = calls
-            .map(|call| call.context.return_address)
+        let places = violation
+            .code_addresses()
             .map(|at| (at, self.modules.locate(at, 1)))
             .collect();
         let attribution = Attribution {

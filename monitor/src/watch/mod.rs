@@ -45,6 +45,8 @@ pub struct WatchPlan {
     pub imported: RoutineSet,
     /// The releases whose every imported feeder is watched: only these can be judged.
     pub judged: RoutineSet,
+    /// The driver reaches lock routines by its import table only.
+    pub closed: bool,
     /// Debug registers that stay free. With at least one, the return of a routine that may fail can be caught.
     pub free_registers: usize,
     /// How the choice was made, in a sentence.
@@ -74,7 +76,9 @@ pub fn plan(imports: &Imports, registers: usize) -> WatchPlan {
         entries.any(|import| import.is_named(row.export) && exports(&import.module, row))
     };
     let mut plan = plan_of(&candidates(is_imported), registers, "the driver imports");
-    plan.gaps.extend(hidden_calls(imports));
+    let hidden = hidden_calls(imports);
+    plan.closed = hidden.is_empty();
+    plan.gaps.extend(hidden);
     plan
 }
 
@@ -118,6 +122,7 @@ fn plan_of(candidates: &[Candidate], registers: usize, whether: &str) -> WatchPl
         watched,
         imported,
         judged,
+        closed: false,
         free_registers: registers.saturating_sub(chosen.len()),
         summary: summary(candidates, &chosen, registers, whether),
     }
@@ -313,6 +318,26 @@ fn consequence(left_out: &Candidate, watched: RoutineSet) -> String {
     parts.join("; ")
 }
 
+/// Modules of the system, none of which takes or releases a driver's lock behind its back.
+const SYSTEM: &[&str] = &[
+    "ntoskrnl.exe",
+    "hal.dll",
+    "storport.sys",
+    "wdfldr.sys",
+    "wmilib.sys",
+    "wpprecorder.sys",
+    "ndis.sys",
+    "cng.sys",
+    "ksecdd.sys",
+    "tbs.sys",
+    "bootvid.dll",
+    "kdcom.dll",
+];
+
+fn is_system(module: &str) -> bool {
+    SYSTEM.iter().any(|system| module.eq_ignore_ascii_case(system))
+}
+
 /// Imports by which a driver can reach a lock routine that its import table does not name.
 fn hidden_calls(imports: &Imports) -> Vec<PlanGap> {
     let mut gaps = Vec::new();
@@ -335,6 +360,17 @@ fn hidden_calls(imports: &Imports) -> Vec<PlanGap> {
         gaps.push(PlanGap {
             routine: format!("{by_ordinal} imports by ordinal"),
             consequence: "a lock routine among them is not recognised and not watched".into(),
+        });
+    }
+    let mut others: Vec<&str> = imports.entries().iter().map(|import| import.module.as_str()).collect();
+    others.retain(|module| !is_system(module));
+    others.sort_unstable();
+    others.dedup();
+    if !others.is_empty() {
+        gaps.push(PlanGap {
+            routine: format!("imports from {}", others.join(", ")),
+            consequence:
+                "code of these modules may take and release the driver's locks by routines that are not watched".into(),
         });
     }
     gaps

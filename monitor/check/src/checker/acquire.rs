@@ -1,6 +1,5 @@
 //! Acquires, conversions and caught returns.
 
-use super::report::fingerprint;
 use super::state::{Binding, Nesting, Record};
 use super::{Checker, Found, Response, ReturnInterest, Site, wordless};
 use crate::contract::{CONTRACTS, Contract, Mode, Role, Routine, RoutineSet, contract};
@@ -57,6 +56,7 @@ impl Checker {
         Response {
             found,
             interest: interest(row, call),
+            ..Response::NOTHING
         }
     }
 
@@ -95,9 +95,8 @@ impl Checker {
             Judgement::Broken(verdict, cause, shortfall) => {
                 let held = held.call;
                 let mut violation =
-                    self.violation(site, call, identity, RuleId::DoubleAcquire, (verdict, cause, shortfall));
+                    self.draft(site, call, identity, RuleId::DoubleAcquire, (verdict, cause, shortfall));
                 violation.acquire = Some(held);
-                violation.fingerprint = fingerprint(&violation);
                 Some(self.report(violation, place))
             }
             Judgement::Fine | Judgement::Unknown => None,
@@ -194,6 +193,7 @@ impl Checker {
         Response {
             found: None,
             interest: ReturnInterest::Needed,
+            ..Response::NOTHING
         }
     }
 

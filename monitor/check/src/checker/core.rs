@@ -1,15 +1,15 @@
 //! The part of the checker's state that is not about one lock: processors, the watch, what was found.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::state::{Processor, Range};
+use super::state::Processor;
 use super::{Limits, Statistics};
 use crate::contract::RoutineSet;
 use crate::event::{Context, WatchSet};
 use crate::identity::LockIdentity;
-use crate::rules::Violation;
+use crate::modules::Modules;
 
 /// What is saved besides locks and handles.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -23,14 +23,12 @@ pub(super) struct Core {
     pub(super) late: bool,
     /// Threads that have entered a StorPort or interrupt acquire from below `DISPATCH_LEVEL`; kept only if `late`.
     pub(super) threads: HashSet<u64>,
-    pub(super) targets: Vec<Range>,
+    pub(super) modules: Modules,
     pub(super) last_sequence: Option<u64>,
     /// Lock words were seen to be set while held; `Some(false)`: seen to be clear while held.
     pub(super) words: Option<bool>,
     pub(super) recent: Recent,
     pub(super) statistics: Statistics,
-    pub(super) violations: Vec<Violation>,
-    pub(super) fingerprints: HashMap<u64, usize>,
 }
 
 /// Bytes of a kernel stack: addresses this far apart are not on the same one.
@@ -100,23 +98,6 @@ impl Core {
         self.unseen = self.watch.processors.max(1);
         self.late = true;
         self.threads.clear();
-    }
-
-    /// A place of the driver under test; every place is, as long as no module was said to be it.
-    pub(super) fn is_target(&self, address: u64) -> bool {
-        self.targets.is_empty() || self.targets.iter().any(|range| range.contains(address))
-    }
-
-    /// A place in a module that was said to be the driver under test.
-    pub(super) fn is_declared_target(&self, address: u64) -> bool {
-        self.targets.iter().any(|range| range.contains(address))
-    }
-
-    /// Remembers a module of the driver under test.
-    pub(super) fn add_target(&mut self, range: Range) {
-        if self.targets.len() < self.limits.names.min(64) {
-            self.targets.push(range);
-        }
     }
 
     /// Every processor has been below `DISPATCH_LEVEL`: no hold is older than what the checker knows.

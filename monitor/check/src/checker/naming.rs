@@ -7,17 +7,17 @@
 
 use super::Checker;
 use super::core::STACK;
-use super::report::fingerprint;
+use super::report::Draft;
 use super::state::{LockState, Record, SMALLEST_INTERRUPT, fits};
 use crate::contract::{Role, contract};
 use crate::event::{Context, DISPATCH_LEVEL, LockCall, LockOperand};
 use crate::identity::{HandleKey, INTERRUPT_LOCK, LockIdentity};
-use crate::rules::{Cause, HandleBefore, HandleNow, HistoryEntry, PriorCall, Step, Violation};
+use crate::rules::{Cause, HandleBefore, HandleNow, HistoryEntry, PriorCall, Step};
 
 impl Checker {
     /// Names the cause of a wrong release of `lock` and adds what the name rests on. `record`: the acquire that the
     /// release was matched with.
-    pub(super) fn name(&self, violation: &mut Violation, lock: &LockState, record: Option<&Record>) {
+    pub(super) fn name(&self, violation: &mut Draft, lock: &LockState, record: Option<&Record>) {
         let call = violation.call;
         let before = self.handle_before(&call);
         // The handle does not look like that of the acquire by which its lock is known: it is not about that lock.
@@ -29,7 +29,7 @@ impl Checker {
             violation.acquire = None;
             violation.holder = None;
         }
-        violation.fingerprint = fingerprint(violation);
+        violation.named = violation.cause;
         if record.is_none() || unlike.is_some() {
             violation.handle_before = before;
         }
@@ -38,13 +38,13 @@ impl Checker {
         }
         let by_handle = HandleKey::of(&call.operand).is_some();
         let own = own_release(lock, &call.context).filter(|_| !by_handle);
-        violation.released_before = own.filter(|(_, meant)| *meant).map(|(release, _)| *release);
+        violation.released_before = own.filter(|(_, meant)| *meant).map(|(release, _)| (*release, false));
         let released = match (before, own) {
             (Some(before), _) => before.released,
             (None, own) => own.map(|(release, _)| release.sequence),
         };
         let other = self.other_lock(&call, released).filter(|_| record.is_none());
-        violation.also_acquired = other.map(|(identity, _)| identity);
+        violation.also_acquired = other.map(|(acquire, _)| acquire);
         if let Some(acquire) = self.other_kind(&call).filter(|_| record.is_none()) {
             violation.cause = Cause::WrongRoutine;
             violation.acquire = Some(acquire);
@@ -55,6 +55,9 @@ impl Checker {
             }
         } else if self.released_twice(violation) {
             violation.cause = Cause::ReleasedTwice;
+            if let Some((_, certain)) = &mut violation.released_before {
+                *certain = true;
+            }
         }
     }
 
@@ -76,7 +79,7 @@ impl Checker {
 
     /// Another lock that the caller has acquired by a routine that this release belongs to, and not released; younger
     /// than `after`. Whether that acquire has surely come back.
-    fn other_lock(&self, call: &LockCall, after: Option<u64>) -> Option<(LockIdentity, bool)> {
+    fn other_lock(&self, call: &LockCall, after: Option<u64>) -> Option<((LockIdentity, u64), bool)> {
         let same = LockIdentity::of(&call.operand);
         let young = self.core.recent.newest_first();
         young
@@ -86,7 +89,12 @@ impl Checker {
                 let records = &self.locks.get(&acquire.lock)?.records;
                 let open = records.iter().find(|record| record.call.sequence == acquire.sequence)?;
                 let own = open.same_agent(&call.context) && fits(call.routine, open);
-                own.then(|| (acquire.lock, self.surely_acquired(open, &call.context)))
+                own.then(|| {
+                    (
+                        (acquire.lock, acquire.sequence),
+                        self.surely_acquired(open, &call.context),
+                    )
+                })
             })
     }
 
@@ -112,11 +120,11 @@ impl Checker {
     }
 
     /// Whether the caller had acquired the lock, has released it and surely means that acquire still.
-    fn released_twice(&self, violation: &Violation) -> bool {
+    fn released_twice(&self, violation: &Draft) -> bool {
         if let Some(before) = &violation.handle_before {
             return before.released.is_some() && before.now == HandleNow::Same && !before.frame_left;
         }
-        violation.released_before.is_some_and(|release| {
+        violation.released_before.is_some_and(|(release, _)| {
             let (context, floor) = (&violation.call.context, release.context.stack_pointer);
             self.core.recent.none_since(release.sequence, context, floor)
         })

@@ -2,7 +2,7 @@
 
 use super::acquire::{acquires_of, releases_of};
 use super::state::{LockState, Record, fits};
-use super::{Checker, Core, Response, ReturnInterest, Site};
+use super::{Checker, Core, Response, Site};
 use crate::contract::{CONTRACTS, Contract, Mode, Role, Routine, RoutineSet, contract};
 use crate::event::{Context, LockCall, LockOperand};
 use crate::identity::{HandleKey, LockIdentity};
@@ -131,7 +131,7 @@ impl Checker {
             }),
             other_holder: holder.is_some(),
             // Of a driver that had not run when the watch began no hold can be older, whatever the processors did.
-            known: core.known() || (!core.late && core.is_declared_target(call.context.return_address)),
+            known: core.known() || (!core.late && core.modules.is_declared_target(call.context.return_address)),
             shortfall,
         }
     }
@@ -156,7 +156,7 @@ impl Checker {
         };
         let row = contract(call.routine);
         let rule = RuleId::of_release(row.class);
-        let mut violation = self.violation(site, call, subject.identity, rule, (verdict, cause, shortfall));
+        let mut violation = self.draft(site, call, subject.identity, rule, (verdict, cause, shortfall));
         violation.acquire = record.map(|record| record.call);
         if let Some(lock) = self.locks.at(place) {
             violation.holder = other_holder(&self.core, lock, &call.context).map(|record| record.call);
@@ -170,7 +170,7 @@ impl Checker {
         }
         Response {
             found: Some(found),
-            interest: ReturnInterest::None,
+            ..Response::NOTHING
         }
     }
 

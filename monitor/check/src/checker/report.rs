@@ -2,11 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Checker, Found, Site};
+use super::{Checker, Site};
 use crate::contract::Routine;
-use crate::event::LockCall;
+use crate::event::{CallerAttributed, LockCall};
+use crate::finding::{Cause, Evidence, Finding, HandleBefore, Place, PriorCall, Shortfall, Signature, Step, Verdict};
 use crate::identity::LockIdentity;
-use crate::rules::{Cause, PriorCall, RuleId, Shortfall, Step, Verdict, Violation};
+use crate::ledger::Found;
+use crate::rules::RuleId;
 
 const ROUTINES: usize = Routine::ALL.len();
 
@@ -66,14 +68,6 @@ impl Statistics {
         self.calls.iter().sum()
     }
 
-    fn count_for_target(&mut self, verdict: Verdict, times: u64) {
-        match verdict {
-            Verdict::Semantic => self.target_violations += times,
-            Verdict::Suspect => self.target_suspects += times,
-            Verdict::Literal => {}
-        }
-    }
-
     /// Lock calls that return into the driver under test.
     #[must_use]
     pub fn target_lock_calls(&self) -> u64 {
@@ -117,127 +111,136 @@ impl Checker {
         }
     }
 
-    /// A violation without its witnesses and fingerprint.
-    pub(super) fn violation(
+    /// A finding without its witnesses.
+    pub(super) fn draft(
         &self,
         site: Site,
         call: &LockCall,
         lock: LockIdentity,
         rule: RuleId,
         (verdict, cause, shortfall): (Verdict, Cause, Shortfall),
-    ) -> Violation {
-        Violation {
+    ) -> Draft {
+        Draft {
             rule,
             verdict,
             cause,
             shortfall,
             concerns_target: site.target || self.locks.get(&lock).is_some_and(|lock| lock.target),
-            fingerprint: 0,
-            count: 1,
             lock,
             sequence: site.sequence,
             call: *call,
+            call_sequence: site.sequence,
+            named: cause,
             acquire: None,
             holder: None,
             also_acquired: None,
             released_before: None,
             handle_before: None,
+            told: Vec::new(),
+        }
+    }
+
+    /// Keeps a finding, or counts it if it is known.
+    pub(super) fn report(&mut self, draft: Draft, place: u32) -> Found {
+        let finding = draft.finding();
+        let lock = self.locks.at(place).filter(|_| known_lock(&finding));
+        let found = self.ledger.report(finding, &self.core.modules, |finding| {
+            // The past of a lock that the call may not be about would only mislead.
+            if let Some(lock) = lock {
+                finding.history = lock.history.newest_first().copied().collect();
+                finding.history.reverse();
+                finding.history_evicted = lock.history.evicted();
+            }
+        });
+        self.tally();
+        found
+    }
+
+    /// More is known of who made the last call.
+    pub(super) fn caller_attributed(&mut self, told: &CallerAttributed) -> Vec<Found> {
+        let (found, claimed) = self.ledger.attribute(told, &self.core.modules);
+        for (lock, _) in claimed {
+            if let Some(lock) = self.locks.get_mut(&lock) {
+                lock.target = true;
+            }
+        }
+        self.tally();
+        found
+    }
+
+    fn tally(&mut self) {
+        let (tally, statistics) = (self.ledger.tally(), &mut self.core.statistics);
+        statistics.target_violations = tally.semantic;
+        statistics.target_suspects = tally.suspect;
+        statistics.violations_not_kept = self.ledger.not_kept;
+    }
+}
+
+/// A finding that is being made.
+#[derive(Clone, Debug)]
+pub(super) struct Draft {
+    pub(super) rule: RuleId,
+    pub(super) verdict: Verdict,
+    pub(super) cause: Cause,
+    pub(super) shortfall: Shortfall,
+    pub(super) concerns_target: bool,
+    pub(super) lock: LockIdentity,
+    pub(super) sequence: u64,
+    pub(super) call: LockCall,
+    pub(super) call_sequence: u64,
+    /// The cause as it was judged, before it was named more closely.
+    pub(super) named: Cause,
+    pub(super) acquire: Option<PriorCall>,
+    pub(super) holder: Option<PriorCall>,
+    pub(super) also_acquired: Option<(LockIdentity, u64)>,
+    pub(super) released_before: Option<(PriorCall, bool)>,
+    pub(super) handle_before: Option<HandleBefore>,
+    /// What a rule says besides.
+    pub(super) told: Vec<Evidence>,
+}
+
+impl Draft {
+    fn finding(self) -> Finding {
+        let signature = Signature {
+            rule: self.rule,
+            cause: self.named.family(),
+            routine: self.call.routine,
+            site: Place::default(),
+            frames: Default::default(),
+        };
+        let mut evidence: Vec<Evidence> = self.call.word.map(Evidence::Word).into_iter().collect();
+        evidence.push(self.acquire.map_or(Evidence::NoAcquire, Evidence::Acquire));
+        evidence.extend(self.holder.map(Evidence::Holder));
+        evidence.extend(self.handle_before.map(Evidence::Handle));
+        evidence.extend(
+            self.released_before
+                .map(|(release, certain)| Evidence::ReleasedBefore { release, certain }),
+        );
+        evidence.extend(
+            self.also_acquired
+                .map(|(lock, acquire)| Evidence::AlsoAcquired { lock, acquire }),
+        );
+        evidence.extend(self.told);
+        Finding {
+            rule: self.rule,
+            verdict: self.verdict,
+            cause: self.cause,
+            shortfall: self.shortfall,
+            concerns_target: self.concerns_target,
+            signature,
+            count: 1,
+            lock: self.lock,
+            sequence: self.sequence,
+            call: self.call,
+            call_sequence: self.call_sequence,
+            evidence,
             history: Vec::new(),
             history_evicted: 0,
         }
     }
-
-    /// Says that a violation is the driver under test's although its call returns elsewhere: a call in tail position
-    /// leaves no trace of its caller in an event, but whoever sees the stopped processor may know.
-    pub fn claim(&mut self, index: usize) {
-        let Some(violation) = self.core.violations.get_mut(index) else {
-            return;
-        };
-        if std::mem::replace(&mut violation.concerns_target, true) {
-            return;
-        }
-        let (verdict, count, identity) = (violation.verdict, violation.count, violation.lock);
-        self.core.statistics.count_for_target(verdict, count);
-        if let Some(lock) = self.locks.get_mut(&identity) {
-            lock.target = true;
-        }
-    }
-
-    /// Keeps a violation, or counts it if it is known.
-    pub(super) fn report(&mut self, mut violation: Violation, place: u32) -> Found {
-        let core = &mut self.core;
-        let verdict = violation.verdict;
-        let known = core.fingerprints.get(&violation.fingerprint).copied();
-        let mut concerns_target = violation.concerns_target;
-        if let Some(known) = known.and_then(|index| core.violations.get_mut(index)) {
-            // Once the driver under test is known to have to do with it, it had from the start.
-            known.concerns_target |= concerns_target;
-            concerns_target = known.concerns_target;
-        }
-        if concerns_target {
-            core.statistics.count_for_target(verdict, 1);
-        }
-        if let Some(index) = known {
-            if let Some(known) = core.violations.get_mut(index) {
-                known.count += 1;
-            }
-            return Found {
-                verdict,
-                index: Some(index),
-                first: false,
-                concerns_target,
-            };
-        }
-        if core.violations.len() >= core.limits.violations {
-            core.statistics.violations_not_kept += 1;
-            return Found {
-                verdict,
-                index: None,
-                first: false,
-                concerns_target,
-            };
-        }
-        // The past of a lock that the call may not be about would only mislead.
-        if let Some(lock) = self.locks.at(place).filter(|_| known_lock(&violation)) {
-            violation.history = lock.history.newest_first().copied().collect();
-            violation.history.reverse();
-            violation.history_evicted = lock.history.evicted();
-        }
-        let index = core.violations.len();
-        core.fingerprints.insert(violation.fingerprint, index);
-        core.violations.push(violation);
-        Found {
-            verdict,
-            index: Some(index),
-            first: true,
-            concerns_target,
-        }
-    }
 }
 
-/// Whether a violation says which lock it is about.
-const fn known_lock(violation: &Violation) -> bool {
-    !matches!(
-        (violation.lock, violation.handle_before),
-        (LockIdentity::Handle(_), Some(_))
-    )
-}
-
-/// FNV-1a over what makes a cause: the same in every run on the same addresses. Taken before the cause is named more
-/// closely: how a release without its acquire looks depends on what the caller happened to do before.
-pub(super) fn fingerprint(violation: &Violation) -> u64 {
-    let words = [
-        violation.rule as u64,
-        violation.verdict as u64,
-        violation.cause as u64,
-        violation.call.routine as u64,
-        violation.call.context.return_address,
-        violation.acquire.map_or(u64::MAX, |acquire| acquire.routine as u64),
-    ];
-    words
-        .iter()
-        .flat_map(|word| word.to_le_bytes())
-        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        })
+/// Whether a finding says which lock it is about.
+fn known_lock(finding: &Finding) -> bool {
+    !matches!(finding.lock, LockIdentity::Handle(_)) || finding.handle_before().is_none()
 }

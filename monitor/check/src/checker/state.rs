@@ -265,17 +265,3 @@ impl Processor {
         self.attempts.push((place, sequence));
     }
 }
-
-/// A range of addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Range {
-    pub base: u64,
-    pub size: u64,
-}
-
-impl Range {
-    /// Whether an address lies in it.
-    pub(crate) const fn contains(&self, address: u64) -> bool {
-        address.wrapping_sub(self.base) < self.size
-    }
-}

@@ -1,12 +1,15 @@
 //! Double acquire: the part of SpinLock, QueuedSpinLock and StorPortSpinLock that forbids to take a held lock again.
 
-use super::{Cause, Judgement, Rule, Shortfall};
+use super::{Cause, Judgement, Meta, Shortfall, Verdict};
 
-pub(super) const RULE: Rule = Rule {
+pub(super) const META: Meta = Meta {
+    number: 4,
     name: "DoubleAcquire",
     text: "A spin lock must not be acquired by its holder: the second acquire waits for itself for ever.",
     source: "devtest/storport-spinlock; devtest/storport-queuedspinlock; devtest/storport-storportspinlock; \
              wdm/nf-wdm-keacquirespinlockraisetodpc",
+    verdicts: &[Verdict::Semantic],
+    causes: &[Cause::DoubleAcquire],
 };
 
 /// What is known when an acquire is entered by somebody who has an open acquire of the same lock.

@@ -2,7 +2,9 @@
 
 use super::{EndMark, HEADER, Item, Last, MAGIC, MAX_PAYLOAD, SKIPPABLE, TraceError, VERSION, flag, shape, tag};
 use crate::contract::{Routine, RoutineSet};
-use crate::event::{Callback, Context, Event, EventKind, LockCall, LockOperand, LockReturn, Module, Order, WatchSet};
+use crate::event::{
+    Callback, CallerAttributed, Context, Event, EventKind, LockCall, LockOperand, LockReturn, Module, Order, WatchSet,
+};
 
 /// What the front of a piece of a trace holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +62,7 @@ impl Decoder {
         if tag >= SKIPPABLE {
             return Ok(Decoded::Skip(used));
         }
-        if tag == 0 || tag > tag::END {
+        if tag == 0 || tag > tag::LAST {
             return Err(TraceError::UnknownTag(tag));
         }
         let mut payload = Payload(payload);
@@ -87,6 +89,12 @@ impl Decoder {
         Ok(match tag {
             tag::LOCK_CALL => EventKind::LockCall(self.lock_call(payload)?),
             tag::LOCK_RETURN => EventKind::LockReturn(self.lock_return(payload)?),
+            tag::CALLER_ATTRIBUTED => EventKind::CallerAttributed(CallerAttributed {
+                target: payload.byte()? & flag::TARGET != 0,
+                call: payload.number()?,
+                caller: payload.number()?,
+                frames: [payload.number()?, payload.number()?],
+            }),
             tag::CALLBACK_ENTER => EventKind::CallbackEnter(self.callback(payload)?),
             tag::CALLBACK_LEAVE => EventKind::CallbackLeave(self.callback(payload)?),
             tag::IRQL_SEEN => EventKind::IrqlSeen {
@@ -103,7 +111,7 @@ impl Decoder {
                 length: payload.number()?,
             },
             tag::WATCH_SET_CHANGED => {
-                let before_target = payload.byte()? & flag::TARGET != 0;
+                let flags = payload.byte()?;
                 let watched = RoutineSet::from_bits(payload.number()?);
                 let imported = RoutineSet::from_bits(payload.number()?);
                 let processors = payload.small()?;
@@ -111,7 +119,9 @@ impl Decoder {
                     watched,
                     imported,
                     processors,
-                    before_target,
+                    before_target: flags & flag::TARGET != 0,
+                    closed: flags & flag::CLOSED != 0,
+                    ambiguous: RoutineSet::from_bits(payload.number()?),
                 })
             }
             tag::FAULT_INJECTED => EventKind::FaultInjected {
@@ -137,7 +147,7 @@ impl Decoder {
         } else {
             None
         };
-        handle_kind(payload, flags, &mut operand)?;
+        handle_fields(payload, flags, &mut operand)?;
         Ok(LockCall {
             routine,
             context,
@@ -153,7 +163,7 @@ impl Decoder {
         let context = self.context(payload, flags)?;
         let mut operand = self.operand(payload)?;
         let (call, value) = (payload.number()?, payload.small()?);
-        handle_kind(payload, flags, &mut operand)?;
+        handle_fields(payload, flags, &mut operand)?;
         Ok(LockReturn {
             call,
             routine,
@@ -211,6 +221,7 @@ impl Decoder {
                 adapter: payload.difference(last)?,
                 handle: payload.number()?,
                 kind: None,
+                lock: None,
             },
             shape::MSI => LockOperand::Msi {
                 adapter: payload.difference(last)?,
@@ -223,10 +234,16 @@ impl Decoder {
     }
 }
 
-/// What a StorPort release found in its handle: at the end of the payload, so that readers of old skip it.
-fn handle_kind(payload: &mut Payload<'_>, flags: u8, operand: &mut LockOperand) -> Result<(), TraceError> {
-    if let (LockOperand::StorPortHandle { kind, .. }, true) = (operand, flags & flag::HANDLE_KIND != 0) {
+/// What a StorPort release found in its handle.
+fn handle_fields(payload: &mut Payload<'_>, flags: u8, operand: &mut LockOperand) -> Result<(), TraceError> {
+    let LockOperand::StorPortHandle { kind, lock, .. } = operand else {
+        return Ok(());
+    };
+    if flags & flag::HANDLE_KIND != 0 {
         *kind = Some(payload.small()?);
+    }
+    if flags & flag::HANDLE_LOCK != 0 {
+        *lock = Some(payload.number()?);
     }
     Ok(())
 }

@@ -62,6 +62,11 @@ impl Encoder {
         match kind {
             EventKind::LockCall(call) => self.lock_call(call),
             EventKind::LockReturn(returned) => self.lock_return(returned),
+            EventKind::CallerAttributed(told) => {
+                self.payload.push(if told.target { flag::TARGET } else { 0 });
+                let [inner, outer] = told.frames;
+                self.numbers(tag::CALLER_ATTRIBUTED, &[told.call, told.caller, inner, outer])
+            }
             EventKind::CallbackEnter(callback) => self.callback(tag::CALLBACK_ENTER, callback),
             EventKind::CallbackLeave(callback) => self.callback(tag::CALLBACK_LEAVE, callback),
             &EventKind::IrqlSeen { processor, irql } => self.numbers(tag::IRQL_SEEN, &[processor.into(), irql.into()]),
@@ -73,11 +78,15 @@ impl Encoder {
                 imported,
                 processors,
                 before_target,
+                closed,
+                ambiguous,
             }) => {
-                self.payload.push(if *before_target { flag::TARGET } else { 0 });
+                let closed = if *closed { flag::CLOSED } else { 0 };
+                self.payload
+                    .push(closed | if *before_target { flag::TARGET } else { 0 });
                 self.numbers(
                     tag::WATCH_SET_CHANGED,
-                    &[watched.bits(), imported.bits(), (*processors).into()],
+                    &[watched.bits(), imported.bits(), (*processors).into(), ambiguous.bits()],
                 )
             }
             &EventKind::FaultInjected { fault } => self.numbers(tag::FAULT_INJECTED, &[fault]),
@@ -97,7 +106,7 @@ impl Encoder {
         let mut flags = if call.context.interrupts { flag::INTERRUPTS } else { 0 };
         flags |= if call.old_irql.is_some() { flag::OLD_IRQL } else { 0 };
         flags |= if call.word.is_some() { flag::WORD } else { 0 };
-        flags |= handle_kind_flag(&call.operand);
+        flags |= handle_flags(&call.operand);
         self.payload.push(flags);
         self.context(&call.context);
         self.operand(&call.operand);
@@ -107,13 +116,13 @@ impl Encoder {
         if let Some(word) = call.word {
             number(&mut self.payload, word);
         }
-        self.handle_kind(&call.operand);
+        self.handle_fields(&call.operand);
         tag::LOCK_CALL
     }
 
     fn lock_return(&mut self, returned: &LockReturn) -> u8 {
         self.payload.push(returned.routine as u8);
-        let mut flags = handle_kind_flag(&returned.operand);
+        let mut flags = handle_flags(&returned.operand);
         flags |= if returned.context.interrupts {
             flag::INTERRUPTS
         } else {
@@ -123,13 +132,18 @@ impl Encoder {
         self.context(&returned.context);
         self.operand(&returned.operand);
         self.numbers(tag::LOCK_RETURN, &[returned.call, returned.value.into()]);
-        self.handle_kind(&returned.operand);
+        self.handle_fields(&returned.operand);
         tag::LOCK_RETURN
     }
 
-    fn handle_kind(&mut self, operand: &LockOperand) {
-        if let LockOperand::StorPortHandle { kind: Some(kind), .. } = *operand {
-            number(&mut self.payload, kind.into());
+    fn handle_fields(&mut self, operand: &LockOperand) {
+        if let LockOperand::StorPortHandle { kind, lock, .. } = *operand {
+            if let Some(kind) = kind {
+                number(&mut self.payload, kind.into());
+            }
+            if let Some(lock) = lock {
+                number(&mut self.payload, lock);
+            }
         }
     }
 
@@ -214,9 +228,12 @@ impl Encoder {
     }
 }
 
-const fn handle_kind_flag(operand: &LockOperand) -> u8 {
+const fn handle_flags(operand: &LockOperand) -> u8 {
     match operand {
-        LockOperand::StorPortHandle { kind: Some(_), .. } => flag::HANDLE_KIND,
+        LockOperand::StorPortHandle { kind, lock, .. } => {
+            let kind = if kind.is_some() { flag::HANDLE_KIND } else { 0 };
+            kind | if lock.is_some() { flag::HANDLE_LOCK } else { 0 }
+        }
         _ => 0,
     }
 }
