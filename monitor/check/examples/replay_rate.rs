@@ -103,6 +103,8 @@ fn main() {
         imported: RoutineSet::ALL,
         processors: PROCESSORS,
         before_target: true,
+        closed: true,
+        ..WatchSet::default()
     };
     checker.apply(&Event {
         sequence: 0,

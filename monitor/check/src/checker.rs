@@ -1,36 +1,20 @@
-//! The checker: events in, violations out.
+//! The checker: events in, findings out.
 //!
-//! Keeps one state a lock, matches every release with the acquire it belongs to and asks the rules. Fed by whoever
-//! watches a guest or replays a trace. Must not know where events come from.
-//!
-//! An acquire that was entered is an *attempt*. Entered below `DISPATCH_LEVEL` it belongs to its thread, which may
-//! still be interrupted by a DPC that takes the same lock, or moved to another processor; entered at or above, to its
-//! processor. An attempt is enough to make a release legal; only one that has proved to have come back with the lock (a
-//! caught return, or code of the same level running on its processor) can make somebody else's call wrong.
-
-mod acquire;
-mod core;
-mod look;
-mod naming;
-mod release;
-mod report;
-mod state;
+//! Hands each event to the matching, which puts facts together, and the facts to the rules; keeps what these find. Fed by
+//! whoever watches a guest or replays a trace. Must not know where events come from.
 
 use serde::{Deserialize, Serialize};
 
-use self::core::Core;
-use crate::contract::Routine;
-use crate::event::{Context, DISPATCH_LEVEL, Event, EventKind, LockCall, Order, WatchSet};
+use crate::contract::{Role, contract};
+use crate::event::{Event, EventKind, LockCall, Order, WatchSet};
 use crate::finding::{Finding, Verdict};
 use crate::identity::{HandleKey, LockIdentity};
-pub use crate::ledger::Found;
 use crate::ledger::Ledger;
+pub use crate::ledger::Found;
+use crate::matching::{Addresses, Binding, Core, Ended, LockState, Site, Thread};
+pub use crate::matching::{HISTORY, OpenAcquire, Outcome, Statistics};
 use crate::modules::{Modules, Range};
 use crate::table::Table;
-pub use look::OpenAcquire;
-pub use report::{Outcome, Statistics};
-pub use state::HISTORY;
-use state::{Binding, LockState, Processor};
 
 /// Processors whose events are understood, 0 to one less than this.
 pub const MAX_PROCESSORS: u32 = 256;
@@ -38,7 +22,8 @@ pub const MAX_PROCESSORS: u32 = 256;
 /// Bounds of what the checker keeps. A guest cannot make it keep more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Locks (at most about 1 KiB each).
+    /// Locks: at most about 1 KiB each while few wait for them; half of the history and of the room for waiting calls is
+    /// kept of locks of other drivers.
     pub locks: usize,
     /// Lock handles (64 bytes each).
     pub handles: usize,
@@ -85,20 +70,15 @@ pub struct Response {
 }
 
 impl Response {
-    const NOTHING: Self = Self {
-        found: None,
-        more: Vec::new(),
-        interest: ReturnInterest::None,
-    };
-
-    /// All findings of an event, the one that weighs most first.
-    fn all(mut found: Vec<Found>) -> Self {
-        found.sort_by_key(|found| found.verdict != Verdict::Semantic);
+    fn new(mut found: Vec<Found>, interest: ReturnInterest) -> Self {
+        if found.len() > 1 {
+            found.sort_by_key(|found| found.verdict != Verdict::Semantic);
+        }
         let mut found = found.into_iter();
         Self {
             found: found.next(),
             more: found.collect(),
-            interest: ReturnInterest::None,
+            interest,
         }
     }
 
@@ -120,10 +100,15 @@ pub struct SavedState {
 /// Holds lock calls against their contracts.
 #[derive(Clone, Debug)]
 pub struct Checker {
-    core: Core,
-    ledger: Ledger,
-    locks: Table<LockIdentity, LockState>,
-    handles: Table<HandleKey, Binding>,
+    pub(crate) core: Core,
+    pub(crate) ledger: Ledger,
+    pub(crate) locks: Table<LockIdentity, LockState>,
+    pub(crate) handles: Table<HandleKey, Binding>,
+    pub(crate) threads: Table<u64, Thread>,
+    /// Where locks and handles lie.
+    pub(crate) addresses: Addresses,
+    /// Acquires whose scope the present event shows to be left.
+    pub(crate) ended: Vec<Ended>,
 }
 
 impl Checker {
@@ -143,6 +128,9 @@ impl Checker {
             ledger: Ledger::new(limits.violations),
             locks: Table::new(limits.locks, seed),
             handles: Table::new(limits.handles, seed.rotate_left(32)),
+            threads: Table::new(limits.names, seed.rotate_left(16)),
+            addresses: Addresses::default(),
+            ended: Vec::new(),
         }
     }
 
@@ -169,10 +157,7 @@ impl Checker {
         for (key, value) in saved.handles {
             checker.handles.insert(key, value);
         }
-        // Places in the table do not survive; losing a proof that was due costs no more than a hit.
-        for processor in &mut checker.core.processors {
-            processor.attempts.clear();
-        }
+        checker.rebuild();
         checker
     }
 
@@ -180,42 +165,58 @@ impl Checker {
     pub fn apply(&mut self, event: &Event) -> Response {
         let ordered = self.check_order(event);
         if let EventKind::CallerAttributed(told) = &event.kind {
-            return Response::all(self.caller_attributed(told));
+            let found = self.caller_attributed(told);
+            return Response::new(found, ReturnInterest::None);
         }
         self.ledger.next_event();
-        match &event.kind {
+        let sequence = event.sequence;
+        let (mut found, mut interest) = (Vec::new(), ReturnInterest::None);
+        let seen = match &event.kind {
             EventKind::LockCall(call) => {
-                if !self.observe(event.sequence, &call.context) {
-                    return Response::NOTHING;
+                if self.observe(sequence, &call.context, Some(call)) {
+                    (found, interest) = self.lock_call(sequence, ordered, call);
                 }
-                self.lock_call(event.sequence, ordered, call)
+                Some((call.context.processor, call.context.irql))
             }
             EventKind::LockReturn(returned) => {
-                if self.observe(event.sequence, &returned.context) {
-                    self.lock_return(event.sequence, returned);
+                if self.observe(sequence, &returned.context, None) {
+                    self.lock_return(sequence, returned);
                 }
-                Response::NOTHING
+                Some((returned.context.processor, returned.context.irql))
+            }
+            EventKind::CallbackEnter(callback) | EventKind::CallbackLeave(callback) => {
+                self.observe(sequence, &callback.context, None);
+                Some((callback.context.processor, callback.context.irql))
+            }
+            &EventKind::IrqlSeen { processor, irql } => {
+                self.see_irql(sequence, processor, irql);
+                Some((processor, irql))
             }
             other => {
-                self.other_event(event.sequence, other);
-                Response::NOTHING
+                self.other_event(other);
+                None
+            }
+        };
+        if let (false, Some((processor, irql))) = (self.ended.is_empty(), seen) {
+            for facts in self.end_holds(sequence, ordered, processor, irql) {
+                let place = self.lock(facts.lock);
+                found.extend(self.judge(&facts, place, None));
             }
         }
+        Response::new(found, interest)
     }
 
-    /// Events that are not lock calls.
-    fn other_event(&mut self, sequence: u64, kind: &EventKind) {
+    /// Events in which no processor is seen.
+    fn other_event(&mut self, kind: &EventKind) {
         match kind {
-            EventKind::LockCall(_) | EventKind::LockReturn(_) | EventKind::CallerAttributed(_) => {}
-            EventKind::CallbackEnter(callback) | EventKind::CallbackLeave(callback) => {
-                self.observe(sequence, &callback.context);
-            }
-            &EventKind::IrqlSeen { processor, irql } => self.see_irql(sequence, processor, irql),
             EventKind::ModuleLoad(module) => {
                 self.core.statistics.modules += 1;
                 self.core.modules.load(module);
             }
             &EventKind::ModuleUnload { base, size } => {
+                if self.core.modules.is_declared_target(base) {
+                    self.core.adapters.clear();
+                }
                 self.core.modules.unload(base);
                 self.forget_memory(Range { base, size });
             }
@@ -225,11 +226,8 @@ impl Checker {
             }),
             EventKind::WatchSetChanged(watch) => self.watch_set_changed(watch),
             EventKind::FaultInjected { .. } => self.core.statistics.faults += 1,
-            EventKind::Restored => {
-                self.forget_locks();
-                self.core.modules.clear();
-                self.core.past_unknown();
-            }
+            EventKind::Restored => self.restored(),
+            _ => {}
         }
     }
 
@@ -245,165 +243,27 @@ impl Checker {
         increasing && event.order == Order::Total
     }
 
-    /// Learns from where and how the processor runs. False if there is no such processor.
-    fn observe(&mut self, sequence: u64, context: &Context) -> bool {
-        if context.processor >= MAX_PROCESSORS {
-            self.core.statistics.ignored += 1;
-            return false;
-        }
-        self.see_irql(sequence, context.processor, context.irql);
-        let locks = &mut self.locks;
-        let attempts = &mut self.core.processors[context.processor as usize].attempts;
-        if attempts.is_empty() {
-            return true;
-        }
-        attempts.retain(|&(place, attempt)| {
-            let record = locks
-                .at_mut(place)
-                .and_then(|lock| lock.records.iter_mut().rfind(|record| record.call.sequence == attempt));
-            let Some(record) = record else { return false };
-            if !record.returned_by(context) {
-                return true;
-            }
-            record.held_since.get_or_insert(sequence);
-            false
-        });
-        true
-    }
-
-    /// Notes the IRQL of a processor.
-    fn see_irql(&mut self, sequence: u64, processor: u32, irql: u8) {
-        if processor >= MAX_PROCESSORS {
-            self.core.statistics.ignored += 1;
-            return;
-        }
-        let core = &mut self.core;
-        if core.processors.len() <= processor as usize {
-            core.processors.resize(processor as usize + 1, Processor::default());
-        }
-        if irql < DISPATCH_LEVEL {
-            let state = &mut core.processors[processor as usize];
-            state.last_low = Some(sequence);
-            state.attempts.clear();
-            if !state.seen_low && processor < core.watch.processors {
-                state.seen_low = true;
-                core.unseen = core.unseen.saturating_sub(1);
-            }
-        }
-    }
-
-    /// The breakpoints are others than before: what was recorded may have ended unseen.
-    fn watch_set_changed(&mut self, watch: &WatchSet) {
-        let core = &mut self.core;
-        if core.watch.watched == watch.watched && core.watch.processors == watch.processors {
-            core.watch.imported = watch.imported;
-            return;
-        }
-        let mut watch = *watch;
-        watch.processors = watch.processors.clamp(1, MAX_PROCESSORS);
-        core.watch = watch;
-        core.past_unknown();
-        core.late = !watch.before_target;
-        self.forget_locks();
-    }
-
-    /// Forgets all locks.
-    fn forget_locks(&mut self) {
-        self.locks.clear();
-        self.handles.clear();
-    }
-
-    /// The memory is gone, and what lay in it.
-    fn forget_memory(&mut self, range: Range) {
-        let inside = |address: Option<u64>| address.is_some_and(|address| range.contains(address));
-        let gone: Vec<_> = self
-            .locks
-            .iter()
-            .map(|(key, _)| *key)
-            .filter(|key| inside(key.address()))
-            .collect();
-        for key in gone {
-            if self.locks.remove(&key).is_some_and(|lock| !lock.records.is_empty()) {
-                self.core.statistics.freed_while_acquired += 1;
-                self.core.past_unknown();
-            }
-        }
-        let gone: Vec<_> = self
-            .handles
-            .iter()
-            .map(|(key, _)| *key)
-            .filter(|key| range.contains(key.address()))
-            .collect();
-        for key in gone {
-            if self.handles.remove(&key).is_some_and(|binding| binding.open) {
-                self.core.past_unknown();
-            }
-        }
-    }
-
-    /// The lock of an identity, made if it is new; its place and state.
-    fn lock(&mut self, identity: LockIdentity) -> u32 {
-        if let Some(place) = self.locks.find(&identity) {
-            return place;
-        }
-        let (place, evicted) = self.locks.insert(identity, LockState::default());
-        if let Some(lock) = evicted {
-            if lock.records.is_empty() {
-                self.core.statistics.idle_locks_evicted += 1;
-            } else {
-                self.core.statistics.acquired_locks_evicted += 1;
-                self.core.past_unknown();
-            }
-        }
-        place
-    }
-
-    /// Notes what a handle is used for.
-    fn bind(&mut self, key: HandleKey, binding: Binding) {
-        if let (_, Some(evicted)) = self.handles.insert(key, binding) {
-            self.core.statistics.handles_evicted += 1;
-            if evicted.open {
-                self.core.past_unknown();
-            }
-        }
-    }
-
     /// A lock routine was entered.
-    fn lock_call(&mut self, sequence: u64, ordered: bool, call: &LockCall) -> Response {
+    fn lock_call(&mut self, sequence: u64, ordered: bool, call: &LockCall) -> (Vec<Found>, ReturnInterest) {
         let target = self.core.modules.is_target(call.context.return_address);
         let statistics = &mut self.core.statistics;
         statistics.calls[call.routine as usize] += 1;
         if target {
             statistics.target_calls[call.routine as usize] += 1;
+            if let Some(adapter) = call.operand.adapter() {
+                self.core.own_adapter(adapter);
+            }
         }
         let site = Site {
             sequence,
             ordered,
             target,
         };
-        self.dispatch(site, call)
-    }
-}
-
-/// What is known of a call besides its operands.
-#[derive(Clone, Copy, Debug)]
-struct Site {
-    sequence: u64,
-    /// Its number orders it against events of other processors.
-    ordered: bool,
-    /// The return address lies in the driver under test.
-    target: bool,
-}
-
-impl Checker {
-    /// Acquire, release or conversion.
-    fn dispatch(&mut self, site: Site, call: &LockCall) -> Response {
-        use crate::contract::{Role, contract};
         let row = contract(call.routine);
         match row.role {
             Role::Acquire | Role::TryAcquire => self.acquire(site, row, call),
-            Role::Convert => self.convert(site, call),
-            Role::Release => self.release(site, row, call),
+            Role::Convert => (self.convert(site, row, call), ReturnInterest::Needed),
+            Role::Release => (self.release(site, row, call), ReturnInterest::None),
         }
     }
 
@@ -436,15 +296,4 @@ impl Checker {
     pub const fn past_known(&self) -> bool {
         self.core.known()
     }
-}
-
-/// Whether a routine's locks have no word that the host can see.
-const fn wordless(routine: Routine) -> bool {
-    matches!(
-        routine,
-        Routine::StorPortAcquireSpinLock
-            | Routine::StorPortAcquireSpinLockEx
-            | Routine::StorPortAcquireMSISpinLock
-            | Routine::KeAcquireInterruptSpinLock
-    )
 }

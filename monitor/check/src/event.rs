@@ -201,6 +201,19 @@ pub enum LockOperand {
     Cancel,
 }
 
+impl LockOperand {
+    /// `HwDeviceExtension`, where it names one.
+    #[must_use]
+    pub const fn adapter(&self) -> Option<u64> {
+        match *self {
+            Self::StorPort { adapter, .. } | Self::StorPortHandle { adapter, .. } | Self::Msi { adapter, .. } => {
+                Some(adapter)
+            }
+            _ => None,
+        }
+    }
+}
+
 /// A callback of the driver under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Callback {

@@ -13,7 +13,7 @@ pub enum LockIdentity {
     StorPort {
         /// `HwDeviceExtension`.
         adapter: u64,
-        /// `STOR_SPINLOCK`.
+        /// `STOR_SPINLOCK`; 1 (`DpcLock`) for all kinds that are the lock of a `STOR_DPC`: they are one lock.
         kind: u32,
         /// `LockContext`: the `STOR_DPC` of a DPC lock, 0 for the kinds that ignore it.
         context: u64,
@@ -74,6 +74,7 @@ impl LockIdentity {
                 } else {
                     context
                 };
+                let kind = if is_dpc_lock(kind) { DPC_LOCK } else { kind };
                 Self::StorPort { adapter, kind, context }
             }
             LockOperand::Msi { adapter, message } => Self::Msi { adapter, message },
@@ -117,7 +118,7 @@ impl std::fmt::Display for LockIdentity {
 }
 
 /// A lock handle in guest memory. In-stack and StorPort handles are told apart: the one is embedded in the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum HandleKey {
     /// `KLOCK_QUEUE_HANDLE`.
     Queued(u64),

@@ -184,7 +184,7 @@ impl Ledger {
         &mut self,
         told: &CallerAttributed,
         modules: &Modules,
-    ) -> (Vec<Found>, Vec<(LockIdentity, u64)>) {
+    ) -> (Vec<Found>, Vec<LockIdentity>) {
         let (mut found, mut claimed) = (Vec::new(), Vec::new());
         // Youngest first: an entry that turns out to be a known one is the last of the list, and goes.
         for pending in std::mem::take(&mut self.pending).into_iter().rev() {
@@ -196,7 +196,7 @@ impl Ledger {
                 continue;
             }
             let signature = signature(call, told, modules);
-            let lock = (call.lock, call.call_sequence);
+            let lock = call.lock;
             let (index, first) = match pending.again {
                 None => self.settle(pending.index, signature),
                 Some(again) => self.resettle(pending.index, again, signature),

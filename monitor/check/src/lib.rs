@@ -10,6 +10,7 @@ pub mod event;
 pub mod finding;
 pub mod identity;
 mod ledger;
+mod matching;
 mod modules;
 pub mod rules;
 mod table;

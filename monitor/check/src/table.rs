@@ -1,7 +1,7 @@
 //! A hash table of bounded size for keys that the guest chooses.
 //!
-//! Entries live in a slab that never grows over its limit; when it is full, an entry that its owner calls idle makes
-//! room (second-chance order), else the one under the clock hand. The hash is keyed by a seed that the guest does not
+//! Entries live in a slab that never grows over its limit; when it is full, the entry that would be missed
+//! least of those under the clock hand makes room (second-chance order). The hash is keyed by a seed that the guest does not
 //! know, so that it cannot choose keys that collide; and the limit bounds what a guest that could would gain.
 
 use std::collections::HashMap;
@@ -27,10 +27,35 @@ struct Slot<K, V> {
     used: bool,
 }
 
-/// Whether an entry carries knowledge that the checker would miss.
+/// How much the checker would miss an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Rank {
+    /// Nothing but history of other drivers would be lost.
+    Idle,
+    /// Nothing but history of the driver under test.
+    TargetIdle,
+    /// Something of other drivers that is in use.
+    Used,
+    /// Something of the driver under test that is in use.
+    TargetUsed,
+}
+
+impl Rank {
+    /// By whether it is in use and whether it is of the driver under test.
+    pub(crate) const fn of(used: bool, target: bool) -> Self {
+        match (used, target) {
+            (false, false) => Self::Idle,
+            (false, true) => Self::TargetIdle,
+            (true, false) => Self::Used,
+            (true, true) => Self::TargetUsed,
+        }
+    }
+}
+
+/// What an entry is worth.
 pub(crate) trait Evict {
-    /// Nothing but history would be lost.
-    fn idle(&self) -> bool;
+    /// See [`Rank`].
+    fn rank(&self) -> Rank;
 }
 
 impl<K: Copy + Eq + Hash, V: Evict> Table<K, V> {
@@ -53,6 +78,12 @@ impl<K: Copy + Eq + Hash, V: Evict> Table<K, V> {
     /// Where a key is.
     pub(crate) fn find(&self, key: &K) -> Option<u32> {
         self.index.get(key).copied()
+    }
+
+    /// The key of the entry at a place.
+    pub(crate) fn key_at(&self, place: u32) -> Option<&K> {
+        let slot = self.slots.get(place as usize)?;
+        slot.value.as_ref().map(|_| &slot.key)
     }
 
     /// The entry at a place that [`Table::find`] or [`Table::insert`] gave, if it still holds one.
@@ -78,7 +109,7 @@ impl<K: Copy + Eq + Hash, V: Evict> Table<K, V> {
     }
 
     /// Puts an entry in place of whatever the key had. Returns its place and the entry of another key that had to go.
-    pub(crate) fn insert(&mut self, key: K, value: V) -> (u32, Option<V>) {
+    pub(crate) fn insert(&mut self, key: K, value: V) -> (u32, Option<(K, V)>) {
         if let Some(place) = self.find(&key) {
             if let Some(old) = self.at_mut(place) {
                 *old = value;
@@ -123,31 +154,32 @@ impl<K: Copy + Eq + Hash, V: Evict> Table<K, V> {
     }
 
     /// A free place: a fresh one, one that was given back, or somebody's.
-    fn room(&mut self) -> (u32, Option<V>) {
+    fn room(&mut self) -> (u32, Option<(K, V)>) {
         if let Some(place) = self.free.pop() {
             return (place, None);
         }
         if self.slots.len() < self.limit {
             return (self.slots.len() as u32, None);
         }
-        let mut candidate = None;
+        let mut candidate: Option<(Rank, usize)> = None;
         for _ in 0..SEARCH.min(self.slots.len()) {
             let slot = &mut self.slots[self.hand];
-            if slot.value.as_ref().is_none_or(Evict::idle) {
-                if !slot.used {
-                    candidate = Some(self.hand);
-                    break;
-                }
-                candidate = candidate.or(Some(self.hand));
+            let rank = slot.value.as_ref().map_or(Rank::Idle, Evict::rank);
+            if rank == Rank::Idle && !slot.used {
+                candidate = Some((rank, self.hand));
+                break;
+            }
+            if candidate.is_none_or(|(best, _)| rank < best) {
+                candidate = Some((rank, self.hand));
             }
             slot.used = false;
             self.hand = (self.hand + 1) % self.slots.len();
         }
-        let place = candidate.unwrap_or(self.hand);
+        let place = candidate.map_or(self.hand, |(_, place)| place);
         self.hand = (place + 1) % self.slots.len();
         let slot = &mut self.slots[place];
         self.index.remove(&slot.key);
-        (place as u32, slot.value.take())
+        (place as u32, slot.value.take().map(|value| (slot.key, value)))
     }
 }
 
@@ -208,13 +240,13 @@ impl Hasher for FoldHasher {
 
 #[cfg(test)]
 mod tests {
-    use super::{Evict, Table};
+    use super::{Evict, Rank, Table};
 
     #[derive(Clone, Debug, PartialEq)]
     struct Entry(bool);
     impl Evict for Entry {
-        fn idle(&self) -> bool {
-            self.0
+        fn rank(&self) -> Rank {
+            Rank::of(!self.0, false)
         }
     }
 
@@ -225,7 +257,7 @@ mod tests {
             table.insert(key, Entry(key == 5));
         }
         let (_, evicted) = table.insert(100, Entry(false));
-        assert_eq!(evicted, Some(Entry(true)));
+        assert_eq!(evicted, Some((5, Entry(true))));
         assert!(table.get(&5).is_none());
         assert_eq!(table.len(), 8);
     }

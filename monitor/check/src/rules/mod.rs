@@ -3,11 +3,10 @@
 //! A rule judges facts that the matching of calls has put together about one event; it keeps no state. One file a rule;
 //! `docs/contributing.md` says how to add one. Must not know how the facts were found.
 
-mod double_acquire;
-mod judging;
-mod queued_spin_lock_release;
-mod spin_lock_release;
-mod storport_spin_lock4;
+mod draft;
+mod irql;
+mod pairing;
+mod storport;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +15,8 @@ pub use crate::finding::{
     Cause, Evidence, Finding, HandleBefore, HandleNow, HistoryEntry, Place, PriorCall, Shortfall, Signature, Step,
     Verdict, Violation,
 };
-pub(crate) use judging::*;
+use crate::matching::Facts;
+pub(crate) use draft::{Draft, Findings};
 
 /// What is documented of a rule.
 #[derive(Clone, Copy, Debug)]
@@ -35,42 +35,70 @@ pub struct Meta {
     pub causes: &'static [Cause],
 }
 
-/// The rules by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum RuleId {
+/// A rule.
+pub(crate) trait Rule: Sync {
+    /// What is documented of it.
+    fn meta(&self) -> &'static Meta;
+
+    /// Judges what is known of one event.
+    fn observe(&self, facts: &Facts, findings: &mut Findings);
+}
+
+macro_rules! registry {
+    ($($(#[$doc:meta])* $id:ident => $rule:path;)*) => {
+        /// The rules by name.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum RuleId { $($(#[$doc])* $id),* }
+
+        impl RuleId {
+            /// All rules, by number. Where an event breaks several, the first is told first.
+            pub const ALL: &[Self] = &[$(Self::$id),*];
+
+            const fn rule(self) -> &'static dyn Rule {
+                match self { $(Self::$id => &$rule),* }
+            }
+        }
+
+        /// Has every rule judge an event.
+        pub(crate) fn observe(facts: &Facts, findings: &mut Findings) {
+            $($rule.observe(facts, findings);)*
+        }
+    };
+}
+
+registry! {
     /// No release of an ordinary spin lock without its acquire.
-    SpinLockRelease,
+    SpinLockRelease => pairing::SpinLockRelease;
     /// The same for in-stack queued spin locks.
-    QueuedSpinLockRelease,
+    QueuedSpinLockRelease => pairing::QueuedSpinLockRelease;
     /// The same for the port driver's locks.
-    StorPortSpinLock4,
+    StorPortSpinLock4 => storport::SpinLock4;
     /// No acquire of a lock that the caller holds already.
-    DoubleAcquire,
+    DoubleAcquire => pairing::DoubleAcquire;
+    /// No lock that is held when its holder goes on below `DISPATCH_LEVEL`.
+    MissingRelease => pairing::MissingRelease;
+    /// A release goes back to the IRQL of before the acquire.
+    IrqlKeReleaseSpinLock => irql::KeReleaseSpinLock;
+    /// No call of a lock routine outside of its IRQL range.
+    LockRoutineIrql => irql::LockRoutine;
+    /// No lock that is cleared while it is held.
+    LockCleared => pairing::LockCleared;
+    /// No release of the cancel spin lock without its acquire.
+    CancelSpinLock => pairing::CancelSpinLock;
+    /// No acquire of a StorPort lock that takes nothing.
+    StorPortSpinLock => storport::SpinLock;
 }
 
 impl RuleId {
-    /// All rules, by number.
-    pub const ALL: [Self; 4] = [
-        Self::SpinLockRelease,
-        Self::QueuedSpinLockRelease,
-        Self::StorPortSpinLock4,
-        Self::DoubleAcquire,
-    ];
-
     /// What is documented of the rule.
     #[must_use]
-    pub const fn meta(self) -> &'static Meta {
-        match self {
-            Self::SpinLockRelease => &spin_lock_release::META,
-            Self::QueuedSpinLockRelease => &queued_spin_lock_release::META,
-            Self::StorPortSpinLock4 => &storport_spin_lock4::META,
-            Self::DoubleAcquire => &double_acquire::META,
-        }
+    pub fn meta(self) -> &'static Meta {
+        self.rule().meta()
     }
 
     /// The rule's number, for good.
     #[must_use]
-    pub const fn number(self) -> u16 {
+    pub fn number(self) -> u16 {
         self.meta().number
     }
 
@@ -80,9 +108,8 @@ impl RuleId {
         match class {
             LockClass::QueuedSpinLock => Self::QueuedSpinLockRelease,
             LockClass::StorPortSpinLock | LockClass::StorPortMsiSpinLock => Self::StorPortSpinLock4,
-            LockClass::SpinLock | LockClass::ExSpinLock | LockClass::InterruptSpinLock | LockClass::CancelSpinLock => {
-                Self::SpinLockRelease
-            }
+            LockClass::CancelSpinLock => Self::CancelSpinLock,
+            LockClass::SpinLock | LockClass::ExSpinLock | LockClass::InterruptSpinLock => Self::SpinLockRelease,
         }
     }
 }

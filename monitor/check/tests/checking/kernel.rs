@@ -167,6 +167,8 @@ impl Kernel {
             imported: RoutineSet::ALL,
             processors: self.config.processors as u32,
             before_target: self.config.unwatched_calls == 0,
+            closed: true,
+            ..WatchSet::default()
         };
         self.emit(EventKind::WatchSetChanged(watch));
         for processor in 0..self.config.processors as u32 {
@@ -299,6 +301,7 @@ impl Kernel {
                 adapter: 0xad,
                 handle,
                 kind: Some(self.handles.get(&handle).copied().unwrap_or(0)),
+                lock: None,
             },
             Class::StorPort => LockOperand::StorPort {
                 adapter: 0xad,

@@ -11,6 +11,7 @@
     reason = "helpers of tests, which may panic and are seen by nobody else"
 )]
 
+mod adversary;
 mod agreement;
 mod kernel;
 mod looks;

@@ -27,6 +27,7 @@ const fn handle_of(handle: u64, kind: Option<u32>) -> LockOperand {
         adapter: 0xad,
         handle,
         kind,
+        lock: None,
     }
 }
 
@@ -72,7 +73,7 @@ fn handle_that_no_longer_looks_like_its_acquire_was_not_acquired() {
         let released = scene.sequence;
         let found = scene.call(RAISED, R::StorPortReleaseSpinLock, handle_of(0x700, kind), None);
         let violation = named(&scene, found, RuleId::StorPortSpinLock4, Cause::ReleaseWithoutAcquire);
-        let before = violation.handle_before.unwrap();
+        let before = violation.handle_before().unwrap();
         assert_eq!((before.now, before.released), (now, Some(released)));
         assert_eq!(LockIdentity::of(&STOR), Some(before.lock));
         let unknown = violation.lock == LockIdentity::Handle(0x700);
@@ -90,7 +91,7 @@ fn zeroed_handle_in_reused_memory_is_not_taken_for_the_holders() {
     scene.call(ELSEWHERE, R::StorPortAcquireMSISpinLock, MESSAGE, None);
     let found = scene.call(RAISED, R::StorPortReleaseSpinLock, handle_of(0x700, Some(0)), None);
     let violation = named(&scene, found, RuleId::StorPortSpinLock4, Cause::ReleaseWithoutAcquire);
-    assert_eq!(violation.holder, None);
+    assert_eq!(violation.holder(), None);
 }
 
 #[test]
@@ -111,7 +112,7 @@ fn unchanged_handle_is_released_twice_only_while_its_frame_lives() {
         );
         let found = scene.call(RAISED, R::StorPortReleaseSpinLock, handle_of(handle, Some(3)), None);
         let violation = named(&scene, found, RuleId::StorPortSpinLock4, cause);
-        let left = violation.handle_before.unwrap().frame_left;
+        let left = violation.handle_before().unwrap().frame_left;
         assert_eq!(left, cause == Cause::ReleaseWithoutAcquire);
     }
 }
@@ -123,7 +124,7 @@ fn message_lock_released_for_the_interrupt_lock_is_the_wrong_routine() {
     let acquire = scene.sequence;
     let found = scene.call((0, 5, 1), R::StorPortReleaseMSISpinLock, MESSAGE, None);
     let violation = named(&scene, found, RuleId::StorPortSpinLock4, Cause::WrongRoutine);
-    assert_eq!(violation.acquire.map(|call| call.sequence), Some(acquire));
+    assert_eq!(violation.acquire().map(|call| call.sequence), Some(acquire));
     assert_eq!(LockIdentity::of(&MESSAGE), Some(violation.lock));
     // The interrupt lock is held still.
     assert_eq!(
@@ -156,7 +157,7 @@ fn release_after_somebody_elses_hold_is_no_second_one() {
     scene.call(ELSEWHERE, R::KeReleaseSpinLockFromDpcLevel, LOCK, Some(1));
     let found = scene.call(THREAD, R::KeReleaseSpinLock, LOCK, Some(0));
     let violation = named(&scene, found, RuleId::SpinLockRelease, Cause::ReleaseWithoutAcquire);
-    assert_eq!(violation.released_before, None);
+    assert_eq!(violation.released_before(), None);
 }
 
 #[test]
@@ -168,7 +169,7 @@ fn release_after_another_lock_was_taken_may_be_a_second_one() {
     }
     let found = scene.call(THREAD, R::KeReleaseSpinLock, LOCK, Some(0));
     let violation = named(&scene, found, RuleId::SpinLockRelease, Cause::ReleaseWithoutAcquire);
-    assert!(violation.released_before.is_some());
+    assert!(violation.released_before().is_some());
 }
 
 #[test]
@@ -178,5 +179,5 @@ fn attempt_of_interrupted_code_is_not_called_the_lock_that_was_meant() {
     let stray = handle_of(0x900, Some(0));
     let found = call_at(&mut scene, -0x400, RAISED, R::StorPortReleaseSpinLock, stray, None);
     let violation = named(&scene, found, RuleId::StorPortSpinLock4, Cause::ReleaseWithoutAcquire);
-    assert_eq!(violation.also_acquired, LockIdentity::of(&STOR));
+    assert_eq!(violation.also_acquired(), LockIdentity::of(&STOR));
 }

@@ -2,7 +2,7 @@
 
 use storlock_check::checker::{Checker, Found, Limits, Outcome, ReturnInterest};
 use storlock_check::contract::{Routine as R, RoutineSet};
-use storlock_check::event::{Context, Event, EventKind, LockCall, LockOperand, LockReturn, Module, Order, WatchSet};
+use storlock_check::event::{CallerAttributed, Context, Event, EventKind, LockCall, LockOperand, LockReturn, Module, Order, WatchSet};
 use storlock_check::identity::LockIdentity;
 use storlock_check::rules::{Cause, RuleId, Shortfall, Verdict};
 
@@ -18,6 +18,7 @@ pub const STOR_HANDLE: LockOperand = LockOperand::StorPortHandle {
     adapter: 0xad,
     handle: 0x700,
     kind: Some(1),
+    lock: None,
 };
 
 pub struct Scene {
@@ -53,6 +54,8 @@ impl Scene {
             imported,
             processors: 2,
             before_target: true,
+            closed: true,
+            ..WatchSet::default()
         };
         scene.event(EventKind::WatchSetChanged(watch));
         scene
@@ -146,7 +149,7 @@ fn release_of_another_lock_names_the_one_acquired() {
     let found = scene.call(RAISED, R::KeReleaseSpinLock, OTHER, Some(0));
     scene.expect(found, Verdict::Semantic, RuleId::SpinLockRelease, Cause::OtherLock);
     assert_eq!(
-        scene.checker.violations()[0].also_acquired,
+        scene.checker.violations()[0].also_acquired(),
         Some(LockIdentity::Address(0x1000))
     );
 }
@@ -158,7 +161,7 @@ fn release_by_the_wrong_kind_of_routine() {
     let found = scene.call(RAISED, R::KeReleaseSpinLockFromDpcLevel, LOCK, Some(1));
     scene.expect(found, Verdict::Semantic, RuleId::SpinLockRelease, Cause::WrongRoutine);
     assert_eq!(
-        scene.checker.violations()[0].acquire.unwrap().routine,
+        scene.checker.violations()[0].acquire().unwrap().routine,
         R::KeAcquireSpinLockRaiseToDpc
     );
 }
@@ -503,7 +506,7 @@ fn events_of_no_total_order_prove_nothing_against_another_processor() {
 #[test]
 fn every_rule_and_cause_has_a_text() {
     for rule in RuleId::ALL {
-        assert!(!rule.rule().text.is_empty() && !rule.rule().source.is_empty() && !rule.rule().name.is_empty());
+        assert!(!rule.meta().text.is_empty() && !rule.meta().source.is_empty() && !rule.meta().name.is_empty());
     }
     assert_eq!(
         LockIdentity::of(&STOR).unwrap().to_string(),
@@ -543,7 +546,12 @@ fn a_violation_that_returns_elsewhere_can_be_claimed_for_the_target() {
     let first = release(&mut scene);
     assert!(first.first && !first.concerns_target);
     assert_ne!(scene.checker.outcome(true), Outcome::Defect);
-    scene.checker.claim(first.index.expect("room for it"));
+    let told = CallerAttributed {
+        call: scene.sequence,
+        target: true,
+        ..CallerAttributed::default()
+    };
+    scene.event(EventKind::CallerAttributed(told));
     assert_eq!(scene.checker.outcome(true), Outcome::Defect);
     let again = release(&mut scene);
     assert!(!again.first && again.concerns_target);

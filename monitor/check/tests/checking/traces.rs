@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use storlock_check::checker::{Checker, Limits};
 use storlock_check::contract::{Routine, RoutineSet};
 use storlock_check::event::{
-    Callback, Context, Event, EventKind, LockCall, LockOperand, LockReturn, Module, Order, WatchSet,
+    Callback, CallerAttributed, Context, Event, EventKind, LockCall, LockOperand, LockReturn, Module, Order, WatchSet,
 };
 use storlock_check::trace::{Encoder, EndMark, HEADER, MAX_PAYLOAD, Reader, TraceError};
 
@@ -41,10 +41,13 @@ fn operand() -> impl Strategy<Value = LockOperand> {
             context,
             handle
         }),
-        (word(), word(), any::<Option<u32>>()).prop_map(|(adapter, handle, kind)| LockOperand::StorPortHandle {
-            adapter,
-            handle,
-            kind
+        (word(), word(), any::<Option<u32>>(), any::<Option<u64>>()).prop_map(|(adapter, handle, kind, lock)| {
+            LockOperand::StorPortHandle {
+                adapter,
+                handle,
+                kind,
+                lock,
+            }
         }),
         (word(), any::<u32>()).prop_map(|(adapter, message)| LockOperand::Msi { adapter, message }),
         word().prop_map(LockOperand::Interrupt),
@@ -84,13 +87,20 @@ fn kind() -> impl Strategy<Value = EventKind> {
         }),
         1 => (word(), word()).prop_map(|(base, size)| EventKind::ModuleUnload { base, size }),
         1 => (word(), word()).prop_map(|(address, length)| EventKind::MemoryFreed { address, length }),
-        1 => (word(), word(), any::<u32>(), any::<bool>()).prop_map(|(watched, imported, processors, before_target)| {
-            EventKind::WatchSetChanged(WatchSet {
-                watched: RoutineSet::from_bits(watched),
-                imported: RoutineSet::from_bits(imported),
-                processors,
-                before_target,
-            })
+        1 => (word(), word(), word(), any::<u32>(), any::<[bool; 2]>()).prop_map(
+            |(watched, imported, ambiguous, processors, [before_target, closed])| {
+                EventKind::WatchSetChanged(WatchSet {
+                    watched: RoutineSet::from_bits(watched),
+                    imported: RoutineSet::from_bits(imported),
+                    processors,
+                    before_target,
+                    closed,
+                    ambiguous: RoutineSet::from_bits(ambiguous),
+                })
+            }
+        ),
+        1 => (word(), any::<bool>(), word(), any::<[u64; 2]>()).prop_map(|(call, target, caller, frames)| {
+            EventKind::CallerAttributed(CallerAttributed { call, target, caller, frames })
         }),
         1 => word().prop_map(|fault| EventKind::FaultInjected { fault }),
         1 => Just(EventKind::Restored),
@@ -169,8 +179,8 @@ fn other_bytes_are_refused_by_name() {
     assert_eq!(Reader::new(b"").unwrap_err(), TraceError::Magic);
     assert_eq!(Reader::new(b"NOTATRACE123").unwrap_err(), TraceError::Magic);
     assert_eq!(
-        Reader::new(b"STORLTRC\x02\x00\x00\x00").unwrap_err(),
-        TraceError::Version(2)
+        Reader::new(b"STORLTRC\x01\x00\x00\x00").unwrap_err(),
+        TraceError::Version(1)
     );
 }
 

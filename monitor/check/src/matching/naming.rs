@@ -5,46 +5,50 @@
 //! how deep in the stack a call was made. Where the evidence allows two readings the plainer name is taken, and what
 //! speaks for the other is put beside it.
 
-use super::Checker;
-use super::core::STACK;
-use super::report::Draft;
-use super::state::{LockState, Record, SMALLEST_INTERRUPT, fits};
-use crate::contract::{Role, contract};
+use super::state::{Bound, LockState, Record, SMALLEST_INTERRUPT, STACK, fits};
+use crate::checker::Checker;
+use crate::contract::{Role, RoutineSet, contract};
 use crate::event::{Context, DISPATCH_LEVEL, LockCall, LockOperand};
+use crate::finding::{Cause, Evidence, HandleBefore, HandleNow, HistoryEntry, PriorCall, Step};
 use crate::identity::{HandleKey, INTERRUPT_LOCK, LockIdentity};
-use crate::rules::{Cause, HandleBefore, HandleNow, HistoryEntry, PriorCall, Step};
+use crate::rules::Draft;
 
 impl Checker {
     /// Names the cause of a wrong release of `lock` and adds what the name rests on. `record`: the acquire that the
     /// release was matched with.
-    pub(super) fn name(&self, violation: &mut Draft, lock: &LockState, record: Option<&Record>) {
+    pub(crate) fn name(&self, violation: &mut Draft, lock: &LockState, record: Option<&Record>) {
         let call = violation.call;
         let before = self.handle_before(&call);
         // The handle does not look like that of the acquire by which its lock is known: it is not about that lock.
         let unlike = before.filter(|before| matches!(before.now, HandleNow::Empty | HandleNow::Other));
-        let foreign = matches!(violation.cause, Cause::WrongOwner | Cause::ReleaseWithoutAcquire);
-        if let (Some(_), true, Some(handle)) = (unlike, foreign, HandleKey::of(&call.operand)) {
+        if let (Some(_), Some(handle)) = (unlike, HandleKey::of(&call.operand)) {
             violation.cause = Cause::ReleaseWithoutAcquire;
             violation.lock = LockIdentity::Handle(handle.address());
             violation.acquire = None;
             violation.holder = None;
         }
-        violation.named = violation.cause;
-        if record.is_none() || unlike.is_some() {
-            violation.handle_before = before;
-        }
+        violation.evidence.extend(before.map(Evidence::Handle));
         if violation.cause != Cause::ReleaseWithoutAcquire {
             return;
         }
         let by_handle = HandleKey::of(&call.operand).is_some();
         let own = own_release(lock, &call.context).filter(|_| !by_handle);
-        violation.released_before = own.filter(|(_, meant)| *meant).map(|(release, _)| (*release, false));
         let released = match (before, own) {
             (Some(before), _) => before.released,
             (None, own) => own.map(|(release, _)| release.sequence),
         };
         let other = self.other_lock(&call, released).filter(|_| record.is_none());
-        violation.also_acquired = other.map(|(acquire, _)| acquire);
+        if let Some(((lock, acquire), _)) = other {
+            violation.evidence.push(Evidence::AlsoAcquired { lock, acquire });
+        }
+        let own = own.filter(|(_, meant)| *meant).map(|(release, _)| *release);
+        let twice = match (before, own) {
+            (Some(before), _) => before.released.is_some() && before.now == HandleNow::Same && !before.frame_left,
+            (None, own) => own.is_some_and(|release| {
+                let floor = release.context.stack_pointer;
+                self.core.recent.none_since(release.sequence, &call.context, floor)
+            }),
+        };
         if let Some(acquire) = self.other_kind(&call).filter(|_| record.is_none()) {
             violation.cause = Cause::WrongRoutine;
             violation.acquire = Some(acquire);
@@ -53,11 +57,12 @@ impl Checker {
             if sure {
                 violation.cause = Cause::OtherLock;
             }
-        } else if self.released_twice(violation) {
+        } else if twice {
             violation.cause = Cause::ReleasedTwice;
-            if let Some((_, certain)) = &mut violation.released_before {
-                *certain = true;
-            }
+        }
+        if let Some(release) = own {
+            let certain = violation.cause == Cause::ReleasedTwice;
+            violation.evidence.push(Evidence::ReleasedBefore { release, certain });
         }
     }
 
@@ -67,10 +72,13 @@ impl Checker {
         let binding = self.handles.get(&key)?;
         // An address above the stack pointer, and not far from it, is a frame of the caller's.
         let on_stack = key.address().wrapping_sub(call.context.stack_pointer) < STACK;
-        let since = binding.released.unwrap_or(binding.acquire);
+        if matches!(binding.state, Bound::Refused | Bound::Nothing) {
+            return None;
+        }
+        let since = binding.released.unwrap_or(binding.acquire.sequence);
         Some(HandleBefore {
             lock: binding.lock,
-            acquire: binding.acquire,
+            acquire: binding.acquire.sequence,
             released: binding.released,
             now: now(&call.operand, &binding.lock),
             frame_left: on_stack && !self.core.recent.none_since(since, &call.context, key.address()),
@@ -88,7 +96,7 @@ impl Checker {
             .find_map(|acquire| {
                 let records = &self.locks.get(&acquire.lock)?.records;
                 let open = records.iter().find(|record| record.call.sequence == acquire.sequence)?;
-                let own = open.same_agent(&call.context) && fits(call.routine, open);
+                let own = open.same_agent(&call.context) && fits(RoutineSet::of(&[call.routine]), open);
                 own.then(|| {
                     (
                         (acquire.lock, acquire.sequence),
@@ -119,17 +127,6 @@ impl Checker {
         })
     }
 
-    /// Whether the caller had acquired the lock, has released it and surely means that acquire still.
-    fn released_twice(&self, violation: &Draft) -> bool {
-        if let Some(before) = &violation.handle_before {
-            return before.released.is_some() && before.now == HandleNow::Same && !before.frame_left;
-        }
-        violation.released_before.is_some_and(|(release, _)| {
-            let (context, floor) = (&violation.call.context, release.context.stack_pointer);
-            self.core.recent.none_since(release.sequence, context, floor)
-        })
-    }
-
     /// Whether an open acquire of the caller has surely come back with the lock.
     fn surely_acquired(&self, record: &Record, context: &Context) -> bool {
         let entered = &record.call.context;
@@ -138,7 +135,7 @@ impl Checker {
         let runs_on = entered.thread == context.thread
             && context.stack_pointer.wrapping_sub(floor) < STACK
             && !contract(record.call.routine).result.may_fail();
-        runs_on || self.core.certainly_held(record, context)
+        runs_on || self.certainly_held(record, context)
     }
 }
 
@@ -163,7 +160,7 @@ fn now(operand: &LockOperand, lock: &LockIdentity) -> HandleNow {
 
 /// The caller's release of a lock, if that is the last that it did to the lock apart from mistakes; and whether that
 /// release may be meant by a second one: nobody else has touched the lock since, and it was no interrupt's.
-fn own_release<'a>(lock: &'a LockState, context: &Context) -> Option<(&'a PriorCall, bool)> {
+pub(crate) fn own_release<'a>(lock: &'a LockState, context: &Context) -> Option<(&'a PriorCall, bool)> {
     let mistake = |entry: &HistoryEntry| {
         let release = contract(entry.call.routine).role == Role::Release;
         (release && matches!(entry.step, Step::Unknown | Step::Violation)) || entry.step == Step::Nested

@@ -1,8 +1,14 @@
 //! QueuedSpinLockRelease (storport): the same for in-stack queued spin locks.
 
-use super::{Cause, Meta, Verdict};
+use super::judge_release;
+use crate::finding::{Cause, Verdict};
+use crate::matching::Facts;
+use crate::rules::{Findings, Meta, Rule, RuleId};
 
-pub(super) const META: Meta = Meta {
+/// See [`META`].
+pub(crate) struct QueuedSpinLockRelease;
+
+const META: Meta = Meta {
     number: 2,
     name: "QueuedSpinLockRelease",
     text: "A driver must not release an in-stack queued spin lock with KeReleaseInStackQueuedSpinLock that it has not \
@@ -15,5 +21,17 @@ pub(super) const META: Meta = Meta {
         Cause::OtherLock,
         Cause::WrongRoutine,
         Cause::WrongOwner,
+        Cause::OtherHandle,
+        Cause::ChangedHandle,
     ],
 };
+
+impl Rule for QueuedSpinLockRelease {
+    fn meta(&self) -> &'static Meta {
+        &META
+    }
+
+    fn observe(&self, facts: &Facts, findings: &mut Findings) {
+        judge_release(RuleId::QueuedSpinLockRelease, facts, findings);
+    }
+}

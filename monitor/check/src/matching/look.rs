@@ -1,8 +1,8 @@
 //! What a checker knows of locks at this moment, for whoever looks at a stopped guest. Changes nothing.
 
-use super::Checker;
+use crate::checker::Checker;
 use crate::identity::LockIdentity;
-use crate::rules::{HistoryEntry, PriorCall};
+use crate::finding::{HistoryEntry, PriorCall};
 
 /// An acquire without a release so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,374 @@
+//! Acquires, conversions and caught returns.
+
+use super::facts::{AcquireFacts, Fact, Facts, Site};
+use super::state::{Binding, Bound, Nesting, Open, Record};
+use super::storport::{self, Taking};
+use crate::checker::{Checker, ReturnInterest};
+use crate::contract::{CONTRACTS, Contract, Mode, Role, Routine, RoutineSet, contract};
+use crate::event::{APC_LEVEL, DISPATCH_LEVEL, LockCall, LockOperand, LockReturn};
+use crate::finding::{PriorCall, Shortfall, Step};
+use crate::identity::{HandleKey, LockIdentity};
+use crate::ledger::Found;
+
+impl Checker {
+    /// An acquire was entered.
+    pub(crate) fn acquire(
+        &mut self,
+        site: Site,
+        row: &'static Contract,
+        call: &LockCall,
+    ) -> (Vec<Found>, ReturnInterest) {
+        let Some(identity) = LockIdentity::of(&call.operand) else {
+            self.core.statistics.ignored += 1;
+            return (Vec::new(), ReturnInterest::None);
+        };
+        let prior = PriorCall {
+            sequence: site.sequence,
+            routine: call.routine,
+            context: call.context,
+        };
+        let place = self.lock(identity);
+        let Some(lock) = self.locks.at_mut(place) else {
+            return (Vec::new(), ReturnInterest::None);
+        };
+        // The routine of an open acquire may do its work through this one.
+        let nesting = lock.nesting(call);
+        if nesting == Nesting::Certain {
+            self.core.statistics.nested += 1;
+            self.note(place, prior, Step::Nested);
+            return (Vec::new(), ReturnInterest::None);
+        }
+        self.generation(site, call, place);
+        let taking = storport::taking(call);
+        let facts = self.acquire_facts(site, row, call, identity, (place, taking));
+        let found = self.judge(&facts, place, None);
+        if taking != Taking::Lock {
+            let state = if taking == Taking::Nothing { Bound::Nothing } else { Bound::Refused };
+            if let Some(key) = HandleKey::of(&call.operand) {
+                self.rebind(key, prior, identity, state);
+            }
+            let step = if found.is_empty() { Step::Failed } else { Step::Violation };
+            self.note(place, prior, step);
+            return (found, interest(row, call));
+        }
+        self.replace(row, call, place);
+        self.record(call, prior, (identity, place), nesting);
+        let violated = found.iter().any(|found| found.index.is_some());
+        self.note(place, prior, if violated { Step::Violation } else { Step::Attempt });
+        (found, interest(row, call))
+    }
+
+    /// Notes whose the lock is. A lock that nobody holds, and that another module takes into use than the driver under
+    /// test, is another lock from then on: its memory has been given to somebody else.
+    fn generation(&mut self, site: Site, call: &LockCall, place: u32) {
+        let own = site.target || self.is_own_adapter(&call.operand);
+        let Some(lock) = self.locks.at_mut(place) else { return };
+        if call.word == Some(0) {
+            // Nobody holds it: what was recorded as held is over, by a release or a re-initialisation not seen.
+            let before = lock.records.len();
+            lock.records.retain(|record| record.held_since.is_none() || record.over);
+            let gone = (before - lock.records.len()) as u64;
+            self.core.statistics.holds_lost += gone;
+            lock.contradicted |= gone > 0 && !lock.disturbed;
+            lock.disturbed &= !lock.records.is_empty();
+            if lock.records.is_empty() && lock.target && !own {
+                lock.begin();
+            }
+        }
+        lock.target |= own;
+    }
+
+    /// Whether a call names an adapter of the driver under test; one that it names itself is.
+    pub(crate) fn is_own_adapter(&self, operand: &LockOperand) -> bool {
+        operand.adapter().is_some_and(|adapter| self.core.adapters.contains(&adapter))
+    }
+
+    /// Puts together what the rules want to know of an acquire.
+    fn acquire_facts(
+        &self,
+        site: Site,
+        row: &'static Contract,
+        call: &LockCall,
+        identity: LockIdentity,
+        (place, taking): (u32, Taking),
+    ) -> Facts {
+        let lock = self.locks.at(place);
+        let target = lock.is_some_and(|lock| lock.target);
+        let held = |record: &&Record| {
+            record.holds_up(&call.context)
+                && record.held_since.is_some()
+                && !record.over
+                && (!storport::may_be_none(&identity) || call.context.irql > DISPATCH_LEVEL)
+        };
+        let own = lock.and_then(|lock| lock.records.iter().rfind(held));
+        let own = own.filter(|_| row.role == Role::Acquire && taking == Taking::Lock);
+        let mut shortfall = Shortfall::empty();
+        if let Some(lock) = lock {
+            shortfall.set(Shortfall::DISTURBED, lock.disturbed);
+            shortfall.set(Shortfall::CONTRADICTED, lock.contradicted);
+        }
+        shortfall.set(
+            Shortfall::UNORDERED,
+            !site.ordered && own.is_some_and(|own| !own.bound_to_processor()),
+        );
+        // A lock whose word ought to be there, but could not be read, is not worth an opinion.
+        let word_missing = call.word.is_none() && row.lock_word(&call.operand).is_some() && !wordless(call.routine);
+        Facts {
+            site,
+            call: *call,
+            call_sequence: site.sequence,
+            row,
+            lock: identity,
+            concerns_target: site.target || target,
+            fact: Fact::Acquire(AcquireFacts {
+                own: own.map(|own| own.call).filter(|_| !word_missing),
+                word_held: call.word.map(|word| word != 0),
+                takes_nothing: taking == Taking::Nothing,
+                gap: self.core.gap(releases_of(&identity), target),
+                shortfall,
+            }),
+        }
+    }
+
+    /// Drops records of the same caller that this call proves to be over: code of the same level runs on, so the older
+    /// acquire has come back, and if the lock were still held the caller would now wait for itself.
+    fn replace(&mut self, row: &Contract, call: &LockCall, place: u32) {
+        let Some(lock) = self.locks.at_mut(place) else { return };
+        if row.role == Role::TryAcquire {
+            return;
+        }
+        let low = call.context.irql < DISPATCH_LEVEL;
+        let before = lock.records.len();
+        lock.records.retain(|record| {
+            let entered = &record.call.context;
+            let over = record.same_agent(&call.context)
+                && low != record.bound_to_processor()
+                && call.context.irql <= entered.irql.max(1)
+                && call.context.stack_pointer >= entered.stack_pointer
+                && !(row.mode == Mode::Shared && contract(record.call.routine).mode == Mode::Shared);
+            !over
+        });
+        self.core.statistics.holds_lost += (before - lock.records.len()) as u64;
+    }
+
+    /// Opens a record and binds its handle.
+    fn record(
+        &mut self,
+        call: &LockCall,
+        prior: PriorCall,
+        (identity, place): (LockIdentity, u32),
+        nesting: Nesting,
+    ) {
+        let key = HandleKey::of(&call.operand);
+        if let Some(key) = key {
+            self.rebind(key, prior, identity, Bound::Open);
+        } else if let LockOperand::StorPort { adapter, .. } = call.operand {
+            // Its release cannot be told from one that has no acquire.
+            self.core.unreadable_handle(adapter);
+        }
+        let limit = self.core.limits.records;
+        let target = self.core.modules.is_target(call.context.return_address);
+        let Some(lock) = self.locks.at_mut(place) else { return };
+        let own = lock.target;
+        let mut record = Record::new(prior, key.map_or(0, HandleKey::address), target);
+        record.nested_in = nesting.outer();
+        if lock.open(record, limit) {
+            self.core.statistics.records_evicted += 1;
+        }
+        self.core.recent.push(identity, prior.sequence, &call.context, own);
+        let low = call.context.irql < DISPATCH_LEVEL;
+        if low && self.core.late && wordless(call.routine) && self.core.entered.len() < self.core.limits.names {
+            self.core.entered.insert(call.context.thread);
+        }
+        let open = Open {
+            place,
+            call: prior,
+            proved: false,
+        };
+        self.follow(open, target);
+    }
+
+    /// Gives a handle to a new acquire. One that was still open there is over: its handle has been overwritten.
+    fn rebind(&mut self, key: HandleKey, acquire: PriorCall, identity: LockIdentity, state: Bound) {
+        let old = self.handles.get(&key).copied().filter(|old| old.state == Bound::Open);
+        if let Some(old) = old {
+            if let Some(lock) = self.locks.get_mut(&old.lock) {
+                lock.records.retain(|record| record.call.sequence != old.acquire.sequence);
+                self.core.statistics.holds_lost += 1;
+            }
+        }
+        let target = self.locks.get(&identity).is_some_and(|lock| lock.target);
+        self.bind(
+            key,
+            Binding {
+                lock: identity,
+                acquire,
+                state,
+                released: None,
+                target,
+            },
+        );
+    }
+
+    /// A shared hold may become an exclusive one; only the return tells.
+    pub(crate) fn convert(&mut self, site: Site, row: &'static Contract, call: &LockCall) -> Vec<Found> {
+        let Some(identity) = LockIdentity::of(&call.operand) else {
+            return Vec::new();
+        };
+        let place = self.lock(identity);
+        let Some(lock) = self.locks.at_mut(place) else {
+            return Vec::new();
+        };
+        lock.target |= site.target;
+        let concerns_target = lock.target;
+        if let Some(record) = lock.records.iter_mut().rfind(|record| record.same_agent(&call.context)) {
+            record.maybe_converted = true;
+        }
+        let facts = Facts {
+            site,
+            call: *call,
+            call_sequence: site.sequence,
+            row,
+            lock: identity,
+            concerns_target,
+            fact: Fact::Convert,
+        };
+        self.judge(&facts, place, None)
+    }
+
+    /// A routine came back.
+    pub(crate) fn lock_return(&mut self, sequence: u64, returned: &LockReturn) {
+        let row = contract(returned.routine);
+        let Some(identity) = LockIdentity::of(&returned.operand) else {
+            return;
+        };
+        let Some(place) = self.locks.find(&identity) else {
+            return;
+        };
+        let Some(lock) = self.locks.at_mut(place) else { return };
+        let succeeded = row.result.succeeded(returned.value);
+        if row.role == Role::Convert {
+            let mut records = lock.records.iter_mut();
+            if let Some(record) = records.rfind(|record| record.same_agent(&returned.context)) {
+                record.maybe_converted = false;
+                if succeeded {
+                    record.call.routine = Routine::ExTryConvertSharedSpinLockExclusive;
+                }
+            }
+            return;
+        }
+        let prior = PriorCall {
+            sequence,
+            routine: returned.routine,
+            context: returned.context,
+        };
+        let Some(record) = lock.record(returned.call) else {
+            if succeeded && returned.context.irql >= DISPATCH_LEVEL {
+                self.reopen(place, returned, prior);
+                self.note(place, prior, Step::Acquired);
+            }
+            return;
+        };
+        let record = *record;
+        if !succeeded {
+            lock.records.retain(|open| open.call.sequence != returned.call);
+            self.unfollow(&record);
+            self.close_handle(HandleKey::of(&returned.operand), record.call.sequence, None);
+            self.note(place, prior, Step::Failed);
+            return;
+        }
+        // Back below DISPATCH_LEVEL the hold, if there ever was one, is already in doubt.
+        if returned.context.irql >= DISPATCH_LEVEL {
+            lock.end_nested(returned.call);
+            self.unfollow(&record);
+            let open = Open {
+                place,
+                call: record.call,
+                proved: true,
+            };
+            if self.prove(&open, sequence, returned.context.processor) {
+                if let Some(processor) = self.core.processor(returned.context.processor) {
+                    processor.open.push(open, record.target);
+                }
+            }
+        }
+        self.note(place, prior, Step::Acquired);
+    }
+
+    /// A release between call and return was taken for the call's own, or the call for one that is refused, and that
+    /// cannot have been: the caller has the lock now.
+    fn reopen(&mut self, place: u32, returned: &LockReturn, prior: PriorCall) {
+        let limit = self.core.limits.records;
+        let key = HandleKey::of(&returned.operand);
+        let Some(lock) = self.locks.at_mut(place) else { return };
+        let mut call = prior;
+        call.sequence = returned.call;
+        call.context.irql = APC_LEVEL;
+        let mut record = Record::new(call, key.map_or(0, HandleKey::address), false);
+        record.held_since = Some(prior.sequence);
+        lock.open(record, limit);
+        if let Some(binding) = key.and_then(|key| self.handles.get_mut(&key)) {
+            if binding.acquire.sequence == returned.call {
+                binding.state = Bound::Open;
+            }
+        }
+    }
+}
+
+/// All releases, of whatever kind, that end the hold of such a lock.
+pub(crate) const fn releases_of(identity: &LockIdentity) -> RoutineSet {
+    match identity {
+        LockIdentity::Address(_) | LockIdentity::Handle(_) => RoutineSet::of(&[
+            Routine::KeReleaseSpinLock,
+            Routine::KeReleaseSpinLockFromDpcLevel,
+            Routine::KeReleaseSpinLockForDpc,
+            Routine::KeReleaseInStackQueuedSpinLock,
+            Routine::KeReleaseInStackQueuedSpinLockFromDpcLevel,
+            Routine::KeReleaseInStackQueuedSpinLockForDpc,
+            Routine::ExReleaseSpinLockShared,
+            Routine::ExReleaseSpinLockExclusive,
+            Routine::ExReleaseSpinLockSharedFromDpcLevel,
+            Routine::ExReleaseSpinLockExclusiveFromDpcLevel,
+        ]),
+        LockIdentity::StorPort { .. } => RoutineSet::of(&[Routine::StorPortReleaseSpinLock]),
+        LockIdentity::Msi { .. } => RoutineSet::of(&[Routine::StorPortReleaseMSISpinLock]),
+        LockIdentity::Interrupt(_) => RoutineSet::of(&[Routine::KeReleaseInterruptSpinLock]),
+        LockIdentity::Cancel => RoutineSet::of(&[Routine::IoReleaseCancelSpinLock]),
+    }
+}
+
+/// All acquires, of whatever kind, that take such a lock. One that is not seen can be released by what looks like the
+/// release of another.
+pub(crate) fn acquires_of(identity: &LockIdentity) -> RoutineSet {
+    CONTRACTS
+        .iter()
+        .filter(|row| {
+            releases_of(identity)
+                .iter()
+                .any(|release| contract(release).fed_by.contains(row.routine))
+        })
+        .map(|row| row.routine)
+        .collect()
+}
+
+/// Whether a routine's locks need no word for a verdict: what is recorded of them is all there is.
+const fn wordless(routine: Routine) -> bool {
+    matches!(
+        routine,
+        Routine::StorPortAcquireSpinLock
+            | Routine::StorPortAcquireSpinLockEx
+            | Routine::StorPortAcquireMSISpinLock
+            | Routine::KeAcquireInterruptSpinLock
+    )
+}
+
+/// What a caught return would add.
+fn interest(row: &Contract, call: &LockCall) -> ReturnInterest {
+    if row.result.may_fail() {
+        ReturnInterest::Needed
+    } else if call.context.irql < DISPATCH_LEVEL {
+        ReturnInterest::Useful
+    } else {
+        ReturnInterest::None
+    }
+}

@@ -1,0 +1,325 @@
+//! The agents that hold locks, threads and processors: when their acquires have proved to have come back, and when their
+//! holds are over because they have gone on without them.
+
+use super::facts::{Fact, Facts, HoldEnded, Site};
+use super::state::{Bound, Open};
+use super::storport::may_be_none;
+use super::{Gap, Thread};
+use crate::checker::Checker;
+use crate::contract::{Mode, Role, contract};
+use crate::event::{Context, DISPATCH_LEVEL, LockCall, LockOperand};
+use crate::identity::{HandleKey, LockIdentity};
+
+/// An acquire whose scope has been left, and whether it is the driver's under test.
+pub(crate) type Ended = (Open, bool);
+
+impl Checker {
+    /// Learns from where and how a processor runs; `call`: the call that it is about to make. False if there is no such
+    /// processor. Holds that are over are marked, and stay until [`Checker::end_holds`].
+    pub(crate) fn observe(&mut self, sequence: u64, context: &Context, call: Option<&LockCall>) -> bool {
+        if !self.core.see_irql(sequence, context.processor, context.irql) {
+            return false;
+        }
+        self.end_release(context, call);
+        if context.irql < DISPATCH_LEVEL {
+            self.leave_processor(context.processor);
+            self.leave_frames(context, call);
+        } else {
+            self.prove_on_processor(sequence, context, call);
+            self.prove_by_frame(sequence, context, call);
+        }
+        true
+    }
+
+    /// The same, of a processor of which only the IRQL is known.
+    pub(crate) fn see_irql(&mut self, sequence: u64, processor: u32, irql: u8) {
+        if self.core.see_irql(sequence, processor, irql) && irql < DISPATCH_LEVEL {
+            self.leave_processor(processor);
+        }
+    }
+
+    /// A release that was being worked on is over when its processor does anything outside of its frame.
+    fn end_release(&mut self, context: &Context, call: Option<&LockCall>) {
+        let Some(processor) = self.core.processors.get_mut(context.processor as usize) else {
+            return;
+        };
+        if let Some((_, outer)) = &processor.releasing {
+            let outer = &outer.context;
+            let interrupt = outer.thread == context.thread
+                && context.irql > outer.irql
+                && context.stack_pointer < outer.stack_pointer;
+            // The call itself is asked whether it is part of the release before that ends.
+            let asks = call.is_some_and(|call| contract(call.routine).role == Role::Release);
+            if !interrupt && !asks {
+                processor.releasing = None;
+            }
+        }
+    }
+
+    /// A processor runs below `DISPATCH_LEVEL`: nothing is held there any more.
+    fn leave_processor(&mut self, processor: u32) {
+        let Some(processor) = self.core.processors.get_mut(processor as usize) else {
+            return;
+        };
+        processor.releasing = None;
+        if processor.open.0.is_empty() {
+            return;
+        }
+        for ended in std::mem::take(&mut processor.open.0) {
+            self.mark_over(ended);
+        }
+    }
+
+    /// A thread runs below `DISPATCH_LEVEL`: what it acquired in frames that it has left is over.
+    fn leave_frames(&mut self, context: &Context, call: Option<&LockCall>) {
+        let Some(thread) = self.threads.get_mut(&context.thread).filter(|thread| !thread.open.0.is_empty()) else {
+            return;
+        };
+        let left = |(open, _): &(Open, bool)| open.left_by(context);
+        let ended: Vec<Ended> = thread.open.0.iter().copied().filter(left).collect();
+        if ended.is_empty() {
+            return;
+        }
+        thread.open.0.retain(|entry| !left(entry));
+        for ended in ended {
+            // The very same call again may be that call, which was interrupted before its first instruction.
+            let again = call.is_some_and(|call| {
+                let (now, then) = (&call.context, &ended.0.call);
+                call.routine == then.routine
+                    && now.stack_pointer == then.context.stack_pointer
+                    && now.return_address == then.context.return_address
+                    && LockIdentity::of(&call.operand).is_some_and(|lock| self.locks.find(&lock) == Some(ended.0.place))
+            });
+            if again {
+                if let Some(lock) = self.locks.at_mut(ended.0.place) {
+                    lock.records.retain(|record| record.call.sequence != ended.0.call.sequence);
+                }
+            } else {
+                self.mark_over(ended);
+            }
+        }
+    }
+
+    fn mark_over(&mut self, ended: Ended) {
+        let lock = self.locks.at_mut(ended.0.place);
+        if let Some(record) = lock.and_then(|lock| lock.record(ended.0.call.sequence)) {
+            record.over = true;
+            self.ended.push(ended);
+        }
+    }
+
+    /// Code of the same level runs on: acquires of this processor have come back.
+    fn prove_on_processor(&mut self, sequence: u64, context: &Context, call: Option<&LockCall>) {
+        let routine = call.map(|call| call.routine);
+        let number = context.processor as usize;
+        let Some(processor) = self.core.processors.get_mut(number) else {
+            return;
+        };
+        if processor.open.0.iter().all(|(open, _)| open.proved) {
+            return;
+        }
+        let mut open = std::mem::take(&mut processor.open);
+        open.0.retain_mut(|(open, _)| {
+            if open.proved || !open.returned_by(context, routine) {
+                return true;
+            }
+            open.proved = true;
+            self.prove(open, sequence, context.processor)
+        });
+        if let Some(processor) = self.core.processors.get_mut(number) {
+            processor.open = open;
+        }
+    }
+
+    /// The frame of an acquire has been left at `DISPATCH_LEVEL` or above: it has come back with the lock.
+    fn prove_by_frame(&mut self, sequence: u64, context: &Context, call: Option<&LockCall>) {
+        let routine = call.map(|call| call.routine);
+        let Some(place) = self.threads.find(&context.thread) else {
+            return;
+        };
+        let Some(thread) = self.threads.at_mut(place) else { return };
+        let back = |(open, _): &(Open, bool)| open.returned_by(context, routine);
+        if !thread.open.0.iter().any(back) {
+            return;
+        }
+        let mut proved = Vec::new();
+        thread.open.0.retain(|entry| {
+            let back = back(entry);
+            if back {
+                proved.push(*entry);
+            }
+            !back
+        });
+        for (mut open, target) in proved {
+            open.proved = true;
+            if self.prove(&open, sequence, context.processor) {
+                if let Some(processor) = self.core.processor(context.processor) {
+                    processor.open.push(open, target);
+                }
+            }
+        }
+    }
+
+    /// An acquire has come back with the lock on this processor. False if it is open no more.
+    pub(crate) fn prove(&mut self, open: &Open, sequence: u64, processor: u32) -> bool {
+        let Some(lock) = self.locks.at_mut(open.place) else {
+            return false;
+        };
+        let Some(record) = lock.record(open.call.sequence) else {
+            return false;
+        };
+        record.held_since.get_or_insert(sequence);
+        record.holder = processor;
+        let proved = *record;
+        if lock.records.len() > 1 && contract(proved.call.routine).mode == Mode::Exclusive && !proved.maybe_converted {
+            // Two cannot hold it: the other's hold has ended in a way that was not seen.
+            let before = lock.records.len();
+            lock.records.retain(|other| {
+                other.held_since.is_none()
+                    || other.call.sequence == proved.call.sequence
+                    || other.nested_in == Some(proved.call.sequence)
+                    || proved.nested_in == Some(other.call.sequence)
+                    || other.holder == processor
+            });
+            let gone = (before - lock.records.len()) as u64;
+            lock.contradicted |= gone > 0 && !lock.disturbed;
+            self.core.statistics.holds_lost += gone;
+        }
+        true
+    }
+
+    /// Follows a new acquire until it is released.
+    pub(crate) fn follow(&mut self, open: Open, target: bool) {
+        let context = open.call.context;
+        if context.irql >= DISPATCH_LEVEL {
+            if let Some(processor) = self.core.processor(context.processor) {
+                processor.open.push(open, target);
+            }
+            return;
+        }
+        let place = self.threads.find(&context.thread);
+        let place = place.unwrap_or_else(|| self.threads.insert(context.thread, Thread::default()).0);
+        if let Some(thread) = self.threads.at_mut(place) {
+            thread.open.push(open, target);
+        }
+    }
+
+    /// An acquire is over: nobody need follow it.
+    pub(crate) fn unfollow(&mut self, record: &super::state::Record) {
+        let (sequence, context) = (record.call.sequence, &record.call.context);
+        if record.held_since.is_some() || record.bound_to_processor() {
+            let processor = if record.held_since.is_some() {
+                record.holder
+            } else {
+                context.processor
+            };
+            if let Some(processor) = self.core.processors.get_mut(processor as usize) {
+                processor.open.remove(sequence);
+            }
+        }
+        if !record.bound_to_processor() {
+            if let Some(thread) = self.threads.get_mut(&context.thread) {
+                thread.open.remove(sequence);
+            }
+        }
+    }
+
+    /// Ends the holds whose scope has been left, and tells of those of the driver under test that were certain.
+    pub(crate) fn end_holds(&mut self, sequence: u64, ordered: bool, processor: u32, irql: u8) -> Vec<Facts> {
+        let mut facts = Vec::new();
+        for (open, target) in std::mem::take(&mut self.ended) {
+            let identity = self.locks.key_at(open.place).copied();
+            let Some(lock) = self.locks.at_mut(open.place) else {
+                continue;
+            };
+            let Some(index) = lock
+                .records
+                .iter()
+                .position(|record| record.call.sequence == open.call.sequence)
+            else {
+                continue;
+            };
+            let record = lock.records.remove(index);
+            lock.end_nested(open.call.sequence);
+            self.core.statistics.holds_lost += 1;
+            let untouched = lock.last_release < open.call.sequence
+                && !lock.disturbed
+                && !lock.contradicted
+                && !lock.lost
+                && lock.words != Some(false);
+            let row = contract(open.call.routine);
+            let key = handle_key(identity, record.handle);
+            self.close_handle(key, open.call.sequence, None);
+            let Some(identity) = identity.filter(|_| target && untouched && record.nested_in.is_none()) else {
+                continue;
+            };
+            let gap = self.core.gap(super::acquire::releases_of(&identity), true);
+            let counts = row.role == Role::Acquire
+                && !row.result.may_fail()
+                && !may_be_none(&identity)
+                && identity != LockIdentity::Cancel;
+            if !counts || gap == Gap::Imported || !ordered {
+                continue;
+            }
+            facts.push(Facts {
+                site: Site {
+                    sequence,
+                    ordered,
+                    target,
+                },
+                call: LockCall {
+                    routine: open.call.routine,
+                    context: open.call.context,
+                    operand: operand(identity, record.handle),
+                    old_irql: None,
+                    word: None,
+                },
+                call_sequence: open.call.sequence,
+                row,
+                lock: identity,
+                concerns_target: true,
+                fact: Fact::HoldEnded(HoldEnded {
+                    processor,
+                    irql,
+                    certain: gap == Gap::None,
+                }),
+            });
+        }
+        facts
+    }
+
+    /// Marks a handle as free if it belongs to that acquire. `released`: by which event, if by a release.
+    pub(crate) fn close_handle(&mut self, key: Option<HandleKey>, acquire: u64, released: Option<u64>) {
+        let binding = key.and_then(|key| self.handles.get_mut(&key));
+        if let Some(binding) = binding.filter(|binding| binding.acquire.sequence == acquire) {
+            binding.state = Bound::Over;
+            binding.released = released;
+        }
+    }
+}
+
+/// The handle of an acquire.
+fn handle_key(lock: Option<LockIdentity>, handle: u64) -> Option<HandleKey> {
+    match lock? {
+        _ if handle == 0 => None,
+        LockIdentity::StorPort { .. } => Some(HandleKey::StorPort(handle)),
+        _ => Some(HandleKey::Queued(handle)),
+    }
+}
+
+/// What an acquire of that lock was given.
+fn operand(lock: LockIdentity, handle: u64) -> LockOperand {
+    match lock {
+        LockIdentity::Address(lock) if handle != 0 => LockOperand::Queued { lock, handle },
+        LockIdentity::Address(lock) | LockIdentity::Handle(lock) => LockOperand::Address(lock),
+        LockIdentity::StorPort { adapter, kind, context } => LockOperand::StorPort {
+            adapter,
+            kind,
+            context,
+            handle,
+        },
+        LockIdentity::Msi { adapter, message } => LockOperand::Msi { adapter, message },
+        LockIdentity::Interrupt(object) => LockOperand::Interrupt(object),
+        LockIdentity::Cancel => LockOperand::Cancel,
+    }
+}

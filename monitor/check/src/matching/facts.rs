@@ -1,0 +1,143 @@
+//! What the rules judge: all that is known of one event.
+
+use super::core::Gap;
+use crate::contract::{Contract, Routine};
+use crate::event::LockCall;
+use crate::finding::{PriorCall, Shortfall};
+use crate::identity::LockIdentity;
+
+/// What is known of an event besides its operands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Site {
+    pub(crate) sequence: u64,
+    /// Its number orders it against events of other processors.
+    pub(crate) ordered: bool,
+    /// The return address lies in the driver under test.
+    pub(crate) target: bool,
+}
+
+/// One event and what is known of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Facts {
+    /// The event.
+    pub(crate) site: Site,
+    /// The call that it is, or for the end of a hold, the acquire.
+    pub(crate) call: LockCall,
+    /// Sequence number of that call.
+    pub(crate) call_sequence: u64,
+    /// Its contract.
+    pub(crate) row: &'static Contract,
+    /// Its lock.
+    pub(crate) lock: LockIdentity,
+    /// The lock or the call is the driver's under test.
+    pub(crate) concerns_target: bool,
+    /// The rest.
+    pub(crate) fact: Fact,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub(crate) enum Fact {
+    /// An acquire was entered.
+    Acquire(AcquireFacts),
+    /// A release was entered.
+    Release(ReleaseFacts),
+    /// A conversion was entered.
+    Convert,
+    /// A hold that was certain is over, and the lock was not released.
+    HoldEnded(HoldEnded),
+}
+
+/// What is known when an acquire is entered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AcquireFacts {
+    /// The caller holds the lock for certain, by this acquire.
+    pub(crate) own: Option<PriorCall>,
+    /// Whether the lock word says that somebody holds the lock; `None` if it cannot be seen.
+    pub(crate) word_held: Option<bool>,
+    /// The routine takes no lock with these operands, and says nothing of it.
+    pub(crate) takes_nothing: bool,
+    /// Releases of such locks that are not watched.
+    pub(crate) gap: Gap,
+    /// What is missing for a sure verdict.
+    pub(crate) shortfall: Shortfall,
+}
+
+/// How a release and the acquires that are open fit together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pairing {
+    /// With an acquire of the caller.
+    Own,
+    /// With an acquire of the caller which is still waiting: the call is somebody else's.
+    Waiting,
+    /// The handle is that of somebody else's acquire.
+    Foreign,
+    /// With none.
+    Unmatched,
+    /// The handle was given to an acquire that took nothing: that was told.
+    TookNothing,
+    /// The handle was given to an acquire that was refused.
+    Refused(PriorCall),
+    /// With an acquire of the caller that filled in another handle.
+    OtherHandle(u64),
+    /// With one made with this other adapter.
+    WrongAdapter(u64),
+    /// The handle names another kind of lock now: `STOR_SPINLOCK` at the acquire, and now.
+    ChangedHandle(u32, u32),
+}
+
+/// The acquire that a release was matched with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RecordFacts {
+    /// The acquire.
+    pub(crate) call: PriorCall,
+    /// It has certainly come back with the lock, and nothing says that the hold is over.
+    pub(crate) certain: bool,
+    /// The release belongs to the acquiring routine.
+    pub(crate) fits: bool,
+    /// The acquire returns into the driver under test, and was seen at its entry.
+    pub(crate) target: bool,
+}
+
+/// What is known when a release is entered.
+#[derive(Clone, Debug)]
+pub(crate) struct ReleaseFacts {
+    /// How it is paired.
+    pub(crate) pairing: Pairing,
+    /// The acquire that it is matched with.
+    pub(crate) record: Option<RecordFacts>,
+    /// Whether the lock word says that somebody holds the lock; `None` if it cannot be seen or is not believed.
+    pub(crate) word_held: Option<bool>,
+    /// A lock word was seen to be set while this lock was held.
+    pub(crate) words_proven: bool,
+    /// Whoever else certainly holds the lock.
+    pub(crate) holder: Option<PriorCall>,
+    /// No such lock can have been acquired unseen before the watch began.
+    pub(crate) known: bool,
+    /// The lock or its caller are of another driver, of whose pairs only one half may be seen.
+    pub(crate) half_seen: bool,
+    /// The caller's last release of the lock, if that is the last that happened to it.
+    pub(crate) released_before: Option<PriorCall>,
+    /// The caller has another acquire open, whose old IRQL the release may go back to.
+    pub(crate) other_open: bool,
+    /// What is missing for a sure verdict, apart from the word and the gap.
+    pub(crate) shortfall: Shortfall,
+}
+
+/// A hold that ended without a release.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HoldEnded {
+    /// Processor that was seen below `DISPATCH_LEVEL`.
+    pub(crate) processor: u32,
+    /// At this IRQL.
+    pub(crate) irql: u8,
+    /// Nothing was seen or may have happened unseen that could have ended the hold.
+    pub(crate) certain: bool,
+}
+
+impl Facts {
+    /// The routine.
+    pub(crate) const fn routine(&self) -> Routine {
+        self.call.routine
+    }
+}

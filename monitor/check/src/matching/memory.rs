@@ -1,0 +1,171 @@
+//! What is remembered and what is forgotten: locks and handles by address, and the room for them.
+
+use std::collections::BTreeSet;
+
+use super::state::Binding;
+use super::{Bound, LockState, Open};
+use crate::checker::Checker;
+use crate::event::{DISPATCH_LEVEL, WatchSet};
+use crate::identity::{HandleKey, LockIdentity};
+use crate::modules::Range;
+
+/// Where locks and handles lie, so that those in a range are found without a look at all of them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Addresses {
+    locks: BTreeSet<(u64, LockIdentity)>,
+    handles: BTreeSet<(u64, HandleKey)>,
+}
+
+impl Addresses {
+    fn add_lock(&mut self, lock: LockIdentity) {
+        if let Some(address) = lock.address() {
+            self.locks.insert((address, lock));
+        }
+    }
+
+    fn remove_lock(&mut self, lock: &LockIdentity) {
+        if let Some(address) = lock.address() {
+            self.locks.remove(&(address, *lock));
+        }
+    }
+
+    fn locks_in(&self, range: Range) -> Vec<LockIdentity> {
+        let first = (range.base, LockIdentity::Address(0));
+        let inside = self.locks.range(first..).take_while(|(address, _)| range.contains(*address));
+        inside.map(|(_, lock)| *lock).collect()
+    }
+
+    fn handles_in(&self, range: Range) -> Vec<HandleKey> {
+        let first = (range.base, HandleKey::Queued(0));
+        let inside = self.handles.range(first..).take_while(|(address, _)| range.contains(*address));
+        inside.map(|(_, key)| *key).collect()
+    }
+}
+
+impl Checker {
+    /// The lock of an identity, made if it is new; its place.
+    pub(crate) fn lock(&mut self, identity: LockIdentity) -> u32 {
+        if let Some(place) = self.locks.find(&identity) {
+            return place;
+        }
+        let (place, evicted) = self.locks.insert(identity, LockState::default());
+        self.addresses.add_lock(identity);
+        if let Some((key, lock)) = evicted {
+            self.addresses.remove_lock(&key);
+            let statistics = &mut self.core.statistics;
+            if lock.records.is_empty() {
+                statistics.idle_locks_evicted += 1;
+            } else {
+                statistics.acquired_locks_evicted += 1;
+                if lock.target {
+                    self.core.past_unknown();
+                }
+            }
+        }
+        place
+    }
+
+    /// Notes what a handle is used for.
+    pub(crate) fn bind(&mut self, key: HandleKey, binding: Binding) {
+        if self.handles.find(&key).is_none() {
+            self.addresses.handles.insert((key.address(), key));
+        }
+        if let (_, Some((key, evicted))) = self.handles.insert(key, binding) {
+            self.addresses.handles.remove(&(key.address(), key));
+            self.core.statistics.handles_evicted += 1;
+            if evicted.state == Bound::Open && evicted.target {
+                self.core.past_unknown();
+            }
+        }
+    }
+
+    /// Forgets all locks.
+    pub(crate) fn forget_locks(&mut self) {
+        self.locks.clear();
+        self.handles.clear();
+        self.threads.clear();
+        self.ended.clear();
+        self.addresses = Addresses::default();
+        for processor in &mut self.core.processors {
+            processor.open.0.clear();
+            processor.releasing = None;
+        }
+        self.core.unreadable.clear();
+    }
+
+    /// The machine is another than before: what was known of it is void, what was found stays.
+    pub(crate) fn restored(&mut self) {
+        self.forget_locks();
+        self.core.modules.clear();
+        self.core.adapters.clear();
+        // The breakpoints have to be armed anew, even if the same are.
+        self.core.watch.watched = crate::contract::RoutineSet::EMPTY;
+        self.core.past_unknown();
+    }
+
+    /// The memory is gone, and what lay in it.
+    pub(crate) fn forget_memory(&mut self, range: Range) {
+        for key in self.addresses.locks_in(range) {
+            self.addresses.remove_lock(&key);
+            if self.locks.remove(&key).is_some_and(|lock| !lock.records.is_empty()) {
+                self.core.statistics.freed_while_acquired += 1;
+            }
+        }
+        for key in self.addresses.handles_in(range) {
+            self.addresses.handles.remove(&(key.address(), key));
+            self.handles.remove(&key);
+        }
+        self.core.adapters.retain(|adapter| !range.contains(*adapter));
+        self.core.unreadable.retain(|adapter| !range.contains(*adapter));
+    }
+
+    /// The breakpoints are others than before: what was recorded may have ended unseen.
+    pub(crate) fn watch_set_changed(&mut self, watch: &WatchSet) {
+        let core = &mut self.core;
+        if core.watch.watched == watch.watched && core.watch.processors == watch.processors {
+            core.watch.imported = watch.imported;
+            core.watch.closed = watch.closed;
+            core.watch.ambiguous = watch.ambiguous;
+            return;
+        }
+        let mut watch = *watch;
+        watch.processors = watch.processors.clamp(1, crate::checker::MAX_PROCESSORS);
+        core.watch = watch;
+        core.past_unknown();
+        core.late = !watch.before_target;
+        self.forget_locks();
+    }
+
+    /// Finds out anew where everything is, after the tables were filled from outside.
+    pub(crate) fn rebuild(&mut self) {
+        let mut open = Vec::new();
+        for (key, lock) in self.locks.iter() {
+            self.addresses.add_lock(*key);
+            let Some(place) = self.locks.find(key) else { continue };
+            for record in &lock.records {
+                let entry = Open {
+                    place,
+                    call: record.call,
+                    proved: record.held_since.is_some(),
+                };
+                open.push((entry, record.target, record.holder));
+            }
+        }
+        open.sort_by_key(|(open, ..)| open.call.sequence);
+        for processor in &mut self.core.processors {
+            processor.open.0.clear();
+            processor.releasing = None;
+        }
+        for (entry, target, holder) in open {
+            if entry.proved && entry.call.context.irql < DISPATCH_LEVEL {
+                if let Some(processor) = self.core.processor(holder) {
+                    processor.open.push(entry, target);
+                }
+            } else {
+                self.follow(entry, target);
+            }
+        }
+        let handles = self.handles.iter().map(|(key, _)| (key.address(), *key));
+        self.addresses.handles = handles.collect();
+    }
+}

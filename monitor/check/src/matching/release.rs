@@ -1,0 +1,467 @@
+//! Releases: which lock, which acquire, and what is known when they are entered.
+
+use super::acquire::{acquires_of, releases_of};
+use super::core::Gap;
+use super::facts::{Fact, Facts, Pairing, RecordFacts, ReleaseFacts, Site};
+use super::naming::own_release;
+use super::state::{Bound, LockState, Record, SMALLEST_INTERRUPT, fits, within};
+use super::storport;
+use crate::checker::Checker;
+use crate::contract::{CONTRACTS, Contract, LockClass, Mode, Role, Routine, RoutineSet, contract};
+use crate::event::{Context, LockCall, LockOperand};
+use crate::finding::{PriorCall, Shortfall, Step, Verdict};
+use crate::identity::{HandleKey, LockIdentity, is_dpc_lock};
+use crate::ledger::Found;
+
+/// The lock that a release is about, and what its handle says of the acquire.
+#[derive(Clone, Copy, Debug)]
+struct Subject {
+    identity: LockIdentity,
+    /// Sequence number of the acquire of the handle, if it is open.
+    acquire: Option<u64>,
+    /// The release is by handle.
+    by_handle: bool,
+    /// What the handle says, if that settles how the release is paired.
+    told: Option<Pairing>,
+}
+
+impl Checker {
+    /// A release was entered.
+    pub(crate) fn release(&mut self, site: Site, row: &'static Contract, call: &LockCall) -> Vec<Found> {
+        let subject = self.subject(call);
+        let prior = PriorCall {
+            sequence: site.sequence,
+            routine: call.routine,
+            context: call.context,
+        };
+        let place = self.lock(subject.identity);
+        let own = site.target || self.is_own_adapter(&call.operand);
+        let nested = self.in_release(place, call);
+        let Some(lock) = self.locks.at_mut(place) else {
+            return Vec::new();
+        };
+        if call.word == Some(0) && lock.records.is_empty() && !own {
+            // Nobody holds it, and another module uses it: its memory is the driver's under test no more.
+            lock.target = false;
+        }
+        lock.target |= own;
+        if nested {
+            lock.last_release = site.sequence;
+            self.core.statistics.nested += 1;
+            self.note(place, prior, Step::Nested);
+            return Vec::new();
+        }
+        let (pairing, index) = self.pair(&subject, row, call, place);
+        let record = self.locks.at(place).and_then(|lock| Some(lock.records[index?]));
+        let facts = self.release_facts(site, row, call, (&subject, place), (pairing, record.as_ref()));
+        let found = self.judge(&facts, place, record.as_ref());
+        self.conclude(site, call, &facts, place, record.as_ref(), &found);
+        found
+    }
+
+    /// Finds the lock of a release.
+    fn subject(&self, call: &LockCall) -> Subject {
+        let operand = &call.operand;
+        if let Some(identity) = LockIdentity::of(operand) {
+            return Subject {
+                identity,
+                acquire: None,
+                by_handle: false,
+                told: None,
+            };
+        }
+        let key = HandleKey::of(operand);
+        let unknown = LockIdentity::Handle(key.map_or(0, HandleKey::address));
+        let binding = key.and_then(|key| self.handles.get(&key));
+        let named = storport::named(operand);
+        let mut subject = Subject {
+            identity: binding.map(|binding| binding.lock).or(named).unwrap_or(unknown),
+            acquire: None,
+            by_handle: true,
+            told: None,
+        };
+        let Some(binding) = binding else { return subject };
+        match binding.state {
+            Bound::Nothing => subject.told = Some(Pairing::TookNothing),
+            Bound::Refused => subject.told = Some(Pairing::Refused(binding.acquire)),
+            Bound::Over => {
+                // The handle may have been filled in again: by a copy.
+                if let Some(named) = named.filter(|named| self.other_handles(named, operand, &call.context)) {
+                    subject.identity = named;
+                }
+            }
+            Bound::Open => {
+                let stale = matches!((binding.lock, named), (LockIdentity::Address(of), Some(LockIdentity::Address(now))) if of != now);
+                let record = self.locks.get(&binding.lock);
+                let record = record.and_then(|lock| {
+                    let mut records = lock.records.iter();
+                    records.rfind(|record| record.call.sequence == binding.acquire.sequence)
+                });
+                let own = record.is_some_and(|record| record.same_agent(&call.context) && record.target);
+                if stale {
+                    subject.identity = named.unwrap_or(unknown);
+                } else if storport::names_nothing(operand) && !own {
+                    subject.identity = unknown;
+                } else {
+                    subject.acquire = Some(binding.acquire.sequence);
+                    subject.told = differs(&binding.lock, call);
+                }
+            }
+        }
+        subject
+    }
+
+    /// Whether the caller has an open acquire of a lock by another handle than this.
+    fn other_handles(&self, lock: &LockIdentity, operand: &LockOperand, context: &Context) -> bool {
+        let handle = HandleKey::of(operand).map_or(0, HandleKey::address);
+        self.locks.get(lock).is_some_and(|lock| {
+            let mut records = lock.records.iter();
+            records.any(|record| record.handle != 0 && record.handle != handle && record.owned_by(context))
+        })
+    }
+
+    /// How a release and the open acquires fit together; the place of the record that it belongs to.
+    fn pair(&self, subject: &Subject, row: &Contract, call: &LockCall, place: u32) -> (Pairing, Option<usize>) {
+        let Some(lock) = self.locks.at(place) else {
+            return (Pairing::Unmatched, None);
+        };
+        if let Some(told @ (Pairing::TookNothing | Pairing::Refused(_))) = subject.told {
+            return (told, None);
+        }
+        let Some(index) = self.find_record(lock, subject, row, &call.context) else {
+            return (Pairing::Unmatched, None);
+        };
+        let record = &lock.records[index];
+        let handle = HandleKey::of(&call.operand).map_or(0, HandleKey::address);
+        let waiting = call.word == Some(0)
+            && lock.words == Some(true)
+            && !lock.disturbed
+            && !self.certainly_held(record, &call.context);
+        let pairing = if waiting {
+            // An attempt that is still waiting cannot be released: the call is somebody else's, e.g. of a DPC that
+            // interrupted the thread before it raised its IRQL. Its record stays open.
+            Pairing::Waiting
+        } else if subject.by_handle && !record.same_agent(&call.context) {
+            Pairing::Foreign
+        } else if !subject.by_handle
+            && !self.certainly_held(record, &call.context)
+            && other_holder(lock, &call.context).is_some()
+        {
+            // The caller's own acquire must be waiting for that hold to end.
+            Pairing::Foreign
+        } else if let Some(told) = subject.told {
+            told
+        } else if subject.by_handle && record.handle != 0 && record.handle != handle {
+            Pairing::OtherHandle(record.handle)
+        } else {
+            Pairing::Own
+        };
+        (pairing, Some(index))
+    }
+
+    /// The record that a release belongs to.
+    fn find_record(&self, lock: &LockState, subject: &Subject, row: &Contract, context: &Context) -> Option<usize> {
+        if let Some(acquire) = subject.acquire {
+            return lock.records.iter().rposition(|record| record.call.sequence == acquire);
+        }
+        if subject.by_handle {
+            // The handle was not filled in by an acquire that is open: at best the caller took the lock by another, or in
+            // a way that needs none.
+            return lock.records.iter().rposition(|record| record.owned_by(context));
+        }
+        // A try whose processor was below DISPATCH_LEVEL since has failed, or its lock was released unseen.
+        let failed = |record: &Record| {
+            contract(record.call.routine).role == Role::TryAcquire
+                && self.core.low_since(context.processor, record.call.sequence)
+        };
+        let own = |record: &Record| record.owned_by(context) && !failed(record);
+        lock.match_release(self.may_be(row), own, |record| self.certainly_held(record, context))
+    }
+
+    /// The routines that a call may be of: exports that share their code cannot be told apart.
+    fn may_be(&self, row: &Contract) -> RoutineSet {
+        let own = RoutineSet::of(&[row.routine]);
+        let ambiguous = self.core.watch.ambiguous;
+        if !ambiguous.contains(row.routine) {
+            return own;
+        }
+        let alike = |routine: &Routine| {
+            let other = contract(*routine);
+            other.role == row.role && other.operands == row.operands
+        };
+        own.union(ambiguous.iter().filter(alike).collect())
+    }
+
+    /// Puts together what the rules want to know of a release.
+    fn release_facts(
+        &self,
+        site: Site,
+        row: &'static Contract,
+        call: &LockCall,
+        (subject, place): (&Subject, u32),
+        (pairing, record): (Pairing, Option<&Record>),
+    ) -> Facts {
+        let core = &self.core;
+        let nothing = LockState::default();
+        let lock = self.locks.at(place).unwrap_or(&nothing);
+        let identity = subject.identity;
+        let holder = other_holder(lock, &call.context).filter(|_| !storport::may_be_none(&identity));
+        let fits = record.is_none_or(|record| self.fits(row, record));
+        let word_held = call.word.filter(|_| lock.words != Some(false)).map(|word| word != 0);
+        let mut shortfall = Shortfall::empty();
+        shortfall.set(Shortfall::DISTURBED, lock.disturbed);
+        shortfall.set(Shortfall::CONTRADICTED, lock.contradicted && record.is_some());
+        shortfall.set(Shortfall::UNORDERED, !site.ordered);
+        shortfall.set(Shortfall::UNWATCHED, !core.watches(row.fed_by, lock.target));
+        let unsure_thread = core.late && word_held.is_none() && !core.entered.contains(&call.context.thread);
+        shortfall.set(Shortfall::LATE, record.is_none() && unsure_thread);
+        let mut needed = RoutineSet::EMPTY;
+        if holder.is_some() || pairing == Pairing::Foreign {
+            needed = releases_of(&identity);
+        }
+        if let Some(record) = record.filter(|_| !fits) {
+            // Either call may have been made by another routine to do its work, and that one not have been seen.
+            let inner = callers(record.call.routine);
+            shortfall.set(Shortfall::LATE, core.late && !inner.is_empty());
+            let unresolved = contract(record.call.routine).role == Role::TryAcquire && record.held_since.is_none();
+            shortfall.set(Shortfall::UNRESOLVED, unresolved);
+            needed = needed
+                .union(inner)
+                .union(callers(row.routine))
+                .union(acquires_of(&identity))
+                .union(releases_of(&identity));
+        }
+        if matches!(pairing, Pairing::ChangedHandle(..) | Pairing::OtherHandle(_)) {
+            needed = needed.union(row.fed_by);
+        }
+        let gap = core.gap(needed, lock.target);
+        shortfall.set(
+            Shortfall::UNWATCHED,
+            shortfall.contains(Shortfall::UNWATCHED) || gap != Gap::None,
+        );
+        // Somebody of the same thread or processor has it, on another stack: that may be the caller after all.
+        let doubtful = record.is_none() && lock.records.iter().any(|record| record.same_agent(&call.context));
+        shortfall.set(Shortfall::UNSEEN_HOLDER, doubtful);
+        let unreadable = subject.acquire.is_none()
+            && subject.by_handle
+            && call.operand.adapter().is_some_and(|adapter| core.unreadable.contains(&adapter));
+        let concerns_target = site.target || lock.target;
+        Facts {
+            site,
+            call: *call,
+            call_sequence: site.sequence,
+            row,
+            lock: identity,
+            concerns_target,
+            fact: Fact::Release(ReleaseFacts {
+                pairing,
+                record: record.map(|record| RecordFacts {
+                    call: record.call,
+                    certain: self.certainly_held(record, &call.context),
+                    fits,
+                    target: record.target,
+                }),
+                word_held,
+                words_proven: lock.words == Some(true),
+                holder: holder.map(|holder| holder.call),
+                known: core.known_for(&call.context) && !lock.lost && !unreadable,
+                half_seen: !concerns_target,
+                released_before: own_release(lock, &call.context).map(|(release, _)| *release),
+                other_open: self.other_open(&call.context, record),
+                shortfall,
+            }),
+        }
+    }
+
+    /// Whether a release, by whatever routine it may be, belongs to the routine of a record.
+    fn fits(&self, row: &Contract, record: &Record) -> bool {
+        if fits(self.may_be(row), record) {
+            return true;
+        }
+        let acquire = contract(record.call.routine);
+        let acquires = self.may_be(acquire);
+        row.fed_by.intersection(acquires) != RoutineSet::EMPTY
+    }
+
+    /// Whether the caller has another acquire open than this.
+    fn other_open(&self, context: &Context, record: Option<&Record>) -> bool {
+        let own = record.map_or(0, |record| record.call.sequence);
+        let thread = self.threads.get(&context.thread);
+        let processor = self.core.processors.get(context.processor as usize);
+        let of_thread = thread.map(|thread| &thread.open.0);
+        let of_processor = processor.map(|processor| &processor.open.0);
+        let lists = of_thread.into_iter().chain(of_processor);
+        lists.flatten().any(|(open, target)| *target && open.call.sequence != own)
+    }
+
+    /// Whether the caller of a release has certainly got the lock by this acquire.
+    pub(crate) fn certainly_held(&self, record: &Record, context: &Context) -> bool {
+        let came_back = record.bound_to_processor()
+            && record.same_agent(context)
+            && context.irql <= record.call.context.irql
+            && !contract(record.call.routine).result.may_fail()
+            && !self.core.low_since(record.call.context.processor, record.call.sequence);
+        came_back || (record.held_since.is_some() && !record.over)
+    }
+
+    /// Takes note of what a release has done.
+    fn conclude(
+        &mut self,
+        site: Site,
+        call: &LockCall,
+        facts: &Facts,
+        place: u32,
+        record: Option<&Record>,
+        found: &[Found],
+    ) {
+        let Fact::Release(release) = &facts.fact else { return };
+        let prior = PriorCall {
+            sequence: site.sequence,
+            routine: call.routine,
+            context: call.context,
+        };
+        let over = match release.pairing {
+            Pairing::Own => true,
+            Pairing::WrongAdapter(_) => matches!(facts.lock, LockIdentity::StorPort { kind, .. } if is_dpc_lock(kind)),
+            _ => false,
+        };
+        if let Some(record) = record.filter(|_| over) {
+            self.learn_word(call, record, place, release);
+            self.end(call, prior, place, record);
+        }
+        let broken = found.iter().any(|found| found.verdict != Verdict::Literal);
+        let paired = matches!(release.pairing, Pairing::Own | Pairing::TookNothing);
+        let statistics = &mut self.core.statistics;
+        let step = if paired {
+            statistics.matched += 1;
+            if release.record.is_some_and(|record| record.fits) {
+                Step::Released
+            } else {
+                Step::Violation
+            }
+        } else if broken {
+            Step::Violation
+        } else {
+            statistics.unknown_releases += 1;
+            // A cancel routine is entered with the cancel spin lock held by the I/O manager.
+            let counts = facts.concerns_target && facts.row.class != LockClass::CancelSpinLock;
+            statistics.target_unknown_releases += u64::from(counts);
+            Step::Unknown
+        };
+        if let Some(lock) = self.locks.at_mut(place) {
+            // The lock may now be free although its holder has not released it.
+            let upsets = !paired && !over && call.word != Some(0) && broken;
+            lock.disturbed |= (upsets || release.pairing == Pairing::Foreign) && !lock.records.is_empty();
+            lock.last_release = site.sequence;
+        }
+        self.note(place, prior, step);
+    }
+
+    /// Closes a record.
+    fn end(&mut self, call: &LockCall, prior: PriorCall, place: u32, record: &Record) {
+        let released = Some(prior.sequence);
+        self.close_handle(HandleKey::of(&call.operand), record.call.sequence, released);
+        self.unfollow(record);
+        let Some(lock) = self.locks.at_mut(place) else { return };
+        lock.records.retain(|open| open.call.sequence != record.call.sequence);
+        lock.end_nested(record.call.sequence);
+        if call.word.is_none() {
+            lock.disturbed &= !lock.records.is_empty();
+        }
+        if !contract(call.routine).may_call.is_empty() {
+            if let Some(processor) = self.core.processors.get_mut(call.context.processor as usize) {
+                processor.releasing = Some((place, prior));
+            }
+        }
+        // A lock that was released in another way than by its handle leaves that behind.
+        if record.handle != 0 {
+            for key in [HandleKey::Queued(record.handle), HandleKey::StorPort(record.handle)] {
+                self.close_handle(Some(key), record.call.sequence, released);
+            }
+        }
+    }
+
+    /// Whether a release does the work of another that the same processor has begun. Ends that in either case.
+    fn in_release(&mut self, place: u32, call: &LockCall) -> bool {
+        let context = &call.context;
+        let Some(processor) = self.core.processors.get_mut(context.processor as usize) else {
+            return false;
+        };
+        let Some((of, outer)) = processor.releasing else {
+            return false;
+        };
+        let interrupt = outer.context.thread == context.thread
+            && context.irql > outer.context.irql
+            && context.stack_pointer < outer.context.stack_pointer;
+        if interrupt {
+            return false;
+        }
+        processor.releasing = None;
+        of == place
+            && contract(outer.routine).may_call.contains(call.routine)
+            && outer.context.thread == context.thread
+            && outer.context.irql == context.irql
+            && within(&outer, context, Some(call.routine))
+            && outer.context.stack_pointer - context.stack_pointer <= SMALLEST_INTERRUPT
+            && call.word != Some(0)
+    }
+
+    /// Learns whether the lock's word tells the truth.
+    fn learn_word(&mut self, call: &LockCall, record: &Record, place: u32, facts: &ReleaseFacts) {
+        let Some(lock) = self.locks.at_mut(place) else { return };
+        match call.word {
+            Some(0) if record.held_since.is_some() && !lock.disturbed => {
+                self.core.statistics.words_contradicted += 1;
+                if lock.words == Some(true) {
+                    lock.contradicted = true;
+                }
+                lock.words.get_or_insert(false);
+            }
+            Some(word) if word != 0 && facts.record.is_some_and(|record| record.certain) => {
+                lock.words.get_or_insert(true);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What differs between a handle and the acquire that it is of.
+fn differs(lock: &LockIdentity, call: &LockCall) -> Option<Pairing> {
+    let (
+        LockIdentity::StorPort { adapter, kind, .. },
+        LockOperand::StorPortHandle {
+            adapter: by, kind: now, ..
+        },
+    ) = (lock, call.operand)
+    else {
+        return storport::names_nothing(&call.operand).then_some(Pairing::ChangedHandle(0, 0));
+    };
+    let same = |now: u32| now == *kind || (is_dpc_lock(now) && is_dpc_lock(*kind));
+    if *adapter != by {
+        Some(Pairing::WrongAdapter(*adapter))
+    } else {
+        now.filter(|now| !same(*now))
+            .map(|now| Pairing::ChangedHandle(*kind, now))
+    }
+}
+
+/// An exclusive hold by somebody else that is certain and has not ended.
+fn other_holder<'a>(lock: &'a LockState, context: &Context) -> Option<&'a Record> {
+    lock.records.iter().find(|record| {
+        let row = contract(record.call.routine);
+        !record.same_agent(context)
+            && (row.mode == Mode::Exclusive || row.role == Role::Convert)
+            && !record.maybe_converted
+            && record.held_since.is_some()
+            && !record.over
+    })
+}
+
+/// The routines that may call this one to do their work.
+fn callers(routine: Routine) -> RoutineSet {
+    CONTRACTS
+        .iter()
+        .filter(|row| row.may_call.contains(routine))
+        .map(|row| row.routine)
+        .collect()
+}

@@ -1,0 +1,168 @@
+//! What is found and counted.
+
+use serde::{Deserialize, Serialize};
+
+use super::facts::{Fact, Facts};
+use super::state::Record;
+use crate::checker::Checker;
+use crate::contract::Routine;
+use crate::event::CallerAttributed;
+use crate::finding::{Cause, PriorCall, Step};
+use crate::ledger::Found;
+use crate::rules;
+
+const ROUTINES: usize = Routine::ALL.len();
+
+/// Counters of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statistics {
+    /// Events taken.
+    pub events: u64,
+    /// Calls by routine, in the order of [`Routine::ALL`].
+    pub calls: [u64; ROUTINES],
+    /// Those of them that return into the driver under test.
+    pub target_calls: [u64; ROUTINES],
+    /// Releases that belong to an acquire.
+    pub matched: u64,
+    /// Calls that another lock routine made to do its work.
+    pub nested: u64,
+    /// Releases of which nothing could be said: the lock may have been held before the watch began.
+    pub unknown_releases: u64,
+    /// Those of them that concern the driver under test.
+    pub target_unknown_releases: u64,
+    /// Sequence numbers that did not increase.
+    pub out_of_order: u64,
+    /// Events that make no sense, e.g. a processor that is none.
+    pub ignored: u64,
+    /// Modules seen.
+    pub modules: u64,
+    /// Faults injected.
+    pub faults: u64,
+    /// Locks whose memory was freed while an acquire was open.
+    pub freed_while_acquired: u64,
+    /// Acquires that were over without a release being seen.
+    pub holds_lost: u64,
+    /// Locks that were forgotten for want of room; only history was lost.
+    pub idle_locks_evicted: u64,
+    /// Locks that were forgotten with an open acquire.
+    pub acquired_locks_evicted: u64,
+    /// Handles that were forgotten.
+    pub handles_evicted: u64,
+    /// Open acquires that were forgotten: too many of one lock.
+    pub records_evicted: u64,
+    /// Events of a lock's history that were replaced by younger ones.
+    pub history_evicted: u64,
+    /// StorPort acquires whose handle argument could not be read.
+    pub unreadable_handles: u64,
+    /// Lock words that were clear although the lock was certainly held.
+    pub words_contradicted: u64,
+    /// Distinct violations that were only counted.
+    pub violations_not_kept: u64,
+    /// Verdicts about the driver under test, repetitions included.
+    pub target_violations: u64,
+    /// Suspicions about it, repetitions included.
+    pub target_suspects: u64,
+}
+
+impl Statistics {
+    /// Lock calls of all routines.
+    #[must_use]
+    pub fn lock_calls(&self) -> u64 {
+        self.calls.iter().sum()
+    }
+
+    /// Lock calls that return into the driver under test.
+    #[must_use]
+    pub fn target_lock_calls(&self) -> u64 {
+        self.target_calls.iter().sum()
+    }
+}
+
+/// How a run ended, in the terms of Static Driver Verifier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// No violation, and the evidence was never short.
+    Completed,
+    /// The driver under test broke a rule.
+    Defect,
+    /// The driver under test never called a watched lock routine.
+    NotApplicable,
+    /// No violation, but something could not be judged.
+    Inconclusive,
+}
+
+impl Checker {
+    /// The outcome so far. `complete`: the events are all there were, from arming to the end of the run.
+    #[must_use]
+    pub fn outcome(&self, complete: bool) -> Outcome {
+        let statistics = &self.core.statistics;
+        if statistics.target_violations > 0 {
+            Outcome::Defect
+        } else if statistics.target_suspects > 0 || statistics.target_unknown_releases > 0 || !complete {
+            Outcome::Inconclusive
+        } else if statistics.target_lock_calls() == 0 {
+            Outcome::NotApplicable
+        } else {
+            Outcome::Completed
+        }
+    }
+
+    /// Adds to a lock's history.
+    pub(crate) fn note(&mut self, place: u32, call: PriorCall, step: Step) {
+        if let Some(lock) = self.locks.at_mut(place) {
+            let evicted = lock.history.push(call, step, lock.target);
+            self.core.statistics.history_evicted += u64::from(evicted);
+        }
+    }
+
+    /// Has the rules judge an event, and keeps what they find. `record`: the acquire that a release was matched with.
+    pub(crate) fn judge(&mut self, facts: &Facts, place: u32, record: Option<&Record>) -> Vec<Found> {
+        let mut drafts = rules::Findings::default();
+        rules::observe(facts, &mut drafts);
+        if drafts.is_empty() {
+            return Vec::new();
+        }
+        let mut found = Vec::with_capacity(drafts.len());
+        for mut draft in drafts.into_list() {
+            let paired = matches!(facts.fact, Fact::Release(_));
+            if paired && matches!(draft.cause, Cause::ReleaseWithoutAcquire | Cause::WrongOwner) {
+                if let Some(lock) = self.locks.at(place) {
+                    self.name(&mut draft, lock, record);
+                }
+            }
+            let finding = draft.finding(facts);
+            let known_lock =
+                !matches!(finding.lock, crate::identity::LockIdentity::Handle(_)) || finding.handle_before().is_none();
+            // The past of a lock that the call may not be about would only mislead.
+            let lock = self.locks.at(place).filter(|_| known_lock);
+            found.push(self.ledger.report(finding, &self.core.modules, |finding| {
+                if let Some(lock) = lock {
+                    finding.history = lock.history.newest_first().copied().collect();
+                    finding.history.reverse();
+                    finding.history_evicted = lock.history.evicted();
+                }
+            }));
+        }
+        self.tally();
+        found
+    }
+
+    /// More is known of who made the last call.
+    pub(crate) fn caller_attributed(&mut self, told: &CallerAttributed) -> Vec<Found> {
+        let (found, claimed) = self.ledger.attribute(told, &self.core.modules);
+        for lock in claimed {
+            if let Some(lock) = self.locks.get_mut(&lock) {
+                lock.target = true;
+            }
+        }
+        self.tally();
+        found
+    }
+
+    fn tally(&mut self) {
+        let (tally, statistics) = (self.ledger.tally(), &mut self.core.statistics);
+        statistics.target_violations = tally.semantic;
+        statistics.target_suspects = tally.suspect;
+        statistics.violations_not_kept = self.ledger.not_kept;
+    }
+}

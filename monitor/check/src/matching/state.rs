@@ -1,0 +1,412 @@
+//! What is remembered of locks, handles and of the agents that hold them: plain data, so that it can be saved.
+
+use serde::{Deserialize, Serialize};
+
+use super::history::History;
+use crate::contract::{Routine, RoutineSet, contract};
+use crate::event::{Context, DISPATCH_LEVEL, LockCall};
+use crate::finding::PriorCall;
+use crate::identity::{HandleKey, LockIdentity};
+use crate::table::{Evict, Rank};
+
+/// Bytes of a kernel stack: addresses this far apart are not on the same one.
+pub(crate) const STACK: u64 = 0x6000;
+/// Frames that are no further apart are on one stack for sure.
+const NEAR: u64 = 0x3000;
+/// Open acquires of a lock of other modules that are kept.
+const RECORDS_OF_OTHERS: usize = 4;
+
+/// An interrupt that leads to a DPC pushes more than this many bytes before the DPC can call anything: the processor's
+/// frame (40), the registers that a call may change (56), and three calls with their home space (120).
+pub(crate) const SMALLEST_INTERRUPT: u64 = 0x80;
+
+/// An acquire whose release has not been seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// The call.
+    pub call: PriorCall,
+    /// Address of the handle, 0 if there is none.
+    pub handle: u64,
+    /// Sequence number of the event that proved the acquire to have come back with the lock; `None`: an attempt.
+    pub held_since: Option<u64>,
+    /// Processor on which it did.
+    pub holder: u32,
+    /// A conversion from shared to exclusive was tried and its result not seen.
+    pub maybe_converted: bool,
+    /// The call returns into the driver under test.
+    pub target: bool,
+    /// The event that is being worked on shows that its scope has been left.
+    pub over: bool,
+    /// Sequence number of an open acquire that may have made this one to do its work. If that one ends first, it did.
+    pub nested_in: Option<u64>,
+}
+
+impl Record {
+    /// A new attempt.
+    pub(crate) const fn new(call: PriorCall, handle: u64, target: bool) -> Self {
+        Self {
+            call,
+            handle,
+            held_since: None,
+            holder: call.context.processor,
+            maybe_converted: false,
+            target,
+            over: false,
+            nested_in: None,
+        }
+    }
+
+    /// Entered at `DISPATCH_LEVEL` or above: it cannot leave its processor and belongs to that; else to the thread.
+    pub(crate) const fn bound_to_processor(&self) -> bool {
+        self.call.context.irql >= DISPATCH_LEVEL
+    }
+
+    /// Whether `context` can be the one that made this acquire.
+    pub(crate) const fn same_agent(&self, context: &Context) -> bool {
+        if self.bound_to_processor() {
+            self.call.context.processor == context.processor
+        } else {
+            self.call.context.thread == context.thread
+        }
+    }
+
+    /// Whether the lock's holder runs as `context`: what it would wait for there, it would wait for for ever.
+    pub(crate) const fn holds_up(&self, context: &Context) -> bool {
+        self.same_agent(context)
+            || (self.held_since.is_some() && self.holder == context.processor && context.irql >= DISPATCH_LEVEL)
+    }
+
+    /// Whether `context` runs on the stack of the acquire.
+    pub(crate) const fn same_stack(&self, context: &Context) -> bool {
+        let entered = &self.call.context;
+        entered.thread == context.thread
+            && entered
+                .stack_pointer
+                .wrapping_sub(context.stack_pointer)
+                .wrapping_add(STACK)
+                < 2 * STACK
+    }
+
+    /// Whether a release by `context` can be the one that belongs to this acquire: code of the same agent, which runs
+    /// neither on another stack than a thread's acquire nor, deeper in the stack, at a higher IRQL than the lock's.
+    pub(crate) fn owned_by(&self, context: &Context) -> bool {
+        if !self.same_agent(context) {
+            return false;
+        }
+        let entered = &self.call.context;
+        let deeper = entered.stack_pointer.wrapping_sub(context.stack_pointer);
+        let below = self.same_stack(context) && (deeper <= SMALLEST_INTERRUPT || deeper > STACK);
+        let level = entered.irql.max(DISPATCH_LEVEL);
+        if context.irql > level && !below && !raises_further(self.call.routine) {
+            return false;
+        }
+        self.bound_to_processor() || self.same_stack(context)
+    }
+
+    /// Whether a call comes out of the very routine of this acquire: it is deeper in the stack, or was reached by a
+    /// jump from it. A DPC that interrupts the routine can look the same, if it runs on the stack of its thread.
+    fn encloses(&self, call: &LockCall) -> Nesting {
+        let (outer, inner) = (&self.call.context, &call.context);
+        let possible = self.held_since.is_none()
+            && contract(self.call.routine).may_call.contains(call.routine)
+            && outer.thread == inner.thread
+            && within(&self.call, inner, Some(call.routine));
+        let handle = HandleKey::of(&call.operand).map_or(0, HandleKey::address);
+        if !possible || handle != self.handle {
+            Nesting::None
+        } else if handle != 0 || outer.stack_pointer - inner.stack_pointer <= SMALLEST_INTERRUPT {
+            Nesting::Certain
+        } else {
+            Nesting::Possible(self.call.sequence)
+        }
+    }
+}
+
+/// An acquire that waits for the proof that it has come back, or a hold whose end is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Open {
+    /// The lock's place in the table.
+    pub place: u32,
+    /// The acquire.
+    pub call: PriorCall,
+    /// It has come back with the lock.
+    pub proved: bool,
+}
+
+impl Open {
+    /// Whether code that runs as `context`, at the entry of `routine` if that is told, proves that the acquire has come
+    /// back: code of the same level runs on on its processor, or its very frame has been left.
+    pub(crate) fn returned_by(&self, context: &Context, routine: Option<Routine>) -> bool {
+        if context.irql < DISPATCH_LEVEL || contract(self.call.routine).result.may_fail() {
+            return false;
+        }
+        let entered = &self.call.context;
+        if within(&self.call, context, routine) {
+            let same_level = entered.irql >= DISPATCH_LEVEL && context.irql <= entered.irql;
+            return same_level && is_leaf(self.call.routine) && entered.processor == context.processor;
+        }
+        let same_level = entered.irql >= DISPATCH_LEVEL
+            && context.irql <= entered.irql
+            && entered.processor == context.processor;
+        same_level || self.left_by(context)
+    }
+
+    /// Whether the frame of the acquire has been left by the code that runs as `context`.
+    pub(crate) const fn left_by(&self, context: &Context) -> bool {
+        let entered = &self.call.context;
+        entered.thread == context.thread
+            && entered.thread != 0
+            && context.stack_pointer.wrapping_sub(entered.stack_pointer) < NEAR
+    }
+}
+
+/// Whether a routine raises the IRQL to that of a device: how far is not told.
+pub(crate) const fn raises_further(routine: Routine) -> bool {
+    matches!(
+        routine,
+        Routine::StorPortAcquireSpinLock
+            | Routine::StorPortAcquireSpinLockEx
+            | Routine::StorPortAcquireMSISpinLock
+            | Routine::KeAcquireInterruptSpinLock
+    )
+}
+
+/// Whether a routine calls no other that could be watched.
+fn is_leaf(routine: Routine) -> bool {
+    inner_routines(routine).is_empty() && routine != Routine::IoAcquireCancelSpinLock
+}
+
+/// The routines that may do the work of this one, on whatever lock.
+fn inner_routines(routine: Routine) -> RoutineSet {
+    const ACQUIRES: RoutineSet = RoutineSet::of(&[
+        Routine::KeAcquireSpinLockRaiseToDpc,
+        Routine::KeAcquireSpinLockAtDpcLevel,
+        Routine::KeAcquireInStackQueuedSpinLock,
+        Routine::KeAcquireInStackQueuedSpinLockAtDpcLevel,
+        Routine::KeAcquireInterruptSpinLock,
+    ]);
+    let own = contract(routine).may_call;
+    if raises_further(routine) || routine == Routine::IoAcquireCancelSpinLock {
+        own.union(ACQUIRES)
+    } else {
+        own
+    }
+}
+
+/// Whether `inner`, at the entry of `routine` if that is told, is a frame below the call `outer`, or has taken its place
+/// by a jump: two calls from one depth are that only if the one routine may do its work by the other.
+pub(crate) fn within(outer: &PriorCall, inner: &Context, routine: Option<Routine>) -> bool {
+    let context = &outer.context;
+    inner.stack_pointer < context.stack_pointer
+        || (inner.stack_pointer == context.stack_pointer
+            && inner.return_address == context.return_address
+            && routine.is_some_and(|inner| inner_routines(outer.routine).contains(inner)))
+}
+
+/// Whether an acquire was made by another one to do its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Nesting {
+    /// No.
+    None,
+    /// It may be that of the acquire with this sequence number.
+    Possible(u64),
+    /// Yes.
+    Certain,
+}
+
+impl Nesting {
+    /// The acquire that it may belong to.
+    pub(crate) const fn outer(self) -> Option<u64> {
+        match self {
+            Self::Possible(outer) => Some(outer),
+            Self::None | Self::Certain => None,
+        }
+    }
+}
+
+/// One lock, in its present generation: that begins when nobody holds it and another module takes it into use.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LockState {
+    /// Acquires without a release, oldest first.
+    pub records: Vec<Record>,
+    /// Last events.
+    pub history: History,
+    /// Sequence number of the last release, of whatever kind.
+    pub last_release: u64,
+    /// A wrong release has upset the lock: what its records say of who holds it is not to be trusted.
+    pub disturbed: bool,
+    /// The driver under test has touched it.
+    pub target: bool,
+    /// It was once free, or taken, against what was recorded of it.
+    pub contradicted: bool,
+    /// An acquire of it has been forgotten.
+    pub lost: bool,
+    /// Its word was seen to be set while it was held; `Some(false)`: seen to be clear while held.
+    pub words: Option<bool>,
+}
+
+impl Evict for LockState {
+    fn rank(&self) -> Rank {
+        Rank::of(!self.records.is_empty(), self.target)
+    }
+}
+
+impl LockState {
+    /// Begins a new generation.
+    pub(crate) fn begin(&mut self) {
+        self.history.clear();
+        self.disturbed = false;
+        self.target = false;
+        self.contradicted = false;
+        self.lost = false;
+        self.words = None;
+    }
+
+    /// Adds an open acquire. True if one had to be forgotten.
+    pub(crate) fn open(&mut self, record: Record, limit: usize) -> bool {
+        let limit = if self.target {
+            limit.max(1)
+        } else {
+            limit.clamp(1, RECORDS_OF_OTHERS)
+        };
+        let full = self.records.len() >= limit;
+        if full {
+            self.records.remove(0);
+            self.lost |= self.target;
+        } else if self.records.len() == self.records.capacity() {
+            // Most locks never have more than one.
+            self.records.reserve_exact(self.records.len().max(1));
+        }
+        self.records.push(record);
+        full
+    }
+
+    /// The record of an acquire.
+    pub(crate) fn record(&mut self, sequence: u64) -> Option<&mut Record> {
+        self.records.iter_mut().rfind(|record| record.call.sequence == sequence)
+    }
+
+    /// Whether an acquire does the work of another that is open.
+    pub(crate) fn nesting(&self, call: &LockCall) -> Nesting {
+        let mut candidates = self.records.iter().rev().map(|record| record.encloses(call));
+        candidates
+            .find(|nesting| *nesting != Nesting::None)
+            .unwrap_or(Nesting::None)
+    }
+
+    /// An acquire has come back or is over: those that it made are no holds of their own.
+    pub(crate) fn end_nested(&mut self, outer: u64) {
+        self.records.retain(|record| record.nested_in != Some(outer));
+    }
+
+    /// Place of the youngest record that a release by `context` can belong to. One that is certainly held goes first
+    /// (a try before it must have failed, an attempt below it is still waiting), then one that the release belongs to.
+    pub(crate) fn match_release(
+        &self,
+        release: RoutineSet,
+        own: impl Fn(&Record) -> bool,
+        certain: impl Fn(&Record) -> bool,
+    ) -> Option<usize> {
+        let rank = |record: &Record| 2 * u8::from(certain(record)) + u8::from(fits(release, record));
+        // Of equals, the last one.
+        (0..self.records.len())
+            .filter(|&place| own(&self.records[place]))
+            .max_by_key(|&place| rank(&self.records[place]))
+    }
+}
+
+/// Whether a release, which may be any of these routines, belongs to the routine of a record.
+pub(crate) fn fits(releases: RoutineSet, record: &Record) -> bool {
+    releases.iter().any(|release| {
+        let feeders = contract(release).fed_by;
+        feeders.contains(record.call.routine)
+            || (record.maybe_converted && feeders.contains(Routine::ExTryConvertSharedSpinLockExclusive))
+    })
+}
+
+/// What a handle was last used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Binding {
+    /// The lock.
+    pub lock: LockIdentity,
+    /// The acquire.
+    pub acquire: PriorCall,
+    /// What became of the acquire.
+    pub state: Bound,
+    /// Sequence number of the release that belonged to the acquire.
+    pub released: Option<u64>,
+    /// It is the driver's under test.
+    pub target: bool,
+}
+
+/// What became of the acquire of a handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Bound {
+    /// Not released yet.
+    Open,
+    /// Over.
+    Over,
+    /// It was refused.
+    Refused,
+    /// It took nothing.
+    Nothing,
+}
+
+impl Evict for Binding {
+    fn rank(&self) -> Rank {
+        Rank::of(self.state == Bound::Open, self.target)
+    }
+}
+
+/// One processor.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Processor {
+    /// Sequence number of the last event that saw it below `DISPATCH_LEVEL`.
+    pub last_low: Option<u64>,
+    /// Seen below `DISPATCH_LEVEL` since the past became unknown.
+    pub seen_low: bool,
+    /// Acquires entered at `DISPATCH_LEVEL` or above, and holds. They nest, so there are few.
+    pub open: OpenList,
+    /// A release that is being worked on, and its lock: its routine may call others to do it.
+    pub releasing: Option<(u32, PriorCall)>,
+}
+
+/// One thread.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Thread {
+    /// Acquires entered below `DISPATCH_LEVEL`.
+    pub open: OpenList,
+}
+
+impl Evict for Thread {
+    fn rank(&self) -> Rank {
+        Rank::of(!self.open.0.is_empty(), self.open.0.iter().any(|(_, target)| *target))
+    }
+}
+
+/// The open acquires of one agent, each with whether it is of the driver under test.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OpenList(pub(crate) Vec<(Open, bool)>);
+
+impl OpenList {
+    /// Acquires that are followed at the same time; older ones, those of others first, are given up.
+    const LIMIT: usize = 16;
+
+    /// Adds one.
+    pub(crate) fn push(&mut self, open: Open, target: bool) {
+        if self.0.len() >= Self::LIMIT {
+            let other = self.0.iter().position(|(_, target)| !*target);
+            self.0.remove(other.unwrap_or(0));
+        } else if self.0.len() == self.0.capacity() {
+            self.0.reserve_exact(self.0.len().max(2));
+        }
+        self.0.push((open, target));
+    }
+
+    /// Takes one out.
+    pub(crate) fn remove(&mut self, sequence: u64) {
+        if let Some(place) = self.0.iter().rposition(|(open, _)| open.call.sequence == sequence) {
+            self.0.remove(place);
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! IrqlKeReleaseSpinLock (storport): a release sets the IRQL to the one before the acquire.
+
+use crate::contract::{IrqlAfter, Routine, contract};
+use crate::event::DISPATCH_LEVEL;
+use crate::finding::{Cause, Evidence, Shortfall, Verdict};
+use crate::matching::{Fact, Facts, Pairing};
+use crate::rules::{Findings, Meta, Rule, RuleId};
+
+/// See [`META`].
+pub(crate) struct KeReleaseSpinLock;
+
+const META: Meta = Meta {
+    number: 6,
+    name: "IrqlKeReleaseSpinLock",
+    text: "The NewIrql that a driver passes to KeReleaseSpinLock (and to the releases of EX_SPIN_LOCKs) must be the IRQL \
+           that the acquire returned.",
+    source: "devtest/storport-irqlkereleasespinlock; wdm/nf-wdm-kereleasespinlock",
+    verdicts: &[Verdict::Semantic],
+    causes: &[Cause::WrongNewIrql],
+};
+
+impl Rule for KeReleaseSpinLock {
+    fn meta(&self) -> &'static Meta {
+        &META
+    }
+
+    /// Two locks that are released in the order in which they were taken swap their old IRQLs, and a driver that has
+    /// raised the IRQL to `DISPATCH_LEVEL` by itself may have the release lower it: neither is taken for wrong.
+    fn observe(&self, facts: &Facts, findings: &mut Findings) {
+        let Fact::Release(release) = &facts.fact else { return };
+        let (Some(given), Some(record)) = (facts.call.old_irql, release.record) else {
+            return;
+        };
+        let judged = matches!(
+            facts.routine(),
+            Routine::KeReleaseSpinLock | Routine::ExReleaseSpinLockShared | Routine::ExReleaseSpinLockExclusive
+        );
+        let own = release.pairing == Pairing::Own && record.fits && record.certain && record.target;
+        let raised = contract(record.call.routine).irql.after == IrqlAfter::Dispatch;
+        if !judged || !own || !raised || !facts.site.target || release.other_open {
+            return;
+        }
+        let before = record.call.context.irql;
+        let wrong = given != before && !(before == DISPATCH_LEVEL && given < DISPATCH_LEVEL);
+        let upset = Shortfall::DISTURBED | Shortfall::CONTRADICTED;
+        if wrong && !release.shortfall.intersects(upset) {
+            let (rule, cause) = (RuleId::IrqlKeReleaseSpinLock, Cause::WrongNewIrql);
+            let draft = findings.broken(rule, facts, cause, Shortfall::empty());
+            draft.because(Evidence::NewIrql { given, before });
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Double acquire: the part of SpinLock, QueuedSpinLock and StorPortSpinLock that forbids to take a held lock again.
+
+use crate::finding::{Cause, Shortfall, Verdict};
+use crate::matching::{Fact, Facts, Gap};
+use crate::rules::{Findings, Meta, Rule, RuleId};
+
+/// See [`META`].
+pub(crate) struct DoubleAcquire;
+
+const META: Meta = Meta {
+    number: 4,
+    name: "DoubleAcquire",
+    text: "A spin lock must not be acquired by its holder: the second acquire waits for itself for ever.",
+    source: "devtest/storport-spinlock; devtest/storport-queuedspinlock; devtest/storport-storportspinlock; \
+             wdm/nf-wdm-keacquirespinlockraisetodpc",
+    verdicts: &[Verdict::Semantic, Verdict::Suspect],
+    causes: &[Cause::DoubleAcquire],
+};
+
+impl Rule for DoubleAcquire {
+    fn meta(&self) -> &'static Meta {
+        &META
+    }
+
+    /// An attempt that may be waiting proves nothing, and a hold that may have ended by a routine that the driver imports
+    /// and that is not watched is not even a suspicion: a correct driver would raise it all the time.
+    fn observe(&self, facts: &Facts, findings: &mut Findings) {
+        let Fact::Acquire(acquire) = &facts.fact else { return };
+        if acquire.own.is_none() || acquire.word_held == Some(false) || !facts.concerns_target {
+            return;
+        }
+        let mut shortfall = acquire.shortfall;
+        if acquire.gap == Gap::Imported || shortfall.intersects(Shortfall::DISTURBED | Shortfall::UNORDERED) {
+            return;
+        }
+        shortfall.set(Shortfall::UNWATCHED, acquire.gap == Gap::Open);
+        findings.broken(RuleId::DoubleAcquire, facts, Cause::DoubleAcquire, shortfall);
+    }
+}

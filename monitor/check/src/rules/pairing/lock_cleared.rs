@@ -1,0 +1,42 @@
+//! Lock cleared: a lock's memory must not be initialised, zeroed or freed while somebody holds it.
+
+use crate::finding::{Cause, Shortfall, Verdict};
+use crate::matching::{Fact, Facts, Pairing};
+use crate::rules::{Findings, Meta, Rule, RuleId};
+
+/// See [`META`].
+pub(crate) struct LockCleared;
+
+const META: Meta = Meta {
+    number: 8,
+    name: "LockCleared",
+    text: "The memory of a spin lock belongs to the lock routines while the lock is held: it must not be initialised \
+           again, zeroed, overwritten or freed.",
+    source: "wdm/nf-wdm-keinitializespinlock; devtest/deadlock-detection (multiple initialisation)",
+    verdicts: &[Verdict::Suspect],
+    causes: &[Cause::LockCleared],
+};
+
+impl Rule for LockCleared {
+    fn meta(&self) -> &'static Meta {
+        &META
+    }
+
+    /// The holder releases, and nobody holds the lock: whoever cleared it is not this call. Who it was is not seen, so
+    /// this is a suspicion and never the holder's blame.
+    fn observe(&self, facts: &Facts, findings: &mut Findings) {
+        let Fact::Release(release) = &facts.fact else { return };
+        let certain = release.record.is_some_and(|record| record.certain);
+        if release.pairing == Pairing::Own
+            && certain
+            && release.word_held == Some(false)
+            && release.words_proven
+            && !release.half_seen
+            && !release.shortfall.contains(Shortfall::DISTURBED)
+        {
+            let shortfall = Shortfall::CONTRADICTED;
+            let (rule, cause) = (RuleId::LockCleared, Cause::LockCleared);
+            findings.add(rule, facts, cause, Verdict::Suspect, shortfall);
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Missing release: the part of SpinLock, QueuedSpinLock and StorPortSpinLock that demands that a lock is released before
+//! its scope is left.
+
+use crate::finding::{Cause, Evidence, Shortfall, Verdict};
+use crate::matching::{Fact, Facts};
+use crate::rules::{Findings, Meta, Rule, RuleId};
+
+/// See [`META`].
+pub(crate) struct MissingRelease;
+
+const META: Meta = Meta {
+    number: 5,
+    name: "MissingRelease",
+    text: "A driver must release every spin lock that it has acquired, and must not go below DISPATCH_LEVEL before it \
+           has: neither by lowering the IRQL itself nor by leaving the routine in which it acquired the lock.",
+    source: "devtest/storport-spinlock; devtest/storport-queuedspinlock; devtest/storport-storportspinlock; \
+             wdm/nf-wdm-keacquirespinlockraisetodpc",
+    verdicts: &[Verdict::Semantic, Verdict::Suspect],
+    causes: &[Cause::MissingRelease],
+};
+
+impl Rule for MissingRelease {
+    fn meta(&self) -> &'static Meta {
+        &META
+    }
+
+    fn observe(&self, facts: &Facts, findings: &mut Findings) {
+        let Fact::HoldEnded(ended) = &facts.fact else { return };
+        let mut shortfall = Shortfall::empty();
+        shortfall.set(Shortfall::UNWATCHED, !ended.certain);
+        let draft = findings.broken(RuleId::MissingRelease, facts, Cause::MissingRelease, shortfall);
+        draft.because(Evidence::SeenLow {
+            event: facts.site.sequence,
+            processor: ended.processor,
+            irql: ended.irql,
+        });
+    }
+}

@@ -1,0 +1,92 @@
+//! Rules on pairs of acquire and release: what the rules on releases share.
+
+mod cancel_spin_lock;
+mod double_acquire;
+mod lock_cleared;
+mod missing_release;
+mod queued_spin_lock_release;
+mod spin_lock_release;
+
+pub(super) use cancel_spin_lock::CancelSpinLock;
+pub(super) use double_acquire::DoubleAcquire;
+pub(super) use lock_cleared::LockCleared;
+pub(super) use missing_release::MissingRelease;
+pub(super) use queued_spin_lock_release::QueuedSpinLockRelease;
+pub(super) use spin_lock_release::SpinLockRelease;
+
+use super::{Findings, RuleId};
+use crate::contract::SystemModule;
+use crate::finding::{Cause, Evidence, Shortfall};
+use crate::matching::{Fact, Facts, Pairing, ReleaseFacts};
+
+/// Judges a release for the rule that governs its class of locks; others have nothing to say.
+pub(super) fn judge_release(rule: RuleId, facts: &Facts, findings: &mut Findings) {
+    let Fact::Release(release) = &facts.fact else { return };
+    if RuleId::of_release(facts.row.class) != rule {
+        return;
+    }
+    let shortfall = release.shortfall;
+    match release.pairing {
+        Pairing::TookNothing => {}
+        Pairing::Own => judge_own(rule, facts, release, findings),
+        Pairing::Unmatched => judge_unmatched(rule, facts, release, findings),
+        // Nobody holds it, so it is not the caller's that is matched.
+        Pairing::Waiting => {
+            findings.broken(rule, facts, Cause::ReleaseWithoutAcquire, Shortfall::empty());
+        }
+        // Of other drivers' pairs one half may be made by routines that are not watched.
+        _ if release.half_seen => {}
+        Pairing::Foreign => {
+            findings.broken(rule, facts, Cause::WrongOwner, shortfall);
+        }
+        Pairing::Refused(acquire) => {
+            let draft = findings.broken(rule, facts, Cause::ReleaseWithoutAcquire, Shortfall::empty());
+            draft.because(Evidence::Refused(acquire));
+        }
+        Pairing::OtherHandle(handle) => {
+            let draft = findings.broken(rule, facts, Cause::OtherHandle, shortfall);
+            draft.because(Evidence::AcquiredHandle(handle));
+        }
+        Pairing::WrongAdapter(acquired) => {
+            let draft = findings.broken(rule, facts, Cause::WrongAdapter, shortfall);
+            if let Some(released) = facts.call.operand.adapter() {
+                draft.because(Evidence::Adapter { acquired, released });
+            }
+        }
+        Pairing::ChangedHandle(acquired, now) => {
+            let draft = findings.broken(rule, facts, Cause::ChangedHandle, shortfall);
+            draft.because(Evidence::Kind { acquired, now });
+        }
+    }
+}
+
+/// A release by somebody who has an open acquire of the lock.
+fn judge_own(rule: RuleId, facts: &Facts, release: &ReleaseFacts, findings: &mut Findings) {
+    let Some(record) = release.record else { return };
+    if !record.fits && !release.half_seen {
+        findings.broken(rule, facts, Cause::WrongRoutine, release.shortfall);
+    }
+}
+
+/// A release by somebody of whom no acquire was seen. Which kind of wrong release it looks like is not asked here.
+fn judge_unmatched(rule: RuleId, facts: &Facts, release: &ReleaseFacts, findings: &mut Findings) {
+    let cause = Cause::ReleaseWithoutAcquire;
+    match release.word_held {
+        // Nobody holds it, whatever was or was not watched.
+        Some(false) => {
+            findings.broken(rule, facts, cause, Shortfall::empty());
+        }
+        _ if !release.known => {}
+        _ if release.half_seen && facts.row.module != SystemModule::Storport => {}
+        _ if release.holder.is_some() => {
+            findings.broken(rule, facts, Cause::WrongOwner, release.shortfall);
+        }
+        Some(true) => {
+            let shortfall = release.shortfall | Shortfall::UNSEEN_HOLDER;
+            findings.broken(rule, facts, cause, shortfall);
+        }
+        None => {
+            findings.broken(rule, facts, cause, release.shortfall);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Rules on the port driver's locks.
+
+mod spin_lock;
+mod spin_lock4;
+
+pub(super) use spin_lock::SpinLock;
+pub(super) use spin_lock4::SpinLock4;
