@@ -180,11 +180,7 @@ impl Ledger {
 
     /// More is known of who made the last call. What each of its findings now is, and the locks that are the driver's
     /// under test.
-    pub(crate) fn attribute(
-        &mut self,
-        told: &CallerAttributed,
-        modules: &Modules,
-    ) -> (Vec<Found>, Vec<LockIdentity>) {
+    pub(crate) fn attribute(&mut self, told: &CallerAttributed, modules: &Modules) -> (Vec<Found>, Vec<LockIdentity>) {
         let (mut found, mut claimed) = (Vec::new(), Vec::new());
         // Youngest first: an entry that turns out to be a known one is the last of the list, and goes.
         for pending in std::mem::take(&mut self.pending).into_iter().rev() {

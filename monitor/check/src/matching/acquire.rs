@@ -43,11 +43,19 @@ impl Checker {
         let facts = self.acquire_facts(site, row, call, identity, (place, taking));
         let found = self.judge(&facts, place, None);
         if taking != Taking::Lock {
-            let state = if taking == Taking::Nothing { Bound::Nothing } else { Bound::Refused };
+            let state = if taking == Taking::Nothing {
+                Bound::Nothing
+            } else {
+                Bound::Refused
+            };
             if let Some(key) = HandleKey::of(&call.operand) {
                 self.rebind(key, prior, identity, state);
             }
-            let step = if found.is_empty() { Step::Failed } else { Step::Violation };
+            let step = if found.is_empty() {
+                Step::Failed
+            } else {
+                Step::Violation
+            };
             self.note(place, prior, step);
             return (found, interest(row, call));
         }
@@ -80,7 +88,9 @@ impl Checker {
 
     /// Whether a call names an adapter of the driver under test; one that it names itself is.
     pub(crate) fn is_own_adapter(&self, operand: &LockOperand) -> bool {
-        operand.adapter().is_some_and(|adapter| self.core.adapters.contains(&adapter))
+        operand
+            .adapter()
+            .is_some_and(|adapter| self.core.adapters.contains(&adapter))
     }
 
     /// Puts together what the rules want to know of an acquire.
@@ -152,13 +162,7 @@ impl Checker {
     }
 
     /// Opens a record and binds its handle.
-    fn record(
-        &mut self,
-        call: &LockCall,
-        prior: PriorCall,
-        (identity, place): (LockIdentity, u32),
-        nesting: Nesting,
-    ) {
+    fn record(&mut self, call: &LockCall, prior: PriorCall, (identity, place): (LockIdentity, u32), nesting: Nesting) {
         let key = HandleKey::of(&call.operand);
         if let Some(key) = key {
             self.rebind(key, prior, identity, Bound::Open);
@@ -193,7 +197,8 @@ impl Checker {
         let old = self.handles.get(&key).copied().filter(|old| old.state == Bound::Open);
         if let Some(old) = old {
             if let Some(lock) = self.locks.get_mut(&old.lock) {
-                lock.records.retain(|record| record.call.sequence != old.acquire.sequence);
+                lock.records
+                    .retain(|record| record.call.sequence != old.acquire.sequence);
                 self.core.statistics.holds_lost += 1;
             }
         }

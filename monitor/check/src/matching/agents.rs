@@ -44,10 +44,7 @@ impl Checker {
             return;
         };
         if let Some((_, outer)) = &processor.releasing {
-            let outer = &outer.context;
-            let interrupt = outer.thread == context.thread
-                && context.irql > outer.irql
-                && context.stack_pointer < outer.stack_pointer;
+            let interrupt = context.irql > outer.context.irql;
             // The call itself is asked whether it is part of the release before that ends.
             let asks = call.is_some_and(|call| contract(call.routine).role == Role::Release);
             if !interrupt && !asks {
@@ -72,7 +69,11 @@ impl Checker {
 
     /// A thread runs below `DISPATCH_LEVEL`: what it acquired in frames that it has left is over.
     fn leave_frames(&mut self, context: &Context, call: Option<&LockCall>) {
-        let Some(thread) = self.threads.get_mut(&context.thread).filter(|thread| !thread.open.0.is_empty()) else {
+        let Some(thread) = self
+            .threads
+            .get_mut(&context.thread)
+            .filter(|thread| !thread.open.0.is_empty())
+        else {
             return;
         };
         let left = |(open, _): &(Open, bool)| open.left_by(context);
@@ -92,7 +93,8 @@ impl Checker {
             });
             if again {
                 if let Some(lock) = self.locks.at_mut(ended.0.place) {
-                    lock.records.retain(|record| record.call.sequence != ended.0.call.sequence);
+                    lock.records
+                        .retain(|record| record.call.sequence != ended.0.call.sequence);
                 }
             } else {
                 self.mark_over(ended);
@@ -137,7 +139,9 @@ impl Checker {
         let Some(place) = self.threads.find(&context.thread) else {
             return;
         };
-        let Some(thread) = self.threads.at_mut(place) else { return };
+        let Some(thread) = self.threads.at_mut(place) else {
+            return;
+        };
         let back = |(open, _): &(Open, bool)| open.returned_by(context, routine);
         if !thread.open.0.iter().any(back) {
             return;
@@ -165,7 +169,7 @@ impl Checker {
         let Some(lock) = self.locks.at_mut(open.place) else {
             return false;
         };
-        let Some(record) = lock.record(open.call.sequence) else {
+        let Some(record) = lock.record(open.call.sequence).filter(|record| !record.doubtful) else {
             return false;
         };
         record.held_since.get_or_insert(sequence);

@@ -31,6 +31,8 @@ pub(crate) struct Core {
     pub(crate) adapters: Vec<u64>,
     /// Adapters one of whose acquires had a handle argument that could not be read: its release looks like one without.
     pub(crate) unreadable: Vec<u64>,
+    /// The word of some lock of the kernel's was seen to be set while it was held.
+    pub(crate) words_proven: bool,
     pub(crate) last_sequence: Option<u64>,
     pub(crate) recent: Recent,
     pub(crate) statistics: Statistics,
@@ -76,7 +78,10 @@ impl Core {
             Gap::None
         } else if !target || !missing.intersection(self.watch.imported).is_empty() {
             Gap::Imported
-        } else if self.watch.closed || missing.iter().all(|routine| contract(routine).module == SystemModule::Storport)
+        } else if self.watch.closed
+            || missing
+                .iter()
+                .all(|routine| contract(routine).module == SystemModule::Storport)
         {
             // No routine of the port driver can be looked up by name at run time.
             Gap::None

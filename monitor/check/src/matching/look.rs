@@ -1,8 +1,8 @@
 //! What a checker knows of locks at this moment, for whoever looks at a stopped guest. Changes nothing.
 
 use crate::checker::Checker;
-use crate::identity::LockIdentity;
 use crate::finding::{HistoryEntry, PriorCall};
+use crate::identity::LockIdentity;
 
 /// An acquire without a release so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -31,13 +31,19 @@ impl Addresses {
 
     fn locks_in(&self, range: Range) -> Vec<LockIdentity> {
         let first = (range.base, LockIdentity::Address(0));
-        let inside = self.locks.range(first..).take_while(|(address, _)| range.contains(*address));
+        let inside = self
+            .locks
+            .range(first..)
+            .take_while(|(address, _)| range.contains(*address));
         inside.map(|(_, lock)| *lock).collect()
     }
 
     fn handles_in(&self, range: Range) -> Vec<HandleKey> {
         let first = (range.base, HandleKey::Queued(0));
-        let inside = self.handles.range(first..).take_while(|(address, _)| range.contains(*address));
+        let inside = self
+            .handles
+            .range(first..)
+            .take_while(|(address, _)| range.contains(*address));
         inside.map(|(_, key)| *key).collect()
     }
 }
@@ -98,6 +104,7 @@ impl Checker {
         self.forget_locks();
         self.core.modules.clear();
         self.core.adapters.clear();
+        self.core.words_proven = false;
         // The breakpoints have to be armed anew, even if the same are.
         self.core.watch.watched = crate::contract::RoutineSet::EMPTY;
         self.core.past_unknown();

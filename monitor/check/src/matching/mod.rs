@@ -26,7 +26,7 @@ pub(crate) use self::core::{Core, Gap};
 pub(crate) use agents::Ended;
 pub(crate) use facts::{Fact, Facts, Pairing, ReleaseFacts, Site};
 pub use history::HISTORY;
-pub(crate) use memory::Addresses;
 pub use look::OpenAcquire;
+pub(crate) use memory::Addresses;
 pub use report::{Outcome, Statistics};
 pub(crate) use state::{Binding, Bound, LockState, Open, Thread};

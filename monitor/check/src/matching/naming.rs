@@ -10,7 +10,7 @@ use crate::checker::Checker;
 use crate::contract::{Role, RoutineSet, contract};
 use crate::event::{Context, DISPATCH_LEVEL, LockCall, LockOperand};
 use crate::finding::{Cause, Evidence, HandleBefore, HandleNow, HistoryEntry, PriorCall, Step};
-use crate::identity::{HandleKey, INTERRUPT_LOCK, LockIdentity};
+use crate::identity::{HandleKey, INTERRUPT_LOCK, LockIdentity, is_dpc_lock};
 use crate::rules::Draft;
 
 impl Checker {
@@ -37,8 +37,10 @@ impl Checker {
             (Some(before), _) => before.released,
             (None, own) => own.map(|(release, _)| release.sequence),
         };
-        let other = self.other_lock(&call, released).filter(|_| record.is_none());
-        if let Some(((lock, acquire), _)) = other {
+        let own_only = self.core.modules.is_target(call.context.return_address);
+        let other = self.other_lock(&call, released, own_only).filter(|_| record.is_none());
+        if let Some(other) = &other {
+            let (lock, acquire) = (other.lock, other.acquire);
             violation.evidence.push(Evidence::AlsoAcquired { lock, acquire });
         }
         let own = own.filter(|(_, meant)| *meant).map(|(release, _)| *release);
@@ -52,9 +54,12 @@ impl Checker {
         if let Some(acquire) = self.other_kind(&call).filter(|_| record.is_none()) {
             violation.cause = Cause::WrongRoutine;
             violation.acquire = Some(acquire);
-        } else if let Some((_, sure)) = other {
+        } else if let Some(other) = other {
             // An attempt of code that was interrupted looks the same: then it is no more than a remark.
-            if sure {
+            if other.sure && same_kind(&call.operand, &other.lock) {
+                violation.cause = Cause::OtherHandle;
+                violation.evidence.push(Evidence::AcquiredHandle(other.handle));
+            } else if other.sure {
                 violation.cause = Cause::OtherLock;
             }
         } else if twice {
@@ -86,8 +91,8 @@ impl Checker {
     }
 
     /// Another lock that the caller has acquired by a routine that this release belongs to, and not released; younger
-    /// than `after`. Whether that acquire has surely come back.
-    fn other_lock(&self, call: &LockCall, after: Option<u64>) -> Option<((LockIdentity, u64), bool)> {
+    /// than `after`. `own_only`: of what the driver under test has acquired itself.
+    fn other_lock(&self, call: &LockCall, after: Option<u64>, own_only: bool) -> Option<Other> {
         let same = LockIdentity::of(&call.operand);
         let young = self.core.recent.newest_first();
         young
@@ -97,11 +102,11 @@ impl Checker {
                 let records = &self.locks.get(&acquire.lock)?.records;
                 let open = records.iter().find(|record| record.call.sequence == acquire.sequence)?;
                 let own = open.same_agent(&call.context) && fits(RoutineSet::of(&[call.routine]), open);
-                own.then(|| {
-                    (
-                        (acquire.lock, acquire.sequence),
-                        self.surely_acquired(open, &call.context),
-                    )
+                (own && (open.target || !own_only)).then(|| Other {
+                    lock: acquire.lock,
+                    acquire: acquire.sequence,
+                    handle: open.handle,
+                    sure: self.surely_acquired(open, &call.context),
                 })
             })
     }
@@ -136,6 +141,31 @@ impl Checker {
             && context.stack_pointer.wrapping_sub(floor) < STACK
             && !contract(record.call.routine).result.may_fail();
         runs_on || self.certainly_held(record, context)
+    }
+}
+
+/// A lock that a caller has acquired and not released.
+struct Other {
+    lock: LockIdentity,
+    acquire: u64,
+    handle: u64,
+    /// That acquire has surely come back with the lock.
+    sure: bool,
+}
+
+/// Whether a handle is of a lock of this kind, by what is in it.
+fn same_kind(operand: &LockOperand, lock: &LockIdentity) -> bool {
+    match (operand, lock) {
+        (
+            LockOperand::StorPortHandle {
+                adapter: by,
+                kind: Some(now),
+                lock: None,
+                ..
+            },
+            LockIdentity::StorPort { adapter, kind, .. },
+        ) => by == adapter && (now == kind || (is_dpc_lock(*now) && is_dpc_lock(*kind))),
+        _ => false,
     }
 }
 

@@ -7,7 +7,7 @@ use super::naming::own_release;
 use super::state::{Bound, LockState, Record, SMALLEST_INTERRUPT, fits, within};
 use super::storport;
 use crate::checker::Checker;
-use crate::contract::{CONTRACTS, Contract, LockClass, Mode, Role, Routine, RoutineSet, contract};
+use crate::contract::{CONTRACTS, Contract, LockClass, Mode, Role, Routine, RoutineSet, SystemModule, contract};
 use crate::event::{Context, LockCall, LockOperand};
 use crate::finding::{PriorCall, Shortfall, Step, Verdict};
 use crate::identity::{HandleKey, LockIdentity, is_dpc_lock};
@@ -54,6 +54,12 @@ impl Checker {
         let (pairing, index) = self.pair(&subject, row, call, place);
         let record = self.locks.at(place).and_then(|lock| Some(lock.records[index?]));
         let facts = self.release_facts(site, row, call, (&subject, place), (pairing, record.as_ref()));
+        if let (Some(index), Some(record)) = (index, &record) {
+            let sure = subject.by_handle || self.certainly_held(record, &call.context);
+            if let Some(lock) = self.locks.at_mut(place).filter(|lock| !sure && lock.records.len() > 1) {
+                lock.doubt_others(index, &call.context);
+            }
+        }
         let found = self.judge(&facts, place, record.as_ref());
         self.conclude(site, call, &facts, place, record.as_ref(), &found);
         found
@@ -133,10 +139,10 @@ impl Checker {
         };
         let record = &lock.records[index];
         let handle = HandleKey::of(&call.operand).map_or(0, HandleKey::address);
-        let waiting = call.word == Some(0)
-            && lock.words == Some(true)
-            && !lock.disturbed
-            && !self.certainly_held(record, &call.context);
+        // Words are proved lock by lock where only the port driver knows where they are.
+        let plain = matches!(subject.identity, LockIdentity::Address(_));
+        let words = lock.words.unwrap_or(plain && self.core.words_proven);
+        let waiting = call.word == Some(0) && words && !lock.disturbed && !self.certainly_held(record, &call.context);
         let pairing = if waiting {
             // An attempt that is still waiting cannot be released: the call is somebody else's, e.g. of a DPC that
             // interrupted the thread before it raised its IRQL. Its record stays open.
@@ -175,7 +181,9 @@ impl Checker {
                 && self.core.low_since(context.processor, record.call.sequence)
         };
         let own = |record: &Record| record.owned_by(context) && !failed(record);
-        lock.match_release(self.may_be(row), own, |record| self.certainly_held(record, context))
+        lock.match_release(self.may_be(row), context, own, |record| {
+            self.certainly_held(record, context)
+        })
     }
 
     /// The routines that a call may be of: exports that share their code cannot be told apart.
@@ -244,7 +252,10 @@ impl Checker {
         shortfall.set(Shortfall::UNSEEN_HOLDER, doubtful);
         let unreadable = subject.acquire.is_none()
             && subject.by_handle
-            && call.operand.adapter().is_some_and(|adapter| core.unreadable.contains(&adapter));
+            && call
+                .operand
+                .adapter()
+                .is_some_and(|adapter| core.unreadable.contains(&adapter));
         let concerns_target = site.target || lock.target;
         Facts {
             site,
@@ -291,7 +302,9 @@ impl Checker {
         let of_thread = thread.map(|thread| &thread.open.0);
         let of_processor = processor.map(|processor| &processor.open.0);
         let lists = of_thread.into_iter().chain(of_processor);
-        lists.flatten().any(|(open, target)| *target && open.call.sequence != own)
+        lists
+            .flatten()
+            .any(|(open, target)| *target && open.call.sequence != own)
     }
 
     /// Whether the caller of a release has certainly got the lock by this acquire.
@@ -390,10 +403,8 @@ impl Checker {
         let Some((of, outer)) = processor.releasing else {
             return false;
         };
-        let interrupt = outer.context.thread == context.thread
-            && context.irql > outer.context.irql
-            && context.stack_pointer < outer.context.stack_pointer;
-        if interrupt {
+        if context.irql > outer.context.irql {
+            // An interrupt of the release.
             return false;
         }
         processor.releasing = None;
@@ -419,6 +430,7 @@ impl Checker {
             }
             Some(word) if word != 0 && facts.record.is_some_and(|record| record.certain) => {
                 lock.words.get_or_insert(true);
+                self.core.words_proven |= contract(call.routine).module == SystemModule::Ntoskrnl;
             }
             _ => {}
         }

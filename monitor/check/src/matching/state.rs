@@ -37,6 +37,8 @@ pub(crate) struct Record {
     pub target: bool,
     /// The event that is being worked on shows that its scope has been left.
     pub over: bool,
+    /// A release that was taken for that of another acquire may have been its own.
+    pub doubtful: bool,
     /// Sequence number of an open acquire that may have made this one to do its work. If that one ends first, it did.
     pub nested_in: Option<u64>,
 }
@@ -52,6 +54,7 @@ impl Record {
             maybe_converted: false,
             target,
             over: false,
+            doubtful: false,
             nested_in: None,
         }
     }
@@ -145,9 +148,8 @@ impl Open {
             let same_level = entered.irql >= DISPATCH_LEVEL && context.irql <= entered.irql;
             return same_level && is_leaf(self.call.routine) && entered.processor == context.processor;
         }
-        let same_level = entered.irql >= DISPATCH_LEVEL
-            && context.irql <= entered.irql
-            && entered.processor == context.processor;
+        let same_level =
+            entered.irql >= DISPATCH_LEVEL && context.irql <= entered.irql && entered.processor == context.processor;
         same_level || self.left_by(context)
     }
 
@@ -299,19 +301,37 @@ impl LockState {
         self.records.retain(|record| record.nested_in != Some(outer));
     }
 
-    /// Place of the youngest record that a release by `context` can belong to. One that is certainly held goes first
-    /// (a try before it must have failed, an attempt below it is still waiting), then one that the release belongs to.
+    /// Place of the record that a release by `context` can belong to. One that is certainly held goes first (a try before
+    /// it must have failed, an attempt below it is still waiting), then one that the release belongs to, then one from
+    /// about the same place in the stack; of equals, the youngest.
     pub(crate) fn match_release(
         &self,
         release: RoutineSet,
+        context: &Context,
         own: impl Fn(&Record) -> bool,
         certain: impl Fn(&Record) -> bool,
     ) -> Option<usize> {
-        let rank = |record: &Record| 2 * u8::from(certain(record)) + u8::from(fits(release, record));
-        // Of equals, the last one.
+        let rank = |record: &Record| {
+            let distance = record.call.context.stack_pointer.abs_diff(context.stack_pointer);
+            (
+                certain(record),
+                fits(release, record),
+                record.same_stack(context),
+                // Frames this close are taken to be the same function's.
+                std::cmp::Reverse(distance / 0x400),
+            )
+        };
         (0..self.records.len())
             .filter(|&place| own(&self.records[place]))
             .max_by_key(|&place| rank(&self.records[place]))
+    }
+
+    /// The record at a place was taken for the one that a release belongs to, and is not certain: others of the same
+    /// caller may have been meant.
+    pub(crate) fn doubt_others(&mut self, place: usize, context: &Context) {
+        for (other, record) in self.records.iter_mut().enumerate() {
+            record.doubtful |= other != place && record.held_since.is_none() && record.owned_by(context);
+        }
     }
 }
 

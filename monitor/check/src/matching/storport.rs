@@ -35,8 +35,8 @@ pub(crate) const fn taking(call: &LockCall) -> Taking {
         }
         Routine::StorPortAcquireSpinLockEx => {
             let irql = call.context.irql;
-            let wrong_irql = (kind <= INTERRUPT_LOCK && irql > DISPATCH_LEVEL)
-                || (kind == DPC_LEVEL_LOCK && irql < DISPATCH_LEVEL);
+            let wrong_irql =
+                (kind <= INTERRUPT_LOCK && irql > DISPATCH_LEVEL) || (kind == DPC_LEVEL_LOCK && irql < DISPATCH_LEVEL);
             if no_context || kind < DPC_LOCK || wrong_irql {
                 Taking::Refused
             } else {
@@ -88,5 +88,11 @@ pub(crate) const fn names_nothing(operand: &LockOperand) -> bool {
 /// Whether a hold of this lock says nothing: without an interrupt object the port driver takes none, and only the IRQL
 /// shows that.
 pub(crate) const fn may_be_none(lock: &LockIdentity) -> bool {
-    matches!(lock, LockIdentity::StorPort { kind: INTERRUPT_LOCK, .. })
+    matches!(
+        lock,
+        LockIdentity::StorPort {
+            kind: INTERRUPT_LOCK,
+            ..
+        }
+    )
 }

@@ -51,7 +51,7 @@ macro_rules! registry {
         pub enum RuleId { $($(#[$doc])* $id),* }
 
         impl RuleId {
-            /// All rules, by number. Where an event breaks several, the first is told first.
+            /// All rules. Where an event breaks several that weigh the same, the first of them is told first.
             pub const ALL: &[Self] = &[$(Self::$id),*];
 
             const fn rule(self) -> &'static dyn Rule {
@@ -73,20 +73,20 @@ registry! {
     QueuedSpinLockRelease => pairing::QueuedSpinLockRelease;
     /// The same for the port driver's locks.
     StorPortSpinLock4 => storport::SpinLock4;
+    /// No release of the cancel spin lock without its acquire.
+    CancelSpinLock => pairing::CancelSpinLock;
     /// No acquire of a lock that the caller holds already.
     DoubleAcquire => pairing::DoubleAcquire;
     /// No lock that is held when its holder goes on below `DISPATCH_LEVEL`.
     MissingRelease => pairing::MissingRelease;
+    /// No lock that is cleared while it is held.
+    LockCleared => pairing::LockCleared;
+    /// No acquire of a StorPort lock that takes nothing.
+    StorPortSpinLock => storport::SpinLock;
     /// A release goes back to the IRQL of before the acquire.
     IrqlKeReleaseSpinLock => irql::KeReleaseSpinLock;
     /// No call of a lock routine outside of its IRQL range.
     LockRoutineIrql => irql::LockRoutine;
-    /// No lock that is cleared while it is held.
-    LockCleared => pairing::LockCleared;
-    /// No release of the cancel spin lock without its acquire.
-    CancelSpinLock => pairing::CancelSpinLock;
-    /// No acquire of a StorPort lock that takes nothing.
-    StorPortSpinLock => storport::SpinLock;
 }
 
 impl RuleId {

@@ -167,7 +167,6 @@ impl Kernel {
             imported: RoutineSet::ALL,
             processors: self.config.processors as u32,
             before_target: self.config.unwatched_calls == 0,
-            closed: true,
             ..WatchSet::default()
         };
         self.emit(EventKind::WatchSetChanged(watch));

@@ -72,15 +72,13 @@ fn an_address_has_the_history_of_each_lock_there_and_of_no_other() {
 
 #[test]
 fn every_cause_has_a_word_and_a_line_of_its_own() {
-    let causes = [
-        Cause::ReleaseWithoutAcquire,
-        Cause::ReleasedTwice,
-        Cause::OtherLock,
-        Cause::WrongRoutine,
-        Cause::WrongOwner,
-        Cause::DoubleAcquire,
-        Cause::UnnamedRoutine,
-    ];
+    let causes = Cause::ALL;
+    let numbers: Vec<_> = causes.iter().map(|cause| cause.number()).collect();
+    assert_eq!(
+        numbers,
+        (1..=causes.len() as u16).collect::<Vec<_>>(),
+        "they are for good"
+    );
     let words: BTreeSet<_> = causes.iter().map(|cause| cause.name()).collect();
     let lines: BTreeSet<_> = causes.iter().map(|cause| cause.text()).collect();
     assert_eq!((words.len(), lines.len()), (causes.len(), causes.len()));
@@ -160,7 +158,29 @@ fn the_words_that_a_call_is_judged_by_are_where_its_operand_says() {
     let release = R::KeReleaseInStackQueuedSpinLock;
     assert_eq!(word(release, handle(Some(0x1000))), Some((0x1000, Width::Qword)));
     assert_eq!(word(release, handle(None)), None, "not known yet");
-    assert_eq!(word(R::StorPortAcquireSpinLock, STOR), None, "it is storport's");
+    // The lock of the DPC, whatever kind of acquire; the others are storport's.
+    let stor = |kind, context| LockOperand::StorPort {
+        adapter: 0xad,
+        kind,
+        context,
+        handle: 0x700,
+    };
+    for kind in [1, 4, 5] {
+        let lock = word(R::StorPortAcquireSpinLockEx, stor(kind, 0x500));
+        assert_eq!(lock, Some((0x540, Width::Qword)), "kind {kind}");
+    }
+    assert_eq!(word(R::StorPortAcquireSpinLock, stor(2, 0x500)), None);
+    assert_eq!(word(R::StorPortAcquireSpinLock, stor(1, 0)), None, "without a DPC");
+    let held = |kind, lock| LockOperand::StorPortHandle {
+        adapter: 0xad,
+        handle: 0x700,
+        kind,
+        lock,
+    };
+    let release = R::StorPortReleaseSpinLock;
+    assert_eq!(word(release, held(Some(1), Some(0x540))), Some((0x540, Width::Qword)));
+    assert_eq!(word(release, held(Some(3), Some(0x540))), None);
+    assert_eq!(word(release, held(Some(1), Some(0))), None, "names none");
 
     let field = Contract::handle_lock_field(&handle(None));
     assert_eq!(field, Some(0x700 + QUEUE_HANDLE_LOCK));

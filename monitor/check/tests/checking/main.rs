@@ -1,4 +1,4 @@
-//! The checker against the truth of a simulated kernel, against a slow reference, and in single scenes.
+//! The checker against the truth of a simulated kernel and in single scenes.
 
 #![allow(
     clippy::expect_used,
@@ -11,14 +11,12 @@
     reason = "helpers of tests, which may panic and are seen by nobody else"
 )]
 
-mod adversary;
-mod agreement;
 mod kernel;
 mod looks;
 mod naming;
 mod program;
-mod reference;
 mod scenes;
+mod sequences;
 mod simulated;
 mod table;
 mod traces;

@@ -2,8 +2,7 @@
 
 use storlock_check::checker::{Checker, Limits};
 use storlock_check::contract::RoutineSet;
-use storlock_check::event::{EventKind, LockCall, LockOperand};
-use storlock_check::rules::{Cause, Verdict, Violation};
+use storlock_check::rules::{Cause, RuleId, Verdict, Violation};
 
 use crate::kernel::{Config, Kernel, Run};
 use crate::program::{Bug, Class, LOCKS, Random};
@@ -29,7 +28,7 @@ fn check(run: &Run) -> Vec<(u64, Verdict, Violation)> {
     let mut checker = Checker::new(Limits::default(), 7);
     let mut found = Vec::new();
     for event in &run.events {
-        if let Some(hit) = checker.apply(event).found {
+        for hit in checker.apply(event).findings() {
             let index = hit.index.expect("few violations");
             found.push((event.sequence, hit.verdict, checker.violations()[index].clone()));
         }
@@ -42,9 +41,9 @@ fn assert_quiet(run: &Run, found: &[(u64, Verdict, Violation)], allow: &[Verdict
     let alarm = found.iter().find(|(_, verdict, _)| !allow.contains(verdict));
     if let Some((sequence, _, violation)) = alarm {
         for event in run.events.iter().filter(|event| event.sequence <= *sequence) {
-            eprintln!("{event:?}");
+            eprintln!("{event:x?}");
         }
-        panic!("seed {seed}: {violation:#?}");
+        panic!("seed {seed}: {violation:#x?}");
     }
 }
 
@@ -103,9 +102,10 @@ fn every_bug_is_found_where_it_is() {
         };
         let before: Vec<_> = found.iter().filter(|(at, ..)| *at < wrong.sequence).cloned().collect();
         assert_quiet(&run, &before, &[Verdict::Literal], seed);
-        let hit = found
-            .iter()
-            .find(|(at, verdict, _)| *at == wrong.sequence && *verdict != Verdict::Literal);
+        let hit = found.iter().find(|(at, verdict, violation)| {
+            let pairing = violation.rule != RuleId::LockRoutineIrql;
+            *at == wrong.sequence && *verdict != Verdict::Literal && pairing
+        });
         found_by_kind[kind] += usize::from(hit.is_some());
         let word = !matches!(LOCKS[wrong.lock], Class::StorPort | Class::Msi);
         // What must be certain: a clear word; no word and nothing in the way; a proved hold.
@@ -171,37 +171,4 @@ fn allowed_names(bug: Bug, class: Class) -> Vec<Cause> {
         (Bug::Twice | Bug::Other, _) => names.push(Cause::ReleaseWithoutAcquire),
     }
     names
-}
-
-#[test]
-fn no_verdict_depends_on_what_a_handle_looks_like() {
-    let bugs = [Bug::Stray, Bug::Twice, Bug::Other];
-    let mut renamed = 0;
-    for seed in 0..TRACES / 2 {
-        let mut random = Random(seed ^ 0x4a1d);
-        let bug = random.pick(&bugs);
-        let mut run = Kernel::run(config(&mut random, Some(bug)), seed);
-        let found = check(&run);
-        for event in &mut run.events {
-            if let EventKind::LockCall(LockCall {
-                operand: LockOperand::StorPortHandle { kind, .. },
-                ..
-            }) = &mut event.kind
-            {
-                *kind = random.pick(&[None, Some(0), Some(1), Some(7)]);
-            }
-        }
-        let other = check(&run);
-        let verdicts = |found: &[(u64, Verdict, Violation)]| -> Vec<_> {
-            found.iter().map(|(at, verdict, _)| (*at, *verdict)).collect()
-        };
-        assert_eq!(verdicts(&found), verdicts(&other), "seed {seed}");
-        renamed += usize::from(
-            found
-                .iter()
-                .zip(&other)
-                .any(|(one, other)| one.2.cause != other.2.cause),
-        );
-    }
-    assert!(renamed > 50, "the looks of handles made no difference: {renamed}");
 }

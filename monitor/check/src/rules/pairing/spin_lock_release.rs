@@ -40,7 +40,13 @@ impl Rule for SpinLockRelease {
         };
         if release.pairing == Pairing::Own && unnamed(facts.routine(), record.call.routine) {
             let cause = Cause::UnnamedRoutine;
-            findings.add(RuleId::SpinLockRelease, facts, cause, Verdict::Literal, Shortfall::empty());
+            findings.add(
+                RuleId::SpinLockRelease,
+                facts,
+                cause,
+                Verdict::Literal,
+                Shortfall::empty(),
+            );
         }
     }
 }

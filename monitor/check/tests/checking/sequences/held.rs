@@ -1,0 +1,163 @@
+//! Who holds a lock: proofs, expiry, and releases by those who do not.
+
+use super::*;
+
+const DPC_PAIR: [R; 2] = [R::KeAcquireSpinLockAtDpcLevel, R::KeReleaseSpinLockFromDpcLevel];
+
+#[test]
+fn try_that_failed_in_a_dpc_does_not_take_the_threads_release() {
+    let set = [
+        R::KeAcquireSpinLockRaiseToDpc,
+        R::KeReleaseSpinLock,
+        R::KeTryToAcquireSpinLockAtDpcLevel,
+        R::KeReleaseSpinLockFromDpcLevel,
+    ];
+    let mut s = Sequence::ready(&set, true);
+    s.quiet(who(0, 0, 1), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(1));
+    let dpc = (0, 2, 1, TARGET + 0x300, stack(9));
+    s.quiet(dpc, R::KeTryToAcquireSpinLockAtDpcLevel, LOCK, Some(1));
+    s.quiet(who(0, 2, 1), R::KeReleaseSpinLock, LOCK, Some(1));
+    s.low(0);
+    assert!(s.checker.open_acquires().is_empty());
+    assert_eq!(s.outcome(), Outcome::Completed);
+}
+
+#[test]
+fn interrupt_that_releases_the_lock_of_what_it_interrupted_is_to_blame() {
+    let mut s = Sequence::ready(&PAIR, true);
+    s.quiet(who(0, 0, 1), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(0));
+    let interrupt = (0, 8, 1, TARGET + 0x400, stack(9));
+    let found = s.call(interrupt, R::KeReleaseSpinLock, LOCK, Some(1));
+    s.defect(&found, Cause::WrongIrql);
+    // The victim finds its lock free, and is not to blame.
+    s.quiet(who(0, 2, 1), R::KeReleaseSpinLock, LOCK, Some(0));
+}
+
+#[test]
+fn lock_that_was_cleared_while_held_is_told() {
+    let mut s = Sequence::ready(&DPC_PAIR, true);
+    s.quiet(who(0, 2, 1), DPC_PAIR[0], LOCK, Some(0));
+    s.quiet(who(0, 2, 1), DPC_PAIR[1], LOCK, Some(1));
+    s.quiet(who(0, 2, 1), DPC_PAIR[0], LOCK, Some(0));
+    s.quiet(who(1, 2, 2), DPC_PAIR[0], LOCK, Some(0));
+    s.quiet(who(0, 2, 1), DPC_PAIR[1], LOCK, Some(1));
+    let found = s.call(who(1, 2, 2), DPC_PAIR[1], LOCK, Some(0));
+    s.suspect(&found, Cause::LockCleared);
+}
+
+#[test]
+fn stray_release_by_a_dpc_is_not_the_interrupted_threads() {
+    let mut s = Sequence::ready(&PAIR, true);
+    s.quiet(who(1, 0, 2), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(0));
+    s.quiet(who(0, 0, 1), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(1));
+    let dpc = (0, 2, 1, TARGET + 0x500, stack(9));
+    let found = s.call(dpc, R::KeReleaseSpinLock, LOCK, Some(1));
+    s.suspect(&found, Cause::ReleaseWithoutAcquire);
+}
+
+#[test]
+fn second_acquire_from_the_frame_of_the_first_is_a_double_acquire() {
+    // From PASSIVE_LEVEL inline; and by one function that is called twice at DISPATCH_LEVEL.
+    for first in [0, 2] {
+        let mut s = Sequence::ready(&PAIR, true);
+        s.quiet(who(0, first, 1), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(0));
+        let found = s.call(who(0, 2, 1), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(1));
+        s.defect(&found, Cause::DoubleAcquire);
+    }
+}
+
+#[test]
+fn inner_routine_reached_by_a_jump_is_no_second_acquire() {
+    let set = [
+        R::KeAcquireSpinLockRaiseToDpc,
+        R::KeAcquireSpinLockAtDpcLevel,
+        R::KeReleaseSpinLock,
+    ];
+    let mut s = Sequence::ready(&set, true);
+    s.quiet(who(0, 0, 1), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(0));
+    s.quiet(who(0, 2, 1), R::KeAcquireSpinLockAtDpcLevel, LOCK, Some(0));
+    s.quiet(who(0, 2, 1), R::KeReleaseSpinLock, LOCK, Some(1));
+}
+
+#[test]
+fn dpc_over_a_waiting_thread_may_take_the_lock_first() {
+    for dpc_stack in [stack(9), stack(1) - 0x400] {
+        let mut s = Sequence::ready(&PAIR, true);
+        let dpc = (0, 2, 1, TARGET + 0x300, dpc_stack);
+        s.quiet(who(0, 0, 1), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(1));
+        s.quiet(dpc, R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(1));
+        s.quiet(dpc, R::KeReleaseSpinLock, LOCK, Some(1));
+        s.quiet(who(0, 2, 1), R::KeReleaseSpinLock, LOCK, Some(1));
+    }
+}
+
+#[test]
+fn thread_that_goes_on_below_dispatch_level_has_not_released_its_lock() {
+    let mut s = Sequence::ready(&PAIR, true);
+    s.quiet(who(0, 0, 1), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(0));
+    let acquire = s.number;
+    // From an outer frame, on another processor.
+    let later = (1, 0, 1, TARGET + 0x600, stack(1) + 0x100);
+    let found = s.call(later, R::KeAcquireSpinLockRaiseToDpc, SECOND, Some(0));
+    s.defect(&found, Cause::MissingRelease);
+    let finding = s.finding(&found[0]);
+    assert_eq!((finding.call_sequence, finding.stands_at_call()), (acquire, false));
+    assert_eq!(finding.call.routine, R::KeAcquireSpinLockRaiseToDpc);
+}
+
+#[test]
+fn dpc_that_ends_with_its_lock_held_has_not_released_it() {
+    let mut s = Sequence::ready(&DPC_PAIR, true);
+    s.quiet(who(0, 2, 1), DPC_PAIR[0], LOCK, Some(0));
+    let found = s.low(0);
+    s.defect(&found, Cause::MissingRelease);
+}
+
+#[test]
+fn miniport_that_ends_with_a_dpc_lock_held_has_not_released_it() {
+    let mut s = Sequence::ready(&STORPORT, true);
+    s.quiet(
+        who(0, 2, 1),
+        R::StorPortAcquireSpinLock,
+        stor(0xad, 1, 0x500, 0x700),
+        None,
+    );
+    let found = s.low(0);
+    s.defect(&found, Cause::MissingRelease);
+}
+
+#[test]
+fn hold_that_may_have_ended_unseen_is_no_missing_release() {
+    // A routine that could have released it is imported, and not watched.
+    let mut s = Sequence::armed(WatchSet {
+        imported: RoutineSet::of(&[DPC_PAIR[0], DPC_PAIR[1], R::KeReleaseSpinLock]),
+        closed: true,
+        ..watch(&DPC_PAIR)
+    });
+    s.quiet(who(0, 2, 1), DPC_PAIR[0], LOCK, Some(0));
+    assert_eq!(s.low(0), []);
+    // It may be reached in other ways: a suspicion.
+    let mut s = Sequence::ready(&DPC_PAIR, false);
+    s.quiet(who(0, 2, 1), DPC_PAIR[0], LOCK, Some(0));
+    let found = s.low(0);
+    s.suspect(&found, Cause::MissingRelease);
+    // Another module's.
+    let mut s = Sequence::ready(&DPC_PAIR, true);
+    s.quiet((0, 2, 1, OTHER, stack(1)), DPC_PAIR[0], LOCK, Some(0));
+    assert_eq!(s.low(0), []);
+    // Somebody else has released it: that is another story.
+    let mut s = Sequence::ready(&DPC_PAIR, true);
+    s.quiet(who(0, 2, 1), DPC_PAIR[0], LOCK, Some(0));
+    s.call(who(1, 2, 2), DPC_PAIR[1], LOCK, Some(1));
+    assert!(s.low(0).is_empty());
+}
+
+#[test]
+fn acquire_that_was_entered_twice_by_one_interrupted_call_is_one() {
+    let mut s = Sequence::ready(&PAIR, true);
+    for _ in 0..2 {
+        s.quiet(who(0, 0, 1), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(0));
+    }
+    s.quiet(who(0, 2, 1), R::KeReleaseSpinLock, LOCK, Some(1));
+    assert_eq!(s.outcome(), Outcome::Completed);
+}

@@ -1,0 +1,103 @@
+//! IRQLs at which lock routines are called and to which they go back.
+
+use super::*;
+
+#[test]
+fn cancel_lock_released_twice_is_a_defect() {
+    let set = [R::IoAcquireCancelSpinLock, R::IoReleaseCancelSpinLock];
+    let mut s = Sequence::ready(&set, true);
+    let lock = LockOperand::Cancel;
+    s.quiet(who(0, 0, 1), R::IoAcquireCancelSpinLock, lock, None);
+    s.quiet(who(0, 2, 1), R::IoReleaseCancelSpinLock, lock, None);
+    let found = s.call(who(0, 0, 1), R::IoReleaseCancelSpinLock, lock, None);
+    s.defect(&found, Cause::ReleasedTwice);
+}
+
+#[test]
+fn cancel_routine_may_release_what_the_io_manager_acquired() {
+    let set = [R::IoAcquireCancelSpinLock, R::IoReleaseCancelSpinLock];
+    let mut s = Sequence::ready(&set, true);
+    let lock = LockOperand::Cancel;
+    s.quiet(who(0, 0, 1), R::IoAcquireCancelSpinLock, lock, None);
+    s.quiet(who(0, 2, 1), R::IoReleaseCancelSpinLock, lock, None);
+    let cancel_routine = (0, 2, 1, TARGET + 0x700, stack(1) - 0x300);
+    s.quiet(cancel_routine, R::IoReleaseCancelSpinLock, lock, None);
+    assert_eq!(s.outcome(), Outcome::Completed);
+}
+
+#[test]
+fn acquire_above_dispatch_level_and_its_release_to_another_irql_are_defects() {
+    let mut s = Sequence::ready(&PAIR, true);
+    let found = s.call(who(0, 9, 1), PAIR[0], LOCK, Some(0));
+    s.defect(&found, Cause::WrongIrql);
+    let found = s.call_back_to(who(0, 2, 1), PAIR[1], LOCK, Some(1), Some(1));
+    s.defect(&found, Cause::WrongNewIrql);
+}
+
+#[test]
+fn release_that_stays_at_dispatch_level_sets_the_wrong_irql() {
+    for (before, given, wrong) in [(0, 2, true), (0, 1, true), (1, 0, true), (0, 0, false), (1, 1, false)] {
+        let mut s = Sequence::ready(&PAIR, true);
+        s.quiet(who(0, before, 1), PAIR[0], LOCK, Some(0));
+        let found = s.call_back_to(who(0, 2, 1), PAIR[1], LOCK, Some(1), Some(given));
+        assert_eq!(!found.is_empty(), wrong, "{before} {given}");
+        if wrong {
+            s.defect(&found, Cause::WrongNewIrql);
+        }
+    }
+}
+
+#[test]
+fn old_irqls_may_be_swapped_between_locks_and_an_own_raise_be_undone() {
+    let mut s = Sequence::ready(&PAIR, true);
+    s.quiet(who(0, 0, 1), PAIR[0], LOCK, Some(0));
+    s.quiet(who(0, 2, 1), PAIR[0], SECOND, Some(0));
+    assert_eq!(s.call_back_to(who(0, 2, 1), PAIR[1], LOCK, Some(1), Some(2)), []);
+    assert_eq!(s.call_back_to(who(0, 2, 1), PAIR[1], SECOND, Some(1), Some(0)), []);
+    s.quiet(who(0, 2, 1), PAIR[0], LOCK, Some(0));
+    assert_eq!(s.call_back_to(who(0, 2, 1), PAIR[1], LOCK, Some(1), Some(0)), []);
+}
+
+#[test]
+fn every_routine_of_the_kernel_has_its_range() {
+    for (routine, operand, wrong) in [
+        (R::KeAcquireSpinLockAtDpcLevel, LOCK, 0),
+        (R::KeReleaseSpinLockFromDpcLevel, LOCK, 1),
+        (R::KeReleaseSpinLock, LOCK, 5),
+        (R::ExAcquireSpinLockShared, LOCK, 3),
+        (R::ExAcquireSpinLockExclusiveAtDpcLevel, LOCK, 0),
+        (R::ExTryConvertSharedSpinLockExclusive, LOCK, 0),
+        (R::IoAcquireCancelSpinLock, LockOperand::Cancel, 4),
+    ] {
+        for (irql, expected) in [(wrong, true), (2, false)] {
+            let mut s = Sequence::ready(RoutineSet::ALL.iter().collect::<Vec<_>>().as_slice(), true);
+            let found = s.call(who(0, irql, 1), routine, operand, None);
+            let told = found.iter().any(|found| s.finding(found).cause == Cause::WrongIrql);
+            assert_eq!(told, expected, "{routine} at {irql}");
+        }
+        // What the kernel does is its own business.
+        let mut s = Sequence::ready(RoutineSet::ALL.iter().collect::<Vec<_>>().as_slice(), true);
+        let found = s.call((0, wrong, 1, OTHER, stack(1)), routine, operand, None);
+        assert!(found.iter().all(|found| s.finding(found).cause != Cause::WrongIrql));
+    }
+}
+
+#[test]
+fn internal_routine_at_passive_level_with_interrupts_off_is_nobodys_mistake() {
+    let set = [
+        R::KeAcquireSpinLockRaiseToDpc,
+        R::KeReleaseSpinLock,
+        R::KeAcquireSpinLockAtDpcLevel,
+        R::KeReleaseSpinLockFromDpcLevel,
+    ];
+    let mut s = Sequence::ready(&set, true);
+    s.quiet(who(0, 0, 1), PAIR[0], LOCK, Some(0));
+    s.quiet(who(0, 2, 1), PAIR[1], LOCK, Some(1));
+    for _ in 0..3 {
+        let kernel = (0, 0, 1, OTHER, stack(1) - 0x40);
+        s.quiet(kernel, R::KeAcquireSpinLockAtDpcLevel, LOCK, Some(0));
+        s.quiet(kernel, R::KeReleaseSpinLockFromDpcLevel, LOCK, Some(1));
+        s.quiet(who(0, 0, 1), PAIR[0], LOCK, Some(0));
+        s.quiet(who(0, 2, 1), PAIR[1], LOCK, Some(1));
+    }
+}

@@ -1,0 +1,199 @@
+//! Locks of the port driver as storport.sys takes and releases them.
+
+use super::*;
+
+#[test]
+fn interrupt_lock_that_is_not_taken_makes_nobody_its_owner() {
+    // Without an interrupt object storport takes nothing, and the IRQL stays.
+    let mut s = Sequence::ready(&STORPORT, true);
+    s.quiet(who(0, 2, 1), R::StorPortAcquireSpinLock, stor(0xad, 3, 0, 0x700), None);
+    let next = (0, 2, 1, TARGET + 0x200, stack(1) + 0x40);
+    s.quiet(next, R::StorPortAcquireSpinLock, stor(0xad, 1, 0x500, 0x780), None);
+    s.quiet(who(1, 0, 2), R::StorPortAcquireSpinLock, stor(0xad, 3, 0, 0x900), None);
+    s.quiet(
+        who(1, 0, 2),
+        R::StorPortReleaseSpinLock,
+        stor_handle(0xad, 0x900, 3),
+        None,
+    );
+    assert_eq!(s.outcome(), Outcome::Completed);
+}
+
+#[test]
+fn release_by_another_adapter_is_a_defect() {
+    let mut s = Sequence::ready(&STORPORT, true);
+    s.quiet(who(0, 2, 1), R::StorPortAcquireSpinLock, stor(0xad, 3, 0, 0x700), None);
+    let found = s.call(
+        who(0, 5, 1),
+        R::StorPortReleaseSpinLock,
+        stor_handle(0xbd, 0x700, 3),
+        None,
+    );
+    s.defect(&found, Cause::WrongAdapter);
+}
+
+#[test]
+fn release_after_an_acquire_that_is_refused_for_certain_is_a_defect() {
+    for (irql, kind, context) in [(5, 1, 0x500), (5, 3, 0), (0, 5, 0x500), (2, 4, 0)] {
+        let mut s = Sequence::ready(&STORPORT, true);
+        let acquire = stor(0xad, kind, context, 0x700);
+        s.quiet(who(0, irql, 1), R::StorPortAcquireSpinLockEx, acquire, None);
+        let found = s.call(
+            who(0, irql, 1),
+            R::StorPortReleaseSpinLock,
+            stor_handle(0xad, 0x700, kind),
+            None,
+        );
+        s.defect(&found, Cause::ReleaseWithoutAcquire);
+    }
+}
+
+#[test]
+fn refused_acquire_that_came_back_with_the_lock_after_all_is_believed() {
+    let mut s = Sequence::ready(&STORPORT, true);
+    let acquire = stor(0xad, 1, 0x500, 0x700);
+    s.quiet(who(0, 5, 1), R::StorPortAcquireSpinLockEx, acquire, None);
+    let call = s.number;
+    s.came_back(call, who(0, 5, 1), R::StorPortAcquireSpinLockEx, acquire, 0);
+    s.quiet(
+        who(0, 5, 1),
+        R::StorPortReleaseSpinLock,
+        stor_handle(0xad, 0x700, 1),
+        None,
+    );
+}
+
+#[test]
+fn acquire_that_takes_nothing_is_a_defect_and_its_release_is_not_told_again() {
+    for (kind, context) in [(4, 0x500), (5, 0x500), (1, 0), (0, 0)] {
+        let mut s = Sequence::ready(&STORPORT, true);
+        let acquire = stor(0xad, kind, context, 0x700);
+        let found = s.call(who(0, 2, 1), R::StorPortAcquireSpinLock, acquire, None);
+        s.defect(&found, Cause::AcquiresNothing);
+        s.quiet(
+            who(0, 2, 1),
+            R::StorPortReleaseSpinLock,
+            stor_handle(0xad, 0x700, kind),
+            None,
+        );
+    }
+}
+
+#[test]
+fn handle_that_was_changed_while_its_lock_was_held_is_a_defect() {
+    for now in [3, 0] {
+        let mut s = Sequence::ready(&STORPORT, true);
+        let acquire = stor(0xad, 1, 0x500, 0x700);
+        s.quiet(who(0, 2, 1), R::StorPortAcquireSpinLock, acquire, None);
+        let release = stor_handle(0xad, 0x700, now);
+        let found = s.call(who(0, 2, 1), R::StorPortReleaseSpinLock, release, None);
+        s.defect(&found, Cause::ChangedHandle);
+        assert!(
+            !s.call(who(0, 2, 1), R::StorPortReleaseSpinLock, release, None)
+                .is_empty()
+        );
+    }
+}
+
+#[test]
+fn all_kinds_of_dpc_lock_are_one_lock() {
+    let mut s = Sequence::ready(&STORPORT, true);
+    for (kind, release) in [(1, 4), (5, 1)] {
+        let acquire = stor(0xad, kind, 0x500, 0x700);
+        s.quiet(who(0, 2, 1), R::StorPortAcquireSpinLockEx, acquire, Some(0));
+        let handle = LockOperand::StorPortHandle {
+            adapter: 0xad,
+            handle: 0x700,
+            kind: Some(release),
+            lock: Some(0x540),
+        };
+        s.quiet(who(0, 2, 1), R::StorPortReleaseSpinLock, handle, Some(1));
+    }
+    // Taken as one kind and, while it is held, as another.
+    s.quiet(
+        who(0, 2, 1),
+        R::StorPortAcquireSpinLock,
+        stor(0xad, 1, 0x500, 0x700),
+        Some(0),
+    );
+    let again = (0, 2, 1, TARGET + 0x300, stack(1) + 0x40);
+    let found = s.call(
+        again,
+        R::StorPortAcquireSpinLockEx,
+        stor(0xad, 5, 0x500, 0x780),
+        Some(1),
+    );
+    s.defect(&found, Cause::DoubleAcquire);
+}
+
+#[test]
+fn copied_handle_is_another_than_the_acquires() {
+    let lock = 0xffff_c000_0000_1000;
+    let set = [R::KeAcquireInStackQueuedSpinLock, R::KeReleaseInStackQueuedSpinLock];
+    let mut s = Sequence::ready(&set, true);
+    let acquire = LockOperand::Queued { lock, handle: 0x700 };
+    s.quiet(who(0, 0, 1), R::KeAcquireInStackQueuedSpinLock, acquire, Some(0));
+    let copy = |handle| LockOperand::QueuedHandle {
+        handle,
+        lock: Some(lock),
+    };
+    let found = s.call(
+        who(0, 2, 1),
+        R::KeReleaseInStackQueuedSpinLock,
+        copy(0x780),
+        Some(0x700),
+    );
+    s.defect(&found, Cause::OtherHandle);
+    // What the holder does then is right.
+    s.quiet(
+        who(0, 2, 1),
+        R::KeReleaseInStackQueuedSpinLock,
+        copy(0x700),
+        Some(0x700),
+    );
+
+    for named in [Some(0x540), None] {
+        let mut s = Sequence::ready(&STORPORT, true);
+        let acquire = stor(0xad, 1, 0x500, 0x700);
+        s.quiet(who(0, 2, 1), R::StorPortAcquireSpinLock, acquire, None);
+        let copy = LockOperand::StorPortHandle {
+            adapter: 0xad,
+            handle: 0xa00,
+            kind: Some(1),
+            lock: named,
+        };
+        let found = s.call(who(0, 2, 1), R::StorPortReleaseSpinLock, copy, None);
+        s.defect(&found, Cause::OtherHandle);
+        s.quiet(
+            who(0, 2, 1),
+            R::StorPortReleaseSpinLock,
+            stor_handle(0xad, 0x700, 1),
+            None,
+        );
+    }
+}
+
+#[test]
+fn queued_release_of_an_ordinary_hold_is_the_wrong_routine_and_the_reverse() {
+    let set = [
+        R::KeAcquireSpinLockRaiseToDpc,
+        R::KeReleaseSpinLock,
+        R::KeAcquireInStackQueuedSpinLock,
+        R::KeReleaseInStackQueuedSpinLock,
+    ];
+    let lock = 0xffff_c000_0000_1000;
+    let mut s = Sequence::ready(&set, true);
+    s.quiet(who(0, 0, 1), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(0));
+    let handle = LockOperand::QueuedHandle {
+        handle: 0x700,
+        lock: Some(lock),
+    };
+    let found = s.call(who(0, 2, 1), R::KeReleaseInStackQueuedSpinLock, handle, Some(1));
+    s.defect(&found, Cause::WrongRoutine);
+
+    let mut s = Sequence::ready(&set, true);
+    let acquire = LockOperand::Queued { lock, handle: 0x700 };
+    s.quiet(who(0, 0, 1), R::KeAcquireInStackQueuedSpinLock, acquire, Some(0));
+    let found = s.call(who(0, 2, 1), R::KeReleaseSpinLock, LOCK, Some(0x700));
+    s.defect(&found, Cause::WrongRoutine);
+}

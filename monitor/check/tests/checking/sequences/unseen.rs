@@ -1,0 +1,146 @@
+//! Locks that are also touched in ways that are not seen: by routines of helper drivers, looked-up routines, inlined code.
+
+use std::collections::BTreeMap;
+
+use storlock_check::checker::{Checker, Limits};
+
+use super::*;
+use crate::kernel::{Config, Kernel};
+use crate::program::Random;
+
+const RAISE_AT: [R; 3] = [
+    R::KeAcquireSpinLockAtDpcLevel,
+    R::KeAcquireSpinLockRaiseToDpc,
+    R::KeReleaseSpinLock,
+];
+
+#[test]
+fn second_acquire_after_what_may_be_an_unseen_release_is_suspect() {
+    for closed in [false, true] {
+        let mut s = Sequence::ready(&RAISE_AT, closed);
+        s.quiet(who(0, 2, 1), R::KeAcquireSpinLockAtDpcLevel, LOCK, Some(0));
+        // A helper driver may have released it; then another processor has it now, and this DPC waits for that.
+        let found = s.call(who(0, 2, 1), R::KeAcquireSpinLockAtDpcLevel, LOCK, Some(1));
+        if closed {
+            s.defect(&found, Cause::DoubleAcquire);
+        } else {
+            s.suspect(&found, Cause::DoubleAcquire);
+        }
+    }
+}
+
+#[test]
+fn thread_that_got_the_lock_after_an_unseen_release_is_its_owner() {
+    let mut s = Sequence::ready(&RAISE_AT, false);
+    s.quiet(who(0, 2, 1), R::KeAcquireSpinLockAtDpcLevel, LOCK, Some(0));
+    s.quiet(who(0, 2, 1), R::KeAcquireSpinLockAtDpcLevel, SECOND, Some(0));
+    s.quiet(who(1, 0, 2), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(1));
+    s.quiet(who(1, 2, 2), R::KeReleaseSpinLock, LOCK, Some(1));
+    assert_eq!(s.outcome(), Outcome::Completed);
+}
+
+#[test]
+fn release_of_an_unseen_acquire_over_a_waiting_thread_is_no_wrong_routine() {
+    let set = [
+        R::KeAcquireSpinLockRaiseToDpc,
+        R::KeReleaseSpinLock,
+        R::KeReleaseSpinLockFromDpcLevel,
+    ];
+    let mut s = Sequence::ready(&set, false);
+    s.quiet(who(0, 0, 1), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(0));
+    let dpc = (0, 2, 1, TARGET + 0x300, stack(9));
+    let found = s.call(dpc, R::KeReleaseSpinLockFromDpcLevel, LOCK, Some(1));
+    s.suspect(&found, Cause::ReleaseWithoutAcquire);
+}
+
+#[test]
+fn holder_of_a_lock_that_somebody_cleared_is_not_blamed() {
+    let mut s = Sequence::ready(&PAIR, true);
+    s.quiet(who(0, 0, 1), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(0));
+    s.quiet(who(0, 2, 1), R::KeReleaseSpinLock, LOCK, Some(1));
+    s.quiet(who(0, 0, 1), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(0));
+    let found = s.call(who(0, 2, 1), R::KeReleaseSpinLock, LOCK, Some(0));
+    s.suspect(&found, Cause::LockCleared);
+}
+
+#[test]
+fn word_that_was_contradicted_is_distrusted_for_its_own_lock_only() {
+    let set = [
+        R::KeAcquireSpinLockAtDpcLevel,
+        R::KeReleaseSpinLockFromDpcLevel,
+        R::KeReleaseSpinLock,
+        R::KeAcquireSpinLockRaiseToDpc,
+    ];
+    for poison in [false, true] {
+        let mut s = Sequence::ready(&set, true);
+        if poison {
+            // Another driver zeroes its own lock while it holds it.
+            let (theirs, next) = (LockOperand::Address(0x7777_0000), LockOperand::Address(0x7778_0000));
+            let they = (0, 2, 5, OTHER, stack(5));
+            s.quiet(they, R::KeAcquireSpinLockAtDpcLevel, theirs, Some(0));
+            s.quiet(they, R::KeAcquireSpinLockAtDpcLevel, next, Some(0));
+            s.quiet(they, R::KeReleaseSpinLockFromDpcLevel, theirs, Some(0));
+        }
+        let found = s.call(who(1, 2, 2), R::KeReleaseSpinLock, LOCK, Some(1));
+        s.suspect(&found, Cause::ReleaseWithoutAcquire);
+    }
+}
+
+#[test]
+fn routine_that_does_its_work_by_another_has_not_come_back_at_that_ones_entry() {
+    let set = [
+        R::KeAcquireInterruptSpinLock,
+        R::KeReleaseInterruptSpinLock,
+        R::KeAcquireSpinLockAtDpcLevel,
+        R::KeReleaseSpinLockFromDpcLevel,
+    ];
+    let mut s = Sequence::ready(&set, true);
+    let interrupt = LockOperand::Interrupt(0xffff_9000_0000_3000);
+    let inside = LockOperand::Address(0xffff_9000_0000_3040);
+    s.quiet(who(0, 2, 1), R::KeAcquireInterruptSpinLock, interrupt, None);
+    let inner = |processor: u32, thread| (processor, 5, thread, OTHER, stack(thread) - 0x30);
+    s.quiet(inner(0, 1), R::KeAcquireSpinLockAtDpcLevel, inside, Some(0));
+    s.quiet(who(1, 5, 2), R::KeAcquireInterruptSpinLock, interrupt, None);
+    s.quiet(inner(1, 2), R::KeAcquireSpinLockAtDpcLevel, inside, Some(1));
+    s.quiet(who(0, 5, 1), R::KeReleaseInterruptSpinLock, interrupt, None);
+    assert_eq!(s.outcome(), Outcome::Completed);
+}
+
+#[test]
+fn right_programs_raise_no_semantic_alarm_by_routes_that_their_imports_do_not_name() {
+    let mut suspicions = 0;
+    for seed in 0..10_000_u64 {
+        let mut random = Random(seed ^ 0x5eed);
+        let processors = 2 + random.below(3);
+        let hidden: Vec<R> = (0..=random.below(2)).map(|_| R::ALL[random.below(26)]).collect();
+        let watched = RoutineSet::ALL.difference(RoutineSet::of(&hidden));
+        let returns = random.pick(&[0, 100]);
+        let config = Config {
+            processors,
+            threads: processors + 2,
+            events: 150,
+            returns,
+            nested: false,
+            dpc_stack: true,
+            bug: None,
+            watched,
+            unwatched_calls: 0,
+        };
+        let mut checker = Checker::new(Limits::default(), 7);
+        for mut event in Kernel::run(config, seed).events {
+            if let EventKind::WatchSetChanged(watch) = &mut event.kind {
+                watch.imported = watch.watched;
+            }
+            checker.apply(&event);
+        }
+        let mut causes: BTreeMap<Cause, u64> = BTreeMap::new();
+        for finding in checker.violations() {
+            suspicions += u64::from(finding.verdict == Verdict::Suspect);
+            if finding.verdict == Verdict::Semantic {
+                *causes.entry(finding.cause).or_default() += 1;
+            }
+        }
+        assert!(causes.is_empty(), "seed {seed}: {causes:?}");
+    }
+    assert!(suspicions > 100, "nothing was unseen: {suspicions}");
+}
