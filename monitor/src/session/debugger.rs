@@ -120,7 +120,8 @@ impl Session {
             return Ok(());
         }
         let Some(rule) = RuleId::ALL
-            .into_iter()
+            .iter()
+            .copied()
             .find(|rule| rule.meta().name.eq_ignore_ascii_case(name))
         else {
             let names: Vec<&str> = RuleId::ALL.iter().map(|rule| rule.meta().name).collect();
@@ -142,7 +143,7 @@ impl Session {
         let state = self.lock();
         let mut text = String::new();
         let word = |stops: bool| if stops { "stops the machine" } else { "is only reported" };
-        for rule in RuleId::ALL {
+        for &rule in RuleId::ALL {
             let stops = state.stops.enabled && !state.stops.ignored.contains(&rule);
             let _ = writeln!(text, "{:<24} {}", rule.meta().name, word(stops));
         }

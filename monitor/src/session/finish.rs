@@ -151,6 +151,14 @@ impl Session {
                 format!("what looks like broken contracts in {places} has too little evidence for a verdict"),
             );
         }
+        if statistics.target_unknown_releases > 0 {
+            let times = statistics.target_unknown_releases;
+            let reason = format!(
+                "{times} release{} of the driver could not be judged: the lock may have been held before the watch began",
+                plural(usize::try_from(times).unwrap_or(usize::MAX))
+            );
+            add(Condition::Inconclusive, reason);
+        }
         if end.kind == EndKind::Stopped {
             let reason =
                 "the run was over before the guest ended by itself; this report covers what was seen until then";

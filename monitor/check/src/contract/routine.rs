@@ -193,10 +193,12 @@ impl RoutineSet {
 
     /// The routines, in the order of the table.
     pub fn iter(self) -> impl Iterator<Item = Routine> {
-        Routine::ALL
-            .iter()
-            .copied()
-            .filter(move |&routine| self.contains(routine))
+        let mut bits = self.0;
+        std::iter::from_fn(move || {
+            let routine = Routine::ALL.get(bits.trailing_zeros() as usize).copied()?;
+            bits &= bits - 1;
+            Some(routine)
+        })
     }
 }
 

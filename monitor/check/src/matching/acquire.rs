@@ -320,25 +320,32 @@ impl Checker {
     }
 }
 
+/// The releases of a `KSPIN_LOCK` or an `EX_SPIN_LOCK`.
+const BY_ADDRESS: RoutineSet = RoutineSet::of(&[
+    Routine::KeReleaseSpinLock,
+    Routine::KeReleaseSpinLockFromDpcLevel,
+    Routine::KeReleaseSpinLockForDpc,
+    Routine::KeReleaseInStackQueuedSpinLock,
+    Routine::KeReleaseInStackQueuedSpinLockFromDpcLevel,
+    Routine::KeReleaseInStackQueuedSpinLockForDpc,
+    Routine::ExReleaseSpinLockShared,
+    Routine::ExReleaseSpinLockExclusive,
+    Routine::ExReleaseSpinLockSharedFromDpcLevel,
+    Routine::ExReleaseSpinLockExclusiveFromDpcLevel,
+]);
+const OF_STORPORT: RoutineSet = RoutineSet::of(&[Routine::StorPortReleaseSpinLock]);
+const OF_MESSAGE: RoutineSet = RoutineSet::of(&[Routine::StorPortReleaseMSISpinLock]);
+const OF_INTERRUPT: RoutineSet = RoutineSet::of(&[Routine::KeReleaseInterruptSpinLock]);
+const OF_CANCEL: RoutineSet = RoutineSet::of(&[Routine::IoReleaseCancelSpinLock]);
+
 /// All releases, of whatever kind, that end the hold of such a lock.
 pub(crate) const fn releases_of(identity: &LockIdentity) -> RoutineSet {
     match identity {
-        LockIdentity::Address(_) | LockIdentity::Handle(_) => RoutineSet::of(&[
-            Routine::KeReleaseSpinLock,
-            Routine::KeReleaseSpinLockFromDpcLevel,
-            Routine::KeReleaseSpinLockForDpc,
-            Routine::KeReleaseInStackQueuedSpinLock,
-            Routine::KeReleaseInStackQueuedSpinLockFromDpcLevel,
-            Routine::KeReleaseInStackQueuedSpinLockForDpc,
-            Routine::ExReleaseSpinLockShared,
-            Routine::ExReleaseSpinLockExclusive,
-            Routine::ExReleaseSpinLockSharedFromDpcLevel,
-            Routine::ExReleaseSpinLockExclusiveFromDpcLevel,
-        ]),
-        LockIdentity::StorPort { .. } => RoutineSet::of(&[Routine::StorPortReleaseSpinLock]),
-        LockIdentity::Msi { .. } => RoutineSet::of(&[Routine::StorPortReleaseMSISpinLock]),
-        LockIdentity::Interrupt(_) => RoutineSet::of(&[Routine::KeReleaseInterruptSpinLock]),
-        LockIdentity::Cancel => RoutineSet::of(&[Routine::IoReleaseCancelSpinLock]),
+        LockIdentity::Address(_) | LockIdentity::Handle(_) => BY_ADDRESS,
+        LockIdentity::StorPort { .. } => OF_STORPORT,
+        LockIdentity::Msi { .. } => OF_MESSAGE,
+        LockIdentity::Interrupt(_) => OF_INTERRUPT,
+        LockIdentity::Cancel => OF_CANCEL,
     }
 }
 

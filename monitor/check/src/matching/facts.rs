@@ -100,6 +100,7 @@ pub(crate) struct RecordFacts {
 }
 
 /// What is known when a release is entered.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug)]
 pub(crate) struct ReleaseFacts {
     /// How it is paired.
@@ -116,9 +117,9 @@ pub(crate) struct ReleaseFacts {
     pub(crate) known: bool,
     /// The lock or its caller are of another driver, of whose pairs only one half may be seen.
     pub(crate) half_seen: bool,
-    /// The caller's last release of the lock, if that is the last that happened to it.
+    /// The caller's last release of the cancel spin lock, if that is the last that happened to it.
     pub(crate) released_before: Option<PriorCall>,
-    /// The caller has another acquire open, whose old IRQL the release may go back to.
+    /// The caller has another acquire open, whose old IRQL a release with an old IRQL may go back to.
     pub(crate) other_open: bool,
     /// What is missing for a sure verdict, apart from the word and the gap.
     pub(crate) shortfall: Shortfall,

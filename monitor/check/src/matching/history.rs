@@ -25,10 +25,12 @@ impl History {
         let limit = if target { HISTORY } else { OTHERS };
         if self.ring.len() < limit {
             // The ring may have been full at a smaller limit: then it is put in order first.
-            self.ring.rotate_left(self.next as usize);
-            self.next = 0;
+            if self.next != 0 {
+                self.ring.rotate_left(self.next as usize);
+                self.next = 0;
+            }
             if self.ring.len() == self.ring.capacity() {
-                self.ring.reserve_exact(self.ring.len().max(1));
+                self.ring.reserve_exact(limit - self.ring.len());
             }
             self.ring.push(entry);
             return false;

@@ -257,6 +257,9 @@ impl Checker {
                 .adapter()
                 .is_some_and(|adapter| core.unreadable.contains(&adapter));
         let concerns_target = site.target || lock.target;
+        let asked = record.is_none() && row.class == LockClass::CancelSpinLock;
+        let before = if asked { own_release(lock, &call.context) } else { None };
+        let released_before = before.map(|(release, _)| *release);
         Facts {
             site,
             call: *call,
@@ -277,8 +280,8 @@ impl Checker {
                 holder: holder.map(|holder| holder.call),
                 known: core.known_for(&call.context) && !lock.lost && !unreadable,
                 half_seen: !concerns_target,
-                released_before: own_release(lock, &call.context).map(|(release, _)| *release),
-                other_open: self.other_open(&call.context, record),
+                released_before,
+                other_open: call.old_irql.is_some() && self.other_open(&call.context, record),
                 shortfall,
             }),
         }
@@ -288,6 +291,9 @@ impl Checker {
     fn fits(&self, row: &Contract, record: &Record) -> bool {
         if fits(self.may_be(row), record) {
             return true;
+        }
+        if self.core.watch.ambiguous.is_empty() {
+            return false;
         }
         let acquire = contract(record.call.routine);
         let acquires = self.may_be(acquire);
@@ -449,11 +455,11 @@ fn differs(lock: &LockIdentity, call: &LockCall) -> Option<Pairing> {
         return storport::names_nothing(&call.operand).then_some(Pairing::ChangedHandle(0, 0));
     };
     let same = |now: u32| now == *kind || (is_dpc_lock(now) && is_dpc_lock(*kind));
-    if *adapter != by {
-        Some(Pairing::WrongAdapter(*adapter))
-    } else {
+    if *adapter == by {
         now.filter(|now| !same(*now))
             .map(|now| Pairing::ChangedHandle(*kind, now))
+    } else {
+        Some(Pairing::WrongAdapter(*adapter))
     }
 }
 

@@ -21,6 +21,7 @@ const RECORDS_OF_OTHERS: usize = 4;
 pub(crate) const SMALLEST_INTERRUPT: u64 = 0x80;
 
 /// An acquire whose release has not been seen.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
     /// The call.
@@ -227,6 +228,7 @@ impl Nesting {
 }
 
 /// One lock, in its present generation: that begins when nobody holds it and another module takes it into use.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LockState {
     /// Acquires without a release, oldest first.
