@@ -15,6 +15,7 @@ mod kernel;
 mod looks;
 mod naming;
 mod program;
+mod rules;
 mod scenes;
 mod sequences;
 mod simulated;
