@@ -27,6 +27,8 @@ fn lines_are_logged_with_the_event_they_come_after() {
     guest.call(&session, ACQUIRE, 0x1100, 0, 0);
     (guest.registers.gpr[1], guest.registers.gpr[2], guest.registers.gpr[8]) = (TEXT, 7, 0x20);
     guest.hit(&session, PRINT);
+    // NewIrql of the release.
+    guest.registers.gpr[2] = 0;
     guest.call(&session, RELEASE, 0x1110, 2, 1);
     let report = session.report(&power_off());
     assert_eq!(report.outcome, Outcome::Completed);
