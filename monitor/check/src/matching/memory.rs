@@ -149,7 +149,7 @@ impl Checker {
         for (key, lock) in self.locks.iter() {
             self.addresses.add_lock(*key);
             let Some(place) = self.locks.find(key) else { continue };
-            for record in &lock.records {
+            for record in lock.records.iter() {
                 let entry = Open {
                     place,
                     call: record.call,

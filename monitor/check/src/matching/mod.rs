@@ -17,6 +17,7 @@ mod history;
 mod look;
 mod memory;
 mod naming;
+mod records;
 mod release;
 mod report;
 mod state;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::history::History;
+use super::records::Records;
 use crate::contract::{Routine, RoutineSet, contract};
 use crate::event::{Context, DISPATCH_LEVEL, LockCall};
 use crate::finding::PriorCall;
@@ -232,7 +233,7 @@ impl Nesting {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LockState {
     /// Acquires without a release, oldest first.
-    pub records: Vec<Record>,
+    pub records: Records,
     /// Last events.
     pub history: History,
     /// Sequence number of the last release, of whatever kind.
@@ -277,9 +278,6 @@ impl LockState {
         if full {
             self.records.remove(0);
             self.lost |= self.target;
-        } else if self.records.len() == self.records.capacity() {
-            // Most locks never have more than one.
-            self.records.reserve_exact(self.records.len().max(1));
         }
         self.records.push(record);
         full

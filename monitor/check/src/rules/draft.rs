@@ -51,6 +51,11 @@ impl Findings {
         &mut self.0[place]
     }
 
+    /// Whether one of them is certain.
+    pub(crate) fn any_semantic(&self) -> bool {
+        self.0.iter().any(|draft| draft.verdict == Verdict::Semantic)
+    }
+
     pub(crate) const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

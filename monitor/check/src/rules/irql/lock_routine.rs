@@ -25,6 +25,7 @@ impl Rule for LockRoutine {
         &META
     }
 
+    /// A call that is wrong for certain by another rule is not told again: a lock that is not held is released at any IRQL.
     fn observe(&self, facts: &Facts, findings: &mut Findings) {
         let range = facts.row.irql;
         let at = facts.call.context.irql;
@@ -33,7 +34,7 @@ impl Rule for LockRoutine {
         }
         // Below DISPATCH_LEVEL with interrupts off nothing can come in between either: not allowed, but not harmful.
         let masked = at < DISPATCH_LEVEL && !facts.call.context.interrupts;
-        if documented(facts) && !masked {
+        if documented(facts) && !masked && !findings.any_semantic() {
             let draft = findings.broken(RuleId::LockRoutineIrql, facts, Cause::WrongIrql, Shortfall::empty());
             draft.because(Evidence::Irql {
                 at,

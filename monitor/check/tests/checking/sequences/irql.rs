@@ -71,15 +71,23 @@ fn every_routine_of_the_kernel_has_its_range() {
     ] {
         for (irql, expected) in [(wrong, true), (2, false)] {
             let mut s = Sequence::ready(RoutineSet::ALL.iter().collect::<Vec<_>>().as_slice(), true);
-            let found = s.call(who(0, irql, 1), routine, operand, None);
+            let found = s.call(who(0, irql, 1), routine, operand, Some(1));
             let told = found.iter().any(|found| s.finding(found).cause == Cause::WrongIrql);
             assert_eq!(told, expected, "{routine} at {irql}");
         }
         // What the kernel does is its own business.
         let mut s = Sequence::ready(RoutineSet::ALL.iter().collect::<Vec<_>>().as_slice(), true);
-        let found = s.call((0, wrong, 1, OTHER, stack(1)), routine, operand, None);
+        let found = s.call((0, wrong, 1, OTHER, stack(1)), routine, operand, Some(1));
         assert!(found.iter().all(|found| s.finding(found).cause != Cause::WrongIrql));
     }
+}
+
+#[test]
+fn release_of_what_is_not_held_is_told_once_whatever_its_irql() {
+    let mut s = Sequence::ready(&PAIR, true);
+    let found = s.call(who(0, 0, 1), PAIR[1], LOCK, Some(0));
+    s.defect(&found, Cause::ReleaseWithoutAcquire);
+    assert_eq!(found.len(), 1);
 }
 
 #[test]
