@@ -179,7 +179,7 @@ impl Bench {
             let lock = lock(self);
             self.pair(processor, lock);
         }
-        (processor_time() - start).as_nanos() as f64 / events as f64
+        processor_time().saturating_sub(start).as_nanos() as f64 / events as f64
     }
 
     fn remember(&mut self, count: u64) {
@@ -226,7 +226,7 @@ impl Bench {
                 KERNEL,
             );
         }
-        (processor_time() - start).as_nanos() as f64 / events as f64
+        processor_time().saturating_sub(start).as_nanos() as f64 / events as f64
     }
 
     fn free(&mut self, count: u64, events: u64, kind: impl Fn(u64) -> EventKind) -> f64 {
@@ -235,7 +235,7 @@ impl Bench {
         for _ in 0..events {
             self.event(kind(0xffff_d000_0000_0000));
         }
-        (processor_time() - start).as_nanos() as f64 / events as f64
+        processor_time().saturating_sub(start).as_nanos() as f64 / events as f64
     }
 }
 

@@ -69,11 +69,9 @@ impl Checker {
 
     /// A thread runs below `DISPATCH_LEVEL`: what it acquired in frames that it has left is over.
     fn leave_frames(&mut self, context: &Context, call: Option<&LockCall>) {
-        let Some(thread) = self
-            .threads
-            .get_mut(&context.thread)
-            .filter(|thread| !thread.open.0.is_empty())
-        else {
+        let thread = self.thread_place(context.processor, context.thread);
+        let thread = thread.and_then(|place| self.threads.at_mut(place));
+        let Some(thread) = thread.filter(|thread| !thread.open.0.is_empty()) else {
             return;
         };
         let left = |(open, _): &(Open, bool)| open.left_by(context);
@@ -136,7 +134,7 @@ impl Checker {
     /// The frame of an acquire has been left at `DISPATCH_LEVEL` or above: it has come back with the lock.
     fn prove_by_frame(&mut self, sequence: u64, context: &Context, call: Option<&LockCall>) {
         let routine = call.map(|call| call.routine);
-        let Some(place) = self.threads.find(&context.thread) else {
+        let Some(place) = self.thread_place(context.processor, context.thread) else {
             return;
         };
         let Some(thread) = self.threads.at_mut(place) else {
@@ -192,6 +190,20 @@ impl Checker {
         true
     }
 
+    /// Where a thread is in the table. A processor runs one for a while, so its last one is looked at first.
+    fn thread_place(&mut self, processor: u32, thread: u64) -> Option<u32> {
+        let number = processor as usize;
+        let last = self.core.processors.get(number).map_or(0, |processor| processor.thread);
+        if self.threads.key_at(last) == Some(&thread) {
+            return Some(last);
+        }
+        let place = self.threads.find(&thread)?;
+        if let Some(processor) = self.core.processors.get_mut(number) {
+            processor.thread = place;
+        }
+        Some(place)
+    }
+
     /// Follows a new acquire until it is released.
     pub(crate) fn follow(&mut self, open: Open, target: bool) {
         let context = open.call.context;
@@ -201,7 +213,7 @@ impl Checker {
             }
             return;
         }
-        let place = self.threads.find(&context.thread);
+        let place = self.thread_place(context.processor, context.thread);
         let place = place.unwrap_or_else(|| self.threads.insert(context.thread, Thread::default()).0);
         if let Some(thread) = self.threads.at_mut(place) {
             thread.open.push(open, target);
@@ -222,7 +234,8 @@ impl Checker {
             }
         }
         if !record.bound_to_processor() {
-            if let Some(thread) = self.threads.get_mut(&context.thread) {
+            let place = self.thread_place(context.processor, context.thread);
+            if let Some(thread) = place.and_then(|place| self.threads.at_mut(place)) {
                 thread.open.remove(sequence);
             }
         }

@@ -387,6 +387,8 @@ pub(crate) struct Processor {
     pub seen_low: bool,
     /// Acquires entered at `DISPATCH_LEVEL` or above, and holds. They nest, so there are few.
     pub open: OpenList,
+    /// Where its thread was found last in the table of threads: a hint.
+    pub thread: u32,
     /// A release that is being worked on, and its lock: its routine may call others to do it.
     pub releasing: Option<(u32, PriorCall)>,
 }

@@ -46,19 +46,19 @@ fn second_bug_behind_one_wrapper_is_a_finding_of_its_own() {
         };
         (found, s.event(EventKind::CallerAttributed(told)))
     };
-    let (a, _) = release(&mut s, 2, 0x1000, 0x200);
-    let (b, told) = release(&mut s, 3, 0x9000, 0x300);
-    assert!(a[0].first && b[0].first && told[0].first);
+    let (first, _) = release(&mut s, 2, 0x1000, 0x200);
+    let (second, told) = release(&mut s, 3, 0x9000, 0x300);
+    assert!(first[0].first && second[0].first && told[0].first);
     assert_eq!(s.checker.violations().len(), 2);
     // The first one again on a lock of its own: the callers show that it is known.
     let (_, told) = release(&mut s, 4, 0xa000, 0x200);
     assert_eq!((told[0].index, told[0].first), (Some(0), false));
     // The second one again on the first one's lock.
-    let (c, told) = release(&mut s, 5, 0x1000, 0x300);
-    assert_eq!((c[0].first, told[0].index, told[0].first), (false, Some(1), false));
+    let (third, told) = release(&mut s, 5, 0x1000, 0x300);
+    assert_eq!((third[0].first, told[0].index, told[0].first), (false, Some(1), false));
     // A third one on a lock that the first one has an entry for.
-    let (d, told) = release(&mut s, 6, 0x1000, 0x400);
-    assert!(!d[0].first && told[0].first);
+    let (fourth, told) = release(&mut s, 6, 0x1000, 0x400);
+    assert!(!fourth[0].first && told[0].first);
     let counts: Vec<_> = s.checker.violations().iter().map(|finding| finding.count).collect();
     assert_eq!(counts, [2, 2, 1]);
     assert_eq!(s.checker.statistics().target_violations, 5);
