@@ -49,7 +49,7 @@ impl Checker {
                 Bound::Refused
             };
             if let Some(key) = HandleKey::of(&call.operand) {
-                self.rebind(key, prior, identity, state);
+                self.rebind(key, prior, (identity, place), state);
             }
             let step = if found.is_empty() {
                 Step::Failed
@@ -165,7 +165,7 @@ impl Checker {
     fn record(&mut self, call: &LockCall, prior: PriorCall, (identity, place): (LockIdentity, u32), nesting: Nesting) {
         let key = HandleKey::of(&call.operand);
         if let Some(key) = key {
-            self.rebind(key, prior, identity, Bound::Open);
+            self.rebind(key, prior, (identity, place), Bound::Open);
         } else if let LockOperand::StorPort { adapter, .. } = call.operand {
             // Its release cannot be told from one that has no acquire.
             self.core.unreadable_handle(adapter);
@@ -193,7 +193,7 @@ impl Checker {
     }
 
     /// Gives a handle to a new acquire. One that was still open there is over: its handle has been overwritten.
-    fn rebind(&mut self, key: HandleKey, acquire: PriorCall, identity: LockIdentity, state: Bound) {
+    fn rebind(&mut self, key: HandleKey, acquire: PriorCall, (identity, place): (LockIdentity, u32), state: Bound) {
         let old = self.handles.get(&key).copied().filter(|old| old.state == Bound::Open);
         if let Some(old) = old {
             if let Some(lock) = self.locks.get_mut(&old.lock) {
@@ -202,7 +202,7 @@ impl Checker {
                 self.core.statistics.holds_lost += 1;
             }
         }
-        let target = self.locks.get(&identity).is_some_and(|lock| lock.target);
+        let target = self.locks.at(place).is_some_and(|lock| lock.target);
         self.bind(
             key,
             Binding {

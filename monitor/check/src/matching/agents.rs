@@ -233,7 +233,7 @@ impl Checker {
                 processor.open.remove(sequence);
             }
         }
-        if !record.bound_to_processor() {
+        if !record.bound_to_processor() && record.held_since.is_none() {
             let place = self.thread_place(context.processor, context.thread);
             if let Some(thread) = place.and_then(|place| self.threads.at_mut(place)) {
                 thread.open.remove(sequence);

@@ -73,9 +73,11 @@ impl Checker {
 
     /// Notes what a handle is used for.
     pub(crate) fn bind(&mut self, key: HandleKey, binding: Binding) {
-        if self.handles.find(&key).is_none() {
-            self.addresses.handles.insert((key.address(), key));
+        if let Some(old) = self.handles.get_mut(&key) {
+            *old = binding;
+            return;
         }
+        self.addresses.handles.insert((key.address(), key));
         if let (_, Some((key, evicted))) = self.handles.insert(key, binding) {
             self.addresses.handles.remove(&(key.address(), key));
             self.core.statistics.handles_evicted += 1;

@@ -4,7 +4,7 @@ use super::acquire::{acquires_of, releases_of};
 use super::core::Gap;
 use super::facts::{Fact, Facts, Pairing, RecordFacts, ReleaseFacts, Site};
 use super::naming::own_release;
-use super::state::{Bound, LockState, Record, SMALLEST_INTERRUPT, fits, within};
+use super::state::{Binding, Bound, LockState, Record, SMALLEST_INTERRUPT, fits, within};
 use super::storport;
 use crate::checker::Checker;
 use crate::contract::{CONTRACTS, Contract, LockClass, Mode, Role, Routine, RoutineSet, SystemModule, contract};
@@ -98,15 +98,9 @@ impl Checker {
             }
             Bound::Open => {
                 let stale = matches!((binding.lock, named), (LockIdentity::Address(of), Some(LockIdentity::Address(now))) if of != now);
-                let record = self.locks.get(&binding.lock);
-                let record = record.and_then(|lock| {
-                    let mut records = lock.records.iter();
-                    records.rfind(|record| record.call.sequence == binding.acquire.sequence)
-                });
-                let own = record.is_some_and(|record| record.same_agent(&call.context) && record.target);
                 if stale {
                     subject.identity = named.unwrap_or(unknown);
-                } else if storport::names_nothing(operand) && !own {
+                } else if storport::names_nothing(operand) && !self.is_own(binding, &call.context) {
                     subject.identity = unknown;
                 } else {
                     subject.acquire = Some(binding.acquire.sequence);
@@ -115,6 +109,16 @@ impl Checker {
             }
         }
         subject
+    }
+
+    /// Whether the open acquire of a handle is one of the driver under test, and the caller's.
+    fn is_own(&self, binding: &Binding, context: &Context) -> bool {
+        self.locks.get(&binding.lock).is_some_and(|lock| {
+            let mut records = lock.records.iter();
+            records.any(|record| {
+                record.call.sequence == binding.acquire.sequence && record.same_agent(context) && record.target
+            })
+        })
     }
 
     /// Whether the caller has an open acquire of a lock by another handle than this.
@@ -393,7 +397,7 @@ impl Checker {
             }
         }
         // A lock that was released in another way than by its handle leaves that behind.
-        if record.handle != 0 {
+        if record.handle != 0 && HandleKey::of(&call.operand).is_none() {
             for key in [HandleKey::Queued(record.handle), HandleKey::StorPort(record.handle)] {
                 self.close_handle(Some(key), record.call.sequence, released);
             }
