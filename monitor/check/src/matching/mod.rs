@@ -19,6 +19,7 @@ mod memory;
 mod naming;
 mod records;
 mod release;
+mod release_facts;
 mod report;
 mod state;
 mod storport;

@@ -1,26 +1,23 @@
 //! Releases: which lock, which acquire, and what is known when they are entered.
 
-use super::acquire::{acquires_of, releases_of};
-use super::core::Gap;
-use super::facts::{Fact, Facts, Pairing, RecordFacts, ReleaseFacts, Site};
-use super::naming::own_release;
-use super::state::{Binding, Bound, LockState, Record, SMALLEST_INTERRUPT, fits, within};
+use super::facts::{Fact, Facts, Pairing, ReleaseFacts, Site};
+use super::state::{Binding, Bound, LockState, Record, SMALLEST_INTERRUPT, within};
 use super::storport;
 use crate::checker::Checker;
-use crate::contract::{CONTRACTS, Contract, LockClass, Mode, Role, Routine, RoutineSet, SystemModule, contract};
+use crate::contract::{Contract, LockClass, Mode, Role, Routine, RoutineSet, SystemModule, contract};
 use crate::event::{Context, LockCall, LockOperand};
-use crate::finding::{PriorCall, Shortfall, Step, Verdict};
+use crate::finding::{PriorCall, Step, Verdict};
 use crate::identity::{HandleKey, LockIdentity, is_dpc_lock};
 use crate::ledger::Found;
 
 /// The lock that a release is about, and what its handle says of the acquire.
 #[derive(Clone, Copy, Debug)]
-struct Subject {
-    identity: LockIdentity,
+pub(super) struct Subject {
+    pub(super) identity: LockIdentity,
     /// Sequence number of the acquire of the handle, if it is open.
-    acquire: Option<u64>,
+    pub(super) acquire: Option<u64>,
     /// The release is by handle.
-    by_handle: bool,
+    pub(super) by_handle: bool,
     /// What the handle says, if that settles how the release is paired.
     told: Option<Pairing>,
 }
@@ -191,7 +188,7 @@ impl Checker {
     }
 
     /// The routines that a call may be of: exports that share their code cannot be told apart.
-    fn may_be(&self, row: &Contract) -> RoutineSet {
+    pub(super) fn may_be(&self, row: &Contract) -> RoutineSet {
         let own = RoutineSet::of(&[row.routine]);
         let ambiguous = self.core.watch.ambiguous;
         if !ambiguous.contains(row.routine) {
@@ -202,119 +199,6 @@ impl Checker {
             other.role == row.role && other.operands == row.operands
         };
         own.union(ambiguous.iter().filter(alike).collect())
-    }
-
-    /// Puts together what the rules want to know of a release.
-    fn release_facts(
-        &self,
-        site: Site,
-        row: &'static Contract,
-        call: &LockCall,
-        (subject, place): (&Subject, u32),
-        (pairing, record): (Pairing, Option<&Record>),
-    ) -> Facts {
-        let core = &self.core;
-        let nothing = LockState::default();
-        let lock = self.locks.at(place).unwrap_or(&nothing);
-        let identity = subject.identity;
-        let holder = other_holder(lock, &call.context).filter(|_| !storport::may_be_none(&identity));
-        let fits = record.is_none_or(|record| self.fits(row, record));
-        let word_held = call.word.filter(|_| lock.words != Some(false)).map(|word| word != 0);
-        let mut shortfall = Shortfall::empty();
-        shortfall.set(Shortfall::DISTURBED, lock.disturbed);
-        shortfall.set(Shortfall::CONTRADICTED, lock.contradicted && record.is_some());
-        shortfall.set(Shortfall::UNORDERED, !site.ordered);
-        shortfall.set(Shortfall::UNWATCHED, !core.watches(row.fed_by, lock.target));
-        let unsure_thread = core.late && word_held.is_none() && !core.entered.contains(&call.context.thread);
-        shortfall.set(Shortfall::LATE, record.is_none() && unsure_thread);
-        let mut needed = RoutineSet::EMPTY;
-        if holder.is_some() || pairing == Pairing::Foreign {
-            needed = releases_of(&identity);
-        }
-        if let Some(record) = record.filter(|_| !fits) {
-            // Either call may have been made by another routine to do its work, and that one not have been seen.
-            let inner = callers(record.call.routine);
-            shortfall.set(Shortfall::LATE, core.late && !inner.is_empty());
-            let unresolved = contract(record.call.routine).role == Role::TryAcquire && record.held_since.is_none();
-            shortfall.set(Shortfall::UNRESOLVED, unresolved);
-            needed = needed
-                .union(inner)
-                .union(callers(row.routine))
-                .union(acquires_of(&identity))
-                .union(releases_of(&identity));
-        }
-        if matches!(pairing, Pairing::ChangedHandle(..) | Pairing::OtherHandle(_)) {
-            needed = needed.union(row.fed_by);
-        }
-        let gap = core.gap(needed, lock.target);
-        shortfall.set(
-            Shortfall::UNWATCHED,
-            shortfall.contains(Shortfall::UNWATCHED) || gap != Gap::None,
-        );
-        // Somebody of the same thread or processor has it, on another stack: that may be the caller after all.
-        let doubtful = record.is_none() && lock.records.iter().any(|record| record.same_agent(&call.context));
-        shortfall.set(Shortfall::UNSEEN_HOLDER, doubtful);
-        let unreadable = subject.acquire.is_none()
-            && subject.by_handle
-            && call
-                .operand
-                .adapter()
-                .is_some_and(|adapter| core.unreadable.contains(&adapter));
-        let concerns_target = site.target || lock.target;
-        let asked = record.is_none() && row.class == LockClass::CancelSpinLock;
-        let before = if asked { own_release(lock, &call.context) } else { None };
-        let released_before = before.map(|(release, _)| *release);
-        Facts {
-            site,
-            call: *call,
-            call_sequence: site.sequence,
-            row,
-            lock: identity,
-            concerns_target,
-            fact: Fact::Release(ReleaseFacts {
-                pairing,
-                record: record.map(|record| RecordFacts {
-                    call: record.call,
-                    certain: self.certainly_held(record, &call.context),
-                    fits,
-                    target: record.target,
-                }),
-                word_held,
-                words_proven: lock.words == Some(true),
-                holder: holder.map(|holder| holder.call),
-                known: core.known_for(&call.context) && !lock.lost && !unreadable,
-                half_seen: !concerns_target,
-                released_before,
-                other_open: call.old_irql.is_some() && self.other_open(&call.context, record),
-                shortfall,
-            }),
-        }
-    }
-
-    /// Whether a release, by whatever routine it may be, belongs to the routine of a record.
-    fn fits(&self, row: &Contract, record: &Record) -> bool {
-        if fits(self.may_be(row), record) {
-            return true;
-        }
-        if self.core.watch.ambiguous.is_empty() {
-            return false;
-        }
-        let acquire = contract(record.call.routine);
-        let acquires = self.may_be(acquire);
-        row.fed_by.intersection(acquires) != RoutineSet::EMPTY
-    }
-
-    /// Whether the caller has another acquire open than this.
-    fn other_open(&self, context: &Context, record: Option<&Record>) -> bool {
-        let own = record.map_or(0, |record| record.call.sequence);
-        let thread = self.threads.get(&context.thread);
-        let processor = self.core.processors.get(context.processor as usize);
-        let of_thread = thread.map(|thread| &thread.open.0);
-        let of_processor = processor.map(|processor| &processor.open.0);
-        let lists = of_thread.into_iter().chain(of_processor);
-        lists
-            .flatten()
-            .any(|(open, target)| *target && open.call.sequence != own)
     }
 
     /// Whether the caller of a release has certainly got the lock by this acquire.
@@ -468,7 +352,7 @@ fn differs(lock: &LockIdentity, call: &LockCall) -> Option<Pairing> {
 }
 
 /// An exclusive hold by somebody else that is certain and has not ended.
-fn other_holder<'a>(lock: &'a LockState, context: &Context) -> Option<&'a Record> {
+pub(super) fn other_holder<'a>(lock: &'a LockState, context: &Context) -> Option<&'a Record> {
     lock.records.iter().find(|record| {
         let row = contract(record.call.routine);
         !record.same_agent(context)
@@ -477,13 +361,4 @@ fn other_holder<'a>(lock: &'a LockState, context: &Context) -> Option<&'a Record
             && record.held_since.is_some()
             && !record.over
     })
-}
-
-/// The routines that may call this one to do their work.
-fn callers(routine: Routine) -> RoutineSet {
-    CONTRACTS
-        .iter()
-        .filter(|row| row.may_call.contains(routine))
-        .map(|row| row.routine)
-        .collect()
 }

@@ -1,0 +1,177 @@
+//! What is known when a release is entered.
+
+use super::acquire::{acquires_of, releases_of};
+use super::core::Gap;
+use super::facts::{Fact, Facts, Pairing, RecordFacts, ReleaseFacts, Site};
+use super::naming::own_release;
+use super::release::{Subject, other_holder};
+use super::state::{LockState, Record, fits};
+use super::storport;
+use crate::checker::Checker;
+use crate::contract::{CONTRACTS, Contract, LockClass, Role, Routine, RoutineSet, contract};
+use crate::event::{Context, LockCall};
+use crate::finding::Shortfall;
+use crate::identity::LockIdentity;
+
+/// A release, and how it is paired.
+struct By<'a> {
+    site: Site,
+    row: &'static Contract,
+    call: &'a LockCall,
+    pairing: Pairing,
+    /// Somebody else certainly holds the lock.
+    holder: bool,
+}
+
+impl Checker {
+    /// Puts together what the rules want to know of a release.
+    pub(super) fn release_facts(
+        &self,
+        site: Site,
+        row: &'static Contract,
+        call: &LockCall,
+        (subject, place): (&Subject, u32),
+        (pairing, record): (Pairing, Option<&Record>),
+    ) -> Facts {
+        let core = &self.core;
+        let nothing = LockState::default();
+        let lock = self.locks.at(place).unwrap_or(&nothing);
+        let identity = subject.identity;
+        let holder = other_holder(lock, &call.context).filter(|_| !storport::may_be_none(&identity));
+        let fits = record.is_none_or(|record| self.fits(row, record));
+        let word_held = call.word.filter(|_| lock.words != Some(false)).map(|word| word != 0);
+        let by = By {
+            site,
+            row,
+            call,
+            pairing,
+            holder: holder.is_some(),
+        };
+        let shortfall = self.shortfall(&by, (&identity, lock), record.filter(|_| !fits), record.is_none());
+        let unreadable = subject.acquire.is_none()
+            && subject.by_handle
+            && call
+                .operand
+                .adapter()
+                .is_some_and(|adapter| core.unreadable.contains(&adapter));
+        let concerns_target = site.target || lock.target;
+        let asked = record.is_none() && row.class == LockClass::CancelSpinLock;
+        let before = if asked { own_release(lock, &call.context) } else { None };
+        let released_before = before.map(|(release, _)| *release);
+        Facts {
+            site,
+            call: *call,
+            call_sequence: site.sequence,
+            row,
+            lock: identity,
+            concerns_target,
+            fact: Fact::Release(ReleaseFacts {
+                pairing,
+                record: record.map(|record| RecordFacts {
+                    call: record.call,
+                    certain: self.certainly_held(record, &call.context),
+                    fits,
+                    target: record.target,
+                }),
+                word_held,
+                words_proven: lock.words == Some(true),
+                holder: holder.map(|holder| holder.call),
+                known: core.known_for(&call.context) && !lock.lost && !unreadable,
+                half_seen: !concerns_target,
+                released_before,
+                other_open: call.old_irql.is_some() && self.other_open(&call.context, record),
+                shortfall,
+            }),
+        }
+    }
+
+    /// What is missing for a sure verdict on a release, apart from the lock word. `misfit`: the acquire that it is matched
+    /// with, if it does not belong to it; `unmatched`: there is none.
+    fn shortfall(
+        &self,
+        by: &By<'_>,
+        (identity, lock): (&LockIdentity, &LockState),
+        misfit: Option<&Record>,
+        unmatched: bool,
+    ) -> Shortfall {
+        let By {
+            site,
+            row,
+            call,
+            pairing,
+            holder,
+        } = by;
+        let core = &self.core;
+        let mut shortfall = Shortfall::empty();
+        shortfall.set(Shortfall::DISTURBED, lock.disturbed);
+        shortfall.set(Shortfall::CONTRADICTED, lock.contradicted && !unmatched);
+        shortfall.set(Shortfall::UNORDERED, !site.ordered);
+        shortfall.set(Shortfall::UNWATCHED, !core.watches(row.fed_by, lock.target));
+        let word_missing = call.word.is_none() || lock.words == Some(false);
+        let unsure_thread = core.late && word_missing && !core.entered.contains(&call.context.thread);
+        shortfall.set(Shortfall::LATE, unmatched && unsure_thread);
+        let mut needed = RoutineSet::EMPTY;
+        if *holder || *pairing == Pairing::Foreign {
+            needed = releases_of(identity);
+        }
+        if let Some(record) = misfit {
+            // Either call may have been made by another routine to do its work, and that one not have been seen.
+            let inner = callers(record.call.routine);
+            shortfall.set(Shortfall::LATE, core.late && !inner.is_empty());
+            let unresolved = contract(record.call.routine).role == Role::TryAcquire && record.held_since.is_none();
+            shortfall.set(Shortfall::UNRESOLVED, unresolved);
+            needed = needed
+                .union(inner)
+                .union(callers(row.routine))
+                .union(acquires_of(identity))
+                .union(releases_of(identity));
+        }
+        if matches!(pairing, Pairing::ChangedHandle(..) | Pairing::OtherHandle(_)) {
+            needed = needed.union(row.fed_by);
+        }
+        let gap = core.gap(needed, lock.target);
+        shortfall.set(
+            Shortfall::UNWATCHED,
+            shortfall.contains(Shortfall::UNWATCHED) || gap != Gap::None,
+        );
+        // Somebody of the same thread or processor has it, on another stack: that may be the caller after all.
+        let doubtful = unmatched && lock.records.iter().any(|record| record.same_agent(&call.context));
+        shortfall.set(Shortfall::UNSEEN_HOLDER, doubtful);
+        shortfall
+    }
+
+    /// Whether a release, by whatever routine it may be, belongs to the routine of a record.
+    fn fits(&self, row: &Contract, record: &Record) -> bool {
+        if fits(self.may_be(row), record) {
+            return true;
+        }
+        if self.core.watch.ambiguous.is_empty() {
+            return false;
+        }
+        let acquire = contract(record.call.routine);
+        let acquires = self.may_be(acquire);
+        row.fed_by.intersection(acquires) != RoutineSet::EMPTY
+    }
+
+    /// Whether the caller has another acquire open than this.
+    fn other_open(&self, context: &Context, record: Option<&Record>) -> bool {
+        let own = record.map_or(0, |record| record.call.sequence);
+        let thread = self.threads.get(&context.thread);
+        let processor = self.core.processors.get(context.processor as usize);
+        let of_thread = thread.map(|thread| &thread.open.0);
+        let of_processor = processor.map(|processor| &processor.open.0);
+        let lists = of_thread.into_iter().chain(of_processor);
+        lists
+            .flatten()
+            .any(|(open, target)| *target && open.call.sequence != own)
+    }
+}
+
+/// The routines that may call this one to do their work.
+fn callers(routine: Routine) -> RoutineSet {
+    CONTRACTS
+        .iter()
+        .filter(|row| row.may_call.contains(routine))
+        .map(|row| row.routine)
+        .collect()
+}
