@@ -79,9 +79,9 @@ impl Checker {
             self.core.statistics.holds_lost += gone;
             lock.contradicted |= gone > 0 && !lock.disturbed;
             lock.disturbed &= !lock.records.is_empty();
-            if lock.records.is_empty() && lock.target && !own {
-                lock.begin();
-            }
+        }
+        if lock.records.is_empty() && lock.target && !own {
+            lock.begin();
         }
         lock.target |= own;
     }

@@ -37,8 +37,8 @@ impl Checker {
         let Some(lock) = self.locks.at_mut(place) else {
             return Vec::new();
         };
-        if call.word == Some(0) && lock.records.is_empty() && !own {
-            // Nobody holds it, and another module uses it: its memory is the driver's under test no more.
+        if lock.records.is_empty() && !own {
+            // Nobody is known to hold it, and another module uses it: its memory is the driver's under test no more.
             lock.target = false;
         }
         lock.target |= own;

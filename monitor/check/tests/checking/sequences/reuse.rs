@@ -16,6 +16,21 @@ fn lock_in_memory_that_another_driver_has_now_is_that_drivers() {
 }
 
 #[test]
+fn lock_of_another_driver_that_is_first_seen_taken_is_that_drivers() {
+    let (they, others) = ((1, 2, 7, OTHER, stack(7)), (0, 0, 8, OTHER, stack(8)));
+    for acquires in [false, true] {
+        let mut s = Sequence::ready(&PAIR, true);
+        s.quiet(who(0, 0, 1), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(0));
+        s.quiet(who(0, 2, 1), R::KeReleaseSpinLock, LOCK, Some(1));
+        if acquires {
+            s.quiet(others, R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(1));
+        }
+        s.quiet(they, R::KeReleaseSpinLock, LOCK, Some(1));
+        assert_eq!(s.outcome(), Outcome::Completed);
+    }
+}
+
+#[test]
 fn pair_of_the_kernel_by_its_own_routines_is_no_wrong_routine() {
     let set = [
         R::KeAcquireSpinLockRaiseToDpc,
