@@ -28,7 +28,7 @@ impl Session {
         }
         let response = self.check(state, EventKind::LockCall(call));
         let (cookie, interest) = (state.sequence, response.interest);
-        if self.found(state, cpu, response) {
+        if self.found(state, cpu, &response) {
             return Action::Stop;
         }
         // A return that would only be useful is not worth a second exit on every call.
@@ -68,10 +68,10 @@ impl Session {
             context,
         };
         let response = self.check(state, EventKind::LockReturn(event));
-        self.resume_or_stop(state, cpu, response)
+        self.resume_or_stop(state, cpu, &response)
     }
 
-    fn resume_or_stop(&self, state: &mut State, cpu: &Recorder<'_>, response: Response) -> Action {
+    fn resume_or_stop(&self, state: &mut State, cpu: &Recorder<'_>, response: &Response) -> Action {
         if self.found(state, cpu, response) {
             Action::Stop
         } else {
@@ -91,7 +91,7 @@ impl Session {
                 irql: context.irql,
             };
             let response = self.check(state, kind);
-            return self.resume_or_stop(state, cpu, response);
+            return self.resume_or_stop(state, cpu, &response);
         }
         Action::Resume
     }
@@ -112,7 +112,7 @@ impl Session {
     }
 
     /// Notes what was found; says whether the machine is to stop for it.
-    fn found(&self, state: &mut State, cpu: &Recorder<'_>, response: Response) -> bool {
+    fn found(&self, state: &mut State, cpu: &Recorder<'_>, response: &Response) -> bool {
         if !response.findings().any(|found| found.first) {
             return false;
         }
