@@ -109,6 +109,7 @@ impl Checker {
                 && record.held_since.is_some()
                 && !record.over
                 && (!storport::may_be_none(&identity) || call.context.irql > DISPATCH_LEVEL)
+                && !(record.handle == 0 && matches!(identity, LockIdentity::StorPort { .. }))
         };
         let own = lock.and_then(|lock| lock.records.iter().rfind(held));
         let own = own.filter(|_| row.role == Role::Acquire && taking == Taking::Lock);

@@ -101,6 +101,10 @@ impl Checker {
     }
 
     fn mark_over(&mut self, ended: Ended) {
+        if self.locks.key_at(ended.0.place).is_some_and(may_be_none) {
+            // If it took nothing, a low IRQL does not end it.
+            return;
+        }
         let lock = self.locks.at_mut(ended.0.place);
         if let Some(record) = lock.and_then(|lock| lock.record(ended.0.call.sequence)) {
             record.over = true;
@@ -164,6 +168,7 @@ impl Checker {
 
     /// An acquire has come back with the lock on this processor. False if it is open no more.
     pub(crate) fn prove(&mut self, open: &Open, sequence: u64, processor: u32) -> bool {
+        let excludes = !self.locks.key_at(open.place).is_some_and(may_be_none);
         let Some(lock) = self.locks.at_mut(open.place) else {
             return false;
         };
@@ -173,7 +178,11 @@ impl Checker {
         record.held_since.get_or_insert(sequence);
         record.holder = processor;
         let proved = *record;
-        if lock.records.len() > 1 && contract(proved.call.routine).mode == Mode::Exclusive && !proved.maybe_converted {
+        if excludes
+            && lock.records.len() > 1
+            && contract(proved.call.routine).mode == Mode::Exclusive
+            && !proved.maybe_converted
+        {
             // Two cannot hold it: the other's hold has ended in a way that was not seen.
             let before = lock.records.len();
             lock.records.retain(|other| {
@@ -274,7 +283,8 @@ impl Checker {
             let counts = row.role == Role::Acquire
                 && !row.result.may_fail()
                 && !may_be_none(&identity)
-                && identity != LockIdentity::Cancel;
+                && identity != LockIdentity::Cancel
+                && !(record.handle == 0 && matches!(identity, LockIdentity::StorPort { .. }));
             if !counts || gap == Gap::Imported || !ordered {
                 continue;
             }

@@ -84,7 +84,21 @@ impl Checker {
             told: None,
         };
         let Some(binding) = binding else { return subject };
+        if binding.state != Bound::Open {
+            if let Some((lock, acquire)) = self.blind_acquire(named.unwrap_or(binding.lock), call) {
+                (subject.identity, subject.acquire) = (lock, Some(acquire));
+                return subject;
+            }
+        }
         match binding.state {
+            Bound::Refused
+                if operand
+                    .adapter()
+                    .is_some_and(|adapter| self.core.unreadable.contains(&adapter)) => {}
+            Bound::Over if matches!(named, Some(LockIdentity::Address(_))) => {
+                // The memory may be somebody else's handle now.
+                subject.identity = named.unwrap_or(unknown);
+            }
             Bound::Nothing => subject.told = Some(Pairing::TookNothing),
             Bound::Refused => subject.told = Some(Pairing::Refused(binding.acquire)),
             Bound::Over => {
@@ -106,6 +120,14 @@ impl Checker {
             }
         }
         subject
+    }
+
+    /// The caller's open acquire of a lock of the port driver whose handle argument could not be read.
+    fn blind_acquire(&self, lock: LockIdentity, call: &LockCall) -> Option<(LockIdentity, u64)> {
+        let mut records = self.locks.get(&lock)?.records.iter();
+        let blind = |record: &&Record| record.handle == 0 && record.owned_by(&call.context);
+        let record = records.rfind(blind)?;
+        matches!(call.operand, LockOperand::StorPortHandle { .. }).then_some((lock, record.call.sequence))
     }
 
     /// Whether the open acquire of a handle is one of the driver under test, and the caller's.
@@ -302,11 +324,14 @@ impl Checker {
             return false;
         }
         processor.releasing = None;
+        // The routine's own code makes that call, unless it is reached by a jump.
+        let driver = self.core.modules.is_declared_target(context.return_address);
         of == place
             && contract(outer.routine).may_call.contains(call.routine)
             && outer.context.thread == context.thread
             && outer.context.irql == context.irql
             && within(&outer, context, Some(call.routine))
+            && !(context.stack_pointer < outer.context.stack_pointer && driver)
             && outer.context.stack_pointer - context.stack_pointer <= SMALLEST_INTERRUPT
             && call.word != Some(0)
     }

@@ -8,8 +8,8 @@ use super::release::{Subject, other_holder};
 use super::state::{LockState, Record, fits};
 use super::storport;
 use crate::checker::Checker;
-use crate::contract::{CONTRACTS, Contract, LockClass, Role, Routine, RoutineSet, contract};
-use crate::event::{Context, LockCall};
+use crate::contract::{CONTRACTS, Contract, LockClass, Role, Routine, RoutineSet, SystemModule, contract};
+use crate::event::{Context, LockCall, LockOperand};
 use crate::finding::Shortfall;
 use crate::identity::LockIdentity;
 
@@ -79,7 +79,7 @@ impl Checker {
                 known: core.known_for(&call.context) && !lock.lost && !unreadable,
                 half_seen: !concerns_target,
                 released_before,
-                other_open: call.old_irql.is_some() && self.other_open(&call.context, record),
+                other_open: call.old_irql.is_some() && self.other_open(&call.context, record, place),
                 shortfall,
             }),
         }
@@ -126,7 +126,9 @@ impl Checker {
                 .union(acquires_of(identity))
                 .union(releases_of(identity));
         }
-        if matches!(pairing, Pairing::ChangedHandle(..) | Pairing::OtherHandle(_)) {
+        // Without a record or a word there is nothing but the absence of an acquire.
+        let blind = unmatched && word_missing;
+        if blind || matches!(pairing, Pairing::ChangedHandle(..) | Pairing::OtherHandle(_)) {
             needed = needed.union(row.fed_by);
         }
         let gap = core.gap(needed, lock.target);
@@ -136,7 +138,10 @@ impl Checker {
         );
         // Somebody of the same thread or processor has it, on another stack: that may be the caller after all.
         let doubtful = unmatched && lock.records.iter().any(|record| record.same_agent(&call.context));
-        shortfall.set(Shortfall::UNSEEN_HOLDER, doubtful);
+        shortfall.set(
+            Shortfall::UNSEEN_HOLDER,
+            doubtful || (blind && unread(row, call, identity)),
+        );
         shortfall
     }
 
@@ -154,7 +159,7 @@ impl Checker {
     }
 
     /// Whether the caller has another acquire open than this.
-    fn other_open(&self, context: &Context, record: Option<&Record>) -> bool {
+    fn other_open(&self, context: &Context, record: Option<&Record>, place: u32) -> bool {
         let own = record.map_or(0, |record| record.call.sequence);
         let thread = self.threads.get(&context.thread);
         let processor = self.core.processors.get(context.processor as usize);
@@ -163,8 +168,18 @@ impl Checker {
         let lists = of_thread.into_iter().chain(of_processor);
         lists
             .flatten()
-            .any(|(open, target)| *target && open.call.sequence != own)
+            // A helper may have taken it for the driver.
+            .any(|(open, _)| open.call.sequence != own && open.place != place)
     }
+}
+
+/// Whether a lock of the kernel's has no word only because that, or the handle in which some acquire has put its address,
+/// could not be read: anybody may hold it.
+fn unread(row: &Contract, call: &LockCall, identity: &LockIdentity) -> bool {
+    let expected = row.lock_word(&call.operand).is_some() && !storport::names_nothing(&call.operand);
+    let handle = matches!(call.operand, LockOperand::QueuedHandle { lock: None, .. });
+    let filled = !matches!(identity, LockIdentity::Handle(_));
+    call.word.is_none() && row.module == SystemModule::Ntoskrnl && (expected || (handle && filled))
 }
 
 /// The routines that may call this one to do their work.
