@@ -184,6 +184,9 @@ pub struct WatchInfo {
     pub routines: Vec<WatchedRoutine>,
     /// How they were chosen, in a sentence.
     pub summary: String,
+    /// Hits that were not judged.
+    #[serde(default)]
+    pub ignored: IgnoredHits,
     /// Lock routines the target imports that were not watched.
     pub gaps: Vec<WatchGap>,
     /// How a breakpoint is stepped over: `resume flag`, `emulate first` or `single step`.
@@ -196,11 +199,23 @@ pub struct WatchInfo {
     pub not_armed: Option<String>,
 }
 
+/// Hits of watched addresses that are no calls, or none of a guest that works; they are in no other number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IgnoredHits {
+    /// In user mode: a jump to the address of a routine, which faults before its first instruction.
+    pub user_mode: u64,
+    /// After the guest had recorded a bug check.
+    pub after_bug_check: u64,
+}
+
 /// A watched routine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchedRoutine {
     /// `module!routine`.
     pub routine: String,
+    /// Other lock routines that have the same address: one breakpoint sees them all.
+    #[serde(default)]
+    pub same_address: Vec<String>,
     /// Its address in the guest.
     pub address: u64,
     /// Why it was chosen.

@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use super::{DumpInfo, DumpedExport, EndOfRun, Frame, HistoryEntry, Report, Verdict, Violation, WatchInfo};
+use super::{
+    DumpInfo, DumpedExport, EndOfRun, Frame, HistoryEntry, IgnoredHits, Report, Verdict, Violation, WatchInfo,
+};
 
 /// Appends one line. Writing to a `String` cannot fail, so the result carries nothing.
 macro_rules! line {
@@ -250,10 +252,20 @@ fn watch_text(text: &mut String, watch: &WatchInfo) {
     }
     for (i, routine) in watch.routines.iter().enumerate() {
         let label = if i == 0 { "watched" } else { "" };
+        let names = [std::slice::from_ref(&routine.routine), &routine.same_address].concat();
         field(
             text,
             label,
-            &format!("{} at {:#x}: {}", routine.routine, routine.address, routine.reason),
+            &format!("{} at {:#x}: {}", names.join(", "), routine.address, routine.reason),
+        );
+    }
+    let ignored = watch.ignored;
+    if ignored != IgnoredHits::default() {
+        let (user, crashed) = (ignored.user_mode, ignored.after_bug_check);
+        field(
+            text,
+            "ignored",
+            &format!("{user} hits in user mode, {crashed} hits after the guest's bug check"),
         );
     }
     for gap in &watch.gaps {
@@ -370,7 +382,7 @@ const SHOWN_LINES: usize = 40;
 fn debug_text(text: &mut String, report: &Report) {
     let Some(log) = &report.debug_print else { return };
     if log.routines.is_empty() {
-        let none = "nothing: the watched routines need all debug registers";
+        let none = "nothing: the watched routines and their returns need all debug registers";
         return field(text, "debug print", none);
     }
     let (lines, kept) = (log.lines.len() as u64 + log.not_kept, log.lines.len());

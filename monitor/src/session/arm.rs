@@ -3,20 +3,21 @@
 //! Talks to the watch plan and to the target. It must not know what a hit means.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use storlock_check::contract::{CONTRACTS, SystemModule, contracts_of_export};
+use storlock_check::contract::RoutineSet;
 use storlock_check::event::{EventKind, WatchSet};
 
+use super::entries::{self, exported};
 use super::modules::ModuleId;
 use super::state::{Stage, State};
 use super::{Session, Watch};
 use crate::report::{ModuleInfo, WatchGap};
 use crate::target::recorder::Recorder;
 use crate::target::{GuestMemory, Hook, Interception};
-use crate::watch::{self, WatchPlan};
-use crate::windows::{Exports, Image, Import, Imports};
+use crate::watch::{self, PlanGap, WatchPlan};
+use crate::windows::{Image, Imports};
 
 /// What is known about whether the driver under test has run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,31 +47,35 @@ impl Session {
         state.target = Some(target);
         let found = self.target_imports(&*cpu, base, evidence);
         state.notes.extend(found.note);
-        let plan = match &found.imports {
-            Some(imports) => watch::plan(imports, self.config.hooks),
-            None => watch::plan_unknown(&exported(state, &*cpu), self.config.hooks),
+        let available = match &found.imports {
+            Some(_) => Vec::new(),
+            None => exported(state, &*cpu),
         };
-        let imports = found.imports.unwrap_or_default();
-        let watches = match resolve(state, cpu, &plan, (base, &imports)) {
-            Ok(watches) => watches,
+        let plan = |registers| match &found.imports {
+            Some(imports) => watch::plan(imports, registers),
+            None => watch::plan_unknown(&available, registers),
+        };
+        let no_imports = Imports::default();
+        let imports = found.imports.as_ref().unwrap_or(&no_imports);
+        let (plan, watches) = match self.entry_points(state, cpu, plan, (base, imports)) {
+            Ok(chosen) => chosen,
             Err(reason) => return state.fail(reason),
         };
         state.plan_summary.clone_from(&plan.summary);
-        state.gaps = plan
-            .gaps
-            .iter()
-            .map(|gap| WatchGap {
-                routine: gap.routine.clone(),
-                consequence: gap.consequence.clone(),
-            })
-            .collect();
+        // What shares its address with a watched routine is seen there.
+        let unseen = |gap: &&PlanGap| watches.iter().all(|watch| !watch.names.contains(&gap.routine));
+        let gaps = plan.gaps.iter().filter(unseen).map(|gap| WatchGap {
+            routine: gap.routine.clone(),
+            consequence: gap.consequence.clone(),
+        });
+        state.gaps = gaps.collect();
         let free = self.config.hooks.saturating_sub(watches.len());
-        let printers = self.printers(state, &imports, free);
+        let printers = self.printers(state, imports, free);
         let locks = watches.iter().map(|watch| watch.hook);
         let hooks: Vec<Hook> = locks.chain(printers.iter().map(|(hook, _)| *hook)).collect();
         // Those of before a reset are not set any more, but the report tells all hits.
         for old in self.watches.load().iter() {
-            if let Some(new) = watches.iter().find(|new| new.name == old.name) {
+            if let Some(new) = watches.iter().find(|new| new.names == old.names) {
                 new.hits.fetch_add(old.hits.load(Ordering::Relaxed), Ordering::Relaxed);
             }
         }
@@ -80,7 +85,7 @@ impl Session {
             return state.fail(error.to_string());
         }
         state.check_at_arming(&*cpu, evidence);
-        self.armed(state, &plan, evidence);
+        self.armed(state, plan.imported, evidence);
         let before = if evidence == Evidence::BeforeEntry {
             "before its DriverEntry"
         } else {
@@ -93,16 +98,18 @@ impl Session {
     }
 
     /// The breakpoints are in force on all processors.
-    fn armed(&self, state: &mut State, plan: &WatchPlan, evidence: Evidence) {
+    fn armed(&self, state: &mut State, imported: RoutineSet, evidence: Evidence) {
         state.stage = Stage::Armed;
         state.armed = Some(Instant::now());
         let modules: Vec<ModuleInfo> = state.modules.all().cloned().collect();
         for module in &modules {
             self.module_loaded(state, module);
         }
+        let watches = self.watches.load();
+        let rows = watches.iter().flat_map(|watch| &watch.rows);
         let set = WatchSet {
-            watched: plan.watched,
-            imported: plan.imported,
+            watched: rows.map(|row| row.routine).collect(),
+            imported,
             processors: self.config.processors,
             before_target: evidence == Evidence::BeforeEntry,
             closed: plan.closed,
@@ -122,6 +129,33 @@ pub(crate) struct TargetImports {
 }
 
 impl Session {
+    /// Chooses the exports to watch and finds them. Exports that share an address take one breakpoint together, so that
+    /// there may be room for more than the plan took the registers for.
+    fn entry_points(
+        &self,
+        state: &mut State,
+        cpu: &Recorder<'_>,
+        plan: impl Fn(usize) -> WatchPlan,
+        driver: (u64, &Imports),
+    ) -> Result<(WatchPlan, Vec<Watch>), String> {
+        let mut chosen = plan(self.config.hooks);
+        let mut found = entries::resolve(state, cpu, &chosen, driver)?;
+        for registers in self.config.hooks + 1..=2 * self.config.hooks {
+            let all = chosen.watches.len() + 1 < registers;
+            if all || found.watches.len() >= self.config.hooks {
+                break;
+            }
+            let wider = plan(registers);
+            let more = entries::resolve(state, cpu, &wider, driver)?;
+            if more.watches.len() > self.config.hooks {
+                break;
+            }
+            (chosen, found) = (wider, more);
+        }
+        state.notes.extend(found.notes);
+        Ok((chosen, found.watches))
+    }
+
     /// The imports of the driver under test at `base`: from the guest's memory, or from the driver's file if they are not
     /// there any more.
     pub(crate) fn target_imports(&self, memory: &impl GuestMemory, base: u64, evidence: Evidence) -> TargetImports {
@@ -156,102 +190,5 @@ impl Session {
             )),
             None => unknown(format!("{reason}; give the path of the driver's file by --driver")),
         }
-    }
-}
-
-/// The lock exports that the guest has.
-fn exported(state: &State, memory: &impl GuestMemory) -> Vec<(SystemModule, &'static str)> {
-    let kernel = state.kernel.as_ref();
-    let storport = exports_of(memory, state, SystemModule::Storport.file_name()).ok();
-    let is_there = |module, export: &str| match module {
-        SystemModule::Ntoskrnl => kernel.is_some_and(|kernel| kernel.address_of(export).is_some()),
-        SystemModule::Storport => storport
-            .as_ref()
-            .is_some_and(|(_, exports)| exports.rva(export).is_some()),
-    };
-    let rows = CONTRACTS.iter().map(|row| (row.module, row.export));
-    rows.filter(|(module, export)| is_there(*module, export)).collect()
-}
-
-/// Finds the planned exports in the guest, or what the imports of the driver at that base lead to in their place.
-fn resolve(
-    state: &mut State,
-    cpu: &Recorder<'_>,
-    plan: &WatchPlan,
-    (base, imports): (u64, &Imports),
-) -> Result<Vec<Watch>, String> {
-    let mut port_driver = None;
-    let mut watches = Vec::new();
-    for planned in &plan.watches {
-        let address = match planned.module {
-            SystemModule::Ntoskrnl => state
-                .kernel
-                .as_ref()
-                .and_then(|kernel| kernel.address_of(planned.export)),
-            SystemModule::Storport => {
-                if port_driver.is_none() {
-                    port_driver = Some(exports_of(cpu, state, SystemModule::Storport.file_name())?);
-                }
-                let (image, exports) = port_driver.as_ref().ok_or("no port driver")?;
-                exports.rva(planned.export).map(|rva| image.address(rva))
-            }
-        };
-        let name = export_name(planned.module, planned.export);
-        let address = address.ok_or_else(|| format!("the guest does not export {name}, which the driver imports"))?;
-        let mut reason = planned.reason.clone();
-        let mut place = address;
-        if let Some(linked) = linked_elsewhere(state, cpu, address, base, imports.get(planned.export)) {
-            let at = state.locate(cpu, linked, true);
-            let detour = format!("the driver's import of {name} leads to {at} in its place");
-            reason = format!("{reason}; {detour}, which is watched");
-            state.notes.push(format!(
-                "{detour}, as with Driver Verifier: calls by other modules are not seen there"
-            ));
-            place = linked;
-        }
-        let hook = state.new_hook(place);
-        watches.push(Watch {
-            hook,
-            name,
-            rows: contracts_of_export(planned.module, planned.export).collect(),
-            reason,
-            hits: AtomicU64::new(0),
-        });
-    }
-    Ok(watches)
-}
-
-/// Where a loaded driver's import leads if that is not the export: Driver Verifier replaces the imports of the drivers that
-/// it verifies by wrappers. Code of a known module only.
-fn linked_elsewhere(
-    state: &State,
-    memory: &impl GuestMemory,
-    export: u64,
-    base: u64,
-    import: Option<&Import>,
-) -> Option<u64> {
-    let slot = base.checked_add(u64::from(import?.slot))?;
-    let linked = memory.read_u64(slot).ok().filter(|&linked| linked != export)?;
-    let (module, _) = state.modules.find(linked)?;
-    let image = Image::read(memory, module.base).ok()?;
-    let section = image.section(image.rva(linked)?)?;
-    (section.is_executable() && !section.is_discardable()).then_some(linked)
-}
-
-fn exports_of(memory: &impl GuestMemory, state: &State, module: &str) -> Result<(Image, Exports), String> {
-    let (info, _) = state
-        .modules
-        .by_name(module)
-        .ok_or_else(|| format!("{module} is not loaded"))?;
-    let image = Image::read(memory, info.base).map_err(|error| format!("{module}: {error}"))?;
-    let exports = Exports::read(memory, &image).map_err(|error| format!("{module}: {error}"))?;
-    Ok((image, exports))
-}
-
-/// `nt!KeReleaseSpinLock`, `storport!StorPortNotification`.
-pub(crate) fn export_name(module: SystemModule, export: &str) -> String {
-    match module {
-        SystemModule::Ntoskrnl => format!("nt!{export}"),
-        SystemModule::Storport => format!("storport!{export}"),
     }
 }

@@ -1,7 +1,7 @@
 //! What drivers print for a debugger, taken at the entries of the printing routines: `storlock run --debug-print`.
 //!
-//! Uses debug registers that no watched routine needs; with none left there is no log, and the report says so. Talks to the
-//! formatter. It must not know what a line means.
+//! Uses debug registers that neither watched routines nor caught returns need: verdicts come before the log. With none left
+//! there is no log, and the report says so. Talks to the formatter. It must not know what a line means.
 
 use super::state::State;
 use super::{Recorder, Session};
@@ -10,11 +10,14 @@ use crate::target::{CpuState, Hook};
 use crate::windows::Imports;
 use crate::windows::debug_print::Printer;
 
+/// Debug registers that stay free for catching the return of a watched routine.
+const FOR_RETURNS: usize = 1;
 /// Lines that are kept; a guest can print for ever.
 const LINES: usize = 10_000;
 
 impl Session {
-    /// The printing routines to be watched with so many debug registers, those first that the driver under test imports.
+    /// The printing routines to be watched where the watched routines leave so many debug registers, those first that the
+    /// driver under test imports.
     pub(crate) fn printers(&self, state: &mut State, imports: &Imports, free: usize) -> Vec<(Hook, Printer)> {
         if !self.config.debug_print {
             return Vec::new();
@@ -25,7 +28,7 @@ impl Session {
             let address = state.kernel.as_ref()?.address_of(printer.export())?;
             Some((printer, address))
         });
-        let chosen: Vec<_> = exported.take(free).collect();
+        let chosen: Vec<_> = exported.take(free.saturating_sub(FOR_RETURNS)).collect();
         state.debug_print.routines = chosen
             .iter()
             .map(|(printer, _)| format!("nt!{}", printer.export()))

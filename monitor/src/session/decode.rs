@@ -29,16 +29,38 @@ pub(crate) fn context(cpu: &(impl CpuState + ?Sized)) -> Context {
     }
 }
 
-/// The call of one of `rows`, without its lock word, which share an export; `None` if the multiplexed export was called for something else or
-/// an operand without which nothing can be said is not readable.
+/// A call and its row of the contract table.
+pub(crate) type Decoded = (LockCall, &'static Contract);
+
+/// The call at the first instruction of the routines `rows`, without its lock word. `None`: a multiplexed export was called
+/// for something else, or an operand is not readable without which nothing can be said.
 pub(crate) fn lock_call(
     cpu: &(impl CpuState + ?Sized),
     rows: &[&'static Contract],
     context: Context,
-) -> Option<(LockCall, &'static Contract)> {
+) -> Option<Decoded> {
+    lock_calls(cpu, rows, context).next()
+}
+
+/// Every call that this can be: more than one where several routines have one address.
+pub(crate) fn lock_calls<'a>(
+    cpu: &'a (impl CpuState + ?Sized),
+    rows: &'a [&'static Contract],
+    context: Context,
+) -> impl Iterator<Item = Decoded> + 'a {
     let registers = cpu.registers();
-    let read = |place| argument(cpu, &registers, place);
-    let row = *rows.iter().find(|row| row.selected(read))?;
+    rows.iter()
+        .filter(move |row| row.selected(|place| argument(cpu, &registers, place)))
+        .filter_map(move |row| decode(cpu, &registers, row, context))
+}
+
+fn decode(
+    cpu: &(impl CpuState + ?Sized),
+    registers: &Registers,
+    row: &'static Contract,
+    context: Context,
+) -> Option<Decoded> {
+    let read = |place| argument(cpu, registers, place);
     let mut operand = row.decode(read)?;
     let named = Contract::handle_lock_field(&operand).and_then(|field| read_quadword(cpu, field));
     if let LockOperand::QueuedHandle { lock, .. } | LockOperand::StorPortHandle { lock, .. } = &mut operand {

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
+use storlock_check::event::Context;
 use storlock_check::rules::Verdict;
 use storlock_check::trace::EndMark;
 
@@ -21,6 +22,8 @@ use crate::target::{CpuState, GuestMemory};
 
 /// The exported record of a bug check: code and four parameters.
 const BUG_CHECK_DATA: &str = "KiBugCheckData";
+/// The highest IRQL: a bug check runs at it.
+const HIGH_LEVEL: u8 = 15;
 
 impl Session {
     /// A processor of the stopped machine.
@@ -183,13 +186,15 @@ impl Session {
     fn watch_info(&self, state: &State) -> WatchInfo {
         let watches = self.watches.load();
         let routines = watches.iter().map(|watch| WatchedRoutine {
-            routine: watch.name.clone(),
+            routine: watch.names.first().cloned().unwrap_or_default(),
+            same_address: watch.names.get(1..).unwrap_or_default().to_vec(),
             address: watch.hook.address,
             reason: watch.reason.clone(),
             hits: watch.hits.load(Ordering::Relaxed),
         });
         WatchInfo {
             routines: routines.collect(),
+            ignored: state.ignored,
             gaps: state.gaps.clone(),
             summary: state.plan_summary.clone(),
             step_over: self.config.step_over.clone(),
@@ -201,6 +206,23 @@ impl Session {
 }
 
 impl State {
+    /// Whether what a processor does is of no interest: it runs for a guest that has crashed, where whoever writes the dump
+    /// takes locks without regard to their holders.
+    ///
+    /// A bug check raises the IRQL of its processor to `HIGH_LEVEL` and freezes the others, so that only a hit at that level,
+    /// which is rare, costs a guest read.
+    pub(crate) fn concerns_nobody(&mut self, memory: &impl GuestMemory, context: &Context) -> bool {
+        if !self.bug_checked && context.irql == HIGH_LEVEL && matches!(self.stage, Stage::Armed) {
+            self.bug_checked = self.bug_check_code(memory).is_some();
+        }
+        self.bug_checked
+    }
+
+    fn bug_check_code(&self, memory: &impl GuestMemory) -> Option<u64> {
+        let address = self.kernel.as_ref()?.address_of(BUG_CHECK_DATA)?;
+        memory.read_u64(address).ok().filter(|&code| code != 0)
+    }
+
     fn read_bug_check(&self, memory: &impl GuestMemory) -> Option<BugCheck> {
         let address = self.kernel.as_ref()?.address_of(BUG_CHECK_DATA)?;
         let field = |index: u64| memory.read_u64(address.checked_add(index * 8)?).ok();

@@ -8,7 +8,8 @@
 use storlock_check::event::{EventKind, Module, WatchSet};
 
 use super::Session;
-use super::arm::{Evidence, export_name};
+use super::arm::Evidence;
+use super::entries::export_name;
 use super::state::{Stage, State};
 use crate::report::{ModuleInfo, WatchGap};
 use crate::target::GuestMemory;
@@ -86,7 +87,7 @@ impl Session {
         let watched = self.watches.load();
         for planned in &plan.watches {
             let routine = export_name(planned.module, planned.export);
-            let known = watched.iter().any(|watch| watch.name == routine)
+            let known = watched.iter().any(|watch| watch.names.contains(&routine))
                 || state.gaps.iter().any(|gap| gap.routine == routine);
             if !known {
                 state.gaps.push(WatchGap {

@@ -204,9 +204,9 @@ fn hits(watches: &[Watch]) -> Result<String, String> {
     let never: Vec<_> = watches
         .iter()
         .filter(|watch| watch.hits.load(Ordering::Relaxed) == 0)
-        .map(|watch| watch.name.as_str())
+        .flat_map(|watch| watch.names.iter().map(String::as_str))
         .collect();
-    if watches.is_empty() || never.len() == watches.len() {
+    if watches.iter().all(|watch| watch.hits.load(Ordering::Relaxed) == 0) {
         Err("no watched routine was ever reached".to_owned())
     } else if never.is_empty() {
         Ok("every watched routine was reached".to_owned())

@@ -1,10 +1,13 @@
 //! What a session does with a decoded hit, under its lock.
 
+use std::cmp::Reverse;
+
 use storlock_check::checker::{Found, Response, ReturnInterest};
-use storlock_check::contract::Contract;
+use storlock_check::contract::{Contract, Role};
 use storlock_check::event::{Context, DISPATCH_LEVEL, Event, EventKind, LockCall, LockReturn, Order};
 
 use super::Session;
+use super::decode;
 use super::modules::ModuleId;
 use super::state::{OpenReturn, Stage, State};
 use crate::target::recorder::Recorder;
@@ -153,6 +156,31 @@ impl Session {
 }
 
 impl State {
+    /// Which of the routines that share an address was called: the one that the checker's records and the IRQL speak for,
+    /// among equals the first of the table. `first` is what the call is if it can be but one.
+    pub(crate) fn called_routine(
+        &self,
+        cpu: &Recorder<'_>,
+        rows: &[&'static Contract],
+        first: decode::Decoded,
+    ) -> decode::Decoded {
+        // The rows of a multiplexed export are told apart by an argument.
+        if rows.len() == 1 || first.1.selector.is_some() {
+            return first;
+        }
+        let fitness = |(call, row): &decode::Decoded| {
+            let legal = (row.irql.min..=row.irql.max).contains(&call.context.irql);
+            match row.role {
+                Role::Release if self.checker.ends_an_acquire(call) => 3,
+                Role::Release => u8::from(legal),
+                _ => 1 + u8::from(legal),
+            }
+        };
+        decode::lock_calls(cpu, rows, first.0.context)
+            .min_by_key(|call| Reverse(fitness(call)))
+            .unwrap_or(first)
+    }
+
     /// Counts a hit; false if the breakpoints are not in force, as when arming failed half-way.
     fn hit(&mut self, context: &Context, row: Option<&'static Contract>) -> bool {
         if !matches!(self.stage, Stage::Armed) {

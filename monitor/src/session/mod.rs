@@ -14,6 +14,7 @@ mod debug_print;
 pub mod debugger;
 mod decode;
 mod discovery;
+mod entries;
 mod exports;
 mod findings;
 mod finish;
@@ -53,13 +54,17 @@ use crate::windows::debug_print::Printer;
 const LOOKS: u32 = 500;
 const LONGEST_PAUSE: u32 = 64;
 
+/// Privilege level of the kernel. Code of any other may jump to a kernel address, too: the breakpoint comes before the page
+/// fault (Intel SDM volume 3, 6.9), but nothing is called.
+const KERNEL_MODE: u8 = 0;
+
 /// A watched export.
 #[derive(Debug)]
 pub(crate) struct Watch {
     pub(crate) hook: Hook,
-    /// `module!export`.
-    pub(crate) name: String,
-    /// The routines behind the export.
+    /// `module!export`: the planned one, then those that share the address.
+    pub(crate) names: Vec<String>,
+    /// The routines behind the address, by whatever exported name.
     pub(crate) rows: Vec<&'static Contract>,
     /// Why it was chosen.
     pub(crate) reason: String,
@@ -137,7 +142,11 @@ impl Session {
                 let context = decode::context(&cpu);
                 let value = cpu.registers().rax() as u32;
                 let mut state = self.lock();
-                let action = self.returned(&mut state, &cpu, context, value, cookie);
+                let action = if state.concerns_nobody(&cpu, &context) {
+                    Action::Resume
+                } else {
+                    self.returned(&mut state, &cpu, context, value, cookie)
+                };
                 self.record(cpu, state);
                 action
             }
@@ -145,6 +154,12 @@ impl Session {
     }
 
     fn hook(&self, mut cpu: Recorder<'_>, id: u32) -> Action {
+        if cpu.special().cpl != KERNEL_MODE {
+            let mut state = self.lock();
+            state.ignored.user_mode += 1;
+            self.record(cpu, state);
+            return Action::Resume;
+        }
         let watches = self.watches.load();
         let Some(watch) = watches.iter().find(|watch| watch.hook.id == id) else {
             let mut state = self.lock();
@@ -166,7 +181,11 @@ impl Session {
         let call = decode::lock_call(&cpu, &watch.rows, context);
         let mut state = self.lock();
         state.check_at_hit(&cpu);
-        let action = if let Some((mut call, row)) = call {
+        let action = if state.concerns_nobody(&cpu, &context) {
+            state.ignored.after_bug_check += 1;
+            Action::Resume
+        } else if let Some(decoded) = call {
+            let (mut call, row) = state.called_routine(&cpu, &watch.rows, decoded);
             call.word = decode::lock_word(&cpu, row, &call.operand);
             self.called(&mut state, &cpu, call, row)
         } else {

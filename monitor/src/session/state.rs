@@ -13,7 +13,7 @@ use super::debugger::Stops;
 use super::findings::Findings;
 use super::guest_check::GuestChecks;
 use super::modules::{ModuleId, ModuleMap};
-use crate::report::{BugCheck, DebugPrint, DumpedExport, ModuleInfo, WatchGap};
+use crate::report::{BugCheck, DebugPrint, DumpedExport, IgnoredHits, ModuleInfo, WatchGap};
 use crate::target::Hook;
 use crate::windows::{Kernel, Modules, SymbolTable};
 
@@ -74,6 +74,9 @@ pub(crate) struct State {
     pub(crate) stops: Stops,
     pub(crate) hits: u64,
     pub(crate) target_hits: u64,
+    pub(crate) ignored: IgnoredHits,
+    /// The guest has recorded a bug check: what runs since takes its locks by force.
+    pub(crate) bug_checked: bool,
     /// Bit n: processor n was seen below DISPATCH_LEVEL since arming.
     pub(crate) seen_low: u64,
     pub(crate) returns: VecDeque<OpenReturn>,
@@ -114,6 +117,8 @@ impl State {
             stops: Stops::default(),
             hits: 0,
             target_hits: 0,
+            ignored: IgnoredHits::default(),
+            bug_checked: false,
             seen_low: 0,
             returns: VecDeque::new(),
             exports: exports

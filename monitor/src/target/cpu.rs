@@ -120,8 +120,12 @@ pub trait CpuState: GuestMemory {
 
 /// Changes what is intercepted, from the thread of a stopped processor.
 pub trait Interception {
-    /// Replaces all hooks on all processors. Returns when every processor has acknowledged: others may run into the
-    /// new hooks before that, and wait in them, so the caller must hold no lock that a hit needs.
+    /// Replaces all hooks on all processors. Returns when no processor executes guest code under the old set.
+    ///
+    /// An implementation waits for the other processors to leave the guest, never for a hit to be answered: another
+    /// processor may run into a new hook before this returns, and wait in its handler for a lock that the caller holds.
+    /// So the caller may hold the lock that hits need, and does, to order the hits behind the change. It must hold no
+    /// lock for which a processor waits in the middle of an instruction (a device's): that one does not leave the guest.
     ///
     /// # Errors
     /// [`ArmError`] if there are too many hooks or a processor cannot take them; what is set then is unspecified.

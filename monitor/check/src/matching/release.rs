@@ -1,7 +1,7 @@
 //! Releases: which lock, which acquire, and what is known when they are entered.
 
 use super::facts::{Fact, Facts, Pairing, ReleaseFacts, Site};
-use super::state::{Binding, Bound, LockState, Record, SMALLEST_INTERRUPT, within};
+use super::state::{Binding, Bound, LockState, Record, SMALLEST_INTERRUPT, fits, within};
 use super::storport;
 use crate::checker::Checker;
 use crate::contract::{Contract, LockClass, Mode, Role, Routine, RoutineSet, SystemModule, contract};
@@ -60,6 +60,19 @@ impl Checker {
         let found = self.judge(&facts, place, record.as_ref());
         self.conclude(site, call, &facts, place, record.as_ref(), &found);
         found
+    }
+
+    /// Whether this release is of the kind that an open acquire of its caller asks for. Changes nothing: for telling apart
+    /// routines that share their code.
+    #[must_use]
+    pub fn ends_an_acquire(&self, call: &LockCall) -> bool {
+        let subject = self.subject(call);
+        let lock = self.locks.get(&subject.identity);
+        lock.is_some_and(|lock| {
+            let record = self.find_record(lock, &subject, contract(call.routine), &call.context);
+            let record = record.and_then(|index| lock.records.get(index));
+            record.is_some_and(|record| fits(RoutineSet::of(&[call.routine]), record))
+        })
     }
 
     /// Finds the lock of a release.

@@ -1,0 +1,190 @@
+//! From exported names to breakpoints: where the planned exports are in the guest, one breakpoint an address.
+//!
+//! Talks to the watch plan and to the readers of Windows structures. It must not know what a hit means. Windows has exports
+//! that are one piece of code: two names for a routine, or routines that the linker found to be alike.
+
+use std::sync::atomic::AtomicU64;
+
+use storlock_check::contract::{CONTRACTS, Contract, SystemModule, contracts_of_export};
+
+use super::Watch;
+use super::state::State;
+use crate::target::GuestMemory;
+use crate::target::recorder::Recorder;
+use crate::watch::WatchPlan;
+use crate::windows::{Exports, Image, Import, Imports};
+
+/// The lock exports that the guest has.
+pub(crate) fn exported(state: &State, memory: &impl GuestMemory) -> Vec<(SystemModule, &'static str)> {
+    let kernel = state.kernel.as_ref();
+    let storport = exports_of(memory, state, SystemModule::Storport.file_name()).ok();
+    let is_there = |module, export: &str| match module {
+        SystemModule::Ntoskrnl => kernel.is_some_and(|kernel| kernel.address_of(export).is_some()),
+        SystemModule::Storport => storport
+            .as_ref()
+            .is_some_and(|(_, exports)| exports.rva(export).is_some()),
+    };
+    let rows = CONTRACTS.iter().map(|row| (row.module, row.export));
+    rows.filter(|(module, export)| is_there(*module, export)).collect()
+}
+
+/// The breakpoints of a plan.
+pub(crate) struct Entries {
+    /// One an address.
+    pub(crate) watches: Vec<Watch>,
+    /// What there is to say about where they are.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Finds the planned exports in the guest, or what the imports of the driver at that base lead to in their place.
+///
+/// # Errors
+/// If the guest does not export one of them, in a sentence.
+pub(crate) fn resolve(
+    state: &mut State,
+    cpu: &Recorder<'_>,
+    plan: &WatchPlan,
+    (base, imports): (u64, &Imports),
+) -> Result<Entries, String> {
+    let mut port_driver = PortDriver::default();
+    let mut entries = Entries {
+        watches: Vec::new(),
+        notes: Vec::new(),
+    };
+    for planned in &plan.watches {
+        let name = export_name(planned.module, planned.export);
+        let address = port_driver.address_of(state, cpu, planned.module, planned.export)?;
+        let address = address.ok_or_else(|| format!("the guest does not export {name}, which the driver imports"))?;
+        let mut reason = planned.reason.clone();
+        let linked = linked_elsewhere(state, cpu, address, base, imports.get(planned.export));
+        let rows = match linked {
+            None => port_driver.rows_at(state, cpu, planned.module, address)?,
+            Some(linked) => {
+                let at = state.locate(cpu, linked, true);
+                let detour = format!("the driver's import of {name} leads to {at} in its place");
+                reason = format!("{reason}; {detour}, which is watched");
+                entries.notes.push(format!(
+                    "{detour}, as with Driver Verifier: calls by other modules are not seen there"
+                ));
+                contracts_of_export(planned.module, planned.export).collect()
+            }
+        };
+        entries.add(state, linked.unwrap_or(address), name, reason, rows);
+    }
+    Ok(entries)
+}
+
+impl Entries {
+    /// Adds a breakpoint, or what else is to be seen at one that is there.
+    fn add(&mut self, state: &mut State, address: u64, name: String, reason: String, rows: Vec<&'static Contract>) {
+        let Some(known) = self.watches.iter_mut().find(|watch| watch.hook.address == address) else {
+            let mut watch = Watch {
+                hook: state.new_hook(address),
+                names: vec![name],
+                rows,
+                reason,
+                hits: AtomicU64::new(0),
+            };
+            let names: Vec<_> = watch
+                .rows
+                .iter()
+                .map(|row| export_name(row.module, row.export))
+                .collect();
+            watch.add_names(names);
+            return self.watches.push(watch);
+        };
+        known.reason = format!("{}; {reason}", known.reason);
+        known.add_names([name]);
+        for row in rows {
+            if known.rows.iter().all(|seen| seen.routine != row.routine) {
+                known.rows.push(row);
+            }
+        }
+    }
+}
+
+impl Watch {
+    fn add_names(&mut self, names: impl IntoIterator<Item = String>) {
+        for name in names {
+            if !self.names.contains(&name) {
+                self.names.push(name);
+            }
+        }
+    }
+}
+
+/// The exports of the port driver, once they are asked for.
+#[derive(Default)]
+struct PortDriver(Option<(Image, Exports)>);
+
+impl PortDriver {
+    /// Where an export of the kernel or of the port driver is.
+    fn address_of(
+        &mut self,
+        state: &State,
+        memory: &impl GuestMemory,
+        module: SystemModule,
+        export: &str,
+    ) -> Result<Option<u64>, String> {
+        if module == SystemModule::Ntoskrnl {
+            return Ok(state.kernel.as_ref().and_then(|kernel| kernel.address_of(export)));
+        }
+        if self.0.is_none() {
+            self.0 = Some(exports_of(memory, state, SystemModule::Storport.file_name())?);
+        }
+        let (image, exports) = self.0.as_ref().ok_or("no port driver")?;
+        Ok(exports.rva(export).map(|rva| image.address(rva)))
+    }
+
+    /// Every routine of the contract table that this module exports at this address.
+    fn rows_at(
+        &mut self,
+        state: &State,
+        memory: &impl GuestMemory,
+        module: SystemModule,
+        address: u64,
+    ) -> Result<Vec<&'static Contract>, String> {
+        let mut rows = Vec::new();
+        for row in CONTRACTS.iter().filter(|row| row.module == module) {
+            if self.address_of(state, memory, module, row.export)? == Some(address) {
+                rows.push(row);
+            }
+        }
+        Ok(rows)
+    }
+}
+
+/// Where a loaded driver's import leads if that is not the export: Driver Verifier replaces the imports of the drivers that
+/// it verifies by wrappers. Code of a known module only.
+fn linked_elsewhere(
+    state: &State,
+    memory: &impl GuestMemory,
+    export: u64,
+    base: u64,
+    import: Option<&Import>,
+) -> Option<u64> {
+    let slot = base.checked_add(u64::from(import?.slot))?;
+    let linked = memory.read_u64(slot).ok().filter(|&linked| linked != export)?;
+    let (module, _) = state.modules.find(linked)?;
+    let image = Image::read(memory, module.base).ok()?;
+    let section = image.section(image.rva(linked)?)?;
+    (section.is_executable() && !section.is_discardable()).then_some(linked)
+}
+
+fn exports_of(memory: &impl GuestMemory, state: &State, module: &str) -> Result<(Image, Exports), String> {
+    let (info, _) = state
+        .modules
+        .by_name(module)
+        .ok_or_else(|| format!("{module} is not loaded"))?;
+    let image = Image::read(memory, info.base).map_err(|error| format!("{module}: {error}"))?;
+    let exports = Exports::read(memory, &image).map_err(|error| format!("{module}: {error}"))?;
+    Ok((image, exports))
+}
+
+/// `nt!KeReleaseSpinLock`, `storport!StorPortNotification`.
+pub(crate) fn export_name(module: SystemModule, export: &str) -> String {
+    match module {
+        SystemModule::Ntoskrnl => format!("nt!{export}"),
+        SystemModule::Storport => format!("storport!{export}"),
+    }
+}

@@ -1,0 +1,188 @@
+//! Guests in which a hit is not what it seems: user mode, a crash, a reset, routines that share an address.
+
+use super::*;
+
+/// A guest that is watched and has made one good pair of calls.
+fn watched(session: &Session) -> Fake {
+    let mut guest = Fake::new();
+    guest.boot_and_arm(session);
+    guest.pair(session, DRIVER);
+    guest
+}
+
+impl Fake {
+    /// One good pair of calls by the driver at this address.
+    fn pair(&mut self, session: &Session, base: u64) {
+        self.call_from(session, ACQUIRE, base + 0x1100, 0, 0);
+        self.call_from(session, RELEASE, base + 0x1110, 2, 1);
+    }
+}
+
+#[test]
+fn a_jump_from_user_mode_to_a_routine_is_no_call() {
+    let session = Session::new(config(), None, None);
+    let mut guest = watched(&session);
+    guest.special.cpl = 3;
+    guest.special.gs_base = 0x7ff0_0000;
+    let reads = guest.space.borrow().reads.get();
+    guest.call_from(&session, RELEASE, 0x7ff6_0000_1000, 0, 0);
+    assert_eq!(guest.space.borrow().reads.get(), reads);
+    let report = session.report(&power_off());
+    assert_eq!(report.outcome, Outcome::Completed, "{:?}", report.violations);
+    assert_eq!((report.watch.ignored.user_mode, report.cost.hits), (1, 2));
+    assert_eq!(report.watch.routines[1].hits, 1);
+}
+
+#[test]
+fn a_guest_that_has_crashed_is_not_judged() {
+    const HIGH_LEVEL: u64 = 15;
+    let session = Session::new(config(), None, None);
+    let mut guest = watched(&session);
+    // High, but alive: judged.
+    guest.call(&session, ACQUIRE, 0x1100, HIGH_LEVEL, 0);
+    guest.call(&session, RELEASE, 0x1110, HIGH_LEVEL, 1);
+    let before = session.report(&power_off());
+    guest
+        .space
+        .borrow_mut()
+        .write_u64(KERNEL + u64::from(list_rva()) + 0x20, 0xd1);
+    guest.call(&session, RELEASE, 0x1120, HIGH_LEVEL, 0);
+    // Whatever runs afterwards belongs to the crash.
+    guest.call(&session, RELEASE, 0x1120, 2, 0);
+    session.look(&mut guest);
+    let report = session.report(&End {
+        kind: EndKind::Reset,
+        ..End::default()
+    });
+    assert_eq!(report.violations, before.violations);
+    assert_eq!((report.watch.ignored.after_bug_check, report.cost.hits), (2, 4));
+    assert_eq!(report.exit_code, 3);
+}
+
+#[test]
+fn after_a_reset_the_drivers_old_place_is_anybodys() {
+    let session = Session::new(config(), None, None);
+    let mut guest = watched(&session);
+    session.handle(&mut guest, StopReason::Reset);
+    guest.boot(&session);
+    driver(AGAIN, &PAIR).map(&mut guest.space.borrow_mut());
+    guest.load_driver_at(AGAIN, 0xffff_9000_0003_4000);
+    for offset in [0x18, 0x58] {
+        let start = AGAIN + if offset == 0x58 { 0x1000 } else { 0 };
+        guest.space.borrow_mut().write_u64(OBJECT + offset, start);
+    }
+    guest.registers.gpr[1] = OBJECT;
+    guest.hit(&session, INSERT);
+    guest.pair(&session, AGAIN);
+    // Somebody else's code, and a lock of its own.
+    guest.space.borrow_mut().write_u64(STACK, DRIVER + 0x1120);
+    guest.space.borrow_mut().write_u64(LOCK + 0x100, 0);
+    (guest.registers.gpr[1], guest.special.cr8) = (LOCK + 0x100, 2);
+    guest.hit(&session, RELEASE);
+    let report = session.report(&power_off());
+    assert_eq!(report.target.as_ref().unwrap().base, AGAIN);
+    assert_eq!(report.outcome, Outcome::Completed, "{:#?}", report.violations);
+    assert!(report.violations.iter().all(|found| !found.concerns_target));
+}
+
+/// A guest whose kernel exports these lock routines at these places, watched with so many debug registers.
+fn exporting(hooks: usize, exports: &[(&str, u32)]) -> (Session, Fake) {
+    let session = Session::new(Config { hooks, ..config() }, None, None);
+    let mut guest = Fake::new();
+    let mut image = PeBuilder::new(KERNEL);
+    image.section(".text", CODE, vec![0x90; 0x1000]);
+    image.section(".data", DATA, vec![0; 0x100]);
+    let fixed = [
+        ("ObInsertObject", INSERT),
+        ("KiBugCheckData", list_rva() + 0x20),
+        ("PsLoadedModuleList", list_rva()),
+    ];
+    let all = exports.iter().chain(&fixed).map(|&(name, rva)| (name, Ok(rva)));
+    image.exports("ntoskrnl.exe", &all.collect::<Vec<_>>());
+    image.map(&mut guest.space.borrow_mut());
+    let names: Vec<&str> = exports.iter().map(|(name, _)| *name).collect();
+    driver(DRIVER, &names).map(&mut guest.space.borrow_mut());
+    guest.boot_and_arm(&session);
+    (session, guest)
+}
+
+const ACQUIRE_AT_DPC: u32 = ACQUIRE + 0x10;
+const SHARED: [(&str, u32); 4] = [
+    ("KeAcquireSpinLockRaiseToDpc", ACQUIRE),
+    ("KeAcquireSpinLockAtDpcLevel", ACQUIRE_AT_DPC),
+    ("KeReleaseSpinLock", RELEASE),
+    ("KeReleaseSpinLockFromDpcLevel", RELEASE),
+];
+
+#[test]
+fn a_release_at_a_shared_address_is_the_one_that_its_acquire_asks_for() {
+    let (session, mut guest) = exporting(4, &SHARED);
+    let mut addresses: Vec<u64> = guest.hooks.iter().map(|hook| hook.address).collect();
+    addresses.dedup();
+    assert_eq!(addresses.len(), guest.hooks.len(), "{:?}", guest.hooks);
+    for (acquire, irql) in [(ACQUIRE_AT_DPC, 2), (ACQUIRE, 0), (ACQUIRE_AT_DPC, 2)] {
+        guest.call(&session, acquire, 0x1100, irql, 0);
+        guest.call(&session, RELEASE, 0x1110, 2, 1);
+    }
+    let report = session.report(&power_off());
+    assert_eq!(report.outcome, Outcome::Completed, "{:#?}", report.violations);
+    assert!(report.violations.is_empty());
+    let calls = |name: &str| -> u64 {
+        let calls = report.calls.iter().filter(|call| call.routine.ends_with(name));
+        calls.map(|call| call.calls).sum()
+    };
+    assert_eq!((calls("!KeReleaseSpinLock"), calls("FromDpcLevel")), (1, 2));
+    let shared = report.watch.routines.iter().find(|watched| watched.hits == 3).unwrap();
+    assert_eq!(shared.same_address, ["nt!KeReleaseSpinLockFromDpcLevel"]);
+    // And one too many is one too many.
+    guest.call(&session, RELEASE, 0x1120, 2, 0);
+    assert_eq!(session.report(&power_off()).outcome, Outcome::Defect);
+}
+
+#[test]
+fn what_another_module_calls_at_a_shared_address_is_known_too() {
+    // The driver imports one name only; the other one's rows are seen at the same breakpoint.
+    let session = Session::new(config(), None, None);
+    let (_, template) = exporting(4, &SHARED);
+    let mut guest = Fake {
+        hooks: Vec::new(),
+        ..template
+    };
+    driver(DRIVER, &["KeAcquireSpinLockAtDpcLevel", "KeReleaseSpinLock"]).map(&mut guest.space.borrow_mut());
+    guest.boot_and_arm(&session);
+    guest.call(&session, ACQUIRE_AT_DPC, 0x1100, 2, 0);
+    guest.call(&session, RELEASE, 0x1110, 2, 1);
+    assert!(session.report(&power_off()).violations.is_empty());
+}
+
+#[test]
+fn a_register_that_a_shared_address_spares_is_used_for_another_routine() {
+    let (session, guest) = exporting(3, &SHARED);
+    assert_eq!(guest.hooks.len(), 3);
+    let report = session.report(&power_off());
+    assert!(report.watch.gaps.is_empty(), "{:?}", report.watch.gaps);
+    let (session, guest) = exporting(2, &SHARED);
+    assert_eq!(guest.hooks.len(), 2);
+    assert_eq!(session.report(&power_off()).watch.gaps.len(), 1);
+}
+
+#[test]
+fn printing_routines_leave_a_register_for_caught_returns() {
+    for (debug_print, hooks, logs) in [(false, 3, false), (true, 3, false), (true, 4, true)] {
+        let session = Session::new(
+            Config {
+                debug_print,
+                hooks,
+                ..config()
+            },
+            None,
+            None,
+        );
+        let mut guest = Fake::new();
+        driver(DRIVER, &[PAIR[0], PAIR[1], "DbgPrint"]).map(&mut guest.space.borrow_mut());
+        guest.boot_and_arm(&session);
+        assert!(session.can_catch(), "{debug_print}, {hooks}");
+        let log = session.report(&power_off()).debug_print;
+        assert_eq!(log.is_some_and(|log| !log.routines.is_empty()), logs);
+    }
+}
