@@ -17,12 +17,7 @@ const META: Meta = Meta {
            since.",
     source: "devtest/storport-cancelspinlock; wdm/nf-wdm-ioreleasecancelspinlock",
     verdicts: &[Verdict::Semantic, Verdict::Suspect],
-    causes: &[
-        Cause::ReleaseWithoutAcquire,
-        Cause::ReleasedTwice,
-        Cause::OtherLock,
-        Cause::WrongOwner,
-    ],
+    causes: &[Cause::ReleaseWithoutAcquire, Cause::ReleasedTwice, Cause::WrongOwner],
 };
 
 impl Rule for CancelSpinLock {
