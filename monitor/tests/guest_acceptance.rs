@@ -18,8 +18,8 @@ use std::time::Instant;
 
 use serde_json::Value;
 use support::{
-    BUGS, Run, assert_counts_agree, assert_found_once_at_its_place, assert_nothing_found, command, events, finish,
-    images, run, run_counted,
+    BUGS, Run, assert_counts_agree, assert_found_once_at_its_place, assert_nothing_found,
+    assert_same_wherever_it_was_loaded, command, events, finish, images, run, run_counted, signature,
 };
 
 /// Whether this ground has the speed for the large numbers; if not, says what is not asked for.
@@ -270,9 +270,11 @@ fn guest_every_bug_is_found_with_every_seed() {
     };
     for bug in BUGS {
         let mut places = BTreeMap::<String, u32>::new();
+        let mut signatures = Vec::new();
         for seed in 1..=10_u64 {
             let run = run(bug.0, &["--seed", &seed.to_string(), "--append", settings]);
             assert_found_once_at_its_place(&bug, &run);
+            signatures.push(signature(&run));
             let caller = &run.report()["violations"][0]["caller"]["symbol"];
             *places
                 .entry(format!(
@@ -282,6 +284,7 @@ fn guest_every_bug_is_found_with_every_seed() {
                 ))
                 .or_default() += 1;
         }
+        assert_same_wherever_it_was_loaded(bug.0, &signatures);
         println!("{}: {} at {places:?}", bug.0, bug.1);
     }
 }

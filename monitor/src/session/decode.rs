@@ -16,16 +16,26 @@ const INTERRUPT_FLAG: u64 = 1 << 9;
 
 /// Who runs on this processor, as seen at the first instruction of a routine.
 pub(crate) fn context(cpu: &(impl CpuState + ?Sized)) -> Context {
+    let return_address = read_quadword(cpu, cpu.registers().rsp()).unwrap_or(0);
+    context_in(cpu, return_address)
+}
+
+/// The same right after a routine has returned: where it returned to is where the processor stands.
+pub(crate) fn context_after(cpu: &(impl CpuState + ?Sized)) -> Context {
+    context_in(cpu, cpu.registers().rip)
+}
+
+fn context_in(cpu: &(impl CpuState + ?Sized), return_address: u64) -> Context {
     let registers = cpu.registers();
     let special = cpu.special();
-    let quadword = |address: u64| read_quadword(cpu, address).unwrap_or(0);
+    let thread = special.gs_base.wrapping_add(CURRENT_THREAD);
     Context {
         processor: cpu.index(),
         irql: special.irql(),
         interrupts: registers.rflags & INTERRUPT_FLAG != 0,
-        thread: quadword(special.gs_base.wrapping_add(CURRENT_THREAD)),
+        thread: read_quadword(cpu, thread).unwrap_or(0),
         stack_pointer: registers.rsp(),
-        return_address: quadword(registers.rsp()),
+        return_address,
     }
 }
 

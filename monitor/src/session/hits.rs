@@ -31,7 +31,7 @@ impl Session {
         }
         let response = self.check(state, EventKind::LockCall(call));
         let (cookie, interest) = (state.sequence, response.interest);
-        if self.found(state, cpu, &response) {
+        if self.found(state, cpu, &call.context, &response) {
             return Action::Stop;
         }
         // A return that would only be useful is not worth a second exit on every call.
@@ -71,11 +71,11 @@ impl Session {
             context,
         };
         let response = self.check(state, EventKind::LockReturn(event));
-        self.resume_or_stop(state, cpu, &response)
+        self.resume_or_stop(state, cpu, &context, &response)
     }
 
-    fn resume_or_stop(&self, state: &mut State, cpu: &Recorder<'_>, response: &Response) -> Action {
-        if self.found(state, cpu, response) {
+    fn resume_or_stop(&self, state: &mut State, cpu: &Recorder<'_>, context: &Context, response: &Response) -> Action {
+        if self.found(state, cpu, context, response) {
             Action::Stop
         } else {
             Action::Resume
@@ -94,7 +94,7 @@ impl Session {
                 irql: context.irql,
             };
             let response = self.check(state, kind);
-            return self.resume_or_stop(state, cpu, &response);
+            return self.resume_or_stop(state, cpu, &context, &response);
         }
         Action::Resume
     }
@@ -115,33 +115,25 @@ impl Session {
     }
 
     /// Notes what was found; says whether the machine is to stop for it.
-    fn found(&self, state: &mut State, cpu: &Recorder<'_>, response: &Response) -> bool {
-        if !response.findings().any(|found| found.first) {
+    fn found(&self, state: &mut State, cpu: &Recorder<'_>, context: &Context, response: &Response) -> bool {
+        if response.found.is_none() {
             return false;
         }
-        let calls = response.findings().filter_map(|found| found.index);
-        let standing = calls.filter_map(|index| state.checker.violations().get(index));
-        let context = standing
-            .filter(|finding| finding.stands_at_call())
-            .map(|finding| finding.call.context)
-            .next();
-        let mut found: Vec<Found> = response.findings().copied().collect();
-        let mut stack = None;
-        if let Some(context) = context {
-            let (attribution, told) = state.who_called(cpu, &context);
-            stack = Some(attribution);
+        let of_call = |found: &Found| {
+            let finding = found.index.and_then(|index| state.checker.violations().get(index));
+            finding.is_some_and(storlock_check::finding::Finding::stands_at_call)
+        };
+        let (of_call, mut found): (Vec<Found>, Vec<Found>) = response.findings().copied().partition(of_call);
+        if !of_call.is_empty() {
+            // A wrapper may hide who called it: which of the call's findings are new is known once its callers are.
+            let told = state.who_called(cpu, context);
             let known = self.check(state, EventKind::CallerAttributed(told));
-            // What is said now of the call's own findings counts: one that looked new may be known by its callers.
-            found.retain(|found| {
-                let finding = found.index.and_then(|index| state.checker.violations().get(index));
-                finding.is_some_and(|finding| !finding.stands_at_call())
-            });
             found.extend(known.findings());
         }
         let mut stops = false;
         for found in found.iter().filter(|found| found.first) {
             let Some(index) = found.index else { continue };
-            state.attribute(cpu, index, stack.as_ref());
+            state.attribute(cpu, index);
             self.violations.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             stops |= state.stops_at(cpu.index(), index);
         }
@@ -156,18 +148,14 @@ impl Session {
 }
 
 impl State {
-    /// Which of the routines that share an address was called: the one that the checker's records and the IRQL speak for,
-    /// among equals the first of the table. `first` is what the call is if it can be but one.
+    /// Which of the routines that share their code was called: the one that the checker's records and the IRQL speak for,
+    /// among equals the first of the table, which is `first`.
     pub(crate) fn called_routine(
         &self,
         cpu: &Recorder<'_>,
         rows: &[&'static Contract],
         first: decode::Decoded,
     ) -> decode::Decoded {
-        // The rows of a multiplexed export are told apart by an argument.
-        if rows.len() == 1 || first.1.selector.is_some() {
-            return first;
-        }
         let fitness = |(call, row): &decode::Decoded| {
             let legal = (row.irql.min..=row.irql.max).contains(&call.context.irql);
             match row.role {

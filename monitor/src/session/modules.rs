@@ -106,6 +106,11 @@ impl ModuleMap {
         self.replace(kept);
     }
 
+    /// Takes the module at this address away.
+    pub(crate) fn remove(&mut self, base: u64) {
+        self.modules.retain(|(module, _)| module.base != base);
+    }
+
     /// The first module of this name, whatever the case, and its number.
     #[must_use]
     pub(crate) fn by_name(&self, name: &str) -> Option<(&ModuleInfo, ModuleId)> {

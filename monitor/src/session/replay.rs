@@ -1,11 +1,11 @@
 //! Runs a session from a recording instead of a guest, and a checker from an event trace.
 //!
 //! Talks to the recording and trace readers. It must not know the command line. A recording calls the very same code as
-//! a live guest; a trace holds less (no memory), so its report has no stacks and names no symbols.
+//! a live guest; a trace holds less (no memory), so its report has the first frames of a stack only and names no symbols.
 
 use std::io::{self, Read};
 
-use storlock_check::event::{Event, EventKind};
+use storlock_check::event::{CallerAttributed, Event, EventKind};
 use storlock_check::trace::{EndMark, HEADER, Reader as TraceReader, TraceError};
 
 use super::Session;
@@ -13,7 +13,7 @@ use super::attribution::Attribution;
 use super::config::{Config, End, EndKind};
 use super::modules::ModuleId;
 use super::state::{Stage, State};
-use crate::report::{ModuleInfo, Report};
+use crate::report::{Called, ModuleInfo, Report};
 use crate::target::recording::{Frame, Reader, RecordingError};
 use crate::target::replay::ReplayCpu;
 
@@ -99,9 +99,9 @@ pub fn trace(mut input: impl Read) -> Result<Report, ReplayError> {
             .failures
             .push("the trace was cut off: it has no end mark".to_owned()),
     }
-    state
-        .notes
-        .push("an event trace holds no memory: there are no call stacks and no names of functions".to_owned());
+    state.notes.push(
+        "an event trace holds no memory: there are no names of functions, and of a stack its first frames".to_owned(),
+    );
     drop(state);
     Ok(session.report(&end))
 }
@@ -112,6 +112,12 @@ impl State {
         self.sequence = event.sequence;
         match &event.kind {
             EventKind::ModuleLoad(module) => self.module_loaded(module),
+            EventKind::ModuleUnload { base, .. } => self.modules.remove(*base),
+            EventKind::Restored => {
+                self.stage = Stage::Booting;
+                self.modules.replace([]);
+                self.target = None;
+            }
             EventKind::WatchSetChanged(_) => {
                 self.stage = Stage::Armed;
                 self.armed_at = Some(event.sequence);
@@ -126,8 +132,14 @@ impl State {
             _ => {}
         }
         let response = self.checker.apply(event);
-        for index in response.findings().filter_map(|found| found.index) {
-            self.place(index);
+        let told = match &event.kind {
+            EventKind::CallerAttributed(told) => Some(told),
+            _ => None,
+        };
+        for found in response.findings().filter(|found| found.first) {
+            if let Some(index) = found.index {
+                self.place(index, told);
+            }
         }
     }
 
@@ -143,21 +155,29 @@ impl State {
         }
     }
 
-    /// Names the modules of a violation's addresses.
-    fn place(&mut self, index: usize) {
-        let Some(violation) = self.checker.violations().get(index) else {
+    /// Names the modules of a finding's addresses; `told`: who made the call, if the trace says that.
+    fn place(&mut self, index: usize, told: Option<&CallerAttributed>) {
+        let Some(finding) = self.checker.violations().get(index) else {
             return;
         };
-        let return_address = violation.call.context.return_address;
-        let places = violation
-            .code_addresses()
-            .map(|at| (at, self.modules.locate(at, 1)))
-            .collect();
-        let attribution = Attribution {
+        let return_address = finding.call.context.return_address;
+        let places = finding.code_addresses();
+        let mut attribution = Attribution {
             caller: self.modules.locate(return_address, 1),
-            places,
+            places: places.map(|at| (at, self.modules.locate(at, 1))).collect(),
             ..Attribution::default()
         };
+        if let Some(told) = told {
+            if told.caller != return_address {
+                let caller = self.modules.locate(told.caller, 0);
+                let returns_to = std::mem::replace(&mut attribution.caller, caller);
+                attribution.called = Called::TailCall { returns_to };
+            }
+            let frames = told.frames.iter().take_while(|&&frame| frame != 0);
+            let outer = frames.map(|&frame| self.modules.locate(frame, 1));
+            attribution.stack = std::iter::once(attribution.caller.clone()).chain(outer).collect();
+            attribution.stack_note = Some("an event trace holds no more of it".to_owned());
+        }
         self.findings.insert(index, attribution);
     }
 }

@@ -13,12 +13,8 @@ impl Session {
     pub(crate) fn restart(&self, state: &mut State) {
         let note = match state.stage {
             Stage::Armed => {
-                // Every image is gone, and other code may be loaded where the driver under test was.
-                let modules: Vec<_> = state.modules.all().map(|module| (module.base, module.size)).collect();
-                for (base, size) in modules {
-                    self.check(state, EventKind::ModuleUnload { base, size });
-                }
-                // Locks that were held are gone with the memory that they were in.
+                // Locks that were held are gone with the memory that they were in, and so is every image: other code may
+                // be loaded where the driver under test was.
                 self.check(state, EventKind::Restored);
                 "the guest was reset while its locks were watched: locks held then are forgotten, and the driver under test is looked for again"
             }

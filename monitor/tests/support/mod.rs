@@ -236,6 +236,24 @@ pub(crate) fn assert_found_once_at_its_place((miniport, rule, cause, functions):
     assert!(run.serial().contains("workload: PASS"), "{miniport}: {run}");
 }
 
+/// The signature of the first violation, and where the driver was loaded.
+pub(crate) fn signature(run: &Run) -> (Value, u64) {
+    let report = run.report();
+    let signature = &violations(&report)[0]["signature"];
+    assert!(signature["id"].as_str().is_some_and(|id| id.len() == 16), "{run}");
+    (signature.clone(), report["target"]["base"].as_u64().unwrap())
+}
+
+/// A bug has one signature in all runs, and the runs are not all alike.
+#[track_caller]
+pub(crate) fn assert_same_wherever_it_was_loaded(bug: &str, runs: &[(Value, u64)]) {
+    assert!(
+        runs.iter().all(|(signature, _)| *signature == runs[0].0),
+        "{bug}: {runs:#?}"
+    );
+    assert!(runs.iter().any(|(_, base)| *base != runs[0].1), "{bug}: {runs:#?}");
+}
+
 /// The guest ran to its end, its data were right, and nothing was found.
 pub(crate) fn assert_nothing_found(run: &Run) {
     let report = run.report();
@@ -244,7 +262,7 @@ pub(crate) fn assert_nothing_found(run: &Run) {
         (0, Some("completed")),
         "{run}"
     );
-    assert_eq!(report["end"]["kind"], "power off", "{run}");
+    assert_eq!(report["end"]["kind"], "power_off", "{run}");
     assert!(violations(&report).is_empty(), "{run}");
     assert!(run.serial().contains("workload: PASS"), "{run}");
 }

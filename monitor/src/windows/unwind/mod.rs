@@ -60,7 +60,7 @@ pub enum EndReason {
 /// A stack, innermost frame first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stack {
-    /// The frames; there is always the first one.
+    /// The frames; there is always the first one, if only the return address of a routine can be read.
     pub frames: Vec<Frame>,
     /// Why there are no more.
     pub end: EndReason,
@@ -76,11 +76,37 @@ pub(super) struct Context {
 
 /// Follows the stack of a stopped processor, at most `limit` frames of it.
 pub fn walk(memory: &(impl GuestMemory + ?Sized), modules: &mut Modules, registers: &Registers, limit: usize) -> Stack {
-    let mut context = Context {
+    let context = Context {
         gpr: registers.gpr,
         rip: registers.rip,
         exact: true,
     };
+    follow(memory, modules, context, limit)
+}
+
+/// Follows the stack of a processor that stands at the first instruction of a routine, from whoever the routine returns to.
+/// The return address is on top of the stack then, whatever module and tables the routine has.
+pub fn walk_callers(
+    memory: &(impl GuestMemory + ?Sized),
+    modules: &mut Modules,
+    registers: &Registers,
+    limit: usize,
+) -> Stack {
+    let entered = Context {
+        gpr: registers.gpr,
+        rip: registers.rip,
+        exact: true,
+    };
+    match tables::pop_return_address(memory, entered) {
+        Ok(caller) => follow(memory, modules, caller, limit),
+        Err(error) => Stack {
+            frames: Vec::new(),
+            end: EndReason::Unreadable(error),
+        },
+    }
+}
+
+fn follow(memory: &(impl GuestMemory + ?Sized), modules: &mut Modules, mut context: Context, limit: usize) -> Stack {
     let mut frames = Vec::new();
     loop {
         frames.push(Frame {
