@@ -1,0 +1,402 @@
+//! Golden reports: small scenes, and what the report says of each, word for word.
+//!
+//! A scene is a file `golden/NAME.scene`, the text of its violations is `golden/NAME.txt`; `STORLOCK_BLESS=1` writes the
+//! texts anew. `golden/README.md` is the language of the scenes. Every rule has a scene for each cause that it can name.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use storlock_check::contract::{
+    CONTRACTS, Contract, OperandPlaces, Place, Register, Routine, SystemModule, contract, contracts_of_export,
+};
+
+use super::*;
+use crate::report::render::Renderer as _;
+use crate::report::{Violation, text};
+
+const HEAP: u64 = 0xffff_9000_0000_0000;
+const PORT_DRIVER: u64 = 0xffff_f800_3000_0000;
+const OTHER: u64 = 0xffff_f800_6000_0000;
+/// Between the stacks, and the control regions, of two processors.
+const PROCESSOR: u64 = 0x10_0000;
+
+/// A guest that acts as a scene says.
+struct Actor {
+    guest: Fake,
+    session: Session,
+    exports: HashMap<(SystemModule, &'static str), u64>,
+    /// What the last call was answered with, and where it returns to.
+    caught: Option<(u64, u64)>,
+}
+
+/// The words `key=value` of a line, values in hexadecimal.
+struct Words<'a>(&'a str, HashMap<&'a str, u64>);
+
+impl<'a> Words<'a> {
+    fn new(line: &'a str) -> Self {
+        let pairs = line.split_whitespace().filter_map(|word| word.split_once('='));
+        Self(line, pairs.map(|(key, value)| (key, number(value))).collect())
+    }
+
+    fn get(&self, key: &str) -> Option<u64> {
+        self.1.get(key).copied()
+    }
+
+    fn need(&self, key: &str) -> u64 {
+        self.get(key).unwrap_or_else(|| panic!("no {key} in: {}", self.0))
+    }
+
+    /// An address: a number is an offset in the guest's pool, 0 stays 0.
+    fn address(&self, key: &str) -> u64 {
+        match self.need(key) {
+            0 => 0,
+            offset => HEAP + offset,
+        }
+    }
+}
+
+fn number(text: &str) -> u64 {
+    u64::from_str_radix(text, 16).unwrap_or_else(|_| panic!("no hexadecimal number: {text}"))
+}
+
+/// `1120` in the driver under test, `storport+1120`, `other+1120`.
+fn code_address(text: &str) -> u64 {
+    match text.split_once('+') {
+        None => DRIVER + number(text),
+        Some(("storport", offset)) => PORT_DRIVER + number(offset),
+        Some(("other", offset)) => OTHER + number(offset),
+        Some((module, _)) => panic!("no module {module}"),
+    }
+}
+
+impl Actor {
+    fn new(imports: &[&str], processors: u32) -> Self {
+        let mut guest = Fake::new();
+        let mut exports = HashMap::new();
+        let mut of = |module, base: u64, first: u32| {
+            let mut list = Vec::new();
+            for row in CONTRACTS.iter().filter(|row| row.module == module) {
+                let rva = first + 0x10 * list.len() as u32;
+                if exports.insert((module, row.export), base + u64::from(rva)).is_none() {
+                    list.push((row.export, Ok(rva)));
+                } else {
+                    exports.insert(
+                        (module, row.export),
+                        base + u64::from(first + 0x10 * (list.len() as u32 - 1)),
+                    );
+                }
+            }
+            list
+        };
+        let mut nt = PeBuilder::new(KERNEL);
+        nt.section(".text", CODE, vec![0x90; 0x1000]);
+        nt.section(".data", DATA, vec![0; 0x100]);
+        let mut list = of(SystemModule::Ntoskrnl, KERNEL, 0x1700);
+        list.extend([
+            ("ObInsertObject", Ok(INSERT)),
+            ("KiBugCheckData", Ok(list_rva() + 0x20)),
+            ("PsLoadedModuleList", Ok(list_rva())),
+        ]);
+        nt.exports("ntoskrnl.exe", &list);
+        let mut storport = PeBuilder::new(PORT_DRIVER);
+        let mut text = code();
+        text.resize(0x1000, 0x90);
+        storport.section(".text", CODE, text);
+        storport.directory(EXCEPTION, UNWIND, 12);
+        storport.exports("storport.sys", &of(SystemModule::Storport, PORT_DRIVER, 0x1900));
+        let mut target = PeBuilder::new(DRIVER);
+        target.section(".text", CODE, code());
+        target.directory(EXCEPTION, UNWIND, 12);
+        let from = |module| -> Vec<&str> {
+            let there = |name: &&&str| contracts_of_export(module, name).next().is_some();
+            imports.iter().filter(there).copied().collect()
+        };
+        let (nt_names, port_names) = (from(SystemModule::Ntoskrnl), from(SystemModule::Storport));
+        let all: Vec<(&str, &[&str])> = [("ntoskrnl.exe", &nt_names[..]), ("storport.sys", &port_names[..])]
+            .into_iter()
+            .filter(|(_, names)| !names.is_empty())
+            .collect();
+        target.imports(&all);
+        for image in [nt, storport, target, driver(OTHER, &[])] {
+            image.map(&mut guest.space.borrow_mut());
+        }
+        let session = Session::new(Config { processors, ..config() }, None, None);
+        session.handle(&mut guest, StopReason::LstarWrite(KERNEL + u64::from(SYSCALL)));
+        let mut actor = Self {
+            guest,
+            session,
+            exports,
+            caught: None,
+        };
+        actor.load();
+        actor.guest.registers.gpr[1] = OBJECT;
+        actor.guest.hit(&actor.session, INSERT);
+        assert!(actor.session.report(&power_off()).watch.not_armed.is_none());
+        actor
+    }
+
+    /// Puts the modules into the guest's list.
+    fn load(&mut self) {
+        let head = KERNEL + u64::from(list_rva());
+        let modules = [
+            ("ntoskrnl.exe", KERNEL),
+            ("storport.sys", PORT_DRIVER),
+            ("target.sys", DRIVER),
+            ("other.sys", OTHER),
+        ];
+        let entry = |index: usize| HEAP + 0x30_0000 + 0x2000 * index as u64;
+        let mut space = self.guest.space.borrow_mut();
+        for (index, (name, base)) in modules.iter().enumerate() {
+            let at = entry(index);
+            let next = if index + 1 == modules.len() {
+                head
+            } else {
+                entry(index + 1)
+            };
+            let before = index.checked_sub(1).map_or(head, entry);
+            let utf16: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+            space.write(at, &[0; 0x100]);
+            space.write(at + 0x1000, &utf16);
+            let length = utf16.len() as u64;
+            for (offset, value) in [
+                (0, next),
+                (8, before),
+                (0x30, *base),
+                (0x40, 0x4000),
+                (0x58, length | length << 16),
+                (0x60, at + 0x1000),
+            ] {
+                space.write_u64(at + offset, value);
+            }
+        }
+        space.write_u64(head, entry(0));
+        space.write_u64(head + 8, entry(modules.len() - 1));
+    }
+
+    fn act(&mut self, line: &str) {
+        let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let words = Words::new(rest);
+        match verb {
+            "memory" => {
+                for word in rest.split_whitespace() {
+                    let (address, value) = word.split_once('=').unwrap();
+                    let address = HEAP + number(address);
+                    self.guest.space.borrow_mut().write_u64(address, number(value));
+                }
+            }
+            "call" => self.call(rest, &words),
+            "return" => {
+                let (cookie, place) = self.caught.take().expect("a return that is waited for");
+                self.guest.registers.rip = place;
+                self.guest.registers.gpr[0] = words.need("eax");
+                self.guest.registers.gpr[4] += 8;
+                self.guest.special.cr8 = words.need("irql");
+                self.session.handle(&mut self.guest, StopReason::CaughtReturn(cookie));
+            }
+            other => panic!("no verb: {other}"),
+        }
+    }
+
+    fn call(&mut self, rest: &str, words: &Words<'_>) {
+        let mut names = rest.split_whitespace().filter(|word| !word.contains('='));
+        let name = names.next().unwrap();
+        let routine = Routine::ALL.iter().find(|routine| routine.to_string() == name);
+        let row = contract(*routine.unwrap_or_else(|| panic!("no routine {name}")));
+        assert_eq!(names.next(), Some("at"), "{rest}");
+        let frames: Vec<u64> = names.filter(|word| *word != "from").map(code_address).collect();
+        self.stand(words, &frames);
+        let entry = self.exports[&(row.module, row.export)];
+        // call entry
+        let site = frames[0] - 5;
+        let distance = i32::try_from(entry.wrapping_sub(frames[0]).cast_signed()).unwrap();
+        self.guest
+            .space
+            .borrow_mut()
+            .write(site, &[&[0xe8][..], &distance.to_le_bytes()].concat());
+        self.operands(row, words);
+        self.guest.registers.rip = entry;
+        let hook = self.guest.hooks.iter().find(|hook| hook.address == entry).copied();
+        let hook = hook.unwrap_or_else(|| panic!("{name} is not watched"));
+        let action = self.session.handle(&mut self.guest, StopReason::Hook(hook.id));
+        self.caught = match action {
+            Action::CatchReturn {
+                cookie, return_address, ..
+            } => Some((cookie, return_address)),
+            _ => None,
+        };
+    }
+
+    /// Puts a processor and a thread in place, with return addresses on its stack.
+    fn stand(&mut self, words: &Words<'_>, frames: &[u64]) {
+        let cpu = words.get("cpu").unwrap_or(0);
+        let stack = STACK + PROCESSOR * cpu - words.get("deeper").unwrap_or(0);
+        let control = KPCR + PROCESSOR * cpu;
+        self.guest.index = cpu as u32;
+        self.guest.registers.gpr[4] = stack;
+        self.guest.registers.rflags = 0x202;
+        self.guest.special.gs_base = control;
+        self.guest.special.cr8 = words.need("irql");
+        let mut space = self.guest.space.borrow_mut();
+        space.write(stack, &[0; 0x200]);
+        space.write_u64(control + 0x188, THREAD + 0x1000 * words.get("thread").unwrap_or(cpu));
+        for (number, frame) in frames.iter().enumerate() {
+            space.write_u64(stack + (FRAME + 8) * number as u64, *frame);
+        }
+    }
+
+    /// Puts the arguments where the contract has them.
+    fn operands(&mut self, row: &Contract, words: &Words<'_>) {
+        if let Some(selector) = row.selector {
+            self.put(selector.place, selector.value.into());
+        }
+        let word = |actor: &mut Self, lock: u64| {
+            if let Some(value) = words.get("word") {
+                actor.guest.space.borrow_mut().write_u64(lock, value);
+            }
+        };
+        match row.operands {
+            OperandPlaces::Address(place) | OperandPlaces::Interrupt(place) => {
+                self.put(place, words.address("lock"));
+                word(self, words.address("lock"));
+            }
+            OperandPlaces::Queued { lock, handle } => {
+                self.put(lock, words.address("lock"));
+                self.put(handle, words.address("handle"));
+                word(self, words.address("lock"));
+            }
+            OperandPlaces::QueuedHandle(handle) => self.put(handle, words.address("handle")),
+            OperandPlaces::StorPort {
+                adapter,
+                kind,
+                context,
+                handle,
+            } => {
+                self.put(adapter, words.address("adapter"));
+                self.put(kind, words.need("kind"));
+                self.put(context, words.address("context"));
+                self.put(handle, words.address("handle"));
+            }
+            OperandPlaces::StorPortHandle { adapter, handle } => {
+                self.put(adapter, words.address("adapter"));
+                self.put(handle, words.address("handle"));
+            }
+            OperandPlaces::Msi { adapter, message } => {
+                self.put(adapter, words.address("adapter"));
+                self.put(message, words.need("message"));
+            }
+            OperandPlaces::Cancel => {}
+        }
+        if let Some(place) = row.old_irql {
+            self.put(place, words.get("old").unwrap_or(0));
+        }
+    }
+
+    fn put(&mut self, place: Place, value: u64) {
+        match place {
+            Place::Register(register) | Place::Narrow(register, _) => {
+                let number = match register {
+                    Register::Rcx => 1,
+                    Register::Rdx => 2,
+                    Register::R8 => 8,
+                    Register::R9 => 9,
+                };
+                self.guest.registers.gpr[number] = value;
+            }
+            Place::Stack(offset) => {
+                let at = self.guest.registers.rsp() + u64::from(offset);
+                self.guest.space.borrow_mut().write_u64(at, value);
+            }
+        }
+    }
+}
+
+/// Plays a scene; its report.
+fn play(scene: &str) -> Report {
+    let mut lines = scene.lines().map(|line| line.split('#').next().unwrap().trim());
+    let mut lines = lines.by_ref().filter(|line| !line.is_empty());
+    let head = lines.next().unwrap();
+    let imports = head
+        .strip_prefix("imports ")
+        .unwrap_or_else(|| panic!("no imports: {head}"));
+    let imports: Vec<&str> = imports.split_whitespace().collect();
+    let mut actor = Actor::new(&imports, 2);
+    lines.for_each(|line| actor.act(line));
+    actor.session.report(&power_off())
+}
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
+}
+
+/// Name and text of every scene, by name.
+fn scenes() -> Vec<(String, String)> {
+    let entries = std::fs::read_dir(directory()).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let mut scenes: Vec<_> = paths
+        .filter(|path| path.extension().is_some_and(|extension| extension == "scene"))
+        .map(|path| {
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            (name, std::fs::read_to_string(&path).unwrap())
+        })
+        .collect();
+    scenes.sort();
+    scenes
+}
+
+/// Compares with the file, or writes it if that is asked for; says what differs.
+fn golden(name: &str, found: &str) -> Option<String> {
+    let path = directory().join(name);
+    if std::env::var_os("STORLOCK_BLESS").is_some() {
+        std::fs::write(&path, found).unwrap();
+        return None;
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    (expected != found).then(|| format!("golden/{name}: expected\n{expected}\nfound\n{found}"))
+}
+
+#[test]
+fn every_scene_is_reported_word_for_word() {
+    let mut different = Vec::new();
+    for (name, scene) in scenes() {
+        let report = play(&scene);
+        let violations: String = report.violations.iter().map(text::violation).collect();
+        different.extend(golden(&format!("{name}.txt"), &violations));
+    }
+    assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+#[test]
+fn every_rule_has_a_scene_for_each_cause_that_it_can_name() {
+    let shown: BTreeSet<(&str, &str)> = scenes()
+        .iter()
+        .flat_map(|(_, scene)| play(scene).violations)
+        .map(|Violation { rule, cause, .. }| (rule.meta().name, cause.name()))
+        .collect();
+    let wanted = RuleId::ALL.iter().flat_map(|rule| {
+        let meta = rule.meta();
+        meta.causes.iter().map(|cause| (meta.name, cause.name()))
+    });
+    let missing: Vec<_> = wanted.filter(|pair| !shown.contains(pair)).collect();
+    assert!(missing.is_empty(), "no scene in golden/ shows {missing:?}");
+}
+
+#[test]
+fn the_report_for_programs_keeps_its_form() {
+    let mut report = play(&std::fs::read_to_string(directory().join("released_twice.scene")).unwrap());
+    report.tool_version = "0".to_owned();
+    let mut json = Vec::new();
+    crate::report::json::Json.render(&report, &mut json).unwrap();
+    let json = String::from_utf8(json).unwrap();
+    assert_eq!(golden("report.json", &json), None);
+    // And it can be read back.
+    assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+}
+
+#[test]
+fn the_page_on_the_report_names_every_cause() {
+    let page = std::fs::read_to_string(directory().join("../../docs/report.md")).unwrap();
+    for cause in crate::report::Cause::ALL {
+        let row = format!("| `{}` | {} |", cause.name(), cause.text());
+        assert!(page.contains(&row), "docs/report.md lacks: {row}");
+    }
+}
