@@ -182,7 +182,7 @@ fn guest_driver_that_loops_at_dispatch_level_is_a_hang_at_its_place() {
     let run = run_odd("loops-at-dispatch", &["--time-limit", "40s"]);
     assert_eq!(run.code(), 3, "{run}");
     let report = run.report();
-    assert_eq!(report["end"]["kind"], "time limit", "{run}");
+    assert_eq!(report["end"]["kind"], "time_limit", "{run}");
     let looping = report["end"]["processors"]
         .as_array()
         .unwrap()
@@ -209,6 +209,6 @@ fn stack_modules(report: &Value) -> Vec<String> {
     let frames = processors
         .iter()
         .flat_map(|processor| processor["stack"].as_array().unwrap());
-    let module = |frame: &Value| frame["location"]["module"].as_str().map(str::to_owned);
+    let module = |frame: &Value| frame["module"].as_str().map(str::to_owned);
     frames.filter_map(module).collect()
 }

@@ -138,10 +138,10 @@ fn the_first_violation_is_dumped_and_the_run_goes_on() {
     let [what, lock, caller, event] = header.bug_check_code_parameters;
     // StorPortSpinLock4, release without acquire.
     assert_eq!((what, event), (0x301, number(&violation["event"])));
-    let operands = violation["operands"].to_string();
-    assert!(
-        operands.contains(&format!("LockHandle = {lock:#x}")),
-        "{lock:#x}: {operands}"
+    assert_eq!(
+        number(&violation["operand"]["stor_port_handle"]["handle"]),
+        lock,
+        "{run}"
     );
     assert!(header.comment.starts_with(b"storlock StorPortSpinLock4"));
     assert!(header.system_time > 0 && header.system_up_time > 0);

@@ -148,6 +148,7 @@ pub struct CallerAttributed {
 
 /// What a lock routine was given, as decoded by its contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LockOperand {
     /// `KSPIN_LOCK` or `EX_SPIN_LOCK` by its address.
     Address(u64),

@@ -13,6 +13,7 @@ use crate::rules::RuleId;
 
 /// How much a verdict weighs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// The DDI pages forbid it. Makes a run a Defect.
     Semantic,
@@ -153,6 +154,7 @@ pub struct HistoryEntry {
 
 /// What the checker made of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Step {
     /// An acquire was entered.
     Attempt,
@@ -272,6 +274,7 @@ pub struct HandleBefore {
 
 /// How a handle looks at its release, beside the acquire that it had before. A hint: nothing vouches for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum HandleNow {
     /// It could not be read.
     Unread,

@@ -6,6 +6,7 @@ use crate::event::LockOperand;
 
 /// A lock, independent of the routine that touches it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LockIdentity {
     /// `KSPIN_LOCK` or `EX_SPIN_LOCK` at an address.
     Address(u64),

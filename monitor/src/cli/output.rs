@@ -8,25 +8,19 @@ use anyhow::Context;
 
 use super::run::Format;
 use crate::outcome::{self, Condition};
+use crate::report::render::{RENDERERS, Renderer};
 use crate::report::{ConditionNote, Report, json, text};
-
-/// Name of the report for people in the report directory.
-pub const TEXT_FILE: &str = "report.txt";
-/// Name of the report for programs in the report directory.
-pub const JSON_FILE: &str = "report.json";
 
 /// Writes the report files and prints the report. Gives the exit code of the process. A report that cannot be written
 /// is still printed.
 #[must_use]
 pub fn finish(report: &mut Report, directory: Option<&Path>, format: Format) -> u8 {
     if let Some(directory) = directory {
-        let failures: Vec<String> = [
-            write_file(&directory.join(TEXT_FILE), |out| text::write(report, out)),
-            write_file(&directory.join(JSON_FILE), |out| json::write(report, out)),
-        ]
-        .into_iter()
-        .filter_map(Result::err)
-        .collect();
+        let written = RENDERERS.iter().map(|format| {
+            let path = directory.join(format.file_name());
+            write_file(&path, |out| format.render(report, out))
+        });
+        let failures: Vec<String> = written.filter_map(Result::err).collect();
         for failure in failures {
             eprintln!("error: {failure}");
             report.conditions.push(ConditionNote {
@@ -40,8 +34,8 @@ pub fn finish(report: &mut Report, directory: Option<&Path>, format: Format) -> 
     }
     let out = &mut io::stdout().lock();
     let printed = match format {
-        Format::Text => text::write(report, out),
-        Format::Json => json::write(report, out),
+        Format::Text => text::Text.render(report, out),
+        Format::Json => json::Json.render(report, out),
     };
     // Whoever closed standard output does not want to read more; the exit code still tells.
     let _ = printed.and_then(|()| out.flush());
@@ -53,8 +47,8 @@ pub fn finish(report: &mut Report, directory: Option<&Path>, format: Format) -> 
 /// # Errors
 /// If a file is there and cannot be removed.
 pub fn remove_earlier(directory: &Path) -> anyhow::Result<()> {
-    for name in [TEXT_FILE, JSON_FILE] {
-        let path = directory.join(name);
+    for format in RENDERERS {
+        let path = directory.join(format.file_name());
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("cannot remove the earlier report {}", path.display()));

@@ -171,8 +171,8 @@ pub struct Arguments {
     /// Write a crash dump of the whole machine, as it stands at the first violation, for WinDbg; see docs/dump.md
     #[arg(long, value_name = "FILE.dmp")]
     pub dump_on_violation: Option<PathBuf>,
-    /// Log what drivers print by DbgPrint and its relatives, as far as debug registers are left for that; a register that is
-    /// used so is not there to catch returns with
+    /// Log what drivers print by DbgPrint and its relatives, as far as debug registers are left for that; one always stays for
+    /// catching the returns of lock routines
     #[arg(long)]
     pub debug_print: bool,
     /// Check in the guest what the monitor relies on, and put what was found into the report; for a first run with a

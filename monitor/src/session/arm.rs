@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use storlock_check::contract::RoutineSet;
-use storlock_check::event::{EventKind, WatchSet};
+use storlock_check::event::EventKind;
 
 use super::entries::{self, exported};
 use super::modules::ModuleId;
@@ -85,7 +84,7 @@ impl Session {
             return state.fail(error.to_string());
         }
         state.check_at_arming(&*cpu, evidence);
-        self.armed(state, plan.imported, evidence);
+        self.armed(state, &plan, evidence);
         let before = if evidence == Evidence::BeforeEntry {
             "before its DriverEntry"
         } else {
@@ -98,23 +97,14 @@ impl Session {
     }
 
     /// The breakpoints are in force on all processors.
-    fn armed(&self, state: &mut State, imported: RoutineSet, evidence: Evidence) {
+    fn armed(&self, state: &mut State, plan: &WatchPlan, evidence: Evidence) {
         state.stage = Stage::Armed;
         state.armed = Some(Instant::now());
         let modules: Vec<ModuleInfo> = state.modules.all().cloned().collect();
         for module in &modules {
             self.module_loaded(state, module);
         }
-        let watches = self.watches.load();
-        let rows = watches.iter().flat_map(|watch| &watch.rows);
-        let set = WatchSet {
-            watched: rows.map(|row| row.routine).collect(),
-            imported,
-            processors: self.config.processors,
-            before_target: evidence == Evidence::BeforeEntry,
-            closed: plan.closed,
-            ..WatchSet::default()
-        };
+        let set = self.watch_set(plan, evidence == Evidence::BeforeEntry);
         self.check(state, EventKind::WatchSetChanged(set));
         state.armed_at = Some(state.sequence);
     }

@@ -3,7 +3,7 @@
 use storlock_check::contract::{Routine, contract};
 
 use super::modules::ModuleId;
-use crate::report::CallCount;
+use crate::report::{CallCount, LockRoutine};
 
 /// The counters: one row a module, one column a routine.
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ impl Calls {
                 let calls = counts.get(routine as usize).copied().unwrap_or(0);
                 if calls > 0 {
                     list.push(CallCount {
-                        routine: routine_name(routine),
+                        routine: LockRoutine(routine),
                         module: name(ModuleId::from_index(row)).to_owned(),
                         calls,
                     });
@@ -58,15 +58,4 @@ impl Calls {
         }
         list
     }
-}
-
-/// A routine with the module that has it, as it is written in reports: `nt!KeReleaseSpinLock`.
-#[must_use]
-pub(crate) fn routine_name(routine: Routine) -> String {
-    use storlock_check::contract::SystemModule;
-    let module = match contract(routine).module {
-        SystemModule::Ntoskrnl => "nt",
-        SystemModule::Storport => "storport",
-    };
-    format!("{module}!{routine}")
 }

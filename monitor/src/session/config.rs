@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::report::EndKind;
 use crate::report::{BugCheck, DumpInfo, FaultInfo, ProcessorState, RunInfo, TraceInfo};
 use crate::timing::Spread;
 use crate::windows::{FileImage, Image, ImageError, Imports, SymbolTable};
@@ -97,55 +98,6 @@ impl Config {
         self.exports.truncate(64);
         for export in &mut self.exports {
             export.length = export.length.min(ExportRequest::LIMIT);
-        }
-    }
-}
-
-/// What ended the run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EndKind {
-    /// The guest powered the machine off.
-    PowerOff,
-    /// The guest reset the machine.
-    Reset,
-    /// A processor shut down after a triple fault.
-    TripleFault,
-    /// The guest reported its crash to the hypervisor.
-    Crash,
-    /// The wall-clock limit was reached.
-    TimeLimit,
-    /// KVM could not execute an instruction.
-    InternalError,
-    /// The user interrupted the run.
-    Interrupted,
-    /// The session or another handler stopped the machine.
-    Stopped,
-    /// The host failed.
-    Failed,
-    /// An event trace does not say how its run ended.
-    NotRecorded,
-    /// The recording ends without saying how.
-    #[default]
-    Unknown,
-}
-
-impl EndKind {
-    /// As it is written in reports.
-    #[must_use]
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::PowerOff => "power off",
-            Self::Reset => "reset",
-            Self::TripleFault => "triple fault",
-            Self::Crash => "crash",
-            Self::TimeLimit => "time limit",
-            Self::InternalError => "internal error",
-            Self::Interrupted => "interrupted",
-            Self::Stopped => "stopped",
-            Self::Failed => "failed",
-            Self::NotRecorded => "not recorded",
-            Self::Unknown => "unknown",
         }
     }
 }

@@ -15,7 +15,8 @@ use super::config::{End, EndKind};
 use super::findings::past;
 use super::state::{Stage, State};
 use crate::dump::Subject;
-use crate::report::{Location, text};
+use crate::report::render::words;
+use crate::report::{Location, LockRoutine, text};
 use crate::target::{CpuState, GuestMemory};
 use crate::windows::{Modules, Processor};
 
@@ -143,8 +144,8 @@ impl Session {
         let state = self.lock();
         let mut text = String::new();
         let word = |stops: bool| if stops { "stops the machine" } else { "is only reported" };
-        for &rule in RuleId::ALL {
-            let stops = state.stops.enabled && !state.stops.ignored.contains(&rule);
+        for rule in RuleId::ALL {
+            let stops = state.stops.enabled && !state.stops.ignored.contains(rule);
             let _ = writeln!(text, "{:<24} {}", rule.meta().name, word(stops));
         }
         let _ = writeln!(
@@ -182,10 +183,10 @@ impl Session {
                 "event {:>8}  vCPU {:<2} {}[{}] {}: {} ({} times)",
                 found.event,
                 found.vcpu,
-                text::severity(&found),
-                found.rule,
+                words::severity(&found),
+                found.rule.meta().name,
                 found.caller,
-                found.message,
+                found.cause.text(),
                 found.count
             );
         }
@@ -205,15 +206,11 @@ impl Session {
             }
             for (lock, history) in locks {
                 let _ = writeln!(text, "{lock}");
-                let entries: Vec<_> = history
-                    .iter()
-                    .map(|entry| past(&entry.call, entry.step, &|at| Location::unknown(at)))
-                    .zip(&history)
-                    .map(|(mut shown, entry)| {
-                        shown.caller = look.locate(memory, entry.call.context.return_address, false);
-                        shown
-                    })
-                    .collect();
+                let mut entries = Vec::new();
+                for entry in &history {
+                    let caller = look.locate(memory, entry.call.context.return_address, false);
+                    entries.push(past(entry, &|_| caller.clone()));
+                }
                 text.push_str(&text::history(&entries));
             }
             return text;
@@ -231,7 +228,7 @@ impl Session {
                 acquire.processor,
                 if acquire.held { "holds" } else { "entered" },
                 acquire.lock,
-                super::calls::routine_name(acquire.call.routine),
+                LockRoutine(acquire.call.routine),
                 acquire.call.sequence,
                 look.locate(memory, context.return_address, false),
                 context.thread
@@ -325,7 +322,7 @@ impl Look {
         }
     }
 
-    fn stack(&mut self, cpu: &(impl CpuState + ?Sized)) -> (Vec<crate::report::Frame>, Option<String>) {
+    fn stack(&mut self, cpu: &(impl CpuState + ?Sized)) -> (Vec<Location>, Option<String>) {
         walk(&mut self.symbols, self.list.as_mut(), cpu)
     }
 }

@@ -5,10 +5,11 @@
 
 use std::sync::atomic::AtomicU64;
 
-use storlock_check::contract::{CONTRACTS, Contract, SystemModule, contracts_of_export};
+use storlock_check::contract::{CONTRACTS, Contract, RoutineSet, SystemModule, contracts_of_export};
+use storlock_check::event::WatchSet;
 
-use super::Watch;
 use super::state::State;
+use super::{Session, Watch};
 use crate::target::GuestMemory;
 use crate::target::recorder::Recorder;
 use crate::watch::WatchPlan;
@@ -103,7 +104,34 @@ impl Entries {
     }
 }
 
+impl Session {
+    /// What the checker has to know of the breakpoints in force and of a driver for which this was planned.
+    pub(crate) fn watch_set(&self, plan: &WatchPlan, before_target: bool) -> WatchSet {
+        let watches = self.watches.load();
+        let mut set = WatchSet {
+            imported: plan.imported,
+            processors: self.config.processors,
+            before_target,
+            closed: plan.closed,
+            ..WatchSet::default()
+        };
+        for watch in watches.iter() {
+            let routines: RoutineSet = watch.rows.iter().map(|row| row.routine).collect();
+            set.watched = set.watched.union(routines);
+            if watch.shares_code() {
+                set.ambiguous = set.ambiguous.union(routines);
+            }
+        }
+        set
+    }
+}
+
 impl Watch {
+    /// Whether an entry may be that of more than one routine. Those of a multiplexed export are told apart by an argument.
+    pub(crate) fn shares_code(&self) -> bool {
+        self.rows.len() > 1 && self.rows.iter().any(|row| row.selector.is_none())
+    }
+
     fn add_names(&mut self, names: impl IntoIterator<Item = String>) {
         for name in names {
             if !self.names.contains(&name) {

@@ -13,7 +13,7 @@ use super::discovery::module_list;
 use super::state::{Stage, State};
 use crate::outcome::{self, Condition};
 use crate::report::{
-    BugCheck, ConditionNote, Cost, EndOfRun, FaultInfo, LockSummary, ProcessorState, Report, SCHEMA, WatchInfo,
+    BugCheck, ConditionNote, Cost, EndOfRun, FaultInfo, LockSummary, ProcessorState, Report, Rule, SCHEMA, WatchInfo,
     WatchedRoutine,
 };
 use crate::target::recorder::Recorder;
@@ -96,6 +96,7 @@ impl Session {
             target: state.target.as_ref().map(|(module, _)| module.clone()),
             modules: module_list(&state.modules),
             watch: self.watch_info(&state),
+            rules: Rule::all(),
             violations: state.findings.list(state.checker.violations()),
             calls: state.calls.list(|id| state.modules.name(id)),
             locks: lock_summary(&state),
@@ -325,7 +326,7 @@ fn end_of_run(state: &State, end: &End) -> EndOfRun {
         processor.activity = told.map(|(_, activity)| activity.clone());
     }
     EndOfRun {
-        kind: end.kind.text().to_owned(),
+        kind: end.kind,
         detail: end.detail.clone(),
         bug_check: bug_check(state, end),
         processors,
@@ -336,6 +337,7 @@ fn lock_summary(state: &State) -> LockSummary {
     let statistics = state.checker.statistics();
     LockSummary {
         unknown_releases: statistics.unknown_releases,
+        target_unknown_releases: statistics.target_unknown_releases,
         remembered: state.checker.remembered().0 as u64,
         matched: statistics.matched,
         nested: statistics.nested,

@@ -5,7 +5,7 @@
 //! has gone shows when the next one comes. An image that came back to the same address with the same list entry between
 //! two hits cannot be told from one that stayed.
 
-use storlock_check::event::{EventKind, Module, WatchSet};
+use storlock_check::event::{EventKind, Module};
 
 use super::Session;
 use super::arm::Evidence;
@@ -98,15 +98,7 @@ impl Session {
                 });
             }
         }
-        let rows = watched.iter().flat_map(|watch| &watch.rows);
-        let set = WatchSet {
-            watched: rows.map(|row| row.routine).collect(),
-            imported: plan.imported,
-            processors: self.config.processors,
-            before_target: true,
-            closed: plan.closed,
-            ..WatchSet::default()
-        };
+        let set = self.watch_set(&plan, true);
         // The same routines are watched as before: the checker learns of the imports and forgets nothing.
         self.check(state, EventKind::WatchSetChanged(set));
     }

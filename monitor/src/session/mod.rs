@@ -139,7 +139,7 @@ impl Session {
                 Action::Resume
             }
             StopReason::CaughtReturn(cookie) => {
-                let context = decode::context(&cpu);
+                let context = decode::context_after(&cpu);
                 let value = cpu.registers().rax() as u32;
                 let mut state = self.lock();
                 let action = if state.concerns_nobody(&cpu, &context) {
@@ -185,7 +185,11 @@ impl Session {
             state.ignored.after_bug_check += 1;
             Action::Resume
         } else if let Some(decoded) = call {
-            let (mut call, row) = state.called_routine(&cpu, &watch.rows, decoded);
+            let (mut call, row) = if watch.shares_code() {
+                state.called_routine(&cpu, &watch.rows, decoded)
+            } else {
+                decoded
+            };
             call.word = decode::lock_word(&cpu, row, &call.operand);
             self.called(&mut state, &cpu, call, row)
         } else {

@@ -8,6 +8,8 @@
 
 mod code;
 
+use serde::{Deserialize, Serialize};
+
 use code::{Target, call_before, jumps_to};
 
 use super::modules::Modules;
@@ -28,7 +30,8 @@ pub enum Attribution {
 }
 
 /// Why a caller cannot be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum UnknownReason {
     /// There is no call instruction, or the code cannot be read.
     #[error("there is no call instruction before the return address")]

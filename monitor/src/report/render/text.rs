@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use super::{
-    DumpInfo, DumpedExport, EndOfRun, Frame, HistoryEntry, IgnoredHits, Report, Verdict, Violation, WatchInfo,
+use super::{Renderer, words};
+use crate::report::{
+    DumpInfo, DumpedExport, EndKind, EndOfRun, HistoryEntry, IgnoredHits, Location, Report, Violation, WatchInfo,
 };
 
 /// Appends one line. Writing to a `String` cannot fail, so the result carries nothing.
@@ -15,12 +16,18 @@ macro_rules! line {
     }};
 }
 
-/// Writes the report as text.
-///
-/// # Errors
-/// What `out` returns.
-pub fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
-    out.write_all(render(report).as_bytes())
+/// The report for people.
+#[derive(Debug, Clone, Copy)]
+pub struct Text;
+
+impl Renderer for Text {
+    fn file_name(&self) -> &'static str {
+        "report.txt"
+    }
+
+    fn render(&self, report: &Report, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(render(report).as_bytes())
+    }
 }
 
 /// The report as text.
@@ -46,7 +53,7 @@ pub fn violation(violation: &Violation) -> String {
 
 /// A call stack, one line a frame.
 #[must_use]
-pub fn stack(frames: &[Frame], note: Option<&str>) -> String {
+pub fn stack(frames: &[Location], note: Option<&str>) -> String {
     let mut text = String::new();
     stack_text(&mut text, frames);
     if let Some(note) = note {
@@ -63,24 +70,15 @@ pub fn history(entries: &[HistoryEntry]) -> String {
     text
 }
 
-/// How loudly a violation is told.
-pub(crate) fn severity(v: &Violation) -> &'static str {
-    match v.verdict {
-        Verdict::Semantic if v.concerns_target => "error",
-        Verdict::Suspect if v.concerns_target => "warning",
-        _ => "note",
-    }
-}
-
 fn violation_text(text: &mut String, v: &Violation, seed: u64, again: &str) {
-    let head = severity(v);
-    line!(text, "{head}[{}]: {}", v.rule, v.message);
+    let rule = v.rule.meta();
+    line!(text, "{}[{}]: {}", words::severity(v), rule.name, v.cause.text());
     line!(text, "  --> {}", v.caller);
-    if let Some(note) = &v.caller_note {
+    if let Some(note) = words::called(&v.called) {
         line!(text, "      {note}");
     }
     line!(text, "   |");
-    line!(text, "   | call     {}({})", v.routine, v.operands.join(", "));
+    line!(text, "   | call     {}({})", v.routine, words::operands(v).join(", "));
     line!(text, "   | lock     {}", v.lock);
     line!(
         text,
@@ -88,13 +86,16 @@ fn violation_text(text: &mut String, v: &Violation, seed: u64, again: &str) {
         v.vcpu,
         v.thread,
         irql_text(v.irql),
-        v.event
+        v.call_event
     );
+    if v.event != v.call_event {
+        line!(text, "   | found    at event {}", v.event);
+    }
     line!(text, "   |");
-    wrapped(text, "rule", &format!("{} ({})", v.rule_text, v.rule_source));
-    wrapped(text, "verdict", verdict_text(v.verdict, v.concerns_target));
-    for evidence in &v.evidence {
-        wrapped(text, "because", evidence);
+    wrapped(text, "rule", &format!("{} ({})", rule.text, rule.source));
+    wrapped(text, "verdict", words::verdict(v.verdict, v.concerns_target));
+    for evidence in words::evidence(v) {
+        wrapped(text, "because", &evidence);
     }
     line!(text, "   = call stack, innermost first:");
     stack_text(text, &v.stack);
@@ -102,6 +103,7 @@ fn violation_text(text: &mut String, v: &Violation, seed: u64, again: &str) {
         line!(text, "          ({note})");
     }
     history_text(text, &v.history);
+    wrapped(text, "signature", &words::signature(&v.signature));
     if v.count > 1 {
         line!(text, "   = seen {} times in this run; the first is shown", v.count);
     }
@@ -111,26 +113,12 @@ fn violation_text(text: &mut String, v: &Violation, seed: u64, again: &str) {
     line!(text);
 }
 
-fn verdict_text(verdict: Verdict, concerns_target: bool) -> &'static str {
-    match verdict {
-        Verdict::Semantic if !concerns_target => {
-            "semantic: the documented contract is broken, but not by the driver under test; never a Defect"
-        }
-        Verdict::Semantic => "semantic: the documented contract is broken; this makes the outcome Defect",
-        Verdict::Literal => {
-            "literal: the rule's own words are broken, but the call is documented as legal; a note only"
-        }
-        Verdict::Suspect => "suspect: the evidence is too short for a verdict; never counted as a defect",
-    }
-}
-
-fn stack_text(text: &mut String, stack: &[Frame]) {
+fn stack_text(text: &mut String, stack: &[Location]) {
     if stack.is_empty() {
         line!(text, "       (unknown)");
     }
     for (number, frame) in stack.iter().enumerate() {
-        let note = frame.note.as_ref().map(|n| format!("  [{n}]")).unwrap_or_default();
-        line!(text, "       {number:>2}  {}{note}", frame.location);
+        line!(text, "       {number:>2}  {frame}");
     }
 }
 
@@ -147,26 +135,26 @@ fn history_text(text: &mut String, history: &[HistoryEntry]) {
         line!(
             text,
             "       event {:>8}  vCPU {:<2} IRQL {:<2} {}",
-            entry.event,
-            entry.vcpu,
-            entry.irql,
-            entry.what
+            entry.call.event,
+            entry.call.vcpu,
+            entry.call.irql,
+            words::step(entry)
         );
         line!(
             text,
             "                       from {}, thread {:#x}",
-            entry.caller,
-            entry.thread
+            entry.call.caller,
+            entry.call.thread
         );
     }
 }
 
 fn end_text(text: &mut String, end: &EndOfRun) {
     let Some(detail) = &end.detail else { return };
-    if end.kind == "power off" {
+    if end.kind == EndKind::PowerOff {
         return;
     }
-    line!(text, "guest: {}: {detail}", end.kind);
+    line!(text, "guest: {}: {detail}", end.kind.text());
     if let Some(bug_check) = end.bug_check {
         let [a, b, c, d] = bug_check.parameters;
         line!(
@@ -230,7 +218,11 @@ fn summary_text(text: &mut String, report: &Report) {
     } else {
         format!("{} vCPUs, {} MiB, seed {}, ", run.cpus, run.memory >> 20, run.seed)
     };
-    field(text, "run", &format!("{machine}{how}, ended by {}", report.end.kind));
+    field(
+        text,
+        "run",
+        &format!("{machine}{how}, ended by {}", report.end.kind.text()),
+    );
     watch_text(text, &report.watch);
     calls_text(text, report);
     cost_text(text, report);
@@ -287,12 +279,17 @@ fn calls_text(text: &mut String, report: &Report) {
     } else {
         field(text, "calls", "by routine and calling module:");
     }
-    let width = report.calls.iter().map(|c| c.routine.len()).max().unwrap_or(0);
+    let width = report
+        .calls
+        .iter()
+        .map(|c| c.routine.to_string().len())
+        .max()
+        .unwrap_or(0);
     for call in &report.calls {
         line!(
             text,
             "    {:<width$}  {:<24} {:>10}",
-            call.routine,
+            call.routine.to_string(),
             call.module,
             call.calls
         );

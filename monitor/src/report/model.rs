@@ -1,0 +1,482 @@
+//! What a report says of a run: plain data. Broken contracts are in [`super::finding`].
+
+use serde::{Deserialize, Serialize};
+
+use storlock_check::rules::Meta;
+
+use super::finding::{LockRoutine, RuleId, Violation};
+use crate::outcome::{Condition, Outcome};
+use crate::timing::Spread;
+
+/// Version of the JSON schema. It changes when a field changes its meaning or goes away; new fields do not change it.
+pub const SCHEMA: &str = "storlock-report/2";
+
+/// All that a run has to say.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Version of Storlock that wrote this.
+    pub tool_version: String,
+    /// The outcome in SDV's words.
+    pub outcome: Outcome,
+    /// Exit code of the process.
+    pub exit_code: u8,
+    /// What held at the end of the run, each with the sentence that explains it.
+    pub conditions: Vec<ConditionNote>,
+    /// How the run was started.
+    pub run: RunInfo,
+    /// How the guest ended.
+    pub end: EndOfRun,
+    /// The driver under test, once the guest has loaded it.
+    pub target: Option<ModuleInfo>,
+    /// Modules of the guest, as far as the monitor had to look them up.
+    pub modules: Vec<ModuleInfo>,
+    /// Which routines were watched, and which were not.
+    pub watch: WatchInfo,
+    /// The rules that calls were held against.
+    pub rules: Vec<Rule>,
+    /// Broken contracts, by verdict and in the order of their first occurrence; one entry a signature.
+    pub violations: Vec<Violation>,
+    /// Lock calls by routine and calling module.
+    pub calls: Vec<CallCount>,
+    /// What the checker remembered and what it had to forget.
+    pub locks: LockSummary,
+    /// What the monitoring cost.
+    pub cost: Cost,
+    /// The event trace beside the report, if one was written.
+    pub trace: Option<TraceInfo>,
+    /// The crash dump of the first violation, if one was asked for and there was a violation.
+    #[serde(default)]
+    pub dump: Option<DumpInfo>,
+    /// Faults that the emulated hardware was told to have, and what has become of each.
+    pub faults: Vec<FaultInfo>,
+    /// Exported data of the guest that the command line asked for.
+    pub exports: Vec<DumpedExport>,
+    /// How the guest agrees with what is known of Windows, if that was asked for.
+    #[serde(default)]
+    pub guest_checks: Vec<GuestCheck>,
+    /// What drivers printed for a debugger since the breakpoints were in force, if that was asked for.
+    #[serde(default)]
+    pub debug_print: Option<DebugPrint>,
+    /// Anything else the reader should know.
+    pub notes: Vec<String>,
+}
+
+/// A condition and why it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConditionNote {
+    /// What holds.
+    pub condition: Condition,
+    /// One sentence for people.
+    pub reason: String,
+}
+
+/// How the run was started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunInfo {
+    /// The command line, one entry an argument, with the seed that was chosen: it repeats this run.
+    pub command_line: Vec<String>,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Number of virtual processors.
+    pub cpus: u32,
+    /// Guest memory in bytes.
+    pub memory: u64,
+    /// Files that the guest was built from.
+    pub images: Vec<ImageInfo>,
+    /// Wall-clock time from the start of the guest to its end, in milliseconds; 0 for a replay.
+    pub duration_ms: u64,
+    /// True if the report comes from a recording and no guest ran.
+    pub replayed: bool,
+}
+
+/// A file that the guest was built from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageInfo {
+    /// `kernel`, `port driver`, `driver under test` or `driver`.
+    pub role: String,
+    /// File name without its directory.
+    pub name: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// SHA-256 of the contents, in hexadecimal.
+    pub sha256: String,
+}
+
+/// What ended the run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndKind {
+    /// The guest powered the machine off.
+    PowerOff,
+    /// The guest reset the machine.
+    Reset,
+    /// A processor shut down after a triple fault.
+    TripleFault,
+    /// The guest reported its crash to the hypervisor.
+    Crash,
+    /// The wall-clock limit was reached.
+    TimeLimit,
+    /// KVM could not execute an instruction.
+    InternalError,
+    /// The user interrupted the run.
+    Interrupted,
+    /// The session or another handler stopped the machine.
+    Stopped,
+    /// The host failed.
+    Failed,
+    /// An event trace does not say how its run ended.
+    NotRecorded,
+    /// The recording ends without saying how.
+    #[default]
+    Unknown,
+}
+
+impl EndKind {
+    /// As it is written for people.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::PowerOff => "power off",
+            Self::Reset => "reset",
+            Self::TripleFault => "triple fault",
+            Self::Crash => "crash",
+            Self::TimeLimit => "time limit",
+            Self::InternalError => "internal error",
+            Self::Interrupted => "interrupted",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+            Self::NotRecorded => "not recorded",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// How the guest ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndOfRun {
+    /// What ended it.
+    pub kind: EndKind,
+    /// One sentence more, where there is more to say.
+    pub detail: Option<String>,
+    /// The bug check that the guest recorded.
+    pub bug_check: Option<BugCheck>,
+    /// What each virtual processor was doing, if the guest did not end by itself.
+    pub processors: Vec<ProcessorState>,
+}
+
+/// A Windows bug check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BugCheck {
+    /// Bug check code, such as 0xD1.
+    pub code: u64,
+    /// Its four parameters.
+    pub parameters: [u64; 4],
+}
+
+/// What a virtual processor was doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessorState {
+    /// Number of the vCPU.
+    pub vcpu: u32,
+    /// Where it was.
+    pub location: Location,
+    /// Its IRQL.
+    pub irql: u8,
+    /// What it was doing there, where known (`halted`, an instruction).
+    pub activity: Option<String>,
+    /// Its call stack, innermost first.
+    pub stack: Vec<Location>,
+    /// Why the stack ends where it does, if not at its outermost frame.
+    pub stack_note: Option<String>,
+}
+
+/// A module of the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleInfo {
+    /// Base name as the guest has it, such as `storport.sys`.
+    pub name: String,
+    /// Virtual address of its first byte.
+    pub base: u64,
+    /// Size of the image in bytes.
+    pub size: u64,
+}
+
+/// A code address of the guest and what is known about it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Location {
+    /// Guest virtual address.
+    pub address: u64,
+    /// Module that holds it; `None`: no loaded module does.
+    pub module: Option<String>,
+    /// Offset from the module's base.
+    pub offset: Option<u64>,
+    /// Nearest symbol at or below the address, with the distance to it in bytes.
+    pub symbol: Option<(String, u64)>,
+}
+
+/// Which routines were watched.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchInfo {
+    /// Watched routines.
+    pub routines: Vec<WatchedRoutine>,
+    /// How they were chosen, in a sentence.
+    pub summary: String,
+    /// Hits that were not judged.
+    #[serde(default)]
+    pub ignored: IgnoredHits,
+    /// Lock routines the target imports that were not watched.
+    pub gaps: Vec<WatchGap>,
+    /// How a breakpoint is stepped over: `resume flag`, `emulate first` or `single step`.
+    pub step_over: String,
+    /// Whether the return of a routine could be caught.
+    pub catch_return: bool,
+    /// Event number at which the breakpoints were in force on all processors; `None`: they never were.
+    pub armed_at: Option<u64>,
+    /// Why they never were.
+    pub not_armed: Option<String>,
+}
+
+/// Hits of watched addresses that are no calls, or none of a guest that works; they are in no other number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IgnoredHits {
+    /// In user mode: a jump to the address of a routine, which faults before its first instruction.
+    pub user_mode: u64,
+    /// After the guest had recorded a bug check.
+    pub after_bug_check: u64,
+}
+
+/// A watched routine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchedRoutine {
+    /// `module!routine`.
+    pub routine: String,
+    /// Other lock routines that have the same address: one breakpoint sees them all.
+    #[serde(default)]
+    pub same_address: Vec<String>,
+    /// Its address in the guest.
+    pub address: u64,
+    /// Why it was chosen.
+    pub reason: String,
+    /// How often it was entered.
+    pub hits: u64,
+}
+
+/// A lock routine that the target imports and that was not watched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchGap {
+    /// `module!routine`.
+    pub routine: String,
+    /// What follows from it for the verdicts.
+    pub consequence: String,
+}
+
+/// A rule that calls were held against.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule {
+    /// Its number, for good.
+    pub number: u16,
+    /// Its name, such as `SpinLockRelease`.
+    pub name: String,
+    /// What it demands.
+    pub text: String,
+    /// The pages of the driver documentation that it comes from.
+    pub source: String,
+}
+
+impl Rule {
+    /// All rules, by number.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        RuleId::ALL.iter().map(|rule| Self::from(rule.meta())).collect()
+    }
+}
+
+impl From<&Meta> for Rule {
+    fn from(meta: &Meta) -> Self {
+        Self {
+            number: meta.number,
+            name: meta.name.to_owned(),
+            text: meta.text.to_owned(),
+            source: meta.source.to_owned(),
+        }
+    }
+}
+
+/// Calls of one routine by one module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallCount {
+    /// The routine.
+    pub routine: LockRoutine,
+    /// Module that the call returns to; `(unknown)` if none holds the address.
+    pub module: String,
+    /// Number of calls.
+    pub calls: u64,
+}
+
+/// What the checker remembered and what it had to forget.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockSummary {
+    /// Releases that belong to an acquire.
+    pub matched: u64,
+    /// Calls that another lock routine made to do its work.
+    pub nested: u64,
+    /// Releases of locks whose state was not known yet.
+    pub unknown_releases: u64,
+    /// Those of them that concern the target: with any the run is inconclusive.
+    pub target_unknown_releases: u64,
+    /// Locks remembered at the end of the run.
+    pub remembered: u64,
+    /// Records of locks, handles and acquires dropped to bound memory.
+    pub evictions: u64,
+}
+
+/// What the monitoring cost.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Breakpoint hits from arming on.
+    pub hits: u64,
+    /// Hits of which the target was the caller.
+    pub target_hits: u64,
+    /// Hits a second of wall-clock time from arming on; 0 for a replay.
+    pub hits_per_second: u64,
+    /// `KVM_RUN` calls of all vCPUs.
+    pub kvm_runs: u64,
+    /// Exits for breakpoints and single steps.
+    pub debug_exits: u64,
+    /// All other exits.
+    pub other_exits: u64,
+    /// Times a vCPU had to wait because the event queue was full.
+    pub queue_waits: u64,
+    /// System calls other than `KVM_RUN` that hits needed; 0 where the resume flag works.
+    pub hit_requests: u64,
+    /// Time in the session for a hit of a breakpoint, in nanoseconds; nothing where there was no hit or no machine.
+    #[serde(default)]
+    pub handler_ns: Option<Spread>,
+}
+
+impl Cost {
+    /// The target's share of the hits, 0 to 1.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "a share for people needs no 53rd bit")]
+    pub fn target_share(&self) -> f64 {
+        if self.hits == 0 {
+            0.0
+        } else {
+            self.target_hits as f64 / self.hits as f64
+        }
+    }
+}
+
+/// The event trace beside the report.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceInfo {
+    /// File name.
+    pub file: String,
+    /// Events written.
+    pub events: u64,
+    /// Events after the trace had to end.
+    pub lost: u64,
+    /// Why the trace ends early.
+    pub error: Option<String>,
+}
+
+/// The crash dump of a violation.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DumpInfo {
+    /// File name as it was asked for.
+    pub file: String,
+    /// Number of the event at which the violation was found.
+    pub event: u64,
+    /// Length of the file; 0 if there is none.
+    pub bytes: u64,
+    /// What a dump by Windows has and this one lacks, a sentence each.
+    pub missing: Vec<String>,
+    /// Why there is no file.
+    pub error: Option<String>,
+}
+
+/// A fault that the emulated hardware was told to have.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultInfo {
+    /// As it was written on the command line.
+    pub spec: String,
+    /// Commands or register writes that it is about.
+    pub matched: u64,
+    /// How often it was injected.
+    pub injected: u64,
+}
+
+/// Exported data of the guest that the command line asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DumpedExport {
+    /// `MODULE!NAME` as asked.
+    pub name: String,
+    /// Its address; `None`: there is no such export.
+    pub address: Option<u64>,
+    /// Bytes when the breakpoints had been armed, in hexadecimal.
+    pub at_arming: Option<String>,
+    /// Bytes at the end of the run, in hexadecimal.
+    pub at_end: Option<String>,
+    /// Why there are no bytes.
+    pub error: Option<String>,
+}
+
+/// What drivers printed for a debugger.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DebugPrint {
+    /// The routines at whose entries it was taken; none if no debug register was left for them.
+    pub routines: Vec<String>,
+    /// In order.
+    pub lines: Vec<DebugLine>,
+    /// Lines after those that were kept.
+    pub not_kept: u64,
+}
+
+/// A line for a debugger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DebugLine {
+    /// Number of the last event before it.
+    pub event: u64,
+    /// Virtual processor.
+    pub vcpu: u32,
+    /// The text.
+    pub text: String,
+}
+
+/// One thing that the monitor relies on, tried in a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestCheck {
+    /// What was tried.
+    pub name: String,
+    /// Whether it is as the monitor needs it.
+    pub ok: bool,
+    /// What was found.
+    pub found: String,
+}
+
+impl Location {
+    /// A location of which only the address is known.
+    #[must_use]
+    pub fn unknown(address: u64) -> Self {
+        Self {
+            address,
+            ..Self::default()
+        }
+    }
+}
+
+impl std::fmt::Display for Location {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Some(module) = &self.module else {
+            return write!(f, "{:#x} (in no loaded module)", self.address);
+        };
+        write!(f, "{module}+{:#x}", self.offset.unwrap_or(0))?;
+        match &self.symbol {
+            Some((name, 0)) => write!(f, " ({name})"),
+            Some((name, distance)) => write!(f, " ({name}+{distance:#x})"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The words for what a report says of broken contracts, for every renderer that people read.
+
+use storlock_check::identity::stor_spinlock_name;
+
+use crate::report::{
+    Called, Evidence, HandleBefore, HandleNow, HistoryEntry, LockOperand, PriorCall, Shortfall, Signature, Step,
+    Verdict, Violation,
+};
+
+/// How loudly a violation is told.
+pub(crate) fn severity(v: &Violation) -> &'static str {
+    match v.verdict {
+        Verdict::Semantic if v.concerns_target => "error",
+        Verdict::Suspect if v.concerns_target => "warning",
+        _ => "note",
+    }
+}
+
+/// What the verdict means.
+pub(crate) fn verdict(verdict: Verdict, concerns_target: bool) -> &'static str {
+    match verdict {
+        Verdict::Semantic if !concerns_target => {
+            "semantic: the documented contract is broken, but not by the driver under test; never a Defect"
+        }
+        Verdict::Semantic => "semantic: the documented contract is broken; this makes the outcome Defect",
+        Verdict::Literal => {
+            "literal: the rule's own words are broken, but the call is documented as legal; a note only"
+        }
+        Verdict::Suspect => "suspect: the evidence is too short for a verdict; never counted as a defect",
+    }
+}
+
+/// What there is to know about the caller; nothing for an ordinary call.
+pub(crate) fn called(called: &Called) -> Option<String> {
+    match called {
+        Called::Call | Called::NotSeen => None,
+        Called::TailCall { returns_to } => Some(format!("by a tail call; it returns to {returns_to}")),
+        Called::Unknown { reason } => Some(format!(
+            "this is where the call returns to; the caller is unknown: {reason}"
+        )),
+    }
+}
+
+/// The place of a signature: the call and its callers.
+pub(crate) fn signature(signature: &Signature) -> String {
+    let callers: String = signature
+        .frames
+        .iter()
+        .map(|frame| format!(", called from {frame}"))
+        .collect();
+    format!("{} for {}{callers}", signature.id, signature.site)
+}
+
+/// The sentences that say what a verdict rests on, in the order in which they are told.
+pub(crate) fn evidence(v: &Violation) -> Vec<String> {
+    let holder = v.evidence.iter().find_map(|evidence| match evidence {
+        Evidence::Holder(call) => Some(call),
+        _ => None,
+    });
+    // The acquire of somebody else's handle is the holder's: told once.
+    let again = |evidence: &&Evidence| matches!(evidence, Evidence::Acquire(call) if Some(call) == holder);
+    let facts = v.evidence.iter().filter(|evidence| !again(evidence));
+    let facts = facts.map(|evidence| sentence(v, evidence));
+    let missing = SHORTFALLS.iter().filter(|(flag, _)| v.shortfall.contains(*flag));
+    facts.chain(missing.map(|(_, text)| (*text).to_owned())).collect()
+}
+
+/// What happened to a lock, with the routine.
+pub(crate) fn step(entry: &HistoryEntry) -> String {
+    let made = match entry.step {
+        Step::Attempt => "entered",
+        Step::Acquired => "acquired by",
+        Step::Failed => "not acquired by",
+        Step::Released => "released by",
+        Step::Nested => "nested call of",
+        Step::Unknown => "released in unknown state by",
+        Step::Violation => "contract broken by",
+    };
+    format!("{made} {}", entry.call.routine)
+}
+
+fn kind_name(kind: u32) -> &'static str {
+    stor_spinlock_name(kind).unwrap_or("no known kind")
+}
+
+fn told(call: &PriorCall) -> String {
+    format!(
+        "at event {} by {} from {}, on vCPU {}, IRQL {}, thread {:#x}",
+        call.event, call.routine, call.caller, call.vcpu, call.irql, call.thread
+    )
+}
+
+fn sentence(v: &Violation, evidence: &Evidence) -> String {
+    match evidence {
+        Evidence::Word { value: 0 } => "the lock word was 0 at the call: nobody held the lock".to_owned(),
+        Evidence::Word { value } => format!("the lock word was {value:#x} at the call: somebody held the lock"),
+        Evidence::Acquire(call) => format!("the lock was acquired {}", told(call)),
+        Evidence::NoAcquire => "no acquire of this lock by this thread or processor is open".to_owned(),
+        Evidence::Holder(call) => format!("somebody else holds the lock, acquired {}", told(call)),
+        Evidence::AlsoAcquired { lock, event } => {
+            format!("the caller has acquired another lock at event {event} and not released it: {lock}")
+        }
+        Evidence::ReleasedBefore { release, certain } => {
+            let but = if *certain {
+                ""
+            } else {
+                "; it has taken other locks since, so whether it means that acquire is not known"
+            };
+            format!(
+                "the caller's last call on this lock was its release {}{but}",
+                told(release)
+            )
+        }
+        Evidence::Handle(before) => handle_before(v, before),
+        Evidence::Refused(call) => format!(
+            "the acquire that the handle was given to cannot have taken the lock: it was made {}",
+            told(call)
+        ),
+        Evidence::Irql { at, min, max } if min == max => {
+            format!("it was called at IRQL {at}; its page allows IRQL {min} only")
+        }
+        Evidence::Irql { at, min, max } => {
+            format!("it was called at IRQL {at}; its page allows IRQL {min} to {max}")
+        }
+        Evidence::NewIrql { given, before } => {
+            format!("NewIrql is {given}; the IRQL before the acquire was {before}")
+        }
+        Evidence::Adapter { acquired, released } => {
+            format!("it was acquired with HwDeviceExtension {acquired:#x} and is released with {released:#x}")
+        }
+        Evidence::Kind { .. } if matches!(v.operand, LockOperand::QueuedHandle { .. }) => {
+            "the handle does not name the lock any more".to_owned()
+        }
+        Evidence::Kind { acquired, now } => format!(
+            "the acquire asked for kind {acquired} ({}); the handle names kind {now} ({}) now",
+            kind_name(*acquired),
+            kind_name(*now)
+        ),
+        Evidence::AcquiredHandle { handle } => format!("the acquire filled in the handle at {handle:#x}"),
+        Evidence::SeenLow { event, vcpu, irql } => format!(
+            "vCPU {vcpu} was seen at IRQL {irql} at event {event}, outside of the scope of the acquire, and no release was \
+             seen"
+        ),
+        Evidence::Operand { spin_lock, context } => format!(
+            "kind {spin_lock} ({}) with LockContext {context:#x} takes no lock",
+            kind_name(*spin_lock)
+        ),
+        Evidence::Cleared { event } => {
+            format!("at event {event} the lock word was 0 although the lock was held")
+        }
+    }
+}
+
+/// What the memory of the handle was used for before, and what speaks for and against its being the same handle still.
+fn handle_before(v: &Violation, before: &HandleBefore) -> String {
+    let HandleBefore { lock, acquire, .. } = before;
+    let kind = match v.operand {
+        LockOperand::StorPortHandle { kind: Some(kind), .. } => stor_spinlock_name(kind),
+        _ => None,
+    };
+    let now = match (before.now, kind) {
+        (HandleNow::Unread, _) => "what it names now could not be read".to_owned(),
+        (HandleNow::Empty, _) => "it names no lock now".to_owned(),
+        (HandleNow::Same, _) if before.frame_left => {
+            "it still names that kind of lock, but its stack frame may have been left since: whether it is the same \
+             handle is not known"
+                .to_owned()
+        }
+        (HandleNow::Same, _) => "it has not changed since, as far as can be seen".to_owned(),
+        (HandleNow::Other, Some(name)) => format!("it names a {name} now"),
+        (HandleNow::Other, None) => "it names another lock now".to_owned(),
+    };
+    let used = match (before.now, before.frame_left) {
+        (HandleNow::Same, false) => format!("the handle is that of {lock}"),
+        _ => format!("the handle's memory held the handle of {lock} before"),
+    };
+    let released = match before.released {
+        Some(event) => format!("released at event {event}"),
+        None => "of which no release was seen".to_owned(),
+    };
+    format!("{used}, acquired at event {acquire} and {released}; {now}")
+}
+
+const SHORTFALLS: &[(Shortfall, &str)] = &[
+    (
+        Shortfall::UNWATCHED,
+        "a routine that could have acquired or released the lock is not watched",
+    ),
+    (
+        Shortfall::UNSEEN_HOLDER,
+        "somebody holds the lock whose acquire was not seen",
+    ),
+    (Shortfall::UNRESOLVED, "whether the try got the lock was not seen"),
+    (Shortfall::DISTURBED, "an earlier wrong release has upset the lock"),
+    (
+        Shortfall::UNORDERED,
+        "the order of the events over all processors is not known",
+    ),
+    (
+        Shortfall::CONTRADICTED,
+        "the lock has contradicted what was recorded of it: it is touched in ways that are not seen",
+    ),
+    (
+        Shortfall::LATE,
+        "the watch began while the driver was running: the acquire may be older",
+    ),
+];
+
+/// The arguments of the call, by their names in the documentation.
+pub(crate) fn operands(v: &Violation) -> Vec<String> {
+    let mut list = match v.operand {
+        LockOperand::Address(lock) => vec![format!("SpinLock = {lock:#x}")],
+        LockOperand::Queued { lock, handle } => {
+            vec![format!("SpinLock = {lock:#x}"), format!("LockHandle = {handle:#x}")]
+        }
+        LockOperand::QueuedHandle { handle, lock } => {
+            let names = match lock {
+                None => String::new(),
+                Some(0) => " (names no lock)".to_owned(),
+                Some(lock) => format!(" (names lock {lock:#x})"),
+            };
+            vec![format!("LockHandle = {handle:#x}{names}")]
+        }
+        LockOperand::StorPort {
+            adapter,
+            kind,
+            context,
+            handle,
+        } => vec![
+            format!("HwDeviceExtension = {adapter:#x}"),
+            format!("SpinLock = {kind} ({})", kind_name(kind)),
+            format!("LockContext = {context:#x}"),
+            format!("LockHandle = {handle:#x}"),
+        ],
+        LockOperand::StorPortHandle {
+            adapter, handle, kind, ..
+        } => {
+            let names = match kind {
+                None => String::new(),
+                Some(0) => " (names no lock)".to_owned(),
+                Some(kind) => format!(" (names kind {kind}, {})", kind_name(kind)),
+            };
+            vec![
+                format!("HwDeviceExtension = {adapter:#x}"),
+                format!("LockHandle = {handle:#x}{names}"),
+            ]
+        }
+        LockOperand::Msi { adapter, message } => {
+            vec![
+                format!("HwDeviceExtension = {adapter:#x}"),
+                format!("MessageId = {message}"),
+            ]
+        }
+        LockOperand::Interrupt(object) => vec![format!("Interrupt = {object:#x}")],
+        LockOperand::Cancel => Vec::new(),
+    };
+    list.extend(v.new_irql.map(|irql| format!("NewIrql = {irql}")));
+    list
+}
