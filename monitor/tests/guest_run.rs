@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use support::{
     BUGS, LIMIT, Run, assert_counts_agree, assert_found_once_at_its_place, assert_nothing_found,
-    assert_replays_to_the_same_report, assert_same_wherever_it_was_loaded, command, finish, images, run, run_counted,
-    signature,
+    assert_replays_to_the_same_report, assert_same_wherever_it_was_loaded, assert_trace_replays_to_the_same_violations,
+    command, finish, images, run, run_counted, signature,
 };
 
 #[test]
@@ -76,7 +76,7 @@ fn guest_every_call_is_counted_as_the_guest_counts_it() {
 }
 
 #[test]
-fn guest_a_recording_replays_to_the_same_report() {
+fn guest_a_recording_and_a_trace_replay_to_the_same_report() {
     let files = tempfile::tempdir().unwrap();
     let recording = files.path().join("run.rec");
     let run = run(
@@ -92,6 +92,7 @@ fn guest_a_recording_replays_to_the_same_report() {
     );
     assert_eq!(run.code(), 1, "{run}");
     assert_replays_to_the_same_report(&run, &recording);
+    assert_trace_replays_to_the_same_violations(&run);
 }
 
 #[test]

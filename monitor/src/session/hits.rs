@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use storlock_check::checker::{Found, Response, ReturnInterest};
 use storlock_check::contract::{Contract, Role};
 use storlock_check::event::{Context, DISPATCH_LEVEL, Event, EventKind, LockCall, LockReturn, Order};
+use storlock_check::finding::Finding;
 
 use super::Session;
 use super::decode;
@@ -15,6 +16,16 @@ use crate::target::{Action, CpuState};
 
 /// What a CALL pushes: RSP after the return is that much higher than at the entry.
 const RETURN_ADDRESS_BYTES: u64 = 8;
+
+/// Repetitions of a finding whose callers are asked for, each; and of how many more one is. A driver may break a rule, or be
+/// suspected to, as often as it takes locks.
+const ASKED: u64 = 1000;
+const SAMPLED: u64 = 64;
+
+/// Whether the callers of a finding are asked for that was seen so often.
+const fn is_asked(times: u64) -> bool {
+    times <= ASKED || times % SAMPLED == 0
+}
 
 impl Session {
     /// A lock routine was entered.
@@ -119,12 +130,11 @@ impl Session {
         if response.found.is_none() {
             return false;
         }
-        let of_call = |found: &Found| {
-            let finding = found.index.and_then(|index| state.checker.violations().get(index));
-            finding.is_some_and(storlock_check::finding::Finding::stands_at_call)
-        };
+        let finding = |found: &Found| found.index.and_then(|index| state.checker.violations().get(index));
+        let of_call = |found: &Found| finding(found).is_some_and(Finding::stands_at_call);
         let (of_call, mut found): (Vec<Found>, Vec<Found>) = response.findings().copied().partition(of_call);
-        if !of_call.is_empty() {
+        let times = |found: &Found| finding(found).map_or(0, |finding| finding.count);
+        if of_call.iter().any(|found| found.first || is_asked(times(found))) {
             // A wrapper may hide who called it: which of the call's findings are new is known once its callers are.
             let told = state.who_called(cpu, context);
             let known = self.check(state, EventKind::CallerAttributed(told));

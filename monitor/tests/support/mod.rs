@@ -285,6 +285,36 @@ pub(crate) fn assert_replays_to_the_same_report(run: &Run, recording: &Path) {
     assert_eq!(replayed, live);
 }
 
+/// The event trace of a run that found a violation gives the same violations again, but for names and most of the stack, and
+/// the same counts of calls.
+#[track_caller]
+pub(crate) fn assert_trace_replays_to_the_same_violations(run: &Run) {
+    fn without_names(value: &Value) -> Value {
+        match value {
+            Value::Object(fields) => {
+                let kept = fields
+                    .iter()
+                    .filter(|(key, _)| !["symbol", "stack", "stack_note", "called"].contains(&key.as_str()));
+                kept.map(|(key, value)| (key.clone(), without_names(value))).collect()
+            }
+            Value::Array(list) => list.iter().map(without_names).collect(),
+            other => other.clone(),
+        }
+    }
+    let files = tempfile::tempdir().unwrap();
+    let mut replay = Command::new(env!("CARGO_BIN_EXE_storlock"));
+    let trace = run.directory.path().join("report/events.trace");
+    replay.arg("replay").arg(trace).arg("--report-dir").arg(files.path());
+    let child = replay.stdout(Stdio::null()).spawn().unwrap();
+    assert_eq!(finish(child).status.code(), Some(1));
+    let replayed: Value = serde_json::from_slice(&fs::read(files.path().join("report.json")).unwrap()).unwrap();
+    let live = run.report();
+    assert!(!violations(&live).is_empty(), "{run}");
+    for part in ["violations", "calls", "locks", "rules"] {
+        assert_eq!(without_names(&replayed[part]), without_names(&live[part]), "{part}");
+    }
+}
+
 /// As [`run`], and the guest's own counters are in the report.
 pub(crate) fn run_counted(miniport: &str, arguments: &[&str]) -> Run {
     let mut arguments = arguments.to_vec();

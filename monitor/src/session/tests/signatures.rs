@@ -49,6 +49,30 @@ fn each_bug_behind_a_wrapper_has_its_own_entry_stack_and_stop() {
     }
 }
 
+#[test]
+fn what_happens_all_the_time_costs_little_and_hides_nothing_for_long() {
+    let session = Session::new(config(), None, None);
+    let mut guest = Fake::new();
+    guest.boot_and_arm(&session);
+    let mut release = |caller| {
+        let before = guest.space.borrow().reads.get();
+        release(&mut guest, &session, DRIVER, LOCK, caller);
+        let after = guest.space.borrow().reads.get();
+        after - before
+    };
+    for _ in 0..1100 {
+        release(0x1200);
+    }
+    let cheap = (0..64).filter(|_| release(0x1200) <= 4).count();
+    assert_eq!(cheap, 63);
+    for _ in 0..64 {
+        release(0x1300);
+    }
+    let report = session.report(&power_off());
+    assert_eq!(report.violations.len(), 2);
+    assert_eq!(report.violations.iter().map(|v| v.count).sum::<u64>(), 1100 + 2 * 64);
+}
+
 /// The signature of the first violation of a driver at `base`.
 fn signature_at(base: u64, caller: u64) -> crate::report::Signature {
     let session = Session::new(config(), None, None);
