@@ -43,11 +43,8 @@ pub(crate) fn called(called: &Called) -> Option<String> {
 
 /// The place of a signature: the call and its callers.
 pub(crate) fn signature(signature: &Signature) -> String {
-    let callers: String = signature
-        .frames
-        .iter()
-        .map(|frame| format!(", called from {frame}"))
-        .collect();
+    let frames = signature.frames.iter().map(|frame| format!(", called from {frame}"));
+    let callers = frames.collect::<Vec<_>>().concat();
     format!("{} for {}{callers}", signature.id, signature.site)
 }
 
