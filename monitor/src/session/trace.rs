@@ -160,7 +160,7 @@ impl Writer {
 
     /// Puts the mark where bytes are already allocated, and cuts the file behind it.
     fn mark_over(&mut self, mark: &[u8]) -> io::Result<()> {
-        let there = self.file.metadata()?.len();
+        let there = self.file.seek(SeekFrom::End(0))?;
         let room = |end: &u64| end + mark.len() as u64 <= there;
         let mut block = self.ends.iter().map(|end| self.written + *end as u64).filter(room);
         let whole = block.clone().count();
