@@ -113,10 +113,10 @@ fn examine(device: &Path) -> Vec<Finding> {
 fn assess_sandbox(probed: Result<FileLimit, storlock_vmm::Error>) -> Finding {
     const SUBJECT: &str = "sandbox of a run";
     match probed {
-        Ok(FileLimit::Full) => finding(
+        Ok(limit @ FileLimit::Full) => finding(
             SUBJECT,
             Status::Good,
-            "system calls are filtered (seccomp); Landlock limits files",
+            format!("system calls are filtered (seccomp); {limit}"),
             "",
         ),
         Ok(limit) => finding(

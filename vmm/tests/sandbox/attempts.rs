@@ -52,6 +52,8 @@ macro_rules! all {
 
 /// No descriptor, no address that can be read, no process.
 const NOBODY: u64 = u64::MAX;
+/// Stands for the number of this process.
+const OWN: u64 = 0x4f57_4e00_0000_0000;
 /// No argument of 32 bits reaches so high.
 const UPPER: u64 = 1 << 40;
 const NOWHERE: u64 = 8;
@@ -109,6 +111,8 @@ const PROCESSES: &[&[Attempt]] = &[
         never("tkill", libc::SYS_tkill, [1, 0, 0, 0, 0]),
         never("tgkill of another process", libc::SYS_tgkill, [1, 1, 34, 0, 0]),
         never("tgkill of another process, abort", libc::SYS_tgkill, [1, 1, 6, 0, 0]),
+        // Process 1 has no thread of this one.
+        never("another signal to this process", libc::SYS_tgkill, [OWN, 1, 19, 0, 0]),
     ],
     &each![
         libc::SYS_fcntl,
@@ -192,6 +196,21 @@ const NETWORK: &[&[Attempt]] = &[
             "an option of another level with the same number",
             libc::SYS_setsockopt,
             [NOBODY, libc::SOL_SOCKET as u64, libc::TCP_NODELAY as u64, 0, 0],
+        ),
+        never(
+            "receive and leave it there",
+            libc::SYS_recvfrom,
+            [NOBODY, NOWHERE, 0, libc::MSG_PEEK as u64, 0],
+        ),
+        never(
+            "receive and ask from whom",
+            libc::SYS_recvfrom,
+            [NOBODY, NOWHERE, 0, 0, NOWHERE],
+        ),
+        never(
+            "ask for an option of another level with the same number",
+            libc::SYS_getsockopt,
+            [NOBODY, libc::IPPROTO_TCP as u64, libc::SO_ERROR as u64, 0, 0],
         ),
         never(
             "ask for the peer's credentials",
@@ -553,6 +572,7 @@ const KERNEL: &[&[Attempt]] = &[
             libc::SYS_rt_sigaction,
             [libc::SIGTERM as u64, 0, 0, 8, 0],
         ),
+        never("wait for many files", libc::SYS_poll, [NOWHERE, 2, 0, 0, 0]),
         never(
             "x32: open",
             0x4000_0000 | libc::SYS_openat,
@@ -616,7 +636,8 @@ fn note_refusals() {
 /// Makes the call; whether it was refused.
 fn is_refused(attempt: &Attempt) -> bool {
     REFUSED.set(false);
-    let [a, b, c, d, e] = attempt.arguments;
+    let own = u64::from(std::process::id());
+    let [a, b, c, d, e] = attempt.arguments.map(|value| if value == OWN { own } else { value });
     // SAFETY: no argument is an address of ours. A process that this starts ends at once, without running anything.
     #[allow(unsafe_code)]
     unsafe {
