@@ -55,7 +55,8 @@ const fn bits(index: u8, free: u32, values: &'static [u32]) -> Argument {
 const READ_WRITE: u32 = (libc::PROT_READ | libc::PROT_WRITE) as u32;
 const OWN_MEMORY: u32 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u32;
 /// What allocators ask for beside: no reservation, a stack, huge pages (of any size) where the user has tuned glibc so.
-const MAP_HINTS: u32 = (libc::MAP_NORESERVE | libc::MAP_STACK | libc::MAP_HUGETLB | libc::MAP_HUGE_MASK << 26) as u32;
+const MAP_HINTS: u32 = (libc::MAP_NORESERVE | libc::MAP_STACK | libc::MAP_HUGETLB) as u32
+    | (libc::MAP_HUGE_MASK as u32) << libc::MAP_HUGE_SHIFT;
 const FUTEX_HINTS: u32 = (libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME) as u32;
 const FUTEX_OPERATIONS: &[u32] = &[
     libc::FUTEX_WAIT as u32,
@@ -193,11 +194,6 @@ const DEBUGGER: &[Call] = &[
         libc::SYS_setsockopt,
         &[int(1, &[libc::IPPROTO_TCP as u32]), int(2, &[libc::TCP_NODELAY as u32])],
     ),
-    only(
-        libc::SYS_getsockopt,
-        &[int(1, &[libc::SOL_SOCKET as u32]), int(2, &[libc::SO_ERROR as u32])],
-    ),
-    any(libc::SYS_shutdown),
     // The file of snapshots, for each client anew.
     only(
         libc::SYS_fcntl,
@@ -218,8 +214,6 @@ const MAIN: &[Call] = &[
     // A dump gets its name when it is whole.
     any(libc::SYS_rename),
     any(libc::SYS_unlink),
-    // The end of the debugger's and the signals' run-time.
-    any(libc::SYS_epoll_ctl),
 ];
 
 /// What one kind does beside, but for its requests to devices.

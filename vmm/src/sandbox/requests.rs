@@ -80,12 +80,11 @@ pub(super) fn requests(kind: ThreadKind) -> &'static [u32] {
             KVM_SET_IRQCHIP,
             KVM_SET_PIT2,
         ],
-        // A controller gives its doorbells back on whatever thread it ends. Its worker sets the level of its pin.
+        // A controller connects its doorbells and gives them back, and sets the level of its pin.
         ThreadKind::Worker => &[KVM_IOEVENTFD, KVM_IRQ_LINE],
-        ThreadKind::Coordinator => &[KVM_IOEVENTFD],
-        ThreadKind::Main => &[KVM_IOEVENTFD, libc::TCGETS as u32, libc::TIOCGWINSZ as u32],
-        ThreadKind::Progress => &[libc::TCGETS as u32, libc::TIOCGWINSZ as u32],
-        ThreadKind::Writer | ThreadKind::Debugger | ThreadKind::Signals => &[],
+        // What the standard streams lead to, and how wide that is.
+        ThreadKind::Main | ThreadKind::Progress => &[libc::TCGETS as u32, libc::TIOCGWINSZ as u32],
+        ThreadKind::Coordinator | ThreadKind::Writer | ThreadKind::Debugger | ThreadKind::Signals => &[],
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod attempts;
 mod landlock;
+mod promises;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -15,7 +16,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use attempts::PROMISES;
+use promises::PROMISES;
 use storlock_vmm::sandbox::{Sandbox, ThreadKind, VIOLATION_EXIT_CODE};
 
 const ATTEMPT: &str = "STORLOCK_SANDBOX_ATTEMPT";
