@@ -7,9 +7,11 @@ mod file_lock;
 mod format;
 mod host_file;
 mod image;
+mod image_file;
 mod layers;
 mod memory;
 mod open_error;
+mod qcow2;
 mod shared_memory;
 mod watched;
 
@@ -105,6 +107,15 @@ pub trait Backend: Send {
     /// # Errors
     /// The host failed.
     fn flush(&mut self) -> Result<(), BackendError>;
+
+    /// Ends the use of the backend: makes everything durable, and says in it that it was left in order. Dropping it does the
+    /// same as far as it can.
+    ///
+    /// # Errors
+    /// The host failed.
+    fn close(&mut self) -> Result<(), BackendError> {
+        self.flush()
+    }
 
     /// Makes the range read as zeroes; with `deallocate` the room may be given back to the host.
     ///

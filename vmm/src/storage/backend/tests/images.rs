@@ -173,13 +173,13 @@ fn features_that_are_not_supported_are_refused_with_advice_and_the_file_is_not_c
         opened(&directory.path().join("old.qcow2"), &read_only()).len(),
         MEBIBYTE
     );
-    // Dirty, as after a crash with lazy refcounts.
-    let dirty = qcow2(directory.path(), MEBIBYTE);
-    let mut bytes = fs::read(&dirty).unwrap();
-    bytes[79] |= 1;
-    fs::write(&dirty, &bytes).unwrap();
-    assert!(refused(&dirty, &ImageOptions::default()).contains("qemu-img check -r all"));
-    assert!(fs::read(&dirty).unwrap() == bytes);
+    // Found corrupt by QEMU.
+    let corrupt = qcow2(directory.path(), MEBIBYTE);
+    let mut bytes = fs::read(&corrupt).unwrap();
+    bytes[79] |= 2;
+    fs::write(&corrupt, &bytes).unwrap();
+    assert!(refused(&corrupt, &ImageOptions::default()).contains("qemu-img check -r all"));
+    assert!(fs::read(&corrupt).unwrap() == bytes);
 }
 
 #[test]
