@@ -88,9 +88,9 @@ impl Storage for ImageFile {
         Ok(self.file.length())
     }
 
+    /// Names stay as the image has them: who opens the files (`layers.rs`) knows what they are relative to.
     fn resolve_relative_path<P: AsRef<Path>>(&self, relative: P) -> io::Result<PathBuf> {
-        // An absolute path replaces the directory.
-        Ok(self.file.path().parent().unwrap_or(Path::new("")).join(relative))
+        Ok(relative.as_ref().to_owned())
     }
 
     fn get_filename(&self) -> Option<PathBuf> {
