@@ -367,10 +367,13 @@ impl RunningGuest {
             self.running
                 .inspect(cpu, move |stopped| session.look(&mut KvmCpu::new(stopped)));
         }
+        let picture = self.display.as_ref().and_then(|display| display.picture());
+        // The images are closed with the machine, which may fail, too.
+        drop(self.running);
+        end.notes.extend(self.disks.notes.iter().cloned());
         end.failures.extend(self.disks.failures());
         end.faults = self.faults.as_ref().map(FaultPlan::report).unwrap_or_default();
         self.session.close(&mut end);
-        let picture = self.display.as_ref().and_then(|display| display.picture());
         Ended { end, picture }
     }
 

@@ -191,6 +191,9 @@ pub struct End {
     pub faults: Vec<FaultInfo>,
     /// Host failures during the run: a full disk.
     pub failures: Vec<String>,
+    /// What the report says of the machine beside the session's own notes.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// What a last look at the processors of a stopped machine gave.

@@ -103,7 +103,7 @@ impl Session {
             exports: state.exports.clone(),
             guest_checks: self.guest_checks(&state, end),
             debug_print: self.debug_log(&state),
-            notes: state.notes.clone(),
+            notes: state.notes.iter().chain(&end.notes).cloned().collect(),
         }
     }
 
