@@ -11,8 +11,9 @@ mod requests;
 mod violation;
 
 use std::path::Path;
-use std::sync::{Once, mpsc};
+use std::sync::mpsc;
 use std::thread::{self, Builder, Thread};
+use std::time::{Duration, Instant};
 
 pub use files::FileLimit;
 
@@ -103,17 +104,6 @@ fn tame_allocator() {
     }
 }
 
-/// Has a panic say where and why, and no more: for a backtrace it would open files.
-fn report_panics_briefly() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        std::panic::set_hook(Box::new(|panic| {
-            let thread = thread::current();
-            eprintln!("thread '{}': {panic}", thread.name().unwrap_or("unnamed"));
-        }));
-    });
-}
-
 /// Keeps a thread whose calls name no files from all of them, should such a call slip into its list. Where they do whoever
 /// starts the thread says which files.
 fn limit_files_of(kind: ThreadKind) -> Result<(), Error> {
@@ -135,12 +125,14 @@ impl Sandbox {
 
     /// Limits the threads that are started by it or enter it. Tries every filter on a thread of its own first.
     ///
+    /// The language's own message of a panic opens files where a backtrace is asked for: whoever limits threads sets a hook
+    /// for panics that opens none.
+    ///
     /// # Errors
     /// [`Error::Sandbox`] if this kernel does not take the filters.
     pub fn enforced() -> Result<Self, Error> {
         violation::catch()?;
         tame_allocator();
-        report_panics_briefly();
         let sandbox = Self { enforced: true };
         for kind in ThreadKind::ALL {
             // Its end is of no interest: that it began says all.
@@ -255,6 +247,9 @@ impl Sandbox {
     }
 }
 
+/// How often a thread that is waited for with a limit is looked at.
+const JOIN_POLL: Duration = Duration::from_millis(2);
+
 /// A thread started by [`Sandbox::spawn`].
 #[derive(Debug)]
 pub struct JoinHandle<T>(thread::JoinHandle<Option<T>>);
@@ -269,6 +264,25 @@ impl<T> JoinHandle<T> {
         self.0
             .join()?
             .ok_or_else(|| Box::new("it was never let go on") as Box<dyn std::any::Any + Send>)
+    }
+
+    /// Waits for the end of the thread for at most `limit`. `None`: it goes on, and nobody will hear of its end.
+    #[must_use]
+    pub fn join_within(self, limit: Duration) -> Option<thread::Result<T>> {
+        let began = Instant::now();
+        while !self.0.is_finished() {
+            if began.elapsed() >= limit {
+                return None;
+            }
+            thread::sleep(JOIN_POLL);
+        }
+        Some(self.join())
+    }
+
+    /// Whether the thread has come to its end.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.0.is_finished()
     }
 
     /// The thread.

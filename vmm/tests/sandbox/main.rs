@@ -1,6 +1,11 @@
 //! The limits of threads, on the kernel that runs the tests. What ends a process is tried in a child: this program once
 //! more, told what to do by an environment variable.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "what a test measured is shown on demand"
+)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod attempts;
@@ -81,6 +86,8 @@ fn in_a_child() {
     } else if name == CRASH {
         sandbox.spawn(ThreadKind::Vcpu, "attempt", || std::process::abort())
     } else if name == PANIC {
+        // The language's own hook opens files for a backtrace.
+        std::panic::set_hook(Box::new(|panic| eprintln!("thread 'attempt': {panic}")));
         let _ = sandbox
             .spawn(ThreadKind::Worker, "attempt", || panic!("on purpose"))
             .unwrap()

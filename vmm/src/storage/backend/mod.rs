@@ -12,6 +12,7 @@ mod layers;
 mod memory;
 mod open_error;
 mod qcow2;
+mod parts;
 mod shared_memory;
 mod watched;
 
@@ -24,6 +25,7 @@ pub use format::ImageFormat;
 pub use image::{ImageBackend, ImageOptions};
 pub use memory::MemoryBackend;
 pub use open_error::OpenError;
+pub use parts::image_files;
 pub use watched::{HostFailures, WatchedBackend};
 
 /// Why a backend did not do what it was asked to.

@@ -30,11 +30,16 @@ impl HostFailures {
 
     fn note<T>(&self, result: Result<T, BackendError>) -> Result<T, BackendError> {
         if let Err(error @ (BackendError::NoSpace | BackendError::Io(_))) = &result {
-            let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            failures.count += 1;
-            failures.first.get_or_insert_with(|| error.to_string());
+            self.add(error);
         }
         result
+    }
+
+    /// Notes a failure.
+    pub(crate) fn add(&self, error: impl ToString) {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.count += 1;
+        failures.first.get_or_insert_with(|| error.to_string());
     }
 }
 
