@@ -71,7 +71,7 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
         Format::Text => text(&diagnosis),
         Format::Json => serde_json::to_string_pretty(&diagnosis).map_err(Failure::infrastructure)? + "\n",
     };
-    output::print(&output);
+    output::print(output.as_bytes())?;
     Ok(if diagnosis.usable {
         0
     } else {

@@ -93,16 +93,11 @@ impl ImageFile {
     /// file or beside its directory; and where. It is the same build if its code is the same.
     #[must_use]
     pub fn unstripped(&self, directory: Option<&Path>) -> Option<(PathBuf, FileImage)> {
-        let file_name = self.path.file_name()?;
-        let parents = self.path.ancestors().skip(1).take(2);
-        let beside = parents.flat_map(|dir| [dir.join("debug"), dir.join("debug/miniports")]);
-        let candidates = directory.map(Path::to_owned).into_iter().chain(beside);
-        let read = |directory: PathBuf| {
-            let path = directory.join(file_name);
+        let read = |path: PathBuf| {
             let image = FileImage::parse(fs::read(&path).ok()?).ok()?;
             Some((path, image))
         };
-        candidates
+        unstripped_candidates(&self.path, directory)
             .into_iter()
             .filter_map(read)
             .find(|(_, other)| same_code(&self.image, other))
@@ -123,6 +118,18 @@ impl ImageFile {
             sha256,
         }
     }
+}
+
+/// Where the image at `path` may be as it was before its symbols were stripped.
+#[must_use]
+pub fn unstripped_candidates(path: &Path, directory: Option<&Path>) -> Vec<PathBuf> {
+    let Some(file_name) = path.file_name() else {
+        return Vec::new();
+    };
+    let parents = path.ancestors().skip(1).take(2);
+    let beside = parents.flat_map(|dir| [dir.join("debug"), dir.join("debug/miniports")]);
+    let candidates = directory.map(Path::to_owned).into_iter().chain(beside);
+    candidates.map(|directory| directory.join(file_name)).collect()
 }
 
 /// The file `name` among the built guest images: in the directory that the environment names, else in `guest-images`

@@ -16,19 +16,21 @@ pub mod interrupt;
 pub mod options;
 pub mod other_guest;
 pub mod output;
+mod places;
 pub mod progress;
 pub mod replay;
 pub mod run;
 pub mod symbols;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use storlock_vmm::host::survive_the_file_size_limit;
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
-
+use crate::diagnostics;
 use crate::outcome::Condition;
+use crate::output::PATIENCE;
 
 /// Boots a Windows x64 guest with a Storport driver and reports every spin lock call that breaks its contract.
 #[derive(Debug, Parser)]
@@ -84,33 +86,38 @@ impl Failure {
 /// Runs the command line and gives the exit code of the process.
 #[must_use]
 pub fn main() -> ExitCode {
-    // clap prints usage errors by itself and ends the process with code 2.
-    let cli = Cli::parse();
-    log_to_stderr();
-    let result = match &cli.command {
+    diagnostics::report_panics();
+    diagnostics::log();
+    survive_the_file_size_limit();
+    // A panic was told where it happened.
+    let code = catch_unwind(AssertUnwindSafe(command)).unwrap_or(Condition::Infrastructure.exit_code());
+    diagnostics::drain(PATIENCE);
+    ExitCode::from(code)
+}
+
+fn command() -> u8 {
+    let result = match Cli::try_parse() {
+        Ok(cli) => execute(&cli.command),
+        Err(error) if error.use_stderr() => {
+            crate::tell!("{}", error.render().to_string().trim_end());
+            return Condition::Usage.exit_code();
+        }
+        // Help and version.
+        Err(text) => output::print(text.render().to_string().as_bytes()).map(|()| 0),
+    };
+    result.unwrap_or_else(|failure| {
+        crate::tell!("error: {}", with_causes(&failure.error));
+        failure.condition.exit_code()
+    })
+}
+
+fn execute(command: &Command) -> Result<u8, Failure> {
+    match command {
         Command::Run(arguments) => run::execute(arguments),
         Command::Replay(arguments) => replay::execute(arguments),
         Command::Symbols(arguments) => symbols::execute(arguments),
         Command::Doctor(arguments) => doctor::execute(arguments),
-    };
-    match result {
-        Ok(code) => ExitCode::from(code),
-        Err(failure) => {
-            eprintln!("error: {}", with_causes(&failure.error));
-            ExitCode::from(failure.condition.exit_code())
-        }
     }
-}
-
-/// What the program has to say about itself: warnings, or what `RUST_LOG` asks for.
-fn log_to_stderr() {
-    let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::WARN.into())
-        .from_env_lossy();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
 }
 
 /// An error and its causes in one line, without the causes that the text above them tells already.

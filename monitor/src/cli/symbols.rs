@@ -105,7 +105,7 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
         Format::Text => text(&listing),
         Format::Json => serde_json::to_string_pretty(&listing).map_err(Failure::infrastructure)? + "\n",
     };
-    output::print(&output);
+    output::print(output.as_bytes())?;
     Ok(0)
 }
 

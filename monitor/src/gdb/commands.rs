@@ -3,7 +3,6 @@
 //! Talks to the session and to the stopped machine. It must not know gdb's protocol.
 
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io::Write as _;
 
 use crate::session::Session;
@@ -11,6 +10,7 @@ use crate::target::debuggee::{AllRegisters, DebuggedCpu, Debuggee, ask};
 
 use super::breakpoints::Policy;
 use super::registers::Register;
+use super::snapshot::SnapshotFile;
 
 /// Most bytes of physical memory that one command shows.
 const DUMP_LIMIT: u64 = 4096;
@@ -73,7 +73,7 @@ pub(crate) struct Commands<'a> {
     /// The processor meant when none is named.
     pub(crate) cpu: u32,
     /// Where snapshots go.
-    pub(crate) snapshot: Option<&'a mut File>,
+    pub(crate) snapshot: Option<&'a mut SnapshotFile>,
     /// What software breakpoints take.
     pub(super) policy: &'a mut Policy,
 }

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::output::Cut;
 use crate::report::{BugCheck, DumpInfo, FaultInfo, ProcessorState, RunInfo, TraceInfo};
 use crate::timing::Spread;
 use crate::windows::{FileImage, Image, ImageError, Imports, SymbolTable};
@@ -191,9 +192,20 @@ pub struct End {
     pub faults: Vec<FaultInfo>,
     /// Host failures during the run: a full disk.
     pub failures: Vec<String>,
-    /// What the report says of the machine beside the session's own notes.
+    /// What the report says of the machine and of the run's outputs beside the session's own notes.
     #[serde(default)]
     pub notes: Vec<String>,
+}
+
+impl End {
+    /// Notes that an output ends early.
+    pub fn note(&mut self, cut: Option<Cut>) {
+        match cut {
+            Some(Cut::Failure(text)) => self.failures.push(text),
+            Some(Cut::Note(text)) => self.notes.push(text),
+            None => {}
+        }
+    }
 }
 
 /// What a last look at the processors of a stopped machine gave.

@@ -52,15 +52,12 @@ impl Session {
         };
         if let Some(trace) = &self.trace {
             end.queue_waits += trace.waits();
-            let info = trace.finish(if ended_by_itself {
+            let (info, cut) = trace.finish(if ended_by_itself {
                 EndMark::Complete
             } else {
                 EndMark::CutOff
             });
-            if let Some(error) = &info.error {
-                end.failures
-                    .push(format!("the event trace {} is incomplete: {error}", info.file));
-            }
+            end.note(cut);
             end.trace = Some(info);
         }
         if let Some(recording) = &self.recording {
@@ -68,9 +65,7 @@ impl Session {
             if let Ok(json) = serde_json::to_vec(end) {
                 recording.push(Frame::End(json));
             }
-            if let Err(error) = recording.finish() {
-                end.failures.push(format!("the recording is incomplete: {error}"));
-            }
+            end.note(recording.finish());
         }
     }
 

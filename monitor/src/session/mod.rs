@@ -109,6 +109,17 @@ impl Session {
         }
     }
 
+    /// Has who waits for a writer of trace or recording ask whether the machine is to stand still: a reader that does not
+    /// read is not waited for then.
+    pub fn ask_for_wanted_still(&self, asked: impl Fn() -> bool + Clone + Send + Sync + 'static) {
+        if let Some(trace) = &self.trace {
+            trace.ask(Box::new(asked.clone()));
+        }
+        if let Some(recording) = &self.recording {
+            recording.ask(Box::new(asked));
+        }
+    }
+
     /// What the session was told at its start.
     #[must_use]
     pub fn config(&self) -> &Config {

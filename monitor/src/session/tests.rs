@@ -11,6 +11,7 @@ use storlock_vmm::sandbox::Sandbox;
 use super::recording::Recording;
 use super::*;
 use crate::outcome::Outcome;
+use crate::output::OutputFile;
 use crate::report::{Report, RunInfo, Verdict};
 use crate::target::{ArmError, GuestMemory, Interception, ReadError, Registers, SpecialRegisters};
 use crate::windows::testing::{CODE, DATA, PeBuilder, Space};
@@ -426,6 +427,10 @@ fn a_guest_that_only_loads_and_unloads_is_followed_for_a_while() {
     assert!(report.notes.len() < 10, "{:?}", report.notes);
 }
 
+fn output(path: &std::path::Path) -> OutputFile {
+    OutputFile::open(path, std::time::Duration::ZERO).unwrap()
+}
+
 fn recorded() -> (Vec<u8>, Report) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("run.rec");
@@ -433,7 +438,7 @@ fn recorded() -> (Vec<u8>, Report) {
     let session = Session::new(
         config(),
         None,
-        Some(Recording::create(&path, header, Sandbox::none()).unwrap()),
+        Some(Recording::create(output(&path), u64::MAX, header, Sandbox::none()).unwrap()),
     );
     scenario(&session);
     let mut end = power_off();
@@ -458,7 +463,8 @@ fn a_recording_replays_to_the_same_report() {
 fn a_trace_replays_to_the_same_verdicts() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("events.trace");
-    let session = Session::new(config(), Some(Trace::create(&path, Sandbox::none()).unwrap()), None);
+    let trace = Trace::create(output(&path), &path, u64::MAX, Sandbox::none()).unwrap();
+    let session = Session::new(config(), Some(trace), None);
     scenario(&session);
     let mut end = power_off();
     session.close(&mut end);

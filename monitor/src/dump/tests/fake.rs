@@ -193,7 +193,7 @@ impl Fake {
 /// A dump into `x.dmp` of this directory, without symbols.
 pub(super) fn plan(directory: &Path) -> Plan {
     Plan {
-        file: DumpFile::prepare(&directory.join("x.dmp")).unwrap(),
+        file: DumpFile::prepare(&directory.join("x.dmp"), std::time::Duration::ZERO).unwrap(),
         symbols: Symbols::default(),
     }
 }

@@ -11,8 +11,8 @@ mod image_file;
 mod layers;
 mod memory;
 mod open_error;
-mod qcow2;
 mod parts;
+mod qcow2;
 mod shared_memory;
 mod watched;
 
