@@ -18,6 +18,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::escape;
 use crate::output::{Outlet, Progress, WhenFull};
 
 /// Bytes on their way to standard error at most.
@@ -53,9 +54,9 @@ macro_rules! tell_bounded {
     ($($text:tt)*) => { $crate::diagnostics::bounded_line(::std::format_args!($($text)*)) };
 }
 
-/// See [`tell!`].
+/// See [`tell!`]. What a guest or a file chose in it cannot act on the terminal.
 pub fn line(text: fmt::Arguments<'_>) {
-    let mut text = text.to_string();
+    let mut text = escape::lines(&text.to_string()).into_owned();
     text.push('\n');
     write(text.as_bytes());
 }

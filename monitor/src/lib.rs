@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod diagnostics;
 pub mod dump;
+pub mod escape;
 pub mod gdb;
 pub mod machine;
 pub mod outcome;

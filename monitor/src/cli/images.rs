@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use sha2::{Digest, Sha256};
 
+use super::Lines;
 use crate::report::ImageInfo;
 use crate::windows::{Exports, FileImage, ImportName, Imports};
 
@@ -201,11 +202,12 @@ pub fn check_imports(images: &[ImageFile]) -> anyhow::Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    Err(anyhow!(
+    let text = format!(
         "this guest does not have what its drivers import, so it was not booted:\n  {}\nName a kernel, a port driver or \
          further drivers that export it (--kernel, --port-driver, --load).",
         missing.join("\n  ")
-    ))
+    );
+    Err(Lines(text).into())
 }
 
 /// Whether two files have the same code at the same places.

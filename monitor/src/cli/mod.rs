@@ -29,6 +29,7 @@ use clap::{Parser, Subcommand};
 use storlock_vmm::host::survive_the_file_size_limit;
 
 use crate::diagnostics;
+use crate::escape;
 use crate::outcome::Condition;
 use crate::output::PATIENCE;
 
@@ -103,7 +104,7 @@ fn command() -> u8 {
             return Condition::Usage.exit_code();
         }
         // Help and version.
-        Err(text) => output::print(text.render().to_string().as_bytes()).map(|()| 0),
+        Err(text) => output::print(&text.render().to_string()).map(|()| 0),
     };
     result.unwrap_or_else(|failure| {
         crate::tell!("error: {}", with_causes(&failure.error));
@@ -120,11 +121,19 @@ fn execute(command: &Command) -> Result<u8, Failure> {
     }
 }
 
+/// An error whose message has several lines on purpose. That of any other is shown on one line: it may quote a file.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Lines(pub String);
+
 /// An error and its causes in one line, without the causes that the text above them tells already.
 fn with_causes(error: &anyhow::Error) -> String {
     error
         .chain()
-        .map(ToString::to_string)
+        .map(|cause| match cause.downcast_ref::<Lines>() {
+            Some(lines) => escape::lines(&lines.0).into_owned(),
+            None => escape::line(&cause.to_string()).into_owned(),
+        })
         .reduce(|text, cause| {
             if text.contains(&cause) {
                 text
@@ -145,5 +154,16 @@ mod tests {
             .context("cannot open x: no such file")
             .context("nothing was run");
         assert_eq!(with_causes(&error), "nothing was run: cannot open x: no such file");
+    }
+
+    #[test]
+    fn only_a_message_of_ours_has_several_lines() {
+        let quoted = anyhow::Error::msg("no backing file a\nerror: b\x1b[2J").context("cannot open x");
+        assert_eq!(
+            with_causes(&quoted),
+            r"cannot open x: no backing file a\nerror: b\x1b[2J"
+        );
+        let ours = anyhow::Error::from(Lines("two\nlines\x07".to_owned()));
+        assert_eq!(with_causes(&ours), "two\nlines\\x07");
     }
 }

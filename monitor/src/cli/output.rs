@@ -14,6 +14,7 @@ use storlock_vmm::sandbox::Sandbox;
 use super::debugger::{SCRIPT_FILE, SNAPSHOT_FILE};
 use super::run::{Arguments, Format, SERIAL_FILE, TRACE_FILE};
 use super::{Failure, dump};
+use crate::escape;
 use crate::outcome::{self, Condition};
 use crate::output::{Cut, Outlet, OutputFile, PATIENCE, Place, Progress, WhenFull, is_special, partial_of, replace};
 use crate::report::{ConditionNote, Report, json, text};
@@ -274,9 +275,9 @@ pub fn infrastructure(reason: String) -> ConditionNote {
 ///
 /// # Errors
 /// Any other reason why it cannot be printed: a full disk.
-pub fn print(text: &[u8]) -> Result<(), Failure> {
+pub fn print(text: &str) -> Result<(), Failure> {
     let out = &mut io::stdout().lock();
-    match out.write_all(text).and_then(|()| out.flush()) {
+    match out.write_all(escape::lines(text).as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::infrastructure(anyhow!("{}", not_printed(&error))))
         }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use storlock_vmm::sandbox::{JoinHandle, Sandbox, ThreadKind};
 
+use crate::escape;
 use crate::output::PATIENCE;
 use crate::session::Session;
 
@@ -77,7 +78,11 @@ fn show(session: &Session, limit: Duration, terminal: bool, milestones: bool, do
             let style = ProgressStyle::with_template("{spinner} {elapsed_precise} {msg}");
             ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
         });
-        bar.set_message(format!("{}, limit {} s", session.progress(), limit.as_secs()));
+        bar.set_message(format!(
+            "{}, limit {} s",
+            escape::line(&session.progress()),
+            limit.as_secs()
+        ));
         bar.tick();
     }
     if milestones {

@@ -169,7 +169,8 @@ pub struct Arguments {
     /// Command line of the guest's kernel
     #[arg(long, value_name = "STRING", default_value = "", allow_hyphen_values = true)]
     pub append: String,
-    /// Copy the guest's serial port to this file as well; - is standard error
+    /// Copy the guest's serial port to this file as well, as the guest writes it, with whatever acts on a terminal; - is
+    /// standard error
     #[arg(long, value_name = "FILE|-")]
     pub serial: Option<PathBuf>,
     /// Directory with the images as they were before stripping, for the names in reports [default: `debug` beside an
@@ -262,6 +263,7 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     let options = machine_options(arguments, sandbox);
     let mut guest = Guest::prepare(&options, start).map_err(Failure::infrastructure)?;
     let config = config(arguments, target, &images, seed, &guest).map_err(Failure::infrastructure)?;
+    config.check().map_err(|what| Failure::usage(anyhow!(what)))?;
     let session = open_session(arguments, config, streams, sandbox).map_err(Failure::infrastructure)?;
     let session = Arc::new(session);
     let debugger = match socket {

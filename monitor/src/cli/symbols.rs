@@ -13,6 +13,8 @@ use storlock_check::contract::{CONTRACTS, Contract, Role};
 
 use super::run::Format;
 use super::{Failure, output};
+use crate::escape;
+use crate::report::json;
 use crate::watch;
 use crate::windows::{ExportTarget, Exports, FileImage, ImportName, Imports};
 
@@ -103,9 +105,9 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
         .map_err(Failure::usage)?;
     let output = match arguments.format {
         Format::Text => text(&listing),
-        Format::Json => serde_json::to_string_pretty(&listing).map_err(Failure::infrastructure)? + "\n",
+        Format::Json => json::text(&listing).map_err(Failure::infrastructure)?,
     };
-    output::print(output.as_bytes())?;
+    output::print(&output)?;
     Ok(0)
 }
 
@@ -220,7 +222,10 @@ fn text(listing: &Listing) -> String {
     let _ = writeln!(
         out,
         "{}{name}: {:#x} bytes at {:#x}, time stamp {:#010x}",
-        listing.file, listing.image_size, listing.preferred_base, listing.time_date_stamp
+        escape::line(&listing.file),
+        listing.image_size,
+        listing.preferred_base,
+        listing.time_date_stamp
     );
     let _ = writeln!(out, "\nExported lock routines: {}", listing.exports.len());
     for export in &listing.exports {

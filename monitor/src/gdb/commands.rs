@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
+use crate::escape;
 use crate::session::Session;
 use crate::target::debuggee::{AllRegisters, DebuggedCpu, Debuggee, ask};
 
@@ -89,7 +90,8 @@ impl Commands<'_> {
         let command = words.next().unwrap_or("help");
         let arguments: Vec<&str> = words.collect();
         let answer = self.answer(command, &arguments);
-        answer.unwrap_or_else(|problem| format!("{problem}\n"))
+        let text = answer.unwrap_or_else(|problem| format!("{problem}\n"));
+        escape::lines(&text).into_owned()
     }
 
     fn answer(&mut self, command: &str, arguments: &[&str]) -> Answer {

@@ -47,7 +47,7 @@ fn escape(name: &str) -> String {
             '>' => text.push_str("&gt;"),
             '"' => text.push_str("&quot;"),
             '\'' => text.push_str("&apos;"),
-            control if control.is_control() => text.push('?'),
+            hostile if crate::escape::is_hostile(hostile) => text.push('?'),
             other => text.push(other),
         }
     }

@@ -4,12 +4,16 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use super::{DumpInfo, DumpedExport, EndOfRun, Frame, HistoryEntry, Report, Verdict, Violation, WatchInfo};
+use crate::escape::Escaped;
 
-/// Appends one line. Writing to a `String` cannot fail, so the result carries nothing.
+/// Appends one line, and only one: a guest chooses some of what is in it. Writing to a `String` cannot fail, so the
+/// result carries nothing.
 macro_rules! line {
     ($text:expr) => { $text.push('\n') };
     ($text:expr, $($arg:tt)*) => {{
-        let _ = writeln!($text, $($arg)*);
+        let text: &mut String = &mut $text;
+        let _ = write!(Escaped(text), $($arg)*);
+        text.push('\n');
     }};
 }
 
@@ -72,41 +76,41 @@ pub(crate) fn severity(v: &Violation) -> &'static str {
 
 fn violation_text(text: &mut String, v: &Violation, seed: u64, again: &str) {
     let head = severity(v);
-    line!(text, "{head}[{}]: {}", v.rule, v.message);
-    line!(text, "  --> {}", v.caller);
+    line!(*text, "{head}[{}]: {}", v.rule, v.message);
+    line!(*text, "  --> {}", v.caller);
     if let Some(note) = &v.caller_note {
-        line!(text, "      {note}");
+        line!(*text, "      {note}");
     }
-    line!(text, "   |");
-    line!(text, "   | call     {}({})", v.routine, v.operands.join(", "));
-    line!(text, "   | lock     {}", v.lock);
+    line!(*text, "   |");
+    line!(*text, "   | call     {}({})", v.routine, v.operands.join(", "));
+    line!(*text, "   | lock     {}", v.lock);
     line!(
-        text,
+        *text,
         "   | where    vCPU {}, thread {:#x}, IRQL {}, event {}",
         v.vcpu,
         v.thread,
         irql_text(v.irql),
         v.event
     );
-    line!(text, "   |");
+    line!(*text, "   |");
     wrapped(text, "rule", &format!("{} ({})", v.rule_text, v.rule_source));
     wrapped(text, "verdict", verdict_text(v.verdict, v.concerns_target));
     for evidence in &v.evidence {
         wrapped(text, "because", evidence);
     }
-    line!(text, "   = call stack, innermost first:");
+    line!(*text, "   = call stack, innermost first:");
     stack_text(text, &v.stack);
     if let Some(note) = &v.stack_note {
-        line!(text, "          ({note})");
+        line!(*text, "          ({note})");
     }
     history_text(text, &v.history);
     if v.count > 1 {
-        line!(text, "   = seen {} times in this run; the first is shown", v.count);
+        line!(*text, "   = seen {} times in this run; the first is shown", v.count);
     }
     if !again.is_empty() {
-        line!(text, "   = run again with seed {seed}: {again}");
+        line!(*text, "   = run again with seed {seed}: {again}");
     }
-    line!(text);
+    line!(*text);
 }
 
 fn verdict_text(verdict: Verdict, concerns_target: bool) -> &'static str {
@@ -124,26 +128,26 @@ fn verdict_text(verdict: Verdict, concerns_target: bool) -> &'static str {
 
 fn stack_text(text: &mut String, stack: &[Frame]) {
     if stack.is_empty() {
-        line!(text, "       (unknown)");
+        line!(*text, "       (unknown)");
     }
     for (number, frame) in stack.iter().enumerate() {
         let note = frame.note.as_ref().map(|n| format!("  [{n}]")).unwrap_or_default();
-        line!(text, "       {number:>2}  {}{note}", frame.location);
+        line!(*text, "       {number:>2}  {}{note}", frame.location);
     }
 }
 
 fn history_text(text: &mut String, history: &[HistoryEntry]) {
     if history.is_empty() {
         line!(
-            text,
+            *text,
             "   = nothing happened to this lock before, as far as the watched routines show"
         );
         return;
     }
-    line!(text, "   = what happened to this lock before, latest first:");
+    line!(*text, "   = what happened to this lock before, latest first:");
     for entry in history {
         line!(
-            text,
+            *text,
             "       event {:>8}  vCPU {:<2} IRQL {:<2} {}",
             entry.event,
             entry.vcpu,
@@ -151,7 +155,7 @@ fn history_text(text: &mut String, history: &[HistoryEntry]) {
             entry.what
         );
         line!(
-            text,
+            *text,
             "                       from {}, thread {:#x}",
             entry.caller,
             entry.thread
@@ -164,11 +168,11 @@ fn end_text(text: &mut String, end: &EndOfRun) {
     if end.kind == "power off" {
         return;
     }
-    line!(text, "guest: {}: {detail}", end.kind);
+    line!(*text, "guest: {}: {detail}", end.kind);
     if let Some(bug_check) = end.bug_check {
         let [a, b, c, d] = bug_check.parameters;
         line!(
-            text,
+            *text,
             "   = bug check {:#x} ({a:#x}, {b:#x}, {c:#x}, {d:#x})",
             bug_check.code
         );
@@ -176,7 +180,7 @@ fn end_text(text: &mut String, end: &EndOfRun) {
     for cpu in &end.processors {
         let activity = cpu.activity.as_ref().map(|a| format!(": {a}")).unwrap_or_default();
         line!(
-            text,
+            *text,
             "   = vCPU {} at {}, IRQL {}{activity}",
             cpu.vcpu,
             cpu.location,
@@ -184,12 +188,12 @@ fn end_text(text: &mut String, end: &EndOfRun) {
         );
         stack_text(text, &cpu.stack);
     }
-    line!(text);
+    line!(*text);
 }
 
 fn summary_text(text: &mut String, report: &Report) {
     let run = &report.run;
-    line!(text, "summary");
+    line!(*text, "summary");
     field(
         text,
         "outcome",
@@ -278,7 +282,7 @@ fn calls_text(text: &mut String, report: &Report) {
     let width = report.calls.iter().map(|c| c.routine.len()).max().unwrap_or(0);
     for call in &report.calls {
         line!(
-            text,
+            *text,
             "    {:<width$}  {:<24} {:>10}",
             call.routine,
             call.module,
@@ -382,7 +386,13 @@ fn debug_text(text: &mut String, report: &Report) {
     };
     field(text, "debug print", &format!("by {}{which}:", log.routines.join(", ")));
     for line in log.lines.iter().skip(kept - shown) {
-        line!(text, "    event {:>8}  vCPU {:<2} {}", line.event, line.vcpu, line.text);
+        line!(
+            *text,
+            "    event {:>8}  vCPU {:<2} {}",
+            line.event,
+            line.vcpu,
+            line.text
+        );
     }
 }
 
@@ -440,7 +450,7 @@ pub(crate) fn irql_text(irql: u8) -> String {
 }
 
 fn field(text: &mut String, label: &str, value: &str) {
-    line!(text, "  {label:<12} {value}");
+    line!(*text, "  {label:<12} {value}");
 }
 
 /// A labelled paragraph, wrapped at 110 columns.
@@ -450,7 +460,7 @@ fn wrapped(text: &mut String, label: &str, value: &str) {
     let mut empty = true;
     for word in value.split_whitespace() {
         if !empty && current.len() + 1 + word.len() > 110 {
-            line!(text, "{}", current.trim_end());
+            line!(*text, "{}", current.trim_end());
             current = " ".repeat(indent);
             empty = true;
         }
@@ -460,7 +470,7 @@ fn wrapped(text: &mut String, label: &str, value: &str) {
         current.push_str(word);
         empty = false;
     }
-    line!(text, "{}", current.trim_end());
+    line!(*text, "{}", current.trim_end());
 }
 
 /// A command line that a shell reads back as the same arguments.

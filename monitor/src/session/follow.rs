@@ -10,6 +10,7 @@ use storlock_check::event::{EventKind, Module, WatchSet};
 use super::Session;
 use super::arm::{Evidence, export_name};
 use super::state::{Stage, State};
+use crate::escape;
 use crate::report::{ModuleInfo, WatchGap};
 use crate::target::GuestMemory;
 use crate::target::recorder::Recorder;
@@ -67,7 +68,7 @@ impl Session {
     /// The driver under test was loaded again: perhaps another version of it. The breakpoints stay those of its first
     /// load; what they now miss becomes a gap.
     fn target_came_back(&self, state: &mut State, cpu: &Recorder<'_>, module: &ModuleInfo) {
-        tracing::info!("{} is loaded again, at {:#x}", module.name, module.base);
+        tracing::info!("{} is loaded again, at {:#x}", escape::line(&module.name), module.base);
         let target = state.modules.by_name(&module.name);
         state.target = target.map(|(module, id)| (module.clone(), id));
         // One note, of the last time: how often it happens is the guest's choice.

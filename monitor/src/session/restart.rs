@@ -21,7 +21,7 @@ impl Session {
                 "the guest was reset before its locks were watched: its kernel is looked for again"
             }
         };
-        state.milestone(note.to_owned());
+        state.milestone(note);
         if !state.notes.iter().any(|known| known == note) {
             state.notes.push(note.to_owned());
         }

@@ -13,6 +13,7 @@ use super::debugger::Stops;
 use super::findings::Findings;
 use super::guest_check::GuestChecks;
 use super::modules::{ModuleId, ModuleMap};
+use crate::escape;
 use crate::report::{BugCheck, DebugPrint, DumpedExport, ModuleInfo, WatchGap};
 use crate::target::Hook;
 use crate::windows::{Kernel, Modules, SymbolTable};
@@ -133,7 +134,8 @@ impl State {
     }
 
     /// Tells who watches the run what has been reached.
-    pub(crate) fn milestone(&mut self, text: String) {
+    pub(crate) fn milestone(&mut self, text: impl AsRef<str>) {
+        let text = escape::line(text.as_ref()).into_owned();
         tracing::info!("{text}");
         if self.milestones.len() < MILESTONES {
             self.milestones.push(text);
@@ -150,7 +152,7 @@ impl State {
     /// Notes that the session will not come further.
     pub(crate) fn fail(&mut self, reason: impl Into<String>) {
         let reason = reason.into();
-        tracing::warn!("{reason}");
+        tracing::warn!("{}", escape::line(&reason));
         self.stage = Stage::Failed(reason);
     }
 

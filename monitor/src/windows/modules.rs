@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use super::image::{Image, ImageError};
+use crate::escape;
 use crate::target::{GuestMemory, ReadError};
 
 /// Offset of `Blink` in a `LIST_ENTRY`.
@@ -248,15 +249,8 @@ fn parse_entry(memory: &(impl GuestMemory + ?Sized), bytes: &[u8; ENTRY_BYTES]) 
 
 fn utf16(bytes: &[u8]) -> String {
     let units = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
-    let mut text = String::new();
-    for character in char::decode_utf16(units) {
-        match character {
-            Ok(character) if !character.is_control() => text.push(character),
-            Ok(character) => text.extend(character.escape_default()),
-            Err(_) => text.push(char::REPLACEMENT_CHARACTER),
-        }
-    }
-    text
+    let decoded = char::decode_utf16(units).map(|character| character.unwrap_or(char::REPLACEMENT_CHARACTER));
+    escape::line(&decoded.collect::<String>()).into_owned()
 }
 
 fn field_u64(bytes: &[u8; ENTRY_BYTES], offset: u64) -> u64 {

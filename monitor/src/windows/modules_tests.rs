@@ -103,7 +103,7 @@ fn names_of_the_guest_cannot_carry_control_characters() {
     let space = list(&["a\u{1b}[2J.sys", ""]);
     let mut modules = Modules::new(HEAD);
     modules.refresh(&space).unwrap();
-    assert_eq!(modules.known()[0].name, "a\\u{1b}[2J.sys");
+    assert_eq!(modules.known()[0].name, "a\\x1b[2J.sys");
     assert_eq!(modules.known()[1].name, "");
 }
 
