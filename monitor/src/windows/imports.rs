@@ -15,6 +15,8 @@ const MAX_MODULES: usize = 256;
 const MAX_IMPORTS: usize = 0x4000;
 /// The longest module or routine name, in bytes.
 const MAX_NAME: usize = 1024;
+/// Names of one image together, in bytes, that of the module counted with each import. Many imports may lie at one name.
+const MAX_NAMES: usize = 4 << 20;
 
 /// What is imported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +43,15 @@ impl Import {
     #[must_use]
     pub fn is_named(&self, name: &str) -> bool {
         matches!(&self.name, ImportName::Name(own) if own == name)
+    }
+
+    /// Bytes of its names.
+    fn length(&self) -> usize {
+        let own = match &self.name {
+            ImportName::Name(name) => name.len(),
+            ImportName::Ordinal(_) => 0,
+        };
+        self.module.len() + own
     }
 }
 
@@ -95,6 +106,7 @@ impl Imports {
             0 => slots, // Only a file, not yet bound, can be read this way.
             names => names,
         };
+        let mut held: usize = self.entries.iter().map(Import::length).sum();
         for index in 0u32.. {
             if self.entries.len() >= MAX_IMPORTS {
                 return Err(ImageError::Malformed(format!("more than {MAX_IMPORTS} imports")));
@@ -120,6 +132,12 @@ impl Imports {
                 name,
                 slot,
             });
+            held += self.entries.last().map_or(0, Import::length);
+            if held > MAX_NAMES {
+                return Err(ImageError::Malformed(format!(
+                    "names of imports of more than {MAX_NAMES} bytes"
+                )));
+            }
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 
 pub mod caller;
 pub mod code_view;
+mod coff;
 pub mod debug_print;
 pub mod debugger_data;
 pub mod exports;
