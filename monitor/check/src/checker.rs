@@ -41,6 +41,9 @@ pub struct Limits {
     pub handles: usize,
     /// Open acquires of one lock.
     pub records: usize,
+    /// Open acquires of all locks together (128 bytes each). More than half of that at once means that they are no locks:
+    /// all are forgotten.
+    pub open: usize,
     /// Distinct violations; more are only counted.
     pub violations: usize,
     /// Threads and modules remembered.
@@ -53,6 +56,7 @@ impl Default for Limits {
             locks: 1 << 16,
             handles: 1 << 16,
             records: 128,
+            open: 1 << 18,
             violations: 4096,
             names: 1 << 14,
         }
@@ -173,6 +177,7 @@ impl Checker {
             }
             EventKind::LockReturn(returned) => {
                 if self.observe(event.sequence, &returned.context) {
+                    self.bound_records();
                     self.lock_return(event.sequence, returned);
                 }
                 Response::NOTHING
@@ -326,6 +331,22 @@ impl Checker {
         }
     }
 
+    /// Keeps all locks together within their limit. Counts only after so many records were added that it could be reached,
+    /// so that a call costs nothing more.
+    fn bound_records(&mut self) {
+        let half = self.core.limits.open / 2;
+        if self.core.grown <= half {
+            return;
+        }
+        self.core.grown = 0;
+        let held: usize = self.locks.values_mut().map(LockState::shrink).sum();
+        if held > half {
+            self.core.statistics.records_evicted += held as u64;
+            self.forget_locks();
+            self.core.past_unknown();
+        }
+    }
+
     /// The lock of an identity, made if it is new; its place and state.
     fn lock(&mut self, identity: LockIdentity) -> u32 {
         if let Some(place) = self.locks.find(&identity) {
@@ -355,6 +376,7 @@ impl Checker {
 
     /// A lock routine was entered.
     fn lock_call(&mut self, sequence: u64, ordered: bool, call: &LockCall) -> Response {
+        self.bound_records();
         let target = self.core.is_target(call.context.return_address);
         let statistics = &mut self.core.statistics;
         statistics.calls[call.routine as usize] += 1;

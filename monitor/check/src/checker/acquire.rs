@@ -142,16 +142,9 @@ impl Checker {
             self.core.statistics.unreadable_handles += 1;
             self.core.past_unknown();
         }
-        let limit = self.core.limits.records.max(1);
-        let Some(lock) = self.locks.at_mut(place) else { return };
-        if lock.records.len() >= limit {
-            lock.records.remove(0);
-            self.core.statistics.records_evicted += 1;
-            self.core.past_unknown();
-        }
         let mut record = Record::new(prior, key.map_or(0, HandleKey::address));
         record.nested_in = nesting.outer();
-        lock.records.push(record);
+        self.open(place, record);
         self.core.recent.push(identity, prior.sequence, &call.context);
         let low = call.context.irql < DISPATCH_LEVEL;
         if low && self.core.late && wordless(call.routine) && self.core.threads.len() < self.core.limits.names {
@@ -162,6 +155,19 @@ impl Checker {
                 processor.attempt(place, prior.sequence);
             }
         }
+    }
+
+    /// Adds a record to those of a lock. The oldest makes room if there are too many.
+    fn open(&mut self, place: u32, record: Record) {
+        let limit = self.core.limits.records.max(1);
+        let Some(lock) = self.locks.at_mut(place) else { return };
+        if lock.records.len() >= limit {
+            lock.records.remove(0);
+            self.core.statistics.records_evicted += 1;
+            self.core.past_unknown();
+        }
+        lock.records.push(record);
+        self.core.grown += 1;
     }
 
     /// Gives a handle to a new acquire. One that was still open there is over: its handle has been overwritten.
@@ -239,7 +245,7 @@ impl Checker {
                 call.context.irql = APC_LEVEL;
                 let mut record = Record::new(call, HandleKey::of(&returned.operand).map_or(0, HandleKey::address));
                 record.held_since = Some(sequence);
-                lock.records.push(record);
+                self.open(place, record);
                 self.note(place, prior, Step::Acquired);
             }
             return;

@@ -31,6 +31,8 @@ pub(super) struct Core {
     pub(super) statistics: Statistics,
     pub(super) violations: Vec<Violation>,
     pub(super) fingerprints: HashMap<u64, usize>,
+    /// Records that were added to locks since what all locks hold was last counted.
+    pub(super) grown: usize,
 }
 
 /// Bytes of a kernel stack: addresses this far apart are not on the same one.

@@ -183,6 +183,7 @@ impl Checker {
         lock.end_nested(record.call.sequence);
         if !contract(call.routine).may_call.is_empty() {
             lock.releasing.push(prior);
+            self.core.grown += 1;
         }
         if call.word.is_none() {
             lock.disturbed &= !lock.records.is_empty();

@@ -165,6 +165,13 @@ impl LockState {
             .unwrap_or(Nesting::None)
     }
 
+    /// Records and releases that are kept, after giving back the room of those that were.
+    pub(crate) fn shrink(&mut self) -> usize {
+        self.records.shrink_to_fit();
+        self.releasing.shrink_to_fit();
+        self.records.len() + self.releasing.len()
+    }
+
     /// An acquire has come back or is over: those that it made are no holds of their own.
     pub(crate) fn end_nested(&mut self, outer: u64) {
         self.records.retain(|record| record.nested_in != Some(outer));
