@@ -29,6 +29,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 pub mod trace;
+pub mod trace_reader;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -52,17 +52,22 @@ impl ModuleMap {
     pub(crate) fn replace(&mut self, modules: impl IntoIterator<Item = ModuleInfo>) {
         self.modules.clear();
         for module in modules {
-            let Some(end) = module.base.checked_add(module.size) else {
-                continue;
-            };
-            let place = self.modules.partition_point(|(m, _)| m.base < module.base);
-            let before = place.checked_sub(1).and_then(|i| self.modules.get(i));
-            let free_before = before.is_none_or(|(m, _)| m.base + m.size <= module.base);
-            let free_after = self.modules.get(place).is_none_or(|(m, _)| end <= m.base);
-            if free_before && free_after && module.size > 0 {
-                let id = self.number(&module.name);
-                self.modules.insert(place, (module, id));
-            }
+            self.insert(module);
+        }
+    }
+
+    /// Adds a module unless it overlaps one that is known.
+    fn insert(&mut self, module: ModuleInfo) {
+        let Some(end) = module.base.checked_add(module.size) else {
+            return;
+        };
+        let place = self.modules.partition_point(|(m, _)| m.base < module.base);
+        let before = place.checked_sub(1).and_then(|i| self.modules.get(i));
+        let free_before = before.is_none_or(|(m, _)| m.base + m.size <= module.base);
+        let free_after = self.modules.get(place).is_none_or(|(m, _)| end <= m.base);
+        if free_before && free_after && module.size > 0 {
+            let id = self.number(&module.name);
+            self.modules.insert(place, (module, id));
         }
     }
 
@@ -97,13 +102,12 @@ impl ModuleMap {
 
     /// Adds a module, in place of any that it overlaps.
     pub(crate) fn add(&mut self, module: ModuleInfo) {
-        let overlaps =
-            |m: &ModuleInfo| m.base < module.base.saturating_add(module.size) && module.base < m.base + m.size;
-        let mut kept: Vec<ModuleInfo> = self.all().filter(|m| !overlaps(m)).cloned().collect();
-        if kept.len() < LIMIT {
-            kept.push(module);
+        let end = module.base.saturating_add(module.size);
+        self.modules
+            .retain(|(m, _)| m.base >= end || module.base >= m.base + m.size);
+        if self.modules.len() < LIMIT {
+            self.insert(module);
         }
-        self.replace(kept);
     }
 
     /// The first module of this name, whatever the case, and its number.

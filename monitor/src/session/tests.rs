@@ -17,6 +17,7 @@ use crate::target::{ArmError, GuestMemory, Interception, ReadError, Registers, S
 use crate::windows::testing::{CODE, DATA, PeBuilder, Space};
 
 mod debug_print;
+mod edits;
 mod target;
 
 const KERNEL: u64 = 0xffff_f800_1000_0000;
