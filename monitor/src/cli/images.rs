@@ -163,6 +163,23 @@ pub fn built_image(name: &str) -> anyhow::Result<PathBuf> {
     })
 }
 
+/// Checks that every image can be moved: the kernel and its drivers are put at addresses chosen by the seed.
+///
+/// # Errors
+/// One message that names all images that cannot.
+pub fn check_relocations(images: &[ImageFile]) -> anyhow::Result<()> {
+    let fixed = images.iter().filter(|file| file.image.image().relocations_stripped);
+    let names: Vec<String> = fixed.map(|file| file.path.display().to_string()).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    Err(anyhow!(
+        "cannot use {}: it has no relocations (IMAGE_FILE_RELOCS_STRIPPED), so it could be loaded at the address only for \
+         which it was linked, and kernels and drivers have to run at any address; link it without /FIXED",
+        names.join(", ")
+    ))
+}
+
 /// Checks that every import of every image is exported by another one.
 ///
 /// # Errors
@@ -184,16 +201,11 @@ pub fn check_imports(images: &[ImageFile]) -> anyhow::Result<()> {
                 .find(|(name, _)| name.eq_ignore_ascii_case(&import.module));
             let found = match (&module, &import.name) {
                 (Some((_, table)), ImportName::Name(name)) => table.get(name).is_some(),
-                (Some((_, table)), ImportName::Ordinal(ordinal)) => {
-                    table.entries().iter().any(|export| export.ordinal == *ordinal)
-                }
-                (None, _) => false,
+                (Some((_, table)), ImportName::Ordinal(ordinal)) => table.by_ordinal(*ordinal).is_some(),
+                (Some(_), ImportName::Bound) | (None, _) => false,
             };
             if !found {
-                let name = match &import.name {
-                    ImportName::Name(name) => name.clone(),
-                    ImportName::Ordinal(ordinal) => format!("#{ordinal}"),
-                };
+                let name = import.name.text();
                 let note = if module.is_none() { " (no such module)" } else { "" };
                 missing.push(format!("{} imports {}!{name}{note}", file.name, import.module));
             }

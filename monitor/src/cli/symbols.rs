@@ -255,7 +255,7 @@ fn text(listing: &Listing) -> String {
             import.slot_rva, import.module, import.name
         );
     }
-    if !listing.imports.is_empty() {
+    if !listing.imports.is_empty() || !listing.watch.gaps.is_empty() {
         let _ = writeln!(out, "\nIn a run: {}", listing.watch.summary);
         for gap in &listing.watch.gaps {
             let _ = writeln!(out, "  not watched: {}: {}", gap.routine, gap.consequence);
@@ -332,6 +332,20 @@ mod tests {
         let routines: Vec<_> = import.contract.iter().map(|row| row.routine).collect();
         assert_eq!(routines, ["StorPortAcquireSpinLock", "StorPortReleaseSpinLock"]);
         assert_eq!(listing.watch.watched, ["StorPortNotification"]);
+    }
+
+    #[test]
+    fn imports_by_ordinal_are_told_even_if_no_lock_routine_is_named() {
+        let mut builder = PeBuilder::new(0x1_4000_0000);
+        builder.section(".text", CODE, vec![0xcc; 0x100]);
+        builder.imports(&[("storport.sys", &["#7", "StorPortInitialize"])]);
+        let listing = listing(Path::new("m.sys"), builder.file()).unwrap();
+        let text = text(&listing);
+        assert!(
+            text.contains("not watched: 1 imports without a name, from storport.sys: a lock routine among them"),
+            "{text}"
+        );
+        assert!(text.contains("nothing to watch; not recognised: 1 imports"), "{text}");
     }
 
     #[test]

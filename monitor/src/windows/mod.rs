@@ -15,6 +15,7 @@ pub mod image;
 pub mod imports;
 pub mod kernel;
 pub mod modules;
+mod pages;
 pub mod pdb;
 pub mod processor;
 pub mod shared_user_data;

@@ -163,6 +163,7 @@ impl Fake {
                 image: Image::read(&self.cpu(0), KERNEL).unwrap(),
                 exports: Exports::default(),
                 witness: Witness::Both,
+                other: None,
             },
         }
     }
