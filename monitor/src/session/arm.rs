@@ -9,6 +9,7 @@ use std::time::Instant;
 use storlock_check::contract::{CONTRACTS, SystemModule, contracts_of_export};
 use storlock_check::event::{EventKind, WatchSet};
 
+use super::doubts::Doubt;
 use super::modules::ModuleId;
 use super::state::{Stage, State};
 use super::{Session, Watch};
@@ -34,7 +35,7 @@ impl Session {
         &self,
         state: &mut State,
         cpu: &mut Recorder<'_>,
-        target: (ModuleInfo, ModuleId),
+        target: &(ModuleInfo, ModuleId),
         evidence: Evidence,
     ) {
         let modules = state.modules.all().count();
@@ -43,13 +44,15 @@ impl Session {
             target.0.name, target.0.base
         ));
         let base = target.0.base;
-        state.target = Some(target);
-        let found = self.target_imports(&*cpu, base, evidence);
+        state.settle_target(&*cpu, &target.0, target.1);
+        let mut found = self.target_imports(&*cpu, base, evidence);
+        found.imports = found.imports.map(|imports| state.recognise(&*cpu, base, &imports));
         state.notes.extend(found.note);
         let plan = match &found.imports {
             Some(imports) => watch::plan(imports, self.config.hooks),
             None => watch::plan_unknown(&exported(state, &*cpu), self.config.hooks),
         };
+        state.doubt_plan(&plan, found.imports.is_some(), evidence);
         let imports = found.imports.unwrap_or_default();
         let watches = match resolve(state, cpu, &plan, (base, &imports)) {
             Ok(watches) => watches,
@@ -108,6 +111,24 @@ impl Session {
         };
         self.check(state, EventKind::WatchSetChanged(set));
         state.armed_at = Some(state.sequence);
+    }
+}
+
+impl State {
+    /// Notes what the plan may miss.
+    fn doubt_plan(&mut self, plan: &WatchPlan, imports_known: bool, evidence: Evidence) {
+        if let Some(what) = &plan.unrecognised {
+            let reason = format!("lock routines may be among {what}: what they do to a lock was not seen");
+            self.doubts.add(Doubt::Imports, reason);
+        }
+        if !imports_known && !plan.gaps.is_empty() {
+            let reason = "what the driver imports is not known, and not every lock routine of the guest is watched";
+            self.doubts.add(Doubt::Imports, reason.to_owned());
+        }
+        if evidence == Evidence::Unknown {
+            let reason = "the driver may have run before its locks were watched: what it did until then was not seen";
+            self.doubts.add(Doubt::Late, reason.to_owned());
+        }
     }
 }
 
@@ -198,7 +219,17 @@ fn resolve(
         let address = address.ok_or_else(|| format!("the guest does not export {name}, which the driver imports"))?;
         let mut reason = planned.reason.clone();
         let mut place = address;
-        if let Some(linked) = linked_elsewhere(state, cpu, address, base, imports.get(planned.export)) {
+        let slots = imports.entries().iter();
+        let slots = slots.filter(|import| watch::is_import_of(import, planned.module, planned.export));
+        let linked = slots.filter_map(|import| linked_elsewhere(state, cpu, address, base, import));
+        let mut linked: Vec<u64> = linked.collect();
+        linked.dedup();
+        if let Some(second) = linked.get(1) {
+            let second = state.locate(cpu, *second, true);
+            let reason = format!("an import of {name} leads to {second}, which is not watched: another import is");
+            state.doubts.add(Doubt::Imports, reason);
+        }
+        if let Some(&linked) = linked.first() {
             let at = state.locate(cpu, linked, true);
             let detour = format!("the driver's import of {name} leads to {at} in its place");
             reason = format!("{reason}; {detour}, which is watched");
@@ -221,14 +252,11 @@ fn resolve(
 
 /// Where a loaded driver's import leads if that is not the export: Driver Verifier replaces the imports of the drivers that
 /// it verifies by wrappers. Code of a known module only.
-fn linked_elsewhere(
-    state: &State,
-    memory: &impl GuestMemory,
-    export: u64,
-    base: u64,
-    import: Option<&Import>,
-) -> Option<u64> {
-    let slot = base.checked_add(u64::from(import?.slot))?;
+fn linked_elsewhere(state: &State, memory: &impl GuestMemory, export: u64, base: u64, import: &Import) -> Option<u64> {
+    if import.delayed {
+        return None;
+    }
+    let slot = base.checked_add(u64::from(import.slot))?;
     let linked = memory.read_u64(slot).ok().filter(|&linked| linked != export)?;
     let (module, _) = state.modules.find(linked)?;
     let image = Image::read(memory, module.base).ok()?;
@@ -236,7 +264,7 @@ fn linked_elsewhere(
     (section.is_executable() && !section.is_discardable()).then_some(linked)
 }
 
-fn exports_of(memory: &impl GuestMemory, state: &State, module: &str) -> Result<(Image, Exports), String> {
+pub(super) fn exports_of(memory: &impl GuestMemory, state: &State, module: &str) -> Result<(Image, Exports), String> {
     let (info, _) = state
         .modules
         .by_name(module)

@@ -73,7 +73,11 @@ impl State {
 
     /// Who called the routine that the processor is about to enter, what is to be said beside it, and whether it was the
     /// driver under test by a call in tail position.
-    fn caller(&mut self, cpu: &(impl CpuState + ?Sized), return_address: u64) -> (Location, Option<String>, bool) {
+    pub(crate) fn caller(
+        &mut self,
+        cpu: &(impl CpuState + ?Sized),
+        return_address: u64,
+    ) -> (Location, Option<String>, bool) {
         let Some(mut list) = self.list.take() else {
             return (Location::unknown(return_address), None, false);
         };

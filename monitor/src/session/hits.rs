@@ -26,7 +26,11 @@ impl Session {
         if !state.hit(&call.context, Some(row)) {
             return Action::Resume;
         }
+        let unknown = state.checker.statistics().unknown_releases;
         let response = self.check(state, EventKind::LockCall(call));
+        if state.checker.statistics().unknown_releases > unknown {
+            state.release_not_judged(cpu, &call);
+        }
         if self.found(state, cpu, response) {
             return Action::Stop;
         }
@@ -138,6 +142,7 @@ impl State {
         let module = self.modules.find(context.return_address);
         let module = module.map_or(ModuleId::UNKNOWN, |(_, id)| id);
         self.hits += 1;
+        self.called_by_unlisted(context.return_address);
         if self.target.as_ref().is_some_and(|(_, id)| *id == module) {
             self.target_hits += 1;
         }

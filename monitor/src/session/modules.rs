@@ -38,16 +38,15 @@ pub(crate) struct ModuleMap {
     names: Vec<String>,
 }
 
-impl Default for ModuleMap {
-    fn default() -> Self {
+impl ModuleMap {
+    /// A map that knows no module yet. The driver under test has a number of its own however many names come before it.
+    pub(crate) fn new(target: &str) -> Self {
         Self {
             modules: Vec::new(),
-            names: vec!["(unknown)".to_owned(), "(others)".to_owned()],
+            names: vec!["(unknown)".to_owned(), "(others)".to_owned(), target.to_owned()],
         }
     }
-}
 
-impl ModuleMap {
     /// Replaces what is known. Of two that overlap the one listed first is kept: the guest may lie.
     pub(crate) fn replace(&mut self, modules: impl IntoIterator<Item = ModuleInfo>) {
         self.modules.clear();
@@ -72,7 +71,10 @@ impl ModuleMap {
     }
 
     fn number(&mut self, name: &str) -> ModuleId {
-        if let Some(index) = self.names.iter().position(|n| n == name) {
+        let known = self.names.iter_mut().enumerate();
+        if let Some((index, known)) = { known }.find(|(_, known)| known.eq_ignore_ascii_case(name)) {
+            // As the guest spells it.
+            name.clone_into(known);
             return ModuleId::from_index(index);
         }
         if self.names.len() >= LIMIT {
@@ -145,7 +147,7 @@ mod tests {
 
     #[test]
     fn an_address_belongs_to_the_module_around_it_and_to_no_other() {
-        let mut map = ModuleMap::default();
+        let mut map = ModuleMap::new("a.sys");
         map.replace([module("b.sys", 0x3000, 0x1000), module("a.sys", 0x1000, 0x1000)]);
         assert_eq!(map.find(0x1000).unwrap().0.name, "a.sys");
         assert_eq!(map.find(0x1fff).unwrap().0.name, "a.sys");
@@ -156,7 +158,7 @@ mod tests {
 
     #[test]
     fn overlapping_wrapping_and_empty_entries_are_left_out() {
-        let mut map = ModuleMap::default();
+        let mut map = ModuleMap::new("a.sys");
         map.replace([
             module("a.sys", 0x1000, 0x1000),
             module("overlaps", 0x1800, 0x1000),
@@ -167,8 +169,20 @@ mod tests {
     }
 
     #[test]
+    fn the_driver_under_test_has_its_own_number_behind_any_number_of_names() {
+        let mut map = ModuleMap::new("target.sys");
+        let other = |index: u64| module(&format!("{index}.sys"), index << 16, 0x1000);
+        map.replace((1..2000).map(other).chain([module("Target.SYS", 5000 << 16, 0x1000)]));
+        let (_, others) = map.by_name("1999.sys").unwrap();
+        let (_, target) = map.by_name("target.sys").unwrap();
+        assert_eq!(others, ModuleId::OTHERS);
+        assert_ne!(target, others);
+        assert_eq!(map.name(target), "Target.SYS");
+    }
+
+    #[test]
     fn a_module_keeps_its_number_when_the_list_is_read_again() {
-        let mut map = ModuleMap::default();
+        let mut map = ModuleMap::new("a.sys");
         map.replace([module("a.sys", 0x1000, 0x1000)]);
         let (_, id) = map.by_name("a.sys").unwrap();
         map.replace([module("new.sys", 0x0, 0x1000), module("a.sys", 0x8000, 0x1000)]);

@@ -180,7 +180,13 @@ impl State {
             }
             _ => {}
         }
+        let unknown = self.checker.statistics().unknown_releases;
         let found = self.checker.apply(event).found.filter(|found| found.first);
+        if let EventKind::LockCall(call) = &event.kind
+            && self.checker.statistics().unknown_releases > unknown
+        {
+            self.replayed_release_not_judged(call);
+        }
         if let Some(index) = found.and_then(|found| found.index) {
             self.place(index);
         }

@@ -32,6 +32,7 @@ impl Session {
         state.list = None;
         state.modules.replace([]);
         state.target = None;
+        state.places.clear();
         state.returns.clear();
         state.seen_low = 0;
     }

@@ -10,9 +10,12 @@ use storlock_check::event::LockOperand;
 use super::calls::Calls;
 use super::config::{Config, LastLook};
 use super::debugger::Stops;
+use super::doubts::Doubts;
 use super::findings::Findings;
 use super::guest_check::GuestChecks;
 use super::modules::{ModuleId, ModuleMap};
+use super::presence::Place;
+use super::unknown::Unknowns;
 use crate::escape;
 use crate::report::{BugCheck, DebugPrint, DumpedExport, ModuleInfo, WatchGap};
 use crate::target::Hook;
@@ -62,6 +65,12 @@ pub(crate) struct State {
     /// Modules that have come and gone since arming.
     pub(crate) module_changes: u32,
     pub(crate) target: Option<(ModuleInfo, ModuleId)>,
+    /// Where the driver under test is, and was and may still be.
+    pub(crate) places: Vec<Place>,
+    /// Why the run cannot be Completed.
+    pub(crate) doubts: Doubts,
+    /// Releases that could not be judged.
+    pub(crate) unknowns: Unknowns,
     pub(crate) checker: Checker,
     pub(crate) sequence: u64,
     pub(crate) armed_at: Option<u64>,
@@ -99,9 +108,12 @@ impl State {
             stage: Stage::Booting,
             kernel: None,
             list: None,
-            modules: ModuleMap::default(),
+            modules: ModuleMap::new(&config.target),
             module_changes: 0,
             target: None,
+            places: Vec::new(),
+            doubts: Doubts::default(),
+            unknowns: Unknowns::default(),
             checker: Checker::new(Limits::default(), config.run.seed),
             sequence: 0,
             armed_at: None,
