@@ -127,6 +127,15 @@ struct FaultPlan {
 }
 
 impl FaultPlan {
+    /// The plan that a machine's disk was given; `None` if there was none.
+    fn of(disks: &AttachedDisks, options: &GuestOptions) -> Option<Self> {
+        let texts = options.faults.iter().map(|fault| fault.text.clone());
+        disks.injector.clone().map(|injector| Self {
+            texts: texts.collect(),
+            injector,
+        })
+    }
+
     fn report(&self) -> Vec<FaultInfo> {
         let texts = self.texts.iter().cloned();
         let faults = texts.zip(self.injector.counts()).map(|(spec, count)| FaultInfo {
@@ -184,19 +193,15 @@ impl Guest {
         };
         let mut machine = Machine::new(&kvm, config)?;
         let disks = disks::attach(&mut machine, options)?;
-        let faults = disks.injector.clone().map(|injector| {
-            let (stops, texts) = (
-                Arc::clone(&stops),
-                options.faults.iter().map(|fault| fault.text.clone()),
-            );
-            injector.observe(move |index| {
+        let faults = FaultPlan::of(&disks, options);
+        if let Some(plan) = &faults {
+            let stops = Arc::clone(&stops);
+            plan.injector.observe(move |index| {
                 if let Some(session) = stops.session.get() {
                     session.fault_injected(index as u64);
                 }
             });
-            let texts = texts.collect();
-            FaultPlan { texts, injector }
-        });
+        }
         let display = start.put_into(&mut machine)?;
         Ok(Self {
             power: Arc::clone(machine.power()),

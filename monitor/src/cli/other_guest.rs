@@ -20,6 +20,7 @@ use crate::machine::Start;
 use crate::machine::other::OtherGuest;
 use crate::outcome::{self, Condition};
 use crate::output::{Cut, WholeFile};
+use crate::report::FaultInfo;
 
 /// Bytes of a kernel that show whether it is Linux.
 const HEADER: u64 = 0x400;
@@ -138,12 +139,11 @@ pub fn execute(
         .printer
         .print(text.as_bytes(), deadline, &|| interrupt.happened());
     end.failures.extend(printed.err());
-    let mut held: Vec<Condition> = match end.reason {
-        ExitReason::PowerOff | ExitReason::Reset => Vec::new(),
-        ExitReason::Stopped if interrupted => vec![Condition::Interrupted],
-        ExitReason::Failed(_) => vec![Condition::Infrastructure],
-        _ => vec![Condition::GuestFailed],
-    };
+    let mut held: Vec<Condition> = condition(&end.reason, interrupted).into_iter().collect();
+    for reason in end.faults.iter().filter_map(FaultInfo::never_injected) {
+        crate::tell!("inconclusive: {reason}");
+        held.push(Condition::Inconclusive);
+    }
     for note in &end.notes {
         crate::tell!("note: {note}");
     }
@@ -152,4 +152,14 @@ pub fn execute(
         held.push(Condition::Infrastructure);
     }
     Ok(outcome::exit_code(&held))
+}
+
+/// What the end of the guest means; nothing if it is the one that was wanted.
+fn condition(reason: &ExitReason, interrupted: bool) -> Option<Condition> {
+    match reason {
+        ExitReason::PowerOff | ExitReason::Reset => None,
+        ExitReason::Stopped if interrupted => Some(Condition::Interrupted),
+        ExitReason::Failed(_) => Some(Condition::Infrastructure),
+        _ => Some(Condition::GuestFailed),
+    }
 }

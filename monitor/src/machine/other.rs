@@ -9,8 +9,9 @@ use storlock_vmm::sandbox::ThreadKind;
 
 use super::disks::{self, AttachedDisks};
 use super::serial::{SerialLog, SerialWriter};
-use super::{Control, GuestOptions, Start, describe_variables};
+use super::{Control, FaultPlan, GuestOptions, Start, describe_variables};
 use crate::output::Cut;
+use crate::report::FaultInfo;
 use crate::target::RunControl;
 
 /// A machine that is ready to start.
@@ -19,6 +20,7 @@ pub struct OtherGuest {
     serial: Arc<SerialLog>,
     disks: AttachedDisks,
     display: Option<Arc<RamFb>>,
+    faults: Option<FaultPlan>,
 }
 
 /// How it ended.
@@ -35,6 +37,8 @@ pub struct OtherEnd {
     pub failures: Vec<String>,
     /// What else there is to say of outputs.
     pub notes: Vec<String>,
+    /// What has become of the fault plan.
+    pub faults: Vec<FaultInfo>,
 }
 
 impl OtherGuest {
@@ -60,6 +64,7 @@ impl OtherGuest {
         Ok(Self {
             machine,
             serial,
+            faults: FaultPlan::of(&disks, options),
             disks,
             display,
         })
@@ -104,6 +109,7 @@ impl OtherGuest {
             picture: self.display.and_then(|display| display.picture()),
             failures,
             notes,
+            faults: self.faults.as_ref().map(FaultPlan::report).unwrap_or_default(),
         })
     }
 }
