@@ -233,7 +233,12 @@ fn guest_registry_file_that_is_not_one_is_said_and_skipped() {
     arguments.extend(["--registry", registry.to_str().unwrap()]);
     let run = run("ddk-ramdisk", &arguments);
     assert_nothing_found(&run);
-    assert_eq!(count(&run.serial(), "is not understood"), 3, "{run}");
+    let told = String::from_utf8_lossy(&run.output.stderr);
+    assert_eq!(count(&told, "not understood and left out"), 3, "{run}");
+    for line in 1..=3 {
+        let numbered = format!("parameters.reg: line {line}: not understood");
+        assert_eq!(count(&told, &numbered), 1, "{run}");
+    }
 }
 
 /// The modules on the processors' stacks.

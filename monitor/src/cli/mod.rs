@@ -18,6 +18,7 @@ pub mod other_guest;
 pub mod output;
 mod places;
 pub mod progress;
+mod registry;
 pub mod replay;
 pub mod run;
 pub mod symbols;
