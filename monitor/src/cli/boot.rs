@@ -154,7 +154,7 @@ fn registry_file(path: &Path) -> anyhow::Result<BootFile> {
     let data = input::read(path, " as the registry file", REGISTRY_LIMIT)?;
     let registry = Registry::read(&data);
     for warning in &registry.warnings {
-        eprintln!("warning: {}: {warning}", path.display());
+        crate::tell!("warning: {}: {warning}", path.display());
     }
     Ok(BootFile {
         name: "registry".to_owned(),

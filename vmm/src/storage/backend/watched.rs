@@ -36,7 +36,7 @@ impl HostFailures {
     }
 
     /// Notes a failure.
-    pub(crate) fn add(&self, error: impl ToString) {
+    pub(crate) fn add(&self, error: &dyn ToString) {
         let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         failures.count += 1;
         failures.first.get_or_insert_with(|| error.to_string());

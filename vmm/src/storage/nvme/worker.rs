@@ -79,9 +79,10 @@ impl Shared {
     fn fail(&self, what: &str) {
         let thread = std::thread::current();
         let text = format!("the worker {} {what}", thread.name().unwrap_or_default());
-        match self.failed.get() {
-            Some(failed) => failed(text),
-            None => tracing::error!("{text}"),
+        if let Some(failed) = self.failed.get() {
+            failed(text);
+        } else {
+            tracing::error!("{text}");
         }
     }
 
