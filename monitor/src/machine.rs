@@ -362,12 +362,12 @@ impl RunningGuest {
             plan.file.progress().give_up_at(deadline);
         }
         let debugger = self.debugger.take();
-        let debugged = debugger.is_some();
+        let has_client = debugger.is_some();
         let mut at_violation = |cpu| {
             let stopped_for = self.session.stopped_for(cpu);
             if let Some(subject) = stopped_for.dump {
                 dump = self.dump(cpu, &subject, &interrupted);
-                if self.dump_was_late.get() && debugged {
+                if self.dump_was_late.get() && has_client {
                     self.running.stop();
                 }
             }

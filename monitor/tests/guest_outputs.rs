@@ -183,10 +183,10 @@ fn a_reader_that_has_gone_is_forgiven() {
 
 /// A run that a reader keeps from its end; `hold` is what has to live as long.
 fn stalled(mut case: Case, hold: impl Sized, end: &str) -> (Case, Output) {
-    if end != "limit" {
-        case.command.args(["--time-limit", "300s"]);
-    } else {
+    if end == "limit" {
         case.command.args(["--time-limit", &format!("{}s", LIMIT.as_secs())]);
+    } else {
+        case.command.args(["--time-limit", "300s"]);
     }
     let child = case.command.spawn().unwrap();
     let began = Instant::now();

@@ -105,7 +105,7 @@ impl FlashArray for Rom {
         }
         if let Some(Err(error)) = self.file.as_ref().map(|file| file.write_all_at(data, offset)) {
             // Firmware writes byte by byte: what fails once may fail thousands of times.
-            self.failures.add(error);
+            self.failures.add(&error);
         }
     }
 

@@ -74,12 +74,11 @@ impl ReportDirectory {
     /// If it cannot be made, or another run has it.
     pub fn create(path: &Path, claimed: Option<Self>, patience: Duration) -> anyhow::Result<Self> {
         let what = || format!("cannot create the report directory {}", path.display());
-        let directory = match claimed {
-            Some(claimed) => claimed,
-            None => {
-                fs::create_dir_all(path).with_context(what)?;
-                Self::open(path)?
-            }
+        let directory = if let Some(claimed) = claimed {
+            claimed
+        } else {
+            fs::create_dir_all(path).with_context(what)?;
+            Self::open(path)?
         };
         for name in [TEXT_FILE, JSON_FILE] {
             let place = path.join(name);
@@ -276,27 +275,24 @@ pub fn infrastructure(reason: String) -> ConditionNote {
 /// # Errors
 /// Any other reason why it cannot be printed: a full disk.
 pub fn print(text: &str) -> Result<(), Failure> {
+    put(escape::lines(text).as_bytes()).map_err(|reason| Failure::infrastructure(anyhow!(reason)))
+}
+
+/// Writes to standard output, or says in a sentence why not.
+fn put(bytes: &[u8]) -> Result<(), String> {
     let out = &mut io::stdout().lock();
-    match out.write_all(escape::lines(text).as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::infrastructure(anyhow!("{}", not_printed(&error))))
+            Err(format!("{STANDARD_OUTPUT} is incomplete: {error}"))
         }
         _ => Ok(()),
     }
 }
 
-fn not_printed(error: &io::Error) -> String {
-    format!("{STANDARD_OUTPUT} is incomplete: {error}")
-}
-
-/// As [`print()`], for a report.
+/// As [`print()`], for a rendered report.
 #[must_use]
 pub fn print_report(text: &[u8]) -> Vec<ConditionNote> {
-    let failed = print(text).err();
-    failed
-        .map(|failure| infrastructure(failure.error.to_string()))
-        .into_iter()
-        .collect()
+    put(text).err().map(infrastructure).into_iter().collect()
 }
 
 /// Standard output by a thread of its own, so that a run whose report nobody reads comes to its end.

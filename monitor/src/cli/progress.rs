@@ -44,6 +44,7 @@ impl Progress {
 impl Progress {
     /// Shows no more. Says whether that went well, if there is something to say: a terminal that takes nothing is not
     /// waited for.
+    #[must_use]
     pub fn end(mut self) -> Option<bool> {
         self.done.store(true, Ordering::Release);
         let thread = self.thread.take()?;

@@ -105,7 +105,7 @@ impl Socket {
                 return;
             }
             let machine = Arc::clone(&served.machine);
-            let server = Server {
+            let conversations = Server {
                 listener,
                 address,
                 machine: served.machine,
@@ -118,7 +118,7 @@ impl Socket {
                 stand: false,
                 waiting: None,
             };
-            let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(server.serve())));
+            let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(conversations.serve())));
             if let Err(panic) = ended {
                 // Nobody could let the machine go any more.
                 machine.end();

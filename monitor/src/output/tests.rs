@@ -173,7 +173,7 @@ fn a_pipe_gets_zeroes_for_what_a_file_leaves_out_and_a_stuck_one_ends() {
     let stuck = WholeFile::prepare(&path, PATIENCE).unwrap();
     stuck.progress().give_up_at(Instant::now() + PATIENCE);
     let began = Instant::now();
-    let written = stuck.fill(|file| file.write_all(&[0; 1 << 20]));
+    let written = stuck.fill(|file| file.write_all(&vec![0; 1 << 20]));
     assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
     assert!(
         (PATIENCE..4 * PATIENCE).contains(&began.elapsed()),

@@ -206,9 +206,9 @@ impl Imports {
                 delayed: thunks.delayed,
             });
             let length = self.entries.last().map_or(0, Import::length);
-            *room = room.checked_sub(length).ok_or_else(|| {
-                ImageError::Malformed(format!("names of imports of more than {MAX_NAMES} bytes"))
-            })?;
+            *room = room
+                .checked_sub(length)
+                .ok_or_else(|| ImageError::Malformed(format!("names of imports of more than {MAX_NAMES} bytes")))?;
         }
         Ok(())
     }

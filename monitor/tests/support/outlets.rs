@@ -38,7 +38,7 @@ pub(crate) fn closed_pipe() -> Stdio {
 pub(crate) fn stalled_pipe() -> (std::io::PipeReader, OwnedFd) {
     let (reader, mut writer) = std::io::pipe().unwrap();
     // The room of a pipe (pipe(7)).
-    writer.write_all(&[b'x'; 64 << 10]).unwrap();
+    writer.write_all(&vec![b'x'; 64 << 10]).unwrap();
     (reader, writer.into())
 }
 
