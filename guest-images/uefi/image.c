@@ -8,22 +8,29 @@
 
 #define LARGEST_KERNEL 0x4000000u
 
+/* As Windows' loader: no bytes without a pointer, pointers count in sectors, and no bytes beyond a section's pages. */
 static void LoaderCopySections(LOADER *Loader, const uint8_t *File, uint64_t Size, const IMAGE_NT_HEADERS64 *Headers)
 {
     const IMAGE_SECTION_HEADER *section = IMAGE_FIRST_SECTION(Headers);
     uint8_t *image = (uint8_t *)Loader->KernelPhysical;
+    uint64_t flat = Headers->OptionalHeader.SectionAlignment < PAGE_SIZE ? Loader->KernelSize : 0;
+    uint64_t headers = flat ? flat : Headers->OptionalHeader.SizeOfHeaders;
 
-    memcpy(image, File, Headers->OptionalHeader.SizeOfHeaders);
+    memcpy(image, File, headers < Size ? headers : Size);
     for (uint32_t i = 0; i < Headers->FileHeader.NumberOfSections; i++, section++) {
-        uint32_t bytes = section->SizeOfRawData;
+        uint64_t bytes = section->SizeOfRawData, offset = section->PointerToRawData;
+        uint64_t mapped = ((uint64_t)section->Misc.VirtualSize + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1ull);
         if ((const uint8_t *)(section + 1) > File + Size)
             LoaderFail(Loader, "the kernel's section table is cut", i);
-        if (section->Misc.VirtualSize && bytes > section->Misc.VirtualSize)
-            bytes = section->Misc.VirtualSize;
-        if ((uint64_t)section->VirtualAddress + bytes > Loader->KernelSize ||
-            (uint64_t)section->PointerToRawData + bytes > Size)
+        if (mapped && bytes > mapped)
+            bytes = mapped;
+        if (Headers->OptionalHeader.FileAlignment >= 512)
+            offset &= ~511ull;
+        if (!section->PointerToRawData)
+            continue;
+        if (section->VirtualAddress + bytes > Loader->KernelSize || offset + bytes > Size)
             LoaderFail(Loader, "a section of the kernel is cut", i);
-        memcpy(image + section->VirtualAddress, File + section->PointerToRawData, bytes);
+        memcpy(image + section->VirtualAddress, File + offset, bytes);
     }
 }
 
@@ -58,7 +65,7 @@ static void LoaderMapImage(LOADER *Loader, const IMAGE_NT_HEADERS64 *Headers)
         uint64_t flags = PTE_NO_EXECUTE;
         for (uint32_t i = 0; i < Headers->FileHeader.NumberOfSections; i++, section++) {
             uint64_t size = section->Misc.VirtualSize ? section->Misc.VirtualSize : section->SizeOfRawData;
-            if (offset < section->VirtualAddress || offset >= section->VirtualAddress + size)
+            if (offset + PAGE_SIZE <= section->VirtualAddress || offset >= section->VirtualAddress + size)
                 continue;
             if (section->Characteristics & IMAGE_SCN_MEM_EXECUTE)
                 flags &= ~PTE_NO_EXECUTE;
@@ -82,7 +89,7 @@ void LoaderPlaceKernel(LOADER *Loader)
         LoaderFail(Loader, "ntoskrnl.exe is no PE image", 0);
     headers = (const IMAGE_NT_HEADERS64 *)(file + dos->e_lfanew);
     if (headers->Signature != IMAGE_NT_SIGNATURE || headers->FileHeader.Machine != IMAGE_FILE_MACHINE_AMD64 ||
-        headers->OptionalHeader.SizeOfImage > LARGEST_KERNEL || headers->OptionalHeader.SizeOfHeaders > size ||
+        headers->OptionalHeader.SizeOfImage > LARGEST_KERNEL ||
         headers->OptionalHeader.SizeOfHeaders > headers->OptionalHeader.SizeOfImage)
         LoaderFail(Loader, "ntoskrnl.exe is no image for this machine", 0);
     Loader->KernelSize = (headers->OptionalHeader.SizeOfImage + 0xFFF) & ~0xFFFu;

@@ -5,10 +5,13 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod diagnostics;
 pub mod dump;
+pub mod escape;
 pub mod gdb;
 pub mod machine;
 pub mod outcome;
+pub mod output;
 pub mod report;
 pub mod session;
 pub mod target;

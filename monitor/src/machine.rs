@@ -6,14 +6,13 @@
 mod disks;
 mod dumps;
 pub mod other;
+mod serial;
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use storlock_vmm::boot::{BootRequest, FirmwareRequest, LinuxRequest};
 use storlock_vmm::debug::BREAKPOINT_LIMIT;
 use storlock_vmm::devices::power::PowerManagement;
@@ -22,11 +21,14 @@ use storlock_vmm::machine::{
     AtReset, ExitReason, InternalError, Machine, MachineConfig, MachineHandle, RunningMachine,
 };
 use storlock_vmm::sandbox::{Sandbox, ThreadKind};
+use storlock_vmm::storage::backend::HostFailures;
 use storlock_vmm::storage::nvme::{Fault, FaultInjector, InterruptKind};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use self::disks::AttachedDisks;
+use self::serial::{SerialLog, SerialWriter};
 use crate::dump::Plan;
+use crate::output::Progress;
 use crate::report::{BugCheck, FaultInfo};
 use crate::session::{End, EndKind, Session};
 use crate::target::debuggee::Stop;
@@ -65,6 +67,8 @@ pub struct GuestOptions {
     pub serial_log: PathBuf,
     /// A second place for it; `-` is standard error.
     pub serial_copy: Option<PathBuf>,
+    /// How long the reader of an output that is a named pipe is waited for.
+    pub reader_patience: Duration,
     /// Whether the guest sees Hyper-V's interface.
     pub hyperv: bool,
     /// How long the guest may take to shut down after the power button was pressed, at the time limit or when the user
@@ -106,6 +110,7 @@ pub struct Guest {
     machine: Machine,
     stops: Arc<Stops>,
     cpus: u32,
+    serial: Arc<SerialLog>,
     disks: AttachedDisks,
     faults: Option<FaultPlan>,
     display: Option<Arc<RamFb>>,
@@ -122,6 +127,15 @@ struct FaultPlan {
 }
 
 impl FaultPlan {
+    /// The plan that a machine's disk was given; `None` if there was none.
+    fn of(disks: &AttachedDisks, options: &GuestOptions) -> Option<Self> {
+        let texts = options.faults.iter().map(|fault| fault.text.clone());
+        disks.injector.clone().map(|injector| Self {
+            texts: texts.collect(),
+            injector,
+        })
+    }
+
     fn report(&self) -> Vec<FaultInfo> {
         let texts = self.texts.iter().cloned();
         let faults = texts.zip(self.injector.counts()).map(|(spec, count)| FaultInfo {
@@ -161,16 +175,16 @@ impl Guest {
     /// # Errors
     /// If KVM cannot be used, memory or disk cannot be had, or the guest cannot be loaded.
     pub fn prepare(options: &GuestOptions, start: Start) -> anyhow::Result<Self> {
+        let serial = SerialLog::create(options)?;
         let kvm = storlock_vmm::kvm::open(&options.kvm)?;
         let stops = Arc::new(Stops::default());
-        let console = SerialLog::create(options)?;
         let config = MachineConfig {
             cpus: options.cpus,
             memory: options.memory,
             handler: Some(Arc::new(Handler(Arc::clone(&stops) as Arc<dyn StopHandler>))),
             msr_exits: vec![MSR_LSTAR],
             step_over: None,
-            serial: Some(Box::new(console)),
+            serial: Some(Box::new(SerialWriter(Arc::clone(&serial)))),
             hyperv: options.hyperv,
             at_reset: options.at_reset,
             patches: options.debugger,
@@ -179,25 +193,22 @@ impl Guest {
         };
         let mut machine = Machine::new(&kvm, config)?;
         let disks = disks::attach(&mut machine, options)?;
-        let faults = disks.injector.clone().map(|injector| {
-            let (stops, texts) = (
-                Arc::clone(&stops),
-                options.faults.iter().map(|fault| fault.text.clone()),
-            );
-            injector.observe(move |index| {
+        let faults = FaultPlan::of(&disks, options);
+        if let Some(plan) = &faults {
+            let stops = Arc::clone(&stops);
+            plan.injector.observe(move |index| {
                 if let Some(session) = stops.session.get() {
                     session.fault_injected(index as u64);
                 }
             });
-            let texts = texts.collect();
-            FaultPlan { texts, injector }
-        });
+        }
         let display = start.put_into(&mut machine)?;
         Ok(Self {
             power: Arc::clone(machine.power()),
             machine,
             stops,
             cpus: options.cpus,
+            serial,
             disks,
             faults,
             display,
@@ -238,6 +249,7 @@ impl Guest {
         Arc::new(Control {
             handle: self.machine.handle(),
             debugger: self.debugger.as_ref().map(|(_, orders)| orders.clone()),
+            dump: self.dump.as_ref().map(|plan| plan.file.progress()),
         })
     }
 
@@ -248,7 +260,10 @@ impl Guest {
     /// If its threads cannot be started, or any thread not limited.
     pub fn start(self, session: &Arc<Session>) -> anyhow::Result<RunningGuest> {
         let _ = self.stops.session.set(Arc::clone(session));
+        let handle = self.machine.handle();
+        session.ask_for_wanted_still(move || handle.is_wanted_still());
         let sandbox = self.machine.sandbox();
+        let variable_failures = self.machine.variable_failures();
         let running = self.machine.start_paused()?;
         sandbox.enter(ThreadKind::Main)?;
         let debugger = self.debugger.map(|(stops, _)| stops);
@@ -260,6 +275,8 @@ impl Guest {
             session: Arc::clone(session),
             cpus: self.cpus,
             stops: self.stops,
+            serial: self.serial,
+            variable_failures,
             disks: self.disks,
             faults: self.faults,
             display: self.display,
@@ -267,6 +284,7 @@ impl Guest {
             shutdown_grace: self.shutdown_grace,
             debugger,
             dump: self.dump,
+            dump_was_late: Cell::new(false),
             started: Instant::now(),
         })
     }
@@ -279,6 +297,8 @@ pub struct RunningGuest {
     stops: Arc<Stops>,
     cpus: u32,
     started: Instant,
+    serial: Arc<SerialLog>,
+    variable_failures: HostFailures,
     disks: AttachedDisks,
     faults: Option<FaultPlan>,
     display: Option<Arc<RamFb>>,
@@ -286,6 +306,8 @@ pub struct RunningGuest {
     shutdown_grace: Option<Duration>,
     debugger: Option<DebuggerStops>,
     dump: Option<Plan>,
+    /// The reader of the dump has taken nothing until the time limit.
+    dump_was_late: Cell<bool>,
 }
 
 /// How a run has ended.
@@ -301,10 +323,21 @@ struct Control {
     handle: MachineHandle,
     /// Who waits for a debugger's word does not hear the machine.
     debugger: Option<mpsc::Sender<Order>>,
+    /// Nor does who waits for the reader of a dump.
+    dump: Option<Progress>,
+}
+
+impl Control {
+    fn give_up_dump(&self) {
+        if let Some(dump) = &self.dump {
+            dump.give_up();
+        }
+    }
 }
 
 impl RunControl for Control {
     fn request_stop(&self) {
+        self.give_up_dump();
         self.handle.stop();
         if let Some(debugger) = &self.debugger {
             // Nobody waits if the run is over.
@@ -313,6 +346,7 @@ impl RunControl for Control {
     }
 
     fn request_shutdown(&self) {
+        self.give_up_dump();
         // Who waits for the machine presses the button then.
         self.handle.interrupt();
     }
@@ -324,11 +358,18 @@ impl RunningGuest {
     #[must_use]
     pub fn wait(mut self, limit: Duration, interrupted: impl Fn() -> bool) -> Ended {
         let mut dump = None;
+        if let (Some(plan), Some(deadline)) = (&self.dump, self.started.checked_add(limit)) {
+            plan.file.progress().give_up_at(deadline);
+        }
         let debugger = self.debugger.take();
+        let has_client = debugger.is_some();
         let mut at_violation = |cpu| {
             let stopped_for = self.session.stopped_for(cpu);
             if let Some(subject) = stopped_for.dump {
                 dump = self.dump(cpu, &subject, &interrupted);
+                if self.dump_was_late.get() && has_client {
+                    self.running.stop();
+                }
             }
             stopped_for.debugger
         };
@@ -351,11 +392,12 @@ impl RunningGuest {
             detail,
             duration_ms,
             handler_ns: self.stops.times.spread(),
-            dump,
             ..End::default()
         };
-        end.failures
-            .extend(end.dump.iter().filter_map(|dump| dump.error.clone()));
+        if let Some(dump) = dump {
+            end.dump = Some(dump.info);
+            end.note(dump.cut);
+        }
         if let ExitReason::Crash { parameters, .. } = reason {
             let [code, parameters @ ..] = parameters;
             end.bug_check = Some(BugCheck { code, parameters });
@@ -367,10 +409,17 @@ impl RunningGuest {
             self.running
                 .inspect(cpu, move |stopped| session.look(&mut KvmCpu::new(stopped)));
         }
+        let picture = self.display.as_ref().and_then(|display| display.picture());
+        // The images are closed with the machine, which may fail, too.
+        drop(self.running);
+        end.notes.extend(self.disks.notes.iter().cloned());
         end.failures.extend(self.disks.failures());
+        end.failures.extend(describe_variables(&self.variable_failures));
+        for cut in self.serial.finish() {
+            end.note(Some(cut));
+        }
         end.faults = self.faults.as_ref().map(FaultPlan::report).unwrap_or_default();
         self.session.close(&mut end);
-        let picture = self.display.as_ref().and_then(|display| display.picture());
         Ended { end, picture }
     }
 
@@ -402,7 +451,7 @@ impl RunningGuest {
         let Some(grace) = self.shutdown_grace else {
             return (reason, None);
         };
-        eprintln!(
+        crate::tell!(
             "power button pressed {why}: the guest has {} s to shut down",
             grace.as_secs()
         );
@@ -420,6 +469,15 @@ impl RunningGuest {
         };
         (reason, Some(format!("the power button was pressed {why}: {outcome}")))
     }
+}
+
+/// What the host failed to do with the firmware's variables.
+fn describe_variables(failures: &HostFailures) -> Option<String> {
+    let (first, count) = failures.summary()?;
+    Some(format!(
+        "the firmware's variables could not be written to their file {count} times, first: {first}; what the guest stored \
+         there is lost with this run"
+    ))
 }
 
 fn describe(reason: &ExitReason) -> (EndKind, Option<String>) {
@@ -464,41 +522,5 @@ fn activity(reason: &ExitReason, cpu: u32) -> Option<String> {
             Some("triple fault; KVM may have reset it, then its registers say nothing".to_owned())
         }
         _ => None,
-    }
-}
-
-/// The guest's serial output: to the log, and to a second place if asked for.
-struct SerialLog {
-    log: File,
-    copy: Option<Box<dyn Write + Send>>,
-}
-
-impl SerialLog {
-    fn create(options: &GuestOptions) -> anyhow::Result<Self> {
-        let path = &options.serial_log;
-        let log = File::create(path).with_context(|| format!("cannot write the serial log {}", path.display()))?;
-        let copy: Option<Box<dyn Write + Send>> = match &options.serial_copy {
-            None => None,
-            Some(path) if path.as_os_str() == "-" => Some(Box::new(io::stderr())),
-            Some(path) => {
-                let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-                Some(Box::new(file))
-            }
-        };
-        Ok(Self { log, copy })
-    }
-}
-
-impl Write for SerialLog {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Some(copy) = &mut self.copy {
-            // The log is what counts.
-            let _ = copy.write_all(bytes).and_then(|()| copy.flush());
-        }
-        self.log.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.log.flush()
     }
 }

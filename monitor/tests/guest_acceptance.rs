@@ -3,6 +3,7 @@
 //! Slow, so marked `#[ignore]`; `scripts/test --all` runs them on each ground, and `--nocapture` shows what they counted.
 //! `STORLOCK_GROUND=svm` says that guest code runs at a processor's speed; without it a KVM is expected that interprets
 //! every instruction: there the runs are short, the large numbers are not asked for, and each test says so.
+#![allow(clippy::print_stdout, reason = "what a test measured is shown on demand")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -8,10 +8,13 @@
 mod support;
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use support::run;
+use support::{LIMIT, command, run};
 
 /// A workload that writes, trims, flushes and reads back, short enough for a KVM that emulates every instruction.
 const SHORT: &str = "ops=24 threads=2";
@@ -80,4 +83,74 @@ fn guest_whose_snapshot_is_full_is_told_and_so_is_the_user() {
         failures.contains("no space left") && failures.contains("temporary file"),
         "{failures}"
     );
+}
+
+/// Where a qcow2 image says that somebody writes to it.
+const MARK: u64 = 79;
+
+#[test]
+fn guest_works_on_an_image_that_a_killed_run_has_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("disk.qcow2");
+    qemu_img(&["create", "-f", "qcow2", text(&image), "64M"]);
+    let is_marked = || {
+        let mut byte = [0];
+        File::open(&image).unwrap().read_exact_at(&mut byte, MARK).unwrap();
+        byte[0] & 1 != 0
+    };
+    let empty = fs::metadata(&image).unwrap().len();
+    for seed in ["5", "6"] {
+        let report = directory.path().join(seed);
+        fs::create_dir(&report).unwrap();
+        let arguments = [
+            "--seed",
+            seed,
+            "--append",
+            "ops=100000000 threads=2",
+            "--disk",
+            text(&image),
+        ];
+        let mut child = command(&report, "nvme-ok", &arguments);
+        let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let began = Instant::now();
+        // Some clusters of the disk have been written, or the second run has looked at those.
+        let serial = || fs::read_to_string(report.join("report/serial.log")).unwrap_or_default();
+        while fs::metadata(&image).unwrap().len() < empty + (192 << 10)
+            || (seed == "6" && !serial().contains("not empty"))
+        {
+            assert!(child.try_wait().unwrap().is_none() && began.elapsed() < LIMIT);
+            thread::sleep(Duration::from_millis(5));
+        }
+        thread::sleep(Duration::from_millis(100));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(is_marked());
+        let check = Command::new("qemu-img").args(["check", text(&image)]).output().unwrap();
+        assert!(matches!(check.status.code(), Some(0 | 3)), "{check:?}");
+    }
+    let run = run("nvme-ok", &["--seed", "7", "--append", SHORT, "--disk", text(&image)]);
+    assert_eq!(run.code(), 0, "{run}");
+    let (notes, errors) = (
+        run.report()["notes"].to_string(),
+        String::from_utf8_lossy(&run.output.stderr),
+    );
+    assert!(notes.contains("was not closed by its last user"), "{run}");
+    assert!(errors.contains("was not closed by its last user"), "{run}");
+    assert!(run.serial().contains("is not empty"), "{run}");
+    qemu_img(&["check", text(&image)]);
+    assert!(!is_marked(), "closed in order");
+}
+
+#[test]
+fn guest_works_on_the_smallest_disks() {
+    let directory = tempfile::tempdir().unwrap();
+    for blocks in [1, 2, 7, 8, 63, 64] {
+        let image = directory.path().join(format!("{blocks}.img"));
+        File::create(&image).unwrap().set_len(blocks * 512).unwrap();
+        let run = run("nvme-ok", &["--seed", "5", "--append", SHORT, "--disk", text(&image)]);
+        assert_eq!(run.code(), 0, "{blocks} blocks: {run}");
+        assert!(run.serial().contains("workload: PASS"), "{run}");
+        let bytes = fs::read(&image).unwrap();
+        assert!(bytes.len() as u64 == blocks * 512 && bytes.iter().any(|&byte| byte != 0));
+    }
 }

@@ -135,6 +135,39 @@ fn guest_target_beside_another_miniport_is_judged() {
     assert!(run.serial().contains("workload: PASS seed=3 disks=2"), "{run}");
 }
 
+/// The sentences that say why a run came to what it came.
+fn reasons(report: &Value) -> Vec<&str> {
+    let conditions = report["conditions"].as_array().unwrap().iter();
+    conditions
+        .map(|condition| condition["reason"].as_str().unwrap())
+        .collect()
+}
+
+#[test]
+fn guest_driver_that_hides_is_watched_as_before_and_never_completes() {
+    for (variant, told) in [
+        ("renames-itself", "has innocent.sys"),
+        ("leaves-the-list", "does not have odd-leaves-the-list.sys any more"),
+    ] {
+        let run = run_odd(variant, &[]);
+        let report = run.report();
+        assert_eq!(
+            (run.code(), report["outcome"].as_str()),
+            (4, Some("inconclusive")),
+            "{run}"
+        );
+        assert!(run.serial().contains("workload: PASS"), "{run}");
+        let reasons = reasons(&report);
+        assert!(reasons.iter().any(|reason| reason.contains(told)), "{reasons:?}");
+        // Its calls are its own, before and after.
+        let calls = report["calls"].as_array().unwrap().iter();
+        let own: Vec<_> = calls
+            .filter(|call| call["module"] == format!("odd-{variant}.sys"))
+            .collect();
+        assert!(!own.is_empty() && own.iter().all(|call| call["calls"] == 3), "{run}");
+    }
+}
+
 #[test]
 fn guest_unknown_function_code_is_refused_and_logged_once() {
     let run = run_odd("unknown-function", &[]);
@@ -200,7 +233,12 @@ fn guest_registry_file_that_is_not_one_is_said_and_skipped() {
     arguments.extend(["--registry", registry.to_str().unwrap()]);
     let run = run("ddk-ramdisk", &arguments);
     assert_nothing_found(&run);
-    assert_eq!(count(&run.serial(), "is not understood"), 3, "{run}");
+    let told = String::from_utf8_lossy(&run.output.stderr);
+    assert_eq!(count(&told, "not understood and left out"), 3, "{run}");
+    for line in 1..=3 {
+        let numbered = format!("parameters.reg: line {line}: not understood");
+        assert_eq!(count(&told, &numbered), 1, "{run}");
+    }
 }
 
 /// The modules on the processors' stacks.

@@ -1,5 +1,6 @@
 //! Whole runs of a guest that OVMF boots from a disk, with a driver to watch that is only named: the way of Windows. Needs a
 //! KVM with a processor's virtualization behind it.
+#![allow(clippy::print_stdout, reason = "what a test measured is shown on demand")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,6 +1,7 @@
 //! A debugger at the violation: runs of the guest images under real gdb, and under a client that does what gdb does not.
 //!
 //! Where a ground cannot do something (data that is watched, on a KVM that interprets the guest) the test says so.
+#![allow(clippy::print_stdout, reason = "what a test measured is shown on demand")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,6 +1,7 @@
 //! gdb's remote protocol packet by packet on a live guest: round trips, and what a client should not send.
 //!
 //! Packets: gdb manual, appendix "gdb Remote Serial Protocol".
+#![allow(clippy::print_stdout, reason = "what a test measured is shown on demand")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -3,6 +3,8 @@
 //! `boot [--cpus N] [--memory MIB] [--seed N] [--limit SECONDS] [--append TEXT] [--nvme MIB] KERNEL
 //! [KIND:FILE]...` where KIND is `port`, `target` or `other`; `--nvme` adds a controller with a disk in memory. The exit status is 0 after a power-off, else 1.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to its user")]
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

@@ -13,6 +13,7 @@ mod in_force;
 mod restart;
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -269,6 +270,12 @@ impl Shared {
         self.notify();
     }
 
+    /// Ends the run because something of this program has failed. Does not wait; works on any thread.
+    pub(crate) fn fail(&self, what: String) {
+        let failure = ExitReason::Failed(Arc::new(Error::Configuration { what }));
+        self.request(Phase::Paused, Some(failure));
+    }
+
     /// The guest has come to a point at which it cannot go on by itself: has it reset if that is what it wants and may,
     /// else pauses the machine for `reason`. Does not wait; works on any thread.
     pub(crate) fn stop_for(&self, reason: ExitReason) {
@@ -369,8 +376,25 @@ impl Shared {
         Order::Go { set, motion }
     }
 
-    /// Body of the coordinator thread: brings the machine from where it is to where it is wanted.
-    pub(crate) fn coordinate(self: &Arc<Self>) {
+    /// Body of the coordinator thread. Without it nobody could be collected any more: should it panic, the machine is over.
+    pub(crate) fn run_coordinator(self: &Arc<Self>) {
+        if catch_unwind(AssertUnwindSafe(|| self.coordinate())).is_ok() {
+            return;
+        }
+        let what = "the coordinator of the machine's threads panicked; this is a defect of the program";
+        let failure = ExitReason::Failed(Arc::new(Error::Configuration { what: what.into() }));
+        let mut control = self.lock();
+        control.events.push_front(failure);
+        control.finished = true;
+        control.wanted = Phase::Ended;
+        control.actual = Phase::Ended;
+        self.call_attention(&control, None);
+        drop(control);
+        self.notify();
+    }
+
+    /// Brings the machine from where it is to where it is wanted.
+    fn coordinate(self: &Arc<Self>) {
         let mut control = self.lock();
         loop {
             match (control.actual, control.wanted) {

@@ -11,6 +11,7 @@ pub mod devices;
 pub mod doorbell;
 pub mod error;
 pub mod firmware;
+pub mod host;
 pub mod irq;
 pub mod kvm;
 pub mod machine;

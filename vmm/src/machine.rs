@@ -35,6 +35,7 @@ use crate::power_on::{PoweredChips, PoweredCpu};
 use crate::rom::Rom;
 pub use crate::running::{MachineHandle, RunningMachine};
 use crate::sandbox::{Sandbox, ThreadKind};
+use crate::storage::backend::HostFailures;
 use crate::vcpu::{self, Method, Vcpu};
 use crate::{msr, probe};
 
@@ -130,6 +131,7 @@ pub struct Machine {
     sandbox: Sandbox,
     address_bits: u32,
     at_reset: AtReset,
+    variable_failures: HostFailures,
     msr_exits: Vec<u32>,
     /// The MSRs that KVM saves.
     saved_msrs: MsrList,
@@ -189,6 +191,7 @@ impl Machine {
             sandbox: config.sandbox,
             address_bits: features.address_bits(),
             at_reset: config.at_reset,
+            variable_failures: HostFailures::default(),
             msr_exits: config.msr_exits,
             saved_msrs: kvm
                 .get_msr_index_list()
@@ -243,6 +246,12 @@ impl Machine {
     #[must_use]
     pub fn power(&self) -> &Arc<PowerManagement> {
         &self.board.power
+    }
+
+    /// What the host failed to do with the file of the firmware's variables.
+    #[must_use]
+    pub fn variable_failures(&self) -> HostFailures {
+        self.variable_failures.clone()
     }
 
     /// The clock that devices show to the guest; it stands still while the machine is paused.
@@ -352,6 +361,7 @@ impl Machine {
         self.shared.mmio.insert(code_at, length, Arc::new(code))?;
         if let (Some(at), Some(store)) = (variables_at, request.variables) {
             let array = Rom::new(&self.shared.vm, slot + 1, at, &store.content, store.file)?;
+            let array = array.with_failures(self.variable_failures.clone());
             array.map(true)?;
             let length = store.content.len() as u64;
             self.shared
@@ -437,7 +447,7 @@ impl Machine {
             machine.add_thread(sandbox.spawn(ThreadKind::Vcpu, &format!("vcpu{index}"), move || vcpu.run())?);
         }
         let shared = Arc::clone(machine.shared());
-        machine.add_thread(sandbox.spawn(ThreadKind::Coordinator, "coordinator", move || shared.coordinate())?);
+        machine.add_thread(sandbox.spawn(ThreadKind::Coordinator, "coordinator", move || shared.run_coordinator())?);
         // One that came later would not learn by what motion it is to go on.
         let parked = |control: &mut Control| control.cpus.iter().all(|cpu| cpu.parked);
         drop(machine.shared().wait_until(machine.shared().lock(), None, parked));

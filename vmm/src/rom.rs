@@ -15,6 +15,7 @@ use crate::bus::BusDevice;
 use crate::devices::pflash::FlashArray;
 use crate::error::Error;
 use crate::memory::GuestRam;
+use crate::storage::backend::HostFailures;
 
 /// Memory of the host that a guest may read directly.
 pub(crate) struct Rom {
@@ -24,6 +25,7 @@ pub(crate) struct Rom {
     memory: MmapRegion,
     /// Where changes are kept.
     file: Option<File>,
+    failures: HostFailures,
     /// RAM to whose end of the first megabyte the end of the memory is copied at a reset.
     shadow: Option<GuestRam>,
 }
@@ -46,8 +48,15 @@ impl Rom {
             base,
             memory,
             file,
+            failures: HostFailures::default(),
             shadow: None,
         })
+    }
+
+    /// Has what the host fails to do with the file noted there.
+    pub(crate) fn with_failures(mut self, failures: HostFailures) -> Self {
+        self.failures = failures;
+        self
     }
 
     /// Has the end of the memory show below 1 MiB as well, as the chip set does after a reset. It is RAM there from the
@@ -95,7 +104,8 @@ impl FlashArray for Rom {
             Err(_) => return,
         }
         if let Some(Err(error)) = self.file.as_ref().map(|file| file.write_all_at(data, offset)) {
-            tracing::error!(%error, "the firmware's variables file cannot be written: what the guest stores is lost with this run");
+            // Firmware writes byte by byte: what fails once may fail thousands of times.
+            self.failures.add(&error);
         }
     }
 

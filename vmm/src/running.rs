@@ -237,6 +237,18 @@ impl MachineHandle {
         self.shared.request(Phase::Paused, Some(ExitReason::Stopped));
     }
 
+    /// Ends the run because something of this program has failed: [`RunningMachine::wait`] answers [`ExitReason::Failed`]
+    /// with `what`, a sentence. Does not wait; works on any thread.
+    pub fn fail(&self, what: String) {
+        self.shared.fail(what);
+    }
+
+    /// Whether the machine is to stand still, or does so. Works on any thread.
+    #[must_use]
+    pub fn is_wanted_still(&self) -> bool {
+        self.shared.lock().wanted != Phase::Running
+    }
+
     /// Pauses all vCPUs and device workers and waits until each has acknowledged. Not to be called on a vCPU's thread
     /// (in a [`crate::debug::DebugHandler`]; answer [`crate::debug::HitAction::Stop`] there).
     ///

@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 use kvm_bindings::kvm_guest_debug;
 use kvm_ioctls::{SyncReg, VcpuFd};
 
-use crate::coordinator::{Order, Phase, Shared, count};
+use crate::coordinator::{Order, Shared, count};
 use crate::debug::{Breakpoint, DebugHandler, DebugRegisters, StepOver, StoppedCpu, Trap};
 use crate::error::Error;
 use crate::exit::{ExitReason, INSTRUCTION_LIMIT, InternalError};
@@ -147,9 +147,9 @@ impl Vcpu {
         shared.lock().cpus[index].thread = None;
         drop(listening);
         if outcome.is_err() {
-            let what = format!("the thread of processor {index} panicked; this is a defect of the program");
-            let failure = ExitReason::Failed(Arc::new(Error::Configuration { what }));
-            shared.request(Phase::Paused, Some(failure));
+            shared.fail(format!(
+                "the thread of processor {index} panicked; this is a defect of the program"
+            ));
         }
         shared.notify();
     }

@@ -1,5 +1,6 @@
 //! What a debugger asks of a machine: steps, traps, all registers. Small hand-assembled guests on the real KVM.
 
+#![allow(clippy::print_stdout, reason = "what a test measured is shown on demand")]
 // clippy spares functions marked `#[test]` only, not what they call.
 #![allow(clippy::unwrap_used)]
 

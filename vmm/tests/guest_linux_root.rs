@@ -1,6 +1,7 @@
 //! Debian's generic kernel with its root file system on our NVMe disk (ext4): fio with verification, nvme-cli, power off
 //! and reset. `scripts/lab/guest` makes that system. Needs /dev/kvm with a processor's virtualization behind it.
 
+#![allow(clippy::print_stdout, reason = "what a test measured is shown on demand")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,5 +1,6 @@
 //! Small hand-assembled guests on the real KVM. Run alone on a test ground: `cargo test -p storlock-vmm --test guest_machine`.
 
+#![allow(clippy::print_stdout, reason = "what a test measured is shown on demand")]
 // clippy spares functions marked `#[test]` only, not what they call.
 #![allow(clippy::unwrap_used)]
 
@@ -374,6 +375,38 @@ impl Worker {
     fn note(&self, what: &'static str) {
         self.log.lock().unwrap().push(what);
     }
+}
+
+/// A worker that panics when the machine is to pause: on the coordinator's thread.
+struct Panicking;
+
+impl DeviceWorker for Panicking {
+    fn request_pause(&self) {
+        panic!("on purpose");
+    }
+
+    fn wait_paused(&self) {}
+
+    fn resume(&self) {}
+
+    fn stop(&self) {}
+}
+
+#[test]
+fn a_panic_of_the_coordinator_ends_the_run_and_says_so() {
+    let kvm = open();
+    let guest = Code::new().raw(&[0xeb, 0xfe]).assemble(); // jmp $
+    let mut prepared = guest.prepare(&kvm, config(2, &Recorder::resuming()));
+    prepared.machine.add_worker(Arc::new(Panicking));
+    let running = prepared.machine.start().unwrap();
+    let began = Instant::now();
+    let reason = running.wait(Some(Duration::from_millis(200)));
+    assert!(
+        matches!(&reason, ExitReason::Failed(error) if error.to_string().contains("coordinator")),
+        "{reason}"
+    );
+    drop(running);
+    assert!(began.elapsed() < LIMIT);
 }
 
 impl DeviceWorker for Worker {

@@ -217,6 +217,23 @@ static DECLSPEC_NORETURN VOID CleanUpAndEnd(PVOID Parameter)
     KeBugCheckEx(ODD_BUG_CHECK_CODE, ODD, (ULONG_PTR)Parameter, 0, 0);
 }
 
+/* What of its entry in the kernel's module list a driver that hides wants to change. */
+typedef struct _MODULE_ENTRY {
+    LIST_ENTRY InLoadOrderLinks;
+    UCHAR Unused[0x48];
+    UNICODE_STRING BaseDllName;
+} MODULE_ENTRY;
+
+static MODULE_ENTRY *Module;
+
+static VOID RenameItself(VOID)
+{
+    static const WCHAR Name[] = L"innocent.sys";
+
+    RtlCopyMemory(Module->BaseDllName.Buffer, Name, sizeof(Name));
+    Module->BaseDllName.Length = sizeof(Name) - sizeof(WCHAR);
+}
+
 /* FALSE: the request is not to be completed. */
 static BOOLEAN GoWrong(PODD_EXTENSION Extension, PSCSI_REQUEST_BLOCK Srb)
 {
@@ -243,6 +260,12 @@ static BOOLEAN GoWrong(PODD_EXTENSION Extension, PSCSI_REQUEST_BLOCK Srb)
         CleanUpAndEnd(Srb);
     case ODD_BUG_CHECKS:
         KeBugCheckEx(ODD_BUG_CHECK_CODE, ODD, (ULONG_PTR)Srb, 0, 0);
+    case ODD_RENAMES_ITSELF:
+        RenameItself();
+        return TRUE;
+    case ODD_LEAVES_THE_LIST:
+        RemoveEntryList(&Module->InLoadOrderLinks);
+        return TRUE;
     case ODD_LOOPS_AT_DISPATCH:
         LoopAtDispatch();
     default:
@@ -373,6 +396,7 @@ NTSTATUS NTAPI DriverEntry(PDRIVER_OBJECT DriverObject, PUNICODE_STRING Registry
 {
     HW_INITIALIZATION_DATA Data;
 
+    Module = DriverObject->DriverSection;
     RtlZeroMemory(&Data, sizeof(Data));
     Data.HwInitializationDataSize = VIRTUAL_HW_INITIALIZATION_DATA_SIZE;
     if (ODD == ODD_TELLS_CONTROLS) {

@@ -15,5 +15,7 @@
 #define ODD_TELLS_CONTROLS 8     /* prints each request and control operation beside SCSI commands; goes on */
 #define ODD_TIMES 9              /* asks for its request and for timers in every way, checks the answers; goes on */
 #define ODD_CLEANS_UP 10         /* has routines called at a bug check, and ends the system by itself */
+#define ODD_RENAMES_ITSELF 11    /* writes another name into its entry of the kernel's module list; goes on */
+#define ODD_LEAVES_THE_LIST 12   /* takes its entry out of the kernel's module list; goes on */
 
 #endif

@@ -1,6 +1,7 @@
 /*
- * regfile.c - the registry file that the loader hands over: text as regedit exports it. Keys in brackets, values as
- * "Name"=dword:0000001f, "Name"="text" or "Name"=hex:01,02. What it does not understand it skips, and says so once.
+ * regfile.c - the registry file that the loader hands over: regedit's text in one byte a character, a value a line.
+ * Keys in brackets, values as "Name"=dword:0000001f, "Name"="text", "Name"=hex:01,02 or, of any type,
+ * "Name"=hex(7):61,00; @ is the value without a name. What it does not understand it skips, and says so once.
  */
 #include "cm_internal.h"
 #include "ki.h"
@@ -77,21 +78,42 @@ static BOOLEAN CmpNumber(CM_READER *Reader, ULONG *Value)
     return TRUE;
 }
 
+/* "hex:", or "hex(type):". */
+static BOOLEAN CmpType(CM_READER *Reader, ULONG *Type)
+{
+    int digit;
+
+    if (CmpSkip(Reader, "hex:"))
+        return TRUE;
+    if (!CmpSkip(Reader, "hex("))
+        return FALSE;
+    for (*Type = 0; Reader->At < Reader->End && (digit = CmpHexDigit(*Reader->At)) >= 0; Reader->At++)
+        *Type = *Type << 4 | (ULONG)digit;
+    return CmpSkip(Reader, "):");
+}
+
+/* @, or a name in quotes. */
+static BOOLEAN CmpName(CM_READER *Reader, char *Name, ULONG Size)
+{
+    Name[0] = 0;
+    return CmpSkip(Reader, "@") || CmpQuoted(Reader, Name, Size);
+}
+
 static BOOLEAN CmpParseData(CM_READER *Reader, const char *Key, const char *Name)
 {
     UCHAR data[CM_DATA_LIMIT];
     char text[CM_DATA_LIMIT / sizeof(WCHAR)];
-    ULONG length = 0, number;
+    ULONG length = 0, number, type = REG_BINARY;
 
     if (CmpSkip(Reader, "dword:"))
         return CmpNumber(Reader, &number) && CmSetValue(Key, Name, REG_DWORD, &number, sizeof(number));
-    if (CmpSkip(Reader, "hex:")) {
+    if (CmpType(Reader, &type)) {
         while (length < sizeof(data) && CmpHexByte(Reader, &data[length])) {
             length++;
             if (!CmpSkip(Reader, ","))
                 break;
         }
-        return Reader->At == Reader->End && CmSetValue(Key, Name, REG_BINARY, data, length);
+        return Reader->At == Reader->End && CmSetValue(Key, Name, type, data, length);
     }
     if (!CmpQuoted(Reader, text, sizeof(text)))
         return FALSE;
@@ -118,7 +140,7 @@ static BOOLEAN CmpParseLine(CM_READER *Reader, char *Key)
         Key[length] = 0;
         return CmpSkip(Reader, "]");
     }
-    return Key[0] && CmpQuoted(Reader, name, sizeof(name)) && CmpSkip(Reader, "=") && CmpParseData(Reader, Key, name);
+    return Key[0] && CmpName(Reader, name, sizeof(name)) && CmpSkip(Reader, "=") && CmpParseData(Reader, Key, name);
 }
 
 static VOID CmpParseFile(const char *Text, ULONG64 Size)

@@ -78,7 +78,8 @@ LDR_DATA_TABLE_ENTRY *MiLoadImage(const LOADER_FILE *File);
 LDR_DATA_TABLE_ENTRY *MiFindModule(const char *Name);       /* base name, any case; HAL.dll is the kernel */
 LDR_DATA_TABLE_ENTRY *MiModuleOfAddress(ULONG_PTR Address); /* NULL = none */
 LDR_DATA_TABLE_ENTRY *MiAddModule(PVOID Base, IMAGE_NT_HEADERS64 *Headers, const char *Name, ULONG Kind);
-PVOID MiFindExport(LDR_DATA_TABLE_ENTRY *Module, const char *Name, ULONG Ordinal);  /* Name NULL: by ordinal */
+PVOID MiFindExport(LDR_DATA_TABLE_ENTRY *Module, const char *Name, ULONG Ordinal); /* Name NULL: by ordinal */
+IMAGE_DATA_DIRECTORY MiDirectory(const IMAGE_NT_HEADERS64 *Headers, ULONG Index);
 ULONG MiResolveImports(PUCHAR Base, IMAGE_NT_HEADERS64 *Headers, const char *Name); /* how many are missing */
 
 #endif

@@ -9,8 +9,21 @@
 typedef struct _MI_EXPORTS {
     PUCHAR Base;
     IMAGE_EXPORT_DIRECTORY *Directory;
-    IMAGE_DATA_DIRECTORY *Extent;
+    IMAGE_DATA_DIRECTORY Extent;
 } MI_EXPORTS;
+
+/* All zero if the image has no such table. The tables of imports and exports end by what they say; the size is a hint.
+ */
+IMAGE_DATA_DIRECTORY MiDirectory(const IMAGE_NT_HEADERS64 *Headers, ULONG Index)
+{
+    IMAGE_DATA_DIRECTORY none = {0, 0};
+    const IMAGE_DATA_DIRECTORY *directory = &Headers->OptionalHeader.DataDirectory[Index];
+
+    if (Index >= Headers->OptionalHeader.NumberOfRvaAndSizes ||
+        directory->VirtualAddress >= Headers->OptionalHeader.SizeOfImage)
+        return none;
+    return *directory;
+}
 
 static BOOLEAN MiGetExports(LDR_DATA_TABLE_ENTRY *Module, MI_EXPORTS *Exports)
 {
@@ -18,9 +31,9 @@ static BOOLEAN MiGetExports(LDR_DATA_TABLE_ENTRY *Module, MI_EXPORTS *Exports)
     IMAGE_NT_HEADERS64 *headers = (IMAGE_NT_HEADERS64 *)(base + ((IMAGE_DOS_HEADER *)base)->e_lfanew);
 
     Exports->Base = base;
-    Exports->Extent = &headers->OptionalHeader.DataDirectory[IMAGE_DIRECTORY_ENTRY_EXPORT];
-    Exports->Directory = (IMAGE_EXPORT_DIRECTORY *)(base + Exports->Extent->VirtualAddress);
-    return Exports->Extent->Size != 0;
+    Exports->Extent = MiDirectory(headers, IMAGE_DIRECTORY_ENTRY_EXPORT);
+    Exports->Directory = (IMAGE_EXPORT_DIRECTORY *)(base + Exports->Extent.VirtualAddress);
+    return Exports->Extent.VirtualAddress != 0;
 }
 
 /* Index into the address table by name, ~0 = none. The name table is sorted. */
@@ -76,7 +89,7 @@ static PVOID MiFindExportDepth(LDR_DATA_TABLE_ENTRY *Module, const char *Name, U
     if (index >= exports.Directory->NumberOfFunctions)
         return NULL;
     address = ((const ULONG *)(exports.Base + exports.Directory->AddressOfFunctions))[index];
-    if (address - exports.Extent->VirtualAddress < exports.Extent->Size)
+    if (address - exports.Extent.VirtualAddress < exports.Extent.Size)
         return MiFollowForwarder((const char *)exports.Base + address, Depth);
     return address ? exports.Base + address : NULL;
 }
@@ -124,13 +137,13 @@ static ULONG MiResolveLibrary(PUCHAR Base, const IMAGE_IMPORT_DESCRIPTOR *Descri
 
 ULONG MiResolveImports(PUCHAR Base, IMAGE_NT_HEADERS64 *Headers, const char *Name)
 {
-    IMAGE_DATA_DIRECTORY *directory = &Headers->OptionalHeader.DataDirectory[IMAGE_DIRECTORY_ENTRY_IMPORT];
+    IMAGE_DATA_DIRECTORY directory = MiDirectory(Headers, IMAGE_DIRECTORY_ENTRY_IMPORT);
     ULONG missing = 0;
 
-    if (!directory->Size)
+    if (!directory.VirtualAddress)
         return 0;
-    for (const IMAGE_IMPORT_DESCRIPTOR *at = (IMAGE_IMPORT_DESCRIPTOR *)(Base + directory->VirtualAddress);
-         at->FirstThunk; at++)
+    for (const IMAGE_IMPORT_DESCRIPTOR *at = (IMAGE_IMPORT_DESCRIPTOR *)(Base + directory.VirtualAddress);
+         at->Name && at->FirstThunk; at++)
         missing += MiResolveLibrary(Base, at, Name);
     return missing;
 }

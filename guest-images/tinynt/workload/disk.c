@@ -105,10 +105,7 @@ static VOID ReadCapabilities(PWORKLOAD_DISK Disk)
     }
 }
 
-/*
- * Windows sends READ(16) and WRITE(16) where an address asks for them, so that a unit may do without. Block 0 tells
- * whether the miniport, or an earlier run, has formatted the disk.
- */
+/* Windows sends READ(16) and WRITE(16) where an address asks for them, so that a unit may do without. */
 static VOID ReadFirstBlock(PWORKLOAD_DISK Disk, PUCHAR Buffer)
 {
     const UCHAR Read16[16] = {SCSIOP_READ16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1};
@@ -118,9 +115,6 @@ static VOID ReadFirstBlock(PWORKLOAD_DISK Disk, PUCHAR Buffer)
     if (Disk->ShortCommands) {
         DbgPrint("workload: READ(16) is refused, READ(10) and WRITE(10) are used instead\n");
         Query(Disk, Read10, sizeof(Read10), Buffer, BLOCK_SIZE, TRUE);
-    }
-    for (ULONG Index = 0; Index < BLOCK_SIZE; Index++) {
-        Disk->Used |= Buffer[Index] != 0;
     }
 }
 
@@ -156,6 +150,45 @@ static VOID ReadCapacity(PWORKLOAD_DISK Disk, PUCHAR Buffer)
     if (Query(Disk, Capacity16, sizeof(Capacity16), Buffer, 32, FALSE)) {
         Disk->Blocks = ((ULONG64)Get32(Buffer) << 32 | Get32(&Buffer[4])) + 1;
     }
+}
+
+/* FALSE if the blocks are all zero. What cannot be read may be anything. */
+static BOOLEAN HasData(PWORKLOAD_COMMAND Command, ULONG64 Block, ULONG Blocks, PVOID Buffer)
+{
+    const ULONG64 *Words = Buffer;
+
+    CommandPrepareTransfer(Command, Block, Blocks, Buffer, FALSE);
+    CommandSendAndWait(Command);
+    if (CommandRetry(Command) != SRB_STATUS_SUCCESS) {
+        return TRUE;
+    }
+    for (ULONG Index = 0; Index < Blocks * (BLOCK_SIZE / sizeof(ULONG64)); Index++) {
+        if (Words[Index] != 0) {
+            return TRUE;
+        }
+    }
+    return FALSE;
+}
+
+/*
+ * Whether the miniport, or an earlier run, has written to what is worked on. One that was killed has left anything
+ * anywhere.
+ */
+VOID DiskLookForData(PWORKLOAD_DISK Disk)
+{
+    ULONG64 End = (ULONG64)Disk->Threads * Disk->SpanBlocks;
+    ULONG Step = Disk->MaximumBlocks < DEFAULT_MAXIMUM_BLOCKS ? Disk->MaximumBlocks : DEFAULT_MAXIMUM_BLOCKS;
+    PVOID Buffer = ExAllocatePoolWithTag(NonPagedPool, Step * BLOCK_SIZE, WORKLOAD_TAG);
+    WORKLOAD_COMMAND Command;
+
+    if (Buffer == NULL || !CommandInitialize(&Command, Disk)) {
+        KeBugCheckEx(WORKLOAD_IO_FAILED, 0, 0, 0, (ULONG)STATUS_INSUFFICIENT_RESOURCES);
+    }
+    for (ULONG64 Block = 0; Block < End && !Disk->Used; Block += Step) {
+        Disk->Used = HasData(&Command, Block, End - Block < Step ? (ULONG)(End - Block) : Step, Buffer);
+    }
+    CommandFree(&Command);
+    ExFreePoolWithTag(Buffer, WORKLOAD_TAG);
 }
 
 static BOOLEAN Claim(PWORKLOAD_DISK Disk)

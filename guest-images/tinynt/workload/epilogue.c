@@ -169,7 +169,9 @@ VOID EpilogueRun(PWORKLOAD_DISK Disk)
     CrossLimit(&Command);
     for (ULONG Round = 0; Round < ROUNDS; Round++) {
         Flush(&Command);
-        Unmap(&Command, Buffer, (ULONG64)Round * UNMAP_BLOCKS);
+        if (((ULONG64)Round + 1) * UNMAP_BLOCKS <= Disk->Blocks) {
+            Unmap(&Command, Buffer, (ULONG64)Round * UNMAP_BLOCKS);
+        }
         ReadBeyondEnd(&Command, Buffer, Round);
     }
     CommandFree(&Command);

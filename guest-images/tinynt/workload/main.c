@@ -21,12 +21,19 @@ static VOID ReadSettings(VOID)
     WorkloadSettings.SpanBlocks = (Setting("span", 128 * 1024, 64 * 1024, 64 * 1024 * 1024) & ~0xffffu) / BLOCK_SIZE;
 }
 
-static VOID FitSpan(PWORKLOAD_DISK Disk)
+/* A disk too small for all threads has as many as find a few blocks each; the smallest has one thread. */
+static VOID FitThreads(PWORKLOAD_DISK Disk)
 {
-    ULONG64 Fair = Disk->Blocks / WorkloadSettings.Threads;
+    ULONG64 Fair = Disk->Blocks / LEAST_SPAN_BLOCKS;
 
-    if (WorkloadSettings.SpanBlocks > Fair) {
-        WorkloadSettings.SpanBlocks = (ULONG)Fair;
+    Disk->Threads = WorkloadSettings.Threads;
+    if (Disk->Threads > Fair) {
+        Disk->Threads = Fair != 0 ? (ULONG)Fair : 1;
+    }
+    Fair = Disk->Blocks / Disk->Threads;
+    Disk->SpanBlocks = WorkloadSettings.SpanBlocks;
+    if (Disk->SpanBlocks > Fair) {
+        Disk->SpanBlocks = (ULONG)Fair;
     }
 }
 
@@ -50,11 +57,12 @@ VOID WorkloadMain(VOID)
         PWORKLOAD_DISK Disk = &Disks[Index];
 
         DbgPrint("workload: disk %lu: %llu blocks, at most %lu a command\n", Index, Disk->Blocks, Disk->MaximumBlocks);
+        ProbeRun(Disk);
+        FitThreads(Disk);
+        DiskLookForData(Disk);
         if (Disk->Used) {
             DbgPrint("workload: disk %lu is not empty: what is worked on is cleared first\n", Index);
         }
-        ProbeRun(Disk);
-        FitSpan(Disk);
         ThreadsRun(Disk);
         EpilogueRun(Disk);
     }

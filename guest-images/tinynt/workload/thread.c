@@ -188,6 +188,9 @@ static VOID SweepRegion(PWORKLOAD_THREAD Thread, BOOLEAN Clear)
     PWORKLOAD_OPERATION Operation = &Thread->Slots[0];
     ULONG Step = Thread->Disk->MaximumBlocks < 32 ? Thread->Disk->MaximumBlocks : 32;
 
+    if (Step > Thread->MaximumBlocks) {
+        Step = Thread->MaximumBlocks;
+    }
     RtlZeroMemory(Operation->Buffer, Step * BLOCK_SIZE);
 
     for (ULONG First = 0; First < Thread->SpanBlocks; First += Step) {
@@ -239,16 +242,16 @@ static BOOLEAN PrepareThread(PWORKLOAD_THREAD Thread, PWORKLOAD_DISK Disk, ULONG
     SIZE_T SlotBytes = WorkloadSettings.Depth * sizeof(WORKLOAD_OPERATION);
 
     Thread->Disk = Disk;
-    Thread->SpanBlocks = WorkloadSettings.SpanBlocks;
+    Thread->SpanBlocks = Disk->SpanBlocks;
     Thread->FirstBlock = (ULONG64)Index * Thread->SpanBlocks;
     Thread->MaximumBlocks = Disk->MaximumBlocks + 16;
     if (Thread->MaximumBlocks > Thread->SpanBlocks / 2) {
-        Thread->MaximumBlocks = Thread->SpanBlocks / 2;
+        Thread->MaximumBlocks = Thread->SpanBlocks > 1 ? Thread->SpanBlocks / 2 : 1;
     }
     if (Thread->MaximumBlocks > Disk->MaximumBlocks * MAX_PIECES) {
         Thread->MaximumBlocks = Disk->MaximumBlocks * MAX_PIECES;
     }
-    Thread->Operations = (WorkloadSettings.Operations + WorkloadSettings.Threads - 1) / WorkloadSettings.Threads;
+    Thread->Operations = (WorkloadSettings.Operations + Disk->Threads - 1) / Disk->Threads;
     Thread->Random = WorkloadSettings.Seed ^ (Index + 1) * 0x100000001b3ull;
     Thread->Generations = ExAllocatePoolWithTag(NonPagedPool, Thread->SpanBlocks * sizeof(ULONG), WORKLOAD_TAG);
     Thread->Slots = ExAllocatePoolWithTag(NonPagedPool, SlotBytes, WORKLOAD_TAG);
@@ -296,7 +299,7 @@ static BOOLEAN StartThread(PWORKLOAD_THREAD Thread)
 
 VOID ThreadsRun(PWORKLOAD_DISK Disk)
 {
-    ULONG Count = WorkloadSettings.Threads;
+    ULONG Count = Disk->Threads;
     PWORKLOAD_THREAD Threads = ExAllocatePoolWithTag(NonPagedPool, Count * sizeof(WORKLOAD_THREAD), WORKLOAD_TAG);
 
     if (Threads == NULL) {

@@ -9,7 +9,7 @@
  *   ops=N      operations of each disk, all threads together   (default 160)
  *   threads=N  threads a disk, 1 to 16                         (default 4)
  *   depth=N    operations in flight a thread, 1 to 16          (default 2)
- *   span=N     bytes a thread works on, rounded to 64 KiB      (default 131072)
+ *   span=N     bytes a thread works on, rounded to 64 KiB      (default 131072; less on a small disk)
  *   timeout=N  seconds that a command may take, 1 to 600       (default 60)
  *   seed=N     seed of the operations                          (default: the loader block's)
  */
@@ -34,6 +34,7 @@
 #define WORKLOAD_TAG 0x646b6c57 /* "Wlkd" */
 #define BLOCK_SIZE 512u
 #define MAX_THREADS 16
+#define LEAST_SPAN_BLOCKS 8
 #define MAX_DEPTH 16
 #define MAX_DISKS 4
 #define MAX_PIECES 8
@@ -55,8 +56,10 @@ typedef struct _WORKLOAD_DISK {
     PDEVICE_OBJECT Unit;
     ULONG64 Blocks;
     ULONG MaximumBlocks;   /* of one command */
+    ULONG Threads;         /* that work on it */
+    ULONG SpanBlocks;      /* of one thread */
     BOOLEAN ShortCommands; /* the unit refuses READ(16) */
-    BOOLEAN Used;          /* block 0 is not zero: the disk has to be cleared where it is worked on */
+    BOOLEAN Used;          /* not all zero: the disk has to be cleared where it is worked on */
     BOOLEAN UnmapZeroes;
 } WORKLOAD_DISK, *PWORKLOAD_DISK;
 
@@ -106,6 +109,7 @@ ULONG64 CommandBlock(PWORKLOAD_COMMAND Command);
 
 /* disk.c */
 ULONG DiskFindAll(PWORKLOAD_DISK Disks, ULONG Maximum);
+VOID DiskLookForData(PWORKLOAD_DISK Disk);
 VOID DiskStop(PWORKLOAD_DISK Disk);
 
 /* pattern.c: the content of a block that was written Generation times; generation 0 is all zero. */

@@ -3,6 +3,7 @@
 //! Usage: `replay_rate [EVENTS [LOCKS]]`, by default 10 million events of 4 processors on 1,000 locks. Prints one line
 //! for a person and one of `key=value` pairs for scripts.
 
+#![allow(clippy::print_stdout, reason = "an example talks to its user")]
 #![allow(clippy::cast_precision_loss, reason = "rates for people")]
 
 use std::time::Duration;

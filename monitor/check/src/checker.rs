@@ -29,6 +29,9 @@ pub struct Limits {
     pub handles: usize,
     /// Open acquires of one lock.
     pub records: usize,
+    /// Open acquires of all locks together (152 bytes each). More than half of that at once means that they are no locks:
+    /// all are forgotten.
+    pub open: usize,
     /// Distinct violations; more are only counted.
     pub violations: usize,
     /// Threads and modules remembered.
@@ -41,6 +44,7 @@ impl Default for Limits {
             locks: 1 << 16,
             handles: 1 << 16,
             records: 128,
+            open: 1 << 20,
             violations: 4096,
             names: 1 << 14,
         }
@@ -180,6 +184,7 @@ impl Checker {
             }
             EventKind::LockReturn(returned) => {
                 if self.observe(sequence, &returned.context, None) {
+                    self.bound_records();
                     self.lock_return(sequence, returned);
                 }
                 Some((returned.context.processor, returned.context.irql))
@@ -245,6 +250,7 @@ impl Checker {
 
     /// A lock routine was entered.
     fn lock_call(&mut self, sequence: u64, ordered: bool, call: &LockCall) -> (Vec<Found>, ReturnInterest) {
+        self.bound_records();
         let target = self.core.modules.is_target(call.context.return_address);
         let statistics = &mut self.core.statistics;
         statistics.calls[call.routine as usize] += 1;

@@ -145,6 +145,11 @@ impl<K: Copy + Eq + Hash, V: Evict> Table<K, V> {
             .filter_map(|slot| slot.value.as_ref().map(|value| (&slot.key, value)))
     }
 
+    /// All values, to change them. Does not count as use.
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.slots.iter_mut().filter_map(|slot| slot.value.as_mut())
+    }
+
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
         self.index.clear();

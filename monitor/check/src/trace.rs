@@ -11,6 +11,7 @@
 
 mod decode;
 mod encode;
+mod values;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -29,6 +30,8 @@ pub const HEADER: usize = 12;
 pub const MAX_PAYLOAD: usize = 1024;
 /// Tags from here on may be skipped by a reader that does not know them.
 const SKIPPABLE: u8 = 0x80;
+/// Highest IRQL of an x64 processor (`HIGH_LEVEL`).
+pub const HIGHEST_IRQL: u8 = 15;
 
 /// One record of a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +68,9 @@ pub enum TraceError {
     /// A record's payload ends too early or a number in it has too many bits.
     #[error("a record is damaged")]
     Damaged,
+    /// A record is whole, but what it says cannot be.
+    #[error("a record says what cannot be: {0}")]
+    Impossible(&'static str),
     /// A record of a kind that this version must understand but does not.
     #[error("a record has the unknown tag {0:#04x}")]
     UnknownTag(u8),

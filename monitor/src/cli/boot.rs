@@ -9,6 +9,7 @@ use anyhow::anyhow;
 use storlock_vmm::boot::{BootFile, BootRequest, FileKind, KernelImage};
 
 use super::images::{self, ImageFile, Role};
+use super::registry::Registry;
 use super::run::Arguments;
 use super::{Failure, firmware, input};
 use crate::machine::Start;
@@ -92,6 +93,7 @@ fn base_name(driver: &Path) -> Result<String, Failure> {
 
 fn direct(arguments: &Arguments, driver: &Path, seed: u64) -> anyhow::Result<Boot> {
     let images = read_files(arguments, driver)?;
+    images::check_relocations(&images)?;
     images::check_imports(&images)?;
     let target = images.iter().find(|image| image.role == Role::Target);
     let target = target.map(|image| image.name.clone()).unwrap_or_default();
@@ -147,12 +149,16 @@ fn boot_file(file: &ImageFile) -> BootFile {
     }
 }
 
-/// The guest's registry: its parser is the guest's, so nothing but the size is looked at here.
+/// The guest's registry. What is not understood is told and left out: the guest would do the same, but nobody would know.
 fn registry_file(path: &Path) -> anyhow::Result<BootFile> {
-    let data = input::read(path, " as the registry file", REGISTRY_LIMIT);
+    let data = input::read(path, " as the registry file", REGISTRY_LIMIT)?;
+    let registry = Registry::read(&data);
+    for warning in &registry.warnings {
+        crate::tell!("warning: {}: {warning}", path.display());
+    }
     Ok(BootFile {
         name: "registry".to_owned(),
         kind: FileKind::Registry,
-        data: data?,
+        data: registry.plain(),
     })
 }

@@ -1,7 +1,7 @@
 //! The debugger's part of `storlock run`: the socket, the files, and the script that has gdb attach.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,10 +11,13 @@ use storlock_vmm::sandbox::{JoinHandle, Sandbox};
 use super::Failure;
 use super::images::ImageFile;
 use super::run::{Arguments, OnViolation};
-use crate::gdb::{Address, Served, Socket, SymbolFiles};
+use crate::gdb::{Address, Served, SnapshotFile, Socket, SymbolFiles};
 use crate::machine::Guest;
+use crate::output::{OutputFile, replace};
 use crate::session::Session;
 
+/// Its option, for messages.
+pub const OPTION: &str = "--gdb";
 /// Name of gdb's script in the report directory.
 pub const SCRIPT_FILE: &str = "attach.gdb";
 /// Name of the file for snapshots in the report directory.
@@ -35,7 +38,7 @@ pub fn open(arguments: &Arguments) -> Result<Option<Socket>, Failure> {
                  (and ssh -L from elsewhere), or say --gdb-expose"
             )));
         }
-        eprintln!("warning: everybody who reaches {address} can read and change the guest: there is no password");
+        crate::tell!("warning: everybody who reaches {address} can read and change the guest: there is no password");
     }
     Socket::open(address).map(Some).map_err(Failure::infrastructure)
 }
@@ -55,11 +58,12 @@ pub fn serve(
     let directory = &arguments.report_dir;
     let files = symbol_files(arguments, images);
     let script = directory.join(SCRIPT_FILE);
-    fs::write(&script, attach_script(socket.address(), &files))
+    replace(&script, attach_script(socket.address(), &files).as_bytes())
         .with_context(|| format!("cannot write {}", script.display()))?;
     let snapshots = directory.join(SNAPSHOT_FILE);
-    let snapshot = File::create(&snapshots).with_context(|| format!("cannot write {}", snapshots.display()))?;
-    eprintln!(
+    let snapshot = OutputFile::open(&snapshots, arguments.time_limit.0)
+        .with_context(|| format!("cannot write {}", snapshots.display()))?;
+    crate::tell!(
         "gdb: listening at {}; attach with: gdb -x {}",
         socket.address(),
         script.display()
@@ -71,7 +75,7 @@ pub fn serve(
         stops,
         session: Arc::clone(session),
         files,
-        snapshot: Some(snapshot),
+        snapshot: Some(SnapshotFile::new(snapshot)),
         on_disconnect: arguments.on_disconnect,
     };
     socket.serve(served, sandbox)

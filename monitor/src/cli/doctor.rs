@@ -15,6 +15,7 @@ use storlock_vmm::sandbox::{FileLimit, Sandbox};
 use super::run::Format;
 use super::{Failure, output};
 use crate::outcome::Condition;
+use crate::report::json;
 
 /// What to examine, and how to print it.
 #[derive(Debug, Args)]
@@ -69,9 +70,9 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     };
     let output = match arguments.format {
         Format::Text => text(&diagnosis),
-        Format::Json => serde_json::to_string_pretty(&diagnosis).map_err(Failure::infrastructure)? + "\n",
+        Format::Json => json::text(&diagnosis).map_err(Failure::infrastructure)?,
     };
-    output::print(&output);
+    output::print(&output)?;
     Ok(if diagnosis.usable {
         0
     } else {
@@ -113,10 +114,10 @@ fn examine(device: &Path) -> Vec<Finding> {
 fn assess_sandbox(probed: Result<FileLimit, storlock_vmm::Error>) -> Finding {
     const SUBJECT: &str = "sandbox of a run";
     match probed {
-        Ok(FileLimit::Full) => finding(
+        Ok(limit @ FileLimit::Full) => finding(
             SUBJECT,
             Status::Good,
-            "system calls are filtered (seccomp); Landlock limits files",
+            format!("system calls are filtered (seccomp); {limit}"),
             "",
         ),
         Ok(limit) => finding(

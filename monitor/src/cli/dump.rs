@@ -12,6 +12,8 @@ use crate::dump::{DumpFile, Plan, Symbols};
 use crate::windows::CodeView;
 use crate::windows::pdb::KernelPdb;
 
+/// Its option, for messages.
+pub(super) const OPTION: &str = "--dump-on-violation";
 /// The PDB of every x64 kernel of Windows since Windows 8.
 const KERNEL_PDB: &str = "ntkrnlmp.pdb";
 /// Builds of a symbol store that are looked at.
@@ -27,19 +29,10 @@ pub(super) fn plan(arguments: &Arguments, images: &[ImageFile]) -> Result<Option
     };
     let kernel = images.iter().find(|image| image.role == Role::Kernel);
     let symbols = symbols(kernel, arguments.symbols.as_deref()).map_err(Failure::usage)?;
-    let file = DumpFile::prepare(path)
-        .context("--dump-on-violation")
+    let file = DumpFile::prepare(path, arguments.time_limit.0)
+        .context(OPTION)
         .map_err(Failure::infrastructure)?;
     Ok(Some(Plan { file, symbols }))
-}
-
-/// Opens the directory of the dump, which is to be kept open as long as the dump may be written.
-///
-/// # Errors
-/// If it cannot be opened.
-pub(super) fn open_directory(plan: &Plan) -> anyhow::Result<File> {
-    let directory = plan.file.directory();
-    File::open(directory).with_context(|| format!("cannot open the directory {}", directory.display()))
 }
 
 /// The PDBs that may be the kernel's; which one is, the guest's memory says. A kernel that is known by now, and a PDB that

@@ -3,7 +3,7 @@
 //! Talks to the file system. It must not know what the firmware boots.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -13,6 +13,7 @@ use storlock_vmm::storage::backend::lock_for_writing;
 
 use super::input;
 use super::run::Arguments;
+use crate::output::{Cut, Place, WholeFile, replace};
 
 /// Where the firmware's code is by the packages of Debian, Fedora and Arch, and the template of its variables.
 const FIRMWARE: [(&str, &str); 4] = [
@@ -50,21 +51,35 @@ pub fn request(
     firmware: Option<&Path>,
     kernel: Option<LinuxRequest>,
 ) -> anyhow::Result<FirmwareRequest> {
-    let (code, template) = if let Some(firmware) = firmware {
-        (firmware.to_owned(), template_beside(firmware))
-    } else {
-        let found = FIRMWARE.iter().find(|(code, _)| Path::new(code).exists());
-        let (code, template) = found.context(
-            "no OVMF was found: install it (Debian's package ovmf, edk2-ovmf elsewhere), or name its code by --firmware FILE",
-        )?;
-        (PathBuf::from(code), Some(PathBuf::from(template)))
-    };
+    let (code, template) = find(firmware).context(
+        "no OVMF was found: install it (Debian's package ovmf, edk2-ovmf elsewhere), or name its code by --firmware FILE",
+    )?;
     Ok(FirmwareRequest {
         code: read(&code)?,
         variables: variables(arguments.variables.as_deref(), template.as_deref())?,
         kernel,
         display: arguments.screenshot.is_some(),
     })
+}
+
+/// The firmware's code, that which is named or what is installed, and the template of its variables.
+fn find(named: Option<&Path>) -> Option<(PathBuf, Option<PathBuf>)> {
+    if let Some(code) = named {
+        return Some((code.to_owned(), template_beside(code)));
+    }
+    let (code, template) = FIRMWARE.iter().find(|(code, _)| Path::new(code).exists())?;
+    Some((PathBuf::from(code), Some(PathBuf::from(template))))
+}
+
+/// The files that a firmware is read from.
+#[must_use]
+pub fn files(named: Option<&Path>) -> Vec<PathBuf> {
+    let found = find(named);
+    found
+        .into_iter()
+        .flat_map(|(code, template)| [Some(code), template])
+        .flatten()
+        .collect()
 }
 
 /// The template of variables that belongs to a firmware's code by its name: OVMF_VARS... beside OVMF_CODE...
@@ -90,7 +105,14 @@ fn variables(file: Option<&Path>, template: Option<&Path>) -> anyhow::Result<Opt
                 path.display()
             )
         })?;
-        fs::copy(template, path).with_context(|| format!("cannot make {}", path.display()))?;
+        let made = fs::read(template).and_then(|template| replace(Place::of(path).path(), &template));
+        made.with_context(|| format!("cannot make {}", path.display()))?;
+    }
+    if !path.is_file() {
+        bail!(
+            "the firmware's variables {} are kept in a regular file only",
+            path.display()
+        );
     }
     let file = OpenOptions::new().read(true).write(true).open(path);
     let file = file.with_context(|| format!("cannot write the firmware's variables {}", path.display()))?;
@@ -111,37 +133,40 @@ fn lock(file: &File, path: &Path) -> anyhow::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             bail!("the firmware's variables {name} are in use by another program: give each guest a file of its own")
         }
-        Err(error) => eprintln!("note: the firmware's variables {name} cannot be locked: {error}"),
+        Err(error) => crate::tell!("note: the firmware's variables {name} cannot be locked: {error}"),
     }
     Ok(())
 }
 
-/// Opens the file for the screenshot, while files can still be opened.
+/// Makes sure that the screenshot can be written, while files can still be opened.
 ///
 /// # Errors
 /// If it cannot be written.
-pub fn create_screenshot(arguments: &Arguments) -> anyhow::Result<Option<File>> {
+pub fn prepare_screenshot(arguments: &Arguments) -> anyhow::Result<Option<WholeFile>> {
     let Some(path) = &arguments.screenshot else {
         return Ok(None);
     };
-    let file = File::create(path).with_context(|| format!("cannot write the screenshot {}", path.display()))?;
+    let file = WholeFile::prepare(path, arguments.time_limit.0);
+    let file = file.with_context(|| format!("cannot write the screenshot {}", path.display()))?;
     Ok(Some(file))
 }
 
-/// Writes what the display showed, if there is both.
-///
-/// # Errors
-/// If it cannot be written.
-pub fn write_screenshot(file: Option<File>, picture: Option<&Picture>) -> anyhow::Result<()> {
-    if let (Some(file), Some(picture)) = (file, picture) {
-        write_png(file, picture).context("cannot write the screenshot")?;
-    }
-    Ok(())
+/// Writes what the display showed, if there is something. Says why there is no screenshot, or not all of it.
+#[must_use]
+pub fn write_screenshot(file: &WholeFile, picture: Option<&Picture>) -> Option<Cut> {
+    let what = format!("the screenshot {}", file.path().display());
+    let Some(picture) = picture else {
+        return Some(Cut::Note(format!("there is no {what}: the guest has shown nothing")));
+    };
+    let bytes = png(picture).map_err(io::Error::other);
+    let written = bytes.and_then(|bytes| file.fill(|file| file.write_all(&bytes)));
+    written.err().map(|error| Cut::by(&error, &what))
 }
 
-fn write_png(file: File, picture: &Picture) -> anyhow::Result<()> {
-    let mut encoder = png::Encoder::new(BufWriter::new(file), picture.width, picture.height);
+fn png(picture: &Picture) -> Result<Vec<u8>, png::EncodingError> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, picture.width, picture.height);
     encoder.set_color(png::ColorType::Rgb);
     encoder.write_header()?.write_image_data(&picture.rgb)?;
-    Ok(())
+    Ok(bytes)
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use sha2::{Digest, Sha256};
 
+use super::Lines;
 use crate::report::ImageInfo;
 use crate::windows::{Exports, FileImage, ImportName, Imports};
 
@@ -93,16 +94,11 @@ impl ImageFile {
     /// file or beside its directory; and where. It is the same build if its code is the same.
     #[must_use]
     pub fn unstripped(&self, directory: Option<&Path>) -> Option<(PathBuf, FileImage)> {
-        let file_name = self.path.file_name()?;
-        let parents = self.path.ancestors().skip(1).take(2);
-        let beside = parents.flat_map(|dir| [dir.join("debug"), dir.join("debug/miniports")]);
-        let candidates = directory.map(Path::to_owned).into_iter().chain(beside);
-        let read = |directory: PathBuf| {
-            let path = directory.join(file_name);
+        let read = |path: PathBuf| {
             let image = FileImage::parse(fs::read(&path).ok()?).ok()?;
             Some((path, image))
         };
-        candidates
+        unstripped_candidates(&self.path, directory)
             .into_iter()
             .filter_map(read)
             .find(|(_, other)| same_code(&self.image, other))
@@ -123,6 +119,18 @@ impl ImageFile {
             sha256,
         }
     }
+}
+
+/// Where the image at `path` may be as it was before its symbols were stripped.
+#[must_use]
+pub fn unstripped_candidates(path: &Path, directory: Option<&Path>) -> Vec<PathBuf> {
+    let Some(file_name) = path.file_name() else {
+        return Vec::new();
+    };
+    let parents = path.ancestors().skip(1).take(2);
+    let beside = parents.flat_map(|dir| [dir.join("debug"), dir.join("debug/miniports")]);
+    let candidates = directory.map(Path::to_owned).into_iter().chain(beside);
+    candidates.map(|directory| directory.join(file_name)).collect()
 }
 
 /// The file `name` among the built guest images: in the directory that the environment names, else in `guest-images`
@@ -155,6 +163,23 @@ pub fn built_image(name: &str) -> anyhow::Result<PathBuf> {
     })
 }
 
+/// Checks that every image can be moved: the kernel and its drivers are put at addresses chosen by the seed.
+///
+/// # Errors
+/// One message that names all images that cannot.
+pub fn check_relocations(images: &[ImageFile]) -> anyhow::Result<()> {
+    let fixed = images.iter().filter(|file| file.image.image().relocations_stripped);
+    let names: Vec<String> = fixed.map(|file| file.path.display().to_string()).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    Err(anyhow!(
+        "cannot use {}: it has no relocations (IMAGE_FILE_RELOCS_STRIPPED), so it could be loaded at the address only for \
+         which it was linked, and kernels and drivers have to run at any address; link it without /FIXED",
+        names.join(", ")
+    ))
+}
+
 /// Checks that every import of every image is exported by another one.
 ///
 /// # Errors
@@ -176,16 +201,11 @@ pub fn check_imports(images: &[ImageFile]) -> anyhow::Result<()> {
                 .find(|(name, _)| name.eq_ignore_ascii_case(&import.module));
             let found = match (&module, &import.name) {
                 (Some((_, table)), ImportName::Name(name)) => table.get(name).is_some(),
-                (Some((_, table)), ImportName::Ordinal(ordinal)) => {
-                    table.entries().iter().any(|export| export.ordinal == *ordinal)
-                }
-                (None, _) => false,
+                (Some((_, table)), ImportName::Ordinal(ordinal)) => table.by_ordinal(*ordinal).is_some(),
+                (Some(_), ImportName::Bound) | (None, _) => false,
             };
             if !found {
-                let name = match &import.name {
-                    ImportName::Name(name) => name.clone(),
-                    ImportName::Ordinal(ordinal) => format!("#{ordinal}"),
-                };
+                let name = import.name.text();
                 let note = if module.is_none() { " (no such module)" } else { "" };
                 missing.push(format!("{} imports {}!{name}{note}", file.name, import.module));
             }
@@ -194,11 +214,12 @@ pub fn check_imports(images: &[ImageFile]) -> anyhow::Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    Err(anyhow!(
+    let text = format!(
         "this guest does not have what its drivers import, so it was not booted:\n  {}\nName a kernel, a port driver or \
          further drivers that export it (--kernel, --port-driver, --load).",
         missing.join("\n  ")
-    ))
+    );
+    Err(Lines(text).into())
 }
 
 /// Whether two files have the same code at the same places.

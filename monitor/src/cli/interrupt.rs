@@ -1,77 +1,196 @@
-//! Ends a run early, with a report, on SIGINT and SIGTERM.
+//! Ends a run early, with a report, on SIGINT, SIGTERM and SIGHUP.
+//!
+//! The signals are caught from before the guest is prepared until the process ends, by a thread that waits for nothing
+//! else: whatever stalls, the last one ends the process at once.
 
+use std::fs;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use storlock_vmm::sandbox::{JoinHandle, Sandbox, ThreadKind};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
+use crate::diagnostics;
 use crate::target::RunControl;
 
-/// True at the next signal, false once the run has ended.
-async fn next_signal(signals: &mut (Signal, Signal), ended: &mut oneshot::Receiver<()>) -> bool {
-    tokio::select! {
-        _ = signals.0.recv() => true,
-        _ = signals.1.recv() => true,
-        _ = ended => false,
+/// How the process ends by a signal that waits for nothing.
+const EXIT_CODE: i32 = 130;
+/// How long what was said may take then.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+/// How long the thread may take to end with the run.
+const END: Duration = Duration::from_millis(100);
+
+/// What a signal does.
+enum Stage {
+    /// Nothing runs yet.
+    Preparing,
+    /// The guest runs; with `shutdown` the first signal only has it shut down.
+    Running {
+        control: Arc<dyn RunControl>,
+        shutdown: bool,
+    },
+    /// The report is being written.
+    Reporting,
+}
+
+struct Shared {
+    happened: AtomicBool,
+    count: AtomicU32,
+    stage: Mutex<Stage>,
+}
+
+impl Shared {
+    /// On the thread that waits for signals.
+    fn signalled(&self) {
+        let before = self.count.fetch_add(1, Ordering::AcqRel);
+        let stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*stage {
+            Stage::Preparing => {
+                crate::tell!("interrupted before the guest was started: nothing was run, there is no report");
+                end_at_once();
+            }
+            Stage::Running { control, shutdown } => {
+                self.happened.store(true, Ordering::Release);
+                match before + u32::from(!shutdown) {
+                    0 => {
+                        control.request_shutdown();
+                        crate::tell!("interrupted: the guest is asked to shut down; once more stops it");
+                    }
+                    1 => {
+                        control.request_stop();
+                        crate::tell!("interrupted: writing the report of what was seen; once more ends at once");
+                    }
+                    _ => end_at_once(),
+                }
+            }
+            Stage::Reporting if before == 0 => {
+                self.happened.store(true, Ordering::Release);
+                crate::tell!("interrupted while the report is written; once more ends at once");
+            }
+            Stage::Reporting => end_at_once(),
+        }
     }
+}
+
+fn end_at_once() -> ! {
+    diagnostics::drain(LAST_WORDS);
+    std::process::exit(EXIT_CODE);
+}
+
+/// The signals that end a run.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    /// None if whoever started this program has it ignored, as nohup does.
+    hangup: Option<Signal>,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: if hangup_is_ignored() {
+                None
+            } else {
+                Some(signal(SignalKind::hangup())?)
+            },
+        })
+    }
+
+    /// Waits for the next one.
+    async fn next(&mut self) {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = hangup => {}
+        }
+    }
+}
+
+/// Whether SIGHUP is ignored, by the mask that the kernel shows (proc(5), `SigIgn`).
+fn hangup_is_ignored() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let bit = u64::try_from(SignalKind::hangup().as_raw_value() - 1).unwrap_or(0);
+    mask.is_some_and(|mask| mask >> bit & 1 == 1)
 }
 
 /// Signals are caught for as long as this lives. The last one ends the process at once.
 pub struct Interrupt {
-    happened: Arc<AtomicBool>,
+    shared: Arc<Shared>,
     done: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Interrupt {
-    /// Stops the run by `control` when a signal comes; with `shutdown` the first one only has the guest shut down.
+    /// Catches the signals. Until [`Interrupt::stops`] one ends the process.
     ///
     /// # Errors
-    /// If the signals cannot be caught.
-    pub fn catch(control: Arc<dyn RunControl>, shutdown: bool, sandbox: Sandbox) -> io::Result<Self> {
+    /// If they cannot be caught.
+    pub fn catch(sandbox: Sandbox) -> io::Result<Self> {
+        // The run-time takes it for granted that it gets them.
+        let descriptors: Vec<_> = (0..4).map(|_| UnixStream::pair()).collect::<Result<_, _>>()?;
+        drop(descriptors);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let mut signals = {
             let _guard = runtime.enter();
-            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+            Signals::catch()?
         };
         let (done, mut ended) = oneshot::channel();
-        let happened = Arc::new(AtomicBool::new(false));
-        let noted = Arc::clone(&happened);
+        let shared = Arc::new(Shared {
+            happened: AtomicBool::new(false),
+            count: AtomicU32::new(0),
+            stage: Mutex::new(Stage::Preparing),
+        });
+        let told = Arc::clone(&shared);
         let watch = async move {
-            if !next_signal(&mut signals, &mut ended).await {
-                return;
-            }
-            noted.store(true, Ordering::Release);
-            if shutdown {
-                eprintln!("interrupted: the guest is asked to shut down; once more stops it");
-                control.request_shutdown();
-                if !next_signal(&mut signals, &mut ended).await {
-                    return;
+            loop {
+                tokio::select! {
+                    () = signals.next() => told.signalled(),
+                    _ = &mut ended => return,
                 }
-            }
-            eprintln!("interrupted: writing the report of what was seen; once more ends at once");
-            control.request_stop();
-            if next_signal(&mut signals, &mut ended).await {
-                std::process::exit(130);
             }
         };
         let thread = sandbox
             .spawn(ThreadKind::Signals, "signals", move || runtime.block_on(watch))
             .map_err(io::Error::other)?;
         Ok(Self {
-            happened,
+            shared,
             done: Some(done),
             thread: Some(thread),
         })
     }
 
+    /// From here on a signal stops the run by `control`; with `shutdown` the first one only has the guest shut down.
+    pub fn stops(&self, control: Arc<dyn RunControl>, shutdown: bool) {
+        self.enter(Stage::Running { control, shutdown });
+    }
+
+    /// The run is over: from here on a signal keeps the report from being printed.
+    pub fn reporting(&self) {
+        self.enter(Stage::Reporting);
+    }
+
+    fn enter(&self, stage: Stage) {
+        *self.shared.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+    }
+
     /// Whether a signal has come.
     #[must_use]
     pub fn happened(&self) -> bool {
-        self.happened.load(Ordering::Acquire)
+        self.shared.happened.load(Ordering::Acquire)
     }
 }
 
@@ -83,7 +202,7 @@ impl Drop for Interrupt {
         }
         if let Some(thread) = self.thread.take() {
             // A panic there was already printed.
-            let _ = thread.join();
+            let _ = thread.join_within(END);
         }
     }
 }

@@ -16,19 +16,23 @@ pub mod interrupt;
 pub mod options;
 pub mod other_guest;
 pub mod output;
+mod places;
 pub mod progress;
+mod registry;
 pub mod replay;
 pub mod run;
 pub mod symbols;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use storlock_vmm::host::survive_the_file_size_limit;
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
-
+use crate::diagnostics;
+use crate::escape;
 use crate::outcome::Condition;
+use crate::output::PATIENCE;
 
 /// Boots a Windows x64 guest with a Storport driver and reports every spin lock call that breaks its contract.
 #[derive(Debug, Parser)]
@@ -84,40 +88,53 @@ impl Failure {
 /// Runs the command line and gives the exit code of the process.
 #[must_use]
 pub fn main() -> ExitCode {
-    // clap prints usage errors by itself and ends the process with code 2.
-    let cli = Cli::parse();
-    log_to_stderr();
-    let result = match &cli.command {
+    diagnostics::report_panics();
+    diagnostics::log();
+    survive_the_file_size_limit();
+    // A panic was told where it happened.
+    let code = catch_unwind(AssertUnwindSafe(command)).unwrap_or(Condition::Infrastructure.exit_code());
+    diagnostics::drain(PATIENCE);
+    ExitCode::from(code)
+}
+
+fn command() -> u8 {
+    let result = match Cli::try_parse() {
+        Ok(cli) => execute(&cli.command),
+        Err(error) if error.use_stderr() => {
+            crate::tell!("{}", error.render().to_string().trim_end());
+            return Condition::Usage.exit_code();
+        }
+        // Help and version.
+        Err(text) => output::print(&text.render().to_string()).map(|()| 0),
+    };
+    result.unwrap_or_else(|failure| {
+        crate::tell!("error: {}", with_causes(&failure.error));
+        failure.condition.exit_code()
+    })
+}
+
+fn execute(command: &Command) -> Result<u8, Failure> {
+    match command {
         Command::Run(arguments) => run::execute(arguments),
         Command::Replay(arguments) => replay::execute(arguments),
         Command::Symbols(arguments) => symbols::execute(arguments),
         Command::Doctor(arguments) => doctor::execute(arguments),
-    };
-    match result {
-        Ok(code) => ExitCode::from(code),
-        Err(failure) => {
-            eprintln!("error: {}", with_causes(&failure.error));
-            ExitCode::from(failure.condition.exit_code())
-        }
     }
 }
 
-/// What the program has to say about itself: warnings, or what `RUST_LOG` asks for.
-fn log_to_stderr() {
-    let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::WARN.into())
-        .from_env_lossy();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
-}
+/// An error whose message has several lines on purpose. That of any other is shown on one line: it may quote a file.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Lines(pub String);
 
 /// An error and its causes in one line, without the causes that the text above them tells already.
 fn with_causes(error: &anyhow::Error) -> String {
     error
         .chain()
-        .map(ToString::to_string)
+        .map(|cause| match cause.downcast_ref::<Lines>() {
+            Some(lines) => escape::lines(&lines.0).into_owned(),
+            None => escape::line(&cause.to_string()).into_owned(),
+        })
         .reduce(|text, cause| {
             if text.contains(&cause) {
                 text
@@ -138,5 +155,16 @@ mod tests {
             .context("cannot open x: no such file")
             .context("nothing was run");
         assert_eq!(with_causes(&error), "nothing was run: cannot open x: no such file");
+    }
+
+    #[test]
+    fn only_a_message_of_ours_has_several_lines() {
+        let quoted = anyhow::Error::msg("no backing file a\nerror: b\x1b[2J").context("cannot open x");
+        assert_eq!(
+            with_causes(&quoted),
+            r"cannot open x: no backing file a\nerror: b\x1b[2J"
+        );
+        let ours = anyhow::Error::from(Lines("two\nlines\x07".to_owned()));
+        assert_eq!(with_causes(&ours), "two\nlines\\x07");
     }
 }

@@ -6,17 +6,21 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use storlock_vmm::boot::{LinuxRequest, is_linux_kernel};
 use storlock_vmm::machine::ExitReason;
+use storlock_vmm::sandbox::Sandbox;
 
-use super::interrupt::Interrupt;
-use super::run::{self, Arguments};
+use super::output::ReportDirectory;
+use super::run::{self, Arguments, Terminal};
 use super::{Failure, firmware};
 use crate::machine::Start;
 use crate::machine::other::OtherGuest;
-use crate::outcome::Condition;
+use crate::outcome::{self, Condition};
+use crate::output::{Cut, WholeFile};
+use crate::report::FaultInfo;
 
 /// Bytes of a kernel that show whether it is Linux.
 const HEADER: u64 = 0x400;
@@ -96,32 +100,66 @@ fn start(arguments: &Arguments, kernel: Option<&PathBuf>) -> anyhow::Result<Star
 ///
 /// # Errors
 /// [`Failure`] if it cannot be started.
-pub fn execute(arguments: &Arguments, start: Start) -> Result<u8, Failure> {
-    run::create_directory(&arguments.report_dir).map_err(Failure::infrastructure)?;
-    let sandbox = run::sandbox(arguments)?;
-    let screenshot = firmware::create_screenshot(arguments).map_err(Failure::infrastructure)?;
+pub fn execute(
+    arguments: &Arguments,
+    start: Start,
+    claimed: Option<ReportDirectory>,
+    terminal: &Terminal,
+    sandbox: Sandbox,
+) -> Result<u8, Failure> {
+    let _directory = run::create_directory(arguments, claimed)?;
+    let screenshot = firmware::prepare_screenshot(arguments).map_err(Failure::infrastructure)?;
     let options = run::machine_options(arguments, sandbox);
     let guest = OtherGuest::prepare(&options, start).map_err(Failure::infrastructure)?;
-    sandbox.limit_files(&[]).map_err(Failure::infrastructure)?;
-    let interrupt = Interrupt::catch(guest.control(), false, sandbox)
-        .context("signals cannot be caught")
+    let renamed: Vec<&Path> = screenshot.iter().filter_map(WholeFile::renamed_in).collect();
+    sandbox
+        .limit_files_with_names(&[], &renamed)
         .map_err(Failure::infrastructure)?;
-    let end = guest.run(arguments.time_limit.0).map_err(Failure::infrastructure)?;
-    firmware::write_screenshot(screenshot, end.picture.as_ref()).map_err(Failure::infrastructure)?;
-    for failure in &end.disk_failures {
-        eprintln!("warning: {failure}");
+    let interrupt = &terminal.interrupt;
+    interrupt.stops(guest.control(), false);
+    let deadline = Instant::now().checked_add(arguments.time_limit.0);
+    let mut end = guest.run(arguments.time_limit.0).map_err(Failure::infrastructure)?;
+    let interrupted = interrupt.happened();
+    interrupt.reporting();
+    if let Some(screenshot) = &screenshot {
+        deadline.inspect(|deadline| screenshot.progress().give_up_at(*deadline));
+        match firmware::write_screenshot(screenshot, end.picture.as_ref()) {
+            Some(Cut::Failure(text)) => end.failures.push(text),
+            Some(Cut::Note(text)) => end.notes.push(text),
+            None => {}
+        }
     }
     let restarts = match end.restarts {
         0 => String::new(),
         1 => ", started again once".to_owned(),
         more => format!(", started again {more} times"),
     };
-    println!("{} (after {:.1} s{restarts})", end.reason, end.duration.as_secs_f64());
-    let condition = match end.reason {
-        ExitReason::PowerOff | ExitReason::Reset => return Ok(0),
-        ExitReason::Stopped if interrupt.happened() => Condition::Interrupted,
-        ExitReason::Failed(_) => Condition::Infrastructure,
-        _ => Condition::GuestFailed,
-    };
-    Ok(condition.exit_code())
+    let text = format!("{} (after {:.1} s{restarts})\n", end.reason, end.duration.as_secs_f64());
+    let printed = terminal
+        .printer
+        .print(text.as_bytes(), deadline, &|| interrupt.happened());
+    end.failures.extend(printed.err());
+    let mut held: Vec<Condition> = condition(&end.reason, interrupted).into_iter().collect();
+    for reason in end.faults.iter().filter_map(FaultInfo::never_injected) {
+        crate::tell!("inconclusive: {reason}");
+        held.push(Condition::Inconclusive);
+    }
+    for note in &end.notes {
+        crate::tell!("note: {note}");
+    }
+    for failure in &end.failures {
+        crate::tell!("error: {failure}");
+        held.push(Condition::Infrastructure);
+    }
+    Ok(outcome::exit_code(&held))
+}
+
+/// What the end of the guest means; nothing if it is the one that was wanted.
+fn condition(reason: &ExitReason, interrupted: bool) -> Option<Condition> {
+    match reason {
+        ExitReason::PowerOff | ExitReason::Reset => None,
+        ExitReason::Stopped if interrupted => Some(Condition::Interrupted),
+        ExitReason::Failed(_) => Some(Condition::Infrastructure),
+        _ => Some(Condition::GuestFailed),
+    }
 }

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use storlock_vmm::sandbox::{JoinHandle, Sandbox, ThreadKind};
 
+use crate::escape;
+use crate::output::PATIENCE;
 use crate::session::Session;
 
 /// How long a run stays silent.
@@ -39,14 +41,22 @@ impl Progress {
     }
 }
 
+impl Progress {
+    /// Shows no more. Says whether that went well, if there is something to say: a terminal that takes nothing is not
+    /// waited for.
+    #[must_use]
+    pub fn end(mut self) -> Option<bool> {
+        self.done.store(true, Ordering::Release);
+        let thread = self.thread.take()?;
+        thread.thread().unpark();
+        thread.join_within(PATIENCE).map(|ended| ended.is_ok())
+    }
+}
+
 impl Drop for Progress {
+    /// Where a run ends before it has begun.
     fn drop(&mut self) {
         self.done.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            // A progress line that failed is not worth a message.
-            let _ = thread.join();
-        }
     }
 }
 
@@ -55,7 +65,7 @@ fn show(session: &Session, limit: Duration, terminal: bool, milestones: bool, do
     let mut bar: Option<ProgressBar> = None;
     let mut told = 0;
     if milestones {
-        eprintln!("{:>7.1} s  firmware started", 0.0);
+        crate::tell!("{:>7.1} s  firmware started", 0.0);
     }
     while !done.load(Ordering::Acquire) {
         std::thread::park_timeout(PERIOD);
@@ -69,7 +79,11 @@ fn show(session: &Session, limit: Duration, terminal: bool, milestones: bool, do
             let style = ProgressStyle::with_template("{spinner} {elapsed_precise} {msg}");
             ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
         });
-        bar.set_message(format!("{}, limit {} s", session.progress(), limit.as_secs()));
+        bar.set_message(format!(
+            "{}, limit {} s",
+            escape::line(&session.progress()),
+            limit.as_secs()
+        ));
         bar.tick();
     }
     if milestones {
@@ -87,7 +101,7 @@ fn tell(session: &Session, told: usize, began: Instant, bar: Option<&ProgressBar
         let line = format!("{:>7.1} s  {milestone}", began.elapsed().as_secs_f64());
         match bar {
             Some(bar) => bar.println(line),
-            None => eprintln!("{line}"),
+            None => crate::tell!("{line}"),
         }
     }
     new.len()

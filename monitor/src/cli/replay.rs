@@ -2,15 +2,20 @@
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
 
+use super::output::ReportDirectory;
 use super::run::Format;
-use super::{Failure, output};
+use super::{Failure, output, places};
 use crate::session::replay;
 use crate::target::recording;
+
+/// How long the reader of a report is waited for that goes into a named pipe.
+const READER_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Options of `storlock replay`.
 #[derive(Debug, Args)]
@@ -31,17 +36,19 @@ pub struct Arguments {
 /// # Errors
 /// [`Failure`] if the file cannot be read or is neither a recording nor a trace.
 pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
+    places::check_replay(&arguments.file, arguments.report_dir.as_deref())?;
+    let directory = match &arguments.report_dir {
+        Some(path) => Some(report_directory(path).map_err(Failure::infrastructure)?),
+        None => None,
+    };
     let mut report = replay_file(arguments).map_err(Failure::infrastructure)?;
-    if let Some(directory) = &arguments.report_dir {
-        std::fs::create_dir_all(directory)
-            .with_context(|| format!("cannot create the report directory {}", directory.display()))
-            .map_err(Failure::infrastructure)?;
-    }
-    Ok(output::finish(
-        &mut report,
-        arguments.report_dir.as_deref(),
-        arguments.format,
-    ))
+    let (directory, format) = (directory.as_ref(), arguments.format);
+    Ok(output::finish(&mut report, directory, format, output::print_report))
+}
+
+fn report_directory(path: &Path) -> anyhow::Result<ReportDirectory> {
+    let claimed = ReportDirectory::claim(path, &[output::TEXT_FILE, output::JSON_FILE])?;
+    ReportDirectory::create(path, claimed, READER_PATIENCE)
 }
 
 fn replay_file(arguments: &Arguments) -> anyhow::Result<crate::report::Report> {

@@ -1,9 +1,8 @@
 //! `storlock run`: boots a guest with a driver under test and watches its locks.
 
-use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
@@ -15,15 +14,19 @@ use super::boot::{self, Boot};
 use super::images::{ImageFile, Role};
 use super::interrupt::Interrupt;
 use super::options::{Limit, Size, Switch};
+use super::output::{Printer, ReportDirectory};
 use super::progress::Progress;
-use super::{Failure, debugger, disk, dump, fault, firmware, other_guest, output};
-use crate::gdb;
+use super::{Failure, debugger, disk, dump, fault, firmware, other_guest, output, places};
 use crate::machine::{Disk, Ended, Guest, GuestOptions, PlannedFault, check_disks};
+use crate::outcome::Condition;
+use crate::output::{OutputFile, WholeFile};
 use crate::report::RunInfo;
+use crate::report::{ConditionNote, Report};
 use crate::session::recording::Recording;
 use crate::session::trace::Trace;
 use crate::session::{Config, DriverFile, ExportRequest, Session};
 use crate::windows::SymbolTable;
+use crate::{diagnostics, gdb};
 
 /// Name of the event trace in the report directory.
 pub const TRACE_FILE: &str = "events.trace";
@@ -33,6 +36,8 @@ pub const SERIAL_FILE: &str = "serial.log";
 /// Memory of a guest, and of one that boots by firmware with a driver to watch: Windows.
 const MEMORY: Size = Size(256 << 20);
 const WINDOWS_MEMORY: Size = Size(4 << 30);
+/// How long the thread that serves debuggers may take to see the end of a run.
+const DEBUGGER_END: Duration = Duration::from_millis(300);
 /// How long such a guest may take to shut down.
 const WINDOWS_GRACE: Duration = Duration::from_secs(60);
 
@@ -143,6 +148,9 @@ pub struct Arguments {
     /// Record the run for `storlock replay`
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
+    /// Largest size of the recording and of the event trace, each; what does not fit is left out, and the report says so
+    #[arg(long, value_name = "SIZE", default_value = "16G")]
+    pub output_limit: Size,
     /// How the report is printed on standard output
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
@@ -161,7 +169,8 @@ pub struct Arguments {
     /// Command line of the guest's kernel
     #[arg(long, value_name = "STRING", default_value = "", allow_hyphen_values = true)]
     pub append: String,
-    /// Copy the guest's serial port to this file as well; - is standard error
+    /// Copy the guest's serial port to this file as well, as the guest writes it, with whatever acts on a terminal; - is
+    /// standard error
     #[arg(long, value_name = "FILE|-")]
     pub serial: Option<PathBuf>,
     /// Directory with the images as they were before stripping, for the names in reports [default: `debug` beside an
@@ -236,34 +245,27 @@ impl Arguments {
 /// # Errors
 /// [`Failure`] if the guest could not be started. Once it has started there is a report, whatever happens.
 pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
+    places::check(arguments)?;
+    let claimed = output::clear_outputs(arguments)?;
+    let sandbox = sandbox(arguments)?;
+    let terminal = Terminal::start(sandbox).map_err(Failure::infrastructure)?;
     check_disks(&arguments.disk).map_err(|reason| Failure::usage(anyhow!("--disk: {reason}")))?;
     if let Some(start) = other_guest::wanted(arguments)? {
-        return other_guest::execute(arguments, start);
+        return other_guest::execute(arguments, start, claimed, &terminal, sandbox);
     }
     let seed = arguments.seed.unwrap_or_else(random_seed);
     let Boot { target, images, start } = boot::plan(arguments, seed)?;
-    let directory = &arguments.report_dir;
-    create_directory(directory).map_err(Failure::infrastructure)?;
-    output::remove_earlier(directory).map_err(Failure::infrastructure)?;
-    // The limits on files know a directory by its inode, and some file systems (9p) make a new one for a directory that
-    // nobody has open: this one stays open until the reports are in it.
-    let open_directory = File::open(directory)
-        .with_context(|| format!("cannot open the report directory {}", directory.display()))
-        .map_err(Failure::infrastructure)?;
-    let sandbox = sandbox(arguments)?;
+    let directory = create_directory(arguments, claimed)?;
     let dump = dump::plan(arguments, &images)?;
     let socket = debugger::open(arguments)?;
-    let screenshot = firmware::create_screenshot(arguments).map_err(Failure::infrastructure)?;
+    let screenshot = firmware::prepare_screenshot(arguments).map_err(Failure::infrastructure)?;
+    let streams = Streams::open(arguments).map_err(Failure::infrastructure)?;
     let options = machine_options(arguments, sandbox);
     let mut guest = Guest::prepare(&options, start).map_err(Failure::infrastructure)?;
     let config = config(arguments, target, &images, seed, &guest).map_err(Failure::infrastructure)?;
-    let session = open_session(arguments, config, sandbox).map_err(Failure::infrastructure)?;
+    config.check().map_err(|what| Failure::usage(anyhow!(what)))?;
+    let session = open_session(arguments, config, streams, sandbox).map_err(Failure::infrastructure)?;
     let session = Arc::new(session);
-    // It stays open for the same reason as the report directory.
-    let dump_directory = match &dump {
-        Some(plan) => Some(dump::open_directory(plan).map_err(Failure::infrastructure)?),
-        None => None,
-    };
     let debugger = match socket {
         Some(socket) => {
             let serving = debugger::serve(arguments, socket, &images, &mut guest, &session, sandbox);
@@ -275,21 +277,74 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
         session.dump_first_violation();
         guest.dump_to(plan);
     }
-    let renamed: Vec<&Path> = dump.iter().map(|plan| plan.file.directory()).collect();
-    let ended = watch(arguments, guest, &session, sandbox, &renamed).map_err(Failure::infrastructure)?;
-    let mut report = session.report(&ended.end);
-    if let Some(debugger) = debugger {
-        // It has seen the end of the run, too. A panic there was already printed.
-        let _ = debugger.join();
+    let mut renamed = vec![directory.path()];
+    renamed.extend(dump.iter().filter_map(|plan| plan.file.renamed_in()));
+    renamed.extend(screenshot.iter().filter_map(WholeFile::renamed_in));
+    let began = Instant::now();
+    let watched = watch(arguments, guest, &session, sandbox, &renamed, &terminal);
+    let Ended { mut end, picture } = watched.map_err(Failure::infrastructure)?;
+    if let Some(screenshot) = &screenshot {
+        let deadline = began.checked_add(arguments.time_limit.0);
+        deadline.inspect(|deadline| screenshot.progress().give_up_at(*deadline));
+        end.note(firmware::write_screenshot(screenshot, picture.as_ref()));
     }
-    let code = output::finish(&mut report, Some(directory), arguments.format);
-    firmware::write_screenshot(screenshot, ended.picture.as_ref()).map_err(Failure::infrastructure)?;
-    drop((open_directory, dump_directory));
-    Ok(code)
+    if let Some(debugger) = debugger {
+        // It has seen the end of the run, too.
+        if let Some(Err(_)) = debugger.join_within(DEBUGGER_END) {
+            let text = "the thread that serves debuggers panicked; this is a defect of the program";
+            end.failures.push(text.to_owned());
+        }
+    }
+    let mut report = session.report(&end);
+    Ok(terminal.finish(&mut report, &directory, arguments, began))
 }
 
-pub(super) fn create_directory(directory: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(directory).with_context(|| format!("cannot create the report directory {}", directory.display()))
+/// What a run has to do with the terminal that it was started from, from its beginning to its end.
+pub struct Terminal {
+    /// Caught from before anything can take long.
+    pub interrupt: Interrupt,
+    /// Standard output.
+    pub printer: Printer,
+}
+
+impl Terminal {
+    fn start(sandbox: Sandbox) -> anyhow::Result<Self> {
+        diagnostics::start(sandbox).context("standard error")?;
+        Ok(Self {
+            interrupt: Interrupt::catch(sandbox).context("signals cannot be caught")?,
+            printer: Printer::start(sandbox)?,
+        })
+    }
+
+    /// Writes and prints the report of a run that began at `began`. Gives the exit code of the process.
+    fn finish(&self, report: &mut Report, directory: &ReportDirectory, arguments: &Arguments, began: Instant) -> u8 {
+        self.interrupt.reporting();
+        let interrupted = || self.interrupt.happened();
+        let deadline = began.checked_add(arguments.time_limit.0);
+        deadline.inspect(|deadline| directory.give_up_at(*deadline));
+        let before = report
+            .conditions
+            .iter()
+            .any(|note| note.condition == Condition::Interrupted);
+        output::finish(report, Some(directory), arguments.format, |text| {
+            let printed = self.printer.print(text, deadline, &interrupted);
+            let mut notes: Vec<_> = printed.err().map(output::infrastructure).into_iter().collect();
+            if !before && interrupted() {
+                notes.push(ConditionNote {
+                    condition: Condition::Interrupted,
+                    reason: "the run was interrupted when it was over already; this report is whole".to_owned(),
+                });
+            }
+            notes
+        })
+    }
+}
+
+pub(super) fn create_directory(
+    arguments: &Arguments,
+    claimed: Option<ReportDirectory>,
+) -> Result<ReportDirectory, Failure> {
+    ReportDirectory::create(&arguments.report_dir, claimed, arguments.time_limit.0).map_err(Failure::infrastructure)
 }
 
 pub(super) fn sandbox(arguments: &Arguments) -> Result<Sandbox, Failure> {
@@ -307,18 +362,23 @@ fn watch(
     session: &Arc<Session>,
     sandbox: Sandbox,
     renamed: &[&Path],
+    terminal: &Terminal,
 ) -> anyhow::Result<Ended> {
-    let files = sandbox.limit_files_with_names(&[&arguments.report_dir], renamed)?;
+    let files = sandbox.limit_files_with_names(&[], renamed)?;
     if files == FileLimit::Missing {
-        eprintln!("note: {files}");
+        crate::tell!("note: {files}");
     }
     let graceful = arguments.shutdown_grace().is_some();
-    let interrupt = Interrupt::catch(guest.control(), graceful, sandbox).context("signals cannot be caught")?;
+    let interrupt = &terminal.interrupt;
+    interrupt.stops(guest.control(), graceful);
     let limit = arguments.time_limit.0;
     let progress = Progress::start(session, limit, arguments.watches_what_firmware_boots(), sandbox);
     let running = guest.start(session).context("the guest cannot be started")?;
-    let ended = running.wait(limit, || interrupt.happened());
-    drop(progress);
+    let mut ended = running.wait(limit, || interrupt.happened());
+    if progress.end() == Some(false) {
+        let text = "the thread that shows the progress panicked; this is a defect of the program";
+        ended.end.failures.push(text.to_owned());
+    }
     Ok(ended)
 }
 
@@ -372,6 +432,7 @@ pub(super) fn machine_options(arguments: &Arguments, sandbox: Sandbox) -> GuestO
         faults: arguments.fault.clone(),
         serial_log: arguments.report_dir.join(SERIAL_FILE),
         serial_copy: arguments.serial.clone(),
+        reader_patience: arguments.time_limit.0,
         hyperv: arguments.hyperv(),
         shutdown_grace: arguments.shutdown_grace(),
         at_reset: at_reset(arguments),
@@ -391,20 +452,45 @@ fn at_reset(arguments: &Arguments) -> AtReset {
     }
 }
 
-fn open_session(arguments: &Arguments, config: Config, sandbox: Sandbox) -> anyhow::Result<Session> {
-    let path = arguments.report_dir.join(TRACE_FILE);
-    let trace =
-        Trace::create(&path, sandbox).with_context(|| format!("cannot write the event trace {}", path.display()))?;
-    let recording = match &arguments.record {
-        Some(path) => Some(record_to(path, &config, sandbox)?),
+/// The files that are written while the guest runs.
+struct Streams {
+    trace: OutputFile,
+    recording: Option<OutputFile>,
+}
+
+impl Streams {
+    fn open(arguments: &Arguments) -> anyhow::Result<Self> {
+        let open = |path: &Path| OutputFile::open(path, arguments.time_limit.0);
+        let path = trace_path(arguments);
+        let trace = open(&path).with_context(|| format!("cannot write the event trace {}", path.display()))?;
+        let recording = arguments
+            .record
+            .as_deref()
+            .map(|path| open(path).with_context(|| format!("cannot write the recording {}", path.display())));
+        Ok(Self {
+            trace,
+            recording: recording.transpose()?,
+        })
+    }
+}
+
+fn trace_path(arguments: &Arguments) -> PathBuf {
+    arguments.report_dir.join(TRACE_FILE)
+}
+
+fn open_session(arguments: &Arguments, config: Config, streams: Streams, sandbox: Sandbox) -> anyhow::Result<Session> {
+    let (path, limit) = (trace_path(arguments), arguments.output_limit.0);
+    let trace = Trace::create(streams.trace, &path, limit, sandbox)
+        .with_context(|| format!("cannot write the event trace {}", path.display()))?;
+    let recording = match streams.recording {
+        Some(file) => {
+            let header = serde_json::to_vec(&config).context("the recording's header")?;
+            let recording = Recording::create(file, limit, header, sandbox);
+            Some(recording.context("cannot write the recording")?)
+        }
         None => None,
     };
     Ok(Session::new(config, Some(trace), recording))
-}
-
-fn record_to(path: &Path, config: &Config, sandbox: Sandbox) -> anyhow::Result<Recording> {
-    let header = serde_json::to_vec(config).context("the recording's header")?;
-    Recording::create(path, header, sandbox).with_context(|| format!("cannot write the recording {}", path.display()))
 }
 
 /// The command line that repeats this run: as given, with the seed that was chosen.

@@ -13,6 +13,8 @@ use storlock_check::contract::{CONTRACTS, Contract, Role};
 
 use super::run::Format;
 use super::{Failure, output};
+use crate::escape;
+use crate::report::json;
 use crate::watch;
 use crate::windows::{ExportTarget, Exports, FileImage, ImportName, Imports};
 
@@ -103,9 +105,9 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
         .map_err(Failure::usage)?;
     let output = match arguments.format {
         Format::Text => text(&listing),
-        Format::Json => serde_json::to_string_pretty(&listing).map_err(Failure::infrastructure)? + "\n",
+        Format::Json => json::text(&listing).map_err(Failure::infrastructure)?,
     };
-    output::print(&output);
+    output::print(&output)?;
     Ok(0)
 }
 
@@ -220,7 +222,10 @@ fn text(listing: &Listing) -> String {
     let _ = writeln!(
         out,
         "{}{name}: {:#x} bytes at {:#x}, time stamp {:#010x}",
-        listing.file, listing.image_size, listing.preferred_base, listing.time_date_stamp
+        escape::line(&listing.file),
+        listing.image_size,
+        listing.preferred_base,
+        listing.time_date_stamp
     );
     let _ = writeln!(out, "\nExported lock routines: {}", listing.exports.len());
     for export in &listing.exports {
@@ -250,7 +255,7 @@ fn text(listing: &Listing) -> String {
             import.slot_rva, import.module, import.name
         );
     }
-    if !listing.imports.is_empty() {
+    if !listing.imports.is_empty() || !listing.watch.gaps.is_empty() {
         let _ = writeln!(out, "\nIn a run: {}", listing.watch.summary);
         for gap in &listing.watch.gaps {
             let _ = writeln!(out, "  not watched: {}: {}", gap.routine, gap.consequence);
@@ -327,6 +332,20 @@ mod tests {
         let routines: Vec<_> = import.contract.iter().map(|row| row.routine).collect();
         assert_eq!(routines, ["StorPortAcquireSpinLock", "StorPortReleaseSpinLock"]);
         assert_eq!(listing.watch.watched, ["StorPortNotification"]);
+    }
+
+    #[test]
+    fn imports_by_ordinal_are_told_even_if_no_lock_routine_is_named() {
+        let mut builder = PeBuilder::new(0x1_4000_0000);
+        builder.section(".text", CODE, vec![0xcc; 0x100]);
+        builder.imports(&[("storport.sys", &["#7", "StorPortInitialize"])]);
+        let listing = listing(Path::new("m.sys"), builder.file()).unwrap();
+        let text = text(&listing);
+        assert!(
+            text.contains("not watched: 1 imports without a name, from storport.sys: a lock routine among them"),
+            "{text}"
+        );
+        assert!(text.contains("nothing to watch; not recognised: 1 imports"), "{text}");
     }
 
     #[test]

@@ -4,11 +4,13 @@
 //! not whole never has the name that was asked for.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::layout::{PAGE_BYTES, Run};
+use crate::output::{OutputError, OutputFile, Progress, WholeFile};
 use crate::target::PhysicalMemory;
 
 /// How much of the guest's memory is held at once, in bytes.
@@ -41,6 +43,16 @@ pub enum DumpError {
     /// The violating processor is gone.
     #[error("the processors' registers cannot be read: {0}")]
     Processor(String),
+}
+
+impl DumpError {
+    /// What kind of error the system had, if it had one.
+    pub(crate) fn system_error(&self) -> Option<io::ErrorKind> {
+        match self {
+            Self::File { source, .. } => Some(source.kind()),
+            _ => None,
+        }
+    }
 }
 
 /// What differs in the file from the guest's memory, by physical address.
@@ -144,30 +156,23 @@ fn is_zero(page: &[u8]) -> bool {
 }
 
 /// The place of a dump that may come.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct DumpFile {
     path: PathBuf,
-    partial: PathBuf,
+    whole: Arc<WholeFile>,
 }
 
 impl DumpFile {
-    /// Makes sure that a dump can be written there, and removes an earlier one.
+    /// Makes sure that a dump can be written there, and removes an earlier one. For the reader of a named pipe it waits as
+    /// long as `patience`.
     ///
     /// # Errors
-    /// [`DumpError::File`] if the directory is not there or cannot be written to, or something else has the name.
-    pub fn prepare(path: &Path) -> Result<Self, DumpError> {
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        let file = Self {
+    /// [`OutputError`] if the directory is not there or cannot be written to, or something else has the name.
+    pub fn prepare(path: &Path, patience: Duration) -> Result<Self, OutputError> {
+        Ok(Self {
             path: path.to_owned(),
-            partial: partial.into(),
-        };
-        File::create(&file.partial).map_err(failed("create", &file.partial))?;
-        fs::remove_file(&file.partial).map_err(failed("remove", &file.partial))?;
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("replace", path)(error)),
-            _ => Ok(file),
-        }
+            whole: Arc::new(WholeFile::prepare(path, patience)?),
+        })
     }
 
     /// Where the dump will be.
@@ -176,13 +181,16 @@ impl DumpFile {
         &self.path
     }
 
-    /// The directory that it will be in.
+    /// The directory in which it gets its name, if it does.
     #[must_use]
-    pub fn directory(&self) -> &Path {
-        match self.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        }
+    pub fn renamed_in(&self) -> Option<&Path> {
+        self.whole.renamed_in()
+    }
+
+    /// The way to have writing end that waits for a reader.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.whole.progress()
     }
 
     /// Writes the whole file by `write`, which gives its length. Until it is whole it has another name; what is not
@@ -190,28 +198,16 @@ impl DumpFile {
     ///
     /// # Errors
     /// [`DumpError`]; there is no file then.
-    pub fn fill(&self, write: impl FnOnce(&mut File) -> io::Result<u64>) -> Result<u64, DumpError> {
-        let filled = self.fill_partial(write);
-        if filled.is_err() {
-            // The first error is the one to tell.
-            let _ = fs::remove_file(&self.partial);
-        }
-        filled
-    }
-
-    fn fill_partial(&self, write: impl FnOnce(&mut File) -> io::Result<u64>) -> Result<u64, DumpError> {
-        let mut file = File::create(&self.partial).map_err(failed("create", &self.partial))?;
-        let written = write(&mut file).and_then(|length| {
-            file.set_len(length)?;
+    pub fn fill(&self, write: impl FnOnce(&mut OutputFile) -> io::Result<u64>) -> Result<u64, DumpError> {
+        let filled = self.whole.fill(|file| {
+            let length = write(file)?;
+            file.end_at(length)?;
             Ok(length)
         });
-        let length = written.map_err(|error| match error.downcast::<DumpError>() {
+        filled.map_err(|error| match error.downcast::<DumpError>() {
             Ok(error) => error,
             Err(error) => failed("write", &self.path)(error),
-        })?;
-        drop(file);
-        fs::rename(&self.partial, &self.path).map_err(failed("name", &self.path))?;
-        Ok(length)
+        })
     }
 }
 

@@ -76,7 +76,7 @@ impl Stub {
             Ok(()) => Ok(true),
             Err(error) => {
                 self.placed.pop();
-                eprintln!("gdb: no breakpoint or watchpoint at {:#x}: {error}", trap.address);
+                crate::tell_bounded!("gdb: no breakpoint or watchpoint at {:#x}: {error}", trap.address);
                 Err(TargetError::Errno(ENOSPC))
             }
         }
@@ -98,7 +98,7 @@ impl Stub {
         }
         let placed = self.place(instruction(*last, address), Asked::Software);
         if placed.is_ok() && *last == TrapKind::Patch && !std::mem::replace(&mut self.patch_told, true) {
-            eprintln!(
+            crate::tell_bounded!(
                 "gdb: the breakpoint at {address:#x} is an int3 in the guest's code: a guest that checks its code will find \
                  it (`monitor storlock breakpoints hard` forbids that)"
             );

@@ -3,14 +3,15 @@
 //! Talks to the session and to the stopped machine. It must not know gdb's protocol.
 
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io::Write as _;
 
+use crate::escape;
 use crate::session::Session;
 use crate::target::debuggee::{AllRegisters, DebuggedCpu, Debuggee, ask};
 
 use super::breakpoints::Policy;
 use super::registers::Register;
+use super::snapshot::SnapshotFile;
 
 /// Most bytes of physical memory that one command shows.
 const DUMP_LIMIT: u64 = 4096;
@@ -73,7 +74,7 @@ pub(crate) struct Commands<'a> {
     /// The processor meant when none is named.
     pub(crate) cpu: u32,
     /// Where snapshots go.
-    pub(crate) snapshot: Option<&'a mut File>,
+    pub(crate) snapshot: Option<&'a mut SnapshotFile>,
     /// What software breakpoints take.
     pub(super) policy: &'a mut Policy,
 }
@@ -89,7 +90,8 @@ impl Commands<'_> {
         let command = words.next().unwrap_or("help");
         let arguments: Vec<&str> = words.collect();
         let answer = self.answer(command, &arguments);
-        answer.unwrap_or_else(|problem| format!("{problem}\n"))
+        let text = answer.unwrap_or_else(|problem| format!("{problem}\n"));
+        escape::lines(&text).into_owned()
     }
 
     fn answer(&mut self, command: &str, arguments: &[&str]) -> Answer {

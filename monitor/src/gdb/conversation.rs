@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
-use std::fs::File;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,6 +13,7 @@ use gdbstub::stub::state_machine::GdbStubStateMachine;
 use gdbstub::stub::{DisconnectReason, GdbStub, MultiThreadStopReason};
 
 use super::libraries::SymbolFiles;
+use super::snapshot::SnapshotFile;
 use super::stub::Stub;
 use crate::session::Session;
 use crate::target::debuggee::{Debuggee, Stop};
@@ -93,7 +93,7 @@ impl Conversation {
         machine: Arc<dyn Debuggee>,
         session: Arc<Session>,
         files: Arc<SymbolFiles>,
-        snapshot: Option<File>,
+        snapshot: Option<SnapshotFile>,
         standing: Stop,
     ) -> Self {
         let mut stub = Stub::new(Arc::clone(&machine), session, files, snapshot);
@@ -168,7 +168,7 @@ impl Conversation {
                 let packet = std::mem::take(&mut self.packet);
                 self.take_packet(&packet);
             } else if self.packet.len() > PACKET_LIMIT + FRAME {
-                eprintln!("gdb: the debugger is cut off: a packet of more than {PACKET_LIMIT} bytes");
+                crate::tell_bounded!("gdb: the debugger is cut off: a packet of more than {PACKET_LIMIT} bytes");
                 self.packet.clear();
                 self.state = None;
             }
@@ -235,7 +235,7 @@ impl Conversation {
             });
             match next {
                 Ok(state) => self.state = Some(state),
-                Err(problem) => eprintln!("gdb: the debugger is cut off: {problem}"),
+                Err(problem) => crate::tell_bounded!("gdb: the debugger is cut off: {problem}"),
             }
             if matches!(self.state, Some(GdbStubStateMachine::Running(_))) {
                 self.standing = None;
@@ -253,10 +253,10 @@ impl Conversation {
             return;
         };
         match &stop {
-            Stop::TrapsLost(count) => eprintln!(
+            Stop::TrapsLost(count) => crate::tell_bounded!(
                 "gdb: {count} of your breakpoints were taken out: the watched routines need their debug registers"
             ),
-            Stop::Crashed(_, what) => eprintln!("gdb: {what}; the guest can be looked at, but cannot go on"),
+            Stop::Crashed(_, what) => crate::tell_bounded!("gdb: {what}; the guest can be looked at, but cannot go on"),
             _ => {}
         }
         let reason = self.stub.stopped(&stop);

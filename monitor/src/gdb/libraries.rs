@@ -17,8 +17,25 @@ impl SymbolFiles {
     /// up in its `solib-search-path`.
     fn path(&self, module: &str) -> String {
         let known = self.0.iter().find(|(name, _)| name.eq_ignore_ascii_case(module));
-        known.map_or_else(|| module.to_owned(), |(_, path)| path.display().to_string())
+        known.map_or_else(|| file_name(module), |(_, path)| path.display().to_string())
     }
+}
+
+/// A module's name as one that names no directory, whatever the guest has chosen: gdb opens files by it. Separators, the
+/// colon of `target:` and of drives, a tilde in front, and control characters are replaced.
+fn file_name(module: &str) -> String {
+    let plain = |(place, character): (usize, char)| match character {
+        '/' | '\\' | ':' => '_',
+        '~' if place == 0 => '_',
+        control if control.is_control() => '_',
+        other => other,
+    };
+    let name: String = module.chars().enumerate().map(plain).collect();
+    let name = name.trim();
+    if name.chars().all(|character| character == '.') {
+        return "(no name)".to_owned();
+    }
+    name.to_owned()
 }
 
 /// The list.
@@ -47,7 +64,7 @@ fn escape(name: &str) -> String {
             '>' => text.push_str("&gt;"),
             '"' => text.push_str("&quot;"),
             '\'' => text.push_str("&apos;"),
-            control if control.is_control() => text.push('?'),
+            hostile if crate::escape::is_hostile(hostile) => text.push('?'),
             other => text.push(other),
         }
     }
@@ -68,10 +85,31 @@ mod tests {
         };
         let list = xml(&[module], &SymbolFiles::default());
         assert!(
-            list.contains("name=\"a&quot;/&gt;&lt;b&gt;&amp;&apos;?.sys\""),
+            list.contains("name=\"a&quot;_&gt;&lt;b&gt;&amp;&apos;_.sys\""),
             "{list}"
         );
         assert!(list.contains("address=\"0x2000\""), "{list}");
+    }
+
+    #[test]
+    fn a_module_s_name_is_no_path_on_this_machine() {
+        let files = SymbolFiles::default();
+        for (name, path) in [
+            ("/etc/passwd", "_etc_passwd"),
+            ("..\\..\\x.sys", ".._.._x.sys"),
+            ("../x.sys", ".._x.sys"),
+            ("target:/proc/self/mem", "target__proc_self_mem"),
+            ("C:x.sys", "C_x.sys"),
+            ("~root", "_root"),
+            ("a~1.sys", "a~1.sys"),
+            ("..", "(no name)"),
+            ("", "(no name)"),
+            ("  ", "(no name)"),
+            ("a\u{1b}[2J\n.sys", "a_[2J_.sys"),
+            ("nvme.sys", "nvme.sys"),
+        ] {
+            assert_eq!(files.path(name), path);
+        }
     }
 
     #[test]

@@ -10,11 +10,12 @@ mod libraries;
 mod listener;
 mod registers;
 mod server;
+mod snapshot;
 mod stub;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 
@@ -28,6 +29,7 @@ pub use listener::Address;
 use listener::Listener;
 pub use server::OnDisconnect;
 use server::Server;
+pub use snapshot::SnapshotFile;
 
 use crate::session::Session;
 use crate::target::debuggee::{Debuggee, Stop};
@@ -50,7 +52,7 @@ pub struct Served {
     /// Where symbols of modules are.
     pub files: SymbolFiles,
     /// Where `monitor storlock snapshot` writes.
-    pub snapshot: Option<File>,
+    pub snapshot: Option<SnapshotFile>,
     /// What becomes of the machine when a client vanishes.
     pub on_disconnect: OnDisconnect,
 }
@@ -102,7 +104,8 @@ impl Socket {
             if !go_on {
                 return;
             }
-            let debuggee = Server {
+            let machine = Arc::clone(&served.machine);
+            let conversations = Server {
                 listener,
                 address,
                 machine: served.machine,
@@ -115,7 +118,12 @@ impl Socket {
                 stand: false,
                 waiting: None,
             };
-            runtime.block_on(debuggee.serve());
+            let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(conversations.serve())));
+            if let Err(panic) = ended {
+                // Nobody could let the machine go any more.
+                machine.end();
+                resume_unwind(panic);
+            }
         };
         let thread = Sandbox::none().spawn(ThreadKind::Debugger, "gdb", body)?;
         started

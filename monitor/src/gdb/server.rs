@@ -3,7 +3,6 @@
 //! Talks to the socket and to a [`Conversation`]. Whatever a client sends or fails to read, the machine ends up in the
 //! state that the policy names.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,11 +13,15 @@ use tokio::time::Instant;
 use super::conversation::{Conversation, Left};
 use super::libraries::SymbolFiles;
 use super::listener::{Address, Listener, Stream};
+use super::snapshot::SnapshotFile;
 use crate::session::Session;
 use crate::target::debuggee::{Debuggee, Stop};
 
 /// How long a client may take to read an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The same when the run is over.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// How long a second client waits for the first one to leave before it is turned away.
 const GRACE: Duration = Duration::from_secs(1);
@@ -39,7 +42,7 @@ pub(crate) struct Server {
     pub(crate) machine: Arc<dyn Debuggee>,
     pub(crate) session: Arc<Session>,
     pub(crate) files: Arc<SymbolFiles>,
-    pub(crate) snapshot: Option<File>,
+    pub(crate) snapshot: Option<SnapshotFile>,
     pub(crate) stops: UnboundedReceiver<Stop>,
     pub(crate) on_disconnect: OnDisconnect,
     /// Why the machine stands still; `None` while it runs.
@@ -102,7 +105,7 @@ impl Server {
                 return;
             }
         };
-        eprintln!("gdb: {why}; attach with: target remote {}", self.address);
+        crate::tell_bounded!("gdb: {why}; attach with: target remote {}", self.address);
         self.standing = Some(stop);
     }
 
@@ -120,7 +123,7 @@ impl Server {
                 self.machine.interrupt();
             }
             (OnDisconnect::Pause, Some(_)) => {
-                eprintln!(
+                crate::tell_bounded!(
                     "gdb: the debugger has vanished, the machine stands still; attach with: target remote {}",
                     self.address
                 );
@@ -143,7 +146,7 @@ impl Server {
                 None => return Left::Over,
             }
         };
-        let snapshot = self.snapshot.as_ref().and_then(|file| file.try_clone().ok());
+        let snapshot = self.snapshot.clone();
         let mut client = Conversation::begin(
             Arc::clone(&self.machine),
             Arc::clone(&self.session),
@@ -159,8 +162,8 @@ impl Server {
     async fn talk(&mut self, stream: &mut Box<dyn Stream>, client: &mut Conversation) -> Left {
         let mut buffer = [0; 4096];
         loop {
-            if !send(stream, client.output()).await {
-                return Left::Vanished;
+            if let Some(left) = self.answer(stream, client).await {
+                return left;
             }
             if let Some(left) = client.left() {
                 return left;
@@ -173,7 +176,7 @@ impl Server {
                     let over = stop.is_none();
                     client.tell(stop);
                     if over {
-                        let _ = send(stream, client.output()).await;
+                        let _ = send(stream, &client.output(), LAST_WORDS).await;
                         return Left::Over;
                     }
                 }
@@ -186,18 +189,50 @@ impl Server {
                 }
                 () = tokio::time::sleep_until(given_up), if self.waiting.is_some() => {
                     self.waiting = None;
-                    eprintln!("gdb: a second debugger was turned away: one is attached");
+                    crate::tell_bounded!("gdb: a second debugger was turned away: one is attached");
                 }
             }
         }
     }
 }
 
+impl Server {
+    /// Sends what the client has to be told; says how it has left if it has. The end of the run does not wait for a client
+    /// that does not read.
+    async fn answer(&mut self, stream: &mut Box<dyn Stream>, client: &mut Conversation) -> Option<Left> {
+        loop {
+            let output = client.output();
+            if output.is_empty() {
+                return None;
+            }
+            let sent = send(stream, &output, PATIENCE);
+            tokio::pin!(sent);
+            let mut stopped = Vec::new();
+            let sent = loop {
+                tokio::select! {
+                    biased;
+                    sent = &mut sent => break sent,
+                    stop = self.stops.recv() => match stop {
+                        Some(stop) => stopped.push(stop),
+                        None => return Some(Left::Over),
+                    },
+                }
+            };
+            if !sent {
+                return Some(Left::Vanished);
+            }
+            for stop in stopped {
+                client.tell(Some(stop));
+            }
+        }
+    }
+}
+
 /// Sends bytes; `false` if the client does not take them.
-async fn send(stream: &mut Box<dyn Stream>, bytes: Vec<u8>) -> bool {
+async fn send(stream: &mut Box<dyn Stream>, bytes: &[u8], patience: Duration) -> bool {
     bytes.is_empty()
         || matches!(
-            tokio::time::timeout(PATIENCE, stream.write_all(&bytes)).await,
+            tokio::time::timeout(patience, stream.write_all(bytes)).await,
             Ok(Ok(()))
         )
 }

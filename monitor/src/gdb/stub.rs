@@ -6,7 +6,6 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::fs::File;
 use std::sync::Arc;
 
 use gdbstub::common::{Signal, Tid};
@@ -30,6 +29,7 @@ use super::breakpoints::{Asked, Policy};
 use super::commands::Commands;
 use super::libraries::{self, SymbolFiles};
 use super::registers::{self, Register, RegisterSet, X64};
+use super::snapshot::SnapshotFile;
 use crate::session::Session;
 use crate::target::debuggee::{AllRegisters, DebuggedCpu, Debuggee, Motion, Stop, Trap, ask};
 
@@ -53,7 +53,7 @@ pub(crate) struct Stub {
     pub(super) machine: Arc<dyn Debuggee>,
     session: Arc<Session>,
     files: Arc<SymbolFiles>,
-    snapshot: Option<File>,
+    snapshot: Option<SnapshotFile>,
     /// The processor that the last stop was about.
     current: u32,
     pub(super) placed: Vec<(Trap, Asked)>,
@@ -77,7 +77,7 @@ impl Stub {
         machine: Arc<dyn Debuggee>,
         session: Arc<Session>,
         files: Arc<SymbolFiles>,
-        snapshot: Option<File>,
+        snapshot: Option<SnapshotFile>,
     ) -> Self {
         Self {
             machine,
@@ -193,7 +193,7 @@ impl Stub {
     fn set_all(&self, tid: Tid, all: &AllRegisters) -> TargetResult<(), Self> {
         let all = *all;
         self.ask(tid, move |cpu| cpu.set_all(&all))?.map_err(|error| {
-            eprintln!("gdb: the registers cannot be changed: {error}");
+            crate::tell_bounded!("gdb: the registers cannot be changed: {error}");
             TargetError::NonFatal
         })
     }

@@ -65,6 +65,8 @@ impl DiskPlace {
 /// What is left to ask of the disks of a machine.
 pub(super) struct AttachedDisks {
     images: Vec<WatchedImage>,
+    /// What was done to images before their use, in words.
+    pub(super) notes: Vec<String>,
     /// The fault plan of the target's controller; none if there is nothing planned.
     pub(super) injector: Option<Arc<FaultInjector>>,
 }
@@ -123,6 +125,7 @@ pub(super) fn attach(machine: &mut Machine, options: &GuestOptions) -> anyhow::R
     let target = controllers.iter().position(is_target).unwrap_or(0);
     let mut attached = AttachedDisks {
         images: Vec::new(),
+        notes: Vec::new(),
         injector: None,
     };
     let queue_pairs = u16::try_from(options.cpus).unwrap_or(MAX_QUEUE_PAIRS);
@@ -155,7 +158,13 @@ impl AttachedDisks {
                 usize::try_from(*bytes).context("the disk is too large for this host")?,
             )),
             DiskPlace::Image(path, options) => {
-                let backend = WatchedBackend::new(ImageBackend::open(path, block_size, options)?);
+                let image = ImageBackend::open(path, block_size, options)?;
+                if let Some(recovery) = image.recovery() {
+                    let note = format!("the disk image {}: {recovery}", path.display());
+                    tracing::warn!("{note}");
+                    self.notes.push(note);
+                }
+                let backend = WatchedBackend::new(image);
                 self.images.push(WatchedImage {
                     path: path.clone(),
                     snapshot: options.snapshot,

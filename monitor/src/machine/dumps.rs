@@ -1,13 +1,22 @@
 //! A running machine that is stopped at violations and dumped there.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use storlock_vmm::machine::ExitReason;
 
 use super::RunningGuest;
 use crate::dump::{Contents, DumpError, Plan, ProcessorRegisters, Subject};
+use crate::output::Cut;
 use crate::report::DumpInfo;
 use crate::target::kvm::KvmCpu;
+
+/// What has become of a dump.
+pub(super) struct Dumped {
+    pub(super) info: DumpInfo,
+    /// Why it is not whole.
+    pub(super) cut: Option<Cut>,
+}
 
 impl RunningGuest {
     /// Runs the machine to its end without a debugger; `at_violation` is called where the session has stopped it. `limit`
@@ -28,6 +37,9 @@ impl RunningGuest {
             };
             let before = interrupted();
             at_violation(cpu);
+            if self.dump_was_late.get() {
+                left = Duration::ZERO;
+            }
             // With something else to tell the machine stays paused.
             self.running.begin();
             if !before && interrupted() {
@@ -38,18 +50,25 @@ impl RunningGuest {
     }
 
     /// Dumps the machine, which the violation on `cpu` has paused, and says on standard error what has become of it.
-    pub(super) fn dump(&self, cpu: u32, subject: &Subject, interrupted: &dyn Fn() -> bool) -> Option<DumpInfo> {
+    /// A reader of a named pipe that takes nothing until the time limit ends the run.
+    pub(super) fn dump(&self, cpu: u32, subject: &Subject, interrupted: &dyn Fn() -> bool) -> Option<Dumped> {
         let plan = self.dump.as_ref()?;
         let written = self.write_dump(plan, cpu, subject, interrupted);
+        let cause = written.as_ref().err().and_then(DumpError::system_error);
+        self.dump_was_late.set(cause == Some(io::ErrorKind::TimedOut));
         let info = plan.info(subject.event, &written);
         match &info.error {
-            None => eprintln!("dump: {} has the machine at event {}", info.file, info.event),
-            Some(error) => eprintln!("error: no dump of the machine at event {}: {error}", info.event),
+            None => crate::tell!("dump: {} has the machine at event {}", info.file, info.event),
+            Some(error) => crate::tell!("error: no dump of the machine at event {}: {error}", info.event),
         }
         for missing in &info.missing {
-            eprintln!("dump: {missing}");
+            crate::tell!("dump: {missing}");
         }
-        Some(info)
+        let cut = info.error.clone().map(|error| match cause {
+            Some(io::ErrorKind::BrokenPipe) => Cut::Note(format!("the dump ends early: {error}")),
+            _ => Cut::Failure(error),
+        });
+        Some(Dumped { info, cut })
     }
 
     fn write_dump(

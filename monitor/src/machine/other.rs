@@ -8,14 +8,19 @@ use storlock_vmm::machine::{ExitReason, Machine, MachineConfig};
 use storlock_vmm::sandbox::ThreadKind;
 
 use super::disks::{self, AttachedDisks};
-use super::{Control, GuestOptions, SerialLog, Start};
+use super::serial::{SerialLog, SerialWriter};
+use super::{Control, FaultPlan, GuestOptions, Start, describe_variables};
+use crate::output::Cut;
+use crate::report::FaultInfo;
 use crate::target::RunControl;
 
 /// A machine that is ready to start.
 pub struct OtherGuest {
     machine: Machine,
+    serial: Arc<SerialLog>,
     disks: AttachedDisks,
     display: Option<Arc<RamFb>>,
+    faults: Option<FaultPlan>,
 }
 
 /// How it ended.
@@ -28,8 +33,12 @@ pub struct OtherEnd {
     pub restarts: u64,
     /// What the display showed.
     pub picture: Option<Picture>,
-    /// What the host has failed to do with the disk images.
-    pub disk_failures: Vec<String>,
+    /// What the host has failed to do.
+    pub failures: Vec<String>,
+    /// What else there is to say of outputs.
+    pub notes: Vec<String>,
+    /// What has become of the fault plan.
+    pub faults: Vec<FaultInfo>,
 }
 
 impl OtherGuest {
@@ -38,11 +47,12 @@ impl OtherGuest {
     /// # Errors
     /// If KVM cannot be used, memory or disk cannot be had, or the guest cannot be loaded.
     pub fn prepare(options: &GuestOptions, start: Start) -> anyhow::Result<Self> {
+        let serial = SerialLog::create(options)?;
         let kvm = storlock_vmm::kvm::open(&options.kvm)?;
         let config = MachineConfig {
             cpus: options.cpus,
             memory: options.memory,
-            serial: Some(Box::new(SerialLog::create(options)?)),
+            serial: Some(Box::new(SerialWriter(Arc::clone(&serial)))),
             hyperv: options.hyperv,
             at_reset: options.at_reset,
             sandbox: options.sandbox,
@@ -53,6 +63,8 @@ impl OtherGuest {
         let display = start.put_into(&mut machine)?;
         Ok(Self {
             machine,
+            serial,
+            faults: FaultPlan::of(&disks, options),
             disks,
             display,
         })
@@ -64,6 +76,7 @@ impl OtherGuest {
         Arc::new(Control {
             handle: self.machine.handle(),
             debugger: None,
+            dump: None,
         })
     }
 
@@ -73,17 +86,30 @@ impl OtherGuest {
     /// If its threads cannot be started, or not be limited.
     pub fn run(self, limit: Duration) -> anyhow::Result<OtherEnd> {
         let sandbox = self.machine.sandbox();
+        let variable_failures = self.machine.variable_failures();
         let running = self.machine.start_paused()?;
         sandbox.enter(ThreadKind::Main)?;
         let began = Instant::now();
         running.begin();
         let reason = running.wait(Some(limit));
+        let duration = began.elapsed();
+        let mut failures: Vec<String> = self.disks.failures().collect();
+        failures.extend(describe_variables(&variable_failures));
+        let mut notes = Vec::new();
+        for cut in self.serial.finish() {
+            match cut {
+                Cut::Failure(text) => failures.push(text),
+                Cut::Note(text) => notes.push(text),
+            }
+        }
         Ok(OtherEnd {
             reason,
-            duration: began.elapsed(),
+            duration,
             restarts: running.restarts(),
             picture: self.display.and_then(|display| display.picture()),
-            disk_failures: self.disks.failures().collect(),
+            failures,
+            notes,
+            faults: self.faults.as_ref().map(FaultPlan::report).unwrap_or_default(),
         })
     }
 }

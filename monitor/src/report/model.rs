@@ -326,10 +326,26 @@ pub struct LockSummary {
     pub unknown_releases: u64,
     /// Those of them that concern the target: with any the run is inconclusive.
     pub target_unknown_releases: u64,
+    /// Where the unknown ones came from, those of the driver under test first; at most 256 places.
+    #[serde(default)]
+    pub unknown: Vec<UnknownRelease>,
     /// Locks remembered at the end of the run.
     pub remembered: u64,
     /// Records of locks, handles and acquires dropped to bound memory.
     pub evictions: u64,
+}
+
+/// Releases by one routine from one place that could not be judged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnknownRelease {
+    /// The routine.
+    pub routine: LockRoutine,
+    /// Who called.
+    pub caller: Location,
+    /// Whether that is the driver under test.
+    pub by_target: bool,
+    /// Number of releases.
+    pub count: u64,
 }
 
 /// What the monitoring cost.
@@ -454,6 +470,19 @@ pub struct GuestCheck {
     pub ok: bool,
     /// What was found.
     pub found: String,
+}
+
+impl FaultInfo {
+    /// Why the run shows nothing of what the fault was planned for, if it was never injected.
+    #[must_use]
+    pub fn never_injected(&self) -> Option<String> {
+        let matched = match self.matched {
+            0 => "nothing that it is about has happened".to_owned(),
+            1 => "only one thing that it is about has happened".to_owned(),
+            times => format!("only {times} things that it is about have happened"),
+        };
+        (self.injected == 0).then(|| format!("the planned fault {} was never injected: {matched}", self.spec))
+    }
 }
 
 impl Location {

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use storlock_check::event::EventKind;
 
+use super::doubts::Doubt;
 use super::entries::{self, exported};
 use super::modules::ModuleId;
 use super::state::{Stage, State};
@@ -34,7 +35,7 @@ impl Session {
         &self,
         state: &mut State,
         cpu: &mut Recorder<'_>,
-        target: (ModuleInfo, ModuleId),
+        target: &(ModuleInfo, ModuleId),
         evidence: Evidence,
     ) {
         let modules = state.modules.all().count();
@@ -43,8 +44,9 @@ impl Session {
             target.0.name, target.0.base
         ));
         let base = target.0.base;
-        state.target = Some(target);
-        let found = self.target_imports(&*cpu, base, evidence);
+        state.settle_target(&*cpu, &target.0, target.1);
+        let mut found = self.target_imports(&*cpu, base, evidence);
+        found.imports = found.imports.map(|imports| state.recognise(&*cpu, base, &imports));
         state.notes.extend(found.note);
         let available = match &found.imports {
             Some(_) => Vec::new(),
@@ -60,6 +62,7 @@ impl Session {
             Ok(chosen) => chosen,
             Err(reason) => return state.fail(reason),
         };
+        state.doubt_plan(&plan, found.imports.is_some(), evidence);
         state.plan_summary.clone_from(&plan.summary);
         // What shares its address with a watched routine is seen there.
         let unseen = |gap: &&PlanGap| watches.iter().all(|watch| !watch.names.contains(&gap.routine));
@@ -110,6 +113,24 @@ impl Session {
     }
 }
 
+impl State {
+    /// Notes what the plan may miss.
+    fn doubt_plan(&mut self, plan: &WatchPlan, imports_known: bool, evidence: Evidence) {
+        if let Some(what) = &plan.unrecognised {
+            let reason = format!("lock routines may be among {what}: what they do to a lock was not seen");
+            self.doubts.add(Doubt::Imports, reason);
+        }
+        if !imports_known && !plan.gaps.is_empty() {
+            let reason = "what the driver imports is not known, and not every lock routine of the guest is watched";
+            self.doubts.add(Doubt::Imports, reason.to_owned());
+        }
+        if evidence == Evidence::Unknown {
+            let reason = "the driver may have run before its locks were watched: what it did until then was not seen";
+            self.doubts.add(Doubt::Late, reason.to_owned());
+        }
+    }
+}
+
 /// What the driver under test imports.
 pub(crate) struct TargetImports {
     /// Nothing is known without them.
@@ -143,6 +164,9 @@ impl Session {
             (chosen, found) = (wider, more);
         }
         state.notes.extend(found.notes);
+        for reason in found.doubts {
+            state.doubts.add(Doubt::Imports, reason);
+        }
         Ok((chosen, found.watches))
     }
 

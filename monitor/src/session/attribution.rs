@@ -96,7 +96,7 @@ impl State {
     }
 
     /// Who called the routine that the processor is about to enter. `known`: as if it were whoever the call returns to.
-    fn caller(&mut self, cpu: &(impl CpuState + ?Sized), known: &mut Attribution) {
+    pub(crate) fn caller(&mut self, cpu: &(impl CpuState + ?Sized), known: &mut Attribution) {
         let Some(list) = self.list.as_mut() else { return };
         let caller = windows::attribute(cpu, list, &cpu.registers());
         known.called = match caller.attribution {

@@ -3,10 +3,19 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::output::Cut;
 pub use crate::report::EndKind;
 use crate::report::{BugCheck, DumpInfo, FaultInfo, ProcessorState, RunInfo, TraceInfo};
 use crate::timing::Spread;
 use crate::windows::{FileImage, Image, ImageError, Imports, SymbolTable};
+
+const MOST_PROCESSORS: usize = crate::target::recording::limits::PROCESSORS as usize;
+/// Debug registers are 4.
+const MOST_HOOKS: usize = 16;
+/// Exports that are shown: each can fill [`ExportRequest::LIMIT`] bytes, twice.
+const MOST_EXPORTS: usize = 64;
+/// Longest name of a file or routine, bytes.
+const LONGEST_NAME: usize = 4096;
 
 /// Exported data of a guest module that the report is to show.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,13 +101,36 @@ pub struct Config {
 }
 
 impl Config {
-    /// Puts what a damaged recording may hold back into its ranges.
-    pub fn sanitize(&mut self) {
-        self.processors = self.processors.clamp(1, 64);
-        self.exports.truncate(64);
-        for export in &mut self.exports {
-            export.length = export.length.min(ExportRequest::LIMIT);
+    /// Whether a run can have been told this.
+    ///
+    /// # Errors
+    /// What cannot be, in words.
+    pub fn check(&self) -> Result<(), String> {
+        let within = |what: &str, value: usize, most: usize| {
+            if value > most {
+                return Err(format!("{what} is {value}, and {most} is the most"));
+            }
+            Ok(())
+        };
+        if self.processors == 0 {
+            return Err("its machine has no processors".to_owned());
         }
+        within("the number of processors", self.processors as usize, MOST_PROCESSORS)?;
+        within("the number of hooks", self.hooks, MOST_HOOKS)?;
+        within("the number of exports", self.exports.len(), MOST_EXPORTS)?;
+        let texts = [&self.target, &self.step_over];
+        let requests = self.exports.iter().flat_map(|export| [&export.module, &export.name]);
+        for text in texts.into_iter().chain(requests) {
+            within("the length of a name", text.len(), LONGEST_NAME)?;
+        }
+        for export in &self.exports {
+            within(
+                "the length of an export",
+                export.length as usize,
+                ExportRequest::LIMIT as usize,
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -143,6 +175,20 @@ pub struct End {
     pub faults: Vec<FaultInfo>,
     /// Host failures during the run: a full disk.
     pub failures: Vec<String>,
+    /// What the report says of the machine and of the run's outputs beside the session's own notes.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+impl End {
+    /// Notes that an output ends early.
+    pub fn note(&mut self, cut: Option<Cut>) {
+        match cut {
+            Some(Cut::Failure(text)) => self.failures.push(text),
+            Some(Cut::Note(text)) => self.notes.push(text),
+            None => {}
+        }
+    }
 }
 
 /// What a last look at the processors of a stopped machine gave.

@@ -7,12 +7,13 @@
 
 use super::Session;
 use super::arm::Evidence;
+use super::doubts::Doubt;
 use super::modules::ModuleMap;
 use super::state::{Stage, State, Waiting};
 use crate::report::ModuleInfo;
 use crate::target::recorder::Recorder;
 use crate::target::{CpuState, GuestMemory, Interception};
-use crate::windows::{Kernel, Modules};
+use crate::windows::{Kernel, Module, Modules};
 
 /// The exported routine through which every new object goes.
 const WITNESS: &str = "ObInsertObject";
@@ -56,6 +57,14 @@ impl State {
             "kernel at {:#x}, {:#x} bytes, found by {}",
             kernel.image.base, kernel.image.size, kernel.witness
         ));
+        if let Some(other) = kernel.other {
+            let reason = format!(
+                "at the first write of LSTAR there were two images that may be the kernel: its page fault handler is in the \
+                 one at {:#x}, which was watched, and its system call entry in the one at {other:#x}",
+                kernel.image.base
+            );
+            self.doubts.add(Doubt::Kernel, reason);
+        }
         cpu.end_msr_interception();
         let (Some(witness), Some(head)) = (kernel.address_of(WITNESS), kernel.address_of(MODULE_LIST)) else {
             let missing = [WITNESS, MODULE_LIST]
@@ -99,7 +108,7 @@ impl Session {
                 return;
             }
         }
-        self.arm(state, cpu, target, evidence);
+        self.arm(state, cpu, &target, evidence);
     }
 }
 
@@ -110,12 +119,24 @@ impl State {
         if let Err(error) = list.refresh(memory) {
             tracing::debug!("{error}");
         }
-        let known = list.known().iter();
-        self.modules.replace(known.map(|m| ModuleInfo {
-            name: m.name.clone(),
-            base: m.base,
-            size: u64::from(m.size),
-        }));
+        self.settle_modules();
+    }
+
+    /// Takes the modules from the list as it was last read.
+    pub(crate) fn settle_modules(&mut self) {
+        if let Some(list) = &self.list {
+            self.modules.replace(list.known().iter().map(ModuleInfo::from));
+        }
+    }
+}
+
+impl From<&Module> for ModuleInfo {
+    fn from(module: &Module) -> Self {
+        Self {
+            name: module.name.clone(),
+            base: module.base,
+            size: u64::from(module.size),
+        }
     }
 }
 

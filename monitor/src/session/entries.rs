@@ -12,7 +12,7 @@ use super::state::State;
 use super::{Session, Watch};
 use crate::target::GuestMemory;
 use crate::target::recorder::Recorder;
-use crate::watch::WatchPlan;
+use crate::watch::{self, WatchPlan};
 use crate::windows::{Exports, Image, Import, Imports};
 
 /// The lock exports that the guest has.
@@ -35,6 +35,8 @@ pub(crate) struct Entries {
     pub(crate) watches: Vec<Watch>,
     /// What there is to say about where they are.
     pub(crate) notes: Vec<String>,
+    /// What they miss of the driver's imports.
+    pub(crate) doubts: Vec<String>,
 }
 
 /// Finds the planned exports in the guest, or what the imports of the driver at that base lead to in their place.
@@ -51,13 +53,24 @@ pub(crate) fn resolve(
     let mut entries = Entries {
         watches: Vec::new(),
         notes: Vec::new(),
+        doubts: Vec::new(),
     };
     for planned in &plan.watches {
         let name = export_name(planned.module, planned.export);
         let address = port_driver.address_of(state, cpu, planned.module, planned.export)?;
         let address = address.ok_or_else(|| format!("the guest does not export {name}, which the driver imports"))?;
         let mut reason = planned.reason.clone();
-        let linked = linked_elsewhere(state, cpu, address, base, imports.get(planned.export));
+        let slots = imports.entries().iter();
+        let slots = slots.filter(|import| watch::is_import_of(import, planned.module, planned.export));
+        let linked = slots.filter_map(|import| linked_elsewhere(state, cpu, address, base, import));
+        let mut linked: Vec<u64> = linked.collect();
+        linked.dedup();
+        if let Some(second) = linked.get(1) {
+            let second = state.locate(cpu, *second, true);
+            let reason = format!("an import of {name} leads to {second}, which is not watched: another import is");
+            entries.doubts.push(reason);
+        }
+        let linked = linked.first().copied();
         let rows = match linked {
             None => port_driver.rows_at(state, cpu, planned.module, address)?,
             Some(linked) => {
@@ -184,14 +197,11 @@ impl PortDriver {
 
 /// Where a loaded driver's import leads if that is not the export: Driver Verifier replaces the imports of the drivers that
 /// it verifies by wrappers. Code of a known module only.
-fn linked_elsewhere(
-    state: &State,
-    memory: &impl GuestMemory,
-    export: u64,
-    base: u64,
-    import: Option<&Import>,
-) -> Option<u64> {
-    let slot = base.checked_add(u64::from(import?.slot))?;
+fn linked_elsewhere(state: &State, memory: &impl GuestMemory, export: u64, base: u64, import: &Import) -> Option<u64> {
+    if import.delayed {
+        return None;
+    }
+    let slot = base.checked_add(u64::from(import.slot))?;
     let linked = memory.read_u64(slot).ok().filter(|&linked| linked != export)?;
     let (module, _) = state.modules.find(linked)?;
     let image = Image::read(memory, module.base).ok()?;
@@ -199,7 +209,7 @@ fn linked_elsewhere(
     (section.is_executable() && !section.is_discardable()).then_some(linked)
 }
 
-fn exports_of(memory: &impl GuestMemory, state: &State, module: &str) -> Result<(Image, Exports), String> {
+pub(super) fn exports_of(memory: &impl GuestMemory, state: &State, module: &str) -> Result<(Image, Exports), String> {
     let (info, _) = state
         .modules
         .by_name(module)

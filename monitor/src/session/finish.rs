@@ -10,6 +10,7 @@ use storlock_check::trace::EndMark;
 use super::Session;
 use super::config::{End, EndKind};
 use super::discovery::module_list;
+use super::doubts::Doubt;
 use super::state::{Stage, State};
 use crate::outcome::{self, Condition};
 use crate::report::{
@@ -32,7 +33,11 @@ impl Session {
             state.bug_check = state.read_bug_check(cpu);
             state.dump_exports(cpu, &self.config.exports, |export, bytes| export.at_end = Some(bytes));
             state.check_at_end(cpu);
+            if matches!(state.stage, Stage::Armed) {
+                state.target_at_end(cpu);
+            }
         }
+        state.kernel_at_end(cpu);
         let (stack, stack_note) = state.stack(cpu);
         let location = state.locate(cpu, cpu.registers().rip, true);
         state.last_look.processors.push(ProcessorState {
@@ -55,15 +60,12 @@ impl Session {
         };
         if let Some(trace) = &self.trace {
             end.queue_waits += trace.waits();
-            let info = trace.finish(if ended_by_itself {
+            let (info, cut) = trace.finish(if ended_by_itself {
                 EndMark::Complete
             } else {
                 EndMark::CutOff
             });
-            if let Some(error) = &info.error {
-                end.failures
-                    .push(format!("the event trace {} is incomplete: {error}", info.file));
-            }
+            end.note(cut);
             end.trace = Some(info);
         }
         if let Some(recording) = &self.recording {
@@ -71,9 +73,7 @@ impl Session {
             if let Ok(json) = serde_json::to_vec(end) {
                 recording.push(Frame::End(json));
             }
-            if let Err(error) = recording.finish() {
-                end.failures.push(format!("the recording is incomplete: {error}"));
-            }
+            end.note(recording.finish());
         }
     }
 
@@ -107,7 +107,7 @@ impl Session {
             exports: state.exports.clone(),
             guest_checks: self.guest_checks(&state, end),
             debug_print: self.debug_log(&state),
-            notes: state.notes.clone(),
+            notes: state.notes.iter().chain(&end.notes).cloned().collect(),
         }
     }
 
@@ -155,7 +155,9 @@ impl Session {
                 format!("what looks like broken contracts in {places} has too little evidence for a verdict"),
             );
         }
-        if statistics.target_unknown_releases > 0 {
+        if let Some(reason) = state.unknowns.reason(&self.config.target) {
+            add(Condition::Inconclusive, reason);
+        } else if statistics.target_unknown_releases > 0 {
             let times = statistics.target_unknown_releases;
             let reason = format!(
                 "{times} release{} of the driver could not be judged: the lock may have been held before the watch began",
@@ -163,13 +165,16 @@ impl Session {
             );
             add(Condition::Inconclusive, reason);
         }
+        for reason in state.doubts.reasons() {
+            add(Condition::Inconclusive, reason.to_owned());
+        }
         if end.kind == EndKind::Stopped {
             let reason =
                 "the run was over before the guest ended by itself; this report covers what was seen until then";
             add(Condition::Inconclusive, reason.into());
         }
-        for fault in end.faults.iter().filter(|fault| fault.injected == 0) {
-            add(Condition::Inconclusive, never_injected(fault));
+        for reason in end.faults.iter().filter_map(FaultInfo::never_injected) {
+            add(Condition::Inconclusive, reason);
         }
         match &state.stage {
             Stage::Armed => {
@@ -224,6 +229,23 @@ impl State {
         memory.read_u64(address).ok().filter(|&code| code != 0)
     }
 
+    /// Whether the processor still runs the kernel that was watched.
+    fn kernel_at_end(&mut self, cpu: &Recorder<'_>) {
+        let special = cpu.special();
+        let Some(kernel) = self.kernel.as_ref().filter(|_| matches!(self.stage, Stage::Armed)) else {
+            return;
+        };
+        if kernel.is_left_by(cpu, special.idt_base, special.idt_limit) {
+            let reason = format!(
+                "at the end the page fault handler of vCPU {} was not in the kernel at {:#x}, which was watched: another \
+                 kernel may have run",
+                cpu.index(),
+                kernel.image.base
+            );
+            self.doubts.add(Doubt::Kernel, reason);
+        }
+    }
+
     fn read_bug_check(&self, memory: &impl GuestMemory) -> Option<BugCheck> {
         let address = self.kernel.as_ref()?.address_of(BUG_CHECK_DATA)?;
         let field = |index: u64| memory.read_u64(address.checked_add(index * 8)?).ok();
@@ -233,15 +255,6 @@ impl State {
             parameters: [field(1)?, field(2)?, field(3)?, field(4)?],
         })
     }
-}
-
-fn never_injected(fault: &FaultInfo) -> String {
-    let matched = match fault.matched {
-        0 => "nothing that it is about has happened".to_owned(),
-        1 => "only one thing that it is about has happened".to_owned(),
-        times => format!("only {times} things that it is about have happened"),
-    };
-    format!("the planned fault {} was never injected: {matched}", fault.spec)
 }
 
 fn plural(count: usize) -> &'static str {
@@ -338,6 +351,7 @@ fn lock_summary(state: &State) -> LockSummary {
     LockSummary {
         unknown_releases: statistics.unknown_releases,
         target_unknown_releases: statistics.target_unknown_releases,
+        unknown: state.unknowns.list(),
         remembered: state.checker.remembered().0 as u64,
         matched: statistics.matched,
         nested: statistics.nested,

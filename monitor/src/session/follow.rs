@@ -9,8 +9,10 @@ use storlock_check::event::{EventKind, Module};
 
 use super::Session;
 use super::arm::Evidence;
+use super::doubts::Doubt;
 use super::entries::export_name;
 use super::state::{Stage, State};
+use crate::escape;
 use crate::report::{ModuleInfo, WatchGap};
 use crate::target::GuestMemory;
 use crate::target::recorder::Recorder;
@@ -32,9 +34,19 @@ impl Session {
         }
         let before: Vec<ModuleInfo> = state.modules.all().cloned().collect();
         state.refresh_modules(cpu);
+        let returned = state.look_for_target(cpu);
+        state.settle_modules();
         let after: Vec<ModuleInfo> = state.modules.all().cloned().collect();
         // A list that only looked different at that moment counts too: somebody is changing it.
         state.module_changes += 1;
+        for back in &returned {
+            // Whatever happened in between, it was not seen: the locks of before are not those of now.
+            state.module_changes += 1;
+            let (base, size) = (back.base, back.size);
+            self.check(state, EventKind::ModuleUnload { base, size });
+            self.module_loaded(state, back);
+            self.target_came_back(state, cpu, back);
+        }
         for gone in before.iter().filter(|module| !after.contains(module)) {
             state.module_changes += 1;
             let (base, size) = (gone.base, gone.size);
@@ -48,9 +60,10 @@ impl Session {
             }
         }
         if state.module_changes >= CHANGES {
-            state.notes.push(format!(
+            let reason = format!(
                 "modules were loaded and unloaded more than {CHANGES} times: what was loaded after that is not known by name"
-            ));
+            );
+            state.doubts.add(Doubt::Modules, reason);
         }
     }
 
@@ -68,9 +81,11 @@ impl Session {
     /// The driver under test was loaded again: perhaps another version of it. The breakpoints stay those of its first
     /// load; what they now miss becomes a gap.
     fn target_came_back(&self, state: &mut State, cpu: &Recorder<'_>, module: &ModuleInfo) {
-        tracing::info!("{} is loaded again, at {:#x}", module.name, module.base);
-        let target = state.modules.by_name(&module.name);
-        state.target = target.map(|(module, id)| (module.clone(), id));
+        tracing::info!("{} is loaded again, at {:#x}", escape::line(&module.name), module.base);
+        let Some((_, id)) = state.modules.find(module.base) else {
+            return;
+        };
+        state.settle_target(cpu, module, id);
         // One note, of the last time: how often it happens is the guest's choice.
         let happened = "the driver under test was unloaded and loaded again";
         state.notes.retain(|note| !note.starts_with(happened));
@@ -78,18 +93,27 @@ impl Session {
         let found = self.target_imports(cpu, module.base, Evidence::Unknown);
         let Some(imports) = found.imports else {
             let why = found.note.unwrap_or_default();
-            return state
-                .notes
-                .push(format!("{again}; what it calls is taken to be as before: {why}"));
+            let reason = format!("{again}; what it calls is taken to be as before: {why}");
+            return state.doubts.add(Doubt::Imports, reason);
         };
         state.notes.push(again);
+        let imports = state.recognise(cpu, module.base, &imports);
         let plan = watch::plan(&imports, self.config.hooks);
+        if let Some(what) = &plan.unrecognised {
+            let reason = format!("lock routines may be among {what}: what they do to a lock was not seen");
+            state.doubts.add(Doubt::Imports, reason);
+        }
         let watched = self.watches.load();
         for planned in &plan.watches {
             let routine = export_name(planned.module, planned.export);
             let known = watched.iter().any(|watch| watch.names.contains(&routine))
                 || state.gaps.iter().any(|gap| gap.routine == routine);
             if !known {
+                let reason = format!(
+                    "{happened} and imports {routine} since then, which is not watched: the breakpoints are those of its \
+                     first load"
+                );
+                state.doubts.add(Doubt::Imports, reason);
                 state.gaps.push(WatchGap {
                     routine,
                     consequence:

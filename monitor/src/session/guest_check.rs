@@ -191,7 +191,7 @@ impl Session {
     fn step_over(&self, state: &State, end: &End) -> Result<String, String> {
         let how = &self.config.step_over;
         let text = format!("by {how}; {} hits, {} debug exits", state.hits, end.debug_exits);
-        let single = end.debug_exits <= end.hits.max(state.hits) + u64::from(self.config.processors);
+        let single = end.debug_exits <= end.hits.max(state.hits).saturating_add(self.config.processors.into());
         if how.contains("resume") && !single {
             return Err(format!("{text}: more than one exit a hit"));
         }
@@ -235,8 +235,8 @@ impl GuestChecks {
         let guest_ms = ended.saturating_sub(started) / 10_000;
         let text = format!("{guest_ms} ms passed in the guest, {host_ms} ms outside");
         let (parts, fixed) = CLOCK_TOLERANCE;
-        let most = host_ms.saturating_mul(100 + parts) / 100 + fixed;
-        if guest_ms > most || guest_ms.saturating_mul(2) + fixed < host_ms {
+        let most = (host_ms.saturating_mul(100 + parts) / 100).saturating_add(fixed);
+        if guest_ms > most || guest_ms.saturating_mul(2).saturating_add(fixed) < host_ms {
             return Err(text);
         }
         Ok(text)

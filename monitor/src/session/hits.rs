@@ -40,8 +40,12 @@ impl Session {
         if !state.hit(&call.context, Some(row)) {
             return Action::Resume;
         }
+        let unknown = state.checker.statistics().unknown_releases;
         let response = self.check(state, EventKind::LockCall(call));
         let (cookie, interest) = (state.sequence, response.interest);
+        if state.checker.statistics().unknown_releases > unknown {
+            state.release_not_judged(cpu, &call);
+        }
         if self.found(state, cpu, &call.context, &response) {
             return Action::Stop;
         }
@@ -187,6 +191,7 @@ impl State {
         let module = self.modules.find(context.return_address);
         let module = module.map_or(ModuleId::UNKNOWN, |(_, id)| id);
         self.hits += 1;
+        self.called_by_unlisted(context.return_address);
         if self.target.as_ref().is_some_and(|(_, id)| *id == module) {
             self.target_hits += 1;
         }

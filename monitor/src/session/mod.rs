@@ -14,6 +14,7 @@ mod debug_print;
 pub mod debugger;
 mod decode;
 mod discovery;
+mod doubts;
 mod entries;
 mod exports;
 mod findings;
@@ -21,7 +22,9 @@ mod finish;
 mod follow;
 mod guest_check;
 mod hits;
+mod imports;
 mod modules;
+mod presence;
 mod queue;
 pub mod recording;
 pub mod replay;
@@ -30,6 +33,8 @@ mod state;
 #[cfg(test)]
 mod tests;
 pub mod trace;
+pub mod trace_reader;
+mod unknown;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -111,6 +116,17 @@ impl Session {
             violations: AtomicU64::new(0),
             faults: Mutex::default(),
             faults_wait: AtomicBool::new(false),
+        }
+    }
+
+    /// Has who waits for a writer of trace or recording ask whether the machine is to stand still: a reader that does not
+    /// read is not waited for then.
+    pub fn ask_for_wanted_still(&self, asked: impl Fn() -> bool + Clone + Send + Sync + 'static) {
+        if let Some(trace) = &self.trace {
+            trace.ask(Box::new(asked.clone()));
+        }
+        if let Some(recording) = &self.recording {
+            recording.ask(Box::new(asked));
         }
     }
 

@@ -38,36 +38,43 @@ pub(crate) struct ModuleMap {
     names: Vec<String>,
 }
 
-impl Default for ModuleMap {
-    fn default() -> Self {
+impl ModuleMap {
+    /// A map that knows no module yet. The driver under test has a number of its own however many names come before it.
+    pub(crate) fn new(target: &str) -> Self {
         Self {
             modules: Vec::new(),
-            names: vec!["(unknown)".to_owned(), "(others)".to_owned()],
+            names: vec!["(unknown)".to_owned(), "(others)".to_owned(), target.to_owned()],
         }
     }
-}
 
-impl ModuleMap {
     /// Replaces what is known. Of two that overlap the one listed first is kept: the guest may lie.
     pub(crate) fn replace(&mut self, modules: impl IntoIterator<Item = ModuleInfo>) {
         self.modules.clear();
         for module in modules {
-            let Some(end) = module.base.checked_add(module.size) else {
-                continue;
-            };
-            let place = self.modules.partition_point(|(m, _)| m.base < module.base);
-            let before = place.checked_sub(1).and_then(|i| self.modules.get(i));
-            let free_before = before.is_none_or(|(m, _)| m.base + m.size <= module.base);
-            let free_after = self.modules.get(place).is_none_or(|(m, _)| end <= m.base);
-            if free_before && free_after && module.size > 0 {
-                let id = self.number(&module.name);
-                self.modules.insert(place, (module, id));
-            }
+            self.insert(module);
+        }
+    }
+
+    /// Adds a module unless it overlaps one that is known.
+    fn insert(&mut self, module: ModuleInfo) {
+        let Some(end) = module.base.checked_add(module.size) else {
+            return;
+        };
+        let place = self.modules.partition_point(|(m, _)| m.base < module.base);
+        let before = place.checked_sub(1).and_then(|i| self.modules.get(i));
+        let free_before = before.is_none_or(|(m, _)| m.base + m.size <= module.base);
+        let free_after = self.modules.get(place).is_none_or(|(m, _)| end <= m.base);
+        if free_before && free_after && module.size > 0 {
+            let id = self.number(&module.name);
+            self.modules.insert(place, (module, id));
         }
     }
 
     fn number(&mut self, name: &str) -> ModuleId {
-        if let Some(index) = self.names.iter().position(|n| n == name) {
+        let known = self.names.iter_mut().enumerate();
+        if let Some((index, known)) = { known }.find(|(_, known)| known.eq_ignore_ascii_case(name)) {
+            // As the guest spells it.
+            name.clone_into(known);
             return ModuleId::from_index(index);
         }
         if self.names.len() >= LIMIT {
@@ -97,13 +104,12 @@ impl ModuleMap {
 
     /// Adds a module, in place of any that it overlaps.
     pub(crate) fn add(&mut self, module: ModuleInfo) {
-        let overlaps =
-            |m: &ModuleInfo| m.base < module.base.saturating_add(module.size) && module.base < m.base + m.size;
-        let mut kept: Vec<ModuleInfo> = self.all().filter(|m| !overlaps(m)).cloned().collect();
-        if kept.len() < LIMIT {
-            kept.push(module);
+        let end = module.base.saturating_add(module.size);
+        self.modules
+            .retain(|(m, _)| m.base >= end || module.base >= m.base + m.size);
+        if self.modules.len() < LIMIT {
+            self.insert(module);
         }
-        self.replace(kept);
     }
 
     /// Takes the module at this address away.
@@ -146,7 +152,7 @@ mod tests {
 
     #[test]
     fn an_address_belongs_to_the_module_around_it_and_to_no_other() {
-        let mut map = ModuleMap::default();
+        let mut map = ModuleMap::new("a.sys");
         map.replace([module("b.sys", 0x3000, 0x1000), module("a.sys", 0x1000, 0x1000)]);
         assert_eq!(map.find(0x1000).unwrap().0.name, "a.sys");
         assert_eq!(map.find(0x1fff).unwrap().0.name, "a.sys");
@@ -157,7 +163,7 @@ mod tests {
 
     #[test]
     fn overlapping_wrapping_and_empty_entries_are_left_out() {
-        let mut map = ModuleMap::default();
+        let mut map = ModuleMap::new("a.sys");
         map.replace([
             module("a.sys", 0x1000, 0x1000),
             module("overlaps", 0x1800, 0x1000),
@@ -168,8 +174,20 @@ mod tests {
     }
 
     #[test]
+    fn the_driver_under_test_has_its_own_number_behind_any_number_of_names() {
+        let mut map = ModuleMap::new("target.sys");
+        let other = |index: u64| module(&format!("{index}.sys"), index << 16, 0x1000);
+        map.replace((1..2000).map(other).chain([module("Target.SYS", 5000 << 16, 0x1000)]));
+        let (_, others) = map.by_name("1999.sys").unwrap();
+        let (_, target) = map.by_name("target.sys").unwrap();
+        assert_eq!(others, ModuleId::OTHERS);
+        assert_ne!(target, others);
+        assert_eq!(map.name(target), "Target.SYS");
+    }
+
+    #[test]
     fn a_module_keeps_its_number_when_the_list_is_read_again() {
-        let mut map = ModuleMap::default();
+        let mut map = ModuleMap::new("a.sys");
         map.replace([module("a.sys", 0x1000, 0x1000)]);
         let (_, id) = map.by_name("a.sys").unwrap();
         map.replace([module("new.sys", 0x0, 0x1000), module("a.sys", 0x8000, 0x1000)]);

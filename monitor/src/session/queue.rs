@@ -1,25 +1,35 @@
 //! A bounded queue from the threads that stop with a guest processor to one thread that writes files.
 //!
 //! Talks to nothing. It must not know what it carries. The consumer polls, so that producers make no system call; when
-//! the queue is full the producer waits: nothing is dropped while there is a consumer.
+//! the queue is full the producer waits: nothing is dropped while there is a consumer that comes on. One that does not (a pipe
+//! whose reader does not read) is given up when the machine is to stand still: the end of a run waits for no reader.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 use storlock_vmm::sandbox::{JoinHandle, Sandbox, ThreadKind};
 
+use crate::output::{PATIENCE, Progress, Stall};
+
 /// How long the consumer sleeps when there is nothing to do.
 const POLL: Duration = Duration::from_millis(2);
+/// How long a consumer may take to end that was given up.
+const GIVING_UP: Duration = Duration::from_millis(50);
 /// How long a producer sleeps when the queue is full.
 const FULL: Duration = Duration::from_micros(200);
 
+/// Says whether the machine is to stand still.
+pub(crate) type WantedStill = Box<dyn Fn() -> bool + Send + Sync>;
+
 /// The producers' end.
-#[derive(Debug)]
 pub(crate) struct Queue<T> {
     items: ArrayQueue<T>,
     closed: AtomicBool,
+    /// The consumer's; it makes a step with each piece that it has written.
+    progress: Progress,
+    wanted_still: OnceLock<WantedStill>,
     consumer_gone: AtomicBool,
     waits: AtomicU64,
     lost: AtomicU64,
@@ -35,12 +45,15 @@ impl<T: Send + 'static> Queue<T> {
         name: &str,
         capacity: usize,
         sandbox: Sandbox,
+        progress: Progress,
         mut consumer: C,
         mut consume: impl FnMut(&mut C, T) + Send + 'static,
     ) -> std::io::Result<(Arc<Self>, JoinHandle<C>)> {
         let queue = Arc::new(Self {
             items: ArrayQueue::new(capacity.max(1)),
             closed: AtomicBool::new(false),
+            progress,
+            wanted_still: OnceLock::new(),
             consumer_gone: AtomicBool::new(false),
             waits: AtomicU64::new(0),
             lost: AtomicU64::new(0),
@@ -53,6 +66,7 @@ impl<T: Send + 'static> Queue<T> {
                 let closed = shared.closed.load(Ordering::Acquire);
                 while let Some(item) = shared.items.pop() {
                     consume(&mut consumer, item);
+                    shared.progress.step();
                 }
                 if closed {
                     break;
@@ -66,21 +80,58 @@ impl<T: Send + 'static> Queue<T> {
         Ok((queue, thread.map_err(std::io::Error::other)?))
     }
 
-    /// Appends an item; waits while the queue is full.
-    pub(crate) fn push(&self, mut item: T) {
-        let mut waited = false;
+    /// Has a producer ask whether the machine is to stand still before it waits longer.
+    pub(crate) fn ask(&self, wanted_still: WantedStill) {
+        // A queue is of one run.
+        let _ = self.wanted_still.set(wanted_still);
+    }
+
+    /// Appends an item; waits while the queue is full. What comes after the first loss is lost as well.
+    pub(crate) fn push(&self, item: T) {
+        if self.progress.given_up() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        if let Err(back) = self.items.push(item) {
+            self.push_to_full(back);
+        }
+    }
+
+    fn push_to_full(&self, mut item: T) {
+        self.waits.fetch_add(1, Ordering::Relaxed);
+        let mut stall = Stall::watch(&self.progress);
         while let Err(back) = self.items.push(item) {
-            if self.consumer_gone.load(Ordering::Acquire) {
+            if self.consumer_gone.load(Ordering::Acquire) || self.is_given_up(&mut stall) {
                 self.lost.fetch_add(1, Ordering::Relaxed);
                 return;
-            }
-            if !waited {
-                self.waits.fetch_add(1, Ordering::Relaxed);
-                waited = true;
             }
             std::thread::sleep(FULL);
             item = back;
         }
+    }
+
+    /// Gives the consumer up if it does not come on while the machine is to stand still.
+    fn is_given_up(&self, stall: &mut Stall) -> bool {
+        let stuck = stall.lasts() >= PATIENCE && self.wanted_still.get().is_some_and(|asked| asked());
+        if stuck {
+            self.progress.give_up();
+        }
+        self.progress.given_up()
+    }
+
+    /// Lets the consumer end and waits for that, as long as it comes on at least every `patience`. `None`: it was given up.
+    pub(crate) fn join<C>(&self, thread: JoinHandle<C>, patience: Duration) -> Option<std::thread::Result<C>> {
+        self.close();
+        let mut stall = Stall::watch(&self.progress);
+        while !thread.is_finished() && stall.lasts() < patience {
+            std::thread::sleep(POLL);
+        }
+        if thread.is_finished() {
+            return Some(thread.join());
+        }
+        // A write to what is no regular file ends by that.
+        self.progress.give_up();
+        thread.join_within(GIVING_UP)
     }
 
     /// Lets the consumer end once it has consumed what is there.
@@ -93,10 +144,17 @@ impl<T: Send + 'static> Queue<T> {
         self.waits.load(Ordering::Relaxed)
     }
 
-    /// Items dropped because the consumer had ended by a panic.
-    #[cfg(test)]
+    /// Items dropped because the consumer had ended by a panic, or was given up.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
+    }
+}
+
+impl<T> std::fmt::Debug for Queue<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue")
+            .field("lost", &self.lost)
+            .finish_non_exhaustive()
     }
 }
 
@@ -115,10 +173,17 @@ mod tests {
 
     #[test]
     fn a_full_queue_makes_producers_wait_and_keeps_every_item() {
-        let (queue, thread) = Queue::start("test", 4, Sandbox::none(), Vec::new(), |seen: &mut Vec<u32>, item| {
-            std::thread::sleep(Duration::from_micros(50));
-            seen.push(item);
-        })
+        let (queue, thread) = Queue::start(
+            "test",
+            4,
+            Sandbox::none(),
+            Progress::default(),
+            Vec::new(),
+            |seen: &mut Vec<u32>, item| {
+                std::thread::sleep(Duration::from_micros(50));
+                seen.push(item);
+            },
+        )
         .unwrap();
         (0..200).for_each(|item| queue.push(item));
         queue.close();
@@ -128,8 +193,35 @@ mod tests {
     }
 
     #[test]
+    fn a_consumer_that_is_stuck_is_given_up_when_the_machine_is_to_stand_still() {
+        let (progress, still) = (Progress::default(), Arc::new(AtomicBool::new(false)));
+        let stuck = progress.clone();
+        let consume = move |(): &mut (), _: u32| {
+            while !stuck.given_up() {
+                std::thread::sleep(POLL);
+            }
+        };
+        let (queue, thread) = Queue::start("test", 1, Sandbox::none(), progress, (), consume).unwrap();
+        let asked = Arc::clone(&still);
+        queue.ask(Box::new(move || asked.load(Ordering::Acquire)));
+        let pushing = Arc::clone(&queue);
+        let producer = std::thread::spawn(move || (0..4).for_each(|item| pushing.push(item)));
+        std::thread::sleep(3 * PATIENCE);
+        assert!(!producer.is_finished(), "it waits while the machine runs");
+        still.store(true, Ordering::Release);
+        let began = std::time::Instant::now();
+        producer.join().unwrap();
+        assert!(queue.join(thread, PATIENCE).unwrap().is_ok());
+        assert!(began.elapsed() < 3 * PATIENCE);
+        assert!(queue.lost() > 0);
+    }
+
+    #[test]
     fn producers_do_not_hang_when_the_consumer_is_gone() {
-        let (queue, thread) = Queue::start("test", 1, Sandbox::none(), (), |(), _: u32| panic!("on purpose")).unwrap();
+        let (queue, thread) = Queue::start("test", 1, Sandbox::none(), Progress::default(), (), |(), _: u32| {
+            panic!("on purpose")
+        })
+        .unwrap();
         queue.push(1);
         assert!(thread.join().is_err());
         (0..10).for_each(|item| queue.push(item));

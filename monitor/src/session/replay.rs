@@ -3,18 +3,19 @@
 //! Talks to the recording and trace readers. It must not know the command line. A recording calls the very same code as
 //! a live guest; a trace holds less (no memory), so its report has the first frames of a stack only and names no symbols.
 
-use std::io::{self, Read};
+use std::io::Read;
 
 use storlock_check::event::{CallerAttributed, Event, EventKind};
-use storlock_check::trace::{EndMark, HEADER, Reader as TraceReader, TraceError};
+use storlock_check::trace::EndMark;
 
 use super::Session;
 use super::attribution::Attribution;
 use super::config::{Config, End, EndKind};
 use super::modules::ModuleId;
 use super::state::{Stage, State};
+use super::trace_reader::{TraceReadError, TraceReader};
 use crate::report::{Called, ModuleInfo, Report};
-use crate::target::recording::{Frame, Reader, RecordingError};
+use crate::target::recording::{Frame, Reader, RecordingError, Stop};
 use crate::target::replay::ReplayCpu;
 
 /// Why a recording gives no report at all.
@@ -23,15 +24,9 @@ pub enum ReplayError {
     /// It cannot be read from its start.
     #[error(transparent)]
     Recording(#[from] RecordingError),
-    /// It does not begin with a header, or with one that makes no sense.
-    #[error("the recording does not begin with a header: {0}")]
-    Header(String),
     /// The file is neither a recording nor an event trace.
     #[error(transparent)]
-    Trace(#[from] TraceError),
-    /// The file cannot be read.
-    #[error(transparent)]
-    Io(#[from] io::Error),
+    Trace(#[from] TraceReadError),
 }
 
 /// Replays a recording. If it is damaged further on, the report covers what is whole and says so.
@@ -40,43 +35,98 @@ pub enum ReplayError {
 /// [`ReplayError`] if not even its header is whole.
 pub fn recording(input: impl Read) -> Result<Report, ReplayError> {
     let mut reader = Reader::new(input)?;
-    let mut config: Config = match reader.next()? {
-        Some(Frame::Header(json)) => serde_json::from_slice(&json).map_err(|e| ReplayError::Header(e.to_string()))?,
-        _ => return Err(ReplayError::Header("its first frame is something else".to_owned())),
-    };
+    let mut config = header(&mut reader)?;
     config.run.replayed = true;
-    config.sanitize();
-    let session = Session::new(config, None, None);
-    let mut end = None;
+    let mut replay = Replay {
+        processors: config.processors,
+        session: Session::new(config, None, None),
+        looked_at: 0,
+        end: None,
+    };
     let damage = loop {
+        let place = reader.place();
         match reader.next() {
-            Ok(Some(Frame::Stop(stop))) => {
-                let mut cpu = ReplayCpu::new(&stop);
-                match stop.reason {
-                    Some(reason) => drop(session.handle(&mut cpu, reason)),
-                    None => session.look(&mut cpu),
+            Ok(Some(frame)) => {
+                if let Err(what) = replay.take(frame) {
+                    break Some(place.damaged(what));
                 }
             }
-            Ok(Some(Frame::Fault(fault))) => session.fault_injected(fault),
-            Ok(Some(Frame::End(json))) => end = serde_json::from_slice::<End>(&json).ok(),
-            Ok(Some(Frame::Header(_))) => {}
             Ok(None) => break None,
             Err(error) => break Some(error),
         }
     };
-    let mut end = end.unwrap_or_default();
+    let mut end = replay.end.unwrap_or_default();
     end.failures.extend(damage.map(|error| error.to_string()));
-    Ok(session.report(&end))
+    Ok(replay.session.report(&end))
+}
+
+fn header(reader: &mut Reader<impl Read>) -> Result<Config, RecordingError> {
+    let place = reader.place();
+    let Some(Frame::Header(json)) = reader.next()? else {
+        return Err(place.damaged("the recording does not begin with a header"));
+    };
+    let config: Config =
+        serde_json::from_slice(&json).map_err(|error| place.damaged(format!("its header makes no sense: {error}")))?;
+    config
+        .check()
+        .map_err(|what| place.damaged(format!("its header makes no sense: {what}")))?;
+    Ok(config)
+}
+
+/// A recording that is being replayed.
+struct Replay {
+    session: Session,
+    processors: u32,
+    /// Bit n: there was the last look at processor n.
+    looked_at: u64,
+    end: Option<End>,
+}
+
+impl Replay {
+    /// Takes the next frame, or says why no run can have written it here.
+    fn take(&mut self, frame: Frame) -> Result<(), String> {
+        if self.end.is_some() {
+            return Err("it follows the end of the run".to_owned());
+        }
+        match frame {
+            Frame::Header(_) => return Err("it is a second header".to_owned()),
+            Frame::Stop(stop) => self.stop(&stop)?,
+            Frame::Fault(fault) => self.session.fault_injected(fault),
+            Frame::End(json) => {
+                let end = serde_json::from_slice(&json);
+                self.end = Some(end.map_err(|error| format!("the end of the run makes no sense: {error}"))?);
+            }
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self, stop: &Stop) -> Result<(), String> {
+        if stop.vcpu >= self.processors {
+            let (vcpu, count) = (stop.vcpu, self.processors);
+            return Err(format!("processor {vcpu} of a machine with {count} stopped"));
+        }
+        let mut cpu = ReplayCpu::new(stop);
+        if let Some(reason) = stop.reason {
+            // What the machine would do is in the recording.
+            let _ = self.session.handle(&mut cpu, reason);
+            return Ok(());
+        }
+        let bit = 1u64.checked_shl(stop.vcpu).unwrap_or(0);
+        if self.looked_at & bit != 0 {
+            return Err(format!("it is a second last look at processor {}", stop.vcpu));
+        }
+        self.looked_at |= bit;
+        self.session.look(&mut cpu);
+        Ok(())
+    }
 }
 
 /// Checks an event trace again. If it is damaged further on, the report covers what is whole and says so.
 ///
 /// # Errors
 /// [`ReplayError`] if it cannot be read or is no trace.
-pub fn trace(mut input: impl Read) -> Result<Report, ReplayError> {
-    let mut bytes = Vec::with_capacity(HEADER);
-    input.read_to_end(&mut bytes)?;
-    let mut reader = TraceReader::new(&bytes)?;
+pub fn trace(input: impl Read) -> Result<Report, ReplayError> {
+    let mut events = TraceReader::new(input)?;
     let mut config = Config::default();
     config.run.replayed = true;
     let session = Session::new(config, None, None);
@@ -85,13 +135,18 @@ pub fn trace(mut input: impl Read) -> Result<Report, ReplayError> {
         ..End::default()
     };
     let mut state = session.lock();
-    for event in &mut reader {
-        match event {
-            Ok(event) => state.replay(&event),
-            Err(error) => end.failures.push(error.to_string()),
+    let damaged = loop {
+        match events.next() {
+            Ok(Some(event)) => state.replay(&event),
+            Ok(None) => break false,
+            Err(error) => {
+                end.failures.push(error.to_string());
+                break true;
+            }
         }
-    }
-    match reader.end() {
+    };
+    match events.end() {
+        _ if damaged => {}
         Some(EndMark::Complete) => {}
         Some(EndMark::DiskFull) => end.failures.push("the trace ends early: the disk was full".to_owned()),
         Some(EndMark::CutOff) => end.kind = EndKind::Stopped,
@@ -131,7 +186,13 @@ impl State {
             }
             _ => {}
         }
+        let unknown = self.checker.statistics().unknown_releases;
         let response = self.checker.apply(event);
+        if let EventKind::LockCall(call) = &event.kind
+            && self.checker.statistics().unknown_releases > unknown
+        {
+            self.replayed_release_not_judged(call);
+        }
         let told = match &event.kind {
             EventKind::CallerAttributed(told) => Some(told),
             _ => None,

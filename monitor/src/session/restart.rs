@@ -22,7 +22,7 @@ impl Session {
                 "the guest was reset before its locks were watched: its kernel is looked for again"
             }
         };
-        state.milestone(note.to_owned());
+        state.milestone(note);
         if !state.notes.iter().any(|known| known == note) {
             state.notes.push(note.to_owned());
         }
@@ -33,6 +33,7 @@ impl Session {
         state.list = None;
         state.modules.replace([]);
         state.target = None;
+        state.places.clear();
         state.returns.clear();
         state.seen_low = 0;
         state.bug_checked = false;

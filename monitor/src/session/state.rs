@@ -10,9 +10,13 @@ use storlock_check::event::LockOperand;
 use super::calls::Calls;
 use super::config::{Config, LastLook};
 use super::debugger::Stops;
+use super::doubts::Doubts;
 use super::findings::Findings;
 use super::guest_check::GuestChecks;
 use super::modules::{ModuleId, ModuleMap};
+use super::presence::Place;
+use super::unknown::Unknowns;
+use crate::escape;
 use crate::report::{BugCheck, DebugPrint, DumpedExport, IgnoredHits, ModuleInfo, WatchGap};
 use crate::target::Hook;
 use crate::windows::{Kernel, Modules, SymbolTable};
@@ -61,6 +65,12 @@ pub(crate) struct State {
     /// Modules that have come and gone since arming.
     pub(crate) module_changes: u32,
     pub(crate) target: Option<(ModuleInfo, ModuleId)>,
+    /// Where the driver under test is, and was and may still be.
+    pub(crate) places: Vec<Place>,
+    /// Why the run cannot be Completed.
+    pub(crate) doubts: Doubts,
+    /// Releases that could not be judged.
+    pub(crate) unknowns: Unknowns,
     pub(crate) checker: Checker,
     pub(crate) sequence: u64,
     pub(crate) armed_at: Option<u64>,
@@ -101,9 +111,12 @@ impl State {
             stage: Stage::Booting,
             kernel: None,
             list: None,
-            modules: ModuleMap::default(),
+            modules: ModuleMap::new(&config.target),
             module_changes: 0,
             target: None,
+            places: Vec::new(),
+            doubts: Doubts::default(),
+            unknowns: Unknowns::default(),
             checker: Checker::new(Limits::default(), config.run.seed),
             sequence: 0,
             armed_at: None,
@@ -138,7 +151,8 @@ impl State {
     }
 
     /// Tells who watches the run what has been reached.
-    pub(crate) fn milestone(&mut self, text: String) {
+    pub(crate) fn milestone(&mut self, text: impl AsRef<str>) {
+        let text = escape::line(text.as_ref()).into_owned();
         tracing::info!("{text}");
         if self.milestones.len() < MILESTONES {
             self.milestones.push(text);
@@ -155,7 +169,7 @@ impl State {
     /// Notes that the session will not come further.
     pub(crate) fn fail(&mut self, reason: impl Into<String>) {
         let reason = reason.into();
-        tracing::warn!("{reason}");
+        tracing::warn!("{}", escape::line(&reason));
         self.stage = Stage::Failed(reason);
     }
 

@@ -3,16 +3,17 @@
 //! Talks to the trace format and the queue. It must not know what an event means. When the disk is full the trace is
 //! closed with a mark, over its own last records if need be, and events are only counted from then on.
 
-use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use storlock_check::event::Event;
-use storlock_check::trace::{Encoder, EndMark, HEADER, MAX_PAYLOAD};
+use storlock_check::trace::{Encoder, EndMark, HEADER, Item, MAX_PAYLOAD};
 use storlock_vmm::sandbox::{JoinHandle, Sandbox};
 
-use super::queue::Queue;
+use super::queue::{Queue, WantedStill};
+use crate::output::{Cut, DISK_PATIENCE, OutputFile, PATIENCE};
 use crate::report::TraceInfo;
 
 /// Events under way to the file at most: the writer looks every few milliseconds. Few enough that the ring stays in the
@@ -24,21 +25,31 @@ const BLOCK: usize = 1 << 18;
 /// A trace that is being written.
 #[derive(Debug)]
 pub struct Trace {
-    queue: Arc<Queue<Event>>,
+    queue: Arc<Queue<Item>>,
     thread: Mutex<Option<JoinHandle<Writer>>>,
     file: String,
+    /// How long it may take nothing at the end.
+    patience: Duration,
 }
 
 impl Trace {
-    /// Creates the file and starts the writer.
+    /// Starts the trace in `file`, which has that path and is to have `limit` bytes at most.
     ///
     /// # Errors
-    /// If the file cannot be created or written, or the thread not started.
-    pub fn create(path: &Path, sandbox: Sandbox) -> io::Result<Self> {
-        let writer = Writer::create(path)?;
-        let (queue, thread) = Queue::start("trace", CAPACITY, sandbox, writer, |writer: &mut Writer, event| {
-            writer.add(&event);
-        })?;
+    /// If the file cannot be written, or the thread not started.
+    pub fn create(file: OutputFile, path: &Path, limit: u64, sandbox: Sandbox) -> io::Result<Self> {
+        let progress = file.progress();
+        let patience = if file.regular().is_some() {
+            DISK_PATIENCE
+        } else {
+            PATIENCE
+        };
+        let writer = Writer::create(file, limit)?;
+        let consume = |writer: &mut Writer, item: Item| match item {
+            Item::Event(event) => writer.add(&event),
+            Item::End(mark) => writer.end(mark),
+        };
+        let (queue, thread) = Queue::start("trace", CAPACITY, sandbox, progress, writer, consume)?;
         let file = path
             .file_name()
             .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
@@ -46,12 +57,18 @@ impl Trace {
             queue,
             thread: Mutex::new(Some(thread)),
             file,
+            patience,
         })
+    }
+
+    /// Has who waits for the writer ask whether the machine is to stand still.
+    pub(crate) fn ask(&self, wanted_still: WantedStill) {
+        self.queue.ask(wanted_still);
     }
 
     /// Appends an event; waits while the writer is behind.
     pub fn push(&self, event: Event) {
-        self.queue.push(event);
+        self.queue.push(Item::Event(event));
     }
 
     /// How often a processor had to wait for the writer.
@@ -60,33 +77,44 @@ impl Trace {
         self.queue.waits()
     }
 
-    /// Writes what is left and how the run ended, closes the file and says what became of it.
-    pub fn finish(&self, mark: EndMark) -> TraceInfo {
-        self.queue.close();
+    /// Writes what is left and how the run ended, closes the file and says what became of it, and why it ends early if it
+    /// does.
+    pub fn finish(&self, mark: EndMark) -> (TraceInfo, Option<Cut>) {
         let mut info = TraceInfo {
             file: self.file.clone(),
             ..TraceInfo::default()
         };
         let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            return info;
+            return (info, None);
         };
-        match thread.join() {
-            Ok(mut writer) => {
-                writer.end(mark);
+        self.queue.push(Item::End(mark));
+        match self.queue.join(thread, self.patience) {
+            Some(Ok(writer)) => {
                 info.events = writer.events;
-                info.lost = writer.lost;
+                info.lost = writer.lost + self.queue.lost();
+                let what = format!("the event trace {}", info.file);
+                let cut = match &writer.error {
+                    _ if writer.at_limit => Some(Cut::at_limit(&what, writer.limit)),
+                    error => error.as_ref().map(|error| Cut::by(error, &what)),
+                };
                 info.error = writer.error.map(|error| error.to_string());
+                return (info, cut);
             }
-            Err(_) => info.error = Some("its writer panicked".to_owned()),
+            Some(Err(_)) => info.error = Some("its writer panicked".to_owned()),
+            None => info.error = Some("its reader takes nothing".to_owned()),
         }
-        info
+        let error = io::Error::other(info.error.clone().unwrap_or_default());
+        let cut = Cut::by(&error, &format!("the event trace {}", info.file));
+        (info, Some(cut))
     }
 }
 
 /// The writer thread's state.
 #[derive(Debug)]
 struct Writer {
-    file: File,
+    file: OutputFile,
+    limit: u64,
+    at_limit: bool,
     encoder: Encoder,
     /// Records that are not in the file yet, and where each of them ends.
     block: Vec<u8>,
@@ -100,12 +128,13 @@ struct Writer {
 }
 
 impl Writer {
-    fn create(path: &Path) -> io::Result<Self> {
-        let mut file = File::create(path)?;
+    fn create(mut file: OutputFile, limit: u64) -> io::Result<Self> {
         file.write_all(&Encoder::header())?;
         let written = HEADER as u64;
         Ok(Self {
             file,
+            limit,
+            at_limit: false,
             encoder: Encoder::new(),
             block: Vec::with_capacity(BLOCK + 2 * MAX_PAYLOAD),
             ends: Vec::new(),
@@ -126,6 +155,15 @@ impl Writer {
         self.ends.push(self.block.len());
         if self.block.len() >= BLOCK {
             self.flush();
+        }
+        if self.written >= self.limit {
+            self.encoder.end(EndMark::DiskFull, &mut self.block);
+            self.flush();
+            if self.error.is_none() {
+                self.at_limit = true;
+                let text = format!("it has reached its limit of {} bytes", self.limit);
+                self.error = Some(io::Error::other(text));
+            }
         }
     }
 
@@ -160,7 +198,8 @@ impl Writer {
 
     /// Puts the mark where bytes are already allocated, and cuts the file behind it.
     fn mark_over(&mut self, mark: &[u8]) -> io::Result<()> {
-        let there = self.file.metadata()?.len();
+        self.file.regular().ok_or(io::ErrorKind::NotSeekable)?;
+        let there = self.file.seek(SeekFrom::End(0))?;
         let room = |end: &u64| end + mark.len() as u64 <= there;
         let mut block = self.ends.iter().map(|end| self.written + *end as u64).filter(room);
         let whole = block.clone().count();
@@ -175,7 +214,7 @@ impl Writer {
         self.events += whole as u64;
         self.file.seek(SeekFrom::Start(place))?;
         self.file.write_all(mark)?;
-        self.file.set_len(place + mark.len() as u64)
+        self.file.end_at(place + mark.len() as u64)
     }
 
     fn end(&mut self, mark: EndMark) {

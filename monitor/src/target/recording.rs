@@ -1,11 +1,14 @@
 //! The recording format: every stop of a processor with all that a decision was built on, so that a run can be replayed
-//! without its guest.
+//! without its guest. What a reader takes is checked: lengths, and every value that the host and not the guest has chosen.
 //!
 //! Talks to the target's plain types only. It must not know what the session makes of a stop. Layout, version 1, all
 //! numbers little endian: magic, version (u32), then frames of length (u32), CRC-32 of the payload (u32), payload. The
 //! first byte of a payload says what it is: the header (JSON), a [`Stop`], the number (u64) of a fault that the emulated
 //! hardware had, or the end of the run (JSON). A file cut short, or with flipped bits, yields its whole frames up to the damage and then an error.
 
+mod decode;
+
+use std::fmt;
 use std::io::{self, Read, Write};
 
 use super::cpu::{Registers, SpecialRegisters, StopReason};
@@ -15,8 +18,27 @@ use super::memory::ReadError;
 pub const MAGIC: [u8; 8] = *b"STLKREC\n";
 /// Version of the format that this code writes and the only one that it reads.
 pub const VERSION: u32 = 1;
-/// Longest payload in bytes. A stop with more reads than fit is not recorded whole.
-pub const MAX_PAYLOAD: usize = 64 << 20;
+/// Bounds of what a frame can hold. Nothing beyond them is written, and nothing read.
+pub mod limits {
+    /// Longest payload, bytes.
+    pub const PAYLOAD: usize = 64 << 20;
+    /// Values in the JSON of a header or an end, objects and lists included: what it can become in memory.
+    pub const JSON_VALUES: usize = 1 << 21;
+    /// Guest reads of one stop.
+    pub const READS: usize = 1 << 18;
+    /// Bytes of one guest read.
+    pub const READ: usize = 4 << 20;
+    /// Answers to the setting of hooks in one stop, and bytes of one.
+    pub const ARMS: usize = 64;
+    /// Longest answer, bytes.
+    pub const ARM: usize = 4096;
+    /// Virtual processors of a machine.
+    pub const PROCESSORS: u32 = 64;
+    /// Highest IRQL (CR8), and lowest privilege (CPL).
+    pub const IRQL: u64 = 15;
+    /// Lowest privilege (CPL).
+    pub const CPL: u8 = 3;
+}
 
 const KIND_HEADER: u8 = 1;
 const KIND_STOP: u8 = 2;
@@ -35,17 +57,42 @@ pub enum RecordingError {
     /// The file ends within a frame.
     #[error("the recording ends in the middle of a frame (frame {0})")]
     Truncated(u64),
-    /// A frame is damaged.
-    #[error("frame {frame} of the recording is damaged: {what}")]
+    /// A frame is damaged, or says what no run can have written.
+    #[error("{place} of the recording is damaged: {what}")]
     Damaged {
-        /// Number of the frame, from 0.
-        frame: u64,
+        /// Which frame.
+        place: Place,
         /// What is wrong with it.
-        what: &'static str,
+        what: String,
     },
     /// The file cannot be read or written.
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+/// Where a frame is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Number of the frame, from 0.
+    pub frame: u64,
+    /// Offset in the file, bytes.
+    pub offset: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "frame {} (at byte {:#x})", self.frame, self.offset)
+    }
+}
+
+impl Place {
+    /// An error about the frame here.
+    pub fn damaged(self, what: impl Into<String>) -> RecordingError {
+        RecordingError::Damaged {
+            place: self,
+            what: what.into(),
+        }
+    }
 }
 
 /// One guest read and what came of it.
@@ -98,12 +145,15 @@ pub fn write_start(out: &mut dyn Write) -> io::Result<()> {
     out.write_all(&VERSION.to_le_bytes())
 }
 
-/// Writes one frame. A payload beyond [`MAX_PAYLOAD`] is refused.
+/// Writes one frame. One beyond the [`limits`] is refused.
 ///
 /// # Errors
 /// What `out` returns.
 pub fn write_frame(out: &mut dyn Write, frame: &Frame) -> io::Result<()> {
     let mut payload = Vec::with_capacity(512);
+    if let Frame::Stop(stop) = frame {
+        bounded(stop).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))?;
+    }
     match frame {
         Frame::Header(json) => {
             payload.push(KIND_HEADER);
@@ -122,23 +172,35 @@ pub fn write_frame(out: &mut dyn Write, frame: &Frame) -> io::Result<()> {
             payload.extend_from_slice(json);
         }
     }
-    if payload.len() > MAX_PAYLOAD {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "a stop made more guest reads than a recording holds",
-        ));
+    if payload.len() > limits::PAYLOAD {
+        let what = "a frame is longer than any that a recording holds";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
     out.write_all(&(payload.len() as u32).to_le_bytes())?;
     out.write_all(&crc32(&payload).to_le_bytes())?;
     out.write_all(&payload)
 }
 
+/// What of a stop is more than a recording holds.
+fn bounded(stop: &Stop) -> Result<(), &'static str> {
+    if stop.reads.len() > limits::READS || stop.reads.iter().any(|read| read.length as usize > limits::READ) {
+        return Err("a stop made more guest reads than a recording holds");
+    }
+    let long = |arm: &Option<String>| arm.as_ref().is_some_and(|text| text.len() > limits::ARM);
+    if stop.arms.len() > limits::ARMS || stop.arms.iter().any(long) {
+        return Err("a stop set hooks more often than a recording holds");
+    }
+    Ok(())
+}
+
 /// Reads the frames of a recording.
 #[derive(Debug)]
 pub struct Reader<R> {
     input: R,
-    frame: u64,
+    /// Of the next frame.
+    place: Place,
     failed: bool,
+    payload: Vec<u8>,
 }
 
 impl<R: Read> Reader<R> {
@@ -161,8 +223,12 @@ impl<R: Read> Reader<R> {
         match u32::from_le_bytes(version) {
             VERSION => Ok(Self {
                 input,
-                frame: 0,
+                place: Place {
+                    frame: 0,
+                    offset: (magic.len() + version.len()) as u64,
+                },
                 failed: false,
+                payload: Vec::new(),
             }),
             other => Err(RecordingError::Version(other)),
         }
@@ -182,44 +248,46 @@ impl<R: Read> Reader<R> {
         }
         let frame = self.read_frame();
         self.failed = frame.is_err();
-        self.frame += 1;
+        self.place.frame += 1;
+        self.place.offset += (FRAME_HEAD + self.payload.len()) as u64;
         frame
     }
 
+    /// Where the next frame is.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
     fn read_frame(&mut self) -> Result<Option<Frame>, RecordingError> {
-        let frame = self.frame;
+        let place = self.place;
+        self.payload.clear();
         let mut length = [0; 4];
         let mut checksum = [0; 4];
         match read_up_to(&mut self.input, &mut length)? {
             0 => return Ok(None),
             4 if read_whole(&mut self.input, &mut checksum)? => {}
-            _ => return Err(RecordingError::Truncated(frame)),
+            _ => return Err(RecordingError::Truncated(place.frame)),
         }
         let length = u32::from_le_bytes(length) as usize;
-        if length == 0 || length > MAX_PAYLOAD {
-            return Err(RecordingError::Damaged {
-                frame,
-                what: "its length is impossible",
-            });
+        if length == 0 || length > limits::PAYLOAD {
+            return Err(place.damaged(format!("its length of {length} bytes is impossible")));
         }
         // Read in steps: a damaged length must not allocate what the file does not hold.
-        let mut payload = Vec::new();
-        (&mut self.input).take(length as u64).read_to_end(&mut payload)?;
-        if payload.len() < length {
-            return Err(RecordingError::Truncated(frame));
+        (&mut self.input).take(length as u64).read_to_end(&mut self.payload)?;
+        if self.payload.len() < length {
+            return Err(RecordingError::Truncated(place.frame));
         }
-        if crc32(&payload) != u32::from_le_bytes(checksum) {
-            return Err(RecordingError::Damaged {
-                frame,
-                what: "its checksum is wrong",
-            });
+        if crc32(&self.payload) != u32::from_le_bytes(checksum) {
+            return Err(place.damaged("its checksum is wrong"));
         }
-        decode(&payload).map(Some).ok_or(RecordingError::Damaged {
-            frame,
-            what: "its contents make no sense",
-        })
+        let frame = decode::frame(&self.payload);
+        frame.map(Some).map_err(|wrong| place.damaged(wrong.to_string()))
     }
 }
+
+/// Length and checksum.
+const FRAME_HEAD: usize = 8;
 
 fn read_up_to(input: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
     let mut got = 0;
@@ -298,117 +366,6 @@ fn encode_read(out: &mut Vec<u8>, read: &RecordedRead) {
     }
 }
 
-/// A cursor over a payload; every step checks what is left.
-struct Cursor<'a>(&'a [u8]);
-
-impl<'a> Cursor<'a> {
-    fn bytes(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (head, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(head)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.bytes(N)?.try_into().ok()
-    }
-
-    fn u8(&mut self) -> Option<u8> {
-        self.array::<1>().map(|[b]| b)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_le_bytes)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-}
-
-fn decode(payload: &[u8]) -> Option<Frame> {
-    let (&kind, rest) = payload.split_first()?;
-    match kind {
-        KIND_HEADER => Some(Frame::Header(rest.to_vec())),
-        KIND_STOP => decode_stop(rest).map(|s| Frame::Stop(Box::new(s))),
-        KIND_FAULT => Some(Frame::Fault(u64::from_le_bytes(rest.try_into().ok()?))),
-        KIND_END => Some(Frame::End(rest.to_vec())),
-        _ => None,
-    }
-}
-
-fn decode_stop(payload: &[u8]) -> Option<Stop> {
-    let mut c = Cursor(payload);
-    let vcpu = c.u32()?;
-    let tag = c.u8()?;
-    let value = c.u64()?;
-    let reason = match tag {
-        0 => None,
-        1 => Some(StopReason::LstarWrite(value)),
-        2 => Some(StopReason::Hook(u32::try_from(value).ok()?)),
-        3 => Some(StopReason::CaughtReturn(value)),
-        4 => Some(StopReason::Reset),
-        _ => return None,
-    };
-    let mut registers = Registers::default();
-    for slot in &mut registers.gpr {
-        *slot = c.u64()?;
-    }
-    registers.rip = c.u64()?;
-    registers.rflags = c.u64()?;
-    let special = SpecialRegisters {
-        cr0: c.u64()?,
-        cr3: c.u64()?,
-        cr4: c.u64()?,
-        cr8: c.u64()?,
-        efer: c.u64()?,
-        gs_base: c.u64()?,
-        idt_base: c.u64()?,
-        idt_limit: c.u16()?,
-        cpl: c.u8()?,
-    };
-    let mut reads = Vec::new();
-    for _ in 0..c.u32()? {
-        reads.push(decode_read(&mut c)?);
-    }
-    let mut arms = Vec::new();
-    for _ in 0..c.u32()? {
-        let failed = c.u8()? != 0;
-        let length = c.u32()? as usize;
-        let text = String::from_utf8(c.bytes(length)?.to_vec()).ok()?;
-        arms.push(failed.then_some(text));
-    }
-    c.0.is_empty().then_some(Stop {
-        vcpu,
-        reason,
-        registers,
-        special,
-        reads,
-        arms,
-    })
-}
-
-fn decode_read(c: &mut Cursor<'_>) -> Option<RecordedRead> {
-    let address = c.u64()?;
-    let length = c.u32()?;
-    let result = match c.u8()? {
-        0 => Ok(c.bytes(length as usize)?.to_vec()),
-        1 => Err(ReadError::NotMapped(c.u64()?)),
-        2 => Err(ReadError::NoMemory(c.u64()?)),
-        3 => Err(ReadError::Invalid(c.u64()?)),
-        4 => Err(ReadError::NotRecorded(c.u64()?)),
-        _ => return None,
-    };
-    Some(RecordedRead {
-        address,
-        length,
-        result,
-    })
-}
-
 /// CRC-32 as in IEEE 802.3 (reflected, polynomial 0xEDB88320).
 fn crc32(bytes: &[u8]) -> u32 {
     const TABLE: [u32; 256] = {
@@ -436,105 +393,4 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn stop() -> Stop {
-        let mut registers = Registers::default();
-        for (i, r) in registers.gpr.iter_mut().enumerate() {
-            *r = 0x1000 + i as u64;
-        }
-        Stop {
-            vcpu: 3,
-            reason: Some(StopReason::Hook(7)),
-            registers,
-            special: SpecialRegisters {
-                cr8: 2,
-                gs_base: 0xffff_f800_0000_1000,
-                idt_limit: 0xfff,
-                ..Default::default()
-            },
-            reads: vec![
-                RecordedRead {
-                    address: 0x10,
-                    length: 3,
-                    result: Ok(vec![1, 2, 3]),
-                },
-                RecordedRead {
-                    address: 0x20,
-                    length: 8,
-                    result: Err(ReadError::NotMapped(0x20)),
-                },
-            ],
-            arms: vec![None, Some("too many".to_owned())],
-        }
-    }
-
-    fn file() -> Vec<u8> {
-        let mut out = Vec::new();
-        write_start(&mut out).unwrap();
-        write_frame(&mut out, &Frame::Header(b"{}".to_vec())).unwrap();
-        write_frame(&mut out, &Frame::Stop(Box::new(stop()))).unwrap();
-        write_frame(&mut out, &Frame::Fault(7)).unwrap();
-        write_frame(&mut out, &Frame::End(b"{}".to_vec())).unwrap();
-        out
-    }
-
-    fn read_all(bytes: &[u8]) -> (Vec<Frame>, Option<RecordingError>) {
-        let mut frames = Vec::new();
-        let mut reader = match Reader::new(bytes) {
-            Ok(reader) => reader,
-            Err(e) => return (frames, Some(e)),
-        };
-        loop {
-            match reader.next() {
-                Ok(Some(frame)) => frames.push(frame),
-                Ok(None) => return (frames, None),
-                Err(e) => return (frames, Some(e)),
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_written_is_read_back() {
-        let (frames, error) = read_all(&file());
-        assert!(error.is_none());
-        assert_eq!(frames[1], Frame::Stop(Box::new(stop())));
-        assert_eq!(frames[2], Frame::Fault(7));
-        assert_eq!(frames.len(), 4);
-    }
-
-    #[test]
-    fn crc_is_the_well_known_one() {
-        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
-    }
-
-    proptest! {
-        #[test]
-        fn a_cut_file_yields_a_prefix_and_an_error_unless_cut_between_frames(cut in 0usize..600) {
-            let whole = file();
-            let cut = cut.min(whole.len());
-            let (all, _) = read_all(&whole);
-            let (frames, error) = read_all(&whole[..cut]);
-            prop_assert!(all.starts_with(&frames));
-            prop_assert!(error.is_some() || frames.len() < all.len() || cut == whole.len());
-        }
-
-        #[test]
-        fn a_flipped_bit_is_never_taken_for_data(byte in 0usize..600, bit in 0u8..8) {
-            let mut bytes = file();
-            let byte = byte % bytes.len();
-            bytes[byte] ^= 1 << bit;
-            let (all, _) = read_all(&file());
-            let (frames, error) = read_all(&bytes);
-            prop_assert!(error.is_some());
-            prop_assert!(all.starts_with(&frames));
-        }
-
-        #[test]
-        fn arbitrary_payloads_do_not_panic(payload in proptest::collection::vec(any::<u8>(), 0..400)) {
-            let _ = decode(&payload);
-        }
-    }
-}
+mod tests;

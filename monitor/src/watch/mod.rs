@@ -10,7 +10,7 @@ use std::cmp::Reverse;
 
 use storlock_check::contract::{CONTRACTS, Contract, Role, Routine, RoutineSet, SystemModule, contract};
 
-use crate::windows::{ImportName, Imports};
+use crate::windows::{Import, ImportName, Imports};
 
 /// An export to put a breakpoint on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,8 +41,10 @@ pub struct WatchPlan {
     pub gaps: Vec<PlanGap>,
     /// The routines behind the watched exports.
     pub watched: RoutineSet,
-    /// All lock routines that the driver imports; with a multiplexed export, all routines behind it.
+    /// All lock routines that the driver imports, or may import; with a multiplexed export, all routines behind it.
     pub imported: RoutineSet,
+    /// Imports of which nobody knows what they are, so that lock routines may be among them: how many, and of which modules.
+    pub unrecognised: Option<String>,
     /// The releases whose every imported feeder is watched: only these can be judged.
     pub judged: RoutineSet,
     /// The driver reaches lock routines by its import table only.
@@ -52,6 +54,9 @@ pub struct WatchPlan {
     /// How the choice was made, in a sentence.
     pub summary: String,
 }
+
+/// Gaps of imports from modules that are not known, at most.
+const FOREIGN: usize = 16;
 
 /// An export with the routines behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,13 +78,71 @@ struct Candidate {
 pub fn plan(imports: &Imports, registers: usize) -> WatchPlan {
     let is_imported = |row: &Contract| {
         let mut entries = imports.entries().iter();
-        entries.any(|import| import.is_named(row.export) && exports(&import.module, row))
+        entries.any(|import| is_import_of(import, row.module, row.export))
     };
-    let mut plan = plan_of(&candidates(is_imported), registers, "the driver imports");
+    let unnamed = Unnamed::of(imports);
+    let mut plan = plan_of(
+        &candidates(is_imported),
+        unnamed.routines,
+        registers,
+        "the driver imports",
+    );
     let hidden = hidden_calls(imports);
-    plan.closed = hidden.is_empty();
+    plan.closed = hidden.is_empty() && unnamed.text.is_none();
     plan.gaps.extend(hidden);
+    if let Some(what) = unnamed.text {
+        let consequence = "a lock routine among them is not recognised and not watched: what it does to a lock is not seen, so \
+                           releases that it may belong to are reported as suspect, not as defects";
+        plan.gaps.push(PlanGap {
+            routine: what.clone(),
+            consequence: consequence.into(),
+        });
+        plan.summary = format!("{}; not recognised: {what}", plan.summary);
+        plan.unrecognised = Some(what);
+    }
     plan
+}
+
+/// The imports that have no name.
+struct Unnamed {
+    /// The lock routines that they may be.
+    routines: RoutineSet,
+    /// How many there are, and of which modules.
+    text: Option<String>,
+}
+
+impl Unnamed {
+    fn of(imports: &Imports) -> Self {
+        let unnamed = |import: &&Import| !matches!(import.name, ImportName::Name(_));
+        let unnamed: Vec<&Import> = imports.entries().iter().filter(unnamed).collect();
+        let may_be = |row: &&Contract| {
+            let mut modules = unnamed.iter().map(|import| import.module.as_str());
+            modules.any(|module| exports(module, row) || !CONTRACTS.iter().any(|other| exports(module, other)))
+        };
+        let routines = CONTRACTS.iter().filter(may_be).map(|row| row.routine).collect();
+        let mut modules: Vec<&str> = unnamed.iter().map(|import| import.module.as_str()).collect();
+        modules.sort_unstable();
+        modules.dedup();
+        let more = if modules.len() > 4 { " and others" } else { "" };
+        modules.truncate(4);
+        let text = format!(
+            "{} imports without a name, from {}{more}",
+            unnamed.len(),
+            modules.join(", ")
+        );
+        Self {
+            routines,
+            text: (!unnamed.is_empty()).then_some(text),
+        }
+    }
+}
+
+/// Whether an import is of that lock export.
+#[must_use]
+pub fn is_import_of(import: &Import, module: SystemModule, export: &str) -> bool {
+    let mut rows = CONTRACTS.iter();
+    import.is_named(export)
+        && rows.any(|row| row.module == module && row.export == export && exports(&import.module, row))
 }
 
 /// Chooses what to watch for a driver whose imports are unknown, from the exports that the guest has: it may import them
@@ -87,12 +150,18 @@ pub fn plan(imports: &Imports, registers: usize) -> WatchPlan {
 #[must_use]
 pub fn plan_unknown(available: &[(SystemModule, &str)], registers: usize) -> WatchPlan {
     let is_available = |row: &Contract| available.contains(&(row.module, row.export));
-    plan_of(&candidates(is_available), registers, "the driver may import")
+    plan_of(
+        &candidates(is_available),
+        RoutineSet::EMPTY,
+        registers,
+        "the driver may import",
+    )
 }
 
-/// Chooses among the lock exports that the driver imports, or may import, as `whether` says.
-fn plan_of(candidates: &[Candidate], registers: usize, whether: &str) -> WatchPlan {
-    let imported = union(candidates);
+/// Chooses among the lock exports that the driver imports, or may import, as `whether` says; it may also import
+/// `hidden` ones, of which nobody can say that they are watched.
+fn plan_of(candidates: &[Candidate], hidden: RoutineSet, registers: usize, whether: &str) -> WatchPlan {
+    let imported = union(candidates).union(hidden);
     let chosen = choose(candidates, registers, imported);
     let watched = union(&chosen);
     let judged = judged(watched, imported);
@@ -121,6 +190,7 @@ fn plan_of(candidates: &[Candidate], registers: usize, whether: &str) -> WatchPl
         gaps,
         watched,
         imported,
+        unrecognised: None,
         judged,
         closed: false,
         free_registers: registers.saturating_sub(chosen.len()),
@@ -173,10 +243,14 @@ fn candidates(wanted: impl Fn(&Contract) -> bool) -> Vec<Candidate> {
     candidates
 }
 
-/// Whether an import from `module` is the table's routine. `hal.dll` forwards what it no longer has to the kernel.
+/// Other names under which the kernel's routines are imported: `hal.dll` forwards what it no longer has to the kernel, and
+/// the kernel's file for several processors was called `ntkrnlmp.exe`.
+const KERNEL_NAMES: [&str; 2] = ["hal.dll", "ntkrnlmp.exe"];
+
+/// Whether an import from `module` is the table's routine.
 fn exports(module: &str, row: &Contract) -> bool {
-    let own = module.eq_ignore_ascii_case(row.module.file_name());
-    own || (row.module == SystemModule::Ntoskrnl && module.eq_ignore_ascii_case("hal.dll"))
+    let is = |name: &str| module.eq_ignore_ascii_case(name);
+    is(row.module.file_name()) || (row.module == SystemModule::Ntoskrnl && KERNEL_NAMES.into_iter().any(is))
 }
 
 fn union(candidates: &[Candidate]) -> RoutineSet {
@@ -351,16 +425,18 @@ fn hidden_calls(imports: &Imports) -> Vec<PlanGap> {
             });
         }
     }
-    let by_ordinal = imports
-        .entries()
-        .iter()
-        .filter(|import| matches!(import.name, ImportName::Ordinal(_)))
-        .count();
-    if by_ordinal > 0 {
-        gaps.push(PlanGap {
-            routine: format!("{by_ordinal} imports by ordinal"),
-            consequence: "a lock routine among them is not recognised and not watched".into(),
-        });
+    for import in imports.entries() {
+        let ImportName::Name(name) = &import.name else { continue };
+        let rows = CONTRACTS.iter().filter(|row| row.export == name.as_str());
+        if rows.clone().count() > 0 && !rows.clone().any(|row| exports(&import.module, row)) && gaps.len() < FOREIGN {
+            gaps.push(PlanGap {
+                routine: format!("{}!{name}", import.module),
+                consequence:
+                    "that module is none whose lock routines are known: it is watched only if its import leads to \
+                              the routine of that name"
+                        .into(),
+            });
+        }
     }
     let mut others: Vec<&str> = imports.entries().iter().map(|import| import.module.as_str()).collect();
     others.retain(|module| !is_system(module));

@@ -11,6 +11,7 @@ fn imports(names: &[(&str, &str)]) -> Imports {
         module: (*module).into(),
         name: ImportName::Name((*name).into()),
         slot: 0,
+        delayed: false,
     };
     names.iter().map(import).collect()
 }
@@ -101,6 +102,61 @@ fn routines_looked_up_at_run_time_are_a_stated_gap() {
     let plan = plan(&kernel(&["KeReleaseSpinLock", "MmGetSystemRoutineAddress"]), 4);
     assert_eq!(plan.gaps.len(), 1);
     assert_eq!(plan.gaps[0].routine, "nt!MmGetSystemRoutineAddress");
+}
+
+#[test]
+fn an_import_without_a_name_may_be_any_lock_routine_of_its_module_and_weakens_what_it_may_feed() {
+    let with = |module: &str, name: ImportName| {
+        let named = kernel(&["KeAcquireSpinLockRaiseToDpc", "KeReleaseSpinLock"]);
+        let storport = imports(&[("storport.sys", "StorPortNotification")]);
+        let unnamed = Import {
+            module: module.into(),
+            name,
+            slot: 8,
+            delayed: false,
+        };
+        let all = named.entries().iter().chain(storport.entries()).cloned();
+        plan(&all.chain([unnamed]).collect(), 4)
+    };
+    let names = |set: RoutineSet| {
+        set.iter()
+            .map(storlock_check::contract::Routine::name)
+            .collect::<Vec<_>>()
+    };
+    // Of the port driver: the kernel's releases are judged as before.
+    let storport = with("STORPORT.sys", ImportName::Ordinal(7));
+    assert_eq!(names(storport.judged), ["KeReleaseSpinLock"]);
+    assert!(
+        storport.summary.contains("1 imports without a name, from STORPORT.sys"),
+        "{}",
+        storport.summary
+    );
+    assert!(
+        storport.unrecognised.is_some() && storport.gaps.len() == 1,
+        "{:?}",
+        storport.gaps
+    );
+    // Of the kernel: the port driver's are.
+    assert_eq!(
+        names(with("hal.dll", ImportName::Bound).judged),
+        ["StorPortReleaseSpinLock"]
+    );
+    // Of a module that nobody knows: it may lead anywhere.
+    assert!(with("other.sys", ImportName::Ordinal(7)).judged.is_empty());
+}
+
+#[test]
+fn the_kernel_is_known_by_its_other_names_and_another_module_is_a_stated_gap() {
+    let plan = plan(
+        &imports(&[
+            ("NTKRNLMP.exe", "KeReleaseSpinLock"),
+            ("other.sys", "KeReleaseSpinLock"),
+        ]),
+        4,
+    );
+    assert_eq!(watched(&plan), ["KeReleaseSpinLock"]);
+    let gaps: Vec<_> = plan.gaps.iter().map(|gap| gap.routine.as_str()).collect();
+    assert_eq!(gaps, ["other.sys!KeReleaseSpinLock"]);
 }
 
 /// Number of judged releases of a set, from the definition.

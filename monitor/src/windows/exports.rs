@@ -1,24 +1,25 @@
 //! The export directory of an image in memory layout: names, ordinals, forwarders.
 //!
-//! Talks to [`GuestMemory`] and the `object` crate's table parser. It must not know which exports matter.
+//! Talks to [`GuestMemory`]. It must not know which exports matter. The tables are read by their own counts: the size in
+//! the image's header is a hint that loaders do not need.
 
 use std::cell::Cell;
 use std::collections::HashMap;
 
-use object::LittleEndian as LE;
 use object::pe::IMAGE_DIRECTORY_ENTRY_EXPORT;
-use object::read::pe::ExportTable;
 
-use super::image::{Image, ImageError};
-use super::strings::c_string_in;
+use super::image::{Directory, Image, ImageError};
+use super::pages::Pages;
 use crate::target::GuestMemory;
 
-/// The largest export directory that is read, in bytes. That of a Windows kernel has about 0.1 MiB.
-const MAX_DIRECTORY: u32 = 0x10_0000;
-/// Ordinals have 16 bits, so no useful directory has more names.
-const MAX_NAMES: usize = 0x1_0000;
+/// Pages over which the tables and names may be spread. Those of a Windows kernel take about 30.
+const MAX_PAGES: usize = 1024;
+/// Ordinals have 16 bits, so no useful directory has more addresses or names.
+const MAX_ENTRIES: u32 = 0x1_0000;
+/// Bytes of names and forwarders together. Those of a Windows kernel have about 0.1 MiB.
+const MAX_TEXT: usize = 0x10_0000;
 /// The longest name or forwarder, in bytes. C++ names of the kernel stay below 256.
-const MAX_NAME: usize = 1024;
+const MAX_NAME: u32 = 1024;
 
 /// Where an export leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,97 +51,25 @@ pub struct Exports {
 }
 
 impl Exports {
-    /// Reads the export directory of an image. An image without one has no exports.
+    /// Reads the export directory of an image. An image without one has no exports. What a single entry says that cannot
+    /// be (a name or address outside of the image, a name without end) makes that entry none, as it does for a loader
+    /// that does not need it.
     ///
     /// # Errors
     /// [`ImageError`] if the directory contradicts itself, exceeds the limits or cannot be read.
     pub fn read(memory: &(impl GuestMemory + ?Sized), image: &Image) -> Result<Self, ImageError> {
-        let directory = image.directory(IMAGE_DIRECTORY_ENTRY_EXPORT);
-        if directory.is_empty() {
+        let Some(directory) = image.table(IMAGE_DIRECTORY_ENTRY_EXPORT) else {
             return Ok(Self::default());
-        }
-        if directory.size > MAX_DIRECTORY {
-            return Err(ImageError::Malformed(format!(
-                "an export directory of {:#x} bytes",
-                directory.size
-            )));
-        }
-        let mut bytes = vec![0; directory.size as usize];
-        memory
-            .read(image.address(directory.rva), &mut bytes)
-            .map_err(ImageError::unreadable("the export directory"))?;
-        let table = ExportTable::parse(&bytes, directory.rva).map_err(malformed)?;
-        Self::collect(&table, &bytes, directory.rva, image)
-    }
-
-    fn collect(table: &ExportTable<'_>, bytes: &[u8], rva: u32, image: &Image) -> Result<Self, ImageError> {
-        // Strings do not overlap, so together they are no longer than what they lie in: a bound on what is kept.
-        let room = Cell::new(bytes.len());
-        let text = |at: u32| {
-            let string = c_string_in(bytes, at.checked_sub(rva)? as usize, MAX_NAME)?;
-            room.set(room.get().checked_sub(string.len())?);
-            Some(string)
         };
-        let target = |address: u32| -> Result<Option<ExportTarget>, ImageError> {
-            if address == 0 {
-                return Ok(None); // A gap between ordinals.
-            }
-            if table.is_forward(address) {
-                let forwarder = text(address);
-                let forwarder =
-                    forwarder.ok_or_else(|| ImageError::Malformed(format!("the forwarder at {address:#x}")))?;
-                return Ok(Some(ExportTarget::Forwarder(forwarder)));
-            }
-            if address >= image.size {
-                return Err(ImageError::Malformed(format!(
-                    "an export at {address:#x}, outside of the image"
-                )));
-            }
-            Ok(Some(ExportTarget::Rva(address)))
-        };
-        if table.name_pointers().len() > MAX_NAMES {
-            return Err(ImageError::Malformed(format!(
-                "{} export names",
-                table.name_pointers().len()
-            )));
+        let pages = Pages::new(memory, image, "the export directory", MAX_PAGES);
+        Table {
+            header: Header::read(&pages, directory.rva)?,
+            pages,
+            directory,
+            size: image.size,
+            room: Cell::new(MAX_TEXT),
         }
-        let mut exports = Self {
-            module: text(table.directory().name.get(LE)),
-            ..Self::default()
-        };
-        let mut named = vec![false; table.addresses().len()];
-        for (pointer, index) in table.name_iter() {
-            let name = text(pointer).ok_or_else(|| {
-                ImageError::Malformed(format!(
-                    "the export name at {pointer:#x} has no end, or lies in another"
-                ))
-            })?;
-            let ordinal = table.ordinal_from_index(index).map_err(malformed)?.0;
-            if let Some(target) = target(table.address_by_index(index).map_err(malformed)?)? {
-                exports.by_name.entry(name.clone()).or_insert(exports.entries.len());
-                exports.entries.push(Export {
-                    name: Some(name),
-                    ordinal,
-                    target,
-                });
-            }
-            if let Some(flag) = named.get_mut(usize::from(index.0)) {
-                *flag = true;
-            }
-        }
-        for (index, ordinal, address) in table.address_iter() {
-            if named.get(usize::from(index.0)) != Some(&false) {
-                continue;
-            }
-            if let Some(target) = target(address)? {
-                exports.entries.push(Export {
-                    name: None,
-                    ordinal: ordinal.0,
-                    target,
-                });
-            }
-        }
-        Ok(exports)
+        .exports()
     }
 
     /// The export of that name, case-sensitive as in Windows.
@@ -158,6 +87,12 @@ impl Exports {
         }
     }
 
+    /// The export of that ordinal, with or without a name.
+    #[must_use]
+    pub fn by_ordinal(&self, ordinal: u16) -> Option<&Export> {
+        self.entries.iter().find(|export| export.ordinal == ordinal)
+    }
+
     /// All exports: those with names in the directory's order, then those by ordinal only.
     #[must_use]
     pub fn entries(&self) -> &[Export] {
@@ -165,6 +100,115 @@ impl Exports {
     }
 }
 
-fn malformed(error: object::read::Error) -> ImageError {
-    ImageError::Malformed(error.to_string())
+/// Counts and places of the directory's three tables.
+struct Header {
+    module: u32,
+    ordinal_base: u32,
+    functions: (u32, u32),
+    names: (u32, u32),
+    ordinals: u32,
+}
+
+impl Header {
+    fn read<M: GuestMemory + ?Sized>(pages: &Pages<'_, M>, rva: u32) -> Result<Self, ImageError> {
+        let field = |offset: u32| {
+            let at = rva.checked_add(offset);
+            pages.u32(at.ok_or_else(|| ImageError::Malformed(format!("an export directory at {rva:#x}")))?)
+        };
+        let header = Self {
+            module: field(12)?,
+            ordinal_base: field(16)?,
+            functions: (field(28)?, field(20)?),
+            names: (field(32)?, field(24)?),
+            ordinals: field(36)?,
+        };
+        for (what, count) in [("addresses", header.functions.1), ("names", header.names.1)] {
+            if count > MAX_ENTRIES {
+                return Err(ImageError::Malformed(format!("{count} export {what}")));
+            }
+        }
+        Ok(header)
+    }
+}
+
+/// The directory while it is read.
+struct Table<'a, M: ?Sized> {
+    pages: Pages<'a, M>,
+    directory: Directory,
+    header: Header,
+    /// Of the image.
+    size: u32,
+    /// Bytes of text that may still be kept.
+    room: Cell<usize>,
+}
+
+impl<M: GuestMemory + ?Sized> Table<'_, M> {
+    fn exports(&self) -> Result<Exports, ImageError> {
+        let mut exports = Exports {
+            module: self.text(self.header.module)?,
+            ..Exports::default()
+        };
+        let (functions, count) = self.header.functions;
+        let mut named = vec![false; count as usize];
+        let (pointers, name_count) = self.header.names;
+        for place in 0..name_count {
+            let name = self.pages.u32(element(pointers, place, 4)?)?;
+            let index = self.pages.u16(element(self.header.ordinals, place, 2)?)?;
+            let Some(flag) = named.get_mut(usize::from(index)) else {
+                continue; // Of no address.
+            };
+            let Some(name) = self.text(name)?.filter(|name| !name.is_empty()) else {
+                continue;
+            };
+            *flag = true;
+            if let Some(target) = self.target(self.pages.u32(element(functions, u32::from(index), 4)?)?)? {
+                exports.by_name.entry(name.clone()).or_insert(exports.entries.len());
+                exports.entries.push(self.export(Some(name), index.into(), target));
+            }
+        }
+        for (index, _) in (0..count).zip(&named).filter(|(_, named)| !**named) {
+            if let Some(target) = self.target(self.pages.u32(element(functions, index, 4)?)?)? {
+                exports.entries.push(self.export(None, index, target));
+            }
+        }
+        Ok(exports)
+    }
+
+    fn export(&self, name: Option<String>, index: u32, target: ExportTarget) -> Export {
+        Export {
+            name,
+            // An import names 16 bits of it.
+            ordinal: self.header.ordinal_base.wrapping_add(index) as u16,
+            target,
+        }
+    }
+
+    /// Where an entry of the address table leads. Loaders tell a forwarder by its lying in the directory as far as the
+    /// header says that it reaches; so the size that the header gives is used for this alone.
+    fn target(&self, address: u32) -> Result<Option<ExportTarget>, ImageError> {
+        if address == 0 || address >= self.size {
+            return Ok(None); // A gap between ordinals, or nothing that could be called.
+        }
+        if self.directory.contains(address) {
+            return Ok(self.text(address)?.map(ExportTarget::Forwarder));
+        }
+        Ok(Some(ExportTarget::Rva(address)))
+    }
+
+    fn text(&self, rva: u32) -> Result<Option<String>, ImageError> {
+        let Some(text) = self.pages.c_string(rva, MAX_NAME)? else {
+            return Ok(None);
+        };
+        let left = self.room.get().checked_sub(text.len());
+        let left = left.ok_or_else(|| ImageError::Malformed(format!("more than {MAX_TEXT} bytes of export names")))?;
+        self.room.set(left);
+        Ok(Some(text))
+    }
+}
+
+/// Address of an element of a table.
+fn element(table: u32, index: u32, size: u32) -> Result<u32, ImageError> {
+    let offset = index.checked_mul(size);
+    let at = offset.and_then(|offset| table.checked_add(offset));
+    at.ok_or_else(|| ImageError::Malformed(format!("an export table at {table:#x}")))
 }

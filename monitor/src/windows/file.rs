@@ -3,8 +3,8 @@
 //! Reads bytes that the caller has loaded; allocates nothing for the layout, so that a file that claims a huge size
 //! costs nothing. It must not know what the image is for.
 
-use super::image::{Image, ImageError, Section};
-use crate::target::{GuestMemory, PAGE_SIZE, ReadError};
+use super::image::{Image, ImageError, Section, page_up};
+use crate::target::{GuestMemory, ReadError};
 
 /// A file in memory layout. Its [`Image::base`] is the preferred base.
 #[derive(Debug, Clone)]
@@ -42,7 +42,7 @@ impl FileImage {
             },
             other => other,
         })?;
-        for section in image.sections.iter().filter(|section| section.file_offset != 0) {
+        for section in image.sections.iter().filter(|section| section.file_size != 0) {
             let needed = u64::from(section.file_offset) + u64::from(section.file_size);
             if needed > have {
                 return Err(ImageError::Truncated {
@@ -74,43 +74,71 @@ impl FileImage {
         &self.data
     }
 
-    /// The file's bytes from an address relative to the base on, as far as they follow one another; empty where the
-    /// image has only zeroes, `None` where it has nothing.
-    fn run(&self, rva: u32) -> Option<(&[u8], u32)> {
-        // A loader maps whole pages: behind a section's last byte there are zeroes to the end of the page.
+    /// Whether the file is mapped from its first byte on, as its sections say too.
+    fn is_flat(&self) -> bool {
+        let in_place = |section: &Section| section.file_size == 0 || section.file_offset == section.rva;
+        self.image.alignment.is_low() && self.image.sections.iter().all(in_place)
+    }
+
+    /// The file's bytes from an address relative to the base on, as far as they follow one another, or how many zeroes
+    /// there are; `None` where the image has nothing.
+    fn run(&self, rva: u32) -> Option<Run<'_>> {
+        if rva >= self.image.size {
+            return None;
+        }
+        let sections = self.image.sections.iter();
+        // A section reaches to the end of its page, but not into the next one.
+        let next = sections
+            .clone()
+            .map(|section| section.rva)
+            .filter(|&start| start > rva)
+            .min();
+        let end = next
+            .filter(|_| !self.is_flat())
+            .unwrap_or(self.image.size)
+            .min(self.image.size);
         let extent = |section: &Section| {
-            section
-                .size
-                .checked_next_multiple_of(PAGE_SIZE as u32)
-                .unwrap_or(section.size)
+            if self.image.alignment.is_low() {
+                section.size.max(section.file_size)
+            } else {
+                page_up(section.size)
+            }
         };
         let inside = |section: &&Section| {
-            rva.checked_sub(section.rva)
-                .is_some_and(|offset| offset < extent(section))
+            let offset = rva.checked_sub(section.rva);
+            offset.is_some_and(|offset| offset < extent(section))
         };
-        if let Some(section) = self.image.sections.iter().find(inside) {
-            let offset = rva - section.rva;
-            let raw = if section.file_offset == 0 {
-                0
-            } else {
-                section.file_size.min(section.size)
-            };
-            let start = section.file_offset as usize + offset as usize;
-            let length = raw.saturating_sub(offset) as usize;
-            let bytes = if length == 0 {
-                &[][..]
-            } else {
-                self.data.get(start..start.checked_add(length)?)?
-            };
-            return Some((bytes, extent(section) - offset));
+        let (place, bytes) = match sections.rev().find(inside) {
+            _ if self.is_flat() => (rva, self.data.len() as u32 - rva.min(self.data.len() as u32)),
+            Some(section) => {
+                let offset = rva - section.rva;
+                (
+                    section.file_offset.checked_add(offset)?,
+                    section.file_size.saturating_sub(offset),
+                )
+            }
+            None => {
+                let headers = self.image.header_size.min(self.data.len() as u32);
+                (rva, headers.saturating_sub(rva))
+            }
+        };
+        if bytes == 0 {
+            return Some(Run::Zeroes(end - rva));
         }
-        let headers = self.image.header_size.min(self.data.len() as u32);
-        let bytes = self
-            .data
-            .get(rva as usize..headers as usize)
-            .filter(|bytes| !bytes.is_empty())?;
-        Some((bytes, bytes.len() as u32))
+        let length = bytes.min(end - rva);
+        let start = place as usize;
+        self.data
+            .get(start..start.checked_add(length as usize)?)
+            .map(Run::Bytes)
     }
+}
+
+/// What follows in memory.
+enum Run<'a> {
+    /// Of the file.
+    Bytes(&'a [u8]),
+    /// So many.
+    Zeroes(u32),
 }
 
 impl GuestMemory for FileImage {
@@ -118,19 +146,16 @@ impl GuestMemory for FileImage {
         let mut at = gva;
         while !buf.is_empty() {
             let rva = self.image.rva(at).ok_or(ReadError::NotMapped(at))?;
-            let (bytes, available) = self.run(rva).ok_or(ReadError::NotMapped(at))?;
-            let length = buf.len().min(if bytes.is_empty() {
-                available as usize
-            } else {
-                bytes.len()
-            });
-            if length == 0 {
-                return Err(ReadError::NotMapped(at));
-            }
+            let run = self.run(rva).ok_or(ReadError::NotMapped(at))?;
+            let available = match run {
+                Run::Bytes(bytes) => bytes.len(),
+                Run::Zeroes(count) => count as usize,
+            };
+            let length = buf.len().min(available);
             let (now, later) = buf.split_at_mut(length);
-            match bytes.get(..length) {
-                Some(bytes) => now.copy_from_slice(bytes),
-                None => now.fill(0),
+            match run {
+                Run::Bytes(bytes) => now.copy_from_slice(bytes.get(..length).ok_or(ReadError::NotMapped(at))?),
+                Run::Zeroes(_) => now.fill(0),
             }
             buf = later;
             at = at.checked_add(length as u64).ok_or(ReadError::Invalid(gva))?;

@@ -10,7 +10,7 @@ use object::pe;
 use object::pod::{Pod, from_bytes};
 use serde::{Deserialize, Serialize};
 
-use crate::target::{GuestMemory, ReadError};
+use crate::target::{GuestMemory, PAGE_SIZE, ReadError};
 
 /// The header's `e_lfanew` may lie no farther than this from the image's start, in bytes. Linkers use a few hundred.
 const MAX_HEADER_OFFSET: u32 = 0x1_0000;
@@ -21,6 +21,8 @@ const MAX_IMAGE_SIZE: u32 = 0x1000_0000;
 const MZ: u16 = 0x5a4d;
 const PE_SIGNATURE: u32 = 0x0000_4550;
 const DIRECTORIES: usize = 16;
+/// The unit in which Windows' loader maps a file, in bytes.
+const SECTOR: u32 = 512;
 
 /// Why bytes are not an image that can be used. Each message says what was found.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -103,14 +105,17 @@ pub struct Section {
     pub size: u32,
     /// Offset of its bytes in the file.
     pub file_offset: u32,
-    /// How many bytes the file holds for it; the rest is zero.
+    /// How many bytes of the file are mapped for it; the rest is zero.
     pub file_size: u32,
     /// `IMAGE_SCN_*` flags.
     pub characteristics: u32,
 }
 
 impl Section {
-    fn parse(header: &pe::ImageSectionHeader) -> Self {
+    /// Takes over what a loader makes of the header: without a virtual size it is the raw size; the file's bytes begin at
+    /// a multiple of 512 (where the file's alignment is that at least), and those that do not fit the section's pages are
+    /// not mapped.
+    fn parse(header: &pe::ImageSectionHeader, alignment: Alignment) -> Self {
         let length = header
             .name
             .iter()
@@ -121,12 +126,18 @@ impl Section {
             0 => file_size,
             size => size,
         };
+        let offset = header.pointer_to_raw_data.get(LE);
+        let mapped = if alignment.is_low() { size } else { page_up(size) };
         Self {
             name: header.name[..length].escape_ascii().to_string(),
             rva: header.virtual_address.get(LE),
             size,
-            file_offset: header.pointer_to_raw_data.get(LE),
-            file_size,
+            file_offset: if alignment.file >= SECTOR {
+                offset & !(SECTOR - 1)
+            } else {
+                offset
+            },
+            file_size: if offset == 0 { 0 } else { file_size.min(mapped) },
             characteristics: header.characteristics.get(LE).0,
         }
     }
@@ -156,6 +167,23 @@ impl Section {
     }
 }
 
+/// `SectionAlignment` and `FileAlignment` of an image, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Alignment {
+    /// Of sections in memory.
+    pub section: u32,
+    /// Of sections in the file.
+    pub file: u32,
+}
+
+impl Alignment {
+    /// Below a page: such a file is mapped as it is, from its first byte on, and all its pages allow everything.
+    #[must_use]
+    pub fn is_low(self) -> bool {
+        self.section < PAGE_SIZE as u32
+    }
+}
+
 /// The headers of a PE64 image at an address in memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
@@ -173,6 +201,12 @@ pub struct Image {
     pub time_date_stamp: u32,
     /// `CheckSum` of the optional header.
     pub check_sum: u32,
+    /// `FileHeader.Characteristics` says that its relocations were taken out: it can be at its preferred base only.
+    #[serde(default)]
+    pub relocations_stripped: bool,
+    /// Alignments of sections in memory and in the file.
+    #[serde(default)]
+    pub alignment: Alignment,
     /// Its sections, in header order.
     pub sections: Vec<Section>,
     /// COFF symbol table: offset in the file and number of records; both 0 if there is none.
@@ -204,10 +238,8 @@ impl Image {
 
         let optional_size = usize::from(nt.file_header.size_of_optional_header.get(LE));
         let fixed = size_of::<pe::ImageOptionalHeader64>();
-        let room = optional_size.saturating_sub(fixed) / size_of::<pe::ImageDataDirectory>();
-        let count = (optional.number_of_rva_and_sizes.get(LE) as usize)
-            .min(room)
-            .min(DIRECTORIES);
+        // Loaders ask the count alone, whatever the optional header's size leaves room for.
+        let count = (optional.number_of_rva_and_sizes.get(LE) as usize).min(DIRECTORIES);
         let mut image = Self {
             base,
             size: optional.size_of_image.get(LE),
@@ -216,6 +248,11 @@ impl Image {
             header_size: optional.size_of_headers.get(LE),
             time_date_stamp: nt.file_header.time_date_stamp.get(LE),
             check_sum: optional.check_sum.get(LE),
+            relocations_stripped: nt.file_header.characteristics.get(LE).0 & pe::IMAGE_FILE_RELOCS_STRIPPED.0 != 0,
+            alignment: Alignment {
+                section: optional.section_alignment.get(LE),
+                file: optional.file_alignment.get(LE),
+            },
             sections: Vec::new(),
             symbol_table: (
                 nt.file_header.pointer_to_symbol_table.get(LE),
@@ -269,8 +306,9 @@ impl Image {
         }
         for index in 0..count {
             let at = add(table, u32::from(index) * size_of::<pe::ImageSectionHeader>() as u32)?;
-            let section = Section::parse(&read_pod(memory, at, "the section table")?);
-            if section.rva.checked_add(section.size).is_none_or(|end| end > self.size) {
+            let section = Section::parse(&read_pod(memory, at, "the section table")?, self.alignment);
+            let end = section.rva.checked_add(section.size);
+            if end.is_none_or(|end| end > page_up(self.size)) {
                 return Err(ImageError::Malformed(format!(
                     "section {} at {:#x}, {:#x} bytes, lies outside of the image of {:#x} bytes",
                     section.name, section.rva, section.size, self.size
@@ -290,6 +328,14 @@ impl Image {
             Some(end) if end <= self.size => directory,
             _ => Directory::default(),
         }
+    }
+
+    /// A data directory whose table ends by what it says itself, so that the size is only a hint; `None` if the image has
+    /// none.
+    #[must_use]
+    pub fn table(&self, index: usize) -> Option<Directory> {
+        let directory = self.directories.get(index).copied().unwrap_or_default();
+        (directory.rva != 0 && directory.rva < self.size).then_some(directory)
     }
 
     /// Address of the first byte behind the image.
@@ -342,6 +388,11 @@ fn check_nt_headers(nt: &pe::ImageNtHeaders64) -> Result<(), ImageError> {
         )));
     }
     Ok(())
+}
+
+/// The next multiple of a page, as far as 32 bits reach.
+pub(super) fn page_up(size: u32) -> u32 {
+    size.checked_next_multiple_of(PAGE_SIZE as u32).unwrap_or(u32::MAX)
 }
 
 /// Reads one fixed-size structure.

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::testing::{CODE, DATA, EXPORT, IMPORT, PeBuilder, Space};
 use super::{ExportTarget, Exports, FileImage, Image, ImageError, ImportName, Imports};
+use crate::target::GuestMemory as _;
 
 const BASE: u64 = 0xffff_f800_1234_0000;
 
@@ -141,6 +142,273 @@ fn an_import_table_without_end_is_refused() {
     let image = Image::read(&space, BASE).unwrap();
     assert!(matches!(Imports::read(&space, &image), Err(ImageError::Malformed(_))));
     assert!(space.reads.get() < 100_000, "{} reads", space.reads.get());
+}
+
+/// Offsets of fields in a file that [`PeBuilder`] makes.
+const OPTIONAL: usize = 0x98;
+const SECTIONS: usize = OPTIONAL + 240;
+
+fn put(file: &mut [u8], at: usize, value: u32) {
+    file[at..at + 4].copy_from_slice(&value.to_le_bytes());
+}
+
+fn names(imports: &Imports) -> Vec<String> {
+    let text = |import: &super::Import| format!("{}!{}", import.module, import.name.text());
+    imports.entries().iter().map(text).collect()
+}
+
+/// Imports and exports of a file after a change of some fields.
+fn tables(changes: &[(usize, u32)]) -> (Vec<String>, Vec<(Option<String>, ExportTarget)>) {
+    let mut file = sample().file();
+    for &(at, value) in changes {
+        put(&mut file, at, value);
+    }
+    let file = FileImage::parse(file).unwrap();
+    let imports = Imports::read(&file, file.image()).unwrap();
+    let exports = Exports::read(&file, file.image()).unwrap();
+    let exports = exports
+        .entries()
+        .iter()
+        .map(|export| (export.name.clone(), export.target.clone()));
+    (names(&imports), exports.collect())
+}
+
+#[test]
+fn sizes_that_headers_give_for_imports_and_exports_are_hints() {
+    let expected = tables(&[]);
+    assert_eq!((expected.0.len(), expected.1.len()), (3, 4));
+    let directory = |index: usize| OPTIONAL + 112 + 8 * index + 4;
+    for size in [0, 1, 20, 0x28, 0x7fff_ffff, u32::MAX] {
+        assert_eq!(tables(&[(directory(IMPORT), size)]), expected, "{size:#x}");
+        let (imports, exports) = tables(&[(directory(EXPORT), size)]);
+        assert_eq!(imports, expected.0);
+        // What is a forwarder is told by the size alone, as by loaders.
+        let named: Vec<_> = exports.iter().map(|(name, _)| name).collect();
+        assert_eq!(
+            named,
+            expected.1.iter().map(|(name, _)| name).collect::<Vec<_>>(),
+            "{size:#x}"
+        );
+        let forwarders = exports
+            .iter()
+            .filter(|(_, target)| matches!(target, ExportTarget::Forwarder(_)));
+        assert_eq!(forwarders.count(), usize::from(size > 0x1000), "{size:#x}");
+    }
+    // Fewer directories than there are, by the count alone.
+    assert_eq!(tables(&[(OPTIONAL + 108, 1)]).0, [""; 0]);
+    assert_eq!(tables(&[(OPTIONAL + 108, u32::MAX)]), expected);
+}
+
+#[test]
+fn sections_are_mapped_as_by_windows_loader() {
+    let expected = tables(&[]);
+    let section = |index: usize, field: usize| SECTIONS + 40 * index + field;
+    let (edata, idata) = (2, 3);
+    let file = sample().file();
+    let pointer = |index: usize| u32::from_le_bytes(*file[section(index, 20)..].first_chunk().unwrap());
+    for changes in [
+        // Without a virtual size it is the raw size.
+        vec![(section(edata, 8), 0), (section(idata, 8), 0)],
+        // Pointers count in sectors.
+        vec![(section(idata, 20), pointer(idata) + 0x1ff)],
+        // Bytes of the file go on to the end of the page, and not beyond, so that more of them are not missed.
+        vec![(section(idata, 8), 1)],
+        vec![
+            (section(0, 16), 0x7000_0000),
+            (section(0, 8), 0x20),
+            (section(0, 20), 0),
+        ],
+        // Nothing of the file, but a pointer beyond its end.
+        vec![(section(1, 16), 0), (section(1, 20), 0x7000_0000)],
+    ] {
+        assert_eq!(tables(&changes), expected, "{changes:x?}");
+    }
+    // Bytes that are to be mapped have to be there.
+    let mut file = sample().file();
+    put(&mut file, section(idata, 16), 0x1000);
+    assert!(matches!(FileImage::parse(file), Err(ImageError::Truncated { .. })));
+}
+
+/// A driver of 32-byte sections, as linkers make it with `/ALIGN:32`: memory is the file.
+fn low_alignment() -> Vec<u8> {
+    let mut file = vec![0; 0x400];
+    file[..SECTIONS].copy_from_slice(&sample().file()[..SECTIONS]);
+    file[0x86] = 2;
+    put(&mut file, OPTIONAL + 32, 32);
+    put(&mut file, OPTIONAL + 36, 32);
+    put(&mut file, OPTIONAL + 56, 0x400);
+    put(&mut file, OPTIONAL + 60, 0x1e0);
+    put(&mut file, OPTIONAL + 112, 0);
+    put(&mut file, OPTIONAL + 120, 0x220);
+    put(&mut file, OPTIONAL + 124, 0);
+    for (index, rva, size) in [(0, 0x1e0u32, 0x40u32), (1, 0x220, 0x1e0)] {
+        for field in [8, 16] {
+            put(&mut file, SECTIONS + 40 * index + field, size);
+        }
+        for field in [12, 20] {
+            put(&mut file, SECTIONS + 40 * index + field, rva);
+        }
+    }
+    // One descriptor, its two thunks twice, and the names.
+    for (at, value) in [
+        (0x220, 0x260),
+        (0x22c, 0x2c0),
+        (0x230, 0x280),
+        (0x260, 0x2a0),
+        (0x280, 0x2a0),
+    ] {
+        put(&mut file, at, value);
+    }
+    file[0x2a2..0x2b4].copy_from_slice(b"KeReleaseSpinLock\0");
+    file[0x2c0..0x2cd].copy_from_slice(b"ntoskrnl.exe\0");
+    file
+}
+
+#[test]
+fn a_file_with_sections_closer_than_a_page_is_mapped_as_it_is() {
+    let bytes = low_alignment();
+    let file = FileImage::parse(bytes.clone()).unwrap();
+    let imports = Imports::read(&file, file.image()).unwrap();
+    assert_eq!(names(&imports), ["ntoskrnl.exe!KeReleaseSpinLock"]);
+    let mut memory = vec![0; bytes.len()];
+    file.read(file.image().base, &mut memory).unwrap();
+    assert_eq!(memory, bytes);
+    assert!(file.read(file.image().base + 0x3ff, &mut [0; 2]).is_err());
+}
+
+#[test]
+fn a_bad_entry_of_an_export_table_is_none_and_spoils_no_other() {
+    let all = tables(&[]).1;
+    let file = sample().file();
+    let image = FileImage::parse(file.clone()).unwrap();
+    let section = image.image().section(image.image().directory(EXPORT).rva).unwrap();
+    let table = section.file_offset as usize;
+    // Addresses follow the header, names the addresses, which are sorted by name.
+    for (at, value, lost) in [
+        (40, u32::MAX, "Zulu"),
+        (44, 0x7fff_0000, "Alpha"),
+        (56, u32::MAX, "Alpha"),
+        (60, 0x5fff, "Moved"),
+    ] {
+        let (_, exports) = tables(&[(table + at, value)]);
+        let named = |exports: &[(Option<String>, ExportTarget)]| -> Vec<String> {
+            exports.iter().filter_map(|(name, _)| name.clone()).collect()
+        };
+        let expected: Vec<String> = named(&all).into_iter().filter(|name| name != lost).collect();
+        assert_eq!(named(&exports), expected, "{at} {value:#x}");
+    }
+}
+
+#[test]
+fn imports_come_from_duplicate_descriptors_and_by_ordinal_and_from_slots_alone() {
+    let mut builder = PeBuilder::new(BASE);
+    builder.section(".text", CODE, vec![0xcc; 16]);
+    let slots = builder.imports(&[
+        ("a.sys", &["One", "#7"]),
+        ("A.SYS", &["One"]),
+        ("b.sys", &[]),
+        ("c.sys", &["#65535"]),
+    ]);
+    let expected = ["a.sys!One", "a.sys!#7", "A.SYS!One", "c.sys!#65535"];
+    let mut space = mapped(&builder);
+    let image = Image::read(&space, BASE).unwrap();
+    let read = |space: &Space| Imports::read(space, &image).unwrap();
+    assert_eq!(names(&read(&space)), expected);
+    // Without names of their own, descriptors have them in the slots, as long as nothing is bound.
+    let table = image.address(image.directory(IMPORT).rva);
+    for index in 0..4 {
+        space.write(table + 20 * index, &[0; 4]);
+    }
+    assert_eq!(names(&read(&space)), expected);
+    for slot in &slots {
+        space.write_u64(image.address(*slot), 0xffff_f800_1000_0007);
+    }
+    let bound = read(&space);
+    assert_eq!(bound.entries().len(), 4);
+    assert!(
+        bound.entries().iter().all(|import| import.name == ImportName::Bound),
+        "{bound:?}"
+    );
+}
+
+#[test]
+fn delayed_imports_are_imports_and_damage_in_them_spoils_nothing() {
+    let mut builder = PeBuilder::new(BASE);
+    builder.section(".text", CODE, vec![0xcc; 16]);
+    builder.imports(&[("storport.sys", &["StorPortInitialize"])]);
+    let rva = builder.next_rva();
+    let mut bytes = vec![0; 0x100];
+    for (at, value) in [
+        (0, 1),
+        (4, rva + 0x80),
+        (12, rva + 0x60),
+        (16, rva + 0x40),
+        (0x40, rva + 0xa0),
+        (0x60, 0x1000),
+    ] {
+        put(&mut bytes, at, value);
+    }
+    bytes[0x80..0x8d].copy_from_slice(b"ntoskrnl.exe\0");
+    bytes[0xa2..0xb4].copy_from_slice(b"KeReleaseSpinLock\0");
+    builder.section(".didat", DATA, bytes);
+    builder.directory(13, rva, 0);
+    let mut space = mapped(&builder);
+    let image = Image::read(&space, BASE).unwrap();
+    let imports = Imports::read(&space, &image).unwrap();
+    assert_eq!(
+        names(&imports),
+        ["storport.sys!StorPortInitialize", "ntoskrnl.exe!KeReleaseSpinLock"]
+    );
+    let delayed: Vec<_> = imports
+        .entries()
+        .iter()
+        .map(|import| (import.delayed, import.slot))
+        .collect();
+    assert_eq!(delayed[1], (true, rva + 0x60));
+    space.write(BASE + u64::from(rva) + 4, &u32::MAX.to_le_bytes());
+    assert_eq!(
+        names(&Imports::read(&space, &image).unwrap()),
+        ["storport.sys!StorPortInitialize"]
+    );
+}
+
+#[test]
+fn thousands_of_descriptors_are_read_and_their_number_is_bounded() {
+    let descriptors = |count: usize| {
+        let mut builder = PeBuilder::new(BASE);
+        builder.section(".text", CODE, vec![0xcc; 16]);
+        let rva = builder.next_rva();
+        let tables = rva + 20 * (count as u32 + 1);
+        let mut bytes = Vec::new();
+        for _ in 0..count {
+            for value in [tables, 0, 0, tables + 0x40, tables + 0x20] {
+                bytes.extend_from_slice(&value.to_le_bytes());
+            }
+        }
+        bytes.extend_from_slice(&[0; 20]);
+        let start = bytes.len();
+        bytes.resize(start + 0x60, 0);
+        put(&mut bytes, start + 4, 1 << 31);
+        bytes[start] = 9;
+        bytes[start + 0x40..start + 0x46].copy_from_slice(b"a.sys\0");
+        builder.section(".idata", DATA, bytes);
+        builder.directory(IMPORT, rva, 0);
+        let space = mapped(&builder);
+        let result = Imports::read(&space, &Image::read(&space, BASE).unwrap());
+        (result.map(|imports| imports.entries().len()), space.reads.get())
+    };
+    assert_eq!(descriptors(3000).0, Ok(3000));
+    let (result, reads) = descriptors(10_000);
+    assert!(matches!(result, Err(ImageError::Malformed(_))), "{result:?}");
+    assert!(reads < 100_000, "{reads} reads");
+}
+
+#[test]
+fn relocations_that_were_taken_out_are_known() {
+    let mut file = sample().file();
+    assert!(!FileImage::parse(file.clone()).unwrap().image().relocations_stripped);
+    file[0x96] |= 1;
+    assert!(FileImage::parse(file).unwrap().image().relocations_stripped);
 }
 
 /// Reads everything of an image and returns how much was read.

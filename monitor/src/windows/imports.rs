@@ -4,17 +4,25 @@
 //! a discardable section (`INIT`), so that after its initialisation only the file still has them.
 
 use object::LittleEndian as LE;
-use object::pe::{IMAGE_DIRECTORY_ENTRY_IMPORT, IMAGE_ORDINAL_FLAG64, ImageImportDescriptor};
+use object::pe::{
+    IMAGE_DIRECTORY_ENTRY_DELAY_IMPORT, IMAGE_DIRECTORY_ENTRY_IMPORT, IMAGE_ORDINAL_FLAG64, ImageDelayloadDescriptor,
+    ImageImportDescriptor,
+};
 use serde::{Deserialize, Serialize};
 
 use super::image::{Image, ImageError, Section, read_pod};
 use super::strings::read_c_string;
 use crate::target::GuestMemory;
 
-const MAX_MODULES: usize = 256;
+/// Descriptors that are read. Windows' loader knows no bound; no driver has more than some twenty.
+const MAX_MODULES: usize = 4096;
 const MAX_IMPORTS: usize = 0x4000;
+/// Above this a thunk is an address that the loader has put there, not an ordinal: of these only 16 bits count.
+const LOWEST_KERNEL_ADDRESS: u64 = 0xffff_8000_0000_0000;
 /// The longest module or routine name, in bytes.
 const MAX_NAME: usize = 1024;
+/// Names of one image together, in bytes, that of the module counted with each import. Many imports may lie at one name.
+const MAX_NAMES: usize = 4 << 20;
 
 /// What is imported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +31,8 @@ pub enum ImportName {
     Name(String),
     /// An ordinal of the other module.
     Ordinal(u16),
+    /// The image has no name for it any more: the loader has put the address in the name's place.
+    Bound,
 }
 
 /// One import.
@@ -34,6 +44,9 @@ pub struct Import {
     pub name: ImportName,
     /// Slot of the import address table that receives its address, relative to the base.
     pub slot: u32,
+    /// The slot receives the address at the first call only, and leads into the image itself until then.
+    #[serde(default)]
+    pub delayed: bool,
 }
 
 impl Import {
@@ -42,6 +55,23 @@ impl Import {
     pub fn is_named(&self, name: &str) -> bool {
         matches!(&self.name, ImportName::Name(own) if own == name)
     }
+
+    /// Bytes of its names.
+    fn length(&self) -> usize {
+        let own = match &self.name {
+            ImportName::Name(name) => name.len(),
+            ImportName::Ordinal(_) | ImportName::Bound => 0,
+        };
+        self.module.len() + own
+    }
+}
+
+/// What one descriptor imports: from where, and its two tables, relative to the base.
+struct Thunks {
+    module: String,
+    names: u32,
+    slots: u32,
+    delayed: bool,
 }
 
 /// All imports of one image.
@@ -54,58 +84,112 @@ impl Imports {
     /// Whether the names of an image's imports may be gone once the image has been initialised.
     #[must_use]
     pub fn are_discardable(image: &Image) -> bool {
-        let directory = image.directory(IMAGE_DIRECTORY_ENTRY_IMPORT);
-        !directory.is_empty() && image.section(directory.rva).is_some_and(Section::is_discardable)
+        let directory = image.table(IMAGE_DIRECTORY_ENTRY_IMPORT);
+        let section = directory.and_then(|directory| image.section(directory.rva));
+        section.is_some_and(Section::is_discardable)
     }
 
-    /// Reads the import directory. An image without one has no imports.
+    /// Reads the import directory, which ends with a descriptor that says nothing, whatever size the header gives; then
+    /// that of delayed imports. An image without them has no imports.
     ///
     /// # Errors
     /// [`ImageError`] if the directory contradicts itself, exceeds the limits or cannot be read.
     pub fn read(memory: &(impl GuestMemory + ?Sized), image: &Image) -> Result<Self, ImageError> {
-        let directory = image.directory(IMAGE_DIRECTORY_ENTRY_IMPORT);
         let mut imports = Self::default();
-        if directory.is_empty() {
-            return Ok(imports);
-        }
+        let mut room = MAX_NAMES;
+        imports.read_directory(memory, image, &mut room)?;
+        // Loaders do not look at this one: what they take is an image, however damaged it is. What can be read of it is what
+        // code of the image can have resolved by it.
+        let _ = imports.read_delayed(memory, image, &mut room);
+        Ok(imports)
+    }
+
+    fn read_directory(
+        &mut self,
+        memory: &(impl GuestMemory + ?Sized),
+        image: &Image,
+        room: &mut usize,
+    ) -> Result<(), ImageError> {
+        let Some(directory) = image.table(IMAGE_DIRECTORY_ENTRY_IMPORT) else {
+            return Ok(());
+        };
         for index in 0..=MAX_MODULES {
             let offset = (index * size_of::<ImageImportDescriptor>()) as u32;
             let at = in_image(image, directory.rva, offset)?;
             let descriptor: ImageImportDescriptor = read_pod(memory, at, "the import directory")?;
             // The Windows loader stops at a descriptor without a name or without slots.
-            if descriptor.name.get(LE) == 0 || descriptor.first_thunk.get(LE) == 0 {
-                return Ok(imports);
+            let (name, slots) = (descriptor.name.get(LE), descriptor.first_thunk.get(LE));
+            if name == 0 || slots == 0 {
+                return Ok(());
             }
-            imports.read_module(memory, image, &descriptor)?;
+            let names = match descriptor.original_first_thunk.get(LE) {
+                0 => slots, // Only a file, not yet bound, has names there.
+                names => names,
+            };
+            let thunks = Thunks {
+                module: name_at(memory, image, name)?,
+                names,
+                slots,
+                delayed: false,
+            };
+            self.read_module(memory, image, &thunks, room)?;
         }
         Err(ImageError::Malformed(format!(
             "it imports from more than {MAX_MODULES} modules"
         )))
     }
 
+    fn read_delayed(
+        &mut self,
+        memory: &(impl GuestMemory + ?Sized),
+        image: &Image,
+        room: &mut usize,
+    ) -> Result<(), ImageError> {
+        let Some(directory) = image.table(IMAGE_DIRECTORY_ENTRY_DELAY_IMPORT) else {
+            return Ok(());
+        };
+        for index in 0..MAX_MODULES {
+            let offset = (index * size_of::<ImageDelayloadDescriptor>()) as u32;
+            let at = in_image(image, directory.rva, offset)?;
+            let descriptor: ImageDelayloadDescriptor = read_pod(memory, at, "the delayed imports")?;
+            let name = descriptor.dll_name_rva.get(LE);
+            // The first bit says that addresses are relative to the base; x64 knows no others.
+            if name == 0 || descriptor.attributes.get(LE) & 1 == 0 {
+                break;
+            }
+            let thunks = Thunks {
+                module: name_at(memory, image, name)?,
+                names: descriptor.import_name_table_rva.get(LE),
+                slots: descriptor.import_address_table_rva.get(LE),
+                delayed: true,
+            };
+            self.read_module(memory, image, &thunks, room)?;
+        }
+        Ok(())
+    }
+
     fn read_module(
         &mut self,
         memory: &(impl GuestMemory + ?Sized),
         image: &Image,
-        descriptor: &ImageImportDescriptor,
+        thunks: &Thunks,
+        room: &mut usize,
     ) -> Result<(), ImageError> {
-        let module = name_at(memory, image, descriptor.name.get(LE))?;
-        let slots = descriptor.first_thunk.get(LE);
-        let names = match descriptor.original_first_thunk.get(LE) {
-            0 => slots, // Only a file, not yet bound, can be read this way.
-            names => names,
-        };
         for index in 0u32.. {
             if self.entries.len() >= MAX_IMPORTS {
                 return Err(ImageError::Malformed(format!("more than {MAX_IMPORTS} imports")));
             }
             let offset = index.saturating_mul(8);
-            let slot = in_image(image, slots, offset)?.wrapping_sub(image.base) as u32;
             let thunk = memory
-                .read_u64(in_image(image, names, offset)?)
+                .read_u64(in_image(image, thunks.names, offset)?)
                 .map_err(ImageError::unreadable("the import lookup table"))?;
-            let name = if thunk == 0 {
+            if thunk == 0 {
                 break;
+            }
+            let slot = in_image(image, thunks.slots, offset)?.wrapping_sub(image.base) as u32;
+            let bound = thunks.names == thunks.slots && thunk >= LOWEST_KERNEL_ADDRESS;
+            let name = if bound {
+                ImportName::Bound
             } else if thunk & IMAGE_ORDINAL_FLAG64 != 0 {
                 ImportName::Ordinal(thunk as u16)
             } else {
@@ -116,10 +200,15 @@ impl Imports {
                 ImportName::Name(name_at(memory, image, hint)?)
             };
             self.entries.push(Import {
-                module: module.clone(),
+                module: thunks.module.clone(),
                 name,
                 slot,
+                delayed: thunks.delayed,
             });
+            let length = self.entries.last().map_or(0, Import::length);
+            *room = room
+                .checked_sub(length)
+                .ok_or_else(|| ImageError::Malformed(format!("names of imports of more than {MAX_NAMES} bytes")))?;
         }
         Ok(())
     }
@@ -158,6 +247,18 @@ fn name_at(memory: &(impl GuestMemory + ?Sized), image: &Image, rva: u32) -> Res
         .map_err(ImageError::unreadable("an import name"))?
         .filter(|name| !name.is_empty())
         .ok_or_else(|| ImageError::Malformed(format!("the import name at {rva:#x} is empty or has no end")))
+}
+
+impl ImportName {
+    /// As it is written behind `module!`.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::Name(name) => name.clone(),
+            Self::Ordinal(ordinal) => format!("#{ordinal}"),
+            Self::Bound => "(no name)".to_owned(),
+        }
+    }
 }
 
 impl FromIterator<Import> for Imports {

@@ -78,6 +78,8 @@ pub struct Kernel {
     pub exports: Exports,
     /// On whose word.
     pub witness: Witness,
+    /// Base of the other image, if the two witnesses lead to different ones: it may be the kernel too.
+    pub other: Option<u64>,
 }
 
 impl Kernel {
@@ -96,6 +98,10 @@ impl Kernel {
         let by_system_call = find_image(memory, lstar);
         let by_page_fault =
             page_fault_handler(memory, idt_base, idt_limit).and_then(|handler| find_image(memory, handler).ok());
+        let other = match (&by_system_call, &by_page_fault) {
+            (Ok(image), Some(chosen)) if image.base != chosen.base => Some(image.base),
+            _ => None,
+        };
         let (image, witness) = match (by_system_call, by_page_fault) {
             (Ok(image), Some(other)) if image.base == other.base => (image, Witness::Both),
             (_, Some(image)) => (image, Witness::PageFault),
@@ -110,7 +116,16 @@ impl Kernel {
             image,
             exports,
             witness,
+            other,
         })
+    }
+
+    /// Whether a processor with this interrupt descriptor table faults into another image than this; `false` if it has no
+    /// page fault handler that could be read.
+    #[must_use]
+    pub fn is_left_by(&self, memory: &(impl GuestMemory + ?Sized), idt_base: u64, idt_limit: u16) -> bool {
+        let handler = page_fault_handler(memory, idt_base, idt_limit);
+        handler.is_some_and(|handler| self.image.rva(handler).is_none())
     }
 
     /// The guest virtual address of an export; `None` if there is none of that name or if it is a forwarder.

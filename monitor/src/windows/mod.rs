@@ -6,6 +6,7 @@
 
 pub mod caller;
 pub mod code_view;
+mod coff;
 pub mod debug_print;
 pub mod debugger_data;
 pub mod exports;
@@ -14,6 +15,7 @@ pub mod image;
 pub mod imports;
 pub mod kernel;
 pub mod modules;
+mod pages;
 pub mod pdb;
 pub mod processor;
 pub mod shared_user_data;

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use super::image::{Image, ImageError};
+use crate::escape;
 use crate::target::{GuestMemory, ReadError};
 
 /// Offset of `Blink` in a `LIST_ENTRY`.
@@ -65,6 +66,13 @@ impl Module {
         self.name.eq_ignore_ascii_case(name)
     }
 
+    /// Whether the two share addresses.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let end = |module: &Self| module.base.saturating_add(u64::from(module.size));
+        self.base < end(other) && other.base < end(self)
+    }
+
     /// Reads its headers.
     ///
     /// # Errors
@@ -82,9 +90,14 @@ pub struct Modules {
     last: u64,
     /// That entry's `DllBase`.
     last_base: u64,
+    /// As the guest has it.
+    listed: Vec<Module>,
+    /// As it is taken to be: the pinned modules, and of what the guest lists all that is not in their place.
     list: Vec<Module>,
     /// The kernel, which is there before the list is.
     kernel: Option<Module>,
+    /// Modules that stay in their place whatever the guest's list says of it.
+    pinned: Vec<Module>,
     headers: HashMap<u64, Option<Image>>,
 }
 
@@ -109,6 +122,7 @@ impl Modules {
         let headers = HashMap::from([(kernel.base, Some(kernel.clone()))]);
         Self {
             head,
+            listed: vec![module.clone()],
             list: vec![module.clone()],
             kernel: Some(module),
             headers,
@@ -130,16 +144,54 @@ impl Modules {
         if let Some(kernel) = self.kernel.as_ref().filter(|kernel| !listed(kernel)) {
             list.insert(0, kernel.clone());
         }
-        if result.is_ok() || list.len() >= self.list.len() {
-            // Headers are kept for modules that are still where they were.
-            let same = |base: &u64| {
-                list.iter()
-                    .any(|module| module.base == *base && self.list.contains(module))
-            };
-            self.headers.retain(|base, headers| headers.is_some() && same(base));
-            self.list = list;
+        if result.is_ok() || list.len() >= self.listed.len() {
+            self.listed = list;
+            self.settle();
         }
         result
+    }
+
+    /// Puts the list together from what the guest has and what is pinned.
+    fn settle(&mut self) {
+        // Each where the list has something in its place, in load order, or else behind all.
+        let mut pinned = self.pinned.clone();
+        let mut list = Vec::new();
+        for listed in &self.listed {
+            let mut places = pinned.iter();
+            if let Some(place) = places.position(|pinned| pinned.overlaps(listed)) {
+                list.push(pinned.remove(place));
+            } else if !self.pinned.iter().any(|pinned| pinned.overlaps(listed)) {
+                list.push(listed.clone());
+            }
+        }
+        list.append(&mut pinned);
+        // Headers are kept for modules that are still where they were.
+        let same = |base: &u64| {
+            list.iter()
+                .any(|module| module.base == *base && self.list.contains(module))
+        };
+        self.headers.retain(|base, headers| headers.is_some() && same(base));
+        self.list = list;
+    }
+
+    /// Takes a module to be where it is now, under this name, until [`Modules::unpin`]: a driver can change its entry of
+    /// the guest's list.
+    pub fn pin(&mut self, module: Module) {
+        self.pinned.retain(|pinned| !pinned.overlaps(&module));
+        self.pinned.push(module);
+        self.settle();
+    }
+
+    /// Takes the guest's word again for what is at the base of a pinned module.
+    pub fn unpin(&mut self, base: u64) {
+        self.pinned.retain(|pinned| pinned.base != base);
+        self.settle();
+    }
+
+    /// The modules as the guest's own list had them when it was last read.
+    #[must_use]
+    pub fn listed(&self) -> &[Module] {
+        &self.listed
     }
 
     /// The modules known.
@@ -248,15 +300,8 @@ fn parse_entry(memory: &(impl GuestMemory + ?Sized), bytes: &[u8; ENTRY_BYTES]) 
 
 fn utf16(bytes: &[u8]) -> String {
     let units = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
-    let mut text = String::new();
-    for character in char::decode_utf16(units) {
-        match character {
-            Ok(character) if !character.is_control() => text.push(character),
-            Ok(character) => text.extend(character.escape_default()),
-            Err(_) => text.push(char::REPLACEMENT_CHARACTER),
-        }
-    }
-    text
+    let decoded = char::decode_utf16(units).map(|character| character.unwrap_or(char::REPLACEMENT_CHARACTER));
+    escape::line(&decoded.collect::<String>()).into_owned()
 }
 
 fn field_u64(bytes: &[u8; ENTRY_BYTES], offset: u64) -> u64 {

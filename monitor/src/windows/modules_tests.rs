@@ -103,7 +103,7 @@ fn names_of_the_guest_cannot_carry_control_characters() {
     let space = list(&["a\u{1b}[2J.sys", ""]);
     let mut modules = Modules::new(HEAD);
     modules.refresh(&space).unwrap();
-    assert_eq!(modules.known()[0].name, "a\\u{1b}[2J.sys");
+    assert_eq!(modules.known()[0].name, "a\\x1b[2J.sys");
     assert_eq!(modules.known()[1].name, "");
 }
 
@@ -135,4 +135,31 @@ proptest! {
         }
         prop_assert!(space.reads.get() < 200, "{} reads", space.reads.get());
     }
+}
+
+#[test]
+fn a_pinned_module_stays_where_it_is_whatever_the_list_says() {
+    let mut space = list(&["ntoskrnl.exe", "storport.sys", "Target.sys", "late.sys"]);
+    let mut modules = Modules::new(HEAD);
+    modules.refresh(&space).unwrap();
+    let target = modules.named("target.sys").unwrap().clone();
+    modules.pin(target.clone());
+    let names =
+        |modules: &Modules| -> Vec<String> { modules.known().iter().map(|module| module.name.clone()).collect() };
+    let whole = ["ntoskrnl.exe", "storport.sys", "Target.sys", "late.sys"];
+    assert_eq!(names(&modules), whole);
+    // Another name, another base, another size; then two entries in its place.
+    write_entry(&mut space, 2, "innocent.sys");
+    space.write_u64(entry(2) + 0x30, target.base + 0x1000);
+    space.write_u64(entry(3) + 0x30, target.base + 0x7000);
+    modules.refresh(&space).unwrap();
+    assert_eq!(names(&modules), &whole[..3]);
+    assert_eq!(modules.at(target.base + 0x7fff), Some(&target));
+    assert_eq!(modules.listed().len(), 4);
+    // Gone from the list, and at last believed.
+    space.write_u64(entry(1), HEAD);
+    modules.refresh(&space).unwrap();
+    assert_eq!(names(&modules), &whole[..3]);
+    modules.unpin(target.base);
+    assert_eq!(names(&modules), &whole[..2]);
 }

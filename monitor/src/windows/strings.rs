@@ -48,6 +48,6 @@ pub(super) fn c_string_in(bytes: &[u8], offset: usize, limit: usize) -> Option<S
 }
 
 /// Guest bytes as text that is safe to print: printable ASCII as it is, everything else escaped.
-fn printable(bytes: &[u8]) -> String {
+pub(super) fn printable(bytes: &[u8]) -> String {
     bytes.escape_ascii().to_string()
 }

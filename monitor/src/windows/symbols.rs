@@ -9,33 +9,25 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::coff;
 use super::exports::{ExportTarget, Exports};
 use super::file::FileImage;
 use super::image::Image;
 use super::modules::Modules;
-use super::strings::c_string_in;
 use crate::target::GuestMemory;
 
-/// Bytes of a COFF symbol record.
-const RECORD: usize = 18;
-/// More symbols than this are not taken from one file.
-const MAX_SYMBOLS: usize = 1 << 20;
-/// The longest name, in bytes.
-const MAX_NAME: usize = 1024;
 /// Modules whose names are kept; a guest may show any number of them.
 const MAX_READ: usize = 64;
-const CLASS_EXTERNAL: u8 = 2;
-const CLASS_STATIC: u8 = 3;
-/// Derived type "function", in the bits above the base type.
-const TYPE_FUNCTION: u16 = 0x20;
+/// Names that are kept of modules as the guest has them, all together; a Windows kernel exports some 3000.
+const MAX_NAMES: usize = 1 << 18;
 
 /// A name and where it is, relative to the image's base. Sorted by address; of names at one address the best is first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-struct Symbol {
-    rva: u32,
+pub(super) struct Symbol {
+    pub(super) rva: u32,
     /// 0 for a function, 1 for an export, 2 for anything else.
-    rank: u8,
-    name: String,
+    pub(super) rank: u8,
+    pub(super) name: String,
 }
 
 /// The names of one image.
@@ -67,7 +59,7 @@ impl Symbols {
         let image = file.image();
         let exports = Exports::read(file, image).unwrap_or_default();
         let mut symbols = Self::from_exports(image, &exports).symbols;
-        symbols.extend(coff_symbols(file));
+        symbols.extend(coff::symbols(file));
         Self::new(image, symbols)
     }
 
@@ -94,56 +86,12 @@ impl Symbols {
             .iter()
             .copied()
             .find(|&(first, end)| (first..end).contains(&rva))?;
+        // A recording's symbols need not be sorted.
+        let distance = rva.checked_sub(symbol.rva)?;
         (first..end)
             .contains(&symbol.rva)
-            .then(|| (symbol.name.as_str(), rva - symbol.rva))
+            .then_some((symbol.name.as_str(), distance))
     }
-}
-
-fn coff_symbols(file: &FileImage) -> Vec<Symbol> {
-    let (offset, count) = file.image().symbol_table;
-    let (offset, count) = (offset as usize, count as usize);
-    let Some(records) = file.data().get(offset..).filter(|_| offset != 0) else {
-        return Vec::new();
-    };
-    let strings = count
-        .checked_mul(RECORD)
-        .and_then(|length| records.get(length..))
-        .unwrap_or_default();
-    let mut symbols = Vec::new();
-    let mut auxiliary = 0;
-    for record in records.chunks_exact(RECORD).take(count.min(MAX_SYMBOLS)) {
-        if auxiliary > 0 {
-            auxiliary -= 1;
-            continue;
-        }
-        auxiliary = usize::from(record[17]);
-        symbols.extend(coff_symbol(file.image(), record, strings));
-    }
-    symbols
-}
-
-fn coff_symbol(image: &Image, record: &[u8], strings: &[u8]) -> Option<Symbol> {
-    let field = |at: usize| record.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
-    let section = usize::from(u16::from_le_bytes(*record.get(12..)?.first_chunk()?));
-    let kind = u16::from_le_bytes(*record.get(14..)?.first_chunk()?);
-    let class = *record.get(16)?;
-    // Sections count from 1; 0 and the numbers from 0xfffe on are no sections.
-    let section = image.sections.get(section.checked_sub(1)?)?;
-    let name = if field(0)? == 0 {
-        c_string_in(strings, field(4)? as usize, MAX_NAME)?
-    } else {
-        let short = record.get(..8)?;
-        let end = short.iter().position(|&byte| byte == 0).unwrap_or(short.len());
-        short[..end].escape_ascii().to_string()
-    };
-    let rva = section
-        .rva
-        .checked_add(field(8)?)
-        .filter(|&rva| section.contains(rva))?;
-    let is_label = matches!(class, CLASS_EXTERNAL | CLASS_STATIC) && !name.is_empty() && !name.starts_with('.');
-    let rank = if kind == TYPE_FUNCTION { 0 } else { 2 };
-    is_label.then_some(Symbol { rva, rank, name })
 }
 
 /// An address as people want to read it.
@@ -177,7 +125,25 @@ pub struct SymbolTable {
     files: Vec<(String, Image, Symbols)>,
     /// By base and size, so that another module loaded at the same base is not given the old names.
     #[serde(skip)]
-    read: HashMap<(u64, u32), Symbols>,
+    read: HashMap<(u64, u32), Names>,
+}
+
+/// Where the names of a module are.
+#[derive(Debug, Clone)]
+enum Names {
+    /// With those of the file that has this place in the list.
+    File(usize),
+    /// They are what it exports.
+    Exports(Symbols),
+}
+
+impl Names {
+    fn count(&self) -> usize {
+        match self {
+            Self::File(_) => 0,
+            Self::Exports(symbols) => symbols.symbols.len(),
+        }
+    }
 }
 
 impl SymbolTable {
@@ -205,19 +171,26 @@ impl SymbolTable {
         };
         let offset = (address - module.base) as u32;
         let files = &self.files;
-        if self.read.len() >= MAX_READ {
+        let held: usize = self.read.values().map(Names::count).sum();
+        if self.read.len() >= MAX_READ || held >= MAX_NAMES {
             self.read.clear();
         }
-        let symbols = self.read.entry((module.base, module.size)).or_insert_with(|| {
+        let names = self.read.entry((module.base, module.size)).or_insert_with(|| {
             let Some(image) = modules.image_at(memory, address) else {
-                return Symbols::default();
+                return Names::Exports(Symbols::default());
             };
-            let same = |file: &&(String, Image, Symbols)| module.is_named(&file.0) && is_same_build(&file.1, image);
-            match files.iter().find(same) {
-                Some((_, _, symbols)) => symbols.clone(),
-                None => Symbols::from_exports(image, &Exports::read(memory, image).unwrap_or_default()),
+            let same = |file: &(String, Image, Symbols)| module.is_named(&file.0) && is_same_build(&file.1, image);
+            if let Some(place) = files.iter().position(same) {
+                return Names::File(place);
             }
+            let exports = Exports::read(memory, image).unwrap_or_default();
+            Names::Exports(Symbols::from_exports(image, &exports))
         });
+        let none = Symbols::default();
+        let symbols = match names {
+            Names::File(place) => files.get(*place).map_or(&none, |(_, _, symbols)| symbols),
+            Names::Exports(symbols) => symbols,
+        };
         let symbol = symbols
             .nearest(offset)
             .map(|(name, distance)| (name.to_owned(), distance));

@@ -97,6 +97,33 @@ fn names_of_a_file_are_used_only_for_the_same_build() {
     );
 }
 
+/// Many records may name one long string, from any place in it on.
+#[test]
+fn names_of_a_symbol_table_are_bounded_together() {
+    use super::coff::{self, MAX_NAMES, MAX_SYMBOLS};
+    let mut strings = vec![0x1b; 1000];
+    strings.push(0);
+    let with = |count: u32, strings: &[u8]| {
+        let records: Vec<_> = (0..count)
+            .map(|number| {
+                record(
+                    [0, 0, 0, 0, 4 + (number % 8) as u8, 0, 0, 0],
+                    number % 0x800,
+                    1,
+                    0x20,
+                    2,
+                )
+            })
+            .collect();
+        coff::symbols(&FileImage::parse(file_with_symbols(&records, strings)).unwrap())
+    };
+    // Each name of 1000 bytes is 4000 characters long when it is escaped.
+    let symbols = with(100_000, &strings);
+    let bytes: usize = symbols.iter().map(|symbol| symbol.name.len()).sum();
+    assert!(bytes <= MAX_NAMES && bytes > MAX_NAMES / 2, "{bytes}");
+    assert_eq!(with(MAX_SYMBOLS as u32 + 10, b"a_short_name\0").len(), MAX_SYMBOLS);
+}
+
 proptest! {
     #[test]
     fn any_symbol_table_is_read_without_panic(

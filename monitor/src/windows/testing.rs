@@ -137,7 +137,7 @@ impl PeBuilder {
         self.section(".edata", READ_ONLY, bytes);
     }
 
-    /// An import section; returns the slot of each import, in order.
+    /// An import section; returns the slot of each import, in order. A name such as `#7` is an ordinal.
     pub(crate) fn imports(&mut self, modules: &[(&str, &[&str])]) -> Vec<u32> {
         let rva = self.next_rva();
         let total: usize = modules.iter().map(|(_, names)| names.len() + 1).sum();
@@ -149,6 +149,11 @@ impl PeBuilder {
             let first = thunks.len() as u32;
             for name in *names {
                 result.push(slots + thunks.len() as u32);
+                if let Some(ordinal) = name.strip_prefix('#') {
+                    let ordinal: u64 = ordinal.parse().unwrap();
+                    thunks.extend_from_slice(&(1 << 63 | ordinal).to_le_bytes());
+                    continue;
+                }
                 thunks.extend_from_slice(&u64::from(strings_rva + strings.len() as u32).to_le_bytes());
                 strings.extend_from_slice(&[0, 0]);
                 strings.extend_from_slice(name.as_bytes());

@@ -4,6 +4,8 @@
 //! `hits [CALLS]`: one processor calls a routine CALLS (10000) times with a breakpoint on it. Machine and floor take
 //! turns, so that what else the host does falls on both. Prints a table in Markdown.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to its user")]
+
 mod bare;
 
 use std::path::Path;

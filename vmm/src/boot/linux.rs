@@ -44,6 +44,16 @@ const OLDEST_PROTOCOL: u16 = 0x020c;
 const HEADER_MAGIC: u32 = 0x5372_6448;
 const HEADER_OFFSET: usize = 0x202;
 
+/// Fields of the header, by their offsets in the file, and their units in bytes.
+const SETUP_SECTORS: usize = 0x1f1;
+const SYSTEM_SIZE: usize = 0x1f4;
+const PAYLOAD_OFFSET: usize = 0x248;
+const PAYLOAD_LENGTH: usize = 0x24c;
+const SECTOR: u64 = 512;
+const PARAGRAPH: u64 = 16;
+/// What 0 sectors stand for.
+const DEFAULT_SETUP_SECTORS: u64 = 4;
+
 /// A file by its name in messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedFile {
@@ -136,6 +146,7 @@ fn load_kernel(ram: &GuestRam, kernel: &NamedFile) -> Result<setup_header, BootE
         file: kernel.name.clone(),
         reason,
     };
+    check_length(&kernel.data).map_err(refused)?;
     let mut reader = Cursor::new(kernel.data.as_slice());
     let loaded = BzImage::load(ram.map(), Some(GuestAddress(KERNEL)), &mut reader, None).map_err(|error| {
         refused(format!(
@@ -152,6 +163,34 @@ fn load_kernel(ram: &GuestRam, kernel: &NamedFile) -> Result<setup_header, BootE
         ));
     }
     Ok(header)
+}
+
+/// Holds a kernel's length against its own header: the sectors of its set-up code, the size of what is to be loaded, and
+/// in that the payload, the compressed kernel. The size counts paragraphs of 16 bytes, the last of which may be short.
+fn check_length(file: &[u8]) -> Result<(), String> {
+    let field = |offset: usize| {
+        let bytes = file.get(offset..).and_then(|rest| rest.first_chunk::<4>());
+        let bytes = bytes.ok_or_else(|| format!("truncated: its header is cut at {:#x} bytes", file.len()))?;
+        Ok::<u64, String>(u64::from(u32::from_le_bytes(*bytes)))
+    };
+    if !is_linux_kernel(file) {
+        return Ok(());
+    }
+    let sectors = match field(SETUP_SECTORS)? & 0xff {
+        0 => DEFAULT_SETUP_SECTORS,
+        sectors => sectors,
+    };
+    let setup = (sectors + 1) * SECTOR;
+    let loaded = (field(SYSTEM_SIZE)? * PARAGRAPH).saturating_sub(PARAGRAPH - 1);
+    let payload = field(PAYLOAD_OFFSET)? + field(PAYLOAD_LENGTH)?;
+    let needed = setup + loaded.max(payload);
+    if needed > file.len() as u64 {
+        return Err(format!(
+            "truncated: by its own header it has {needed} bytes at least, the file has {}",
+            file.len()
+        ));
+    }
+    Ok(())
 }
 
 /// Puts the ACPI and SMBIOS tables at the end of low RAM; returns where they begin.
@@ -248,4 +287,49 @@ fn write(ram: &GuestRam, address: u64, data: &[u8]) -> Result<(), BootError> {
         what: format!("the data for {address:#x}"),
         bytes: error.length,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The header of a kernel of 3 sectors of set-up code and so many bytes behind, `payload` of them to the payload's end.
+    fn kernel(loaded: usize, payload: u32) -> Vec<u8> {
+        let mut file = vec![0; 4 * 512 + loaded];
+        file[SETUP_SECTORS] = 3;
+        file[SYSTEM_SIZE..][..4].copy_from_slice(&(loaded.div_ceil(16) as u32).to_le_bytes());
+        file[HEADER_OFFSET..][..4].copy_from_slice(&HEADER_MAGIC.to_le_bytes());
+        file[PAYLOAD_OFFSET..][..4].copy_from_slice(&0x40u32.to_le_bytes());
+        file[PAYLOAD_LENGTH..][..4].copy_from_slice(&(payload - 0x40).to_le_bytes());
+        file
+    }
+
+    #[test]
+    fn a_kernel_is_whole_by_its_own_header_and_cut_at_every_shorter_length() {
+        for loaded in [0x3000, 0x3001, 0x300f] {
+            // The payload ends the file, so that each byte counts.
+            let file = kernel(loaded, loaded as u32);
+            assert_eq!(check_length(&file), Ok(()));
+            let mut longer = file.clone();
+            longer.extend([0; 4096]);
+            assert_eq!(check_length(&longer), Ok(()), "signatures lie behind");
+            for length in (HEADER_OFFSET + 4..file.len()).step_by(7).chain([file.len() - 1]) {
+                let told = check_length(&file[..length]).unwrap_err();
+                assert!(told.starts_with("truncated"), "{length}: {told}");
+            }
+        }
+        // Without a payload the size alone tells, but for its last paragraph.
+        let file = kernel(0x3000, 0x40);
+        assert!(check_length(&file[..file.len() - 15]).is_ok());
+        assert!(
+            check_length(&file[..file.len() - 16])
+                .unwrap_err()
+                .contains("14321 bytes at least")
+        );
+        // Huge fields are no reason to fall.
+        let mut file = kernel(0x3000, 0x40);
+        file[SYSTEM_SIZE..][..4].fill(0xff);
+        file[PAYLOAD_OFFSET..][..8].fill(0xff);
+        assert!(check_length(&file).is_err());
+    }
 }

@@ -1,7 +1,9 @@
 //! Reading a PE64 kernel image in file layout.
 //!
 //! The file is hostile: sizes and offsets are checked against the file and against [`IMAGE_SIZE_LIMIT`] before anything
-//! is allocated. Talks to the `object` crate; must not know guest memory. Source: Microsoft "PE Format".
+//! is allocated. What headers leave open is filled in as Windows' loader does: a section without a virtual size has its raw
+//! size, one without a file pointer is zero, file pointers count in sectors, and a file whose sections are aligned below a
+//! page is mapped as it is. Talks to the `object` crate; must not know guest memory. Source: Microsoft "PE Format".
 
 use object::LittleEndian as LE;
 use object::pe;
@@ -12,6 +14,8 @@ use super::BootError;
 /// Largest image, in memory, that is loaded: 64 MiB (Windows kernels have 10 to 20).
 pub const IMAGE_SIZE_LIMIT: u32 = 64 << 20;
 const PAGE: u32 = 4096;
+/// The unit in which Windows' loader maps a file, in bytes.
+const SECTOR: u32 = 512;
 
 /// What the pages of a part of the image allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,26 +171,33 @@ impl Parser<'_> {
         if size == 0 || size > IMAGE_SIZE_LIMIT {
             return Err(format!("its size of {size} bytes is not from 1 to {IMAGE_SIZE_LIMIT}"));
         }
-        if optional.section_alignment() % PAGE != 0 || optional.section_alignment() == 0 {
+        let size = size.next_multiple_of(PAGE);
+        let layout = Layout {
+            file: self.file,
+            // One page may have sections of all kinds then.
+            flat: optional.section_alignment() < PAGE,
+            in_sectors: optional.file_alignment() >= SECTOR,
+        };
+        if !layout.flat && optional.section_alignment() % PAGE != 0 {
             return Err(format!(
-                "its section alignment {:#x} is no multiple of a page",
+                "its section alignment {:#x} is above a page and no multiple of it",
                 optional.section_alignment()
             ));
         }
-        let size = size.next_multiple_of(PAGE);
         let mut memory = vec![0; size as usize];
-        let mut pages = vec![
-            Access {
-                writable: false,
-                executable: false
-            };
-            (size / PAGE) as usize
-        ];
+        let access = Access {
+            writable: layout.flat,
+            executable: layout.flat,
+        };
+        let mut pages = vec![access; (size / PAGE) as usize];
         let headers_size = optional.size_of_headers();
-        copy(&mut memory, self.file, (0, 0, headers_size)).map_err(|reason| format!("its headers {reason}"))?;
-        let mut end = headers_size;
+        let whole = self.file.len().min(size as usize) as u32;
+        let start = if layout.flat { whole } else { headers_size.min(whole) };
+        copy(&mut memory, self.file, (0, 0, start)).map_err(|reason| format!("its headers {reason}"))?;
+        let mut end = if layout.flat { 0 } else { headers_size };
         for section in image.section_table().iter() {
-            end = place(section, end, self.file, &mut memory, &mut pages)
+            end = layout
+                .place(section, end, &mut memory, &mut pages)
                 .map_err(|reason| format!("section {} {reason}", String::from_utf8_lossy(section.raw_name())))?;
         }
         let entry = optional.address_of_entry_point();
@@ -198,47 +209,66 @@ impl Parser<'_> {
         let header = Header {
             image_base: optional.image_base(),
             entry,
-            relocations: relocations(&image, self.file, size)?,
+            relocations: relocations(&image, &memory)?,
             relocatable: !stripped,
         };
         Ok((memory, pages, header))
     }
 }
 
-/// Puts one section in place; sections ascend and do not overlap. Returns where it ends.
-fn place(
-    section: &pe::ImageSectionHeader,
-    previous_end: u32,
-    file: &[u8],
-    memory: &mut [u8],
-    pages: &mut [Access],
-) -> Result<u32, String> {
-    let start = section.virtual_address.get(LE);
-    let raw_size = section.size_of_raw_data.get(LE);
-    // A virtual size of zero means the raw size.
-    let size = match section.virtual_size.get(LE) {
-        0 => raw_size,
-        size => size,
-    };
-    let end = start.checked_add(size).filter(|&end| end as usize <= memory.len());
-    let Some(end) = end.filter(|_| start % PAGE == 0 && start >= previous_end) else {
-        return Err(format!("does not fit the image ({size:#x} bytes at {start:#x})"));
-    };
-    copy(
-        memory,
-        file,
-        (section.pointer_to_raw_data.get(LE), start, raw_size.min(size)),
-    )?;
-    let flags = section.characteristics.get(LE).0;
-    let access = Access {
-        writable: flags & pe::IMAGE_SCN_MEM_WRITE.0 != 0,
-        executable: flags & pe::IMAGE_SCN_MEM_EXECUTE.0 != 0,
-    };
-    let range = (start / PAGE) as usize..(end.div_ceil(PAGE)) as usize;
-    if let Some(pages) = pages.get_mut(range) {
-        pages.fill(access);
+/// How a file becomes an image.
+struct Layout<'a> {
+    file: &'a [u8],
+    /// It is mapped as it is.
+    flat: bool,
+    /// File pointers count in whole sectors.
+    in_sectors: bool,
+}
+
+impl Layout<'_> {
+    /// Puts one section in place; sections ascend and do not overlap. Returns where it ends.
+    fn place(
+        &self,
+        section: &pe::ImageSectionHeader,
+        previous_end: u32,
+        memory: &mut [u8],
+        pages: &mut [Access],
+    ) -> Result<u32, String> {
+        let start = section.virtual_address.get(LE);
+        let raw_size = section.size_of_raw_data.get(LE);
+        let size = match section.virtual_size.get(LE) {
+            0 => raw_size,
+            size => size,
+        };
+        let end = start.checked_add(size).filter(|&end| end as usize <= memory.len());
+        let in_place = self.flat || start % PAGE == 0;
+        let Some(end) = end.filter(|_| in_place && start >= previous_end) else {
+            return Err(format!("does not fit the image ({size:#x} bytes at {start:#x})"));
+        };
+        let pointer = section.pointer_to_raw_data.get(LE);
+        let from = if self.in_sectors {
+            pointer & !(SECTOR - 1)
+        } else {
+            pointer
+        };
+        let mapped = if self.flat { size } else { size.next_multiple_of(PAGE) };
+        if pointer != 0 {
+            copy(memory, self.file, (from, start, raw_size.min(mapped)))?;
+        }
+        if self.flat {
+            return Ok(end);
+        }
+        let flags = section.characteristics.get(LE).0;
+        let access = Access {
+            writable: flags & pe::IMAGE_SCN_MEM_WRITE.0 != 0,
+            executable: flags & pe::IMAGE_SCN_MEM_EXECUTE.0 != 0,
+        };
+        let range = (start / PAGE) as usize..(end.div_ceil(PAGE)) as usize;
+        if let Some(pages) = pages.get_mut(range) {
+            pages.fill(access);
+        }
+        Ok(end)
     }
-    Ok(end)
 }
 
 /// Copies bytes of the file to the image; `(from, to, length)`.
@@ -257,36 +287,47 @@ fn copy(memory: &mut [u8], file: &[u8], (from, to, length): (u32, u32, u32)) -> 
     Ok(())
 }
 
-fn relocations(image: &PeFile64<'_>, file: &[u8], size: u32) -> Result<Vec<u32>, String> {
-    let broken = |error: object::read::Error| format!("its relocations are malformed ({error})");
+/// Reads the relocations from the image as it lies in memory.
+fn relocations(image: &PeFile64<'_>, memory: &[u8]) -> Result<Vec<u32>, String> {
+    let directory = image.data_directory(pe::IMAGE_DIRECTORY_ENTRY_BASERELOC);
+    let (start, length) = directory.map_or((0, 0), pe::ImageDataDirectory::address_range);
     let mut found = Vec::new();
-    let blocks = image
-        .data_directories()
-        .relocation_blocks(file, &image.section_table())
-        .map_err(broken)?;
-    let Some(mut blocks) = blocks else {
-        return Ok(found);
+    let Some(mut rest) = memory
+        .get(start as usize..)
+        .and_then(|rest| rest.get(..length as usize))
+    else {
+        return Err(format!("its relocations, {length:#x} bytes at {start:#x}, are outside"));
     };
-    while let Some(block) = blocks.next().map_err(broken)? {
-        for relocation in block {
-            match relocation.typ {
+    while let (Some(page), Some(block_size)) = (word(rest, 0), word(rest, 4)) {
+        let block = rest
+            .get(8..block_size as usize)
+            .ok_or("a block of its relocations has no end")?;
+        for entry in block.chunks_exact(2) {
+            let entry = u16::from_le_bytes([entry[0], entry[1]]);
+            let place = page.wrapping_add(u32::from(entry & 0xfff));
+            match pe::BaseRelocationType(entry >> 12) {
                 pe::IMAGE_REL_BASED_ABSOLUTE => {}
-                pe::IMAGE_REL_BASED_DIR64
-                    if relocation.virtual_address.checked_add(8).is_some_and(|end| end <= size) =>
-                {
-                    found.push(relocation.virtual_address);
+                pe::IMAGE_REL_BASED_DIR64 if place.checked_add(8).is_some_and(|end| end as usize <= memory.len()) => {
+                    found.push(place);
                 }
-                pe::IMAGE_REL_BASED_DIR64 => {
+                pe::IMAGE_REL_BASED_DIR64 => return Err(format!("it has a relocation at {place:#x}, outside")),
+                other => {
                     return Err(format!(
-                        "it has a relocation at {:#x}, outside",
-                        relocation.virtual_address
+                        "it has a relocation of type {}, x64 knows type 10 only",
+                        other.0
                     ));
                 }
-                other => return Err(format!("it has a relocation of type {other}, x64 knows type 10 only")),
             }
         }
+        rest = rest.get(block_size as usize..).unwrap_or_default();
     }
     Ok(found)
+}
+
+/// A 32-bit number of a table.
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    let bytes = bytes.get(at..)?.first_chunk::<4>()?;
+    Some(u32::from_le_bytes(*bytes))
 }
 
 #[cfg(test)]

@@ -1,30 +1,41 @@
-//! Which files can still be opened: Landlock (Linux `Documentation/userspace-api/landlock.rst`).
+//! Which files can still be reached, and which other processes: Landlock (Linux
+//! `Documentation/userspace-api/landlock.rst`).
 //!
-//! Descriptors that are open already are not concerned.
+//! Descriptors that are open already are not concerned. What the system call filter refuses by number is refused here once
+//! more, where the kernel can: the two have little in common that could be wrong in both.
 #![forbid(unsafe_code)]
 
 use std::fmt;
 use std::path::Path;
 
 use landlock::{
-    ABI, Access, AccessFs, BitFlags, LandlockStatus, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetError, RulesetStatus,
+    ABI, Access, AccessFs, AccessNet, BitFlags, Erratum, LandlockStatus, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 
 use crate::error::Error;
 
-/// The newest ABI whose rights are asked for: 5, with the requests to device nodes. What the kernel does not know yet is
-/// left out, so that an older one limits less.
-const NEWEST: ABI = ABI::V5;
+/// The newest ABI whose rights are asked for: 6, with the scopes of signals and abstract Unix sockets. What the kernel does
+/// not know yet is left out, so that an older one limits less.
+const NEWEST: ABI = ABI::V6;
 
-/// How far the file system is out of reach.
+/// What came with which ABI, in words.
+const STEPS: [(i32, &str); 4] = [
+    (3, "the length of existing files"),
+    (4, "TCP"),
+    (5, "requests to device nodes"),
+    (6, "abstract Unix sockets"),
+];
+
+/// How far the file system and other processes are out of reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileLimit {
     /// Every access is limited.
     Full,
     /// The kernel's Landlock is of an older ABI than [`FileLimit::Full`] takes.
     Partial {
-        /// Its ABI. Below 3 the length of existing files can be cut, below 5 device nodes opened earlier obey requests.
+        /// Its ABI. Below 3 the length of existing files can be cut, below 5 device nodes opened later obey requests; TCP,
+        /// abstract Unix sockets and signals are then refused by the system call filter alone.
         abi: i32,
     },
     /// The kernel has no Landlock, or it is not enabled.
@@ -36,11 +47,28 @@ pub enum FileLimit {
 impl fmt::Display for FileLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Full => f.write_str("Landlock limits files"),
-            Self::Partial { abi } => write!(f, "Landlock limits files as far as its ABI {abi} goes"),
+            Self::Full => f.write_str("Landlock limits files, TCP, abstract Unix sockets and signals"),
+            Self::Partial { abi } => {
+                write!(f, "Landlock limits files as far as its ABI {abi} goes, but not")?;
+                for (_, what) in STEPS.iter().filter(|(since, _)| abi < since) {
+                    write!(f, " {what},")?;
+                }
+                // The one thing that an errata may keep from a kernel that has it.
+                f.write_str(" signals")
+            }
             Self::Missing => f.write_str("this kernel has no Landlock (or it is not enabled): files are not limited"),
             Self::Off => f.write_str("files are not limited"),
         }
+    }
+}
+
+/// The scopes to ask for. The first kernels with that of signals take it for a bound between the threads of a process, too
+/// (erratum 2): there a vCPU's thread could not be interrupted any more.
+fn scopes() -> BitFlags<Scope> {
+    if Erratum::current().contains(Erratum::ScopedSignalHandling) {
+        Scope::from_all(NEWEST)
+    } else {
+        Scope::AbstractUnixSocket.into()
     }
 }
 
@@ -70,9 +98,12 @@ pub(super) fn limit(directories: &[(&Path, BitFlags<AccessFs>)]) -> Result<FileL
         .map(|&(directory, left)| PathFd::new(directory).map(|handle| (handle, left)))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| refused(error.to_string()))?;
+    let scopes = scopes();
     let restrict = || {
         Ruleset::default()
             .handle_access(AccessFs::from_all(NEWEST))?
+            .handle_access(AccessNet::from_all(NEWEST))?
+            .scope(scopes)?
             .create()?
             .add_rules(
                 handles
@@ -82,11 +113,31 @@ pub(super) fn limit(directories: &[(&Path, BitFlags<AccessFs>)]) -> Result<FileL
             .restrict_self()
     };
     let status = restrict().map_err(|error| refused(error.to_string()))?;
-    Ok(match (status.ruleset, status.landlock) {
-        (RulesetStatus::FullyEnforced, _) => FileLimit::Full,
-        (RulesetStatus::PartiallyEnforced, LandlockStatus::Available { effective_abi, .. }) => FileLimit::Partial {
-            abi: effective_abi as i32,
-        },
+    Ok(match status.landlock {
+        LandlockStatus::Available { effective_abi, .. } => {
+            if status.ruleset == RulesetStatus::FullyEnforced && scopes == Scope::from_all(NEWEST) {
+                FileLimit::Full
+            } else {
+                FileLimit::Partial {
+                    abi: effective_abi as i32,
+                }
+            }
+        }
         _ => FileLimit::Missing,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partial_limit_tells_what_it_leaves_out() {
+        let told = |abi| FileLimit::Partial { abi }.to_string();
+        assert!(told(2).ends_with(
+            "ABI 2 goes, but not the length of existing files, TCP, requests to device nodes, abstract Unix sockets, signals"
+        ));
+        assert!(told(4).ends_with("but not requests to device nodes, abstract Unix sockets, signals"));
+        assert!(told(6).ends_with("but not signals"));
+    }
 }

@@ -2,15 +2,18 @@
 //! but those of a few directories.
 //!
 //! Everything that a run needs is opened before. Talks to the kernel's seccomp and Landlock. It must not know the
-//! machine: whoever starts a thread says of which kind it is.
+//! machine: whoever starts a thread says of which kind it is. What a kind may do is in `calls` and `requests`.
 
+mod calls;
 mod files;
 mod filter;
+mod requests;
 mod violation;
 
 use std::path::Path;
-use std::sync::{Once, mpsc};
+use std::sync::mpsc;
 use std::thread::{self, Builder, Thread};
+use std::time::{Duration, Instant};
 
 pub use files::FileLimit;
 
@@ -64,6 +67,12 @@ impl ThreadKind {
             Self::Main => "main",
         }
     }
+
+    /// Whether its calls name files.
+    #[must_use]
+    pub const fn reaches_files(self) -> bool {
+        matches!(self, Self::Debugger | Self::Main)
+    }
 }
 
 /// Whether threads are limited. Cheap to copy; the default limits nothing.
@@ -76,26 +85,32 @@ pub struct Sandbox {
     enforced: bool,
 }
 
-/// Has the C library never give memory of its heaps back: before it shrinks the heap of a thread it opens a file below
-/// /proc, which no thread may.
-fn keep_heaps() {
+/// Has the C library's allocator do without files: it would open one below /proc before it shrinks the heap of a thread,
+/// and (since glibc 2.39) one below /sys to count processors before it makes a ninth heap, unless it knows how many heaps
+/// there may be. So heaps are not given back, and their number is the one that it would have come to.
+fn tame_allocator() {
+    let processors = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let heaps = libc::c_int::try_from(processors.saturating_mul(8)).unwrap_or(libc::c_int::MAX);
     // SAFETY: mallopt only sets a parameter of the allocator, under its own lock.
     #[allow(unsafe_code)]
-    let taken = unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, -1) };
-    if taken == 0 {
-        tracing::warn!("the C library keeps shrinking its heaps; a limited thread may be refused that");
+    let taken = unsafe {
+        (
+            libc::mallopt(libc::M_TRIM_THRESHOLD, -1),
+            libc::mallopt(libc::M_ARENA_MAX, heaps),
+        )
+    };
+    if taken.0 == 0 || taken.1 == 0 {
+        tracing::warn!("the C library's allocator goes on opening files; a limited thread may be refused that");
     }
 }
 
-/// Has a panic say where and why, and no more: for a backtrace it would open files.
-fn report_panics_briefly() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        std::panic::set_hook(Box::new(|panic| {
-            let thread = thread::current();
-            eprintln!("thread '{}': {panic}", thread.name().unwrap_or("unnamed"));
-        }));
-    });
+/// Keeps a thread whose calls name no files from all of them, should such a call slip into its list. Where they do whoever
+/// starts the thread says which files.
+fn limit_files_of(kind: ThreadKind) -> Result<(), Error> {
+    if !kind.reaches_files() {
+        files::limit(&[])?;
+    }
+    Ok(())
 }
 
 /// How the process ends after a violation.
@@ -110,12 +125,14 @@ impl Sandbox {
 
     /// Limits the threads that are started by it or enter it. Tries every filter on a thread of its own first.
     ///
+    /// The language's own message of a panic opens files where a backtrace is asked for: whoever limits threads sets a hook
+    /// for panics that opens none.
+    ///
     /// # Errors
     /// [`Error::Sandbox`] if this kernel does not take the filters.
     pub fn enforced() -> Result<Self, Error> {
         violation::catch()?;
-        keep_heaps();
-        report_panics_briefly();
+        tame_allocator();
         let sandbox = Self { enforced: true };
         for kind in ThreadKind::ALL {
             // Its end is of no interest: that it began says all.
@@ -145,7 +162,9 @@ impl Sandbox {
         self.enforced
     }
 
-    /// Limits the calling thread for the rest of its life, and the threads that it starts.
+    /// Limits the calling thread for the rest of its life, and the threads that it starts. One that still opens, names or
+    /// removes files ([`ThreadKind::reaches_files`]) has to have its files limited before, for example by
+    /// [`Sandbox::limit_files`]; the others can reach none from here on.
     ///
     /// # Errors
     /// [`Error::Sandbox`] if the kernel refuses.
@@ -153,6 +172,7 @@ impl Sandbox {
         if !self.enforced {
             return Ok(());
         }
+        limit_files_of(kind)?;
         let program = filter::program(kind)?;
         violation::note_kind(kind);
         seccompiler::apply_filter(&program).map_err(|error| Error::Sandbox {
@@ -162,7 +182,8 @@ impl Sandbox {
     }
 
     /// Keeps the calling thread, and those that it starts, from every file that is not open yet, except for creating and
-    /// overwriting files below `directories`.
+    /// overwriting files below `directories`; as far as the kernel knows how, also from TCP, from abstract Unix sockets
+    /// of other processes, and from signalling them.
     ///
     /// # Errors
     /// [`Error::Sandbox`] if a directory cannot be opened or the kernel refuses. That the kernel has no Landlock is no
@@ -226,6 +247,9 @@ impl Sandbox {
     }
 }
 
+/// How often a thread that is waited for with a limit is looked at.
+const JOIN_POLL: Duration = Duration::from_millis(2);
+
 /// A thread started by [`Sandbox::spawn`].
 #[derive(Debug)]
 pub struct JoinHandle<T>(thread::JoinHandle<Option<T>>);
@@ -242,9 +266,59 @@ impl<T> JoinHandle<T> {
             .ok_or_else(|| Box::new("it was never let go on") as Box<dyn std::any::Any + Send>)
     }
 
+    /// Waits for the end of the thread for at most `limit`. `None`: it goes on, and nobody will hear of its end.
+    #[must_use]
+    pub fn join_within(self, limit: Duration) -> Option<thread::Result<T>> {
+        let began = Instant::now();
+        while !self.0.is_finished() {
+            if began.elapsed() >= limit {
+                return None;
+            }
+            thread::sleep(JOIN_POLL);
+        }
+        Some(self.join())
+    }
+
+    /// Whether the thread has come to its end.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+
     /// The thread.
     #[must_use]
     pub fn thread(&self) -> &Thread {
         self.0.thread()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_whose_calls_name_no_files_could_open_none_either() {
+        if matches!(Sandbox::probe().unwrap(), FileLimit::Missing) {
+            println!("NOTE: not tried: {}", FileLimit::Missing);
+            return;
+        }
+        for kind in ThreadKind::ALL {
+            // Without the system call filter, which would end the process.
+            let opened = move || {
+                limit_files_of(kind).unwrap();
+                std::fs::File::open("/etc/passwd").is_ok()
+            };
+            let opened = thread::spawn(opened).join().unwrap();
+            assert_eq!(
+                opened,
+                matches!(kind, ThreadKind::Main | ThreadKind::Debugger),
+                "{kind:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_signal_that_threads_may_send_is_the_one_that_interrupts_a_vcpu() {
+        assert_eq!(libc::c_int::try_from(calls::KICK), Ok(vmm_sys_util::signal::SIGRTMIN()));
     }
 }

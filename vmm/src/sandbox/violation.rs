@@ -1,6 +1,6 @@
 //! What happens at a system call that is not allowed: the kernel sends SIGSYS instead of making it.
 //!
-//! The handler says which one it was and ends the process. Where a thread blocks the signal (the C library does around
+//! The handler says which one it was and ends the process, also where nobody reads what it says. Where a thread blocks the signal (the C library does around
 //! the start of threads and processes) the kernel kills the whole process by it, and the shell says "Bad system call".
 
 use std::cell::Cell;
@@ -10,6 +10,9 @@ use vmm_sys_util::signal::register_signal_handler;
 
 use super::{ThreadKind, VIOLATION_EXIT_CODE};
 use crate::error::Error;
+
+/// How long the message waits for room on standard error, in milliseconds.
+const PATIENCE: libc::c_int = 500;
 
 thread_local! {
     static KIND: Cell<Option<ThreadKind>> = const { Cell::new(None) };
@@ -53,10 +56,19 @@ extern "C" fn on_violation(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut l
         b" thread (numbers: asm/unistd_64.h); the run was ended at once and has no report. It is a defect of this \
           program, or the guest has taken it over; --no-sandbox runs without the check\n",
     );
-    // SAFETY: the buffer is `length` bytes long at least; write and _exit may be called in a signal handler.
+    let mut room = libc::pollfd {
+        fd: libc::STDERR_FILENO,
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // SAFETY: `room` is one entry, the buffer is `length` bytes long at least; poll, write and _exit may be called in a
+    // signal handler.
     #[allow(unsafe_code)]
     unsafe {
-        libc::write(libc::STDERR_FILENO, message.text.as_ptr().cast(), message.length);
+        // Nobody may keep the process alive by not reading its messages.
+        if libc::poll(&raw mut room, 1, PATIENCE) == 1 {
+            libc::write(libc::STDERR_FILENO, message.text.as_ptr().cast(), message.length);
+        }
         libc::_exit(VIOLATION_EXIT_CODE);
     }
 }

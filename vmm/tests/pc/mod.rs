@@ -1,6 +1,7 @@
 //! What the tests with a real operating system or firmware share: a PC with a disk, and an initial RAM disk of busybox and
 //! the modules that it needs.
 
+#![allow(clippy::print_stdout, reason = "what a test measured is shown on demand")]
 // Each test binary is a crate of its own, which uses a part of this.
 #![allow(unreachable_pub, dead_code)]
 // clippy sees that a `#[test]` is a test, not that this module serves nothing else.

@@ -1,5 +1,6 @@
 //! Assembling and running small guests.
 
+#![allow(clippy::print_stdout, reason = "what a test measured is shown on demand")]
 // Each test binary is a crate of its own, so that nothing here is reachable from outside.
 #![allow(unreachable_pub, dead_code)]
 // clippy sees that a `#[test]` is a test, not that this module serves nothing else.

@@ -180,6 +180,7 @@ impl Checker {
         if lock.open(record, limit) {
             self.core.statistics.records_evicted += 1;
         }
+        self.core.grown += 1;
         self.core.recent.push(identity, prior.sequence, &call.context, own);
         let low = call.context.irql < DISPATCH_LEVEL;
         if low && self.core.late && wordless(call.routine) && self.core.entered.len() < self.core.limits.names {
@@ -313,6 +314,7 @@ impl Checker {
         let mut record = Record::new(call, key.map_or(0, HandleKey::address), false);
         record.held_since = Some(prior.sequence);
         lock.open(record, limit);
+        self.core.grown += 1;
         if let Some(binding) = key.and_then(|key| self.handles.get_mut(&key)) {
             if binding.acquire.sequence == returned.call {
                 binding.state = Bound::Open;

@@ -36,6 +36,8 @@ pub(crate) struct Core {
     pub(crate) last_sequence: Option<u64>,
     pub(crate) recent: Recent,
     pub(crate) statistics: Statistics,
+    /// Records that were added to locks since what all locks hold was last counted.
+    pub(crate) grown: usize,
 }
 
 /// Routines that could have touched a lock and are not watched.

@@ -87,6 +87,23 @@ impl Checker {
         }
     }
 
+    /// Keeps the open acquires of all locks together within their limit. Counts only after so many were added that it could
+    /// be reached, so that a call costs nothing more.
+    pub(crate) fn bound_records(&mut self) {
+        let half = self.core.limits.open / 2;
+        if self.core.grown <= half {
+            return;
+        }
+        self.core.grown = 0;
+        let locks = self.locks.values_mut();
+        let held: usize = locks.map(|lock| lock.records.shrink()).sum();
+        if held > half {
+            self.core.statistics.records_evicted += held as u64;
+            self.forget_locks();
+            self.core.past_unknown();
+        }
+    }
+
     /// Forgets all locks.
     pub(crate) fn forget_locks(&mut self) {
         self.locks.clear();

@@ -33,6 +33,14 @@ impl Records {
         }
     }
 
+    /// How many there are, after giving back the room of those that were.
+    pub(crate) fn shrink(&mut self) -> usize {
+        if let Self::Many(list) = self {
+            list.shrink_to_fit();
+        }
+        self.len()
+    }
+
     /// Takes out the one at a place, which must be one.
     pub(crate) fn remove(&mut self, place: usize) -> Record {
         match self {

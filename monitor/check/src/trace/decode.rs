@@ -1,6 +1,8 @@
 //! Bytes to events.
 
-use super::{EndMark, HEADER, Item, Last, MAGIC, MAX_PAYLOAD, SKIPPABLE, TraceError, VERSION, flag, shape, tag};
+use super::{
+    EndMark, HEADER, Item, Last, MAGIC, MAX_PAYLOAD, SKIPPABLE, TraceError, VERSION, flag, shape, tag, values,
+};
 use crate::contract::{Routine, RoutineSet};
 use crate::event::{
     Callback, CallerAttributed, Context, Event, EventKind, LockCall, LockOperand, LockReturn, Module, Order, WatchSet,
@@ -21,6 +23,8 @@ pub enum Decoded {
 #[derive(Clone, Debug, Default)]
 pub struct Decoder {
     last: Last,
+    /// Sequence number of the event before.
+    before: Option<u64>,
 }
 
 impl Decoder {
@@ -43,7 +47,7 @@ impl Decoder {
     /// Reads the record at the front of `bytes`.
     ///
     /// # Errors
-    /// The bytes are no record; nothing after them can be read.
+    /// The bytes are no record, or one that no run can have written; nothing after them can be read.
     pub fn decode(&mut self, bytes: &[u8]) -> Result<Decoded, TraceError> {
         let mut front = Payload(bytes);
         let length = match front.number() {
@@ -82,7 +86,10 @@ impl Decoder {
         };
         let sequence = payload.difference(&mut self.last.sequence)?;
         let kind = self.kind(tag, &mut payload)?;
-        Ok(Decoded::Item(Item::Event(Event { sequence, order, kind }), used))
+        let event = Event { sequence, order, kind };
+        values::check(&event, self.before)?;
+        self.before = Some(sequence);
+        Ok(Decoded::Item(Item::Event(event), used))
     }
 
     fn kind(&mut self, tag: u8, payload: &mut Payload<'_>) -> Result<EventKind, TraceError> {
@@ -261,7 +268,7 @@ fn module(payload: &mut Payload<'_>) -> Result<Module, TraceError> {
         base,
         size,
         target,
-        name: String::from_utf8_lossy(name).into_owned(),
+        name: String::from_utf8(name.to_vec()).map_err(|_| TraceError::Impossible("a module name that is no UTF-8"))?,
     })
 }
 

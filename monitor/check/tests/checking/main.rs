@@ -1,6 +1,11 @@
 //! The checker against the truth of a simulated kernel and in single scenes.
 
 #![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "what a test measured is shown on demand"
+)]
+#![allow(
     clippy::expect_used,
     clippy::unwrap_used,
     clippy::missing_panics_doc,

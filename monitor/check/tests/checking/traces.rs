@@ -115,6 +115,35 @@ fn event() -> impl Strategy<Value = Event> {
     })
 }
 
+/// Values that the host's side of an event can have: the guest's side can be anything.
+fn possible(mut events: Vec<Event>) -> Vec<Event> {
+    let mut sequence = 0;
+    let place = |context: &mut Context| {
+        context.processor %= 256;
+        context.irql %= 16;
+    };
+    let fits = |base: u64, size: &mut u64| *size = (*size).min(u64::MAX - base);
+    for event in &mut events {
+        sequence += 1 + event.sequence % 1000;
+        event.sequence = sequence;
+        match &mut event.kind {
+            EventKind::LockCall(call) => place(&mut call.context),
+            EventKind::LockReturn(returned) => {
+                returned.call %= sequence;
+                place(&mut returned.context);
+            }
+            EventKind::CallbackEnter(callback) | EventKind::CallbackLeave(callback) => place(&mut callback.context),
+            EventKind::IrqlSeen { processor, irql } => (*processor, *irql) = (*processor % 256, *irql % 16),
+            EventKind::ModuleLoad(module) => fits(module.base, &mut module.size),
+            EventKind::ModuleUnload { base, size } => fits(*base, size),
+            EventKind::MemoryFreed { address, length } => fits(*address, length),
+            EventKind::WatchSetChanged(watch) => watch.processors = 1 + watch.processors % 256,
+            EventKind::FaultInjected { .. } | EventKind::Restored => {}
+        }
+    }
+    events
+}
+
 fn encode(events: &[Event], end: Option<EndMark>) -> Vec<u8> {
     let (mut bytes, mut encoder) = (Encoder::header().to_vec(), Encoder::new());
     for event in events {
@@ -132,6 +161,7 @@ proptest! {
     #[test]
     fn events_come_out_as_they_went_in(events in proptest::collection::vec(event(), 0..40), end in 0..4_u8) {
         let end = [None, Some(EndMark::Complete), Some(EndMark::DiskFull), Some(EndMark::CutOff)][end as usize];
+        let events = possible(events);
         let bytes = encode(&events, end);
         let mut reader = Reader::new(&bytes).unwrap();
         let read: Vec<_> = reader.by_ref().map(Result::unwrap).collect();
@@ -145,7 +175,7 @@ proptest! {
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         cut in any::<prop::sample::Index>(),
     ) {
-        let mut bytes = encode(&events, Some(EndMark::Complete));
+        let mut bytes = encode(&possible(events), Some(EndMark::Complete));
         for (place, byte) in changes {
             let place = place.index(bytes.len());
             bytes[place] = byte;
@@ -163,7 +193,7 @@ proptest! {
 
     #[test]
     fn any_events_leave_the_checker_bounded(events in proptest::collection::vec(event(), 0..300)) {
-        let limits = Limits { locks: 8, handles: 8, records: 4, violations: 5, names: 4 };
+        let limits = Limits { locks: 8, handles: 8, records: 4, violations: 5, names: 4, open: 64 };
         let mut checker = Checker::new(limits, 3);
         for event in &events {
             checker.apply(event);
@@ -172,6 +202,121 @@ proptest! {
         prop_assert!(locks <= 8 && handles <= 8);
         prop_assert!(checker.violations().len() <= 5);
     }
+}
+
+/// Acquires that are never released, and returns of calls that were never made: each keeps a record.
+#[test]
+fn open_acquires_of_all_locks_together_are_bounded() {
+    let limits = Limits {
+        open: 1000,
+        ..Limits::default()
+    };
+    let mut checker = Checker::new(limits, 3);
+    let held = |checker: &Checker| checker.open_acquires().len();
+    for number in 0..20_000_u64 {
+        let context = Context {
+            processor: (number % 256) as u32,
+            irql: 2,
+            thread: number,
+            stack_pointer: number,
+            ..Context::default()
+        };
+        let (routine, operand) = (
+            Routine::KeAcquireSpinLockAtDpcLevel,
+            LockOperand::Address(0x1000 + number / 90 * 8),
+        );
+        let kind = if number % 2 == 0 {
+            EventKind::LockReturn(LockReturn {
+                call: number,
+                routine,
+                operand,
+                value: 1,
+                context,
+            })
+        } else {
+            EventKind::LockCall(LockCall {
+                routine,
+                context,
+                operand,
+                old_irql: None,
+                word: Some(1),
+            })
+        };
+        checker.apply(&Event {
+            sequence: number + 1,
+            order: Order::Total,
+            kind,
+        });
+        assert!(held(&checker) <= 1001, "{} after {number}", held(&checker));
+    }
+    assert!(checker.statistics().records_evicted > 0);
+}
+
+#[test]
+fn values_that_cannot_be_are_refused_by_name() {
+    let event = |sequence, kind| Event {
+        sequence,
+        order: Order::Total,
+        kind,
+    };
+    let seen = |processor, irql| EventKind::IrqlSeen { processor, irql };
+    let call = |processor, irql| {
+        EventKind::LockCall(LockCall {
+            routine: Routine::KeReleaseSpinLock,
+            context: Context {
+                processor,
+                irql,
+                ..Context::default()
+            },
+            operand: LockOperand::Address(0x1000),
+            // The guest's own argument: it may be wrong, and that is worth a verdict.
+            old_irql: Some(200),
+            word: None,
+        })
+    };
+    let module = |base, size| {
+        EventKind::ModuleLoad(Module {
+            base,
+            size,
+            target: false,
+            name: "a.sys".to_owned(),
+        })
+    };
+    let watch = |processors| {
+        EventKind::WatchSetChanged(WatchSet {
+            processors,
+            ..WatchSet::default()
+        })
+    };
+    for (kind, wrong) in [
+        (seen(255, 15), None),
+        (seen(256, 0), Some("processor")),
+        (seen(0, 16), Some("IRQL")),
+        (call(0, 2), None),
+        (call(u32::MAX, 2), Some("processor")),
+        (call(1, 0xff), Some("IRQL")),
+        (module(u64::MAX, 0), None),
+        (module(u64::MAX, 1), Some("memory")),
+        (watch(256), None),
+        (watch(0), Some("processors")),
+        (watch(257), Some("processors")),
+    ] {
+        let bytes = encode(&[event(7, kind.clone())], None);
+        let read: Vec<_> = Reader::new(&bytes).unwrap().collect();
+        match (&read[..], wrong) {
+            ([Ok(read)], None) => assert_eq!(read.kind, kind),
+            ([Err(error)], Some(word)) => assert!(error.to_string().contains(word), "{error}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    let order = |first, second| {
+        let bytes = encode(
+            &[event(first, EventKind::Restored), event(second, EventKind::Restored)],
+            None,
+        );
+        Reader::new(&bytes).unwrap().filter_map(Result::err).count()
+    };
+    assert_eq!((order(0, 1), order(5, 9), order(5, 5), order(5, 4)), (0, 0, 1, 1));
 }
 
 #[test]

@@ -163,6 +163,7 @@ impl Fake {
                 image: Image::read(&self.cpu(0), KERNEL).unwrap(),
                 exports: Exports::default(),
                 witness: Witness::Both,
+                other: None,
             },
         }
     }
@@ -193,7 +194,7 @@ impl Fake {
 /// A dump into `x.dmp` of this directory, without symbols.
 pub(super) fn plan(directory: &Path) -> Plan {
     Plan {
-        file: DumpFile::prepare(&directory.join("x.dmp")).unwrap(),
+        file: DumpFile::prepare(&directory.join("x.dmp"), std::time::Duration::ZERO).unwrap(),
         symbols: Symbols::default(),
     }
 }

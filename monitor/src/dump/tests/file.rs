@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Cursor, ErrorKind, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -70,7 +71,7 @@ proptest! {
 fn pages_of_zeros_take_no_room() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.dmp");
-    let file = DumpFile::prepare(&path).unwrap();
+    let file = DumpFile::prepare(&path, Duration::ZERO).unwrap();
     let run = Run {
         base_page: 0,
         page_count: 0x10000,
@@ -109,7 +110,7 @@ impl Seek for Small {
 fn a_full_disk_is_told_and_nothing_is_left() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.dmp");
-    let file = DumpFile::prepare(&path).unwrap();
+    let file = DumpFile::prepare(&path, Duration::ZERO).unwrap();
     let run = Run {
         base_page: 0,
         page_count: 0x400,
@@ -142,7 +143,7 @@ fn an_earlier_dump_is_gone_before_there_is_a_new_one() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.dmp");
     fs::write(&path, "earlier").unwrap();
-    let file = DumpFile::prepare(&path).unwrap();
+    let file = DumpFile::prepare(&path, Duration::ZERO).unwrap();
     assert!(!path.exists());
     file.fill(|out| {
         assert!(!path.exists());
@@ -156,8 +157,8 @@ fn an_earlier_dump_is_gone_before_there_is_a_new_one() {
 fn a_directory_that_is_not_there_is_refused_at_the_start() {
     let directory = tempfile::tempdir().unwrap();
     for path in ["missing/x.dmp", "."] {
-        let refused = DumpFile::prepare(&directory.path().join(path));
-        assert!(matches!(refused, Err(DumpError::File { .. })), "{path}: {refused:?}");
+        let refused = DumpFile::prepare(&directory.path().join(path), Duration::ZERO);
+        assert!(refused.is_err(), "{path}: {refused:?}");
     }
 }
 

@@ -3,7 +3,11 @@
 
 use std::io::{self, Write};
 
+use serde::Serialize;
+use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+
 use super::Renderer;
+use crate::escape;
 use crate::report::Report;
 
 /// Pretty-printed JSON with a final newline.
@@ -16,7 +20,102 @@ impl Renderer for Json {
     }
 
     fn render(&self, report: &Report, out: &mut dyn Write) -> io::Result<()> {
-        serde_json::to_writer_pretty(&mut *out, report)?;
-        out.write_all(b"\n")
+        pretty(report, out)
+    }
+}
+
+/// Writes anything as pretty-printed JSON with a final newline. Its readers get every string as it is; a terminal that
+/// it is printed on gets none of what acts on terminals.
+///
+/// # Errors
+/// What `out` returns.
+pub fn pretty(value: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
+    let format = Careful(PrettyFormatter::new());
+    value.serialize(&mut Serializer::with_formatter(&mut *out, format))?;
+    out.write_all(b"\n")
+}
+
+/// As [`pretty`], in memory.
+///
+/// # Errors
+/// If the value cannot be written as JSON.
+pub fn text(value: &impl Serialize) -> io::Result<String> {
+    let mut out = Vec::new();
+    pretty(value, &mut out)?;
+    String::from_utf8(out).map_err(io::Error::other)
+}
+
+/// Spells out what serde_json leaves as it is, since JSON allows it: DEL, C1, what changes the direction of text.
+struct Careful<'a>(PrettyFormatter<'a>);
+
+impl Formatter for Careful<'_> {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some(at) = rest.find(escape::is_hostile) {
+            let (before, after) = rest.split_at(at);
+            self.0.write_string_fragment(out, before)?;
+            let mut after = after.chars();
+            if let Some(character) = after.next() {
+                escape::json(out, character)?;
+            }
+            rest = after.as_str();
+        }
+        self.0.write_string_fragment(out, rest)
+    }
+
+    fn begin_array<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.begin_array(out)
+    }
+
+    fn end_array<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.end_array(out)
+    }
+
+    fn begin_array_value<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        self.0.begin_array_value(out, first)
+    }
+
+    fn end_array_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.end_array_value(out)
+    }
+
+    fn begin_object<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.begin_object(out)
+    }
+
+    fn end_object<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.end_object(out)
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        self.0.begin_object_key(out, first)
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.begin_object_value(out)
+    }
+
+    fn end_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.end_object_value(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_laid_out_as_before_and_has_nothing_for_a_terminal() {
+        let hostile = "a\u{9b}2J\u{202e}\u{7f}\u{e0041}\n\"驱\u{2028}";
+        let value = serde_json::json!({ "name": hostile, "list": [1, { "x": [] }], "none": {} });
+        let text = text(&value).unwrap();
+        assert!(!text.contains(|c| c != '\n' && escape::is_hostile(c)), "{text:?}");
+        assert!(text.contains(r"\u009b2J\u202e\u007f\udb40\udc41\n"), "{text}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+        let plain = serde_json::json!({ "list": [1, { "x": [] }], "none": {} });
+        assert_eq!(
+            super::text(&plain).unwrap(),
+            serde_json::to_string_pretty(&plain).unwrap() + "\n"
+        );
     }
 }

@@ -4,15 +4,19 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use super::{Renderer, words};
+use crate::escape::Escaped;
 use crate::report::{
     DumpInfo, DumpedExport, EndKind, EndOfRun, HistoryEntry, IgnoredHits, Location, Report, Violation, WatchInfo,
 };
 
-/// Appends one line. Writing to a `String` cannot fail, so the result carries nothing.
+/// Appends one line, and only one: a guest chooses some of what is in it. Writing to a `String` cannot fail, so the
+/// result carries nothing.
 macro_rules! line {
     ($text:expr) => { $text.push('\n') };
     ($text:expr, $($arg:tt)*) => {{
-        let _ = writeln!($text, $($arg)*);
+        let text: &mut String = &mut $text;
+        let _ = write!(Escaped(text), $($arg)*);
+        text.push('\n');
     }};
 }
 
@@ -72,16 +76,16 @@ pub fn history(entries: &[HistoryEntry]) -> String {
 
 fn violation_text(text: &mut String, v: &Violation, seed: u64, again: &str) {
     let rule = v.rule.meta();
-    line!(text, "{}[{}]: {}", words::severity(v), rule.name, v.cause.text());
-    line!(text, "  --> {}", v.caller);
+    line!(*text, "{}[{}]: {}", words::severity(v), rule.name, v.cause.text());
+    line!(*text, "  --> {}", v.caller);
     if let Some(note) = words::called(&v.called) {
-        line!(text, "      {note}");
+        line!(*text, "      {note}");
     }
-    line!(text, "   |");
-    line!(text, "   | call     {}({})", v.routine, words::operands(v).join(", "));
-    line!(text, "   | lock     {}", v.lock);
+    line!(*text, "   |");
+    line!(*text, "   | call     {}({})", v.routine, words::operands(v).join(", "));
+    line!(*text, "   | lock     {}", v.lock);
     line!(
-        text,
+        *text,
         "   | where    vCPU {}, thread {:#x}, IRQL {}, event {}",
         v.vcpu,
         v.thread,
@@ -89,51 +93,51 @@ fn violation_text(text: &mut String, v: &Violation, seed: u64, again: &str) {
         v.call_event
     );
     if v.event != v.call_event {
-        line!(text, "   | found    at event {}", v.event);
+        line!(*text, "   | found    at event {}", v.event);
     }
-    line!(text, "   |");
+    line!(*text, "   |");
     wrapped(text, "rule", &format!("{} ({})", rule.text, rule.source));
     wrapped(text, "verdict", words::verdict(v.verdict, v.concerns_target));
     for evidence in words::evidence(v) {
         wrapped(text, "because", &evidence);
     }
-    line!(text, "   = call stack, innermost first:");
+    line!(*text, "   = call stack, innermost first:");
     stack_text(text, &v.stack);
     if let Some(note) = &v.stack_note {
-        line!(text, "          ({note})");
+        line!(*text, "          ({note})");
     }
     history_text(text, &v.history);
     wrapped(text, "signature", &words::signature(&v.signature));
     if v.count > 1 {
-        line!(text, "   = seen {} times in this run; the first is shown", v.count);
+        line!(*text, "   = seen {} times in this run; the first is shown", v.count);
     }
     if !again.is_empty() {
-        line!(text, "   = run again with seed {seed}: {again}");
+        line!(*text, "   = run again with seed {seed}: {again}");
     }
-    line!(text);
+    line!(*text);
 }
 
 fn stack_text(text: &mut String, stack: &[Location]) {
     if stack.is_empty() {
-        line!(text, "       (unknown)");
+        line!(*text, "       (unknown)");
     }
     for (number, frame) in stack.iter().enumerate() {
-        line!(text, "       {number:>2}  {frame}");
+        line!(*text, "       {number:>2}  {frame}");
     }
 }
 
 fn history_text(text: &mut String, history: &[HistoryEntry]) {
     if history.is_empty() {
         line!(
-            text,
+            *text,
             "   = nothing happened to this lock before, as far as the watched routines show"
         );
         return;
     }
-    line!(text, "   = what happened to this lock before, latest first:");
+    line!(*text, "   = what happened to this lock before, latest first:");
     for entry in history {
         line!(
-            text,
+            *text,
             "       event {:>8}  vCPU {:<2} IRQL {:<2} {}",
             entry.call.event,
             entry.call.vcpu,
@@ -141,7 +145,7 @@ fn history_text(text: &mut String, history: &[HistoryEntry]) {
             words::step(entry)
         );
         line!(
-            text,
+            *text,
             "                       from {}, thread {:#x}",
             entry.call.caller,
             entry.call.thread
@@ -154,11 +158,11 @@ fn end_text(text: &mut String, end: &EndOfRun) {
     if end.kind == EndKind::PowerOff {
         return;
     }
-    line!(text, "guest: {}: {detail}", end.kind.text());
+    line!(*text, "guest: {}: {detail}", end.kind.text());
     if let Some(bug_check) = end.bug_check {
         let [a, b, c, d] = bug_check.parameters;
         line!(
-            text,
+            *text,
             "   = bug check {:#x} ({a:#x}, {b:#x}, {c:#x}, {d:#x})",
             bug_check.code
         );
@@ -166,7 +170,7 @@ fn end_text(text: &mut String, end: &EndOfRun) {
     for cpu in &end.processors {
         let activity = cpu.activity.as_ref().map(|a| format!(": {a}")).unwrap_or_default();
         line!(
-            text,
+            *text,
             "   = vCPU {} at {}, IRQL {}{activity}",
             cpu.vcpu,
             cpu.location,
@@ -174,12 +178,12 @@ fn end_text(text: &mut String, end: &EndOfRun) {
         );
         stack_text(text, &cpu.stack);
     }
-    line!(text);
+    line!(*text);
 }
 
 fn summary_text(text: &mut String, report: &Report) {
     let run = &report.run;
-    line!(text, "summary");
+    line!(*text, "summary");
     field(
         text,
         "outcome",
@@ -287,7 +291,7 @@ fn calls_text(text: &mut String, report: &Report) {
         .unwrap_or(0);
     for call in &report.calls {
         line!(
-            text,
+            *text,
             "    {:<width$}  {:<24} {:>10}",
             call.routine.to_string(),
             call.module,
@@ -391,7 +395,13 @@ fn debug_text(text: &mut String, report: &Report) {
     };
     field(text, "debug print", &format!("by {}{which}:", log.routines.join(", ")));
     for line in log.lines.iter().skip(kept - shown) {
-        line!(text, "    event {:>8}  vCPU {:<2} {}", line.event, line.vcpu, line.text);
+        line!(
+            *text,
+            "    event {:>8}  vCPU {:<2} {}",
+            line.event,
+            line.vcpu,
+            line.text
+        );
     }
 }
 
@@ -449,7 +459,7 @@ pub(crate) fn irql_text(irql: u8) -> String {
 }
 
 fn field(text: &mut String, label: &str, value: &str) {
-    line!(text, "  {label:<12} {value}");
+    line!(*text, "  {label:<12} {value}");
 }
 
 /// A labelled paragraph, wrapped at 110 columns.
@@ -459,7 +469,7 @@ fn wrapped(text: &mut String, label: &str, value: &str) {
     let mut empty = true;
     for word in value.split_whitespace() {
         if !empty && current.len() + 1 + word.len() > 110 {
-            line!(text, "{}", current.trim_end());
+            line!(*text, "{}", current.trim_end());
             current = " ".repeat(indent);
             empty = true;
         }
@@ -469,7 +479,7 @@ fn wrapped(text: &mut String, label: &str, value: &str) {
         current.push_str(word);
         empty = false;
     }
-    line!(text, "{}", current.trim_end());
+    line!(*text, "{}", current.trim_end());
 }
 
 /// A command line that a shell reads back as the same arguments.

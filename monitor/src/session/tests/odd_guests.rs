@@ -7,13 +7,13 @@ use crate::outcome::Condition;
 fn watched(session: &Session) -> Fake {
     let mut guest = Fake::new();
     guest.boot_and_arm(session);
-    guest.pair(session, DRIVER);
+    guest.pair_from(session, DRIVER);
     guest
 }
 
 impl Fake {
     /// One good pair of calls by the driver at this address.
-    fn pair(&mut self, session: &Session, base: u64) {
+    fn pair_from(&mut self, session: &Session, base: u64) {
         self.call_from(session, ACQUIRE, base + 0x1100, 0, 0);
         self.call_from(session, RELEASE, base + 0x1110, 2, 1);
     }
@@ -81,7 +81,7 @@ fn after_a_reset_the_drivers_old_place_is_anybodys() {
     }
     guest.registers.gpr[1] = OBJECT;
     guest.hit(&session, INSERT);
-    guest.pair(&session, AGAIN);
+    guest.pair_from(&session, AGAIN);
     // Somebody else's code, and a lock of its own.
     guest.space.borrow_mut().write_u64(STACK, DRIVER + 0x1120);
     guest.space.borrow_mut().write_u64(LOCK + 0x100, 0);

@@ -101,7 +101,8 @@ fn a_signature_is_the_same_wherever_the_driver_was_loaded() {
 fn a_trace_tells_of_the_callers_too() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("events.trace");
-    let session = Session::new(config(), Some(Trace::create(&path, Sandbox::none()).unwrap()), None);
+    let trace = Trace::create(output(&path), &path, u64::MAX, Sandbox::none()).unwrap();
+    let session = Session::new(config(), Some(trace), None);
     let mut guest = Fake::new();
     guest.boot_and_arm(&session);
     for (lock, caller) in [(LOCK, 0x1200), (LOCK, 0x1300), (LOCK + 0x200, 0x1300), (LOCK, 0x1200)] {

@@ -28,7 +28,7 @@ fn discardable_driver(base: u64, imports: &[&str]) -> PeBuilder {
 }
 
 /// Arms only when the guest's patience is at its end: whether the driver has run is unknown then.
-fn arm_late(session: &Session, image: &PeBuilder) -> Fake {
+pub(super) fn arm_late(session: &Session, image: &PeBuilder) -> Fake {
     let mut guest = Fake::new();
     image.map(&mut guest.space.borrow_mut());
     guest.boot(session);

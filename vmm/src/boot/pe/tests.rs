@@ -99,6 +99,72 @@ fn a_whole_image_is_laid_out_and_moved() {
     assert_eq!(kernel.pages(), expected);
 }
 
+/// The image after a change of some fields, laid out at its preferred base.
+fn laid_out(changes: &[(usize, u32)]) -> (KernelImage, Vec<u8>) {
+    let mut file = image();
+    for &(place, value) in changes {
+        put(&mut file, place, &value.to_le_bytes());
+    }
+    let kernel = KernelImage::parse("kernel.exe", file).unwrap();
+    let memory = kernel.relocated(0x1_4000_0000).unwrap();
+    (kernel, memory)
+}
+
+#[test]
+fn what_headers_leave_open_is_filled_in_as_by_windows_loader() {
+    let (_, expected) = laid_out(&[]);
+    let section = |index: usize, field: usize| at::SECTIONS + 40 * index + field;
+    // No virtual size; a file pointer within its sector; a raw size beyond the section's pages.
+    for changes in [
+        vec![(section(0, 8), 0), (section(1, 8), 0), (section(2, 8), 0)],
+        vec![(section(1, 20), 0x4ff)],
+        vec![(section(2, 16), 0x200), (section(2, 8), 0x0c)],
+    ] {
+        assert_eq!(laid_out(&changes).1, expected, "{changes:x?}");
+    }
+    let with = |at: usize, size: usize| {
+        let mut other = expected.clone();
+        other[at..at + size].fill(0);
+        other
+    };
+    // Nothing of the file, whatever points to it, and a raw size that no file has.
+    assert_eq!(
+        laid_out(&[(section(1, 20), 0), (section(1, 16), u32::MAX >> 1)]).1,
+        with(DATA as usize, 0x200)
+    );
+    assert_eq!(
+        laid_out(&[(section(1, 16), 0), (section(1, 20), 0x7000_0000)]).1,
+        with(DATA as usize, 0x200)
+    );
+}
+
+#[test]
+fn an_image_with_sections_closer_than_a_page_is_mapped_as_its_file_is() {
+    let mut file = image();
+    // Code, data and relocations share one page.
+    for (index, raw) in [0x200u32, 0x400, 0x600].into_iter().enumerate() {
+        put(&mut file, at::SECTIONS + 40 * index + 12, &raw.to_le_bytes());
+    }
+    put(&mut file, at::SECTION_ALIGNMENT, &0x20u32.to_le_bytes());
+    put(&mut file, at::OPTIONAL + 36, &0x20u32.to_le_bytes());
+    put(&mut file, at::ENTRY, &0x200u32.to_le_bytes());
+    put(&mut file, at::SIZE_OF_IMAGE, &0x800u32.to_le_bytes());
+    put(&mut file, at::OPTIONAL + 112 + 5 * 8, &0x600u32.to_le_bytes());
+    put(&mut file, at::RELOC_DATA, &0u32.to_le_bytes());
+    put(&mut file, at::RELOC_DATA + 8, &0xa400u16.to_le_bytes());
+    let kernel = KernelImage::parse("kernel.exe", file.clone()).unwrap();
+    assert_eq!(kernel.size(), 0x1000);
+    let memory = kernel.relocated(0xffff_f800_4000_0000).unwrap();
+    assert_eq!(memory[..0x400], file[..0x400]);
+    let pointer = u64::from_le_bytes(*memory[0x400..].first_chunk().unwrap());
+    assert_eq!(pointer, 0xffff_f800_4000_0000 + u64::from(DATA));
+    let everything = Access {
+        writable: true,
+        executable: true,
+    };
+    assert_eq!(kernel.pages(), [everything]);
+}
+
 #[test]
 fn each_defect_is_named() {
     assert!(reason(Vec::new()).contains("no whole PE64 image"));
@@ -107,7 +173,7 @@ fn each_defect_is_named() {
     assert!(broken(at::ENTRY, &u32::MAX.to_le_bytes()).contains("entry point"));
     assert!(broken(at::SIZE_OF_IMAGE, &u32::MAX.to_le_bytes()).contains("size of 4294967295"));
     assert!(broken(at::SIZE_OF_IMAGE, &0x3000u32.to_le_bytes()).contains("section .reloc"));
-    assert!(broken(at::SECTION_ALIGNMENT, &0x200u32.to_le_bytes()).contains("alignment 0x200"));
+    assert!(broken(at::SECTION_ALIGNMENT, &0x1800u32.to_le_bytes()).contains("alignment 0x1800"));
     // .data over .text, beyond the file, and not on a page.
     assert!(broken(at::SECTIONS + 40 + 12, &TEXT.to_le_bytes()).contains("section .data"));
     assert!(broken(at::SECTIONS + 40 + 20, &u32::MAX.to_le_bytes()).contains("truncated"));

@@ -1,14 +1,12 @@
-//! A file or block device of the host as what disk images are made of: imago's `Storage`.
+//! A file or block device of the host, which disk images are made of.
 //!
 //! It knows the host's files: locks, holes, full file systems, and files that others cut short. It must not know image
 //! formats. imago's own file reads as zeroes what somebody has cut off, and a write would make it whole again with a hole
 //! where data were: here both fail, and go on failing.
 //!
-//! All calls but opening and [`Storage::resize`] are within the system calls of a device worker
+//! All calls but opening, [`HostFile::resize`] and [`HostFile::has_data`] are within the system calls of a device worker
 //! (`crate::sandbox::ThreadKind::Worker`).
-
-// imago marks what a `Storage` does to a file as unsafe; nothing here is.
-#![allow(unsafe_code)]
+#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -17,12 +15,9 @@ use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use imago::Storage;
-use imago::io_buffers::{IoVector, IoVectorMut};
-use imago::storage::PreallocateMode;
-use imago::storage::drivers::CommonStorageHelper;
 use vm_memory::VolatileSlice;
 use vmm_sys_util::fallocate::{FallocateMode, fallocate};
+use vmm_sys_util::seek_hole::SeekHole;
 
 use super::{OpenError, file_lock, shared_memory};
 
@@ -42,7 +37,6 @@ pub(super) struct HostFile {
     cut: AtomicBool,
     holes: Ability,
     zero_ranges: Ability,
-    blockers: CommonStorageHelper,
 }
 
 /// Whether the file system can do something; tried until it says no.
@@ -113,7 +107,6 @@ impl HostFile {
             cut: AtomicBool::new(false),
             holes: Ability::default(),
             zero_ranges: Ability::default(),
-            blockers: CommonStorageHelper::default(),
         })
     }
 
@@ -173,7 +166,11 @@ impl HostFile {
         })
     }
 
-    fn fill(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    /// Reads the whole range; what lies behind the end reads as zeroes if the format allows that.
+    ///
+    /// # Errors
+    /// The host failed, or somebody has cut the file.
+    pub(super) fn fill(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         if self.cut.load(Ordering::Relaxed) {
             return Err(self.short());
         }
@@ -186,7 +183,7 @@ impl HostFile {
         Ok(())
     }
 
-    /// As a read of this file by imago, into memory that others may access meanwhile.
+    /// As [`fill`](Self::fill), into memory that others may access meanwhile.
     pub(super) fn fill_shared(&self, target: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
         if self.cut.load(Ordering::Relaxed) {
             return Err(self.short());
@@ -213,19 +210,81 @@ impl HostFile {
         Ok(())
     }
 
-    fn store(&self, data: &[u8], offset: u64) -> io::Result<()> {
+    /// Writes `data` at `offset`, where the file may grow to.
+    ///
+    /// # Errors
+    /// The host failed or has no room, or somebody has cut the file.
+    pub(super) fn store(&self, data: &[u8], offset: u64) -> io::Result<()> {
         let end = self.end(offset, data.len() as u64)?;
+        #[cfg(test)]
+        super::tests::journal::note(|| super::tests::journal::Change::Write(offset, data.to_vec()))?;
         self.file.write_all_at(data, offset)?;
         self.size.fetch_max(end, Ordering::Relaxed);
         Ok(())
     }
 
-    /// As a write to this file by imago, from memory that others may access meanwhile.
+    /// As [`store`](Self::store), from memory that others may access meanwhile.
     pub(super) fn store_shared(&self, source: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
         let end = self.end(offset, shared_memory::length(source))?;
+        #[cfg(test)]
+        super::tests::journal::note(|| super::tests::journal::Change::Write(offset, shared_memory::gathered(source)))?;
         shared_memory::write_all_at(&self.file, source, offset)?;
         self.size.fetch_max(end, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Zeroes a range by a hole.
+    ///
+    /// # Errors
+    /// As for [`store`](Self::store). [`io::ErrorKind::Unsupported`]: zeroes have to be written instead.
+    pub(super) fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.zero(&self.holes, FallocateMode::PunchHole, offset, length)
+    }
+
+    /// Zeroes a range and keeps its room.
+    ///
+    /// # Errors
+    /// As for [`punch`](Self::punch).
+    pub(super) fn zero_allocated(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.zero(&self.zero_ranges, FallocateMode::ZeroRange, offset, length)
+    }
+
+    /// Has the host write everything to its medium.
+    ///
+    /// # Errors
+    /// The host failed, or somebody has cut the file.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        if !self.writable {
+            return Ok(());
+        }
+        self.check_whole()?;
+        self.file.sync_data()?;
+        #[cfg(test)]
+        super::tests::journal::note(|| super::tests::journal::Change::Sync)?;
+        Ok(())
+    }
+
+    /// Sets the length; only done to images that are being made.
+    ///
+    /// # Errors
+    /// The host failed.
+    pub(super) fn resize(&self, new_size: u64) -> io::Result<()> {
+        self.end(0, new_size)?;
+        self.file.set_len(new_size)?;
+        self.size.store(new_size, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether the range may hold anything but zeroes, by what the file system says of holes.
+    pub(super) fn has_data(&self, offset: u64, length: u64) -> bool {
+        let Ok(mut file) = self.file.try_clone() else {
+            return true;
+        };
+        match file.seek_data(offset) {
+            Ok(data) => data.is_some_and(|data| data < offset.saturating_add(length)),
+            // A file system that cannot tell.
+            Err(_) => true,
+        }
     }
 
     /// Zeroes a range by the file system, and lengthens the file if it ends within.
@@ -233,6 +292,8 @@ impl HostFile {
         let end = self.end(offset, length)?;
         let inside = end.min(self.length()).saturating_sub(offset);
         if inside > 0 {
+            #[cfg(test)]
+            super::tests::journal::note(|| super::tests::journal::Change::Zeroes(offset, inside))?;
             ability.attempt(|| fallocate(&self.file, mode, true, offset, inside))?;
         }
         if end > self.length() {
@@ -264,74 +325,5 @@ impl Ability {
 impl fmt::Display for HostFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.path.display().fmt(f)
-    }
-}
-
-impl Storage for HostFile {
-    fn size(&self) -> io::Result<u64> {
-        Ok(self.length())
-    }
-
-    fn resolve_relative_path<P: AsRef<Path>>(&self, relative: P) -> io::Result<PathBuf> {
-        // An absolute path replaces the directory.
-        Ok(self.path.parent().unwrap_or(Path::new("")).join(relative))
-    }
-
-    fn get_filename(&self) -> Option<PathBuf> {
-        Some(self.path.clone())
-    }
-
-    unsafe fn pure_readv(&self, buffers: IoVectorMut<'_>, offset: u64) -> io::Result<()> {
-        let mut at = offset;
-        for mut buffer in buffers.into_inner() {
-            self.fill(&mut buffer, at)?;
-            at += buffer.len() as u64;
-        }
-        Ok(())
-    }
-
-    unsafe fn pure_writev(&self, buffers: IoVector<'_>, offset: u64) -> io::Result<()> {
-        let mut at = offset;
-        for buffer in buffers.into_inner() {
-            self.store(&buffer, at)?;
-            at += buffer.len() as u64;
-        }
-        Ok(())
-    }
-
-    unsafe fn pure_write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.zero(&self.holes, FallocateMode::PunchHole, offset, length)
-    }
-
-    unsafe fn pure_write_allocated_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.zero(&self.zero_ranges, FallocateMode::ZeroRange, offset, length)
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        if !self.writable {
-            return Ok(());
-        }
-        self.check_whole()?;
-        self.file.sync_data()
-    }
-
-    unsafe fn invalidate_cache(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn get_storage_helper(&self) -> &CommonStorageHelper {
-        &self.blockers
-    }
-
-    /// Only done to images that are being made.
-    fn resize(&self, new_size: u64, _: PreallocateMode) -> io::Result<()> {
-        self.end(0, new_size)?;
-        self.file.set_len(new_size)?;
-        self.size.store(new_size, Ordering::Relaxed);
-        Ok(())
     }
 }

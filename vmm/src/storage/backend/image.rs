@@ -16,7 +16,9 @@ use std::path::{Path, PathBuf};
 use imago::{Mapping, StorageExt};
 use vm_memory::VolatileSlice;
 
+use super::image_file::{ImageFile, SharedOrder};
 use super::layers::{self, Image};
+use super::qcow2::Repaired;
 use super::{Backend, BackendError, ImageFormat, OpenError, check_range, shared_memory};
 
 /// How an image is opened.
@@ -39,6 +41,13 @@ pub struct ImageBackend {
     length: u64,
     read_only: bool,
     format: ImageFormat,
+    /// For a qcow2 image that is written.
+    order: Option<SharedOrder>,
+    repaired: Option<Repaired>,
+    /// Whether changes outlive this.
+    lasting: bool,
+    /// Something is to be made durable, or the mark of an image in use to be taken away.
+    to_close: bool,
 }
 
 impl ImageBackend {
@@ -56,8 +65,8 @@ impl ImageBackend {
                 what: "brings the program that reads its format to a defect of its own".to_owned(),
             })
         });
-        let (image, format) = opened?;
-        let length = image.size();
+        let opened = opened?;
+        let length = opened.image.size();
         if length == 0 || length % u64::from(block_size.max(1)) != 0 {
             return Err(OpenError::OddSize {
                 path: path.to_owned(),
@@ -65,18 +74,39 @@ impl ImageBackend {
                 block_size,
             });
         }
+        // By its last user, or by imago on opening it.
+        let marked = opened.order.as_ref().is_some_and(|order| order.lock().is_marked());
         Ok(Self {
-            image: Some(image),
+            image: Some(opened.image),
             length,
             read_only: options.read_only,
-            format,
+            format: opened.format,
+            order: opened.order,
+            repaired: opened.repaired,
+            lasting: options.snapshot.is_none(),
+            to_close: marked,
         })
     }
 
-    fn check_writable(&self, offset: u64, length: u64) -> Result<(), BackendError> {
+    /// What was done to an image that its last user had not closed; nothing if he had.
+    #[must_use]
+    pub fn recovery(&self) -> Option<String> {
+        let Repaired { raised, lowered } = self.repaired?;
+        Some(match (raised, lowered) {
+            (0, 0) => "it was not closed by its last user; its reference counts were checked and are right".to_owned(),
+            _ => format!(
+                "it was not closed by its last user; its reference counts were checked: {raised} were too low, {lowered} too \
+                 high (leaked clusters, which can be used again now)"
+            ),
+        })
+    }
+
+    /// Before every change.
+    fn check_writable(&mut self, offset: u64, length: u64) -> Result<(), BackendError> {
         if self.read_only {
             return Err(BackendError::ReadOnly);
         }
+        self.to_close = self.lasting;
         check_range(self.length, offset, length)
     }
 
@@ -98,6 +128,33 @@ impl ImageBackend {
     }
 }
 
+impl ImageBackend {
+    /// Has the format's driver change a range, in pieces of which each begins within an L2 table's reach and ends there.
+    fn change(
+        &mut self,
+        offset: u64,
+        length: u64,
+        mut action: impl FnMut(&mut Image, u64, u64) -> io::Result<()>,
+    ) -> Result<(), BackendError> {
+        self.check_writable(offset, length)?;
+        let order = self.order.clone();
+        self.with(|image| {
+            let (mut at, end) = (offset, offset + length);
+            while at < end {
+                let table = order.as_ref().map(|order| order.lock().table_of(at));
+                let (table_end, is_new) = table.unwrap_or((end, false));
+                if is_new {
+                    image.flush()?;
+                }
+                let piece = end.min(table_end) - at;
+                action(image, at, piece)?;
+                at += piece;
+            }
+            Ok(())
+        })
+    }
+}
+
 impl fmt::Debug for ImageBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ImageBackend")
@@ -108,12 +165,19 @@ impl fmt::Debug for ImageBackend {
     }
 }
 
+impl Drop for ImageBackend {
+    fn drop(&mut self) {
+        // A failure leaves the image marked, so that its next user has a look at it.
+        let _ = self.close();
+    }
+}
+
 /// Calls `action` with each piece of the range that lies in a file that may be changed there, and the place in the file.
 fn for_each_piece(
     image: &Image,
     mut offset: u64,
     length: u64,
-    mut action: impl FnMut(Mapping<'_, super::host_file::HostFile>, u64) -> io::Result<()>,
+    mut action: impl FnMut(Mapping<'_, ImageFile>, u64) -> io::Result<()>,
 ) -> io::Result<()> {
     let end = offset + length;
     while offset < end {
@@ -205,8 +269,10 @@ impl Backend for ImageBackend {
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), BackendError> {
-        self.check_writable(offset, data.len() as u64)?;
-        self.with(|image| image.write(data, offset))
+        self.change(offset, data.len() as u64, |image, at, length| {
+            let start = (at - offset) as usize;
+            image.write(&data[start..start + length as usize], at)
+        })
     }
 
     fn read_into(&mut self, offset: u64, target: &[VolatileSlice<'_>]) -> Result<(), BackendError> {
@@ -215,8 +281,9 @@ impl Backend for ImageBackend {
     }
 
     fn write_from(&mut self, offset: u64, source: &[VolatileSlice<'_>]) -> Result<(), BackendError> {
-        self.check_writable(offset, shared_memory::length(source))?;
-        self.with(|image| write_from(image, offset, source))
+        self.change(offset, shared_memory::length(source), |image, at, length| {
+            write_from(image, at, &shared_memory::part(source, at - offset, length))
+        })
     }
 
     fn flush(&mut self) -> Result<(), BackendError> {
@@ -230,14 +297,24 @@ impl Backend for ImageBackend {
         })
     }
 
+    fn close(&mut self) -> Result<(), BackendError> {
+        if !std::mem::take(&mut self.to_close) {
+            return Ok(());
+        }
+        self.flush()?;
+        match &self.order {
+            Some(order) => Ok(order.lock().close()?),
+            None => Ok(()),
+        }
+    }
+
     fn write_zeroes(&mut self, offset: u64, length: u64, deallocate: bool) -> Result<(), BackendError> {
-        self.check_writable(offset, length)?;
         let raw = self.format == ImageFormat::Raw;
-        self.with(|image| match (deallocate, raw) {
-            (true, false) => discard(image, offset, length),
-            (false, true) => zero_in_place(image, offset, length),
+        self.change(offset, length, |image, at, length| match (deallocate, raw) {
+            (true, false) => discard(image, at, length),
+            (false, true) => zero_in_place(image, at, length),
             // imago punches holes into a raw image, and keeps the clusters of others.
-            (true, true) | (false, false) => image.write_zeroes(offset, length),
+            (true, true) | (false, false) => image.write_zeroes(at, length),
         })
     }
 }

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use imago::format::gate::ImplicitOpenGate;
 use imago::qcow2::Qcow2;
@@ -15,6 +16,8 @@ use imago::{DenyImplicitOpenGate, FormatAccess, FormatCreateBuilder, FormatDrive
 
 use super::format::{self, ImageFormat};
 use super::host_file::HostFile;
+use super::image_file::{ImageFile, SharedOrder};
+use super::qcow2::{self, Header, HeaderError, Repaired, WriteOrder};
 use super::{ImageOptions, OpenError};
 
 /// Longest chain of images on top of each other.
@@ -23,14 +26,21 @@ const DEPTH_LIMIT: usize = 16;
 /// Size of the pieces in which the overlay of a snapshot takes over the image, in bytes.
 const OVERLAY_CLUSTER: u64 = 64 << 10;
 
-/// The fields of a qcow2 header that are looked at before imago is: it writes to an image before it has looked at the
-/// feature bits, and never looks at the encryption.
-const QCOW2_HEADER: usize = 80;
+pub(super) type Image = FormatAccess<ImageFile>;
 
-pub(super) type Image = FormatAccess<HostFile>;
+/// An image that is open with everything below it.
+pub(super) struct Opened {
+    pub(super) image: Image,
+    /// The format of what changes go to.
+    pub(super) format: ImageFormat,
+    /// For a qcow2 image that is written.
+    pub(super) order: Option<SharedOrder>,
+    /// Its last user had not closed the image: what was put right.
+    pub(super) repaired: Option<Repaired>,
+}
 
 /// Opens the image at `path` as the options say.
-pub(super) fn open(path: &Path, options: &ImageOptions) -> Result<(Image, ImageFormat), OpenError> {
+pub(super) fn open(path: &Path, options: &ImageOptions) -> Result<Opened, OpenError> {
     let writable = !options.read_only && options.snapshot.is_none();
     let layer = Layer {
         path,
@@ -38,18 +48,22 @@ pub(super) fn open(path: &Path, options: &ImageOptions) -> Result<(Image, ImageF
         backing: options.backing.as_deref(),
         depth: 1,
     };
-    let (image, format) = layer.open(writable)?;
+    let opened = layer.open(writable)?;
     match options.snapshot {
-        Some(limit) if !options.read_only => Ok((overlay(path, image, limit)?, ImageFormat::Qcow2)),
-        _ => Ok((image, format)),
+        Some(limit) if !options.read_only => Ok(Opened {
+            image: overlay(path, opened.image, limit)?,
+            format: ImageFormat::Qcow2,
+            ..opened
+        }),
+        _ => Ok(opened),
     }
 }
 
 /// An empty image on top of `base`, which is at `path`, that takes all changes; it is gone when it is closed.
 fn overlay(path: &Path, base: Image, limit: u64) -> Result<Image, OpenError> {
     let make = || {
-        let file = HostFile::temporary(limit)?.with_slack(OVERLAY_CLUSTER);
-        let builder = Qcow2::<HostFile>::create_builder(file)
+        let file = ImageFile::new(HostFile::temporary(limit)?.with_slack(OVERLAY_CLUSTER));
+        let builder = Qcow2::<ImageFile>::create_builder(file)
             .cluster_size(OVERLAY_CLUSTER as usize)
             .size(base.size());
         let open = |file| Ok(Qcow2::builder(file).backing(Some(base)).write(true));
@@ -74,7 +88,7 @@ struct Layer<'a> {
 }
 
 impl Layer<'_> {
-    fn open(&self, writable: bool) -> Result<(Image, ImageFormat), OpenError> {
+    fn open(&self, writable: bool) -> Result<Opened, OpenError> {
         let file = HostFile::open(self.path, writable)?;
         let format = self.format.map_or_else(|| format::of_image(&file), Ok)?;
         let malformed = |source| OpenError::Malformed {
@@ -86,14 +100,8 @@ impl Layer<'_> {
             return Err(self.unsupported(format!("is a {format} image, which has no backing file")));
         }
         let image = match format {
-            ImageFormat::Raw => FormatAccess::new(Raw::open_image(file, writable).map_err(malformed)?),
-            ImageFormat::Qcow2 => {
-                let cluster = self.check_header(&file, writable, malformed)?;
-                let mut image = Qcow2::open_image(file.with_slack(cluster), writable).map_err(malformed)?;
-                image.set_data_file(None);
-                image.set_backing(self.backing_image(&image)?);
-                FormatAccess::new(image)
-            }
+            ImageFormat::Qcow2 => return self.open_qcow2(file, writable),
+            ImageFormat::Raw => FormatAccess::new(Raw::open_image(ImageFile::new(file), writable).map_err(malformed)?),
             ImageFormat::Vmdk if writable => {
                 return Err(OpenError::OnlyRead {
                     path: self.path.to_owned(),
@@ -101,7 +109,7 @@ impl Layer<'_> {
                 });
             }
             ImageFormat::Vmdk => {
-                let mut image = Vmdk::<HostFile>::open_image(file, false).map_err(malformed)?;
+                let mut image = Vmdk::<ImageFile>::open_image(ImageFile::new(file), false).map_err(malformed)?;
                 let mut refusal = None;
                 let gate = ExtentGate {
                     image: self.path,
@@ -115,7 +123,12 @@ impl Layer<'_> {
                 FormatAccess::new(image)
             }
         };
-        Ok((image, format))
+        Ok(Opened {
+            image,
+            format,
+            order: None,
+            repaired: None,
+        })
     }
 
     fn unsupported(&self, what: String) -> OpenError {
@@ -125,66 +138,44 @@ impl Layer<'_> {
         }
     }
 
-    /// Looks at the header of a qcow2 image before anything is written to it. Returns the size of its clusters, in bytes.
-    fn check_header(
-        &self,
-        file: &HostFile,
-        writable: bool,
-        malformed: impl Fn(io::Error) -> OpenError,
-    ) -> Result<u64, OpenError> {
-        let path = self.path.display();
-        let mut header = [0; QCOW2_HEADER];
-        file.peek(&mut header, 0).map_err(&malformed)?;
-        let word = |offset: usize| u32::from_be_bytes(std::array::from_fn(|index| header[offset + index]));
-        if !header.starts_with(b"QFI\xfb") {
-            return Err(malformed(io::Error::other("it does not start like one")));
-        }
-        if word(4) == 2 && writable {
-            return Err(self.unsupported(format!(
-                "is of version 2 of qcow2, which cannot give room back: change it by  qemu-img amend -f qcow2 -o compat=1.1 '{path}'"
-            )));
-        }
-        if word(32) != 0 {
-            return Err(self.unsupported(
-                "is encrypted: make a plain copy by  qemu-img convert  (its --image-opts take the secret)".to_owned(),
-            ));
-        }
-        // Incompatible features: bit 0 dirty, bit 1 corrupt, bit 2 external data file; others are known by name only.
-        let features = if word(4) >= 3 { word(76) } else { 0 };
-        if features & 0b11 != 0 {
-            return Err(self.unsupported(format!(
-                "was not closed properly: look at it by  qemu-img check '{path}'  and mend it by  qemu-img check -r all '{path}'"
-            )));
-        }
-        if features & 0b100 != 0 {
-            return Err(self.unsupported(format!(
-                "keeps its data in another file: bring the two together by  qemu-img convert -O qcow2 '{path}' '{path}.qcow2'"
-            )));
-        }
-        if features != 0 || (word(4) >= 3 && word(72) != 0) {
-            return Err(self.unsupported(format!(
-                "has features that are not known here (compression types, extended L2 entries): rewrite it by  \
-                 qemu-img convert -O qcow2 '{path}' '{path}.qcow2'"
-            )));
-        }
+    /// Opens a qcow2 image; one that is to be written only if its tables are sound.
+    fn open_qcow2(&self, file: HostFile, writable: bool) -> Result<Opened, OpenError> {
+        let malformed = |source| OpenError::Malformed {
+            path: self.path.to_owned(),
+            format: ImageFormat::Qcow2,
+            source,
+        };
+        let header = Header::read(&file, writable).map_err(|error| match error {
+            HeaderError::Unsupported(what) => self.unsupported(what),
+            HeaderError::Malformed(source) => malformed(source),
+        })?;
+        let file = Arc::new(file.with_slack(header.cluster));
+        let (mut order, mut repaired) = (None, None);
         if writable {
-            // Without a first entry imago would take the header's own place for reference counts, for ever.
-            let table = (u64::from(word(48)) << 32) | u64::from(word(52));
-            let mut first = [0; 8];
-            file.peek(&mut first, table).map_err(&malformed)?;
-            if word(56) == 0 || u64::from_be_bytes(first) >> 9 == 0 {
-                let text = format!("it counts no references to its header; qemu-img check -r all '{path}'  mends that");
-                return Err(malformed(io::Error::other(text)));
-            }
+            let found = qcow2::check(&file, &header).map_err(|source| match source.kind() {
+                io::ErrorKind::InvalidData => OpenError::Damaged {
+                    path: self.path.to_owned(),
+                    what: source.to_string(),
+                },
+                _ => malformed(source),
+            })?;
+            repaired = header.marked.then_some(found);
+            let writes = WriteOrder::new(Arc::clone(&file), header).map_err(malformed)?;
+            order = Some(SharedOrder::new(writes));
         }
-        let cluster = 1_u64
-            .checked_shl(word(20))
-            .filter(|size| (512..=2 << 20).contains(size));
-        cluster.ok_or_else(|| malformed(io::Error::other(format!("it has clusters of 2^{} bytes", word(20)))))
+        let mut image = Qcow2::open_image(ImageFile::qcow2(file, order.clone()), writable).map_err(malformed)?;
+        image.set_data_file(None);
+        image.set_backing(self.backing_image(&image)?);
+        Ok(Opened {
+            image: FormatAccess::new(image),
+            format: ImageFormat::Qcow2,
+            order,
+            repaired,
+        })
     }
 
     /// What a qcow2 image is built on.
-    fn backing_image(&self, image: &Qcow2<HostFile>) -> Result<Option<Image>, OpenError> {
+    fn backing_image(&self, image: &Qcow2<ImageFile>) -> Result<Option<Image>, OpenError> {
         let Some(named) = image.implicit_backing_file() else {
             return match self.backing {
                 Some(_) => Err(self.unsupported("has no backing file".to_owned())),
@@ -215,7 +206,7 @@ impl Layer<'_> {
             backing: None,
             depth: self.depth + 1,
         };
-        Ok(Some(layer.open(false)?.0))
+        Ok(Some(layer.open(false)?.image))
     }
 }
 
@@ -249,14 +240,14 @@ struct ExtentGate<'a> {
     refusal: &'a mut Option<OpenError>,
 }
 
-impl ImplicitOpenGate<HostFile> for ExtentGate<'_> {
-    fn open_format<F: FormatDriverBuilder<HostFile>>(&mut self, _: F) -> io::Result<Image> {
+impl ImplicitOpenGate<ImageFile> for ExtentGate<'_> {
+    fn open_format<F: FormatDriverBuilder<ImageFile>>(&mut self, _: F) -> io::Result<Image> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    fn open_storage(&mut self, options: StorageOpenOptions) -> io::Result<HostFile> {
+    fn open_storage(&mut self, options: StorageOpenOptions) -> io::Result<ImageFile> {
         let name = options.get_filename().ok_or(io::ErrorKind::InvalidInput)?;
-        let opened = beside(self.image, name).and_then(|path| HostFile::open(&path, false));
+        let opened = beside(self.image, name).and_then(|path| HostFile::open(&path, false).map(ImageFile::new));
         opened.map_err(|error| {
             let text = io::Error::other(error.to_string());
             *self.refusal = Some(error);

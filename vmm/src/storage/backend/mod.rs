@@ -7,9 +7,12 @@ mod file_lock;
 mod format;
 mod host_file;
 mod image;
+mod image_file;
 mod layers;
 mod memory;
 mod open_error;
+mod parts;
+mod qcow2;
 mod shared_memory;
 mod watched;
 
@@ -22,6 +25,7 @@ pub use format::ImageFormat;
 pub use image::{ImageBackend, ImageOptions};
 pub use memory::MemoryBackend;
 pub use open_error::OpenError;
+pub use parts::image_files;
 pub use watched::{HostFailures, WatchedBackend};
 
 /// Why a backend did not do what it was asked to.
@@ -105,6 +109,15 @@ pub trait Backend: Send {
     /// # Errors
     /// The host failed.
     fn flush(&mut self) -> Result<(), BackendError>;
+
+    /// Ends the use of the backend: makes everything durable, and says in it that it was left in order. Dropping it does the
+    /// same as far as it can.
+    ///
+    /// # Errors
+    /// The host failed.
+    fn close(&mut self) -> Result<(), BackendError> {
+        self.flush()
+    }
 
     /// Makes the range read as zeroes; with `deallocate` the room may be given back to the host.
     ///

@@ -81,6 +81,18 @@ pub enum OpenError {
         /// What is wrong.
         source: io::Error,
     },
+    /// Its tables contradict each other; to write to it would destroy more.
+    #[error(
+        "the disk image {path} is damaged and not written to: {what}; look at it by  qemu-img check '{path}' , mend a copy \
+         by  qemu-img check -r all , or say snapshot or readonly to use it as it is",
+        path = path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The first thing that is wrong.
+        what: String,
+    },
     /// Something of the format that is not supported.
     #[error("the disk image {} {what}", path.display())]
     Unsupported {

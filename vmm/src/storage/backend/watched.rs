@@ -30,17 +30,22 @@ impl HostFailures {
 
     fn note<T>(&self, result: Result<T, BackendError>) -> Result<T, BackendError> {
         if let Err(error @ (BackendError::NoSpace | BackendError::Io(_))) = &result {
-            let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            failures.count += 1;
-            failures.first.get_or_insert_with(|| error.to_string());
+            self.add(error);
         }
         result
+    }
+
+    /// Notes a failure.
+    pub(crate) fn add(&self, error: &dyn ToString) {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.count += 1;
+        failures.first.get_or_insert_with(|| error.to_string());
     }
 }
 
 /// Passes everything on to another backend and notes the failures that are the host's, not the guest's.
 #[derive(Debug)]
-pub struct WatchedBackend<B> {
+pub struct WatchedBackend<B: Backend> {
     inner: B,
     failures: HostFailures,
 }
@@ -58,6 +63,13 @@ impl<B: Backend> WatchedBackend<B> {
     #[must_use]
     pub fn failures(&self) -> HostFailures {
         self.failures.clone()
+    }
+}
+
+impl<B: Backend> Drop for WatchedBackend<B> {
+    fn drop(&mut self) {
+        // The last moment at which a failure can be told.
+        let _ = self.close();
     }
 }
 
@@ -88,6 +100,10 @@ impl<B: Backend> Backend for WatchedBackend<B> {
 
     fn flush(&mut self) -> Result<(), BackendError> {
         self.failures.note(self.inner.flush())
+    }
+
+    fn close(&mut self) -> Result<(), BackendError> {
+        self.failures.note(self.inner.close())
     }
 
     fn write_zeroes(&mut self, offset: u64, length: u64, deallocate: bool) -> Result<(), BackendError> {

@@ -158,6 +158,11 @@ impl NvmeDevice {
         self.faults.as_ref()
     }
 
+    /// Has `failed` told, on the worker's thread, if that comes to an end that nobody asked for.
+    pub fn on_failure(&self, failed: impl Fn(String) + Send + Sync + 'static) {
+        self.worker.on_failure(failed);
+    }
+
     /// Makes a controller and plugs it into `machine` at `address`.
     ///
     /// # Errors
@@ -176,6 +181,8 @@ impl NvmeDevice {
             sandbox: machine.sandbox(),
         };
         let (device, function) = Self::new(config, backends, connections)?;
+        let handle = machine.handle();
+        device.on_failure(move |what| handle.fail(what));
         machine.pci().add(address, function)?;
         machine.add_worker(Arc::clone(&device) as Arc<dyn DeviceWorker>);
         Ok(device)

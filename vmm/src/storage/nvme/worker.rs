@@ -6,8 +6,9 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -38,7 +39,12 @@ struct Shared {
     kick_or_time: Epoll,
     control: Mutex<Control>,
     changed: Condvar,
+    /// Told when the thread has come to an unwanted end.
+    failed: OnceLock<Failed>,
 }
+
+/// Who is told of a failure, in a sentence.
+type Failed = Box<dyn Fn(String) + Send + Sync>;
 
 impl Shared {
     fn control(&self) -> MutexGuard<'_, Control> {
@@ -63,9 +69,20 @@ impl Shared {
                 continue;
             }
             if let Err(error) = self.sleep(delays.next()) {
-                tracing::error!(%error, "an NVMe worker cannot wait for its event; the controller stands still");
+                self.fail(&format!("cannot wait for its event ({error})"));
                 break;
             }
+        }
+    }
+
+    /// The controller stands still from here on.
+    fn fail(&self, what: &str) {
+        let thread = std::thread::current();
+        let text = format!("the worker {} {what}", thread.name().unwrap_or_default());
+        if let Some(failed) = self.failed.get() {
+            failed(text);
+        } else {
+            tracing::error!("{text}");
         }
     }
 
@@ -180,13 +197,25 @@ impl Worker {
             kick_or_time,
             control: Mutex::default(),
             changed: Condvar::new(),
+            failed: OnceLock::new(),
         });
         let runner = Arc::clone(&shared);
-        let thread = sandbox.spawn(ThreadKind::Worker, name, move || runner.run(controller))?;
+        let body = move || {
+            if catch_unwind(AssertUnwindSafe(|| runner.run(controller))).is_err() {
+                runner.fail("panicked; this is a defect of the program");
+            }
+        };
+        let thread = sandbox.spawn(ThreadKind::Worker, name, body)?;
         Ok(Self {
             shared,
             thread: Mutex::new(Some(thread)),
         })
+    }
+
+    /// Has `failed` told, on the worker's thread, if that comes to an end that nobody asked for.
+    pub fn on_failure(&self, failed: impl Fn(String) + Send + Sync + 'static) {
+        // There is one machine to tell.
+        let _ = self.shared.failed.set(Box::new(failed));
     }
 
     /// The registers of the controller.
@@ -255,9 +284,8 @@ impl DeviceWorker for Worker {
         self.kick();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
-            if thread.join().is_err() {
-                tracing::error!("an NVMe worker panicked");
-            }
+            // A panic there has been told.
+            let _ = thread.join();
         }
     }
 }

@@ -173,13 +173,13 @@ fn features_that_are_not_supported_are_refused_with_advice_and_the_file_is_not_c
         opened(&directory.path().join("old.qcow2"), &read_only()).len(),
         MEBIBYTE
     );
-    // Dirty, as after a crash with lazy refcounts.
-    let dirty = qcow2(directory.path(), MEBIBYTE);
-    let mut bytes = fs::read(&dirty).unwrap();
-    bytes[79] |= 1;
-    fs::write(&dirty, &bytes).unwrap();
-    assert!(refused(&dirty, &ImageOptions::default()).contains("qemu-img check -r all"));
-    assert!(fs::read(&dirty).unwrap() == bytes);
+    // Found corrupt by QEMU.
+    let corrupt = qcow2(directory.path(), MEBIBYTE);
+    let mut bytes = fs::read(&corrupt).unwrap();
+    bytes[79] |= 2;
+    fs::write(&corrupt, &bytes).unwrap();
+    assert!(refused(&corrupt, &ImageOptions::default()).contains("qemu-img check -r all"));
+    assert!(fs::read(&corrupt).unwrap() == bytes);
 }
 
 #[test]
@@ -270,4 +270,70 @@ fn an_image_that_lacks_its_end_fails_the_reads_of_what_is_gone() {
     assert_eq!(block, [3; 512]);
     let lost = disk.read(MEBIBYTE - 512, &mut block);
     assert!(matches!(lost, Err(BackendError::Io(_))), "{lost:?}");
+}
+
+#[test]
+fn files_that_images_name_are_found_from_the_directory_of_the_image() {
+    let directory = directory();
+    let sub = directory.path().join("sub");
+    fs::create_dir_all(sub.join("deep")).unwrap();
+    let source = raw(&sub, MEBIBYTE);
+    writable(&source).write(8192, &[4; 512]).unwrap();
+    let vmdk = vmdk_of(&sub, &source);
+    let top = sub.join("top.qcow2");
+    qemu_img(&[
+        "create",
+        "-f",
+        "qcow2",
+        "-b",
+        "deep/middle.qcow2",
+        "-F",
+        "qcow2",
+        "-u",
+        text(&top),
+        "1M",
+    ]);
+    let middle = sub.join("deep/middle.qcow2");
+    qemu_img(&[
+        "create",
+        "-f",
+        "qcow2",
+        "-b",
+        "base.img",
+        "-F",
+        "raw",
+        "-u",
+        text(&middle),
+        "1M",
+    ]);
+    fs::copy(&source, sub.join("deep/base.img")).unwrap();
+    // A link to the image's directory, and one to the image beside it.
+    symlink("sub", directory.path().join("linked")).unwrap();
+    symlink("top.qcow2", sub.join("also.qcow2")).unwrap();
+    symlink("disk.vmdk", sub.join("also.vmdk")).unwrap();
+    let linked = directory.path().join("linked");
+    let through = [
+        linked.join("disk.vmdk"),
+        linked.join("top.qcow2"),
+        sub.join("also.vmdk"),
+        sub.join("also.qcow2"),
+    ];
+    for path in through.iter().chain([&vmdk, &top]) {
+        assert!(
+            all(&mut opened(path, &read_only()))[8192..8704] == [4; 512],
+            "{}",
+            path.display()
+        );
+    }
+    // Relative to the working directory, which is one for the whole process: hence in a child.
+    for (directory, path) in [
+        (directory.path(), "sub/disk.vmdk"),
+        (directory.path(), "./sub/top.qcow2"),
+        (&sub, "disk.vmdk"),
+        (&sub, "top.qcow2"),
+    ] {
+        let mut child = hardship::child("read", Path::new(path));
+        let output = child.current_dir(directory).output().unwrap();
+        assert!(output.status.success(), "{path}: {output:?}");
+    }
 }

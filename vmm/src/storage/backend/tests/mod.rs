@@ -1,11 +1,15 @@
 //! Backends against an array of bytes, and what disk images refuse.
 
+mod crashes;
 mod damage;
 mod hardship;
 mod images;
+pub(super) mod journal;
 mod locks;
 mod model;
 mod snapshots;
+mod steps;
+mod tables;
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;

@@ -580,3 +580,51 @@ fn the_worker_delivers_a_delayed_completion_when_its_time_has_come() {
     let counts = bench.device.faults().unwrap().counts();
     assert_eq!((counts[0].matched, counts[0].injected), (1, 1));
 }
+
+/// A disk whose program has a defect.
+struct Panicking;
+
+impl Backend for Panicking {
+    fn len(&self) -> u64 {
+        1 << 20
+    }
+
+    fn is_read_only(&self) -> bool {
+        false
+    }
+
+    fn read(&mut self, _: u64, _: &mut [u8]) -> Result<(), BackendError> {
+        panic!("on purpose");
+    }
+
+    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), BackendError> {
+        panic!("on purpose");
+    }
+
+    fn flush(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn write_zeroes(&mut self, _: u64, _: u64, _: bool) -> Result<(), BackendError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_panic_of_the_worker_is_told_and_nobody_waits_for_it() {
+    let bench = Bench::new(Box::new(Panicking));
+    let (sender, told) = std::sync::mpsc::channel();
+    let sender = Mutex::new(sender);
+    bench
+        .device
+        .on_failure(move |what| drop(sender.lock().unwrap().send(what)));
+    bench.enable();
+    bench.create_queue_pair();
+    let (sq, _) = Driver::queue_addresses(1);
+    bench.put_command(sq, 0, blocks(nvm::READ, 0, 1));
+    bench.write(0x1008, 1);
+    let what = told.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert!(what.contains("panicked"), "{what}");
+    bench.device.request_pause();
+    bench.device.wait_paused();
+}

@@ -1,0 +1,24 @@
+//! What the command line is made of: --fault, --disk, --dump-export, sizes, times, addresses.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use storlock::cli::options::{Limit, Size};
+use storlock::gdb::Address;
+use storlock::machine::{Disk, PlannedFault, check_disks};
+use storlock::session::ExportRequest;
+
+fuzz_target!(|text: &str| {
+    if let Ok(fault) = text.parse::<PlannedFault>() {
+        let again: PlannedFault = fault.text.parse().expect("it was taken once");
+        assert_eq!(again, fault);
+    }
+    if let Ok(disk) = text.parse::<Disk>() {
+        let _ = check_disks(&[disk.clone(), disk]);
+    }
+    if let Ok(export) = text.parse::<ExportRequest>() {
+        assert!(export.length <= ExportRequest::LIMIT);
+    }
+    let _ = text.parse::<Size>();
+    let _ = text.parse::<Limit>();
+    let _ = text.parse::<Address>().map(|address| address.to_string());
+});

@@ -1,0 +1,65 @@
+//! Which values an event of a trace can have. What a guest passes to a routine can be anything; what the host says of its
+//! processors, and the numbers that the monitor gives out, cannot.
+
+use super::{HIGHEST_IRQL, TraceError};
+use crate::checker::MAX_PROCESSORS;
+use crate::event::{Context, Event, EventKind};
+
+/// Checks an event that follows the one with sequence number `before`.
+pub(super) fn check(event: &Event, before: Option<u64>) -> Result<(), TraceError> {
+    if before.is_some_and(|before| event.sequence <= before) {
+        return Err(TraceError::Impossible(
+            "a sequence number that is not above the one before",
+        ));
+    }
+    match &event.kind {
+        EventKind::LockCall(call) => context(&call.context),
+        EventKind::LockReturn(returned) => {
+            if returned.call >= event.sequence {
+                return Err(TraceError::Impossible("the return of a call that comes later"));
+            }
+            context(&returned.context)
+        }
+        EventKind::CallerAttributed(told) => {
+            if told.call >= event.sequence {
+                return Err(TraceError::Impossible("the caller of a call that comes later"));
+            }
+            Ok(())
+        }
+        EventKind::CallbackEnter(callback) | EventKind::CallbackLeave(callback) => context(&callback.context),
+        &EventKind::IrqlSeen { processor, irql } => place(processor, irql),
+        EventKind::ModuleLoad(module) => range(module.base, module.size),
+        &EventKind::ModuleUnload { base, size } => range(base, size),
+        &EventKind::MemoryFreed { address, length } => range(address, length),
+        EventKind::WatchSetChanged(watch) => {
+            if !(1..=MAX_PROCESSORS).contains(&watch.processors) {
+                return Err(TraceError::Impossible(
+                    "a machine with no processors, or more than there can be",
+                ));
+            }
+            Ok(())
+        }
+        EventKind::FaultInjected { .. } | EventKind::Restored => Ok(()),
+    }
+}
+
+fn context(context: &Context) -> Result<(), TraceError> {
+    place(context.processor, context.irql)
+}
+
+fn place(processor: u32, irql: u8) -> Result<(), TraceError> {
+    if processor >= MAX_PROCESSORS {
+        return Err(TraceError::Impossible("a processor number that no machine has"));
+    }
+    if irql > HIGHEST_IRQL {
+        return Err(TraceError::Impossible("an IRQL above 15"));
+    }
+    Ok(())
+}
+
+fn range(base: u64, size: u64) -> Result<(), TraceError> {
+    match base.checked_add(size) {
+        Some(_) => Ok(()),
+        None => Err(TraceError::Impossible("memory beyond the end of the address space")),
+    }
+}

@@ -1,0 +1,203 @@
+//! The driver under test by its place. Its range of addresses is the driver; the guest's module list, which a driver can
+//! write, is only what the range is compared with.
+//!
+//! An entry that goes is an unloaded driver if its image goes too, and a hidden one if the image stays. An entry that
+//! says something else of the range while the image is the same is a driver in disguise. Talks to the module list and to
+//! the image readers; it must not know what the driver calls.
+
+use super::doubts::Doubt;
+use super::modules::ModuleId;
+use super::state::State;
+use crate::report::ModuleInfo;
+use crate::target::{GuestMemory, PAGE_SIZE};
+use crate::windows::{Image, Module, Section};
+
+/// Places that the driver under test can have at the same time; a guest that says more of them is not believed.
+const PLACES: usize = 8;
+
+/// Where the driver under test is.
+#[derive(Debug)]
+pub(crate) struct Place {
+    module: Module,
+    witness: Witness,
+    /// The guest's module list has nothing there.
+    unlisted: bool,
+}
+
+/// By what an image is known again: what its headers say, and the start of its code.
+#[derive(Debug, Default)]
+struct Witness {
+    headers: Option<(u32, u32, u32, u32)>,
+    code: Option<(u32, Vec<u8>)>,
+}
+
+impl Witness {
+    fn of(memory: &impl GuestMemory, base: u64) -> Self {
+        let Ok(image) = Image::read(memory, base) else {
+            return Self::default();
+        };
+        let lasting = |section: &&Section| section.is_executable() && !section.is_discardable();
+        let code = image.sections.iter().find(lasting).and_then(|section| {
+            let mut bytes = vec![0; section.size.min(PAGE_SIZE as u32) as usize];
+            memory.read(image.address(section.rva), &mut bytes).ok()?;
+            Some((section.rva, bytes))
+        });
+        Self {
+            headers: Some(headers(&image)),
+            code,
+        }
+    }
+
+    /// Whether the same image is at `base` now. Where nothing was read of it, nothing speaks against that.
+    fn is_at(&self, memory: &impl GuestMemory, base: u64) -> bool {
+        if self.headers.is_none() {
+            return true;
+        }
+        let same_code = self.code.as_ref().is_some_and(|(rva, code)| {
+            let mut now = vec![0; code.len()];
+            let read = memory.read(base.wrapping_add(u64::from(*rva)), &mut now);
+            read.is_ok() && now == *code
+        });
+        same_code || Image::read(memory, base).is_ok_and(|image| Some(headers(&image)) == self.headers)
+    }
+}
+
+fn headers(image: &Image) -> (u32, u32, u32, u32) {
+    (image.time_date_stamp, image.check_sum, image.size, image.entry_point)
+}
+
+/// What has become of the driver at one place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It is there.
+    Stays,
+    /// It went and came back: its list entry was away for a while.
+    Returned,
+    /// It is not there any more.
+    Gone,
+}
+
+impl Place {
+    /// Compares the guest's list with the place. Reasons for doubt go to `doubt`.
+    fn look(&mut self, memory: &impl GuestMemory, listed: &[Module], mut doubt: impl FnMut(String)) -> Fate {
+        let own = &self.module;
+        let said: Vec<&Module> = listed.iter().filter(|other| other.overlaps(own)).collect();
+        let same_range = |other: &Module| (other.base, other.size) == (own.base, own.size);
+        if let [only] = said[..]
+            && same_range(only)
+            && only.is_named(&own.name)
+        {
+            return if std::mem::take(&mut self.unlisted) {
+                Fate::Returned
+            } else {
+                Fate::Stays
+            };
+        }
+        if said.is_empty() {
+            self.unlisted = memory.read_u8(own.base).is_ok();
+            return if self.unlisted { Fate::Stays } else { Fate::Gone };
+        }
+        // Another driver of the very same size at the very same place is less likely than another name for this one.
+        if !said.iter().any(|other| same_range(other)) && !self.witness.is_at(memory, own.base) {
+            return Fate::Gone;
+        }
+        self.unlisted = false;
+        let (name, base, size) = (&own.name, own.base, own.size);
+        for other in said {
+            let says = format!("{}, {:#x} bytes at {:#x}", other.name, other.size, other.base);
+            doubt(format!(
+                "the guest's module list has {says} in the place of {name}, {size:#x} bytes at {base:#x}, whose image is \
+                 still there: the driver under test may be hiding; what is in that range counts as the driver"
+            ));
+        }
+        Fate::Stays
+    }
+}
+
+impl State {
+    /// The module is the driver under test from now on, as long as its image is there.
+    pub(crate) fn settle_target(&mut self, memory: &impl GuestMemory, info: &ModuleInfo, id: ModuleId) {
+        self.target = Some((info.clone(), id));
+        let module = Module {
+            name: info.name.clone(),
+            base: info.base,
+            size: u32::try_from(info.size).unwrap_or(u32::MAX),
+        };
+        self.places.retain(|place| !place.module.overlaps(&module));
+        if let Some(other) = self.places.iter().find(|place| !place.unlisted) {
+            let reason = format!(
+                "the guest's module list has two modules named {}, at {:#x} and at {:#x}: one of them may be a driver that \
+                 hides",
+                module.name, other.module.base, module.base
+            );
+            self.doubts.add(Doubt::Entry, reason);
+        }
+        if self.places.len() >= PLACES {
+            let reason = format!("there are more than {PLACES} images of {}", module.name);
+            return self.doubts.add(Doubt::Entry, reason);
+        }
+        if let Some(list) = &mut self.list {
+            list.pin(module.clone());
+        }
+        self.places.push(Place {
+            witness: Witness::of(memory, module.base),
+            module,
+            unlisted: false,
+        });
+    }
+
+    /// Compares the module list that was just read with where the driver under test is. Where it is no more, the list is
+    /// believed again. Returns the modules whose entry was away for a while.
+    pub(crate) fn look_for_target(&mut self, memory: &impl GuestMemory) -> Vec<ModuleInfo> {
+        let Some(list) = &mut self.list else {
+            return Vec::new();
+        };
+        let listed = list.listed().to_vec();
+        let (doubts, mut returned) = (&mut self.doubts, Vec::new());
+        self.places.retain_mut(|place| {
+            let fate = place.look(memory, &listed, |reason| doubts.add(Doubt::Entry, reason));
+            match fate {
+                Fate::Stays => {}
+                Fate::Returned => returned.push(ModuleInfo::from(&place.module)),
+                Fate::Gone => list.unpin(place.module.base),
+            }
+            fate != Fate::Gone
+        });
+        returned
+    }
+
+    /// Notes a call that returns to this address, if it is one of the driver although no list has it any more.
+    pub(crate) fn called_by_unlisted(&mut self, return_address: u64) {
+        let place = self
+            .places
+            .iter()
+            .find(|place| place.module.rva(return_address).is_some());
+        if let Some(place) = place.filter(|place| place.unlisted) {
+            let (name, base) = (&place.module.name, place.module.base);
+            let reason = format!(
+                "{name} called a lock routine, to return to {name}+{:#x}, while the guest's module list did not have it: it \
+                 hides; what is in its {:#x} bytes at {base:#x} counts as the driver",
+                return_address - base,
+                place.module.size
+            );
+            self.doubts.add(Doubt::Unlisted, reason);
+        }
+    }
+
+    /// The last look at the stopped machine: whether the driver under test is where it is said to be.
+    pub(crate) fn target_at_end(&mut self, memory: &impl GuestMemory) {
+        let Some(list) = &mut self.list else { return };
+        if let Err(error) = list.refresh(memory) {
+            let reason = format!("at the end of the run {error}: what was loaded is not known for certain");
+            self.doubts.add(Doubt::Modules, reason);
+        }
+        self.look_for_target(memory);
+        for place in self.places.iter().filter(|place| place.unlisted) {
+            let reason = format!(
+                "the guest's module list does not have {} any more, but its image is still at {:#x}: it may be hiding",
+                place.module.name, place.module.base
+            );
+            self.doubts.add(Doubt::Entry, reason);
+        }
+    }
+}
