@@ -2,6 +2,7 @@
 //! said of an innocent driver, and what must be said of a guilty one.
 
 mod attention;
+mod dishonest;
 mod held;
 mod irql;
 mod reuse;
