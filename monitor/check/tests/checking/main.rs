@@ -16,13 +16,12 @@
     reason = "helpers of tests, which may panic and are seen by nobody else"
 )]
 
-mod kernel;
 mod looks;
 mod naming;
-mod program;
+mod oracle;
 mod rules;
 mod scenes;
 mod sequences;
-mod simulated;
+mod simulation;
 mod table;
 mod traces;
