@@ -395,7 +395,6 @@ fn consequence(left_out: &Candidate, watched: RoutineSet) -> String {
 /// Modules of the system, none of which takes or releases a driver's lock behind its back.
 const SYSTEM: &[&str] = &[
     "ntoskrnl.exe",
-    "hal.dll",
     "storport.sys",
     "wdfldr.sys",
     "wmilib.sys",
@@ -409,7 +408,8 @@ const SYSTEM: &[&str] = &[
 ];
 
 fn is_system(module: &str) -> bool {
-    SYSTEM.iter().any(|system| module.eq_ignore_ascii_case(system))
+    let mut known = SYSTEM.iter().chain(&KERNEL_NAMES);
+    known.any(|system| module.eq_ignore_ascii_case(system))
 }
 
 /// Imports by which a driver can reach a lock routine that its import table does not name.
