@@ -3,6 +3,7 @@
 //! Usage: `scale [MODE COUNT EVENTS]`; without arguments every mode is measured and the ratios are printed, one line of
 //! `key=value` pairs each. The modes are listed in [`MODES`].
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to its user")]
 #![allow(clippy::cast_precision_loss, reason = "ratios for people")]
 
 use std::time::Duration;
