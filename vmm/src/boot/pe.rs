@@ -252,8 +252,9 @@ impl Layout<'_> {
             pointer
         };
         let mapped = if self.flat { size } else { size.next_multiple_of(PAGE) };
-        if pointer != 0 {
-            copy(memory, self.file, (from, start, raw_size.min(mapped)))?;
+        let length = raw_size.min(mapped);
+        if pointer != 0 && length != 0 {
+            copy(memory, self.file, (from, start, length))?;
         }
         if self.flat {
             return Ok(end);
