@@ -58,6 +58,17 @@ impl Event {
         }
     }
 
+    /// Whether Asynchronous Event Configuration asks for it (section 5.21.1.11). Errors are not asked for.
+    fn is_wanted(self, configuration: u32) -> bool {
+        let bit = match self {
+            Self::InvalidDoorbellRegister | Self::InvalidDoorbellValue => return true,
+            Self::ReliabilityDegraded => u32::from(log_page::CRITICAL_WARNING_READ_ONLY),
+            Self::TemperatureThreshold => u32::from(log_page::CRITICAL_WARNING_TEMPERATURE),
+            Self::NamespaceAttributeChanged => NAMESPACE_ATTRIBUTE_NOTICES,
+        };
+        configuration & bit != 0
+    }
+
     /// Dword 0 of the completion (Figure 145).
     #[must_use]
     pub fn dword0(self) -> u32 {
@@ -92,7 +103,8 @@ impl AsyncEvents {
         }
     }
 
-    /// The log page was read without Retain Asynchronous Event: its type of event is wanted again.
+    /// The log page was read without Retain Asynchronous Event, which clears the events that it is about: one that was
+    /// reported may come again, one that still waits for a request is not reported any more (section 5.2).
     pub fn log_page_read(&mut self, page: u8) {
         let mask = match page {
             log_page::id::ERROR_INFORMATION => 1,
@@ -101,6 +113,13 @@ impl AsyncEvents {
             _ => 0,
         };
         self.masked &= !mask;
+        self.pending.retain(|event| event.log_page() != page);
+    }
+
+    /// Asynchronous Event Configuration was set: what is not wanted is not sent, also if it waits for a request already
+    /// (section 5.21.1.11).
+    pub fn configure(&mut self, configuration: u32) {
+        self.pending.retain(|event| event.is_wanted(configuration));
     }
 
     /// Takes the next completion that is due: command identifier, dword 0 and status.
@@ -159,14 +178,21 @@ impl Controller {
         self.state.events.raise(event);
     }
 
+    /// Raises an event if the host wants to know of it.
+    fn raise_if_wanted(&mut self, event: Event) {
+        if event.is_wanted(self.state.features.async_events) {
+            self.state.events.raise(event);
+        }
+    }
+
     /// Raises the SMART / Health events of the critical warnings that the host wants to know of (section 5.21.1.11).
     pub(super) fn check_health(&mut self) {
-        let wanted = log_page::critical_warning(&self.state) & self.state.features.async_events as u8;
-        if wanted & log_page::CRITICAL_WARNING_TEMPERATURE != 0 {
-            self.state.events.raise(Event::TemperatureThreshold);
+        let warning = log_page::critical_warning(&self.state);
+        if warning & log_page::CRITICAL_WARNING_TEMPERATURE != 0 {
+            self.raise_if_wanted(Event::TemperatureThreshold);
         }
-        if wanted & log_page::CRITICAL_WARNING_READ_ONLY != 0 {
-            self.state.events.raise(Event::ReliabilityDegraded);
+        if warning & log_page::CRITICAL_WARNING_READ_ONLY != 0 {
+            self.raise_if_wanted(Event::ReliabilityDegraded);
         }
     }
 
@@ -178,9 +204,7 @@ impl Controller {
             return;
         }
         self.state.changed_namespaces.insert(nsid);
-        if self.state.features.async_events & NAMESPACE_ATTRIBUTE_NOTICES != 0 {
-            self.state.events.raise(Event::NamespaceAttributeChanged);
-        }
+        self.raise_if_wanted(Event::NamespaceAttributeChanged);
         self.check_health();
     }
 }

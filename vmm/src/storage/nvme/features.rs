@@ -214,6 +214,7 @@ impl Controller {
             id::WRITE_ATOMICITY_NORMAL => features.write_atomicity = value & 1,
             _ => {
                 features.async_events = value & ASYNC_EVENT_CONFIGURATION;
+                self.state.events.configure(features.async_events);
                 self.check_health();
             }
         }

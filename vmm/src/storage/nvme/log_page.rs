@@ -115,11 +115,11 @@ impl ErrorLog {
 /// What the SMART / Health log counts; survives resets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Units of 512 bytes read.
+    /// Units of 512 bytes read by Read, Compare and Verify.
     pub sectors_read: u64,
     /// Units of 512 bytes written.
     pub sectors_written: u64,
-    /// Read commands.
+    /// Read and Compare commands.
     pub reads: u64,
     /// Write commands.
     pub writes: u64,

@@ -172,6 +172,8 @@ impl Controller {
             let result = self.load(index, piece, &mut data);
             self.buffer = data;
             result?;
+            // Section 5.14.1.2: what Verify reads is among the Data Units Read, the command none of the Host Read Commands.
+            self.state.counters.sectors_read += piece.length / 512;
         } else {
             // Blocks that were unreadable are not any more, but only when the whole range is done.
             if !self.state.media[index].can_clear(range) {

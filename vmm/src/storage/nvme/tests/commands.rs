@@ -338,6 +338,31 @@ fn smart_log_counts_what_was_done() {
     );
 }
 
+/// Section 5.14.1.2: Data Units Read has what Read, Compare and Verify read; Host Read Commands are Read and Compare.
+#[test]
+fn smart_log_counts_each_way_of_reading() {
+    let units = |opcode: u8, commands: usize| {
+        let mut driver = Driver::with_io_queue();
+        // 16 blocks at a time; what Compare compares with is zero, as the disk.
+        driver.put(DATA, &[0; 8192]);
+        for _ in 0..commands {
+            driver.io_ok(blocks(opcode, 0, 16));
+        }
+        driver.admin_ok(get_log(2, 512));
+        let log = SmartHealth::read_from_bytes(&driver.bytes(DATA, 512)).unwrap();
+        (log.data_units_read.get(), log.host_read_commands.get())
+    };
+    for (opcode, counted) in [(nvm::READ, true), (nvm::COMPARE, true), (nvm::VERIFY, false)] {
+        for (commands, thousands) in [(1, 1), (62, 1), (63, 2), (126, 3)] {
+            let host = if counted { commands as u128 } else { 0 };
+            assert_eq!(units(opcode, commands), (thousands, host), "{opcode} {commands}");
+        }
+    }
+    for other in [nvm::WRITE, nvm::WRITE_ZEROES, nvm::FLUSH] {
+        assert_eq!(units(other, 2), (0, 0), "{other}");
+    }
+}
+
 #[test]
 fn firmware_slot_and_effects_logs_are_there() {
     let mut driver = Driver::enabled();

@@ -122,23 +122,85 @@ fn a_type_is_masked_until_its_log_is_read() {
     assert_eq!(ring(&mut driver), Some((2, INVALID_REGISTER)));
 }
 
+/// Set Features; an event may follow.
+fn set(driver: &mut Driver, feature: u32, value: u32) {
+    let opcode = admin::SET_FEATURES;
+    driver.submit(
+        0,
+        SubmissionEntry {
+            dword10: feature.into(),
+            dword11: value.into(),
+            ..command(opcode)
+        },
+    );
+    driver.ring_tail(0);
+    driver.settle();
+    assert_eq!(event(driver).unwrap().1, 0);
+}
+
+/// Makes an event happen.
+type Happening = fn(&mut Driver);
+
+#[test]
+fn an_event_whose_log_was_read_does_not_complete_a_later_request() {
+    // Each event, the page that clears it, and another one.
+    let ring = |driver: &mut Driver| {
+        driver.write(0x1018, 1);
+        driver.settle();
+    };
+    let heat = |driver: &mut Driver| {
+        set(driver, 0x0b, 2);
+        set(driver, 4, 300);
+    };
+    let protect = |driver: &mut Driver| {
+        set(driver, 0x0b, 0x100);
+        driver.controller.make_read_only(1);
+    };
+    let cases: [(Happening, u32, u32); 3] = [(ring, 1, 2), (heat, 2, 1), (protect, 4, 2)];
+    for (raise, page, other) in cases {
+        for (read, retain, told) in [
+            (Some(page), false, false),
+            (Some(page), true, true),
+            (Some(other), false, true),
+            (None, false, true),
+        ] {
+            let mut driver = Driver::enabled();
+            raise(&mut driver);
+            if let Some(read) = read {
+                read_log(&mut driver, read, retain);
+            }
+            request(&mut driver, 1);
+            let event = event(&mut driver);
+            assert_eq!(event.is_some(), told, "page {page}, {read:?} read, retain {retain}");
+            assert!(event.is_none_or(|(_, dword0)| dword0 >> 16 == page));
+        }
+    }
+    // It may happen again afterwards.
+    let mut driver = Driver::enabled();
+    ring(&mut driver);
+    read_log(&mut driver, 1, false);
+    ring(&mut driver);
+    request(&mut driver, 1);
+    assert_eq!(event(&mut driver), Some((1, INVALID_REGISTER)));
+}
+
+#[test]
+fn what_is_wanted_no_longer_is_not_sent() {
+    let mut driver = Driver::enabled();
+    set(&mut driver, 0x0b, 0x102);
+    set(&mut driver, 4, 300);
+    driver.controller.make_read_only(1);
+    set(&mut driver, 0x0b, 0x100);
+    request(&mut driver, 1);
+    assert_eq!(event(&mut driver), Some((1, 0x04_00_02)), "the other one still is");
+    read_log(&mut driver, 4, false);
+    request(&mut driver, 2);
+    assert_eq!(event(&mut driver), None);
+}
+
 #[test]
 fn temperature_is_reported_if_wanted() {
     let mut driver = Driver::enabled();
-    let set = |driver: &mut Driver, feature: u32, value: u32| {
-        let opcode = admin::SET_FEATURES;
-        driver.submit(
-            0,
-            SubmissionEntry {
-                dword10: feature.into(),
-                dword11: value.into(),
-                ..command(opcode)
-            },
-        );
-        driver.ring_tail(0);
-        driver.settle();
-        assert_eq!(event(driver).unwrap().1, 0);
-    };
     request(&mut driver, 1);
     set(&mut driver, 4, 300);
     assert_eq!(event(&mut driver), None, "not wanted");
