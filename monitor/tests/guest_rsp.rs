@@ -131,7 +131,7 @@ fn packets_make_the_round_trip() {
 
 #[test]
 fn what_a_client_should_not_send_is_refused_and_the_machine_stands_as_it_stood() {
-    let (run, mut client, _) = at_the_violation();
+    let (run, mut client, thread) = at_the_violation();
     let at = client.pc(0);
     // A wrong sum is asked for again, and a packet that did not arrive is sent again.
     client.raw(b"$Hg1#00");
@@ -145,9 +145,12 @@ fn what_a_client_should_not_send_is_refused_and_the_machine_stands_as_it_stood()
         (client.receive().unwrap(), client.receive().unwrap()),
         ("OK".into(), "OK".into())
     );
-    // More than can be, or nothing that can be: an error, less than was asked for, or no answer to the question.
+    // More than can be, or nothing that can be: an error, and the session goes on.
+    assert_eq!(client.ask("Hg1"), "OK");
+    let before = client.ask("g");
     for packet in [
         "Hgp1.7",
+        "Hgp2.1",
         "Hg",
         "H",
         "T",
@@ -156,6 +159,7 @@ fn what_a_client_should_not_send_is_refused_and_the_machine_stands_as_it_stood()
         "G00",
         "p",
         "pfff",
+        "P7=00",
         "P10",
         "P10=zz",
         "P10=00000000000000000000",
@@ -165,41 +169,65 @@ fn what_a_client_should_not_send_is_refused_and_the_machine_stands_as_it_stood()
         "mffffffffffffffff,2",
         "M0,4:00",
         "M0,1:zz",
+        "X0,4:ab",
         "Z1,zz,1",
         "Z2,1001,8",
         "Z2,1000,3",
-        "Z9,1000,1",
-        "z9,1000,1",
+        "z1,1000,1",
         "qXfer:features:read::0,10",
         "qXfer:features:read:target.xml:zz,10",
-        "qXfer:features:write:target.xml:0:aa",
-        "qXfer:libraries:read::ffffffffffffffff,ffffffffffffffff",
         "qRcmd,z",
         "vCont;q",
-        "vFile:open:2f",
+        "vCont;s:p1.7",
+        "vCont;;c",
     ] {
-        client.send(packet.as_bytes());
-        if let Some(answer) = client.receive() {
-            assert!(answer.len() < 0x4000 && !answer.starts_with('T'), "{packet}: {answer}");
-        } else {
-            // Turned away.
-            drop(client);
-            client = run.client();
-        }
+        let answer = client.ask(packet);
+        assert!(answer.len() == 3 && answer.starts_with('E'), "{packet}: {answer}");
         assert_eq!(client.pc(0), at, "{packet}");
     }
-    // A packet larger than any may be, one that is broken off, and one within another.
+    for packet in [
+        "Z9,1000,1",
+        "z9,1000,1",
+        "qXfer:features:write:target.xml:0:aa",
+        "vFile:open:2f",
+        "",
+    ] {
+        assert_eq!(client.ask(packet), "", "{packet}");
+    }
+    assert_eq!(
+        client.ask("qXfer:libraries:read::ffffffffffffffff,ffffffffffffffff"),
+        "l"
+    );
+    for packet in ["Hg0", "Hg-1", "Hg1"] {
+        assert_eq!(client.ask(packet), "OK", "{packet}");
+    }
+    assert_eq!(client.ask("g"), before);
+    // A processor that wrote the length of a value wrongly would have lost its stack pointer, or its code.
+    let rip = format!("{at:x}");
+    let code = client.ask(&format!("m{rip},4"));
+    assert_eq!(client.ask(&format!("M{rip},4:0011")), "E16");
+    assert_eq!(client.ask(&format!("m{rip},4")), code);
+    // A packet larger than any may be, one that is broken off, one within another, and what is no packet.
     let mut huge = b"$M1000,ffffff:".to_vec();
     huge.resize(3 << 20, b'0');
-    for bytes in [&huge[..], b"$m1000,4", b"$m10$Hg1#e0", b"#00#00$$$$#", b"\x03\x03\x03"] {
-        // The one before it has to be gone.
-        drop(client);
-        run.client().raw_or_closed(bytes);
-        client = run.client();
-        assert_eq!(client.pc(0), at, "{:?}", String::from_utf8_lossy(&bytes[..3]));
+    for bytes in [
+        &huge[..],
+        b"$m1000,4",
+        b"$m10$Hg1#e0",
+        b"#00#00$$$$#",
+        b"\x03\x03\x03",
+        b"hello\r\n\x00",
+    ] {
+        client.raw(bytes);
+        if bytes.ends_with(b"e0") {
+            assert_eq!(client.receive().unwrap(), "OK");
+        }
+        assert_eq!(client.pc(0), at, "{}", bytes[..3].escape_ascii());
     }
+    // Any thread is the one that the last stop was about.
+    let stop = client.ask("vCont;s:0");
+    assert!(stop.starts_with(&format!("T05thread:{thread};")), "{stop}");
     // While the machine runs nothing but an interrupt is heard.
-    client.ask(FEATURES);
     client.send(b"vCont;c");
     client.raw(b"$Hg1#e0$vCont;c#a8$D#44");
     client.raw(&[3]);

@@ -3,16 +3,16 @@
 //!
 //! Talks to the [`Debuggee`](crate::target::debuggee::Debuggee), which knows how many registers are left.
 
+use gdbstub::target::TargetResult;
 use gdbstub::target::ext::breakpoints::{
     Breakpoints, HwBreakpoint, HwBreakpointOps, HwWatchpoint, HwWatchpointOps, SwBreakpoint, SwBreakpointOps, WatchKind,
 };
-use gdbstub::target::{TargetError, TargetResult};
 
-use super::stub::{EINVAL, Stub};
+use super::stub::{EINVAL, Errno, Stub};
 use crate::target::debuggee::{Trap, TrapKind};
 
-/// `ENOSPC` of the protocol: there is no debug register left.
-const ENOSPC: u8 = 28;
+/// There is no debug register left.
+const ENOSPC: Errno = Errno(28);
 
 /// What a software breakpoint takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -77,7 +77,7 @@ impl Stub {
             Err(error) => {
                 self.placed.pop();
                 crate::tell_bounded!("gdb: no breakpoint or watchpoint at {:#x}: {error}", trap.address);
-                Err(TargetError::Errno(ENOSPC))
+                Err(ENOSPC.into())
             }
         }
     }
@@ -143,15 +143,19 @@ fn execute(address: u64) -> Trap {
     instruction(TrapKind::Execute, address)
 }
 
-/// A watchpoint; `None` if its length is none that a debug register has. The processor has no register for reads alone.
-fn watch(address: u64, length: u64, kind: WatchKind) -> Option<Trap> {
-    Some(Trap {
+/// A watchpoint. The processor has no register for reads alone, and none for other than 1, 2, 4 or 8 bytes that lie on a
+/// multiple of their number.
+fn watch(address: u64, length: u64, kind: WatchKind) -> Result<Trap, Errno> {
+    if !matches!(length, 1 | 2 | 4 | 8) || !address.is_multiple_of(length) {
+        return Err(EINVAL);
+    }
+    Ok(Trap {
         kind: match kind {
             WatchKind::Write => TrapKind::Write,
             WatchKind::Read | WatchKind::ReadWrite => TrapKind::Access,
         },
         address,
-        length: u8::try_from(length).ok()?,
+        length: length as u8,
     })
 }
 
@@ -192,13 +196,10 @@ impl HwBreakpoint for Stub {
 
 impl HwWatchpoint for Stub {
     fn add_hw_watchpoint(&mut self, addr: u64, len: u64, kind: WatchKind) -> TargetResult<bool, Self> {
-        match watch(addr, len, kind) {
-            Some(trap) => self.place(trap, Asked::Watch(kind)),
-            None => Err(TargetError::Errno(EINVAL)),
-        }
+        self.place(watch(addr, len, kind)?, Asked::Watch(kind))
     }
 
     fn remove_hw_watchpoint(&mut self, addr: u64, len: u64, kind: WatchKind) -> TargetResult<bool, Self> {
-        Ok(watch(addr, len, kind).is_some_and(|trap| self.take_out(trap, Asked::Watch(kind))))
+        Ok(self.take_out(watch(addr, len, kind)?, Asked::Watch(kind)))
     }
 }

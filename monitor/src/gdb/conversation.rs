@@ -1,7 +1,8 @@
 //! What is said between one client and the machine: bytes in, bytes out, stops in between.
 //!
 //! Talks to the gdbstub crate's state machine and to the [`Stub`]. It must not know sockets, so that any bytes can be
-//! given to it.
+//! given to it. Each packet is answered or, if it makes no sense, refused: what reaches the crate has passed the
+//! [`filter`](super::filter). Nothing that a client sends ends the conversation but the packets that say so.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -12,33 +13,14 @@ use gdbstub::conn::Connection;
 use gdbstub::stub::state_machine::GdbStubStateMachine;
 use gdbstub::stub::{DisconnectReason, GdbStub, MultiThreadStopReason};
 
+use super::command::{Command, Malformed};
+use super::filter::{self, Passage};
 use super::libraries::SymbolFiles;
+use super::packet::{NOT_ARRIVED, PACKET_LIMIT, PAYLOAD_LIMIT, Received, Receiver, framed};
 use super::snapshot::SnapshotFile;
-use super::stub::Stub;
+use super::stub::{EINVAL, Errno, Stub};
 use crate::session::Session;
 use crate::target::debuggee::{Debuggee, Stop};
-
-/// Longest packet, in bytes; gdb is told.
-const PACKET_LIMIT: usize = 0x4000;
-/// What a client sends to interrupt: a single byte, no packet.
-const INTERRUPT: u8 = 3;
-/// What either side sends to have a packet again.
-const NOT_ARRIVED: u8 = b'-';
-/// Bytes around the payload of a packet.
-const FRAME: usize = 4;
-
-/// The sum behind a packet's payload.
-fn sum(payload: &[u8]) -> u8 {
-    payload.iter().fold(0, |sum: u8, byte| sum.wrapping_add(*byte))
-}
-
-/// A payload as a packet.
-fn framed(payload: &[u8]) -> Vec<u8> {
-    let mut packet = vec![b'$'];
-    packet.extend_from_slice(payload);
-    packet.extend_from_slice(format!("#{:02x}", sum(payload)).as_bytes());
-    packet
-}
 
 /// What the gdbstub crate writes, on its way to the client.
 #[derive(Clone, Default)]
@@ -62,7 +44,7 @@ impl Connection for Outbox {
 pub enum Left {
     /// It said that the machine is to go on.
     Detached,
-    /// Without a word, or after one that makes no sense.
+    /// Without a word.
     Vanished,
     /// It ended the run.
     Killed,
@@ -74,11 +56,11 @@ pub enum Left {
 pub struct Conversation {
     machine: Arc<dyn Debuggee>,
     stub: Stub,
-    /// `None` once it has broken down.
-    state: Option<GdbStubStateMachine<'static, Stub, Outbox>>,
+    receiver: Receiver,
+    /// `None` if it has broken down, which no packet that passes the filter does.
+    engine: Option<GdbStubStateMachine<'static, Stub, Outbox>>,
+    /// What is to be sent.
     outbox: Outbox,
-    /// What has come of a packet that is not complete.
-    packet: Vec<u8>,
     /// Packets are no longer acknowledged.
     no_acknowledgement: bool,
     /// The last packet sent, for a client that says that it did not arrive; it says so once.
@@ -102,17 +84,21 @@ impl Conversation {
         let gdb = GdbStub::builder(outbox.clone())
             .packet_buffer_size(PACKET_LIMIT)
             .build();
-        let state = gdb.ok().and_then(|gdb| gdb.run_state_machine(&mut stub).ok());
-        Self {
+        let engine = gdb.ok().and_then(|gdb| gdb.run_state_machine(&mut stub).ok());
+        let mut begun = Self {
             machine,
             stub,
-            state,
+            receiver: Receiver::default(),
+            engine,
             outbox,
-            packet: Vec::new(),
             no_acknowledgement: false,
             last: Vec::new(),
             standing: Some(standing),
-        }
+        };
+        // Acknowledgements are given here, where packets are found.
+        begun.give_quietly(b"QStartNoAckMode");
+        begun.select_current();
+        begun
     }
 
     /// What is to be sent.
@@ -127,7 +113,7 @@ impl Conversation {
     /// Whether it is over, and how.
     #[must_use]
     pub fn left(&self) -> Option<Left> {
-        match &self.state {
+        match &self.engine {
             None => Some(Left::Vanished),
             Some(GdbStubStateMachine::Disconnected(client)) => Some(match client.get_reason() {
                 DisconnectReason::Kill => Left::Killed,
@@ -144,111 +130,121 @@ impl Conversation {
         self.standing.as_ref()
     }
 
-    /// Takes what the client has sent. What makes no sense ends the conversation.
+    /// Takes what the client has sent.
     pub fn receive(&mut self, received: &[u8]) {
         for &byte in received {
+            if self.left().is_some() {
+                return;
+            }
+            if self.standing.is_some() {
+                if let Some(received) = self.receiver.take(byte) {
+                    self.take(received);
+                }
+                continue;
+            }
             // A running machine can only be interrupted (gdb manual, "Interrupts"): another command to go on must not be
             // left over for the next stop.
-            if byte != INTERRUPT && self.state.as_mut().is_some_and(is_running) {
-                self.packet.clear();
-                continue;
-            }
-            if byte == NOT_ARRIVED && self.packet.is_empty() {
-                let last = std::mem::take(&mut self.last);
-                self.outbox.0.borrow_mut().extend(last);
-                continue;
-            }
-            if byte != b'$' && self.packet.is_empty() {
-                self.give(&[byte]);
-                continue;
-            }
-            self.packet.push(byte);
-            let complete = self.packet.len() >= 4 && self.packet[self.packet.len() - 3] == b'#';
-            if complete {
-                let packet = std::mem::take(&mut self.packet);
-                self.take_packet(&packet);
-            } else if self.packet.len() > PACKET_LIMIT + FRAME {
-                crate::tell_bounded!("gdb: the debugger is cut off: a packet of more than {PACKET_LIMIT} bytes");
-                self.packet.clear();
-                self.state = None;
+            if Receiver::default().take(byte) == Some(Received::Interrupt) {
+                self.machine.interrupt();
             }
         }
     }
 
-    /// A whole packet: answers what the gdbstub crate does not know or takes otherwise than its senders mean it.
-    fn take_packet(&mut self, packet: &[u8]) {
-        let (payload, digits) = packet.split_at(packet.len().saturating_sub(3));
-        let payload = payload.get(1..).unwrap_or_default();
-        let told = std::str::from_utf8(digits.get(1..).unwrap_or_default());
-        let told = told.ok().and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        if told != Some(sum(payload)) {
-            if !self.no_acknowledgement {
-                self.outbox.0.borrow_mut().push(NOT_ARRIVED);
+    /// One packet or sign, while the machine stands still.
+    fn take(&mut self, received: Received) {
+        match received {
+            Received::Packet(payload) => {
+                self.acknowledge();
+                self.answer(&payload);
             }
-            return;
+            Received::TooLong => {
+                self.acknowledge();
+                self.refuse(EINVAL);
+            }
+            // Nobody would send it again who does not wait to be told that it arrived.
+            Received::Damaged if self.no_acknowledgement => self.refuse(EINVAL),
+            Received::Damaged => self.outbox.0.borrow_mut().push(NOT_ARRIVED),
+            Received::NotArrived if self.no_acknowledgement => {}
+            Received::NotArrived => {
+                let last = std::mem::take(&mut self.last);
+                self.outbox.0.borrow_mut().extend(last);
+            }
+            // It stands still.
+            Received::Interrupt => {}
         }
-        match payload {
-            // lldb and WinDbg mean all processors by it, not the one that stopped.
-            b"c" => self.give(&framed(b"vCont;c")),
-            // What QEMU has for physical memory, and WinDbg uses.
-            b"qqemu.PhyMemMode" => self.answer(if self.stub.physical { b"1" } else { b"0" }),
-            b"Qqemu.PhyMemMode:0" | b"Qqemu.PhyMemMode:1" => {
-                self.stub.physical = payload.ends_with(b"1");
-                self.answer(b"OK");
-            }
-            _ => {
-                if payload.starts_with(b"qSupported") {
-                    self.stub.introduce(payload);
-                }
-                self.give(packet);
-                self.no_acknowledgement |= payload == b"QStartNoAckMode";
-            }
+    }
+
+    fn acknowledge(&mut self) {
+        if !self.no_acknowledgement {
+            self.outbox.0.borrow_mut().push(b'+');
         }
+    }
+
+    fn send(&mut self, payload: &[u8]) {
+        self.outbox.0.borrow_mut().extend(framed(payload));
+    }
+
+    fn refuse(&mut self, Errno(number): Errno) {
+        self.send(format!("E{number:02x}").as_bytes());
     }
 
     fn answer(&mut self, payload: &[u8]) {
-        let mut outbox = self.outbox.0.borrow_mut();
-        if !self.no_acknowledgement {
-            outbox.push(b'+');
+        let passage = match Command::parse(payload) {
+            Ok(command) => {
+                self.no_acknowledgement |= command == Command::StartNoAckMode;
+                // The crate ends the session without an answer.
+                if command == Command::Kill(true) {
+                    self.send(b"OK");
+                }
+                filter::pass(command, &mut self.stub)
+            }
+            Err(Malformed) => Err(EINVAL),
+        };
+        match passage {
+            Ok(Passage::On(payload)) if payload.len() <= PAYLOAD_LIMIT => self.give(&payload),
+            Ok(Passage::On(_)) => self.refuse(EINVAL),
+            Ok(Passage::Answer(text)) => self.send(text.as_bytes()),
+            Err(refusal) => self.refuse(refusal),
         }
-        outbox.extend(framed(payload));
     }
 
-    /// Gives bytes to the state machine.
-    fn give(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            let Some(state) = self.state.take() else { return };
-            let next = match state {
-                GdbStubStateMachine::Idle(idle) => idle.incoming_data(&mut self.stub, byte),
-                GdbStubStateMachine::Running(running) => running.incoming_data(&mut self.stub, byte),
-                other => Ok(other),
+    /// Gives a packet to the gdbstub crate.
+    fn give(&mut self, payload: &[u8]) {
+        for byte in framed(payload) {
+            let next = match self.engine.take() {
+                Some(GdbStubStateMachine::Idle(idle)) => idle.incoming_data(&mut self.stub, byte),
+                Some(other) => Ok(other),
+                None => return,
             };
-            let next = next.and_then(|state| match state {
-                GdbStubStateMachine::CtrlCInterrupt(interrupted) => {
-                    if self.standing.is_none() {
-                        self.machine.interrupt();
-                    }
-                    // The stop itself is told when it has come.
-                    interrupted.interrupt_handled(&mut self.stub, None::<MultiThreadStopReason<u64>>)
-                }
-                other => Ok(other),
-            });
             match next {
-                Ok(state) => self.state = Some(state),
+                Ok(engine) => self.engine = Some(engine),
                 Err(problem) => crate::tell_bounded!("gdb: the debugger is cut off: {problem}"),
             }
-            if matches!(self.state, Some(GdbStubStateMachine::Running(_))) {
-                self.standing = None;
-            }
         }
+        if self.engine.as_mut().is_some_and(is_running) {
+            self.standing = None;
+        }
+    }
+
+    /// As [`Conversation::give`], but the client did not ask for it and is told nothing.
+    fn give_quietly(&mut self, payload: &[u8]) {
+        let before = self.outbox.0.borrow().len();
+        self.give(payload);
+        self.outbox.0.borrow_mut().truncate(before);
+    }
+
+    /// Memory and registers are those of the processor that the last stop was about.
+    fn select_current(&mut self) {
+        let select = filter::select(self.stub.current);
+        self.give_quietly(select.as_bytes());
     }
 
     /// Tells the client a stop, or with `None` the end of the run.
     pub fn tell(&mut self, stop: Option<Stop>) {
         let Some(stop) = stop else {
-            if let Some(GdbStubStateMachine::Running(running)) = self.state.take() {
+            if let Some(GdbStubStateMachine::Running(running)) = self.engine.take_if(is_running) {
                 let told = running.report_stop(&mut self.stub, MultiThreadStopReason::Exited(0));
-                self.state = told.ok();
+                self.engine = told.ok();
             }
             return;
         };
@@ -261,16 +257,18 @@ impl Conversation {
         }
         let reason = self.stub.stopped(&stop);
         self.standing = Some(stop);
-        let Some(GdbStubStateMachine::Running(running)) = self.state.take_if(is_running) else {
+        let Some(GdbStubStateMachine::Running(running)) = self.engine.take_if(is_running) else {
+            self.select_current();
             return;
         };
         let values = self.stub.expedited();
         let mut expedited = values.iter().map(|(register, value)| (*register, value.as_slice()));
         let told = running.report_stop_with_regs(&mut self.stub, reason, &mut expedited);
-        self.state = told.ok();
+        self.engine = told.ok();
     }
 
     /// Takes the client's traps out; gives why the machine stands still, if it does.
+    #[must_use]
     pub fn end(mut self) -> Option<Stop> {
         self.stub.clear();
         self.standing

@@ -4,10 +4,13 @@
 //! Everything runs on one thread of its own, within limits of its own.
 
 mod breakpoints;
+mod command;
 mod commands;
 mod conversation;
+mod filter;
 mod libraries;
 mod listener;
+mod packet;
 mod registers;
 mod server;
 mod snapshot;

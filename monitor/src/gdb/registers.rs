@@ -270,6 +270,11 @@ impl RegId for Register {
     }
 }
 
+/// Bytes of the whole set, as the `g` and `G` packets carry it.
+pub(crate) fn size_of_all(avx: bool) -> usize {
+    Register::all(avx).map(Register::size).sum()
+}
+
 /// x64 with the registers above.
 #[derive(Debug)]
 pub(crate) enum X64 {}
@@ -472,6 +477,7 @@ mod tests {
             let mut back = RegisterSet::default();
             back.gdb_deserialize(&bytes).unwrap();
             assert_eq!(back, set);
+            assert_eq!(bytes.len(), size_of_all(avx));
             assert!(back.gdb_deserialize(&bytes[1..]).is_err());
             bytes.push(0);
             assert!(back.gdb_deserialize(&bytes).is_err());

@@ -1,11 +1,13 @@
 //! The machine as the gdbstub crate wants to see it: threads are processors, memory is seen through the page tables of
 //! the processor in question.
 //!
-//! Talks to the [`Debuggee`] and to the session. It must not know sockets. gdb itself takes a breakpoint out, steps its
+//! Talks to the [`Debuggee`] and to the session. It must not know sockets, nor packets: [`filter`](super::filter) hands on
+//! those that are in order. No error of it ends the session. gdb itself takes a breakpoint out, steps its
 //! processor alone and puts it back in when it goes on from one, so nothing of that is here.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use gdbstub::common::{Signal, Tid};
@@ -26,6 +28,7 @@ use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOp
 use gdbstub::target::{Target, TargetError, TargetResult};
 
 use super::breakpoints::{Asked, Policy};
+use super::command::Threads;
 use super::commands::Commands;
 use super::libraries::{self, SymbolFiles};
 use super::registers::{self, Register, RegisterSet, X64};
@@ -33,19 +36,30 @@ use super::snapshot::SnapshotFile;
 use crate::session::Session;
 use crate::target::debuggee::{AllRegisters, DebuggedCpu, Debuggee, Motion, Stop, Trap, ask};
 
-/// `EFAULT` of the protocol: memory cannot be accessed.
-const EFAULT: u8 = 14;
-/// `EINVAL` of the protocol.
-pub(super) const EINVAL: u8 = 22;
+/// A refusal, as the protocol says it: `E` and a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Errno(pub(super) u8);
+
+impl From<Errno> for TargetError<Infallible> {
+    fn from(Errno(number): Errno) -> Self {
+        Self::Errno(number)
+    }
+}
+
+/// An annex that there is not: gdb manual, "General Query Packets", `qXfer`.
+pub(super) const NO_ANNEX: Errno = Errno(0);
+/// The machine has come to its end.
+const ESRCH: Errno = Errno(3);
+/// The machine does not do it.
+const EIO: Errno = Errno(5);
+/// Memory cannot be accessed.
+const EFAULT: Errno = Errno(14);
+/// The packet makes no sense.
+pub(super) const EINVAL: Errno = Errno(22);
 
 /// Most bytes of a command's output, and of one packet of it.
 const OUTPUT_LIMIT: usize = 1 << 18;
 const OUTPUT_PACKET: usize = 1 << 10;
-
-/// The machine has come to its end while gdb asked for something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the run is over")]
-pub(crate) struct Gone;
 
 /// One client's view of the machine.
 #[allow(clippy::struct_excessive_bools)] // Each is a fact of its own.
@@ -55,7 +69,9 @@ pub(crate) struct Stub {
     files: Arc<SymbolFiles>,
     snapshot: Option<SnapshotFile>,
     /// The processor that the last stop was about.
-    current: u32,
+    pub(super) current: u32,
+    /// The one that the old commands step.
+    pub(super) stepped: u32,
     pub(super) placed: Vec<(Trap, Asked)>,
     /// What software breakpoints take.
     pub(super) policy: Policy,
@@ -67,7 +83,7 @@ pub(crate) struct Stub {
     /// Addresses of memory are physical.
     pub(super) physical: bool,
     /// The client knows AVX and the processors have it.
-    avx: bool,
+    pub(super) avx: bool,
     /// As gdb asks for it piece by piece.
     libraries: RefCell<String>,
 }
@@ -85,6 +101,7 @@ impl Stub {
             files,
             snapshot,
             current: 0,
+            stepped: 0,
             placed: Vec::new(),
             policy: Policy::default(),
             patch_told: false,
@@ -99,7 +116,7 @@ impl Stub {
     /// Takes note of a stop; gives it as gdb is told.
     pub(crate) fn stopped(&mut self, stop: &Stop) -> MultiThreadStopReason<u64> {
         let signal = |cpu: u32, signal| MultiThreadStopReason::SignalWithThread { tid: tid(cpu), signal };
-        match *stop {
+        let reason = match *stop {
             Stop::Start | Stop::TrapsLost(_) => signal(self.current, Signal::SIGTRAP),
             Stop::Interrupted => signal(self.current, Signal::SIGINT),
             Stop::Violation(cpu) | Stop::Stepped(cpu) => {
@@ -129,18 +146,17 @@ impl Stub {
                     None => signal(cpu, Signal::SIGTRAP),
                 }
             }
-        }
+        };
+        self.stepped = self.current;
+        reason
     }
 
     /// Takes note of what the client says that it knows. gdb and lldb are told of AVX, if there is any; WinDbg's client, which
     /// does not know several processes, gets QEMU's registers and no more.
-    pub(crate) fn introduce(&mut self, features: &[u8]) {
-        let knows = features
-            .split(|byte| matches!(byte, b':' | b';'))
-            .any(|word| word == b"multiprocess+");
+    pub(crate) fn introduce(&mut self, multiprocess: bool) {
         let first = ask(&*self.machine, 0, |cpu| cpu.all());
         let there = first.is_some_and(|all| all.is_ok_and(|all| all.floating.ymm_high.is_some()));
-        self.avx = knows && there;
+        self.avx = multiprocess && there;
     }
 
     /// The values that are told with a stop, so that gdb need not ask.
@@ -164,25 +180,33 @@ impl Stub {
 
     fn ask<R: Send + 'static>(
         &self,
-        tid: Tid,
+        cpu: u32,
         question: impl FnOnce(&mut dyn DebuggedCpu) -> R + Send + 'static,
-    ) -> TargetResult<R, Self> {
-        let cpu = self.cpu(tid)?;
-        ask(&*self.machine, cpu, question).ok_or(TargetError::Fatal(Gone))
+    ) -> Result<R, Errno> {
+        ask(&*self.machine, cpu, question).ok_or(ESRCH)
     }
 
-    fn cpu(&self, tid: Tid) -> TargetResult<u32, Self> {
+    fn cpu(&self, tid: Tid) -> Result<u32, Errno> {
         u32::try_from(tid.get() - 1)
             .ok()
             .filter(|cpu| *cpu < self.machine.processors())
-            .ok_or(TargetError::Errno(EINVAL))
+            .ok_or(EINVAL)
     }
 
-    fn all(&self, tid: Tid) -> TargetResult<AllRegisters, Self> {
-        let all = self.ask(tid, |cpu| cpu.all())?;
+    /// The processor that one thread is; of several, the one that the last stop was about.
+    pub(super) fn processor(&self, threads: Threads) -> Result<u32, Errno> {
+        let Threads::One(thread) = threads else {
+            return Ok(self.current);
+        };
+        let tid = usize::try_from(thread).ok().and_then(Tid::new);
+        self.cpu(tid.ok_or(EINVAL)?)
+    }
+
+    fn all(&self, cpu: u32) -> Result<AllRegisters, Errno> {
+        let all = self.ask(cpu, |cpu| cpu.all())?;
         let mut all = all.map_err(|error| {
             tracing::warn!("{error}");
-            TargetError::NonFatal
+            EIO
         })?;
         if !self.avx {
             all.floating.ymm_high = None;
@@ -190,12 +214,25 @@ impl Stub {
         Ok(all)
     }
 
-    fn set_all(&self, tid: Tid, all: &AllRegisters) -> TargetResult<(), Self> {
+    fn set_all(&self, cpu: u32, all: &AllRegisters) -> Result<(), Errno> {
         let all = *all;
-        self.ask(tid, move |cpu| cpu.set_all(&all))?.map_err(|error| {
+        self.ask(cpu, move |cpu| cpu.set_all(&all))?.map_err(|error| {
             crate::tell_bounded!("gdb: the registers cannot be changed: {error}");
-            TargetError::NonFatal
+            EIO
         })
+    }
+
+    /// Has the processor that the old commands step go on from another address: the gdbstub crate passes it over.
+    pub(super) fn jump(&self, address: u64) -> Result<(), Errno> {
+        let mut all = self.all(self.stepped)?;
+        all.general.rip = address;
+        self.set_all(self.stepped, &all)
+    }
+
+    /// A file of the target description.
+    pub(super) fn description(&self, annex: &[u8]) -> Result<String, Errno> {
+        let name = std::str::from_utf8(annex).map_err(|_| NO_ANNEX)?;
+        registers::description(name, self.avx).ok_or(NO_ANNEX)
     }
 }
 
@@ -215,9 +252,9 @@ fn piece(data: &[u8], offset: u64, length: usize, buf: &mut [u8]) -> usize {
 
 impl Target for Stub {
     type Arch = X64;
-    type Error = Gone;
+    type Error = Infallible;
 
-    fn base_ops(&mut self) -> BaseOps<'_, X64, Gone> {
+    fn base_ops(&mut self) -> BaseOps<'_, X64, Infallible> {
         BaseOps::MultiThread(self)
     }
 
@@ -249,12 +286,12 @@ impl Target for Stub {
 
 impl MultiThreadBase for Stub {
     fn read_registers(&mut self, regs: &mut RegisterSet, tid: Tid) -> TargetResult<(), Self> {
-        regs.0 = self.all(tid)?;
+        regs.0 = self.all(self.cpu(tid)?)?;
         Ok(())
     }
 
     fn write_registers(&mut self, regs: &RegisterSet, tid: Tid) -> TargetResult<(), Self> {
-        self.set_all(tid, &regs.0)
+        Ok(self.set_all(self.cpu(tid)?, &regs.0)?)
     }
 
     fn support_single_register_access(&mut self) -> Option<SingleRegisterAccessOps<'_, Tid, Self>> {
@@ -265,7 +302,7 @@ impl MultiThreadBase for Stub {
     fn read_addrs(&mut self, start_addr: u64, data: &mut [u8], tid: Tid) -> TargetResult<usize, Self> {
         let length = data.len();
         let physical = self.physical;
-        let read = self.ask(tid, move |cpu| {
+        let read = self.ask(self.cpu(tid)?, move |cpu| {
             let mut bytes = vec![0; length];
             if physical {
                 if !cpu.read_physical(start_addr, &mut bytes) {
@@ -281,7 +318,7 @@ impl MultiThreadBase for Stub {
             bytes
         })?;
         if read.is_empty() {
-            return Err(TargetError::Errno(EFAULT));
+            return Err(EFAULT.into());
         }
         data[..read.len()].copy_from_slice(&read);
         Ok(read.len())
@@ -289,15 +326,15 @@ impl MultiThreadBase for Stub {
 
     fn write_addrs(&mut self, start_addr: u64, data: &[u8], tid: Tid) -> TargetResult<(), Self> {
         if self.physical {
-            return Err(TargetError::Errno(EFAULT));
+            return Err(EFAULT.into());
         }
         let data = data.to_vec();
-        let written = self.ask(tid, move |cpu| cpu.write(start_addr, &data))?;
-        written.map_err(|_| TargetError::Errno(EFAULT))
+        let written = self.ask(self.cpu(tid)?, move |cpu| cpu.write(start_addr, &data))?;
+        Ok(written.map_err(|_| EFAULT)?)
     }
 
     /// The one that the last stop was about comes first: a client that attaches looks at that one.
-    fn list_active_threads(&mut self, thread_is_active: &mut dyn FnMut(Tid)) -> Result<(), Gone> {
+    fn list_active_threads(&mut self, thread_is_active: &mut dyn FnMut(Tid)) -> Result<(), Infallible> {
         let others = (0..self.machine.processors()).filter(|cpu| *cpu != self.current);
         std::iter::once(self.current)
             .chain(others)
@@ -317,36 +354,39 @@ impl MultiThreadBase for Stub {
 impl SingleRegisterAccess<Tid> for Stub {
     fn read_register(&mut self, tid: Tid, reg_id: Register, buf: &mut [u8]) -> TargetResult<usize, Self> {
         if reg_id.is_avx() && !self.avx {
-            return Err(TargetError::Errno(EINVAL));
+            return Err(EINVAL.into());
         }
-        let all = self.all(tid)?;
+        let all = self.all(self.cpu(tid)?)?;
         Ok(piece(&reg_id.get(&all)[..reg_id.size()], 0, buf.len(), buf))
     }
 
     fn write_register(&mut self, tid: Tid, reg_id: Register, val: &[u8]) -> TargetResult<(), Self> {
-        if val.len() > reg_id.size() || reg_id.is_avx() && !self.avx {
-            return Err(TargetError::Errno(EINVAL));
+        // A value of another size is none of this register.
+        if val.len() != reg_id.size() || reg_id.is_avx() && !self.avx {
+            return Err(EINVAL.into());
         }
-        let mut all = self.all(tid)?;
+        let cpu = self.cpu(tid)?;
+        let mut all = self.all(cpu)?;
         reg_id.set(&mut all, val);
-        self.set_all(tid, &all)
+        Ok(self.set_all(cpu, &all)?)
     }
 }
 
 impl ThreadExtraInfo for Stub {
-    fn thread_extra_info(&self, tid: Tid, buf: &mut [u8]) -> Result<usize, Gone> {
+    fn thread_extra_info(&self, tid: Tid, buf: &mut [u8]) -> Result<usize, Infallible> {
         let session = Arc::clone(&self.session);
-        let Ok(cpu) = self.cpu(tid) else { return Ok(0) };
-        let text = ask(&*self.machine, cpu, move |cpu| {
-            session.processor_text(cpu.as_cpu_state())
-        })
-        .ok_or(Gone)?;
+        let text = self.cpu(tid).and_then(|cpu| {
+            let text = move |cpu: &mut dyn DebuggedCpu| session.processor_text(cpu.as_cpu_state());
+            self.ask(cpu, text)
+        });
+        // It has no way to say that there is none.
+        let text = text.unwrap_or_default();
         Ok(piece(text.as_bytes(), 0, buf.len(), buf))
     }
 }
 
 impl MultiThreadResume for Stub {
-    fn resume(&mut self) -> Result<(), Gone> {
+    fn resume(&mut self) -> Result<(), Infallible> {
         let default = if self.locked { Motion::Hold } else { Motion::Run };
         let motion = |cpu| self.motions.get(&cpu).copied().unwrap_or(default);
         let motions = (0..self.machine.processors()).map(motion).collect();
@@ -354,14 +394,14 @@ impl MultiThreadResume for Stub {
         Ok(())
     }
 
-    fn clear_resume_actions(&mut self) -> Result<(), Gone> {
+    fn clear_resume_actions(&mut self) -> Result<(), Infallible> {
         self.motions.clear();
         self.locked = false;
         Ok(())
     }
 
     /// Signals mean nothing to a machine.
-    fn set_resume_action_continue(&mut self, tid: Tid, _: Option<Signal>) -> Result<(), Gone> {
+    fn set_resume_action_continue(&mut self, tid: Tid, _: Option<Signal>) -> Result<(), Infallible> {
         self.set_motion(tid, Motion::Run);
         Ok(())
     }
@@ -389,14 +429,14 @@ impl Stub {
 }
 
 impl MultiThreadSingleStep for Stub {
-    fn set_resume_action_step(&mut self, tid: Tid, _: Option<Signal>) -> Result<(), Gone> {
+    fn set_resume_action_step(&mut self, tid: Tid, _: Option<Signal>) -> Result<(), Infallible> {
         self.set_motion(tid, Motion::Step { range: None });
         Ok(())
     }
 }
 
 impl MultiThreadRangeStepping for Stub {
-    fn set_resume_action_range_step(&mut self, tid: Tid, start: u64, end: u64) -> Result<(), Gone> {
+    fn set_resume_action_range_step(&mut self, tid: Tid, start: u64, end: u64) -> Result<(), Infallible> {
         let range = Some((start, end));
         self.set_motion(tid, Motion::Step { range });
         Ok(())
@@ -404,14 +444,14 @@ impl MultiThreadRangeStepping for Stub {
 }
 
 impl MultiThreadSchedulerLocking for Stub {
-    fn set_resume_action_scheduler_lock(&mut self) -> Result<(), Gone> {
+    fn set_resume_action_scheduler_lock(&mut self) -> Result<(), Infallible> {
         self.locked = true;
         Ok(())
     }
 }
 
 impl MonitorCmd for Stub {
-    fn handle_monitor_cmd(&mut self, cmd: &[u8], mut out: ConsoleOutput<'_>) -> Result<(), Gone> {
+    fn handle_monitor_cmd(&mut self, cmd: &[u8], mut out: ConsoleOutput<'_>) -> Result<(), Infallible> {
         let mut commands = Commands {
             machine: &*self.machine,
             session: &self.session,
@@ -419,13 +459,15 @@ impl MonitorCmd for Stub {
             snapshot: self.snapshot.as_mut(),
             policy: &mut self.policy,
         };
-        let text = commands.run(&String::from_utf8_lossy(cmd));
-        for part in text.as_bytes()[..text.len().min(OUTPUT_LIMIT)].chunks(OUTPUT_PACKET) {
+        let mut text = commands.run(&String::from_utf8_lossy(cmd));
+        if text.len() > OUTPUT_LIMIT {
+            let end = (0..=OUTPUT_LIMIT).rev().find(|end| text.is_char_boundary(*end));
+            text.truncate(end.unwrap_or_default());
+            text.push_str("\n(and more: see the report)\n");
+        }
+        for part in text.as_bytes().chunks(OUTPUT_PACKET) {
             out.write_raw(part);
             out.flush();
-        }
-        if text.len() > OUTPUT_LIMIT {
-            out.write_raw(b"\n(and more: see the report)\n");
         }
         Ok(())
     }
@@ -439,9 +481,7 @@ impl TargetDescriptionXmlOverride for Stub {
         length: usize,
         buf: &mut [u8],
     ) -> TargetResult<usize, Self> {
-        let name = std::str::from_utf8(annex).map_err(|_| TargetError::NonFatal)?;
-        let file = registers::description(name, self.avx).ok_or(TargetError::NonFatal)?;
-        Ok(piece(file.as_bytes(), offset, length, buf))
+        Ok(piece(self.description(annex)?.as_bytes(), offset, length, buf))
     }
 }
 
@@ -450,7 +490,7 @@ impl Libraries for Stub {
         let mut list = self.libraries.borrow_mut();
         if offset == 0 {
             let session = Arc::clone(&self.session);
-            let modules = self.ask(tid(self.current), move |cpu| session.loaded_modules(cpu.as_cpu_state()))?;
+            let modules = self.ask(self.current, move |cpu| session.loaded_modules(cpu.as_cpu_state()))?;
             *list = libraries::xml(&modules, &self.files);
         }
         Ok(piece(list.as_bytes(), offset, length, buf))

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod passing;
 #[path = "../../tests/support/rsp.rs"]
 mod rsp;
 
@@ -504,38 +505,206 @@ fn a_vanished_client_leaves_the_machine_as_configured() {
     }
 }
 
+/// What is refused by an error, in each way in which a packet can be wrong.
+const REFUSED: [&str; 79] = [
+    // Registers: none of that number, values of another size, half a byte, no digits.
+    "p",
+    "pfff",
+    "p42",
+    "pzz",
+    "p10000000000000000",
+    "P7=00",
+    "P7",
+    "P=00",
+    "P7=",
+    "P7=000000000000000",
+    "P7=00000000000000000000",
+    "P7=xxxxxxxxxxxxxxxx",
+    "P12=0000000000000000",
+    "P42=00000000000000000000000000000000",
+    "Pfff=0000000000000000",
+    "g1",
+    "G",
+    "G00",
+    "Gzz",
+    // Memory: not there, data of another length than is said, no numbers.
+    "m",
+    "m1000",
+    "m1000,",
+    "m,4",
+    "mzz,1",
+    "m1000,1,1",
+    "m1000:4",
+    "m10000000000000000,1",
+    "m1000,10000000000000000",
+    "m3000,ffffffffffffffff",
+    "mffffffffffffffff,4",
+    "M1000,4:0011",
+    "M1000,1:0011",
+    "M1000,1:0",
+    "M1000,1:zz",
+    "M1000,1",
+    "M1000:00",
+    "M2fff,2:0000",
+    "Mffffffffffffffff,2:0000",
+    "X1000,ffffffff:a",
+    "X1000,1:ab",
+    "X1000,1:}",
+    // Threads that there are not.
+    "H",
+    "Hg",
+    "Hg3",
+    "Hgp1.7",
+    "Hgp2.1",
+    "Hgp-1.1",
+    "Hg-2",
+    "Hgffffffffffffffff",
+    "Hg10000000000000000",
+    "Hx1",
+    "T",
+    "Tzz",
+    "T3",
+    "qThreadExtraInfo,9",
+    "qThreadExtraInfo",
+    // Breakpoints and watchpoints of no kind that the processor has.
+    "Z1",
+    "Z1,zzz,1",
+    "Z1,1000",
+    "Z1,1000,1;X3,220027",
+    "Z2,0,ffffffffffffffff",
+    "Z2,1001,8",
+    "Z2,1000,3",
+    "Z4,1000,0",
+    "z0,1000,1",
+    "z2,1000,8",
+    // Going on.
+    "vCont;",
+    "vCont;;;",
+    "vCont;q",
+    "vCont;t",
+    "vCont;s:p1.ffff;c",
+    "vCont;c:-2",
+    "vCont;r1000:1",
+    "czz",
+    "C",
+    "D;2",
+    // Queries.
+    "qXfer:features:read:../etc/passwd:0,80",
+    "qXfer:libraries:read::0",
+    "qRcmd,zz",
+];
+
 #[test]
-fn what_makes_no_sense_costs_its_sender_the_connection_at_most() {
+fn what_makes_no_sense_is_refused_and_the_session_goes_on() {
     let scene = Scene::new(OnDisconnect::Pause);
-    let mut huge = vec![b'$'];
-    huge.resize(1 << 20, b'a');
-    for bytes in [&b"\x03\x03\x03+++---$#00$?#00$#"[..], b"$m1000,4#ff", &huge] {
-        let mut client = scene.client();
-        client.raw(bytes);
-        drop(client);
-        assert_eq!(scene.client().pc(0), 0x1234);
+    let mut client = scene.client();
+    client.ask("qSupported:multiprocess+");
+    assert!(client.ask("M1000,4:01020304").starts_with("OK"));
+    let before = (client.ask("g"), client.ask("m1000,2000"));
+    for packet in REFUSED {
+        let answer = client.ask(packet);
+        assert!(answer.len() == 3 && answer.starts_with('E'), "{packet}: {answer}");
+        assert_eq!((client.ask("g"), client.ask("m1000,2000")), before, "{packet}");
     }
+    assert_eq!(scene.machine.inner().resumed.len(), 0);
+    assert_eq!(scene.machine.inner().traps, []);
+    // What is not known has the empty answer, whatever it is.
     for packet in [
-        "m1000,ffffffffffffffff",
-        "mffffffffffffffff,4",
-        "G00",
-        "P",
-        "vCont;s:p1.ffff;c:-2",
-        "vCont;;;",
-        "Z1,zzz,1",
-        "Z2,0,ffffffffffffffff",
-        "Z4,1000,0",
-        "qXfer:libraries:read::ffffffffffffffff,ffffffffffffffff",
-        "qRcmd,zz",
-        "Hgffffffffffffffff",
-        "X1000,ffffffff:a",
+        "",
+        "!",
+        "x1000,4",
+        "Z9,1000,1",
+        "vMustReplyEmpty",
+        "qC",
+        "QNonStop:1",
+        "R00",
+        "vFile:open:2f",
     ] {
-        let mut client = scene.client();
-        client.send(packet.as_bytes());
-        drop(client);
-        scene.until(|inner| !inner.running);
-        assert_eq!(scene.client().pc(0), 0x1234, "{packet}");
+        assert_eq!(client.ask(packet), "", "{packet}");
     }
+    // A read gives as much as fits into a packet.
+    assert_eq!(client.ask("m1000,ffffffffffffffff").len(), 0x3ffc);
+    scene.end();
+}
+
+#[test]
+fn bytes_that_are_no_packet_are_passed_over() {
+    let scene = Scene::new(OnDisconnect::Pause);
+    let mut client = scene.client();
+    let huge = [&b"$"[..], &vec![b'a'; 1 << 20]].concat();
+    for bytes in [
+        &b"\x03\x03\x03+++"[..],
+        b"hello\r\n#00\x00\xff",
+        b"$m1000,4",
+        b"$m1000,4#",
+        b"$m1000,4#0",
+        b"$m10$$$",
+        b"$X1000,8:\x03\x03",
+        b"$qXfer:features:read:\xff\xfe",
+        &huge,
+    ] {
+        client.raw(bytes);
+        assert_eq!(client.pc(0), 0x1234, "{}", bytes[..bytes.len().min(20)].escape_ascii());
+    }
+    // A damaged packet is asked for again, and is not carried out.
+    for bytes in [&b"$M1000,1:01#00"[..], b"$M1000,1:01#zz"] {
+        client.raw(bytes);
+        assert_eq!(client.acknowledgement(), b'-');
+    }
+    assert_eq!(client.ask("m1000,1"), "00");
+    // One that is too long is refused.
+    client.send(&[&b"M1000,3000:"[..], &vec![b'0'; 0x6000]].concat());
+    assert_eq!(client.receive().unwrap(), "E16");
+    // Nobody sends anything again who does not wait for acknowledgements.
+    for _ in 0..2 {
+        assert_eq!(client.ask("QStartNoAckMode"), "OK");
+    }
+    client.raw(b"++--$M1000,1:01#00");
+    assert_eq!(client.receive().unwrap(), "E16");
+    assert_eq!(client.ask("m1000,1"), "00");
+    scene.end();
+}
+
+#[test]
+fn any_thread_and_all_threads_are_understood() {
+    let scene = Scene::new(OnDisconnect::Pause);
+    let mut client = scene.client();
+    client.ask("qSupported:multiprocess+");
+    let once = Motion::Step { range: None };
+    scene.machine.inner().next.push_back(Stop::Violation(1));
+    assert!(client.ask("vCont;c").starts_with("T05thread:p01.02;"));
+    for packet in ["Hg0", "Hg-1", "Hgp1.0", "Hgp1.-1", "Hgp0.0", "Hgp-1.-1", "Hgp1"] {
+        assert_eq!(client.ask("Hg1"), "OK");
+        assert_eq!(client.ask(packet), "OK", "{packet}");
+        assert_eq!(client.ask("p10"), hex(&0x5678u64.to_le_bytes()), "{packet}");
+    }
+    for packet in ["T0", "T-1", "Tp1.2"] {
+        assert_eq!(client.ask(packet), "OK", "{packet}");
+    }
+    for (packet, motions) in [
+        ("vCont;s:0", [Motion::Hold, once]),
+        ("vCont;s:p1.0;c", [Motion::Run, once]),
+        ("vCont;s", [once, once]),
+        ("vCont;s:-1", [once, once]),
+        ("vCont;S05:p1.1;C02:p1.-1", [once, Motion::Run]),
+        ("vCont;c:1;s", [Motion::Run, once]),
+        ("vCont;s:1;c:1", [once, Motion::Hold]),
+        ("s", [Motion::Hold, once]),
+        ("S05", [Motion::Hold, once]),
+        ("c", [Motion::Run, Motion::Run]),
+        ("C0b", [Motion::Run, Motion::Run]),
+    ] {
+        scene.machine.inner().next.push_back(Stop::Stepped(1));
+        assert!(client.ask(packet).starts_with("T05thread:p01.02;"), "{packet}");
+        assert_eq!(scene.machine.inner().resumed.last().unwrap(), &motions, "{packet}");
+    }
+    scene.machine.inner().next.push_back(Stop::Stepped(0));
+    assert_eq!(client.ask("Hc1"), "OK");
+    assert!(client.ask("s4321").starts_with("T05thread:p01.01;"));
+    let inner = scene.machine.inner();
+    assert_eq!(inner.resumed.last().unwrap(), &[once, Motion::Hold]);
+    assert_eq!(inner.registers[0].general.rip, 0x4321);
+    drop(inner);
     scene.end();
 }
 
@@ -589,10 +758,14 @@ fn the_end_of_the_run_is_told_and_a_kill_ends_it() {
     assert_eq!(client.receive().unwrap(), "W00");
     scene.end();
 
-    let scene = Scene::new(OnDisconnect::Pause);
-    let mut client = scene.client();
-    assert!(client.ask("?").starts_with("T05"));
-    client.send(b"k");
-    scene.until(|inner| inner.ended);
-    scene.end();
+    for (packet, answer) in [("k", None), ("vKill;1", Some("OK"))] {
+        let scene = Scene::new(OnDisconnect::Pause);
+        let mut client = scene.client();
+        assert!(client.ask("?").starts_with("T05"));
+        assert_eq!(client.ask("vKill;2"), "E16", "there is one process");
+        client.send(packet.as_bytes());
+        assert_eq!(client.receive().as_deref(), answer);
+        scene.until(|inner| inner.ended);
+        scene.end();
+    }
 }
