@@ -17,6 +17,8 @@ const LEAF1_ECX_TSC_DEADLINE: u32 = 1 << 24;
 const LEAF1_ECX_AVX: u32 = 1 << 28;
 const LEAF1_ECX_HYPERVISOR: u32 = 1 << 31;
 const LEAF1_EDX_HTT: u32 = 1 << 28;
+/// Leaf 7: 57-bit linear addresses (5-level paging).
+const LEAF7_ECX_LA57: u32 = 1 << 16;
 const EXTENDED1_ECX_CMP_LEGACY: u32 = 1 << 1;
 const EXTENDED1_ECX_SVM: u32 = 1 << 2;
 
@@ -118,11 +120,19 @@ impl Features {
                     entry.eax |= (count.next_power_of_two() - 1) << 26;
                 }
             }
+            // What is monitored and debugged has four levels: `crate::debug` checks 48-bit addresses. KVM refuses CR4.LA57
+            // to a guest without the feature, as the processor does.
+            7 if entry.index == 0 => entry.ecx &= !LEAF7_ECX_LA57,
             0x8000_0001 => {
                 entry.ecx &= !(EXTENDED1_ECX_SVM | EXTENDED1_ECX_CMP_LEGACY);
             }
             // The core count, and how many bits of the APIC ID it takes.
-            0x8000_0008 => entry.ecx = entry.ecx & !0xf0ff | core_bits(count) << 12 | (count - 1),
+            0x8000_0008 => {
+                entry.ecx = entry.ecx & !0xf0ff | core_bits(count) << 12 | (count - 1);
+                // Bits of a linear address.
+                let linear = (entry.eax >> 8 & 0xff).min(48);
+                entry.eax = entry.eax & !0xff00 | linear << 8;
+            }
             // SVM's own leaf.
             0x8000_000a => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
             // APIC ID, core and node of AMD's topology extensions.
@@ -155,4 +165,44 @@ fn topology(index: u32, count: u32) -> [kvm_cpuid_entry2; 3] {
         level(1, core_bits(count), count, 2),
         level(2, 0, 0, 0),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(function: u32, index: u32, value: u32) -> kvm_cpuid_entry2 {
+        kvm_cpuid_entry2 {
+            function,
+            index,
+            eax: value,
+            ebx: value,
+            ecx: value,
+            edx: value,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_host_with_five_levels_of_paging_gives_its_guests_four() {
+        let host = [
+            entry(7, 0, u32::MAX),
+            entry(7, 1, u32::MAX),
+            entry(0x8000_0008, 0, 0x3934),
+        ];
+        let features = Features {
+            supported: CpuId::from_entries(&host).unwrap(),
+            tsc_deadline: true,
+            hyperv: false,
+        };
+        let guest = features.for_vcpu(0, 1).unwrap();
+        let leaf = |function, index| {
+            let mut all = guest.as_slice().iter();
+            *all.find(|entry| (entry.function, entry.index) == (function, index))
+                .unwrap()
+        };
+        assert_eq!(leaf(7, 0).ecx, !(1 << 16));
+        assert_eq!((leaf(7, 0).ebx, leaf(7, 1).ecx), (u32::MAX, u32::MAX));
+        assert_eq!(leaf(0x8000_0008, 0).eax, 0x3034);
+    }
 }
