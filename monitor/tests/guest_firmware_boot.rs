@@ -56,6 +56,81 @@ fn tool(command: &mut Command, input: &str) {
     );
 }
 
+/// A session that begins where processors do after a reset: real mode, then the modes on the way to long mode.
+#[test]
+fn a_debugger_follows_firmware_from_the_reset_vector() {
+    const RESET_VECTOR: u64 = 0xffff_fff0;
+    let directory = tempfile::tempdir().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_storlock"))
+        .args(["run", "--firmware", "--memory", "64M", "--time-limit", "300s"])
+        .args(["--gdb", "127.0.0.1:0", "--gdb-wait", "--report-dir"])
+        .arg(directory.path().join("report"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let address = debugger_address(directory.path(), &mut child);
+    let mut client = rsp::Client::connect(&address);
+    client.ask("qSupported:multiprocess+");
+    // RIP counts from the base of CS, as QEMU has it; addresses of memory do not.
+    assert_eq!(client.pc(0), 0xfff0);
+    let vector = client.ask(&format!("m{RESET_VECTOR:x},10"));
+    assert_eq!(vector.len(), 32, "{vector}");
+    assert_ne!(vector, "00".repeat(16));
+    assert_eq!(
+        client.ask("mffff0,10"),
+        vector,
+        "the end of firmware is below 1 MiB, too"
+    );
+    assert_eq!(client.ask(&format!("m{RESET_VECTOR:x},11")).len(), 32, "up to 4 GiB");
+    assert_eq!(client.ask("m100000000,1"), "E0e");
+    assert_eq!(client.ask("mc0000000,1"), "E0e", "nothing is there");
+    assert_eq!(client.ask("M1000,4:01020304"), "OK");
+    assert_eq!(client.ask("m1000,4"), "01020304", "linear is physical");
+    assert_eq!(
+        client.ask(&format!("M{RESET_VECTOR:x},1:00")),
+        "E0e",
+        "firmware is read-only"
+    );
+    assert_eq!(client.ask("Qqemu.PhyMemMode:1"), "OK");
+    assert_eq!(client.ask(&format!("m{RESET_VECTOR:x},10")), vector);
+    assert_eq!(client.ask("Qqemu.PhyMemMode:0"), "OK");
+    assert!(client.monitor("storlock phys 0xfffffff0 16").contains(&vector[..2]));
+    assert!(
+        client
+            .monitor("storlock translate 0xfffffff0")
+            .contains("is physical 0xfffffff0")
+    );
+    if ground_boots_firmware() {
+        // Steps and breakpoints before long mode: a breakpoint has the linear address.
+        assert_eq!(client.ask("Z1,fffffff0,1"), "OK");
+        assert!(client.ask("vCont;c").contains("hwbreak:;"));
+        assert_eq!(client.pc(0), 0xfff0);
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..60 {
+            assert!(client.ask("vCont;s:1").starts_with("T05"));
+            seen.insert(client.pc(0));
+        }
+        assert!(seen.len() > 10, "{seen:x?}");
+        // The stub of 64-bit code that OVMF begins with is reached, with paging on, and memory is still read.
+        let cr0 = |client: &mut rsp::Client| rsp::unhex(&client.ask("p1b"));
+        assert_eq!(cr0(&mut client)[3] & 0x80, 0, "no paging yet");
+        client.send(b"vCont;c");
+        std::thread::sleep(std::time::Duration::from_secs(5));
+        client.raw(&[3]);
+        assert!(client.receive().unwrap().starts_with('T'));
+        assert_ne!(cr0(&mut client)[3] & 0x80, 0, "paging");
+        assert_eq!(
+            client.ask(&format!("m{RESET_VECTOR:x},10")),
+            vector,
+            "mapped one to one"
+        );
+    }
+    client.send(b"k");
+    finish(child);
+}
+
 /// A disk with a GPT and an EFI system partition that holds the boot loader, the kernel and these drivers.
 fn make_disk(directory: &Path, drivers: &[&str]) -> PathBuf {
     let disk = directory.join("disk.img");

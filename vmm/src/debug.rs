@@ -196,7 +196,7 @@ impl<'a> StoppedCpu<'a> {
     /// # Errors
     /// [`TranslateError`] for the first byte that cannot be read; `data` is then undefined.
     pub fn read_virtual(&self, gva: u64, data: &mut [u8]) -> Result<(), TranslateError> {
-        translate::read_virtual(self.vcpu.ram(), self.special().cr3, gva, data)
+        translate::read_virtual(self.vcpu.ram(), self.special().address_space(), gva, data)
     }
 
     /// Writes guest-virtual memory that a supervisor may write.
@@ -204,7 +204,7 @@ impl<'a> StoppedCpu<'a> {
     /// # Errors
     /// [`TranslateError`] for the first byte that cannot be written; then nothing is written.
     pub fn write_virtual(&mut self, gva: u64, data: &[u8]) -> Result<(), TranslateError> {
-        translate::write_virtual(self.vcpu.ram(), self.special().cr3, gva, data)
+        translate::write_virtual(self.vcpu.ram(), self.special().address_space(), gva, data)
     }
 
     /// Guest physical memory.
@@ -218,7 +218,7 @@ impl<'a> StoppedCpu<'a> {
     /// # Errors
     /// [`TranslateError`] for the first byte that is not mapped to RAM; then nothing is written.
     pub fn patch_virtual(&mut self, gva: u64, data: &[u8]) -> Result<(), TranslateError> {
-        translate::patch_virtual(self.vcpu.ram(), self.special().cr3, gva, data)
+        translate::patch_virtual(self.vcpu.ram(), self.special().address_space(), gva, data)
     }
 
     /// Changes the general registers, effective when the vCPU goes on.

@@ -356,6 +356,7 @@ impl Machine {
         let code = Rom::new(&self.shared.vm, slot, code_at, &request.code.data, None)?;
         let code = code.with_shadow(self.shared.ram.clone());
         code.map(true)?;
+        code.show_to_host(&self.shared.ram);
         code.reset();
         let length = request.code.data.len() as u64;
         self.shared.mmio.insert(code_at, length, Arc::new(code))?;
@@ -363,6 +364,7 @@ impl Machine {
             let array = Rom::new(&self.shared.vm, slot + 1, at, &store.content, store.file)?;
             let array = array.with_failures(self.variable_failures.clone());
             array.map(true)?;
+            array.show_to_host(&self.shared.ram);
             let length = store.content.len() as u64;
             self.shared
                 .mmio

@@ -5,13 +5,16 @@
 
 mod patch;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use thiserror::Error;
-use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, GuestMemoryRegion as _};
+use vm_memory::{
+    Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, GuestMemoryRegion as _, MmapRegion,
+    VolatileMemory as _,
+};
 
 use self::patch::{INT3, Patches};
 use crate::error::Error;
@@ -52,6 +55,14 @@ pub struct RamRange {
 pub struct GuestRam {
     map: GuestMemoryMmap,
     patches: Arc<Patches>,
+    firmware: Arc<RwLock<Vec<Firmware>>>,
+}
+
+/// Memory that a processor reads and that is no RAM.
+#[derive(Debug)]
+struct Firmware {
+    base: u64,
+    memory: Arc<MmapRegion>,
 }
 
 impl GuestRam {
@@ -80,6 +91,7 @@ impl GuestRam {
         let ram = Self {
             map,
             patches: Arc::default(),
+            firmware: Arc::default(),
         };
         ram.ask_for_large_pages();
         Ok(ram)
@@ -141,6 +153,29 @@ impl GuestRam {
         Ok(())
     }
 
+    /// Has memory at `base` be read by [`GuestRam::read_memory`] too.
+    pub(crate) fn show_firmware(&self, base: u64, memory: Arc<MmapRegion>) {
+        let mut firmware = self.firmware.write().unwrap_or_else(PoisonError::into_inner);
+        firmware.push(Firmware { base, memory });
+    }
+
+    /// Reads guest-physical memory as a processor does: RAM, or firmware. What a trap was written over is read as it was.
+    ///
+    /// # Errors
+    /// [`PhysicalAccessError`] if not all bytes are of the one or the other; `data` is then undefined.
+    pub fn read_memory(&self, address: u64, data: &mut [u8]) -> Result<(), PhysicalAccessError> {
+        self.read(address, data).or_else(|outside| {
+            let firmware = self.firmware.read().unwrap_or_else(PoisonError::into_inner);
+            let part = firmware.iter().find_map(|part| {
+                let offset = usize::try_from(address.checked_sub(part.base)?).ok()?;
+                part.memory.get_slice(offset, data.len()).ok()
+            });
+            let part = part.ok_or(outside)?;
+            part.copy_to(data);
+            Ok(())
+        })
+    }
+
     /// Writes guest-physical memory.
     ///
     /// # Errors
@@ -198,6 +233,25 @@ impl GuestRam {
         self.map
             .load(GuestAddress(address), Ordering::Acquire)
             .map_err(|_| Self::outside(address, 8))
+    }
+
+    /// As [`GuestRam::load_u64`], from firmware too: it may have page tables.
+    pub(crate) fn load_entry_u64(&self, address: u64) -> Result<u64, PhysicalAccessError> {
+        self.load_u64(address).or_else(|_| {
+            let mut entry = [0; 8];
+            self.read_memory(address, &mut entry)?;
+            Ok(u64::from_le_bytes(entry))
+        })
+    }
+
+    /// As [`GuestRam::load_entry_u64`], a 32-bit value.
+    pub(crate) fn load_entry_u32(&self, address: u64) -> Result<u32, PhysicalAccessError> {
+        let loaded = self.map.load::<u32>(GuestAddress(address), Ordering::Acquire);
+        loaded.or_else(|_| {
+            let mut entry = [0; 4];
+            self.read_memory(address, &mut entry)?;
+            Ok(u32::from_le_bytes(entry))
+        })
     }
 
     fn outside(address: u64, length: usize) -> PhysicalAccessError {
@@ -289,6 +343,25 @@ mod tests {
         assert!(!ram.patches.any());
         assert!(ram.patch(16 << 20).is_err());
         assert!(!ram.patches.any());
+    }
+
+    #[test]
+    fn firmware_is_read_as_a_processor_reads_it_and_is_no_ram() {
+        let ram = GuestRam::new(16 << 20).unwrap();
+        let memory = MmapRegion::new(0x1000).unwrap();
+        memory.as_volatile_slice().copy_from(&[0x5au8; 0x1000]);
+        ram.show_firmware(0xffff_f000, Arc::new(memory));
+        let mut data = [0; 16];
+        ram.clone().read_memory(0xffff_fff0, &mut data).unwrap();
+        assert_eq!(data, [0x5a; 16]);
+        assert_eq!(ram.load_entry_u64(0xffff_fff8), Ok(0x5a5a_5a5a_5a5a_5a5a));
+        assert_eq!(ram.load_entry_u32(0xffff_fffc), Ok(0x5a5a_5a5a));
+        assert!(ram.read(0xffff_fff0, &mut data).is_err());
+        assert!(ram.write(0xffff_fff0, &data).is_err());
+        for outside in [0xffff_fff1, 0xffff_efff, 0x1_0000_0000, u64::MAX, 16 << 20] {
+            assert!(ram.read_memory(outside, &mut data).is_err(), "{outside:#x}");
+        }
+        ram.read_memory(0, &mut data).unwrap();
     }
 
     #[test]

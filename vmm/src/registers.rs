@@ -3,6 +3,11 @@
 
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs, kvm_xsave};
 
+use crate::translate::AddressSpace;
+
+/// EFER: long mode is active.
+const EFER_LMA: u64 = 1 << 10;
+
 /// RFLAGS.TF: trap after each instruction.
 pub(crate) const RFLAGS_TF: u64 = 1 << 8;
 /// RFLAGS.RF: do not take an instruction breakpoint on the next instruction.
@@ -59,6 +64,8 @@ pub struct Segment {
     pub limit: u32,
     /// Descriptor privilege level, 0 to 3. That of SS is the current privilege level.
     pub privilege: u8,
+    /// Of CS: its code is 64-bit code (L).
+    pub long: bool,
 }
 
 impl From<&kvm_segment> for Segment {
@@ -68,6 +75,7 @@ impl From<&kvm_segment> for Segment {
             base: segment.base,
             limit: segment.limit,
             privilege: segment.dpl,
+            long: segment.l != 0,
         }
     }
 }
@@ -114,6 +122,28 @@ impl SpecialRegisters {
     #[must_use]
     pub fn fs_base(&self) -> u64 {
         self.fs.base
+    }
+
+    /// The address space that is in force.
+    #[must_use]
+    pub fn address_space(&self) -> AddressSpace {
+        AddressSpace::of(self.cr0, self.cr3, self.cr4, self.efer)
+    }
+
+    /// Whether the processor executes 64-bit code: long mode is active, and CS says so.
+    #[must_use]
+    pub fn is_64_bit_code(&self) -> bool {
+        self.efer & EFER_LMA != 0 && self.cs.long
+    }
+
+    /// The linear address of the instruction at `rip`. Only 64-bit code has no base.
+    #[must_use]
+    pub fn code_address(&self, rip: u64) -> u64 {
+        if self.is_64_bit_code() {
+            rip
+        } else {
+            self.cs.base.wrapping_add(rip) & 0xffff_ffff
+        }
     }
 
     /// Current privilege level, 0 to 3.

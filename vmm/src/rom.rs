@@ -22,7 +22,7 @@ pub(crate) struct Rom {
     vm: Arc<VmFd>,
     slot: u32,
     base: u64,
-    memory: MmapRegion,
+    memory: Arc<MmapRegion>,
     /// Where changes are kept.
     file: Option<File>,
     failures: HostFailures,
@@ -46,7 +46,7 @@ impl Rom {
             vm: Arc::clone(vm),
             slot,
             base,
-            memory,
+            memory: Arc::new(memory),
             file,
             failures: HostFailures::default(),
             shadow: None,
@@ -64,6 +64,11 @@ impl Rom {
     pub(crate) fn with_shadow(mut self, ram: GuestRam) -> Self {
         self.shadow = Some(ram);
         self
+    }
+
+    /// Lets the host read it where the guest does. What is hidden from the guest stays so seen.
+    pub(crate) fn show_to_host(&self, ram: &GuestRam) {
+        ram.show_firmware(self.base, Arc::clone(&self.memory));
     }
 
     /// Shows or hides the memory.

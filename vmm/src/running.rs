@@ -337,7 +337,7 @@ impl MachineHandle {
     fn place(&self, address: u64) -> Option<u64> {
         (0..self.shared.cpus.len() as u32).find_map(|cpu| {
             self.inspect(cpu, move |cpu| {
-                let found = translate::translate(cpu.ram(), cpu.special().cr3, address).ok()?;
+                let found = translate::translate(cpu.ram(), cpu.special().address_space(), address).ok()?;
                 cpu.ram().read(found.address, &mut [0]).is_ok().then_some(found.address)
             })?
         })

@@ -115,9 +115,14 @@ impl Vcpu {
         &self.debug
     }
 
+    /// The linear address of the instruction that it stands at.
+    fn at(&self) -> u64 {
+        self.special.code_address(self.registers.rip)
+    }
+
     /// Where it stands, if that instruction has been reported and not been executed since.
     pub(crate) fn reported(&self) -> Option<u64> {
-        let at = self.registers.rip;
+        let at = self.at();
         let resumed = self.resumed_at == Some(at) && self.registers.rflags & RFLAGS_RF != 0;
         (self.step_over_at == Some(at) || resumed).then_some(at)
     }
@@ -297,7 +302,7 @@ impl Vcpu {
             return self.prepare_step();
         }
         match self.step_over_at.take() {
-            Some(at) if at == self.registers.rip => self.begin_step_over(at),
+            Some(at) if at == self.at() => self.begin_step_over(at),
             _ => Ok(()),
         }
     }
@@ -383,7 +388,7 @@ impl Vcpu {
         let suberror = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal.suberror };
         self.load_all()?;
         let mut bytes = [0; INSTRUCTION_LIMIT];
-        let length = readable(&self.shared.ram, self.special.cr3, self.registers.rip, &mut bytes);
+        let length = readable(&self.shared.ram, &self.special, self.at(), &mut bytes);
         self.end(ExitReason::InternalError(InternalError {
             cpu: self.index,
             suberror,
@@ -395,12 +400,13 @@ impl Vcpu {
 }
 
 /// Reads as much of an instruction as is mapped: all of it, or up to the end of its page.
-fn readable(ram: &GuestRam, cr3: u64, at: u64, code: &mut [u8; INSTRUCTION_LIMIT]) -> usize {
-    if translate::read_virtual(ram, cr3, at, code).is_ok() {
+fn readable(ram: &GuestRam, special: &SpecialRegisters, at: u64, code: &mut [u8; INSTRUCTION_LIMIT]) -> usize {
+    let space = special.address_space();
+    if translate::read_virtual(ram, space, at, code).is_ok() {
         return code.len();
     }
     let left = (translate::PAGE_SIZE - at % translate::PAGE_SIZE).min(code.len() as u64) as usize;
-    match translate::read_virtual(ram, cr3, at, &mut code[..left]) {
+    match translate::read_virtual(ram, space, at, &mut code[..left]) {
         Ok(()) => left,
         Err(_) => 0,
     }

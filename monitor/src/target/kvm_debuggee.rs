@@ -305,7 +305,7 @@ impl DebuggedCpu for KvmCpu<'_, '_> {
 
     fn translate(&self, gva: u64) -> Result<Page, ReadError> {
         let cpu = self.vmm();
-        let found = storlock_vmm::translate::translate(cpu.ram(), cpu.special().cr3, gva);
+        let found = storlock_vmm::translate::translate(cpu.ram(), cpu.special().address_space(), gva);
         let found = found.map_err(|error: TranslateError| read_error(error))?;
         Ok(Page {
             physical: found.address,
@@ -317,6 +317,6 @@ impl DebuggedCpu for KvmCpu<'_, '_> {
     }
 
     fn read_physical(&self, gpa: u64, buf: &mut [u8]) -> bool {
-        self.vmm().ram().read(gpa, buf).is_ok()
+        self.vmm().ram().read_memory(gpa, buf).is_ok()
     }
 }

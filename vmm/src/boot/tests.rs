@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::memory::GuestRam;
-use crate::translate::{read_virtual, translate};
+use crate::translate::{AddressSpace, read_virtual, translate};
 
 struct Guest {
     ram: GuestRam,
@@ -14,7 +14,7 @@ struct Guest {
 impl Guest {
     fn bytes(&self, address: u64, length: usize) -> Vec<u8> {
         let mut data = vec![0; length];
-        read_virtual(&self.ram, self.info.cr3, address, &mut data).unwrap();
+        read_virtual(&self.ram, AddressSpace::four_level(self.info.cr3), address, &mut data).unwrap();
         data
     }
 
@@ -101,7 +101,7 @@ fn the_loader_block_says_where_everything_is() {
 #[test]
 fn only_the_image_and_the_direct_map_are_mapped() {
     let guest = boot(16 << 20, 1, &request(Vec::new(), 9));
-    let at = |gva| translate(&guest.ram, guest.info.cr3, gva);
+    let at = |gva| translate(&guest.ram, AddressSpace::four_level(guest.info.cr3), gva);
     let ram = at(guest.info.direct_map_base + (16 << 20) - 1).unwrap();
     assert_eq!(
         (ram.address, ram.writable, ram.executable),

@@ -104,7 +104,7 @@ proptest! {
         for (probe, offset) in near.chain(probes).collect::<Vec<_>>() {
             let gva = probe.page + u64::from(offset) % probe.size;
             let expected = mapped.iter().find(|mapping| gva - gva % mapping.size == mapping.page);
-            match (translate(&ram, TABLES, gva), expected) {
+            match (translate(&ram, AddressSpace::four_level(TABLES), gva), expected) {
                 (Ok(found), Some(mapping)) => {
                     prop_assert_eq!(found.address, mapping.physical + gva % mapping.size);
                     prop_assert_eq!(found.page_size, mapping.size);
@@ -120,7 +120,12 @@ proptest! {
     }
 
     #[test]
-    fn random_tables_neither_hang_nor_leave_ram(bits in prop::collection::vec(any::<u64>(), 64), gva: u64, cr3: u64) {
+    fn random_tables_neither_hang_nor_leave_ram(
+        bits in prop::collection::vec(any::<u64>(), 64),
+        gva: u64,
+        cr3: u64,
+        (cr0, cr4, efer) in (any::<u64>(), any::<u64>(), any::<u64>()),
+    ) {
         let ram = GuestRam::new(RAM).unwrap();
         for (index, value) in (0..RAM / 4096).zip(bits.iter().cycle()) {
             // Half of the entries lead to RAM, so that walks get deep.
@@ -129,9 +134,19 @@ proptest! {
             ram.write(slot, &value.to_le_bytes()).unwrap();
         }
         let mut data = [0; 32];
-        let read = read_virtual(&ram, cr3, gva, &mut data);
+        let read = read_virtual(&ram, AddressSpace::four_level(cr3), gva, &mut data);
         if !is_canonical(gva) {
             prop_assert_eq!(read, Err(TranslateError::NonCanonical { gva }));
+        }
+        for gva in [gva, gva & 0xffff_ffff] {
+            for cr0 in [cr0, cr0 | CR0_PG] {
+                let space = AddressSpace::of(cr0, cr3 & (RAM - 1), cr4, efer);
+                if let Ok(found) = translate(&ram, space, gva) {
+                    prop_assert_eq!(found.address % found.page_size, gva % found.page_size);
+                }
+                // Nothing is promised but that it ends.
+                let _ = read_virtual(&ram, space, gva, &mut data);
+            }
         }
     }
 
@@ -171,25 +186,25 @@ fn an_access_may_cross_pages_but_not_the_canonical_boundary() {
     ram.write(0x5ffc, &[1, 2, 3, 4]).unwrap();
     ram.write(0x4000, &[5, 6, 7, 8]).unwrap();
     let mut data = [0; 8];
-    read_virtual(&ram, TABLES, first + 0xffc, &mut data).unwrap();
+    read_virtual(&ram, AddressSpace::four_level(TABLES), first + 0xffc, &mut data).unwrap();
     assert_eq!(data, [1, 2, 3, 4, 5, 6, 7, 8]);
     let end = first + 2 * PAGE_SIZE - 4;
     assert!(matches!(
-        read_virtual(&ram, TABLES, end, &mut data),
+        read_virtual(&ram, AddressSpace::four_level(TABLES), end, &mut data),
         Err(TranslateError::NonCanonical { .. })
     ));
-    assert!(read_virtual(&ram, TABLES, u64::MAX - 3, &mut data).is_err());
+    assert!(read_virtual(&ram, AddressSpace::four_level(TABLES), u64::MAX - 3, &mut data).is_err());
 }
 
 #[test]
 fn nothing_is_written_unless_all_can_be() {
     let (ram, first) = two_pages();
-    let refused = write_virtual(&ram, TABLES, first + 0xffc, &[9; 8]);
+    let refused = write_virtual(&ram, AddressSpace::four_level(TABLES), first + 0xffc, &[9; 8]);
     assert!(matches!(refused, Err(TranslateError::NotWritable { .. })));
     let mut data = [1; 4];
     ram.read(0x5ffc, &mut data).unwrap();
     assert_eq!(data, [0; 4]);
-    write_virtual(&ram, TABLES, first + 0xffc, &[9; 4]).unwrap();
+    write_virtual(&ram, AddressSpace::four_level(TABLES), first + 0xffc, &[9; 4]).unwrap();
     ram.read(0x5ffc, &mut data).unwrap();
     assert_eq!(data, [9; 4]);
 }
@@ -201,14 +216,122 @@ fn malformed_entries_are_told() {
     let entry = ram.load_u64(slot).unwrap();
     ram.write(slot, &(entry | LARGE).to_le_bytes()).unwrap();
     assert_eq!(
-        translate(&ram, TABLES, first),
+        translate(&ram, AddressSpace::four_level(TABLES), first),
         Err(TranslateError::Malformed { gva: first, level: 4 })
     );
     let gpa = RAM + 0x1000;
     ram.write(slot, &(gpa | PRESENT).to_le_bytes()).unwrap();
-    let outside = translate(&ram, TABLES, first);
+    let outside = translate(&ram, AddressSpace::four_level(TABLES), first);
     assert!(
         matches!(outside, Err(TranslateError::OutsideMemory { .. })),
         "{outside:?}"
     );
+}
+
+/// The modes before long mode, and five levels. Tables by hand, after the figures of the Intel SDM.
+#[test]
+fn each_paging_mode_finds_its_pages() {
+    let ram = GuestRam::new(RAM).unwrap();
+    let put = |address: u64, entry: u64| ram.write(address, &entry.to_le_bytes()).unwrap();
+    let put_32 = |address: u64, entry: u32| ram.write(address, &entry.to_le_bytes()).unwrap();
+    let (pg, pse, pae, la57, lma) = (1u64 << 31, 1u64 << 4, 1u64 << 5, 1u64 << 12, 1u64 << 10);
+
+    // 32-bit: directory at 1000h, table at 2000h. 80403h: directory entry 2, table entry 3.
+    put_32(0x1000 + 4 * 2, 0x2000 | 7);
+    put_32(0x2000 + 4 * 3, 0x5000 | 3);
+    // A large page whose bits 39:32 are 12h, at directory entry 3FFh; the reserved bit at 3FEh.
+    put_32(0x1000 + 4 * 0x3ff, 0x0040_0000 | 0x12 << 13 | 0x83);
+    put_32(0x1000 + 4 * 0x3fe, 0x0060_0000 | 0x83);
+    let legacy = AddressSpace::of(pg, 0x1000 | 0x18, 0, 0);
+    let large = AddressSpace::of(pg, 0x1000, pse, 0);
+
+    // PAE: pointers at 3020h, for the second gigabyte; a directory at 4000h, a table at 5000h.
+    put(0x3020 + 8, 0x4000 | 1);
+    put(0x3020 + 8 * 3, 0x4000 | 0x81);
+    put(0x4000 + 8 * 5, 0x5000 | 7);
+    put(0x5000 + 8 * 6, 0x1_2345_6000 | 1 | 1 << 63);
+    put(0x4000 + 8 * 7, 0x7_0020_0000 | 0x83);
+    let wide = AddressSpace::of(pg, 0x3020 | 0x1f, pae, 0);
+
+    // Five levels, by the last entry of each table but the last one's.
+    for (table, next) in [
+        (0x6000u64, 0x7000u64),
+        (0x7000, 0x8000),
+        (0x8000, 0x9000),
+        (0x9000, 0xa000),
+    ] {
+        put(table + 8 * 0x1ff, next | 7);
+    }
+    put(0xa000 + 8, 0xb000 | 7);
+    let five = AddressSpace::of(pg, 0x6000, pae | la57, lma);
+
+    let off = AddressSpace::of(0, 0x1000, pse | pae | la57, 0);
+    let found = |space, gva| {
+        let page = translate(&ram, space, gva);
+        page.map(|page| (page.address, page.page_size, page.writable, page.user, page.executable))
+    };
+    let none = |level| move |gva| Err(TranslateError::NotPresent { gva, level });
+    let malformed = |level| move |gva| Err(TranslateError::Malformed { gva, level });
+    let beyond = |gva| Err(TranslateError::NonCanonical { gva });
+    let at = |address, size, writable, user, executable| move |_| Ok((address, size, writable, user, executable));
+    type Expected<'a> = &'a dyn Fn(u64) -> Result<(u64, u64, bool, bool, bool), TranslateError>;
+    let cases: [(AddressSpace, u64, Expected); 22] = [
+        (off, 0, &at(0, 4096, true, true, true)),
+        (off, 0xffff_fff0, &at(0xffff_fff0, 4096, true, true, true)),
+        (off, 1 << 32, &beyond),
+        (legacy, 0x80_3abc, &at(0x5abc, 4096, true, false, true)),
+        (legacy, 0x80_4abc, &none(1)),
+        (legacy, 0xc0_3abc, &none(2)),
+        (legacy, 0x1_0080_3abc, &beyond),
+        // Without page size extensions bit 7 means nothing: 0042_4000h is where the table is.
+        (legacy, 0xffc0_0000, &none(1)),
+        (large, 0x80_3abc, &at(0x5abc, 4096, true, false, true)),
+        (large, 0xffc1_2345, &at(0x12_0041_2345, 4 << 20, true, false, true)),
+        (large, 0xff80_0000, &malformed(2)),
+        (wide, 0x40a0_6fed, &at(0x1_2345_6fed, 4096, false, false, false)),
+        (wide, 0x40e1_2345, &at(0x7_0021_2345, 2 << 20, true, false, true)),
+        (wide, 0x40a0_7000, &none(1)),
+        (wide, 0x4000_0000, &none(2)),
+        (wide, 0x0000_0000, &none(3)),
+        (wide, 0xc000_0000, &malformed(3)),
+        (wide, 0xffff_ffff_c0a0_6fed, &beyond),
+        (five, 0xffff_ffff_ffe0_1fed, &at(0xbfed, 4096, true, true, true)),
+        (five, 0xffff_ffff_ffe0_2fed, &none(1)),
+        (five, 0xff00_0000_0000_0000, &none(5)),
+        (five, 0xfe00_0000_0000_0000, &beyond),
+    ];
+    for (space, gva, expected) in cases {
+        assert_eq!(found(space, gva), expected(gva), "{space:?} {gva:#x}");
+    }
+    // Four levels have no such address.
+    let four = AddressSpace::of(pg, 0x6000, pae, lma);
+    assert_eq!(found(four, 0xff00_0000_0000_0000), beyond(0xff00_0000_0000_0000));
+}
+
+/// Tables and data in firmware are read as those in RAM; firmware is not written.
+#[test]
+fn firmware_is_read_and_not_written() {
+    use vm_memory::VolatileMemory as _;
+
+    let ram = GuestRam::new(RAM).unwrap();
+    let rom = vm_memory::MmapRegion::new(0x2000).unwrap();
+    let mut content = [0x90u8; 0x2000];
+    // 32-bit paging with the directory in firmware: the last 4 MiB lead to themselves.
+    content[0xffc..0x1000].copy_from_slice(&0xffc0_0083u32.to_le_bytes());
+    rom.as_volatile_slice().copy_from(&content);
+    ram.show_firmware(0xffff_e000, std::sync::Arc::new(rom));
+    for space in [
+        AddressSpace::of(0, 0, 0, 0),
+        AddressSpace::of(CR0_PG, 0xffff_e000, CR4_PSE, 0),
+    ] {
+        let mut data = [0; 16];
+        read_virtual(&ram, space, 0xffff_fff0, &mut data).unwrap();
+        assert_eq!(data, [0x90; 16]);
+        assert!(read_virtual(&ram, space, 0xffff_fff1, &mut data).is_err());
+        let refused = patch_virtual(&ram, space, 0xffff_fff0, &[0]);
+        assert!(
+            matches!(refused, Err(TranslateError::OutsideMemory { .. })),
+            "{refused:?}"
+        );
+    }
 }

@@ -21,6 +21,9 @@ pub(super) struct StepRange {
     end: u64,
 }
 
+/// CR4: 57-bit linear addresses, which CPUID does not offer.
+const CR4_LA57: u64 = 1 << 12;
+
 /// DR6 naming all four registers.
 const ALL_REGISTERS: u64 = 0xf;
 
@@ -49,7 +52,7 @@ impl Vcpu {
         self.load_all()?;
         self.set_guest_debug(&self.debug.armed())?;
         self.restore_trap_flag(step);
-        if self.registers.rip == step.from {
+        if self.at() == step.from {
             // Breakpoints there have been reported before the step began.
             self.step_over_at = Some(step.from);
         }
@@ -68,8 +71,11 @@ impl Vcpu {
         const SIZE: u64 = 5 * 8;
         let frame = (step.stack_pointer & !0xf).wrapping_sub(SIZE);
         let mut bytes = [0; SIZE as usize];
-        let (ram, cr3) = (&self.shared.ram, self.special.cr3);
-        if step.guest_trap || translate::read_virtual(ram, cr3, frame, &mut bytes).is_err() {
+        let (ram, space) = (&self.shared.ram, self.special.address_space());
+        if step.guest_trap
+            || !self.special.is_64_bit_code()
+            || translate::read_virtual(ram, space, frame, &mut bytes).is_err()
+        {
             return;
         }
         let mut words = [0; SIZE as usize / 8];
@@ -81,7 +87,7 @@ impl Vcpu {
         }
         let flags = (words[RFLAGS] & !RFLAGS_TF).to_le_bytes();
         // It has just been read; a stack that is not writable any more is nobody's way back.
-        let _ = translate::write_virtual(ram, cr3, frame.wrapping_add(8 * RFLAGS as u64), &flags);
+        let _ = translate::write_virtual(ram, space, frame.wrapping_add(8 * RFLAGS as u64), &flags);
     }
 
     /// Begins the step that a debugger wants, if it has not begun.
@@ -89,7 +95,7 @@ impl Vcpu {
         if self.step.is_some() {
             return Ok(());
         }
-        let at = self.registers.rip;
+        let at = self.at();
         if self.reported().is_none() {
             if let Some(hit) = self.debug.classify(at, ALL_REGISTERS, self.registers.rsp) {
                 self.on_hit(hit)?;
@@ -121,6 +127,11 @@ impl Vcpu {
     pub(crate) fn set_special(&mut self, special: &SpecialRegisters) -> Result<(), Error> {
         if self.dirty {
             self.store_by_request()?;
+        }
+        if special.cr4 & CR4_LA57 != 0 {
+            return Err(Error::Configuration {
+                what: "the guest's processors have no 5-level paging: CR4.LA57 (bit 12) has to be 0".into(),
+            });
         }
         let mut sregs = self.fd.get_sregs().map_err(Error::kvm("read the special registers"))?;
         special.store(&mut sregs);

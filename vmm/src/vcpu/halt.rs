@@ -21,9 +21,9 @@ impl Vcpu {
     /// way in.
     pub(super) fn halt(&mut self) -> Result<bool, Error> {
         const ACTION: &str = "halt a processor";
-        let (ram, cr3, at) = (&self.shared.ram, self.special.cr3, self.registers.rip);
+        let (ram, space) = (&self.shared.ram, self.special.address_space());
         let mut code = [0];
-        let halts = translate::read_virtual(ram, cr3, at, &mut code).is_ok() && code == [HLT];
+        let halts = translate::read_virtual(ram, space, self.at(), &mut code).is_ok() && code == [HLT];
         let faults = self.special.privilege() != 0 || self.registers.rflags & RFLAGS_TF != 0;
         if !halts || faults {
             return Ok(false);
@@ -32,7 +32,7 @@ impl Vcpu {
         if events.interrupt.injected != 0 {
             return Ok(false);
         }
-        self.registers.rip = at.wrapping_add(1);
+        self.registers.rip = self.registers.rip.wrapping_add(1);
         self.store_by_request()?;
         // What STI or MOV SS held back is held back no longer; a processor that waits would not be woken.
         events.interrupt.shadow = 0;

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::exit::{ExitReason, INSTRUCTION_LIMIT};
 use crate::memory::GuestRam;
 use crate::registers::{RFLAGS_RF, RFLAGS_TF};
-use crate::translate;
+use crate::translate::{self, AddressSpace};
 
 /// The vector of #BP, and the instruction that raises it.
 const BREAKPOINT_EXCEPTION: u32 = 3;
@@ -44,7 +44,7 @@ impl Vcpu {
         if exit.exception == BREAKPOINT_EXCEPTION {
             return self.on_int3();
         }
-        let hit = self.debug.classify(self.registers.rip, exit.dr6, self.registers.rsp);
+        let hit = self.debug.classify(self.at(), exit.dr6, self.registers.rsp);
         let machine_stopped = match hit {
             Some(hit) => self.on_hit(hit)?,
             None => false,
@@ -54,7 +54,7 @@ impl Vcpu {
             self.stepped();
         }
         let guest_step = exit.dr6 & DR6_BS != 0 && stepped.is_none_or(|step| step.guest_trap);
-        if guest_step && self.step_over_at == Some(self.registers.rip) {
+        if guest_step && self.step_over_at == Some(self.at()) {
             // The guest's trap and our breakpoint came as one exception. The guest's handler comes first and returns to
             // this instruction by IRET, which brings the resume flag back: no other method survives that.
             self.step_over_at = None;
@@ -69,7 +69,7 @@ impl Vcpu {
 
     /// INT3 is about to be executed: RIP is at it.
     fn on_int3(&mut self) -> Result<(), Error> {
-        let at = self.registers.rip;
+        let at = self.at();
         if let Some(trap) = self.debug.patch(at) {
             self.step_over_at = Some(at);
             self.wanted_step = None;
@@ -77,7 +77,7 @@ impl Vcpu {
             return Ok(());
         }
         let mut code = [0; INSTRUCTION_LIMIT];
-        if readable(&self.shared.ram, self.special.cr3, at, &mut code) > 0 && code[0] != INT3 {
+        if readable(&self.shared.ram, &self.special, at, &mut code) > 0 && code[0] != INT3 {
             // The trap has been taken out since: the instruction is what it was.
             return Ok(());
         }
@@ -107,7 +107,7 @@ impl Vcpu {
     /// Stops the machine if the debug exit is a debugger's; says whether it was. If the machine was `stopped` for the
     /// instruction already, a trap on that instruction has nothing to add.
     fn on_trap(&mut self, dr6: u64, stopped: bool) -> bool {
-        let at = self.registers.rip;
+        let at = self.at();
         let executed = self.debug.executed(at, dr6).filter(|_| !stopped);
         if executed.is_some() {
             self.step_over_at = Some(at);
@@ -122,7 +122,7 @@ impl Vcpu {
 
     fn on_breakpoint(&mut self, id: u32) -> Result<bool, Error> {
         count(&self.shared.cpus[self.index as usize].counters.hits);
-        self.step_over_at = Some(self.registers.rip);
+        self.step_over_at = Some(self.at());
         let action = self.call_handler(|handler, cpu| handler.breakpoint(cpu, id));
         self.act(action, true)
     }
@@ -130,7 +130,7 @@ impl Vcpu {
     fn on_return(&mut self, slot: usize) -> Result<bool, Error> {
         // Cleared registers need no step over, but another frame's visit to the same address does.
         let Some(catch) = self.debug.take_catch(slot, self.registers.rsp) else {
-            self.step_over_at = Some(self.registers.rip);
+            self.step_over_at = Some(self.at());
             return Ok(false);
         };
         count(&self.shared.cpus[self.index as usize].counters.returns);
@@ -197,7 +197,7 @@ impl Vcpu {
         self.begin_step(at, self.method.block_interrupts)
     }
 
-    /// Executes the instruction at `at`, which is RIP, in the host and says whether; with `only_unsteppable` only if a single
+    /// Executes the instruction at `at`, where the vCPU stands, in the host and says whether; with `only_unsteppable` only if a single
     /// step of it would go wrong.
     pub(super) fn execute_in_host(&mut self, at: u64, only_unsteppable: bool) -> Result<bool, Error> {
         if self.emulate(at, only_unsteppable).is_ok() {
@@ -220,8 +220,11 @@ impl Vcpu {
 
     /// Executes the instruction at `at` in the host; with `only_unsteppable` only if a step would be visible.
     fn emulate(&mut self, at: u64, only_unsteppable: bool) -> Result<(), Refused> {
+        if !self.special.is_64_bit_code() {
+            return Err(Refused);
+        }
         let mut code = [0; INSTRUCTION_LIMIT];
-        let length = readable(&self.shared.ram, self.special.cr3, at, &mut code);
+        let length = readable(&self.shared.ram, &self.special, at, &mut code);
         let code = &code[..length];
         // A stop without a breakpoint (any more) has no place to keep the decoded instruction.
         let slot = match self.debug.classify(at, u64::MAX, self.registers.rsp) {
@@ -239,7 +242,7 @@ impl Vcpu {
         }
         let memory = SupervisorMemory {
             ram: &self.shared.ram,
-            cr3: self.special.cr3,
+            space: self.special.address_space(),
         };
         first.execute(&mut self.registers, &self.special, &memory)?;
         self.dirty = true;
@@ -276,22 +279,22 @@ impl Vcpu {
 /// The guest's memory as its supervisor reaches it without any fault or assist.
 struct SupervisorMemory<'a> {
     ram: &'a GuestRam,
-    cr3: u64,
+    space: AddressSpace,
 }
 
 impl Memory for SupervisorMemory<'_> {
     fn read(&self, address: u64, data: &mut [u8]) -> Result<(), Refused> {
-        translate::read_virtual(self.ram, self.cr3, address, data).map_err(|_| Refused)
+        translate::read_virtual(self.ram, self.space, address, data).map_err(|_| Refused)
     }
 
     fn write(&self, address: u64, data: &[u8]) -> Result<(), Refused> {
         let last = address.wrapping_add((data.len() as u64).saturating_sub(1));
         for byte in [address, last] {
-            let page = translate::translate(self.ram, self.cr3, byte).map_err(|_| Refused)?;
+            let page = translate::translate(self.ram, self.space, byte).map_err(|_| Refused)?;
             if !page.dirty || page.user {
                 return Err(Refused);
             }
         }
-        translate::write_virtual(self.ram, self.cr3, address, data).map_err(|_| Refused)
+        translate::write_virtual(self.ram, self.space, address, data).map_err(|_| Refused)
     }
 }
