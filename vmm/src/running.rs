@@ -333,14 +333,25 @@ impl MachineHandle {
         self.shared.can_patch.load(Ordering::Relaxed)
     }
 
-    /// Where in guest-physical memory an address lies.
+    /// Where in guest-physical memory an address lies. A vCPU without paging, as one that was not started yet, is only asked
+    /// where none has it: to such a one every low address is something.
     fn place(&self, address: u64) -> Option<u64> {
-        (0..self.shared.cpus.len() as u32).find_map(|cpu| {
-            self.inspect(cpu, move |cpu| {
-                let found = translate::translate(cpu.ram(), cpu.special().address_space(), address).ok()?;
-                cpu.ram().read(found.address, &mut [0]).is_ok().then_some(found.address)
-            })?
-        })
+        let mut unpaged = None;
+        let mut paging = false;
+        for cpu in 0..self.shared.cpus.len() as u32 {
+            let (pages, place) = self.inspect(cpu, move |cpu| {
+                let space = cpu.special().address_space();
+                let found = translate::translate(cpu.ram(), space, address).ok();
+                let place = found.filter(|found| cpu.ram().read(found.address, &mut [0]).is_ok());
+                (space.is_paged(), place.map(|found| found.address))
+            })?;
+            paging |= pages;
+            if pages && place.is_some() {
+                return place;
+            }
+            unpaged = unpaged.or(place);
+        }
+        unpaged.filter(|_| !paging)
     }
 
     /// The breakpoints and traps in force.

@@ -80,6 +80,12 @@ impl AddressSpace {
         Self { paging, cr3 }
     }
 
+    /// Whether addresses lead through tables.
+    #[must_use]
+    pub fn is_paged(self) -> bool {
+        self.paging != Paging::Off
+    }
+
     /// Whether this mode has the address.
     fn has(self, gva: u64) -> bool {
         match self.paging {

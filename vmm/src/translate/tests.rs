@@ -228,6 +228,9 @@ fn malformed_entries_are_told() {
     );
 }
 
+/// What an address leads to: address, size, writable, user, executable.
+type Expected<'a> = &'a dyn Fn(u64) -> Result<(u64, u64, bool, bool, bool), TranslateError>;
+
 /// The modes before long mode, and five levels. Tables by hand, after the figures of the Intel SDM.
 #[test]
 fn each_paging_mode_finds_its_pages() {
@@ -266,15 +269,12 @@ fn each_paging_mode_finds_its_pages() {
     let five = AddressSpace::of(pg, 0x6000, pae | la57, lma);
 
     let off = AddressSpace::of(0, 0x1000, pse | pae | la57, 0);
-    let found = |space, gva| {
-        let page = translate(&ram, space, gva);
-        page.map(|page| (page.address, page.page_size, page.writable, page.user, page.executable))
-    };
+    let found =
+        |space, gva| translate(&ram, space, gva).map(|t| (t.address, t.page_size, t.writable, t.user, t.executable));
     let none = |level| move |gva| Err(TranslateError::NotPresent { gva, level });
     let malformed = |level| move |gva| Err(TranslateError::Malformed { gva, level });
     let beyond = |gva| Err(TranslateError::NonCanonical { gva });
     let at = |address, size, writable, user, executable| move |_| Ok((address, size, writable, user, executable));
-    type Expected<'a> = &'a dyn Fn(u64) -> Result<(u64, u64, bool, bool, bool), TranslateError>;
     let cases: [(AddressSpace, u64, Expected); 22] = [
         (off, 0, &at(0, 4096, true, true, true)),
         (off, 0xffff_fff0, &at(0xffff_fff0, 4096, true, true, true)),
