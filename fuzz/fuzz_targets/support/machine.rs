@@ -1,0 +1,156 @@
+//! A machine that is made up, for a debugger.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use storlock::target::debuggee::{
+    AllRegisters, DebuggedCpu, Debuggee, Look, Motion, Page, RegisterError, Stop, Trap, TrapError, TrapKind, TrapUse,
+};
+use storlock::target::{CpuState, GuestMemory, ReadError, Registers, SpecialRegisters};
+
+pub const CPUS: u32 = 3;
+const MEMORY: usize = 0x3000;
+/// The machine's state.
+#[derive(Default)]
+pub struct Inner {
+    registers: [AllRegisters; CPUS as usize],
+    memory: Vec<u8>,
+    /// It runs.
+    pub running: bool,
+    /// Traps in force.
+    pub traps: Vec<Trap>,
+    /// What it stops for next.
+    pub stops: VecDeque<Stop>,
+}
+
+/// The machine.
+#[derive(Default)]
+pub struct Fake(Mutex<Inner>);
+
+struct FakeCpu<'a>(u32, &'a mut Inner);
+
+fn place(gva: u64, length: usize) -> Result<std::ops::Range<usize>, ReadError> {
+    let start = usize::try_from(gva).map_err(|_| ReadError::Invalid(gva))?;
+    match start.checked_add(length) {
+        Some(end) if end <= MEMORY => Ok(start..end),
+        _ => Err(ReadError::NotMapped(gva.max(MEMORY as u64))),
+    }
+}
+
+impl GuestMemory for FakeCpu<'_> {
+    fn read(&self, gva: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+        buf.copy_from_slice(&self.1.memory[place(gva, buf.len())?]);
+        Ok(())
+    }
+}
+
+impl CpuState for FakeCpu<'_> {
+    fn index(&self) -> u32 {
+        self.0
+    }
+
+    fn registers(&self) -> Registers {
+        self.1.registers[self.0 as usize].general
+    }
+
+    fn special(&self) -> SpecialRegisters {
+        SpecialRegisters::default()
+    }
+}
+
+impl DebuggedCpu for FakeCpu<'_> {
+    fn as_cpu_state(&self) -> &dyn CpuState {
+        self
+    }
+
+    fn all(&self) -> Result<AllRegisters, RegisterError> {
+        Ok(self.1.registers[self.0 as usize])
+    }
+
+    fn set_all(&mut self, registers: &AllRegisters) -> Result<(), RegisterError> {
+        self.1.registers[self.0 as usize] = *registers;
+        Ok(())
+    }
+
+    fn write(&mut self, gva: u64, data: &[u8]) -> Result<(), ReadError> {
+        let range = place(gva, data.len())?;
+        self.1.memory[range].copy_from_slice(data);
+        Ok(())
+    }
+
+    fn translate(&self, gva: u64) -> Result<Page, ReadError> {
+        Err(ReadError::NotMapped(gva))
+    }
+
+    fn read_physical(&self, gpa: u64, buf: &mut [u8]) -> bool {
+        self.read(gpa, buf).is_ok()
+    }
+}
+
+impl Fake {
+    /// A machine that stands still.
+    pub fn new() -> Arc<Self> {
+        let machine = Self::default();
+        machine.with(|inner| inner.memory = vec![0; MEMORY]);
+        Arc::new(machine)
+    }
+
+    /// Looks at it, or changes it.
+    pub fn with<R>(&self, act: impl FnOnce(&mut Inner) -> R) -> R {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Debuggee for Fake {
+    fn processors(&self) -> u32 {
+        CPUS
+    }
+
+    fn look(&self, cpu: u32, look: Look) -> bool {
+        assert!(cpu < CPUS);
+        self.with(|inner| look(&mut FakeCpu(cpu, inner)));
+        true
+    }
+
+    fn set_traps(&self, traps: &[Trap]) -> Result<(), TrapError> {
+        if traps.iter().filter(|trap| trap.kind != TrapKind::Patch).count() > 4 {
+            return Err(TrapError("no more".to_owned()));
+        }
+        self.with(|inner| inner.traps = traps.to_vec());
+        Ok(())
+    }
+
+    fn can_patch(&self) -> bool {
+        true
+    }
+
+    fn in_use(&self) -> TrapUse {
+        TrapUse::default()
+    }
+
+    fn interrupt(&self) {
+        self.with(|inner| {
+            if inner.running {
+                inner.stops.push_back(Stop::Interrupted);
+            }
+        });
+    }
+
+    fn resume(&self, motions: Vec<Motion>) {
+        self.with(|inner| {
+            assert!(!inner.running, "resumed while it runs");
+            assert_eq!(motions.len(), CPUS as usize);
+            inner.running = true;
+            if let Some(cpu) = motions.iter().position(|motion| matches!(motion, Motion::Step { .. })) {
+                inner.stops.push_back(Stop::Stepped(cpu as u32));
+            }
+        });
+    }
+
+    fn end(&self) {}
+
+    fn ran_on(&self) -> Vec<Option<Duration>> {
+        Vec::new()
+    }
+}
