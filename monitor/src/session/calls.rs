@@ -40,11 +40,13 @@ impl Calls {
             .sum()
     }
 
-    /// Everything counted, by routine and then by module; `name` names a module.
+    /// Everything counted, by routine and then by the module's name, since a replay may meet the modules in another order;
+    /// `name` names a module.
     #[must_use]
     pub(crate) fn list<'a>(&self, name: impl Fn(ModuleId) -> &'a str) -> Vec<CallCount> {
         let mut list = Vec::new();
         for &routine in Routine::ALL {
+            let first = list.len();
             for (row, counts) in self.rows.iter().enumerate() {
                 let calls = counts.get(routine as usize).copied().unwrap_or(0);
                 if calls > 0 {
@@ -55,6 +57,7 @@ impl Calls {
                     });
                 }
             }
+            list[first..].sort_by(|one: &CallCount, other| one.module.cmp(&other.module));
         }
         list
     }
