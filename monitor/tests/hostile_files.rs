@@ -578,3 +578,25 @@ fn a_hostile_pdb_is_refused_with_little_memory() {
         assert_eq!(code, Some(2), "{text}");
     }
 }
+
+/// Read only, like every device that a file may be taken for.
+#[test]
+fn a_device_without_an_end_is_refused_with_little_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let report = directory.path().join("report");
+    let driver = images().join("miniports/vdisk-ok.sys");
+    let driver = driver.to_str().unwrap();
+    for named in [
+        &["--driver", "/dev/zero"][..],
+        &["--driver", driver, "--registry", "/dev/zero"],
+        &["--driver", driver, "--kernel", "/dev/zero"],
+        &["--driver", driver, "--load", "/dev/zero"],
+        &["--firmware", "/dev/zero"],
+    ] {
+        let ends = ["--report-dir", report.to_str().unwrap(), "--time-limit", "5s"];
+        let output = storlock(GOOD, &[&["run"], named, &ends].concat());
+        let text = text(&output);
+        assert_eq!(output.status.code(), Some(5), "{named:?}: {text}");
+        assert!(text.contains("no regular file"), "{named:?}: {text}");
+    }
+}

@@ -420,6 +420,64 @@ fn a_pipe_that_nobody_opens_is_waited_for_until_the_time_limit_or_a_signal() {
     assert!(began.elapsed() < outlets::SLACK, "{:?}", began.elapsed());
 }
 
+#[test]
+fn an_input_that_is_a_pipe_is_waited_for_until_the_time_limit_and_read_if_somebody_writes() {
+    let inputs = Inputs::new();
+    mkfifo(&inputs.at("pipe.sys"));
+    let start = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_storlock"));
+        command.current_dir(inputs.directory.path()).args(arguments);
+        command.env("STORLOCK_IMAGES", images()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let ends = ["--report-dir", "r", "--time-limit", "1s"];
+    for named in [
+        &["run", "--driver", "./pipe.sys"][..],
+        &["run", "--driver", "x.sys", "--load", "pipe.sys"],
+        &["run", "--driver", "x.sys", "--port-driver", "pipe.sys"],
+        &["run", "--driver", "x.sys", "--registry", "pipe.sys"],
+        &["run", "--firmware", "pipe.sys"],
+        &["run", "--firmware", "pipe.sys", "--driver", "some.sys"],
+    ] {
+        let began = Instant::now();
+        let output = finish(start(&[named, &ends].concat()));
+        assert_eq!(output.status.code(), Some(5), "{named:?}: {}", text(&output));
+        assert!(text(&output).contains("nobody has written it"), "{}", text(&output));
+        assert!(began.elapsed() < Duration::from_secs(1) + outlets::SLACK, "{named:?}");
+    }
+    // Looked at twice, so that a pipe is of no use.
+    for named in [
+        &["run", "--driver", "x.sys", "--kernel", "pipe.sys"][..],
+        &["replay", "pipe.sys"],
+    ] {
+        let began = Instant::now();
+        let more = if named[0] == "run" { &ends[..] } else { &[] };
+        let output = finish(start(&[named, more].concat()));
+        assert_eq!(output.status.code(), Some(5), "{named:?}: {}", text(&output));
+        assert!(text(&output).contains("no regular file"), "{}", text(&output));
+        assert!(began.elapsed() < outlets::SLACK, "{named:?}");
+    }
+    let child = start(&[
+        "run",
+        "--driver",
+        "./pipe.sys",
+        "--report-dir",
+        "r",
+        "--time-limit",
+        "60s",
+    ]);
+    // Opened once for each: the writer waits for the program.
+    fs::write(inputs.at("pipe.sys"), b"MZ, but nothing else").unwrap();
+    let output = finish(child);
+    assert_eq!(output.status.code(), Some(5), "{}", text(&output));
+    assert!(!text(&output).contains("nobody has written"), "{}", text(&output));
+    assert!(
+        text(&output).contains("cannot use ./pipe.sys as the driver under test"),
+        "{}",
+        text(&output)
+    );
+}
+
 /// With few file descriptors something cannot be opened: which one depends on how many there are.
 #[test]
 fn a_low_limit_on_open_files_is_told_by_a_sentence() {

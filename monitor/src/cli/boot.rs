@@ -4,6 +4,7 @@
 //! Talks to the file system. It must not know how a guest is watched.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::anyhow;
 use storlock_vmm::boot::{BootFile, BootRequest, FileKind, KernelImage};
@@ -41,7 +42,7 @@ pub fn plan(arguments: &Arguments, seed: u64) -> Result<Boot, Failure> {
     if let Some(code) = &arguments.firmware {
         check_firmware_options(arguments)?;
         let target = base_name(driver)?;
-        let images = driver_file(driver)?;
+        let images = driver_file(driver, arguments.time_limit.0)?;
         let request = firmware::request(arguments, code.as_deref(), None).map_err(Failure::infrastructure)?;
         return Ok(Boot {
             target,
@@ -70,12 +71,12 @@ fn check_firmware_options(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 /// The file of the driver under test, if the guest's name for it is a path to a file here.
-fn driver_file(driver: &Path) -> Result<Vec<ImageFile>, Failure> {
+fn driver_file(driver: &Path, patience: Duration) -> Result<Vec<ImageFile>, Failure> {
     let is_path = driver.components().count() > 1;
     if !is_path && !driver.exists() {
         return Ok(Vec::new());
     }
-    let file = ImageFile::read(driver, Role::Target).map_err(Failure::infrastructure)?;
+    let file = ImageFile::read(driver, Role::Target, patience).map_err(Failure::infrastructure)?;
     Ok(vec![file])
 }
 
@@ -100,7 +101,7 @@ fn direct(arguments: &Arguments, driver: &Path, seed: u64) -> anyhow::Result<Boo
     let mut files: Vec<BootFile> = images.iter().map(boot_file).collect();
     let kernel = files.remove(0);
     if let Some(path) = &arguments.registry {
-        files.push(registry_file(path)?);
+        files.push(registry_file(path, arguments.time_limit.0)?);
     }
     let request = BootRequest {
         kernel: KernelImage::parse(&kernel.name, kernel.data)?,
@@ -119,6 +120,7 @@ fn direct(arguments: &Arguments, driver: &Path, seed: u64) -> anyhow::Result<Boo
 fn read_files(arguments: &Arguments, driver: &Path) -> anyhow::Result<Vec<ImageFile>> {
     let kernel = arguments
         .kernel
+    let patience = arguments.time_limit.0;
         .clone()
         .map_or_else(|| images::built_image("ntoskrnl.exe"), Ok)?;
     let port_driver = arguments
@@ -126,12 +128,12 @@ fn read_files(arguments: &Arguments, driver: &Path) -> anyhow::Result<Vec<ImageF
         .clone()
         .map_or_else(|| images::built_image("storport.sys"), Ok)?;
     let mut files = vec![
-        ImageFile::read(&kernel, Role::Kernel)?,
-        ImageFile::read(&port_driver, Role::PortDriver)?,
-        ImageFile::read(driver, Role::Target)?,
+        ImageFile::read(&kernel, Role::Kernel, patience)?,
+        ImageFile::read(&port_driver, Role::PortDriver, patience)?,
+        ImageFile::read(driver, Role::Target, patience)?,
     ];
     for path in &arguments.load {
-        files.push(ImageFile::read(path, Role::Driver)?);
+        files.push(ImageFile::read(path, Role::Driver, patience)?);
     }
     Ok(files)
 }
@@ -150,8 +152,8 @@ fn boot_file(file: &ImageFile) -> BootFile {
 }
 
 /// The guest's registry. What is not understood is told and left out: the guest would do the same, but nobody would know.
-fn registry_file(path: &Path) -> anyhow::Result<BootFile> {
-    let data = input::read(path, " as the registry file", REGISTRY_LIMIT)?;
+fn registry_file(path: &Path, patience: Duration) -> anyhow::Result<BootFile> {
+    let data = input::read(path, " as the registry file", REGISTRY_LIMIT, patience)?;
     let registry = Registry::read(&data);
     for warning in &registry.warnings {
         crate::tell!("warning: {}: {warning}", path.display());

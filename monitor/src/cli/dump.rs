@@ -1,13 +1,13 @@
 //! The part of `storlock run` that dumps the machine at a violation: where the dump goes, and the kernel's PDB.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 
-use super::Failure;
 use super::images::{ImageFile, Role};
 use super::run::Arguments;
+use super::{Failure, input};
 use crate::dump::{DumpFile, Plan, Symbols};
 use crate::windows::CodeView;
 use crate::windows::pdb::KernelPdb;
@@ -77,7 +77,7 @@ fn stored(directory: &Path, name: &str) -> Vec<PathBuf> {
 }
 
 fn read(path: &Path) -> anyhow::Result<KernelPdb> {
-    let file = File::open(path).with_context(|| unusable(path))?;
+    let file = input::open_regular(path).with_context(|| unusable(path))?;
     KernelPdb::read(file).with_context(|| unusable(path))
 }
 
@@ -88,6 +88,7 @@ fn unusable(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::time::Duration;
 
     use super::*;
 
@@ -98,7 +99,7 @@ mod tests {
         let pdb = directory.path().join(pdb);
         fs::create_dir_all(pdb.parent().unwrap()).unwrap();
         fs::copy(data.join("kernel.pdb"), pdb).unwrap();
-        let kernel = ImageFile::read(&data.join("kernel.dll"), Role::Kernel).unwrap();
+        let kernel = ImageFile::read(&data.join("kernel.dll"), Role::Kernel, Duration::ZERO).unwrap();
         (directory, kernel)
     }
 
@@ -138,7 +139,7 @@ mod tests {
         other[guid] ^= 1;
         let path = directory.path().join("other.dll");
         fs::write(&path, other).unwrap();
-        let other = ImageFile::read(&path, Role::Kernel).unwrap();
+        let other = ImageFile::read(&path, Role::Kernel, Duration::ZERO).unwrap();
         let pdb = directory.path().join("kernel.pdb");
         let told = format!("{:#}", symbols(Some(&other), Some(&pdb)).unwrap_err());
         assert!(told.contains("kernel.pdb") && told.contains("another build"), "{told}");

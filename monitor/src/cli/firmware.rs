@@ -5,6 +5,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use storlock_vmm::boot::{FirmwareRequest, LinuxRequest, NamedFile, VariableStore};
@@ -31,14 +32,14 @@ const FIRMWARE: [(&str, &str); 4] = [
 /// Largest kernel or RAM disk, in bytes: the boot protocol counts in 32 bits.
 const FILE_LIMIT: u64 = 2 << 30;
 
-/// A file for the guest.
+/// A file for the guest; a pipe is waited for as long as `patience`.
 ///
 /// # Errors
 /// If it cannot be read or is too large.
-pub fn read(path: &Path) -> anyhow::Result<NamedFile> {
+pub fn read(path: &Path, patience: Duration) -> anyhow::Result<NamedFile> {
     Ok(NamedFile {
         name: path.display().to_string(),
-        data: input::read(path, "", FILE_LIMIT)?,
+        data: input::read(path, "", FILE_LIMIT, patience)?,
     })
 }
 
@@ -55,8 +56,8 @@ pub fn request(
         "no OVMF was found: install it (Debian's package ovmf, edk2-ovmf elsewhere), or name its code by --firmware FILE",
     )?;
     Ok(FirmwareRequest {
-        code: read(&code)?,
-        variables: variables(arguments.variables.as_deref(), template.as_deref())?,
+        code: read(&code, arguments.time_limit.0)?,
+        variables: variables(arguments, template.as_deref())?,
         kernel,
         display: arguments.screenshot.is_some(),
     })
@@ -89,9 +90,10 @@ fn template_beside(code: &Path) -> Option<PathBuf> {
     (template != code && template.exists()).then_some(template)
 }
 
-fn variables(file: Option<&Path>, template: Option<&Path>) -> anyhow::Result<Option<VariableStore>> {
-    let Some(path) = file else {
-        let template = template.map(read).transpose()?;
+fn variables(arguments: &Arguments, template: Option<&Path>) -> anyhow::Result<Option<VariableStore>> {
+    let patience = arguments.time_limit.0;
+    let Some(path) = arguments.variables.as_deref() else {
+        let template = template.map(|path| read(path, patience)).transpose()?;
         return Ok(template.map(|NamedFile { name, data }| VariableStore {
             name,
             content: data,
@@ -117,7 +119,7 @@ fn variables(file: Option<&Path>, template: Option<&Path>) -> anyhow::Result<Opt
     let file = OpenOptions::new().read(true).write(true).open(path);
     let file = file.with_context(|| format!("cannot write the firmware's variables {}", path.display()))?;
     lock(&file, path)?;
-    let NamedFile { name, data } = read(path)?;
+    let NamedFile { name, data } = read(path, patience)?;
     Ok(Some(VariableStore {
         name,
         content: data,

@@ -3,13 +3,14 @@
 //! Talks to the file system and to the PE readers. It must not know how they are booted.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use sha2::{Digest, Sha256};
 
-use super::Lines;
+use super::{Lines, input};
 use crate::report::ImageInfo;
 use crate::windows::{Exports, FileImage, ImportName, Imports};
 
@@ -70,17 +71,13 @@ pub struct ImageFile {
 }
 
 impl ImageFile {
-    /// Reads and parses a file.
+    /// Reads and parses a file; a pipe is waited for as long as `patience`.
     ///
     /// # Errors
     /// If it cannot be read or is no whole PE64 image for x64.
-    pub fn read(path: &Path, role: Role) -> anyhow::Result<Self> {
+    pub fn read(path: &Path, role: Role, patience: Duration) -> anyhow::Result<Self> {
         let what = || format!("cannot use {} as the {}", path.display(), role.text());
-        let size = fs::metadata(path).with_context(what)?.len();
-        if size > SIZE_LIMIT {
-            return Err(anyhow!("it has {size} bytes, more than any driver")).with_context(what);
-        }
-        let data = fs::read(path).with_context(what)?;
+        let data = input::read(path, &format!(" as the {}", role.text()), SIZE_LIMIT, patience)?;
         let image = FileImage::parse(data).with_context(what)?;
         Ok(Self {
             role,
@@ -95,7 +92,10 @@ impl ImageFile {
     #[must_use]
     pub fn unstripped(&self, directory: Option<&Path>) -> Option<(PathBuf, FileImage)> {
         let read = |path: PathBuf| {
-            let image = FileImage::parse(fs::read(&path).ok()?).ok()?;
+            let mut data = Vec::new();
+            let file = input::open_regular(&path).ok()?;
+            file.take(SIZE_LIMIT).read_to_end(&mut data).ok()?;
+            let image = FileImage::parse(data).ok()?;
             Some((path, image))
         };
         unstripped_candidates(&self.path, directory)

@@ -3,7 +3,6 @@
 //!
 //! Talks to the file system and to the machine.
 
-use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -15,7 +14,7 @@ use storlock_vmm::sandbox::Sandbox;
 
 use super::output::ReportDirectory;
 use super::run::{self, Arguments, Terminal};
-use super::{Failure, firmware};
+use super::{Failure, firmware, input};
 use crate::machine::Start;
 use crate::machine::other::OtherGuest;
 use crate::outcome::{self, Condition};
@@ -69,7 +68,7 @@ pub fn wanted(arguments: &Arguments) -> Result<Option<Start>, Failure> {
 
 fn is_linux(path: &Path) -> anyhow::Result<bool> {
     let mut start = Vec::new();
-    let file = File::open(path).with_context(|| format!("cannot use {} as the kernel", path.display()))?;
+    let file = input::open_regular(path).with_context(|| format!("cannot use {} as the kernel", path.display()))?;
     file.take(HEADER)
         .read_to_end(&mut start)
         .with_context(|| format!("cannot read {}", path.display()))?;
@@ -77,10 +76,15 @@ fn is_linux(path: &Path) -> anyhow::Result<bool> {
 }
 
 fn start(arguments: &Arguments, kernel: Option<&PathBuf>) -> anyhow::Result<Start> {
+    let patience = arguments.time_limit.0;
     let linux = match kernel {
         Some(path) => Some(LinuxRequest {
-            kernel: firmware::read(path)?,
-            initrd: arguments.initrd.as_deref().map(firmware::read).transpose()?,
+            kernel: firmware::read(path, patience)?,
+            initrd: arguments
+                .initrd
+                .as_deref()
+                .map(|path| firmware::read(path, patience))
+                .transpose()?,
             command_line: arguments.append.clone(),
         }),
         None => None,

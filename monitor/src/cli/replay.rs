@@ -1,6 +1,5 @@
 //! `storlock replay`: reports on a recording or an event trace, without a guest.
 
-use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,7 +9,7 @@ use clap::Args;
 
 use super::output::ReportDirectory;
 use super::run::Format;
-use super::{Failure, output, places};
+use super::{Failure, input, output, places};
 use crate::session::replay;
 use crate::target::recording;
 
@@ -54,7 +53,7 @@ fn report_directory(path: &Path) -> anyhow::Result<ReportDirectory> {
 fn replay_file(arguments: &Arguments) -> anyhow::Result<crate::report::Report> {
     let path = &arguments.file;
     let what = || format!("cannot replay {}", path.display());
-    let mut file = File::open(path).with_context(what)?;
+    let mut file = input::open_regular(path).with_context(what)?;
     let mut magic = [0; 8];
     let whole = file.read_exact(&mut magic).is_ok();
     file.rewind().with_context(what)?;
