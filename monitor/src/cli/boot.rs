@@ -17,6 +17,8 @@ use crate::machine::Start;
 
 /// Largest registry file, in bytes.
 const REGISTRY_LIMIT: u64 = 1 << 20;
+/// Lines of it that are told one by one if they are not understood.
+const MOST_WARNINGS: usize = 100;
 
 /// A guest to be watched.
 pub struct Boot {
@@ -118,9 +120,9 @@ fn direct(arguments: &Arguments, driver: &Path, seed: u64) -> anyhow::Result<Boo
 
 /// The kernel comes first.
 fn read_files(arguments: &Arguments, driver: &Path) -> anyhow::Result<Vec<ImageFile>> {
+    let patience = arguments.time_limit.0;
     let kernel = arguments
         .kernel
-    let patience = arguments.time_limit.0;
         .clone()
         .map_or_else(|| images::built_image("ntoskrnl.exe"), Ok)?;
     let port_driver = arguments
@@ -155,8 +157,15 @@ fn boot_file(file: &ImageFile) -> BootFile {
 fn registry_file(path: &Path, patience: Duration) -> anyhow::Result<BootFile> {
     let data = input::read(path, " as the registry file", REGISTRY_LIMIT, patience)?;
     let registry = Registry::read(&data);
-    for warning in &registry.warnings {
+    for warning in registry.warnings.iter().take(MOST_WARNINGS) {
         crate::tell!("warning: {}: {warning}", path.display());
+    }
+    let more = registry.warnings.len().saturating_sub(MOST_WARNINGS);
+    if more > 0 {
+        crate::tell!(
+            "warning: {}: {more} more lines are not understood and left out",
+            path.display()
+        );
     }
     Ok(BootFile {
         name: "registry".to_owned(),

@@ -205,14 +205,18 @@ impl Reader {
             if let Err(reason) = result {
                 // Lines that were taken for the rest of this one are read for themselves.
                 self.next = number;
-                let shown: String = String::from_utf16_lossy(text)
-                    .chars()
-                    .take(SHOWN)
-                    .flat_map(char::escape_debug)
-                    .collect();
-                self.warn(number, format!("not understood and left out: {reason}: {shown}"));
+                self.leave_out(number, text, &reason);
             }
         }
+    }
+
+    fn leave_out(&mut self, line: usize, text: &[u16], reason: &str) {
+        let shown: String = String::from_utf16_lossy(text)
+            .chars()
+            .take(SHOWN)
+            .flat_map(char::escape_debug)
+            .collect();
+        self.warn(line, format!("not understood and left out: {reason}: {shown}"));
     }
 
     fn warn(&mut self, line: usize, reason: String) {
@@ -249,9 +253,13 @@ impl Reader {
             }
             return Ok(());
         }
+        let first = self.next;
         let (kind, data) = self.data(&mut cursor)?;
         if data.len() > MOST_DATA {
-            return Err(format!("{} bytes: the guest takes {MOST_DATA} at most", data.len()));
+            // Its further lines are understood: nothing is to be said of each.
+            let reason = format!("{} bytes: the guest takes {MOST_DATA} at most", data.len());
+            self.leave_out(first, text, &reason);
+            return Ok(());
         }
         self.registry.set(key, Value { name, kind, data });
         Ok(())
@@ -617,6 +625,16 @@ mod tests {
         let registry = Registry::read(text.as_bytes());
         let lines: Vec<_> = registry.warnings.iter().map(|warning| warning.line).collect();
         assert_eq!(lines, [2, 4, 5, 6, 7], "{:?}", registry.warnings);
+    }
+
+    #[test]
+    fn a_value_that_is_too_long_is_told_once_however_many_lines_it_has() {
+        let data = vec!["00,\\\n"; 600].concat();
+        let text = format!("REGEDIT4\n[HKLM\\a]\n\"V\"=hex:{data}00\n\"W\"=dword:1\nodd\n");
+        let registry = Registry::read(text.as_bytes());
+        let lines: Vec<_> = registry.warnings.iter().map(|warning| warning.line).collect();
+        assert_eq!(lines, [3, 605], "{:?}", registry.warnings);
+        assert_eq!(values(&registry), [("W", 4, &[1, 0, 0, 0][..])]);
     }
 
     #[test]
