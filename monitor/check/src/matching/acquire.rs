@@ -122,6 +122,8 @@ impl Checker {
             Shortfall::UNORDERED,
             !site.ordered && own.is_some_and(|own| !own.bound_to_processor()),
         );
+        // Of the pairs of other modules one half may not be seen, the kernel's own among them.
+        shortfall.set(Shortfall::UNWATCHED, own.is_some_and(|own| !own.target));
         // A lock whose word ought to be there, but could not be read, is not worth an opinion.
         let word_missing = call.word.is_none() && row.lock_word(&call.operand).is_some() && !wordless(call.routine);
         Facts {

@@ -117,6 +117,8 @@ pub(crate) struct ReleaseFacts {
     pub(crate) known: bool,
     /// The lock or its caller are of another driver, of whose pairs only one half may be seen.
     pub(crate) half_seen: bool,
+    /// The routine shares its code with another: which of them was called is not known.
+    pub(crate) ambiguous: bool,
     /// The caller's last release of the cancel spin lock, if that is the last that happened to it.
     pub(crate) released_before: Option<PriorCall>,
     /// The caller has another acquire open, whose old IRQL a release with an old IRQL may go back to.

@@ -47,7 +47,11 @@ impl Checker {
             pairing,
             holder: holder.is_some(),
         };
-        let shortfall = self.shortfall(&by, (&identity, lock), record.filter(|_| !fits), record.is_none());
+        let mut shortfall = self.shortfall(&by, (&identity, lock), record.filter(|_| !fits), record.is_none());
+        if matches!(pairing, Pairing::Unmatched | Pairing::Foreign) && holder.is_some_and(|holder| !holder.target) {
+            // Of the pairs of other modules one half may not be seen, the kernel's own among them.
+            shortfall |= Shortfall::UNWATCHED;
+        }
         let unreadable = subject.acquire.is_none()
             && subject.by_handle
             && call
@@ -78,6 +82,7 @@ impl Checker {
                 holder: holder.map(|holder| holder.call),
                 known: core.known_for(&call.context) && !lock.lost && !unreadable,
                 half_seen: !concerns_target,
+                ambiguous: core.watch.ambiguous.contains(call.routine),
                 released_before,
                 other_open: call.old_irql.is_some() && self.other_open(&call.context, record, place),
                 shortfall,

@@ -34,7 +34,8 @@ impl Rule for LockRoutine {
         }
         // Below DISPATCH_LEVEL with interrupts off nothing can come in between either: not allowed, but not harmful.
         let masked = at < DISPATCH_LEVEL && !facts.call.context.interrupts;
-        if documented(facts) && !masked && !findings.any_semantic() {
+        let ambiguous = matches!(&facts.fact, Fact::Release(release) if release.ambiguous);
+        if documented(facts) && !masked && !ambiguous && !findings.any_semantic() {
             let draft = findings.broken(RuleId::LockRoutineIrql, facts, Cause::WrongIrql, Shortfall::empty());
             draft.because(Evidence::Irql {
                 at,

@@ -33,7 +33,9 @@ impl Rule for DoubleAcquire {
         if acquire.gap == Gap::Imported || shortfall.intersects(Shortfall::DISTURBED | Shortfall::UNORDERED) {
             return;
         }
-        shortfall.set(Shortfall::UNWATCHED, acquire.gap == Gap::Open);
+        if acquire.gap == Gap::Open {
+            shortfall |= Shortfall::UNWATCHED;
+        }
         findings.broken(RuleId::DoubleAcquire, facts, Cause::DoubleAcquire, shortfall);
     }
 }

@@ -182,3 +182,28 @@ fn locks_of_other_drivers_do_not_push_out_the_targets() {
     let found = s.call(who(0, 2, 1), R::KeReleaseSpinLock, LOCK, Some(0));
     s.defect(&found, Cause::ReleasedTwice);
 }
+
+#[test]
+fn lock_that_the_kernel_took_and_gave_back_unseen_is_no_certain_double_acquire() {
+    // A service of the kernel takes the driver's lock by its own routine, which is watched, and releases it by inlined code.
+    let set = [R::KeAcquireSpinLockAtDpcLevel, R::KeReleaseSpinLockFromDpcLevel];
+    let mut s = Sequence::ready(&[PAIR, set].concat(), true);
+    s.quiet(who(0, 2, 1), set[0], LOCK, Some(0));
+    s.quiet(who(0, 2, 1), set[1], LOCK, Some(1));
+    s.quiet((0, 2, 1, OTHER, stack(1) - 0x60), set[0], LOCK, Some(0));
+    s.quiet(who(1, 2, 2), set[0], LOCK, Some(1));
+    // The other processor has got it by now, and this one waits.
+    let found = s.call(who(0, 2, 1), set[0], LOCK, Some(1));
+    s.suspect(&found, Cause::DoubleAcquire);
+}
+
+#[test]
+fn cancel_lock_that_the_kernel_gave_back_unseen_has_no_certain_owner() {
+    let set = [R::IoAcquireCancelSpinLock, R::IoReleaseCancelSpinLock];
+    let mut s = Sequence::ready(&[PAIR, set].concat(), true);
+    s.quiet((0, 2, 1, OTHER, stack(1) - 0x60), set[0], LockOperand::Cancel, None);
+    s.quiet(who(0, 2, 1), R::KeAcquireSpinLockRaiseToDpc, SECOND, Some(0));
+    // A cancel routine on the other processor, entered with the lock.
+    let found = s.call(who(1, 2, 2), set[1], LockOperand::Cancel, None);
+    assert_ne!(s.outcome(), Outcome::Defect, "{found:?}");
+}

@@ -109,3 +109,21 @@ fn internal_routine_at_passive_level_with_interrupts_off_is_nobodys_mistake() {
         s.quiet(who(0, 2, 1), PAIR[1], LOCK, Some(1));
     }
 }
+
+#[test]
+fn release_that_shares_its_code_is_not_judged_by_the_other_routines_irql() {
+    let set = [
+        R::KeAcquireSpinLockAtDpcLevel,
+        R::KeReleaseSpinLock,
+        R::KeReleaseSpinLockFromDpcLevel,
+    ];
+    let mut s = Sequence::armed(WatchSet {
+        closed: true,
+        ambiguous: RoutineSet::of(&set[1..]),
+        ..watch(&set)
+    });
+    s.low(0);
+    s.quiet(who(0, 5, 1), set[0], LOCK, Some(0));
+    s.quiet(who(0, 5, 1), R::KeReleaseSpinLock, LOCK, Some(1));
+    assert_eq!(s.outcome(), Outcome::Completed);
+}

@@ -128,3 +128,16 @@ fn exports_that_share_their_code_are_taken_for_the_one_that_fits() {
         assert_eq!(found.is_empty(), ambiguous);
     }
 }
+
+#[test]
+fn dpc_between_entry_and_raise_may_take_the_lock_by_the_same_routine() {
+    for dpc_stack in [stack(9), stack(1) - 0x200] {
+        let dpc = (0, 2, 1, TARGET + 0x300, dpc_stack);
+        let mut s = Sequence::ready(&PAIR, true);
+        s.quiet(who(0, 0, 1), PAIR[0], LOCK, Some(0));
+        s.quiet(dpc, PAIR[0], LOCK, Some(0));
+        assert!(s.call_back_to(dpc, PAIR[1], LOCK, Some(1), Some(2)).is_empty());
+        assert!(s.call_back_to(who(0, 2, 1), PAIR[1], LOCK, Some(1), Some(0)).is_empty());
+        assert_eq!(s.outcome(), Outcome::Completed);
+    }
+}

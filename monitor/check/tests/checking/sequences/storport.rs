@@ -197,3 +197,26 @@ fn queued_release_of_an_ordinary_hold_is_the_wrong_routine_and_the_reverse() {
     let found = s.call(who(0, 2, 1), R::KeReleaseSpinLock, LOCK, Some(0x700));
     s.defect(&found, Cause::WrongRoutine);
 }
+
+#[test]
+fn plain_acquire_after_one_that_failed_is_no_second_acquire() {
+    // A port driver without StorPortAcquireSpinLockEx refuses it; the miniport falls back, with the same handle.
+    for (caught, irql) in [(true, 2), (false, 2), (true, 0), (false, 0)] {
+        let mut s = Sequence::ready(&STORPORT, true);
+        let acquire = stor(0xad, 1, 0x500, 0x700);
+        s.quiet(who(0, irql, 1), R::StorPortAcquireSpinLockEx, acquire, None);
+        if caught {
+            let call = s.number;
+            let back = who(0, irql, 1);
+            s.came_back(call, back, R::StorPortAcquireSpinLockEx, acquire, 0xc100_0002);
+        }
+        s.quiet(who(0, irql, 1), R::StorPortAcquireSpinLock, acquire, None);
+        s.quiet(
+            who(0, 2, 1),
+            R::StorPortReleaseSpinLock,
+            stor_handle(0xad, 0x700, 1),
+            None,
+        );
+        assert_eq!(s.outcome(), Outcome::Completed);
+    }
+}
