@@ -128,10 +128,7 @@ fn stack_text(text: &mut String, stack: &[Location]) {
 
 fn history_text(text: &mut String, history: &[HistoryEntry]) {
     if history.is_empty() {
-        line!(
-            *text,
-            "   = nothing happened to this lock before, as far as the watched routines show"
-        );
+        line!(*text, "   = no earlier call of a watched routine named this very lock");
         return;
     }
     line!(*text, "   = what happened to this lock before, latest first:");
