@@ -165,6 +165,14 @@ impl Session {
             );
             add(Condition::Inconclusive, reason);
         }
+        if statistics.target_unreadable_handles > 0 {
+            let times = statistics.target_unreadable_handles;
+            let reason = format!(
+                "the lock handle of {times} acquire{} of the driver could not be read: its releases cannot be told apart",
+                plural(usize::try_from(times).unwrap_or(usize::MAX))
+            );
+            add(Condition::Inconclusive, reason);
+        }
         for reason in state.doubts.reasons() {
             add(Condition::Inconclusive, reason.to_owned());
         }

@@ -73,17 +73,14 @@ impl Checker {
         let Some(lock) = self.locks.at_mut(place) else { return };
         if call.word == Some(0) {
             // Nobody holds it: what was recorded as held is over, by a release or a re-initialisation not seen.
-            let before = lock.records.len();
-            lock.records.retain(|record| record.held_since.is_none() || record.over);
-            let gone = (before - lock.records.len()) as u64;
-            self.core.statistics.holds_lost += gone;
-            lock.contradicted |= gone > 0 && !lock.disturbed;
+            self.core.statistics.holds_lost += lock.drop_holds(|record| record.held_since.is_none() || record.over);
             lock.disturbed &= !lock.records.is_empty();
         }
         if lock.records.is_empty() && lock.target && !own {
             lock.begin();
         }
         lock.target |= own;
+        lock.dispossessed = lock.dispossessed.filter(|agent| !agent.is(&call.context));
     }
 
     /// Whether a call names an adapter of the driver under test; one that it names itself is.
@@ -171,7 +168,8 @@ impl Checker {
             self.rebind(key, prior, (identity, place), Bound::Open);
         } else if let LockOperand::StorPort { adapter, .. } = call.operand {
             // Its release cannot be told from one that has no acquire.
-            self.core.unreadable_handle(adapter);
+            let own = self.locks.at(place).is_some_and(|lock| lock.target);
+            self.core.unreadable_handle(adapter, own);
         }
         let limit = self.core.limits.records;
         let target = self.core.modules.is_target(call.context.return_address);

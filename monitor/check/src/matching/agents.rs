@@ -184,17 +184,13 @@ impl Checker {
             && !proved.maybe_converted
         {
             // Two cannot hold it: the other's hold has ended in a way that was not seen.
-            let before = lock.records.len();
-            lock.records.retain(|other| {
+            self.core.statistics.holds_lost += lock.drop_holds(|other| {
                 other.held_since.is_none()
                     || other.call.sequence == proved.call.sequence
                     || other.nested_in == Some(proved.call.sequence)
                     || proved.nested_in == Some(other.call.sequence)
                     || other.holder == processor
             });
-            let gone = (before - lock.records.len()) as u64;
-            lock.contradicted |= gone > 0 && !lock.disturbed;
-            self.core.statistics.holds_lost += gone;
         }
         true
     }
@@ -280,8 +276,9 @@ impl Checker {
                 continue;
             };
             let gap = self.core.gap(super::acquire::releases_of(&identity), true);
-            let counts = row.role == Role::Acquire
-                && !row.result.may_fail()
+            // One that can fail has got the lock if its return said so.
+            let counts = (record.held_since.is_some() || !row.result.may_fail())
+                && row.role != Role::Convert
                 && !may_be_none(&identity)
                 && identity != LockIdentity::Cancel
                 && !(record.handle == 0 && matches!(identity, LockIdentity::StorPort { .. }));

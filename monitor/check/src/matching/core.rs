@@ -33,6 +33,9 @@ pub(crate) struct Core {
     pub(crate) unreadable: Vec<u64>,
     /// The word of some lock of the kernel's was seen to be set while it was held.
     pub(crate) words_proven: bool,
+    /// The IRQL that the last release of the cancel spin lock went back to.
+    #[serde(default)]
+    pub(crate) cancel_irql: Option<u8>,
     pub(crate) last_sequence: Option<u64>,
     pub(crate) recent: Recent,
     pub(crate) statistics: Statistics,
@@ -138,8 +141,10 @@ impl Core {
     }
 
     /// Notes an adapter whose releases may follow an acquire with a handle that could not be read.
-    pub(crate) fn unreadable_handle(&mut self, adapter: u64) {
+    /// `target`: it is the driver's under test.
+    pub(crate) fn unreadable_handle(&mut self, adapter: u64, target: bool) {
         self.statistics.unreadable_handles += 1;
+        self.statistics.target_unreadable_handles += u64::from(target);
         remember(&mut self.unreadable, adapter);
     }
 }

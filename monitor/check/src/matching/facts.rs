@@ -93,6 +93,8 @@ pub(crate) struct RecordFacts {
     pub(crate) call: PriorCall,
     /// It has certainly come back with the lock, and nothing says that the hold is over.
     pub(crate) certain: bool,
+    /// The release itself shows that: it belongs to this acquire and can belong to no other, seen or not.
+    pub(crate) only: bool,
     /// The release belongs to the acquiring routine.
     pub(crate) fits: bool,
     /// The acquire returns into the driver under test, and was seen at its entry.
@@ -121,6 +123,8 @@ pub(crate) struct ReleaseFacts {
     pub(crate) ambiguous: bool,
     /// The caller's last release of the cancel spin lock, if that is the last that happened to it.
     pub(crate) released_before: Option<PriorCall>,
+    /// That release went back to an IRQL below `DISPATCH_LEVEL`.
+    pub(crate) lowered_before: bool,
     /// The caller has another acquire open, whose old IRQL a release with an old IRQL may go back to.
     pub(crate) other_open: bool,
     /// What is missing for a sure verdict, apart from the word and the gap.

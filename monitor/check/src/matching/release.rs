@@ -181,7 +181,8 @@ impl Checker {
         let waiting = call.word == Some(0) && words && !lock.disturbed && !self.certainly_held(record, &call.context);
         let pairing = if waiting {
             // An attempt that is still waiting cannot be released: the call is somebody else's, e.g. of a DPC that
-            // interrupted the thread before it raised its IRQL. Its record stays open.
+            // interrupted the thread before it raised its IRQL. Or it has come back, and the lock was cleared since.
+            // Its record stays open.
             Pairing::Waiting
         } else if subject.by_handle && !record.same_agent(&call.context) {
             Pairing::Foreign
@@ -273,6 +274,9 @@ impl Checker {
         }
         let broken = found.iter().any(|found| found.verdict != Verdict::Literal);
         let paired = matches!(release.pairing, Pairing::Own | Pairing::TookNothing);
+        if facts.row.class == LockClass::CancelSpinLock {
+            self.core.cancel_irql = call.old_irql;
+        }
         let statistics = &mut self.core.statistics;
         let step = if paired {
             statistics.matched += 1;
@@ -295,6 +299,7 @@ impl Checker {
             let upsets = !paired && !over && call.word != Some(0) && broken;
             lock.disturbed |= (upsets || release.pairing == Pairing::Foreign) && !lock.records.is_empty();
             lock.last_release = site.sequence;
+            lock.dispossessed = lock.dispossessed.filter(|agent| !agent.is(&call.context));
         }
         self.note(place, prior, step);
     }

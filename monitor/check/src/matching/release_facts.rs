@@ -9,7 +9,7 @@ use super::state::{LockState, Record, fits};
 use super::storport;
 use crate::checker::Checker;
 use crate::contract::{CONTRACTS, Contract, LockClass, Role, Routine, RoutineSet, SystemModule, contract};
-use crate::event::{Context, LockCall, LockOperand};
+use crate::event::{Context, DISPATCH_LEVEL, LockCall, LockOperand};
 use crate::finding::Shortfall;
 use crate::identity::LockIdentity;
 
@@ -21,6 +21,8 @@ struct By<'a> {
     pairing: Pairing,
     /// Somebody else certainly holds the lock.
     holder: bool,
+    /// The caller has an acquire open that may be waiting, or have got a lock that was then taken from it.
+    open: bool,
 }
 
 impl Checker {
@@ -37,7 +39,10 @@ impl Checker {
         let nothing = LockState::default();
         let lock = self.locks.at(place).unwrap_or(&nothing);
         let identity = subject.identity;
+        // The I/O manager hands the cancel spin lock on to cancel routines: another's release of it need not be seen.
+        let believed = |holder: &&Record| identity != LockIdentity::Cancel || holder.target;
         let holder = other_holder(lock, &call.context).filter(|_| !storport::may_be_none(&identity));
+        let holder = holder.filter(believed);
         let fits = record.is_none_or(|record| self.fits(row, record));
         let word_held = call.word.filter(|_| lock.words != Some(false)).map(|word| word != 0);
         let by = By {
@@ -46,6 +51,7 @@ impl Checker {
             call,
             pairing,
             holder: holder.is_some(),
+            open: !subject.by_handle && matches!(pairing, Pairing::Waiting | Pairing::Foreign),
         };
         let mut shortfall = self.shortfall(&by, (&identity, lock), record.filter(|_| !fits), record.is_none());
         if matches!(pairing, Pairing::Unmatched | Pairing::Foreign) && holder.is_some_and(|holder| !holder.target) {
@@ -74,6 +80,7 @@ impl Checker {
                 record: record.map(|record| RecordFacts {
                     call: record.call,
                     certain: self.certainly_held(record, &call.context),
+                    only: pairing == Pairing::Own && site.ordered && self.is_only(record, lock, &identity, call),
                     fits,
                     target: record.target,
                 }),
@@ -84,6 +91,7 @@ impl Checker {
                 half_seen: !concerns_target,
                 ambiguous: core.watch.ambiguous.contains(call.routine),
                 released_before,
+                lowered_before: core.cancel_irql.is_some_and(|irql| irql < DISPATCH_LEVEL),
                 other_open: call.old_irql.is_some() && self.other_open(&call.context, record, place),
                 shortfall,
             }),
@@ -105,13 +113,20 @@ impl Checker {
             call,
             pairing,
             holder,
+            open,
         } = by;
         let core = &self.core;
         let mut shortfall = Shortfall::empty();
         shortfall.set(Shortfall::DISTURBED, lock.disturbed);
-        shortfall.set(Shortfall::CONTRADICTED, lock.contradicted && !unmatched);
+        // The caller's own hold may be one that somebody else has ended.
+        let dispossessed = lock.dispossessed.is_some_and(|agent| agent.is(&call.context));
+        shortfall.set(
+            Shortfall::CONTRADICTED,
+            if unmatched { dispossessed } else { lock.contradicted },
+        );
         shortfall.set(Shortfall::UNORDERED, !site.ordered);
         shortfall.set(Shortfall::UNWATCHED, !core.watches(row.fed_by, lock.target));
+        shortfall.set(Shortfall::UNRESOLVED, *open);
         let word_missing = call.word.is_none() || lock.words == Some(false);
         let unsure_thread = core.late && word_missing && !core.entered.contains(&call.context.thread);
         shortfall.set(Shortfall::LATE, unmatched && unsure_thread);
@@ -124,7 +139,7 @@ impl Checker {
             let inner = callers(record.call.routine);
             shortfall.set(Shortfall::LATE, core.late && !inner.is_empty());
             let unresolved = contract(record.call.routine).role == Role::TryAcquire && record.held_since.is_none();
-            shortfall.set(Shortfall::UNRESOLVED, unresolved);
+            shortfall.set(Shortfall::UNRESOLVED, *open || unresolved);
             needed = needed
                 .union(inner)
                 .union(callers(row.routine))
@@ -163,6 +178,20 @@ impl Checker {
         row.fed_by.intersection(acquires) != RoutineSet::EMPTY
     }
 
+    /// Whether a release that is paired with an acquire can belong to no other: every routine that takes such a lock is
+    /// watched and was from the beginning, the caller has no other open acquire of the lock, and is on the stack of this.
+    fn is_only(&self, record: &Record, lock: &LockState, identity: &LockIdentity, call: &LockCall) -> bool {
+        let context = &call.context;
+        let own = lock.records.iter().filter(|record| record.owned_by(context)).count();
+        own == 1
+            && !self.core.late
+            && !lock.lost
+            && !record.doubtful
+            && record.same_stack(context)
+            && call.word.is_some_and(|word| word != 0)
+            && self.core.gap(acquires_of(identity), lock.target) == Gap::None
+    }
+
     /// Whether the caller has another acquire open than this.
     fn other_open(&self, context: &Context, record: Option<&Record>, place: u32) -> bool {
         let own = record.map_or(0, |record| record.call.sequence);
@@ -173,8 +202,12 @@ impl Checker {
         let lists = of_thread.into_iter().chain(of_processor);
         lists
             .flatten()
-            // A helper may have taken it for the driver.
-            .any(|(open, _)| open.call.sequence != own && open.place != place)
+            // A helper may have taken it for the driver, but none that ran at a higher IRQL: an interrupt's is none of the
+            // caller's, and is seen to be open still if its release was not seen.
+            .any(|(open, _)| {
+                let level = open.call.context.irql;
+                open.call.sequence != own && open.place != place && level <= context.irql.max(DISPATCH_LEVEL)
+            })
     }
 }
 

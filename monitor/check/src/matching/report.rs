@@ -54,6 +54,9 @@ pub struct Statistics {
     pub history_evicted: u64,
     /// StorPort acquires whose handle argument could not be read.
     pub unreadable_handles: u64,
+    /// Those of them that concern the driver under test: which acquire its releases belong to is a guess.
+    #[serde(default)]
+    pub target_unreadable_handles: u64,
     /// Lock words that were clear although the lock was certainly held.
     pub words_contradicted: u64,
     /// Distinct violations that were only counted.
@@ -98,7 +101,11 @@ impl Checker {
         let statistics = &self.core.statistics;
         if statistics.target_violations > 0 {
             Outcome::Defect
-        } else if statistics.target_suspects > 0 || statistics.target_unknown_releases > 0 || !complete {
+        } else if statistics.target_suspects > 0
+            || statistics.target_unknown_releases > 0
+            || statistics.target_unreadable_handles > 0
+            || !complete
+        {
             Outcome::Inconclusive
         } else if statistics.target_lock_calls() == 0 {
             Outcome::NotApplicable

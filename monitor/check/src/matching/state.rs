@@ -66,13 +66,18 @@ impl Record {
         self.call.context.irql >= DISPATCH_LEVEL
     }
 
+    /// Who made it.
+    pub(crate) const fn agent(&self) -> Agent {
+        if self.bound_to_processor() {
+            Agent::Processor(self.call.context.processor)
+        } else {
+            Agent::Thread(self.call.context.thread)
+        }
+    }
+
     /// Whether `context` can be the one that made this acquire.
     pub(crate) const fn same_agent(&self, context: &Context) -> bool {
-        if self.bound_to_processor() {
-            self.call.context.processor == context.processor
-        } else {
-            self.call.context.thread == context.thread
-        }
+        self.agent().is(context)
     }
 
     /// Whether the lock's holder runs as `context`: what it would wait for there, it would wait for for ever.
@@ -248,6 +253,28 @@ pub(crate) struct LockState {
     pub lost: bool,
     /// Its word was seen to be set while it was held; `Some(false)`: seen to be clear while held.
     pub words: Option<bool>,
+    /// Whoever held it last when it was seen to be free, and has not called anything with it since.
+    #[serde(default)]
+    pub dispossessed: Option<Agent>,
+}
+
+/// Who made an acquire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Agent {
+    /// A thread, by its address.
+    Thread(u64),
+    /// A processor, at `DISPATCH_LEVEL` or above.
+    Processor(u32),
+}
+
+impl Agent {
+    /// Whether code that runs as `context` is that.
+    pub(crate) const fn is(self, context: &Context) -> bool {
+        match self {
+            Self::Thread(thread) => thread == context.thread,
+            Self::Processor(processor) => processor == context.processor,
+        }
+    }
 }
 
 impl Evict for LockState {
@@ -265,6 +292,19 @@ impl LockState {
         self.contradicted = false;
         self.lost = false;
         self.words = None;
+        self.dispossessed = None;
+    }
+
+    /// Drops the holds that are over although their release was not seen: all that are proved but those that `stays`.
+    /// How many there were.
+    pub(crate) fn drop_holds(&mut self, stays: impl Fn(&Record) -> bool) -> u64 {
+        let before = self.records.len();
+        let lost = self.records.iter().rfind(|record| !stays(record));
+        self.dispossessed = lost.map(Record::agent).or(self.dispossessed);
+        self.records.retain(stays);
+        let gone = (before - self.records.len()) as u64;
+        self.contradicted |= gone > 0 && !self.disturbed;
+        gone
     }
 
     /// Adds an open acquire. True if one had to be forgotten.

@@ -35,7 +35,7 @@ impl Rule for KeReleaseSpinLock {
             facts.routine(),
             Routine::KeReleaseSpinLock | Routine::ExReleaseSpinLockShared | Routine::ExReleaseSpinLockExclusive
         );
-        let own = release.pairing == Pairing::Own && record.fits && record.certain && record.target;
+        let own = release.pairing == Pairing::Own && record.fits && (record.certain || record.only) && record.target;
         let raised = contract(record.call.routine).irql.after == IrqlAfter::Dispatch;
         if !judged || !own || !raised || !facts.site.target || release.other_open {
             return;

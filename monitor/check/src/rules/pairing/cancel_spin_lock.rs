@@ -27,7 +27,9 @@ impl Rule for CancelSpinLock {
 
     /// A cancel routine is entered with the lock held by the I/O manager, whose acquire need not be seen. So a release
     /// without a record is wrong only where the caller cannot hold it: below `DISPATCH_LEVEL`. From the very frame of
-    /// the caller's last release it looks like a second one.
+    /// the caller's last release it looks like a second one; but not if it is the same call again, since the I/O manager
+    /// cancels one IRP after the other, nor if the last one has left `DISPATCH_LEVEL`: the I/O manager has raised the
+    /// IRQL again.
     fn observe(&self, facts: &Facts, findings: &mut Findings) {
         let Fact::Release(release) = &facts.fact else { return };
         if RuleId::of_release(facts.row.class) != RuleId::CancelSpinLock {
@@ -41,7 +43,10 @@ impl Rule for CancelSpinLock {
         }
         let context = &facts.call.context;
         let again = release.released_before.filter(|before| {
-            before.context.thread == context.thread && before.context.stack_pointer == context.stack_pointer
+            before.context.thread == context.thread
+                && before.context.stack_pointer == context.stack_pointer
+                && before.context.return_address != context.return_address
+                && !release.lowered_before
         });
         let cause = Cause::ReleaseWithoutAcquire;
         if context.irql < DISPATCH_LEVEL {

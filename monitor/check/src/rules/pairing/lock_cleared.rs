@@ -1,7 +1,8 @@
 //! Lock cleared: a lock's memory must not be initialised, zeroed or freed while somebody holds it.
 
-use crate::finding::{Cause, Shortfall, Verdict};
-use crate::matching::{Fact, Facts, Pairing};
+use crate::contract::contract;
+use crate::finding::{Cause, PriorCall, Shortfall, Verdict};
+use crate::matching::{Fact, Facts, Pairing, ReleaseFacts};
 use crate::rules::{Findings, Meta, Rule, RuleId};
 
 /// See [`META`].
@@ -27,16 +28,26 @@ impl Rule for LockCleared {
     fn observe(&self, facts: &Facts, findings: &mut Findings) {
         let Fact::Release(release) = &facts.fact else { return };
         let certain = release.record.is_some_and(|record| record.certain);
-        if release.pairing == Pairing::Own
+        let own = release.pairing == Pairing::Own
             && certain
             && release.word_held == Some(false)
             && release.words_proven
             && !release.half_seen
-            && !release.shortfall.contains(Shortfall::DISTURBED)
-        {
-            let shortfall = Shortfall::CONTRADICTED;
+            && !release.shortfall.contains(Shortfall::DISTURBED);
+        if own || Self::is_possible(release) {
+            let mut shortfall = Shortfall::CONTRADICTED;
+            shortfall.set(Shortfall::UNRESOLVED, !own);
             let (rule, cause) = (RuleId::LockCleared, Cause::LockCleared);
             findings.add(rule, facts, cause, Verdict::Suspect, shortfall);
         }
+    }
+}
+
+impl LockCleared {
+    /// Whether a release whose acquire has not proved to have come back, and which finds the lock free, may be the
+    /// holder's: that of an acquire that cannot have failed. It is that, or a stray one of an interrupt of the acquire.
+    pub(super) fn is_possible(release: &ReleaseFacts) -> bool {
+        let cannot_fail = |acquire: PriorCall| !contract(acquire.routine).result.may_fail();
+        release.pairing == Pairing::Waiting && release.record.is_some_and(|record| cannot_fail(record.call))
     }
 }

@@ -30,9 +30,10 @@ pub(super) fn judge_release(rule: RuleId, facts: &Facts, findings: &mut Findings
         Pairing::TookNothing => {}
         Pairing::Own => judge_own(rule, facts, release, findings),
         Pairing::Unmatched => judge_unmatched(rule, facts, release, findings),
-        // Nobody holds it, so it is not the caller's that is matched.
+        // Nobody holds it. If the caller's acquire has come back, somebody else has cleared the lock: see `LockCleared`.
+        Pairing::Waiting if LockCleared::is_possible(release) => {}
         Pairing::Waiting => {
-            findings.broken(rule, facts, Cause::ReleaseWithoutAcquire, Shortfall::empty());
+            findings.broken(rule, facts, Cause::ReleaseWithoutAcquire, Shortfall::UNRESOLVED);
         }
         // Of other drivers' pairs one half may be made by routines that are not watched.
         _ if release.half_seen => {}
@@ -72,9 +73,10 @@ fn judge_own(rule: RuleId, facts: &Facts, release: &ReleaseFacts, findings: &mut
 fn judge_unmatched(rule: RuleId, facts: &Facts, release: &ReleaseFacts, findings: &mut Findings) {
     let cause = Cause::ReleaseWithoutAcquire;
     match release.word_held {
-        // Nobody holds it, whatever was or was not watched.
+        // Nobody holds it, whatever was or was not watched; unless the caller's hold was ended by somebody else.
         Some(false) => {
-            findings.broken(rule, facts, cause, Shortfall::empty());
+            let shortfall = release.shortfall & Shortfall::CONTRADICTED;
+            findings.broken(rule, facts, cause, shortfall);
         }
         _ if !release.known => {}
         _ if release.half_seen && facts.row.module != SystemModule::Storport => {}

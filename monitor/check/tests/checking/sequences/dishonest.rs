@@ -114,7 +114,8 @@ fn release_belongs_to_an_acquire_whose_handle_was_not_read() {
         // Neither a second acquire nor a missing release.
         let after = (0, irql, 1, TARGET + 0x300, stack(1) + 0x40);
         s.quiet(after, R::StorPortAcquireSpinLock, stor(0xad, 2, 0, 0x780), None);
-        assert_eq!(s.outcome(), Outcome::Completed);
+        // Which acquire the release belongs to is a guess.
+        assert_eq!(s.outcome(), Outcome::Inconclusive);
     }
 }
 

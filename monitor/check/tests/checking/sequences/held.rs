@@ -161,3 +161,60 @@ fn acquire_that_was_entered_twice_by_one_interrupted_call_is_one() {
     s.quiet(who(0, 2, 1), R::KeReleaseSpinLock, LOCK, Some(1));
     assert_eq!(s.outcome(), Outcome::Completed);
 }
+
+/// A hold that has not proved to be one, cleared by somebody else: the release may be the holder's.
+#[test]
+fn holder_whose_lock_was_cleared_is_not_to_blame() {
+    let deeper = (0, 2, 1, TARGET + 0x300, stack(1) - 0x400);
+    let learnt = |s: &mut Sequence| {
+        s.quiet(who(0, 2, 1), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(0));
+        s.quiet(who(0, 2, 1), R::KeReleaseSpinLock, LOCK, Some(1));
+    };
+    let mut s = Sequence::ready(&PAIR, true);
+    learnt(&mut s);
+    s.quiet(who(0, 0, 1), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(0));
+    let found = s.call(deeper, R::KeReleaseSpinLock, LOCK, Some(0));
+    s.suspect(&found, Cause::LockCleared);
+    // The same, but another has taken the free lock, and proved it.
+    let mut s = Sequence::ready(&PAIR, true);
+    learnt(&mut s);
+    s.quiet(who(0, 0, 1), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(0));
+    s.quiet(who(1, 2, 2), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(0));
+    s.quiet(who(1, 2, 2), R::KeAcquireSpinLockRaiseToDpc, SECOND, Some(0));
+    let found = s.call(deeper, R::KeReleaseSpinLock, LOCK, Some(1));
+    s.suspect(&found, Cause::WrongOwner);
+}
+
+/// The same of a hold that was proved: by the acquire of another it is known to be over.
+#[test]
+fn holder_whose_lock_another_found_free_is_not_to_blame() {
+    for word in [0, 1] {
+        let mut s = Sequence::ready(&DPC_PAIR, true);
+        s.quiet(who(0, 2, 1), DPC_PAIR[0], LOCK, Some(0));
+        s.quiet(who(0, 2, 1), DPC_PAIR[0], SECOND, Some(0));
+        s.quiet(who(0, 2, 1), DPC_PAIR[1], SECOND, Some(1));
+        s.quiet(who(1, 2, 2), DPC_PAIR[0], LOCK, Some(0));
+        s.quiet(who(1, 2, 2), DPC_PAIR[0], SECOND, Some(0));
+        let found = s.call(who(0, 2, 1), DPC_PAIR[1], LOCK, Some(word));
+        assert_eq!(s.gravest(&found).0, Verdict::Suspect);
+        // Once. What it releases after that is its own doing.
+        let found = s.call(who(0, 2, 1), DPC_PAIR[1], LOCK, Some(0));
+        s.defect(&found, Cause::ReleaseWithoutAcquire);
+    }
+}
+
+#[test]
+fn acquire_that_can_fail_and_has_not_is_missed_at_the_end_of_its_scope() {
+    let mut s = Sequence::ready(&STORPORT, true);
+    let lock = stor(0xad, 5, 0x500, 0x700);
+    for (status, found) in [(0xc100_0006, false), (0, true)] {
+        s.quiet(who(0, 2, 1), R::StorPortAcquireSpinLockEx, lock, Some(0));
+        let call = s.number;
+        s.came_back(call, who(0, 2, 1), R::StorPortAcquireSpinLockEx, lock, status);
+        let told = s.low(0);
+        assert_eq!(!told.is_empty(), found);
+        if found {
+            s.defect(&told, Cause::MissingRelease);
+        }
+    }
+}

@@ -25,6 +25,63 @@ fn cancel_routine_may_release_what_the_io_manager_acquired() {
     assert_eq!(s.outcome(), Outcome::Completed);
 }
 
+/// The I/O manager cancels one IRP after the other: its calls of cancel routines look all alike.
+#[test]
+fn cancel_routines_that_run_one_after_the_other_are_right() {
+    let set = [R::IoAcquireCancelSpinLock, R::IoReleaseCancelSpinLock];
+    let mut s = Sequence::ready(&set, true);
+    let lock = LockOperand::Cancel;
+    let release = |s: &mut Sequence, site: u64, irql: u8| {
+        let routine = (0, 2, 1, TARGET + site, stack(1) - 0x300);
+        s.call_back_to(routine, R::IoReleaseCancelSpinLock, lock, None, Some(irql))
+    };
+    // The same routine at DISPATCH_LEVEL; another of the same frame size from PASSIVE_LEVEL.
+    for (site, irql) in [(0x700, 2), (0x700, 2), (0x700, 0), (0x800, 0)] {
+        assert_eq!(release(&mut s, site, irql), []);
+    }
+    assert_eq!(s.outcome(), Outcome::Completed);
+    // What has acquired the lock itself and releases it twice looks otherwise.
+    s.quiet(who(0, 2, 1), R::IoAcquireCancelSpinLock, lock, None);
+    assert_eq!(release(&mut s, 0x700, 2), []);
+    let found = release(&mut s, 0x720, 2);
+    s.suspect(&found, Cause::ReleasedTwice);
+}
+
+/// The I/O manager's acquire may be seen although its release, or that of the cancel routine, is not.
+#[test]
+fn cancel_routine_does_not_release_a_lock_of_another() {
+    let set = [R::IoAcquireCancelSpinLock, R::IoReleaseCancelSpinLock];
+    let mut s = Sequence::ready(&set, true);
+    let lock = LockOperand::Cancel;
+    let manager = (1, 2, 2, OTHER, stack(2));
+    s.quiet(manager, R::IoAcquireCancelSpinLock, lock, None);
+    let call = s.number;
+    s.came_back(call, manager, R::IoAcquireCancelSpinLock, lock, 2);
+    s.quiet(who(0, 2, 1), R::IoReleaseCancelSpinLock, lock, None);
+    assert_eq!(s.outcome(), Outcome::Completed);
+}
+
+/// The frame of the acquire is not left, and no return was caught: the release is proof enough, if nothing was hidden.
+#[test]
+fn release_in_an_inner_frame_sets_the_wrong_irql() {
+    let deeper = (0, 2, 1, TARGET + 0x300, stack(1) - 0x400);
+    for (all, outcome) in [(true, Outcome::Defect), (false, Outcome::Completed)] {
+        let mut s = Sequence::armed(WatchSet {
+            watched: if all { RoutineSet::ALL } else { RoutineSet::of(&PAIR) },
+            imported: RoutineSet::of(&PAIR),
+            processors: 2,
+            before_target: true,
+            closed: all,
+            ..WatchSet::default()
+        });
+        s.low(0);
+        s.low(1);
+        s.quiet(who(0, 0, 1), PAIR[0], LOCK, Some(0));
+        s.call_back_to(deeper, PAIR[1], LOCK, Some(1), Some(2));
+        assert_eq!(s.outcome(), outcome);
+    }
+}
+
 #[test]
 fn acquire_above_dispatch_level_and_its_release_to_another_irql_are_defects() {
     let mut s = Sequence::ready(&PAIR, true);
