@@ -4,8 +4,11 @@
 //! least of those under the clock hand makes room (second-chance order). The hash is keyed by a seed that the guest does not
 //! know, so that it cannot choose keys that collide; and the limit bounds what a guest that could would gain.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher};
+mod index;
+
+use std::hash::{Hash, Hasher};
+
+use index::Index;
 
 /// How many entries an insertion into a full table looks at before it takes one that is in use.
 const SEARCH: usize = 64;
@@ -13,7 +16,8 @@ const SEARCH: usize = 64;
 /// A map with a limit. `V: Evict` says which entries can be missed.
 #[derive(Clone, Debug)]
 pub(crate) struct Table<K, V> {
-    index: HashMap<K, u32, SeededState>,
+    index: Index,
+    seed: u64,
     slots: Vec<Slot<K, V>>,
     free: Vec<u32>,
     limit: usize,
@@ -62,10 +66,11 @@ impl<K: Copy + Eq + Hash, V: Evict> Table<K, V> {
     /// An empty table of at most `limit` entries, at least one.
     pub(crate) fn new(limit: usize, seed: u64) -> Self {
         Self {
-            index: HashMap::with_hasher(SeededState(seed)),
+            index: Index::default(),
+            seed,
             slots: Vec::new(),
             free: Vec::new(),
-            limit: limit.clamp(1, u32::MAX as usize),
+            limit: limit.clamp(1, u32::MAX as usize - 1),
             hand: 0,
         }
     }
@@ -77,7 +82,9 @@ impl<K: Copy + Eq + Hash, V: Evict> Table<K, V> {
 
     /// Where a key is.
     pub(crate) fn find(&self, key: &K) -> Option<u32> {
-        self.index.get(key).copied()
+        self.index.find(hash(self.seed, key), |place| {
+            self.slots.get(place as usize).is_some_and(|slot| slot.key == *key)
+        })
     }
 
     /// The key of the entry at a place.
@@ -127,13 +134,13 @@ impl<K: Copy + Eq + Hash, V: Evict> Table<K, V> {
         } else {
             self.slots.push(slot);
         }
-        self.index.insert(key, place);
+        self.index.insert(hash(self.seed, &key), place);
         (place, evicted)
     }
 
     /// Takes an entry out.
     pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
-        let place = self.index.remove(key)?;
+        let place = self.unlist(key)?;
         self.free.push(place);
         self.slots.get_mut(place as usize)?.value.take()
     }
@@ -156,6 +163,13 @@ impl<K: Copy + Eq + Hash, V: Evict> Table<K, V> {
         self.slots.clear();
         self.free.clear();
         self.hand = 0;
+    }
+
+    /// Takes a key out of the index; its place.
+    fn unlist(&mut self, key: &K) -> Option<u32> {
+        let slots = &self.slots;
+        let same = |place: u32| slots.get(place as usize).is_some_and(|slot| slot.key == *key);
+        self.index.remove(hash(self.seed, key), same)
     }
 
     /// A free place: a fresh one, one that was given back, or somebody's.
@@ -182,25 +196,21 @@ impl<K: Copy + Eq + Hash, V: Evict> Table<K, V> {
         }
         let place = candidate.map_or(self.hand, |(_, place)| place);
         self.hand = (place + 1) % self.slots.len();
+        let key = self.slots[place].key;
+        self.unlist(&key);
         let slot = &mut self.slots[place];
-        self.index.remove(&slot.key);
         (place as u32, slot.value.take().map(|value| (slot.key, value)))
     }
 }
 
-/// Builds hashers that start from a secret.
-#[derive(Clone, Copy, Debug)]
-struct SeededState(u64);
-
-impl BuildHasher for SeededState {
-    type Hasher = FoldHasher;
-
-    fn build_hasher(&self) -> FoldHasher {
-        FoldHasher {
-            state: self.0 ^ 0x9e37_79b9_7f4a_7c15,
-            seed: self.0,
-        }
-    }
+/// The hash of a key, which starts from a secret.
+fn hash(seed: u64, key: &impl Hash) -> u32 {
+    let mut hasher = FoldHasher {
+        state: seed ^ 0x9e37_79b9_7f4a_7c15,
+        seed,
+    };
+    key.hash(&mut hasher);
+    hasher.finish() as u32
 }
 
 /// Folded multiplication of 64 by 64 to 128 bits, once a word: not cryptographic, fast, and keyed.

@@ -1,0 +1,138 @@
+//! Where the entries of a table are, by the hashes of their keys.
+//!
+//! Eight bytes an entry and no keys: a look-up in a large table reads one line of memory here, and then the entry, whose key
+//! the caller compares. Open addressing with linear probing; a removal moves later entries of the same run up, so that
+//! nothing is left behind. Must not know the keys.
+
+/// Hash and place of one entry.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cell {
+    hash: u32,
+    /// The place plus one; 0: nothing is here.
+    place: u32,
+}
+
+/// The places of the entries of a table.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Index {
+    /// A power of two of them, a quarter of them empty at least; none before the first entry.
+    cells: Vec<Cell>,
+    len: usize,
+}
+
+/// Cells of the first allocation.
+const FIRST: usize = 16;
+
+impl Index {
+    /// Number of entries.
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The place of the entry with this hash for which `same` holds.
+    pub(super) fn find(&self, hash: u32, same: impl Fn(u32) -> bool) -> Option<u32> {
+        self.cell(hash, same).map(|cell| self.cells[cell].place - 1)
+    }
+
+    /// Adds an entry, which must not be there yet. `place`: less than `u32::MAX`.
+    pub(super) fn insert(&mut self, hash: u32, place: u32) {
+        if (self.len + 1) * 4 > self.cells.len() * 3 {
+            self.grow();
+        }
+        self.len += 1;
+        self.put(Cell { hash, place: place + 1 });
+    }
+
+    /// Takes out the entry with this hash for which `same` holds; its place.
+    pub(super) fn remove(&mut self, hash: u32, same: impl Fn(u32) -> bool) -> Option<u32> {
+        let mut hole = self.cell(hash, same)?;
+        let place = self.cells[hole].place - 1;
+        let mask = self.cells.len() - 1;
+        let mut next = (hole + 1) & mask;
+        while self.cells[next].place != 0 {
+            let home = self.cells[next].hash as usize & mask;
+            let (from_home, from_hole) = (next.wrapping_sub(home) & mask, next.wrapping_sub(hole) & mask);
+            if from_home >= from_hole {
+                self.cells[hole] = self.cells[next];
+                hole = next;
+            }
+            next = (next + 1) & mask;
+        }
+        self.cells[hole] = Cell::default();
+        self.len -= 1;
+        Some(place)
+    }
+
+    /// Takes out all entries.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    fn cell(&self, hash: u32, same: impl Fn(u32) -> bool) -> Option<usize> {
+        let mask = self.cells.len().checked_sub(1)?;
+        let mut number = hash as usize & mask;
+        loop {
+            let cell = self.cells[number];
+            if cell.place == 0 {
+                return None;
+            }
+            if cell.hash == hash && same(cell.place - 1) {
+                return Some(number);
+            }
+            number = (number + 1) & mask;
+        }
+    }
+
+    fn put(&mut self, cell: Cell) {
+        let mask = self.cells.len() - 1;
+        let mut number = cell.hash as usize & mask;
+        while self.cells[number].place != 0 {
+            number = (number + 1) & mask;
+        }
+        self.cells[number] = cell;
+    }
+
+    fn grow(&mut self) {
+        let cells = vec![Cell::default(); (self.cells.len() * 2).max(FIRST)];
+        for cell in std::mem::replace(&mut self.cells, cells) {
+            if cell.place != 0 {
+                self.put(cell);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Index;
+    use std::collections::BTreeMap;
+
+    /// Hashes that collide all the time, beside a map that does not know hashes.
+    #[test]
+    fn what_was_put_in_is_found_until_it_is_taken_out() {
+        let mut random = 1_u64;
+        let (mut index, mut model) = (Index::default(), BTreeMap::new());
+        for step in 0..60_000_u32 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let place = (random >> 33) as u32 % 300;
+            // Runs at both ends of the cells, and some that wrap around.
+            let hash = [0, 1, 7, u32::MAX, u32::MAX - 1][place as usize % 5];
+            if model.remove(&place).is_some() {
+                assert_eq!(index.remove(hash, |at| at == place), Some(place));
+            } else if model.len() < 200 {
+                index.insert(hash, place);
+                model.insert(place, hash);
+            }
+            assert_eq!(index.len(), model.len());
+            if step % 64 == 0 {
+                for place in 0..300 {
+                    let hash = [0, 1, 7, u32::MAX, u32::MAX - 1][place as usize % 5];
+                    let found = index.find(hash, |at| at == place);
+                    assert_eq!(found, model.contains_key(&place).then_some(place));
+                }
+            }
+        }
+        index.clear();
+        assert_eq!(index.find(0, |_| true), None);
+    }
+}
