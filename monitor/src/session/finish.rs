@@ -168,7 +168,7 @@ impl Session {
         if statistics.target_unreadable_handles > 0 {
             let times = statistics.target_unreadable_handles;
             let reason = format!(
-                "the lock handle of {times} acquire{} of the driver could not be read: its releases cannot be told apart",
+                "the lock handle of {times} call{} of the driver could not be read: which calls belong together is a guess",
                 plural(usize::try_from(times).unwrap_or(usize::MAX))
             );
             add(Condition::Inconclusive, reason);

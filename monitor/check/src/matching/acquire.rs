@@ -1,5 +1,6 @@
 //! Acquires, conversions and caught returns.
 
+use super::core::Gap;
 use super::facts::{AcquireFacts, Fact, Facts, Site};
 use super::state::{Binding, Bound, Nesting, Open, Record};
 use super::storport::{self, Taking};
@@ -194,14 +195,21 @@ impl Checker {
         self.follow(open, target);
     }
 
-    /// Gives a handle to a new acquire. One that was still open there is over: its handle has been overwritten.
+    /// Gives a handle to a new acquire. One that was still open there is over, since its handle has been overwritten; but
+    /// one that has the lock keeps it, if no release of it can have been missed.
     fn rebind(&mut self, key: HandleKey, acquire: PriorCall, (identity, place): (LockIdentity, u32), state: Bound) {
         let old = self.handles.get(&key).copied().filter(|old| old.state == Bound::Open);
         if let Some(old) = old {
+            let seen = self.core.gap(releases_of(&old.lock), old.target) == Gap::None;
             if let Some(lock) = self.locks.get_mut(&old.lock) {
+                let keeps = |record: &Record| {
+                    let fails = contract(record.call.routine).result.may_fail();
+                    seen && record.target && (record.held_since.is_some() || !fails)
+                };
+                let before = lock.records.len();
                 lock.records
-                    .retain(|record| record.call.sequence != old.acquire.sequence);
-                self.core.statistics.holds_lost += 1;
+                    .retain(|record| record.call.sequence != old.acquire.sequence || keeps(record));
+                self.core.statistics.holds_lost += (before - lock.records.len()) as u64;
             }
         }
         let target = self.locks.at(place).is_some_and(|lock| lock.target);

@@ -273,6 +273,11 @@ impl Checker {
             self.end(call, prior, place, record);
         }
         let broken = found.iter().any(|found| found.verdict != Verdict::Literal);
+        let unread = matches!(
+            call.operand,
+            LockOperand::StorPortHandle { kind: None, .. } | LockOperand::QueuedHandle { lock: None, .. }
+        );
+        self.core.statistics.target_unreadable_handles += u64::from(unread && facts.concerns_target);
         let paired = matches!(release.pairing, Pairing::Own | Pairing::TookNothing);
         if facts.row.class == LockClass::CancelSpinLock {
             self.core.cancel_irql = call.old_irql;

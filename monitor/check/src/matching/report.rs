@@ -54,7 +54,8 @@ pub struct Statistics {
     pub history_evicted: u64,
     /// StorPort acquires whose handle argument could not be read.
     pub unreadable_handles: u64,
-    /// Those of them that concern the driver under test: which acquire its releases belong to is a guess.
+    /// Calls that concern the driver under test and whose handle could not be read: an acquire's argument, or what is in
+    /// that of a release. Which of them belong together is a guess.
     #[serde(default)]
     pub target_unreadable_handles: u64,
     /// Lock words that were clear although the lock was certainly held.
