@@ -21,6 +21,8 @@ struct By<'a> {
     pairing: Pairing,
     /// Somebody else certainly holds the lock.
     holder: bool,
+    /// The holder is another module, whose release need not be seen.
+    stranger: bool,
     /// The caller has an acquire open that may be waiting, or have got a lock that was then taken from it.
     open: bool,
 }
@@ -51,6 +53,7 @@ impl Checker {
             call,
             pairing,
             holder: holder.is_some(),
+            stranger: holder.is_some_and(|holder| !holder.target),
             open: !subject.by_handle && matches!(pairing, Pairing::Waiting | Pairing::Foreign),
         };
         let mut shortfall = self.shortfall(&by, (&identity, lock), record.filter(|_| !fits), record.is_none());
@@ -113,6 +116,7 @@ impl Checker {
             call,
             pairing,
             holder,
+            stranger,
             open,
         } = by;
         let core = &self.core;
@@ -148,7 +152,8 @@ impl Checker {
         }
         // Without a record or a word there is nothing but the absence of an acquire.
         let blind = unmatched && word_missing;
-        if blind || matches!(pairing, Pairing::ChangedHandle(..) | Pairing::OtherHandle(_)) {
+        if blind || (unmatched && *stranger) || matches!(pairing, Pairing::ChangedHandle(..) | Pairing::OtherHandle(_))
+        {
             needed = needed.union(row.fed_by);
         }
         let gap = core.gap(needed, lock.target);
@@ -158,9 +163,15 @@ impl Checker {
         );
         // Somebody of the same thread or processor has it, on another stack: that may be the caller after all.
         let doubtful = unmatched && lock.records.iter().any(|record| record.same_agent(&call.context));
+        // The handle may be that of an acquire whose own was not read.
+        let blind_handle = matches!(pairing, Pairing::OtherHandle(_))
+            && call
+                .operand
+                .adapter()
+                .is_some_and(|adapter| core.unreadable.contains(&adapter));
         shortfall.set(
             Shortfall::UNSEEN_HOLDER,
-            doubtful || (blind && unread(row, call, identity)),
+            doubtful || blind_handle || (blind && unread(row, call, identity)),
         );
         shortfall
     }

@@ -184,3 +184,25 @@ fn release_from_the_drivers_own_code_is_not_part_of_the_release_before() {
         assert_eq!(s.outcome(), expected);
     }
 }
+
+/// An interrupt of the acquire takes another lock by a handle that is not read, and releases it by one whose memory had
+/// been that of the first lock's before.
+#[test]
+fn handle_that_was_not_read_is_no_other_handle_of_what_was_interrupted() {
+    let mut s = Sequence::ready(&STORPORT, true);
+    let interrupt = (0, 5, 1, TARGET + 0x300, stack(1) - 0x800);
+    let dpc_lock = |kind, handle| stor(0xad, kind, 0x500, handle);
+    let dpc = (0, 2, 1, TARGET + 0x300, stack(1) - 0x800);
+    s.quiet(dpc, R::StorPortAcquireSpinLockEx, dpc_lock(5, 0x700), None);
+    s.quiet(dpc, R::StorPortReleaseSpinLock, stor_handle(0xad, 0x700, 5), None);
+    s.quiet(who(0, 0, 1), R::StorPortAcquireSpinLockEx, dpc_lock(4, 0x780), None);
+    s.quiet(interrupt, R::StorPortAcquireSpinLock, stor(0xad, 2, 0, 0), None);
+    let unread = LockOperand::StorPortHandle {
+        adapter: 0xad,
+        handle: 0x700,
+        kind: None,
+        lock: None,
+    };
+    let found = s.call(interrupt, R::StorPortReleaseSpinLock, unread, None);
+    s.suspect(&found, Cause::OtherHandle);
+}
