@@ -87,6 +87,7 @@ pub(crate) enum Pairing {
 }
 
 /// The acquire that a release was matched with.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RecordFacts {
     /// The acquire.

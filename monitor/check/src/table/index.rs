@@ -45,20 +45,20 @@ impl Index {
 
     /// Takes out the entry with this hash for which `same` holds; its place.
     pub(super) fn remove(&mut self, hash: u32, same: impl Fn(u32) -> bool) -> Option<u32> {
-        let mut hole = self.cell(hash, same)?;
-        let place = self.cells[hole].place - 1;
+        let mut gap = self.cell(hash, same)?;
+        let place = self.cells[gap].place - 1;
         let mask = self.cells.len() - 1;
-        let mut next = (hole + 1) & mask;
+        let mut next = (gap + 1) & mask;
         while self.cells[next].place != 0 {
             let home = self.cells[next].hash as usize & mask;
-            let (from_home, from_hole) = (next.wrapping_sub(home) & mask, next.wrapping_sub(hole) & mask);
-            if from_home >= from_hole {
-                self.cells[hole] = self.cells[next];
-                hole = next;
+            let distance = next.wrapping_sub(home) & mask;
+            if distance >= next.wrapping_sub(gap) & mask {
+                self.cells[gap] = self.cells[next];
+                gap = next;
             }
             next = (next + 1) & mask;
         }
-        self.cells[hole] = Cell::default();
+        self.cells[gap] = Cell::default();
         self.len -= 1;
         Some(place)
     }
