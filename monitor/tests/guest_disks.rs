@@ -92,7 +92,7 @@ const MARK: u64 = 79;
 fn guest_works_on_an_image_that_a_killed_run_has_left() {
     let directory = tempfile::tempdir().unwrap();
     let image = directory.path().join("disk.qcow2");
-    qemu_img(&["create", "-f", "qcow2", text(&image), "64M"]);
+    qemu_img(&["create", "-f", "qcow2", text(&image), "4M"]);
     let is_marked = || {
         let mut byte = [0];
         File::open(&image).unwrap().read_exact_at(&mut byte, MARK).unwrap();
