@@ -1,7 +1,7 @@
 //! The few things that only a kernel's PDB says.
 //!
 //! Talks to an open file. It must not know where PDBs are kept. A PDB comes from outside and may be hostile: this reads the
-//! streams that are wanted, piece by piece, and checks every number before it is used (`adr/0005-own-pdb-reader.md`).
+//! streams that are wanted, piece by piece, and checks every number before it is used (`adr/0007-own-pdb-reader.md`).
 //! Layouts: Microsoft's published `microsoft-pdb`, LLVM's "The PDB File Format".
 
 mod msf;
