@@ -119,7 +119,7 @@ fn guest_works_on_an_image_that_a_killed_run_has_left() {
         assert!(child.try_wait().unwrap().is_none() && began.elapsed() < LIMIT);
         thread::sleep(Duration::from_millis(20));
     }
-    thread::sleep(Duration::from_millis(1000));
+    thread::sleep(Duration::from_secs(1));
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(is_marked());
