@@ -9,8 +9,8 @@ use libfuzzer_sys::fuzz_target;
 use storlock::escape;
 use storlock::report::{json, text};
 use storlock::session::replay;
-use storlock::target::recording::{Frame, Reader, Stop, write_frame, write_start};
-use storlock::target::{ReadError, StopReason};
+use storlock::vmi::recording::{Frame, Reader, RecordedStop, write_frame, write_start};
+use storlock::vmi::{CpuStop, ReadError};
 
 /// Changes of one recording; frames that one may have.
 const CHANGES: usize = 24;
@@ -85,7 +85,7 @@ fn apply(frames: &mut Vec<Frame>, place: usize, change: &Change) {
     }
 }
 
-fn apply_to_stop(stop: &mut Stop, change: &Change) {
+fn apply_to_stop(stop: &mut RecordedStop, change: &Change) {
     let special = &mut stop.special;
     let count = stop.reads.len().max(1);
     match change {
@@ -138,10 +138,10 @@ fn apply_to_stop(stop: &mut Stop, change: &Change) {
         Change::Reason(kind, value) => {
             stop.reason = match kind % 5 {
                 0 => None,
-                1 => Some(StopReason::LstarWrite(*value)),
-                2 => Some(StopReason::Hook(*value as u32)),
-                3 => Some(StopReason::CaughtReturn(*value)),
-                _ => Some(StopReason::Reset),
+                1 => Some(CpuStop::LstarWrite(*value)),
+                2 => Some(CpuStop::Breakpoint(*value as u32)),
+                3 => Some(CpuStop::CaughtReturn(*value)),
+                _ => Some(CpuStop::Reset),
             }
         }
         Change::Answer(answer) => stop.arms.push(answer.clone()),

@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use machine::Fake;
 use storlock::gdb::{Conversation, SymbolFiles};
 use storlock::session::{Config, Session};
-use storlock::target::debuggee::{Debuggee, Stop};
+use storlock::vmi::debuggee::{Debuggee, DebuggeeStop};
 
 /// An answer is a few packets at most; a command's text is the longest.
 const ANSWER_LIMIT: usize = 1 << 20;
@@ -21,7 +21,13 @@ fn converse(chunks: impl Iterator<Item = Vec<u8>>) {
     let machine = Fake::new();
     let session = Arc::new(Session::new(Config::default(), None, None));
     let debuggee = Arc::clone(&machine) as Arc<dyn Debuggee>;
-    let mut client = Conversation::begin(debuggee, session, Arc::new(SymbolFiles::default()), None, Stop::Start);
+    let mut client = Conversation::begin(
+        debuggee,
+        session,
+        Arc::new(SymbolFiles::default()),
+        None,
+        DebuggeeStop::Start,
+    );
     let mut sent = Vec::new();
     for chunk in chunks {
         client.receive(&chunk);
@@ -29,7 +35,7 @@ fn converse(chunks: impl Iterator<Item = Vec<u8>>) {
         while let Some(stop) = machine.with(|inner| {
             inner
                 .running
-                .then(|| inner.stops.pop_front().unwrap_or(Stop::Violation(1)))
+                .then(|| inner.stops.pop_front().unwrap_or(DebuggeeStop::Violation(1)))
         }) {
             machine.with(|inner| inner.running = false);
             client.tell(Some(stop));

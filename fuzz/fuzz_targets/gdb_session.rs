@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 use machine::{CPUS, Fake};
 use storlock::gdb::{Conversation, Left, SymbolFiles};
 use storlock::session::{Config, Session};
-use storlock::target::debuggee::{Debuggee, Stop};
+use storlock::vmi::debuggee::{Debuggee, DebuggeeStop};
 
 #[derive(Debug, Arbitrary)]
 enum Step {
@@ -64,10 +64,10 @@ enum Kind {
 #[derive(Debug, Arbitrary)]
 enum Why {
     Violation,
-    Trap,
+    StopPoint,
     Stepped,
     Interrupted,
-    TrapsLost,
+    StopPointsLost,
     Crashed,
 }
 
@@ -174,16 +174,16 @@ fn answers(output: &[u8]) -> Vec<Vec<u8>> {
     found
 }
 
-fn stop(why: &Why, cpu: u8, machine: &Fake) -> Stop {
+fn stop(why: &Why, cpu: u8, machine: &Fake) -> DebuggeeStop {
     let cpu = u32::from(cpu) % CPUS;
-    let trap = machine.with(|inner| inner.traps.first().copied());
-    match (why, trap) {
-        (Why::Violation, _) => Stop::Violation(cpu),
-        (Why::Trap, Some(trap)) => Stop::Trap(cpu, trap),
-        (Why::Stepped | Why::Trap, _) => Stop::Stepped(cpu),
-        (Why::Interrupted, _) => Stop::Interrupted,
-        (Why::TrapsLost, _) => Stop::TrapsLost(1),
-        (Why::Crashed, _) => Stop::Crashed((cpu != 0).then_some(cpu), "it crashed".to_owned()),
+    let stop_point = machine.with(|inner| inner.stop_points.first().copied());
+    match (why, stop_point) {
+        (Why::Violation, _) => DebuggeeStop::Violation(cpu),
+        (Why::StopPoint, Some(stop_point)) => DebuggeeStop::StopPoint(cpu, stop_point),
+        (Why::Stepped | Why::StopPoint, _) => DebuggeeStop::Stepped(cpu),
+        (Why::Interrupted, _) => DebuggeeStop::Interrupted,
+        (Why::StopPointsLost, _) => DebuggeeStop::StopPointsLost(1),
+        (Why::Crashed, _) => DebuggeeStop::Crashed((cpu != 0).then_some(cpu), "it crashed".to_owned()),
     }
 }
 
@@ -202,7 +202,7 @@ fn send(client: &mut Conversation, payload: &[u8]) -> Vec<Vec<u8>> {
     found
 }
 
-fn tell(client: &mut Conversation, machine: &Fake, stop: Stop) {
+fn tell(client: &mut Conversation, machine: &Fake, stop: DebuggeeStop) {
     machine.with(|inner| inner.running = false);
     client.tell(Some(stop));
     let told = answers(&client.output());
@@ -213,7 +213,13 @@ fuzz_target!(|steps: Vec<Step>| {
     let machine = Fake::new();
     let session = Arc::new(Session::new(Config::default(), None, None));
     let debuggee = Arc::clone(&machine) as Arc<dyn Debuggee>;
-    let mut client = Conversation::begin(debuggee, session, Arc::new(SymbolFiles::default()), None, Stop::Start);
+    let mut client = Conversation::begin(
+        debuggee,
+        session,
+        Arc::new(SymbolFiles::default()),
+        None,
+        DebuggeeStop::Start,
+    );
     for step in steps {
         match step {
             Step::Packet(kind, number, length, data) => {
@@ -249,16 +255,16 @@ fuzz_target!(|steps: Vec<Step>| {
         if let Some(left) = client.left() {
             assert!(matches!(left, Left::Detached | Left::Killed));
             let _ = client.end();
-            machine.with(|inner| assert!(inner.traps.is_empty()));
+            machine.with(|inner| assert!(inner.stop_points.is_empty()));
             return;
         }
         assert_eq!(client.standing().is_none(), machine.with(|inner| inner.running));
     }
     if client.standing().is_none() {
         client.receive(&[3]);
-        tell(&mut client, &machine, Stop::Interrupted);
+        tell(&mut client, &machine, DebuggeeStop::Interrupted);
     }
     assert_eq!(send(&mut client, b"qsThreadInfo"), [b"l"]);
     let _ = client.end();
-    machine.with(|inner| assert!(inner.traps.is_empty()));
+    machine.with(|inner| assert!(inner.stop_points.is_empty()));
 });

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use storlock::session::{Config, replay};
-use storlock::target::recording::{Frame, write_frame, write_start};
+use storlock::vmi::recording::{Frame, write_frame, write_start};
 
 fuzz_target!(|data: &[u8]| {
     let _ = replay::recording(data);

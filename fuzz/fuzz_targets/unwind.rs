@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use storlock::target::{GuestMemory, PAGE_SIZE, ReadError, Registers};
+use storlock::vmi::{GuestMemory, PAGE_SIZE, ReadError, Registers};
 use storlock::windows::{FileImage, Modules, attribute, unwind};
 
 const BASE: u64 = 0xffff_f800_1000_0000;

@@ -4,6 +4,7 @@
 //! from `storlock-check`.
 #![forbid(unsafe_code)]
 
+pub mod backend;
 pub mod cli;
 pub mod diagnostics;
 pub mod dump;
@@ -14,7 +15,7 @@ pub mod outcome;
 pub mod output;
 pub mod report;
 pub mod session;
-pub mod target;
 pub mod timing;
+pub mod vmi;
 pub mod watch;
 pub mod windows;

@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
-use storlock::target::GuestMemory as _;
+use storlock::vmi::GuestMemory as _;
 use storlock::windows::{Exports, FileImage, ImportName, Imports};
 use support::{Run, assert_nothing_found, finish, images};
 

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use storlock::session::{Config, End, ExportRequest};
-use storlock::target::recording::{Frame, RecordedRead, Stop, write_frame, write_start};
-use storlock::target::{Registers, SpecialRegisters, StopReason};
+use storlock::vmi::recording::{Frame, RecordedRead, RecordedStop, write_frame, write_start};
+use storlock::vmi::{CpuStop, Registers, SpecialRegisters};
 use storlock_check::contract::{Routine, RoutineSet};
 use storlock_check::event::{Context, Event, EventKind, LockCall, LockOperand, LockReturn, Module, Order, WatchSet};
 use storlock_check::trace::{Encoder, EndMark};
@@ -277,8 +277,8 @@ fn a_trace_with_impossible_values_is_read_up_to_them() {
     );
 }
 
-fn stop(vcpu: u32, reason: Option<StopReason>, reads: Vec<RecordedRead>) -> Frame {
-    Frame::Stop(Box::new(Stop {
+fn stop(vcpu: u32, reason: Option<CpuStop>, reads: Vec<RecordedRead>) -> Frame {
+    Frame::Stop(Box::new(RecordedStop {
         vcpu,
         reason,
         registers: Registers::default(),
@@ -302,7 +302,7 @@ fn config() -> Config {
     Config {
         target: "driver.sys".to_owned(),
         processors: 2,
-        hooks: 4,
+        breakpoints: 4,
         ..Config::default()
     }
 }
@@ -370,12 +370,12 @@ fn a_recording_that_claims_much_stays_within_bounds() {
     };
     let small = stop(
         0,
-        Some(StopReason::LstarWrite(8)),
+        Some(CpuStop::LstarWrite(8)),
         (0..1 << 18).map(|number| read(number, 8)).collect(),
     );
     let large = stop(
         1,
-        Some(StopReason::LstarWrite(8)),
+        Some(CpuStop::LstarWrite(8)),
         (0..15).map(|number| read(number, 4 << 20)).collect(),
     );
     let (code, text) = replayed(&recording(&config(), &[small.clone(), large, small]));
@@ -435,7 +435,7 @@ fn an_end_with_the_largest_numbers_is_reported() {
         ..End::default()
     };
     let whole = fs::read(data("session.rec")).unwrap();
-    let mut reader = storlock::target::recording::Reader::new(&whole[..]).unwrap();
+    let mut reader = storlock::vmi::recording::Reader::new(&whole[..]).unwrap();
     let mut bytes = Vec::new();
     write_start(&mut bytes).unwrap();
     while let Some(frame) = reader.next().unwrap() {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use storlock_vmm::boot::{BootFile, BootRequest, FileKind, KernelImage};
 use storlock_vmm::kvm;
-use storlock_vmm::machine::{ExitReason, Machine, MachineConfig};
+use storlock_vmm::machine::{Machine, MachineConfig, MachineStop};
 use storlock_vmm::pci::PciAddress;
 use storlock_vmm::storage::backend::MemoryBackend;
 use storlock_vmm::storage::nvme::{ControllerConfig, NvmeDevice};
@@ -127,14 +127,14 @@ fn run() -> Result<bool, Failure> {
     eprintln!("{reason} after {} ms", start.elapsed().as_millis());
     for cpu in 0..arguments.cpus {
         let state = running.inspect(cpu, |cpu| (*cpu.registers(), cpu.special().cr2, cpu.special().cr8));
-        if let Some((registers, cr2, cr8)) = state.filter(|_| !matches!(reason, ExitReason::PowerOff)) {
+        if let Some((registers, cr2, cr8)) = state.filter(|_| !matches!(reason, MachineStop::PowerOff)) {
             eprintln!("processor {cpu}: {registers:#x?} cr2 {cr2:#x} cr8 {cr8}");
         }
     }
     for (cpu, statistics) in running.statistics().iter().enumerate() {
         eprintln!("processor {cpu}: {statistics:?}");
     }
-    Ok(matches!(reason, ExitReason::PowerOff))
+    Ok(matches!(reason, MachineStop::PowerOff))
 }
 
 fn main() -> ExitCode {

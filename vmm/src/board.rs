@@ -12,7 +12,7 @@ use crate::devices::board::{Board, BoardParts};
 use crate::devices::rtc::MemorySizes;
 use crate::devices::{PowerControl, PowerEvent};
 use crate::error::Error;
-use crate::exit::ExitReason;
+use crate::exit::MachineStop;
 use crate::irq::IrqRouter;
 use crate::memory::{HIGH_RAM_BASE, LOW_RAM_LIMIT};
 use crate::pci::Resources;
@@ -34,8 +34,8 @@ struct PowerNote {
 impl PowerControl for PowerNote {
     fn request(&self, event: PowerEvent) {
         let reason = match event {
-            PowerEvent::PowerOff => ExitReason::PowerOff,
-            PowerEvent::Reset => ExitReason::Reset,
+            PowerEvent::PowerOff => MachineStop::PowerOff,
+            PowerEvent::Reset => MachineStop::Reset,
         };
         if let Some(machine) = self.machine.upgrade() {
             machine.stop_for(reason);

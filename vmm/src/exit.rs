@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use iced_x86::{Decoder, DecoderOptions, Formatter as _, NasmFormatter};
 
-use crate::debug::Trap;
+use crate::debug::StopPoint;
 use crate::error::Error;
 
 /// Longest x86 instruction in bytes.
@@ -14,7 +14,7 @@ pub(crate) const INSTRUCTION_LIMIT: usize = 15;
 
 /// Why a machine stopped. It is paused then: registers and memory can be looked at.
 #[derive(Debug, Clone)]
-pub enum ExitReason {
+pub enum MachineStop {
     /// The guest switched the power off (ACPI S5).
     PowerOff,
     /// The guest asked for a reset.
@@ -38,22 +38,22 @@ pub enum ExitReason {
         /// Number of the vCPU.
         cpu: u32,
     },
-    /// A [`Trap`] stopped it: before the instruction, or after the access.
-    Trap {
+    /// A [`StopPoint`] stopped it: before the instruction, or after the access.
+    StopPoint {
         /// Number of the vCPU.
         cpu: u32,
         /// Which one.
-        trap: Trap,
+        stop_point: StopPoint,
     },
-    /// [`crate::debug::Motion::Step`] has been carried out.
+    /// [`crate::debug::ResumeAction::Step`] has been carried out.
     Stepped {
         /// Number of the vCPU.
         cpu: u32,
     },
     /// [`crate::machine::MachineHandle::interrupt`] was called.
     Interrupted,
-    /// Breakpoints took the debug registers of so many traps, which are no longer in force.
-    TrapsLost {
+    /// Breakpoints took the debug registers of so many stop points, which are no longer in force.
+    StopPointsLost {
         /// How many.
         count: usize,
     },
@@ -65,23 +65,23 @@ pub enum ExitReason {
     Failed(Arc<Error>),
 }
 
-impl ExitReason {
+impl MachineStop {
     /// Whether the machine can be resumed after it.
     #[must_use]
     pub fn can_go_on(&self) -> bool {
         matches!(
             self,
             Self::Breakpoint { .. }
-                | Self::Trap { .. }
+                | Self::StopPoint { .. }
                 | Self::Stepped { .. }
                 | Self::Interrupted
-                | Self::TrapsLost { .. }
+                | Self::StopPointsLost { .. }
                 | Self::TimeLimit
         )
     }
 }
 
-impl fmt::Display for ExitReason {
+impl fmt::Display for MachineStop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PowerOff => f.write_str("the guest powered off"),
@@ -96,10 +96,14 @@ impl fmt::Display for ExitReason {
             ),
             Self::InternalError(error) => error.fmt(f),
             Self::Breakpoint { cpu } => write!(f, "processor {cpu} was stopped at a breakpoint"),
-            Self::Trap { cpu, trap } => write!(f, "processor {cpu} was stopped by a trap at {:#x}", trap.address),
+            Self::StopPoint { cpu, stop_point } => write!(
+                f,
+                "processor {cpu} stopped at the stop point at {:#x}",
+                stop_point.address
+            ),
             Self::Stepped { cpu } => write!(f, "processor {cpu} has stepped"),
             Self::Interrupted => f.write_str("interrupted by a debugger"),
-            Self::TrapsLost { count } => write!(f, "{count} traps had to make way for breakpoints"),
+            Self::StopPointsLost { count } => write!(f, "{count} stop points made way for breakpoints"),
             Self::TimeLimit => f.write_str("the time limit passed"),
             Self::Stopped => f.write_str("stopped on request"),
             Self::Failed(error) => write!(f, "the host failed: {error}"),

@@ -25,7 +25,7 @@ use crate::devices::power::PowerManagement;
 use crate::devices::ramfb::{RAMFB_FILE, RAMFB_LENGTH, RamFb};
 use crate::devices::serial::SerialPort;
 use crate::error::Error;
-pub use crate::exit::{CpuStatistics, ExitReason, InternalError};
+pub use crate::exit::{CpuStatistics, InternalError, MachineStop};
 use crate::firmware::Platform;
 use crate::hyperv;
 use crate::irq::{InterruptLine, IrqRouter};
@@ -64,10 +64,10 @@ pub trait DeviceWorker: Send + Sync {
 /// What becomes of a machine whose guest asks for a reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AtReset {
-    /// The run ends: [`ExitReason::Reset`].
+    /// The run ends: [`MachineStop::Reset`].
     End,
     /// Firmware starts again, with all vCPUs and devices in the state after power-on. RAM and what devices keep without
-    /// power (flash, CMOS memory, disks) stay. A triple fault ends the run: [`ExitReason::TripleFault`].
+    /// power (flash, CMOS memory, disks) stay. A triple fault ends the run: [`MachineStop::TripleFault`].
     Restart,
     /// So does a triple fault.
     RestartAtTripleFault,
@@ -85,8 +85,8 @@ pub struct MachineConfig {
     pub msr_exits: Vec<u32>,
     /// How to step over breakpoints; `None`: find out what works here.
     pub step_over: Option<StepOver>,
-    /// Whether traps by INT3 are wanted, so that it has to be found out whether they work here.
-    pub patches: bool,
+    /// Whether stop points by INT3 are wanted, so that it has to be found out whether they work here.
+    pub software_breakpoints: bool,
     /// Where the first serial port (COM1) writes to. Called on vCPU threads.
     pub serial: Option<Box<dyn Write + Send>>,
     /// Where the second serial port (COM2) writes to. Called on vCPU threads.
@@ -110,7 +110,7 @@ impl Default for MachineConfig {
             handler: None,
             msr_exits: Vec::new(),
             step_over: None,
-            patches: false,
+            software_breakpoints: false,
             serial: None,
             serial2: None,
             debug_console: None,
@@ -152,7 +152,7 @@ impl Machine {
             // Without a handler there are no hits.
             (None, None) => StepOver::ResumeFlag,
         };
-        let can_patch = config.patches && probe::patches_work(kvm)?;
+        let has_software_breakpoints = config.software_breakpoints && probe::software_breakpoints_work(kvm)?;
         vcpu::install_signal_handler()?;
         let ram = GuestRam::new(config.memory)?;
         let vm = create_vm(kvm, &ram)?;
@@ -174,7 +174,9 @@ impl Machine {
             clock,
             config.cpus,
         ));
-        shared.can_patch.store(can_patch, Ordering::Relaxed);
+        shared
+            .has_software_breakpoints
+            .store(has_software_breakpoints, Ordering::Relaxed);
         let irq = IrqRouter::new(Arc::clone(&shared.vm))?;
         let board = board::connect(&shared, &irq, [config.serial, config.serial2], config.debug_console)?;
         Ok(Self {
@@ -284,9 +286,9 @@ impl Machine {
         workers.push(worker);
     }
 
-    /// Takes it for granted that traps by INT3 work.
-    pub(crate) fn try_patches(&self) {
-        self.shared.can_patch.store(true, Ordering::Relaxed);
+    /// Takes it for granted that stop points by INT3 work.
+    pub(crate) fn assume_software_breakpoints(&self) {
+        self.shared.has_software_breakpoints.store(true, Ordering::Relaxed);
     }
 
     /// Makes any write to port `port` power the machine off. For guests too small for ACPI.
@@ -450,7 +452,7 @@ impl Machine {
         }
         let shared = Arc::clone(machine.shared());
         machine.add_thread(sandbox.spawn(ThreadKind::Coordinator, "coordinator", move || shared.run_coordinator())?);
-        // One that came later would not learn by what motion it is to go on.
+        // One that came later would not learn by what resume action it is to go on.
         let parked = |control: &mut Control| control.cpus.iter().all(|cpu| cpu.parked);
         drop(machine.shared().wait_until(machine.shared().lock(), None, parked));
         Ok(machine)

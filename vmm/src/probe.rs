@@ -11,9 +11,9 @@ use std::time::Duration;
 use kvm_ioctls::Kvm;
 
 use crate::boot::{BootRequest, KernelImage};
-use crate::debug::{Breakpoint, DebugHandler, HitAction, StepOver, StoppedCpu, Trap, TrapKind};
+use crate::debug::{Breakpoint, DebugHandler, HitAction, StepOver, StopPoint, StopPointKind, StoppedCpu};
 use crate::error::Error;
-use crate::exit::ExitReason;
+use crate::exit::MachineStop;
 use crate::machine::{Machine, MachineConfig};
 
 /// How often the guest calls the routine under the breakpoint.
@@ -85,14 +85,15 @@ pub(crate) fn try_method(kvm: &Kvm, method: StepOver) -> Result<Result<(), Strin
     let reason = running.wait(Some(TIME_LIMIT));
     let hits = counter.hits.load(Ordering::Relaxed);
     Ok(match reason {
-        ExitReason::PowerOff if hits == CALLS => Ok(()),
-        ExitReason::Failed(error) => Err(format!("{error}")),
+        MachineStop::PowerOff if hits == CALLS => Ok(()),
+        MachineStop::Failed(error) => Err(format!("{error}")),
         reason => Err(format!("{hits} hits instead of {CALLS}, then: {reason}")),
     })
 }
 
-/// Whether a guest's INT3 comes out of this KVM, and with it a [`TrapKind::Patch`]. Found out once for the process.
-pub(crate) fn patches_work(kvm: &Kvm) -> Result<bool, Error> {
+/// Whether a guest's INT3 comes out of this KVM, and with it a [`StopPointKind::SoftwareBreakpoint`]. Found out once
+/// for the process.
+pub(crate) fn software_breakpoints_work(kvm: &Kvm) -> Result<bool, Error> {
     static KNOWN: Mutex<Option<bool>> = Mutex::new(None);
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(works) = *known {
@@ -105,18 +106,18 @@ pub(crate) fn patches_work(kvm: &Kvm) -> Result<bool, Error> {
     };
     let mut machine = Machine::new(kvm, config)?;
     machine.end_at_port(END_PORT)?;
-    machine.try_patches();
+    machine.assume_software_breakpoints();
     let info = machine.boot(&request()?)?;
     let running = machine.start_paused()?;
-    let trap = Trap {
-        kind: TrapKind::Patch,
+    let stop_point = StopPoint {
+        kind: StopPointKind::SoftwareBreakpoint,
         address: info.kernel_base + ROUTINE,
         length: 1,
     };
-    let set = running.handle().set_traps(&[trap]);
+    let set = running.handle().set_stop_points(&[stop_point]);
     running.begin();
     let reason = running.wait(Some(TIME_LIMIT));
-    let works = set.is_ok() && matches!(reason, ExitReason::Trap { trap: hit, .. } if hit == trap);
+    let works = set.is_ok() && matches!(reason, MachineStop::StopPoint { stop_point: hit, .. } if hit == stop_point);
     tracing::info!(works, %reason, "tried a breakpoint by int3");
     *known = Some(works);
     Ok(works)

@@ -8,7 +8,7 @@ use crate::translate::AddressSpace;
 /// EFER: long mode is active.
 const EFER_LMA: u64 = 1 << 10;
 
-/// RFLAGS.TF: trap after each instruction.
+/// RFLAGS.TF: stop point after each instruction.
 pub(crate) const RFLAGS_TF: u64 = 1 << 8;
 /// RFLAGS.RF: do not take an instruction breakpoint on the next instruction.
 pub(crate) const RFLAGS_RF: u64 = 1 << 16;

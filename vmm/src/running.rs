@@ -9,9 +9,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::coordinator::{Control, Phase, Shared};
-use crate::debug::{Breakpoint, BreakpointError, Motion, StepOver, StoppedCpu, Trap, TrapError, TrapKind};
+use crate::debug::{
+    Breakpoint, BreakpointError, ResumeAction, StepOver, StopPoint, StopPointError, StopPointKind, StoppedCpu,
+};
 use crate::error::Error;
-use crate::exit::{CpuStatistics, ExitReason};
+use crate::exit::{CpuStatistics, MachineStop};
 use crate::memory::GuestRam;
 use crate::sandbox::JoinHandle;
 use crate::translate;
@@ -67,11 +69,11 @@ impl RunningMachine {
     }
 
     /// Waits until the machine stops and says why; it is paused then, workers included. After `limit` of wall-clock time
-    /// it is paused and the answer is [`ExitReason::TimeLimit`].
+    /// it is paused and the answer is [`MachineStop::TimeLimit`].
     ///
-    /// If [`ExitReason::can_go_on`] the machine can be resumed and waited for again.
+    /// If [`MachineStop::can_go_on`] the machine can be resumed and waited for again.
     #[must_use]
-    pub fn wait(&self, limit: Option<Duration>) -> ExitReason {
+    pub fn wait(&self, limit: Option<Duration>) -> MachineStop {
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let stopped = |control: &mut Control| {
             if control.actual == Phase::Paused || control.actual == Phase::Ended {
@@ -89,45 +91,49 @@ impl RunningMachine {
         if let Some(reason) = reason {
             return reason;
         }
-        self.shared.request(Phase::Paused, Some(ExitReason::TimeLimit));
+        self.shared.request(Phase::Paused, Some(MachineStop::TimeLimit));
         let (control, _) = self.shared.wait_until(self.shared.lock(), None, |control| {
             reason = stopped(control);
             reason.is_some()
         });
         drop(control);
-        reason.unwrap_or(ExitReason::TimeLimit)
+        reason.unwrap_or(MachineStop::TimeLimit)
     }
 
-    /// Lets a paused machine go on by `motions`, as [`MachineHandle::resume_by`] does. A vCPU that stands at a
-    /// [`TrapKind::Patch`] which has been reported gets past it first: the instruction is put back for as long as that vCPU
-    /// executes it while the others are held.
+    /// Lets a paused machine go on by `resume actions`, as [`MachineHandle::resume_by`] does. A vCPU that stands at a
+    /// [`StopPointKind::SoftwareBreakpoint`] which has been reported gets past it first: the instruction is put back
+    /// for as long as that vCPU executes it while the others are held.
     ///
     /// If the machine stops on the way to that, within `limit`, the answer is why, as [`RunningMachine::wait`] would say.
     ///
     /// # Errors
     /// See [`MachineHandle::resume`].
-    pub fn go_on(&self, motions: &[Motion], limit: Duration) -> Result<Option<ExitReason>, Error> {
+    pub fn go_on(&self, actions: &[ResumeAction], limit: Duration) -> Result<Option<MachineStop>, Error> {
         let handle = self.handle();
         for cpu in 0..self.shared.cpus.len() {
-            let motion = motions.get(cpu).copied().unwrap_or_default();
-            let Some(at) = self.stands_at_patch(cpu as u32).filter(|_| motion != Motion::Hold) else {
+            let action = actions.get(cpu).copied().unwrap_or_default();
+            let Some(at) = self
+                .stands_at_software_breakpoint(cpu as u32)
+                .filter(|_| action != ResumeAction::Hold)
+            else {
                 continue;
             };
-            let (_, traps) = handle.debug_registers();
-            let (lifted, others): (Vec<Trap>, Vec<Trap>) = traps.iter().partition(|trap| trap.address == at);
-            let mut alone = vec![Motion::Hold; self.shared.cpus.len()];
-            alone[cpu] = Motion::Step { range: None };
-            // Fewer traps are always possible, and so are those that need no register.
-            let _ = handle.set_traps(&others);
+            let (_, stop_points) = handle.debug_registers();
+            let (lifted, others): (Vec<StopPoint>, Vec<StopPoint>) =
+                stop_points.iter().partition(|stop_point| stop_point.address == at);
+            let mut alone = vec![ResumeAction::Hold; self.shared.cpus.len()];
+            alone[cpu] = ResumeAction::Step { range: None };
+            // Fewer stop points are always possible, and so are those that need no register.
+            let _ = handle.set_stop_points(&others);
             let stepped = handle.resume_by(&alone).map(|()| self.wait(Some(limit)));
-            let (_, mut traps) = handle.debug_registers();
-            traps.extend(lifted);
-            let _ = handle.set_traps(&traps);
+            let (_, mut stop_points) = handle.debug_registers();
+            stop_points.extend(lifted);
+            let _ = handle.set_stop_points(&stop_points);
             let reason = stepped?;
-            if !matches!(reason, ExitReason::Stepped { .. }) {
+            if !matches!(reason, MachineStop::Stepped { .. }) {
                 return Ok(Some(reason));
             }
-            if let Motion::Step { range } = motion {
+            if let ResumeAction::Step { range } = action {
                 let (start, end) = range.unwrap_or_default();
                 let rip = self.inspect(cpu as u32, |cpu| cpu.registers().rip);
                 if !rip.is_some_and(|rip| (start..end).contains(&rip)) {
@@ -135,19 +141,23 @@ impl RunningMachine {
                 }
             }
         }
-        handle.resume_by(motions)?;
+        handle.resume_by(actions)?;
         Ok(None)
     }
 
-    /// Where a vCPU stands if that is at a reported [`TrapKind::Patch`].
-    fn stands_at_patch(&self, cpu: u32) -> Option<u64> {
-        let (breakpoints, traps) = self.handle().debug_registers();
-        if !traps.iter().any(|trap| trap.needs_patch(&breakpoints)) {
+    /// Where a vCPU stands if that is at a reported [`StopPointKind::SoftwareBreakpoint`].
+    fn stands_at_software_breakpoint(&self, cpu: u32) -> Option<u64> {
+        let (breakpoints, stop_points) = self.handle().debug_registers();
+        if !stop_points
+            .iter()
+            .any(|stop_point| stop_point.needs_software_breakpoint(&breakpoints))
+        {
             return None;
         }
         let at = self.inspect(cpu, |cpu| cpu.reported())??;
-        let there = |trap: &Trap| trap.address == at && trap.needs_patch(&breakpoints);
-        traps.iter().any(there).then_some(at)
+        let there =
+            |stop_point: &StopPoint| stop_point.address == at && stop_point.needs_software_breakpoint(&breakpoints);
+        stop_points.iter().any(there).then_some(at)
     }
 
     /// See [`MachineHandle::pause`].
@@ -201,9 +211,9 @@ impl RunningMachine {
 
 /// Takes the next reason out. One that asked for a stop and got another is satisfied: where something else stopped the
 /// machine at the same time, it would only stand before what is to be seen.
-fn next_reason(events: &mut VecDeque<ExitReason>) -> Option<ExitReason> {
+fn next_reason(events: &mut VecDeque<MachineStop>) -> Option<MachineStop> {
     let reason = events.pop_front()?;
-    if matches!(reason, ExitReason::Interrupted) {
+    if matches!(reason, MachineStop::Interrupted) {
         return Some(events.pop_front().unwrap_or(reason));
     }
     Some(reason)
@@ -231,14 +241,14 @@ impl MachineHandle {
         Self { shared }
     }
 
-    /// Ends the run: [`RunningMachine::wait`] answers [`ExitReason::Stopped`]. Does not wait; works on any thread, also in
-    /// a [`crate::debug::DebugHandler`].
+    /// Ends the run: [`RunningMachine::wait`] answers [`MachineStop::Stopped`]. Does not wait; works on any thread,
+    /// also in a [`crate::debug::DebugHandler`].
     pub fn stop(&self) {
-        self.shared.request(Phase::Paused, Some(ExitReason::Stopped));
+        self.shared.request(Phase::Paused, Some(MachineStop::Stopped));
     }
 
-    /// Ends the run because something of this program has failed: [`RunningMachine::wait`] answers [`ExitReason::Failed`]
-    /// with `what`, a sentence. Does not wait; works on any thread.
+    /// Ends the run because something of this program has failed: [`RunningMachine::wait`] answers
+    /// [`MachineStop::Failed`] with `what`, a sentence. Does not wait; works on any thread.
     pub fn fail(&self, what: String) {
         self.shared.fail(what);
     }
@@ -271,7 +281,7 @@ impl MachineHandle {
     ///
     /// # Errors
     /// See [`MachineHandle::resume`].
-    pub fn resume_by(&self, motions: &[Motion]) -> Result<(), Error> {
+    pub fn resume_by(&self, actions: &[ResumeAction]) -> Result<(), Error> {
         let control = self.shared.lock();
         if control.finished || control.wanted == Phase::Ended {
             return Err(Error::Configuration {
@@ -280,57 +290,58 @@ impl MachineHandle {
         }
         let paused = control.actual == Phase::Paused;
         drop(control);
-        for (cpu, motion) in (0..).zip(motions).filter(|_| paused) {
-            if matches!(motion, Motion::Step { .. }) {
+        for (cpu, action) in (0..).zip(actions).filter(|_| paused) {
+            if matches!(action, ResumeAction::Step { .. }) {
                 let failed = self.inspect(cpu, |cpu| cpu.take_back_interrupt().err()).flatten();
                 failed.map_or(Ok(()), Err)?;
             }
         }
-        self.shared.resume(motions);
+        self.shared.resume(actions);
         Ok(())
     }
 
-    /// Pauses the machine: [`RunningMachine::wait`] answers [`ExitReason::Interrupted`]. Does not wait; works on any
+    /// Pauses the machine: [`RunningMachine::wait`] answers [`MachineStop::Interrupted`]. Does not wait; works on any
     /// thread. Nothing happens if the machine stands still already or has something else to tell.
     pub fn interrupt(&self) {
         let control = self.shared.lock();
         let stands = control.wanted != Phase::Running || !control.events.is_empty();
         drop(control);
         if !stands {
-            self.shared.request(Phase::Paused, Some(ExitReason::Interrupted));
+            self.shared.request(Phase::Paused, Some(MachineStop::Interrupted));
         }
     }
 
-    /// Replaces the traps on every vCPU; when this returns none executes guest code under the old ones. Not to be called
-    /// on a vCPU's thread.
+    /// Replaces the stop points on every vCPU; when this returns none executes guest code under the old ones. Not to be
+    /// called on a vCPU's thread.
     ///
-    /// The address of a [`TrapKind::Patch`] is looked up when it is new, by the page tables of the first vCPU that maps it.
+    /// The address of a [`StopPointKind::SoftwareBreakpoint`] is looked up when it is new, by the page tables of the
+    /// first vCPU that maps it.
     ///
     /// # Errors
-    /// [`TrapError`]; the old traps then stay.
-    pub fn set_traps(&self, traps: &[Trap]) -> Result<(), TrapError> {
+    /// [`StopPointError`]; the old stop points then stay.
+    pub fn set_stop_points(&self, stop_points: &[StopPoint]) -> Result<(), StopPointError> {
         let control = self.shared.lock();
-        let new = traps
-            .iter()
-            .filter(|trap| trap.kind == TrapKind::Patch && !control.has_place(trap.address));
-        let new: Vec<u64> = new.map(|trap| trap.address).collect();
+        let new = stop_points.iter().filter(|stop_point| {
+            stop_point.kind == StopPointKind::SoftwareBreakpoint && !control.has_place(stop_point.address)
+        });
+        let new: Vec<u64> = new.map(|stop_point| stop_point.address).collect();
         drop(control);
-        if !new.is_empty() && !self.can_patch() {
-            return Err(TrapError::CannotPatch);
+        if !new.is_empty() && !self.has_software_breakpoints() {
+            return Err(StopPointError::NoSoftwareBreakpoints);
         }
         let mut places = HashMap::new();
         for address in new {
-            let place = self.place(address).ok_or(TrapError::NotMapped(address))?;
+            let place = self.place(address).ok_or(StopPointError::NotMapped(address))?;
             places.insert(address, place);
         }
-        self.shared.set_traps(traps, places)
+        self.shared.set_stop_points(stop_points, places)
     }
 
-    /// Whether a [`TrapKind::Patch`] works here; found out if the machine was made with
-    /// [`crate::machine::MachineConfig::patches`].
+    /// Whether a [`StopPointKind::SoftwareBreakpoint`] works here; found out if the machine was made with
+    /// [`crate::machine::MachineConfig::software_breakpoints`].
     #[must_use]
-    pub fn can_patch(&self) -> bool {
-        self.shared.can_patch.load(Ordering::Relaxed)
+    pub fn has_software_breakpoints(&self) -> bool {
+        self.shared.has_software_breakpoints.load(Ordering::Relaxed)
     }
 
     /// Where in guest-physical memory an address lies. A vCPU without paging, as one that was not started yet, is only asked
@@ -354,11 +365,11 @@ impl MachineHandle {
         unpaged.filter(|_| !paging)
     }
 
-    /// The breakpoints and traps in force.
+    /// The breakpoints and stop points in force.
     #[must_use]
-    pub fn debug_registers(&self) -> (Vec<Breakpoint>, Vec<Trap>) {
+    pub fn debug_registers(&self) -> (Vec<Breakpoint>, Vec<StopPoint>) {
         let control = self.shared.lock();
-        (control.breakpoints.clone(), control.traps.clone())
+        (control.breakpoints.clone(), control.stop_points.clone())
     }
 
     /// For each vCPU, how long it still ran after the machine was last wanted to stop; `None` if it stood still already.
@@ -396,8 +407,8 @@ impl MachineHandle {
 mod tests {
     use super::*;
 
-    fn told(events: &[ExitReason]) -> Vec<String> {
-        let mut events: VecDeque<ExitReason> = events.iter().cloned().collect();
+    fn told(events: &[MachineStop]) -> Vec<String> {
+        let mut events: VecDeque<MachineStop> = events.iter().cloned().collect();
         std::iter::from_fn(|| next_reason(&mut events))
             .map(|reason| format!("{reason:?}"))
             .collect()
@@ -405,9 +416,9 @@ mod tests {
 
     #[test]
     fn an_interrupt_does_not_stand_before_what_else_stopped_the_machine() {
-        let (breakpoint, step) = (ExitReason::Breakpoint { cpu: 1 }, ExitReason::Stepped { cpu: 0 });
-        let all = told(&[ExitReason::Interrupted, breakpoint.clone(), step.clone()]);
+        let (breakpoint, step) = (MachineStop::Breakpoint { cpu: 1 }, MachineStop::Stepped { cpu: 0 });
+        let all = told(&[MachineStop::Interrupted, breakpoint.clone(), step.clone()]);
         assert_eq!(all, [format!("{breakpoint:?}"), format!("{step:?}")]);
-        assert_eq!(told(&[ExitReason::Interrupted]), ["Interrupted"]);
+        assert_eq!(told(&[MachineStop::Interrupted]), ["Interrupted"]);
     }
 }

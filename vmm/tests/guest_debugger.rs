@@ -1,4 +1,4 @@
-//! What a debugger asks of a machine: steps, traps, all registers. Small hand-assembled guests on the real KVM.
+//! What a debugger asks of a machine: steps, stop points, all registers. Small hand-assembled guests on the real KVM.
 
 #![allow(clippy::print_stdout, reason = "what a test measured is shown on demand")]
 // clippy spares functions marked `#[test]` only, not what they call.
@@ -6,11 +6,11 @@
 
 mod support;
 
-use storlock_vmm::debug::{HitAction, Motion, Trap, TrapError, TrapKind};
-use storlock_vmm::machine::{ExitReason, MachineConfig, RunningMachine};
+use storlock_vmm::debug::{HitAction, ResumeAction, StopPoint, StopPointError, StopPointKind};
+use storlock_vmm::machine::{MachineConfig, MachineStop, RunningMachine};
 use support::{Code, LIMIT, Place, Prepared, Recorder, config, open, working_methods};
 
-const ONE: Motion = Motion::Step { range: None };
+const ONE: ResumeAction = ResumeAction::Step { range: None };
 
 /// Calls `routine` three times, counts each call in `counter`, and ends.
 fn three_calls() -> Code {
@@ -36,8 +36,8 @@ fn start(prepared: Prepared) -> (RunningMachine, Place) {
     (prepared.machine.start_paused().unwrap(), prepared.place)
 }
 
-fn go(machine: &RunningMachine, motions: &[Motion]) -> ExitReason {
-    machine.handle().resume_by(motions).unwrap();
+fn go(machine: &RunningMachine, actions: &[ResumeAction]) -> MachineStop {
+    machine.handle().resume_by(actions).unwrap();
     machine.wait(Some(LIMIT))
 }
 
@@ -83,7 +83,7 @@ fn steps_execute_one_instruction_each_and_count_a_watched_routine_once() {
         for (number, expected) in expected.into_iter().enumerate() {
             let reason = go(&machine, &[ONE]);
             assert!(
-                matches!(reason, ExitReason::Stepped { cpu: 0 }),
+                matches!(reason, MachineStop::Stepped { cpu: 0 }),
                 "{method}, step {number}: {reason}"
             );
             assert_eq!(rip(&machine, 0), expected, "{method}, step {number}");
@@ -91,7 +91,7 @@ fn steps_execute_one_instruction_each_and_count_a_watched_routine_once() {
         // Twice by steps, once by running.
         assert_eq!(recorder.calls().len(), 2, "{method}");
         let reason = go(&machine, &[]);
-        assert!(matches!(reason, ExitReason::PowerOff), "{method}: {reason}");
+        assert!(matches!(reason, MachineStop::PowerOff), "{method}: {reason}");
         assert_eq!(recorder.calls().len(), 3, "{method}");
     }
 }
@@ -108,11 +108,11 @@ fn a_handler_that_stops_at_a_stepped_routine_has_it_before_its_first_instruction
     let mut stops = 0;
     for _ in 0..12 {
         match go(&machine, &[ONE]) {
-            ExitReason::Breakpoint { cpu: 0 } => {
+            MachineStop::Breakpoint { cpu: 0 } => {
                 stops += 1;
                 assert_eq!(rip(&machine, 0), place.address("routine"));
             }
-            ExitReason::Stepped { cpu: 0 } => {}
+            MachineStop::Stepped { cpu: 0 } => {}
             reason => panic!("{reason}"),
         }
     }
@@ -128,14 +128,14 @@ fn a_range_is_stepped_through_without_a_stop() {
         .prepare(&kvm, config(1, &recorder))
         .break_at(&["routine"]);
     let (machine, place) = start(prepared);
-    let whole = Motion::Step {
+    let whole = ResumeAction::Step {
         range: Some((place.address("routine"), place.address("counter"))),
     };
     go(&machine, &[ONE]);
     go(&machine, &[ONE]);
     assert_eq!(rip(&machine, 0), place.address("routine"));
     let reason = go(&machine, &[whole]);
-    assert!(matches!(reason, ExitReason::Stepped { cpu: 0 }), "{reason}");
+    assert!(matches!(reason, MachineStop::Stepped { cpu: 0 }), "{reason}");
     assert_eq!(rip(&machine, 0), place.address("returned"));
     assert_eq!(recorder.calls().len(), 1);
 }
@@ -149,34 +149,37 @@ fn traps_stop_beside_breakpoints_while_registers_are_left() {
         .prepare(&kvm, config(1, &recorder))
         .break_at(&["routine", "behind"]);
     let (machine, place) = start(prepared);
-    let execute = |label| Trap {
-        kind: TrapKind::Execute,
+    let execute = |label| StopPoint {
+        kind: StopPointKind::HardwareBreakpoint,
         address: place.address(label),
         length: 1,
     };
     let three = [execute("counted"), execute("again"), execute("returned")];
     assert_eq!(
-        machine.handle().set_traps(&three),
-        Err(TrapError::TooMany {
+        machine.handle().set_stop_points(&three),
+        Err(StopPointError::TooMany {
             breakpoints: 2,
-            traps: 3
+            stop_points: 3
         })
     );
     // One on the routine that is watched anyway takes no register.
-    let traps = [execute("counted"), execute("routine"), execute("returned")];
-    machine.handle().set_traps(&traps).unwrap();
+    let stop_points = [execute("counted"), execute("routine"), execute("returned")];
+    machine.handle().set_stop_points(&stop_points).unwrap();
     for _ in 0..3 {
-        for trap in [traps[1], traps[0], traps[2]] {
+        for stop_point in [stop_points[1], stop_points[0], stop_points[2]] {
             match go(&machine, &[]) {
-                ExitReason::Trap { cpu: 0, trap: hit } => assert_eq!(hit, trap),
+                MachineStop::StopPoint {
+                    cpu: 0,
+                    stop_point: hit,
+                } => assert_eq!(hit, stop_point),
                 reason => panic!("{reason}"),
             }
-            assert_eq!(rip(&machine, 0), trap.address);
+            assert_eq!(rip(&machine, 0), stop_point.address);
         }
     }
     assert_eq!(recorder.calls().len(), 3, "the watched routine was seen each time");
-    machine.handle().set_traps(&[]).unwrap();
-    assert!(matches!(go(&machine, &[]), ExitReason::PowerOff));
+    machine.handle().set_stop_points(&[]).unwrap();
+    assert!(matches!(go(&machine, &[]), MachineStop::PowerOff));
 }
 
 #[test]
@@ -184,19 +187,19 @@ fn breakpoints_take_the_registers_of_traps_and_that_is_told() {
     let kvm = open();
     let recorder = Recorder::resuming();
     let (machine, place) = start(three_calls().assemble().prepare(&kvm, config(1, &recorder)));
-    let execute = |label| Trap {
-        kind: TrapKind::Execute,
+    let execute = |label| StopPoint {
+        kind: StopPointKind::HardwareBreakpoint,
         address: place.address(label),
         length: 1,
     };
     machine
         .handle()
-        .set_traps(&[execute("counted"), execute("again")])
+        .set_stop_points(&[execute("counted"), execute("again")])
         .unwrap();
     let set = place.breakpoints(&["routine", "behind", "returned"]);
     machine.set_breakpoints(&set).unwrap();
     let reason = machine.wait(Some(LIMIT));
-    assert!(matches!(reason, ExitReason::TrapsLost { count: 1 }), "{reason}");
+    assert!(matches!(reason, MachineStop::StopPointsLost { count: 1 }), "{reason}");
     assert_eq!(machine.handle().debug_registers(), (set, vec![execute("counted")]));
 }
 
@@ -206,21 +209,27 @@ fn written_data_stops_the_machine_behind_the_write() {
     let kvm = open();
     let recorder = Recorder::resuming();
     let (machine, place) = start(three_calls().assemble().prepare(&kvm, config(1, &recorder)));
-    let trap = Trap {
-        kind: TrapKind::Write,
+    let stop_point = StopPoint {
+        kind: StopPointKind::WriteWatchpoint,
         address: place.address("counter"),
         length: 4,
     };
     assert!(matches!(
-        machine.handle().set_traps(&[Trap { length: 3, ..trap }]),
-        Err(TrapError::Length { .. })
+        machine.handle().set_stop_points(&[StopPoint {
+            length: 3,
+            ..stop_point
+        }]),
+        Err(StopPointError::Length { .. })
     ));
-    machine.handle().set_traps(&[trap]).unwrap();
+    machine.handle().set_stop_points(&[stop_point]).unwrap();
     let interpreted = std::env::var("STORLOCK_GROUND").is_ok_and(|ground| ground == "native");
     for _ in 0..3 {
         match go(&machine, &[]) {
-            ExitReason::Trap { cpu: 0, trap: hit } => assert_eq!(hit, trap),
-            ExitReason::PowerOff if interpreted => {
+            MachineStop::StopPoint {
+                cpu: 0,
+                stop_point: hit,
+            } => assert_eq!(hit, stop_point),
+            MachineStop::PowerOff if interpreted => {
                 println!("this ground does not stop at data");
                 return;
             }
@@ -228,7 +237,7 @@ fn written_data_stops_the_machine_behind_the_write() {
         }
         assert_eq!(rip(&machine, 0), place.address("counted"));
     }
-    assert!(matches!(go(&machine, &[]), ExitReason::PowerOff));
+    assert!(matches!(go(&machine, &[]), MachineStop::PowerOff));
 }
 
 #[test]
@@ -247,29 +256,32 @@ fn a_held_processor_does_not_move_and_an_interrupted_step_does_not_either() {
     let before = machine.inspect(1, |cpu| *cpu.registers()).unwrap();
     for _ in 0..5 {
         assert!(matches!(
-            go(&machine, &[ONE, Motion::Hold]),
-            ExitReason::Stepped { cpu: 0 }
+            go(&machine, &[ONE, ResumeAction::Hold]),
+            MachineStop::Stepped { cpu: 0 }
         ));
     }
-    machine.handle().resume_by(&[Motion::Run, Motion::Hold]).unwrap();
+    machine
+        .handle()
+        .resume_by(&[ResumeAction::Run, ResumeAction::Hold])
+        .unwrap();
     std::thread::sleep(std::time::Duration::from_millis(20));
     machine.handle().interrupt();
     let reason = machine.wait(Some(LIMIT));
-    assert!(matches!(reason, ExitReason::Interrupted), "{reason}");
+    assert!(matches!(reason, MachineStop::Interrupted), "{reason}");
     assert_eq!(machine.inspect(1, |cpu| *cpu.registers()), Some(before));
     let ran_on = machine.handle().ran_on();
     assert!(ran_on[0].is_some() && ran_on[1].is_none(), "{ran_on:?}");
     // An endless range is left by an interruption.
-    let endless = Motion::Step {
+    let endless = ResumeAction::Step {
         range: Some((0, u64::MAX)),
     };
-    machine.handle().resume_by(&[endless, Motion::Hold]).unwrap();
+    machine.handle().resume_by(&[endless, ResumeAction::Hold]).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(20));
     machine.handle().interrupt();
-    assert!(matches!(machine.wait(Some(LIMIT)), ExitReason::Interrupted));
+    assert!(matches!(machine.wait(Some(LIMIT)), MachineStop::Interrupted));
     assert!(matches!(
-        go(&machine, &[Motion::Hold, ONE]),
-        ExitReason::Stepped { cpu: 1 }
+        go(&machine, &[ResumeAction::Hold, ONE]),
+        MachineStop::Stepped { cpu: 1 }
     ));
 }
 
@@ -292,10 +304,10 @@ fn a_step_that_is_over_in_an_exceptions_handler_leaves_no_trap_flag_behind() {
             .raw(&[0x74, 0xf7]) // je waiting
             .raw(&[0x48, 0x83, 0x04, 0x24, 2, 0x48, 0xcf]) // add qword [rsp], 2; iretq
             .label("on_debug")
-            .count("traps")
+            .count("stop_points")
             .raw(&[0x48, 0xcf]) // iretq
             .data("go", 4)
-            .data("traps", 4)
+            .data("stop_points", 4)
             .data("idtr", 16)
             .data("idt", 4096)
             .assemble();
@@ -313,14 +325,14 @@ fn a_step_that_is_over_in_an_exceptions_handler_leaves_no_trap_flag_behind() {
         machine.handle().interrupt();
         let reason = machine.wait(Some(LIMIT));
         assert!(
-            matches!(reason, ExitReason::Stepped { .. } | ExitReason::Interrupted),
+            matches!(reason, MachineStop::Stepped { .. } | MachineStop::Interrupted),
             "{reason}"
         );
         machine.ram().write(place.physical("go"), &[1]).unwrap();
         let reason = go(&machine, &[]);
-        assert!(matches!(reason, ExitReason::PowerOff), "{reason}");
+        assert!(matches!(reason, MachineStop::PowerOff), "{reason}");
         assert_eq!(recorder.calls().len(), usize::from(watched));
-        assert_eq!(counter(&machine, &place, "traps"), 0, "watched: {watched}");
+        assert_eq!(counter(&machine, &place, "stop_points"), 0, "watched: {watched}");
     }
 }
 
@@ -359,18 +371,18 @@ fn waits(pending: bool) -> support::Guest {
         .assemble()
 }
 
-/// Starts [`waits`] and runs it to a trap at `label`.
+/// Starts [`waits`] and runs it to a stop point at `label`.
 fn wait_at(label: &str, pending: bool) -> (RunningMachine, Place) {
     let prepared = waits(pending).prepare(&open(), config(1, &Recorder::resuming()));
     prepared.set_gate(VECTOR.into(), "on_interrupt");
     let (machine, place) = start(prepared);
-    let trap = Trap {
+    let stop_point = StopPoint {
         address: place.address(label),
-        kind: TrapKind::Execute,
+        kind: StopPointKind::HardwareBreakpoint,
         length: 1,
     };
-    machine.handle().set_traps(&[trap]).unwrap();
-    assert!(matches!(go(&machine, &[]), ExitReason::Trap { .. }));
+    machine.handle().set_stop_points(&[stop_point]).unwrap();
+    assert!(matches!(go(&machine, &[]), MachineStop::StopPoint { .. }));
     (machine, place)
 }
 
@@ -380,18 +392,18 @@ fn a_step_of_hlt_leaves_the_processor_waiting_behind_it_and_an_interrupt_is_serv
         let (machine, place) = wait_at("enable", pending);
         for label in ["halt", "behind"] {
             let reason = go(&machine, &[ONE]);
-            assert!(matches!(reason, ExitReason::Stepped { .. }), "{reason}");
+            assert!(matches!(reason, MachineStop::Stepped { .. }), "{reason}");
             assert_eq!(rip(&machine, 0), place.address(label), "pending: {pending}");
         }
         if pending {
             let reason = go(&machine, &[]);
-            assert!(matches!(reason, ExitReason::PowerOff), "{reason}");
+            assert!(matches!(reason, MachineStop::PowerOff), "{reason}");
         } else {
             machine.handle().resume_by(&[]).unwrap();
             std::thread::sleep(std::time::Duration::from_millis(50));
             machine.handle().interrupt();
             let reason = machine.wait(Some(LIMIT));
-            assert!(matches!(reason, ExitReason::Interrupted), "{reason}");
+            assert!(matches!(reason, MachineStop::Interrupted), "{reason}");
             assert_eq!(rip(&machine, 0), place.address("behind"));
         }
         assert_eq!(counter(&machine, &place, "served"), u32::from(pending));
@@ -402,7 +414,7 @@ fn a_step_of_hlt_leaves_the_processor_waiting_behind_it_and_an_interrupt_is_serv
 fn a_breakpoint_at_hlt_is_got_past_with_an_interrupt_waiting() {
     let (machine, place) = wait_at("halt", true);
     let reason = go(&machine, &[]);
-    assert!(matches!(reason, ExitReason::PowerOff), "{reason}");
+    assert!(matches!(reason, MachineStop::PowerOff), "{reason}");
     assert_eq!(counter(&machine, &place, "served"), 1);
 }
 
@@ -433,16 +445,16 @@ fn all_registers_can_be_changed() {
         cpu.msr(MSR_KERNEL_GS_BASE).unwrap()
     });
     assert_eq!(seen, Some(0xffff_f800_0000_2000));
-    assert!(matches!(go(&machine, &[]), ExitReason::PowerOff));
+    assert!(matches!(go(&machine, &[]), MachineStop::PowerOff));
 }
 
-/// Calls `routine` with traps by INT3 in it, more than there are debug registers.
+/// Calls `routine` with stop points by INT3 in it, more than there are debug registers.
 #[test]
 fn traps_by_int3_take_no_register_and_are_got_past_alone() {
     let kvm = open();
     let recorder = Recorder::resuming();
     let configuration = MachineConfig {
-        patches: true,
+        software_breakpoints: true,
         ..config(2, &recorder)
     };
     // The second processor waits.
@@ -473,13 +485,13 @@ fn traps_by_int3_take_no_register_and_are_got_past_alone() {
         .assemble();
     let prepared = guest.prepare(&kvm, configuration).break_at(&["again"]);
     let (machine, place) = start(prepared);
-    let patch = |address| Trap {
-        kind: TrapKind::Patch,
+    let patch = |address| StopPoint {
+        kind: StopPointKind::SoftwareBreakpoint,
         address,
         length: 1,
     };
     let at = |label| patch(place.address(label));
-    let traps = [
+    let stop_points = [
         at("routine"),
         at("counting"),
         at("counted"),
@@ -487,21 +499,24 @@ fn traps_by_int3_take_no_register_and_are_got_past_alone() {
         at("returned"),
         at("again"),
     ];
-    if !machine.handle().can_patch() {
+    if !machine.handle().has_software_breakpoints() {
         println!("int3 does not come out of this KVM");
-        assert_eq!(machine.handle().set_traps(&traps), Err(TrapError::CannotPatch));
+        assert_eq!(
+            machine.handle().set_stop_points(&stop_points),
+            Err(StopPointError::NoSoftwareBreakpoints)
+        );
         return;
     }
     assert_eq!(
-        machine.handle().set_traps(&[patch(0x1234_5678_9000)]),
-        Err(TrapError::NotMapped(0x1234_5678_9000))
+        machine.handle().set_stop_points(&[patch(0x1234_5678_9000)]),
+        Err(StopPointError::NotMapped(0x1234_5678_9000))
     );
-    machine.handle().set_traps(&traps).unwrap();
+    machine.handle().set_stop_points(&stop_points).unwrap();
     // The host sees the code as it was.
     let mut code = [0; 1];
     machine.ram().read(place.physical("routine"), &mut code).unwrap();
     assert_eq!(code, [0x53]);
-    let go_on = |motions: &[Motion]| match machine.go_on(motions, LIMIT).unwrap() {
+    let go_on = |actions: &[ResumeAction]| match machine.go_on(actions, LIMIT).unwrap() {
         Some(reason) => reason,
         None => machine.wait(Some(LIMIT)),
     };
@@ -509,35 +524,39 @@ fn traps_by_int3_take_no_register_and_are_got_past_alone() {
     let mut reason = machine.wait(Some(LIMIT));
     let order = [5, 0, 1, 2, 3, 4];
     for number in 0..18 {
-        let expected = traps[order[number % 6]];
-        let ExitReason::Trap { cpu, trap } = reason else {
+        let expected = stop_points[order[number % 6]];
+        let MachineStop::StopPoint { cpu, stop_point } = reason else {
             panic!("{number}: {reason}");
         };
-        assert_eq!((trap, rip(&machine, cpu)), (expected, expected.address), "{number}");
+        assert_eq!(
+            (stop_point, rip(&machine, cpu)),
+            (expected, expected.address),
+            "{number}"
+        );
         // By a step, or by running on.
         if number % 4 == 1 {
-            let mut motions = [Motion::Hold; 2];
-            motions[cpu as usize] = ONE;
-            let stepped = go_on(&motions);
-            assert!(matches!(stepped, ExitReason::Stepped { .. }), "{number}: {stepped}");
+            let mut actions = [ResumeAction::Hold; 2];
+            actions[cpu as usize] = ONE;
+            let stepped = go_on(&actions);
+            assert!(matches!(stepped, MachineStop::Stepped { .. }), "{number}: {stepped}");
             assert!(rip(&machine, cpu) > expected.address, "{number}");
         }
         reason = go_on(&[]);
     }
-    assert!(matches!(reason, ExitReason::PowerOff), "{reason}");
+    assert!(matches!(reason, MachineStop::PowerOff), "{reason}");
     assert_eq!(recorder.calls().len(), 3, "the watched one was seen each time");
     let mut counter = [0; 4];
     machine.ram().read(place.physical("counter"), &mut counter).unwrap();
     assert_eq!(u32::from_le_bytes(counter), 3);
 }
 
-/// A guest that runs into its own INT3, beside a trap of ours.
+/// A guest that runs into its own INT3, beside a stop point of ours.
 #[test]
 fn the_guests_own_int3_is_its_own() {
     let kvm = open();
     let recorder = Recorder::resuming();
     let configuration = MachineConfig {
-        patches: true,
+        software_breakpoints: true,
         ..config(1, &recorder)
     };
     let guest = Code::new()
@@ -548,21 +567,21 @@ fn the_guests_own_int3_is_its_own() {
         .end()
         .assemble();
     let (machine, place) = start(guest.prepare(&kvm, configuration));
-    if !machine.handle().can_patch() {
+    if !machine.handle().has_software_breakpoints() {
         println!("int3 does not come out of this KVM");
         return;
     }
-    let trap = Trap {
-        kind: TrapKind::Patch,
+    let stop_point = StopPoint {
+        kind: StopPointKind::SoftwareBreakpoint,
         address: place.address("begin"),
         length: 1,
     };
-    machine.handle().set_traps(&[trap]).unwrap();
+    machine.handle().set_stop_points(&[stop_point]).unwrap();
     machine.begin();
     let reason = machine.wait(Some(LIMIT));
-    assert!(matches!(reason, ExitReason::Trap { .. }), "{reason}");
+    assert!(matches!(reason, MachineStop::StopPoint { .. }), "{reason}");
     assert!(machine.go_on(&[], LIMIT).unwrap().is_none());
     // It has no interrupt descriptor table.
     let reason = machine.wait(Some(LIMIT));
-    assert!(matches!(reason, ExitReason::TripleFault { cpu: 0 }), "{reason}");
+    assert!(matches!(reason, MachineStop::TripleFault { cpu: 0 }), "{reason}");
 }

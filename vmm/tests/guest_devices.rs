@@ -12,7 +12,7 @@ use std::time::Duration;
 use kvm_ioctls::Kvm;
 use storlock_vmm::boot::{BootInfo, BootRequest, KernelImage};
 use storlock_vmm::doorbell::{Doorbell, DoorbellHost, DoorbellMatch, KvmDoorbells};
-use storlock_vmm::machine::{ExitReason, Machine, MachineConfig};
+use storlock_vmm::machine::{Machine, MachineConfig, MachineStop};
 use storlock_vmm::pci::{Bar, FunctionDescription, Msix, MsixLayout, PciAddress, PciDevice, PciFunction};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -278,7 +278,7 @@ fn a_guest_takes_msix_interrupts_by_irqfd_from_a_bar_that_it_moved() {
     let running = machine.start().unwrap();
     let reason = running.wait(Some(Duration::from_secs(30)));
     assert!(
-        matches!(reason, ExitReason::PowerOff),
+        matches!(reason, MachineStop::PowerOff),
         "{reason}: {:?}",
         results(&running, &info)
     );

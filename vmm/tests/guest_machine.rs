@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use storlock_vmm::boot::{BootRequest, KernelImage};
 use storlock_vmm::debug::{Breakpoint, HitAction, StepOver};
-use storlock_vmm::machine::{DeviceWorker, ExitReason, InternalError, Machine, MachineConfig};
+use storlock_vmm::machine::{DeviceWorker, InternalError, Machine, MachineConfig, MachineStop};
 use support::{Call, Code, LIMIT, Recorder, config, open, working_methods};
 
 /// Every processor calls `routine` (which starts with `first`) `calls` times; the last one to finish ends the guest.
@@ -114,7 +114,7 @@ fn a_stop_keeps_the_machine_at_the_instruction_and_is_reported_once() {
         let started = guest.prepare(&kvm, configuration).break_at(&["routine"]).start();
         let routine = started.place.address("routine");
         for _ in 0..6 {
-            let ExitReason::Breakpoint { cpu } = started.machine.wait(Some(LIMIT)) else {
+            let MachineStop::Breakpoint { cpu } = started.machine.wait(Some(LIMIT)) else {
                 panic!("{method}: no stop")
             };
             let seen = started.machine.inspect(cpu, move |cpu| {
@@ -402,7 +402,7 @@ fn a_panic_of_the_coordinator_ends_the_run_and_says_so() {
     let began = Instant::now();
     let reason = running.wait(Some(Duration::from_millis(200)));
     assert!(
-        matches!(&reason, ExitReason::Failed(error) if error.to_string().contains("coordinator")),
+        matches!(&reason, MachineStop::Failed(error) if error.to_string().contains("coordinator")),
         "{reason}"
     );
     drop(running);
@@ -456,7 +456,7 @@ fn a_paused_machine_stands_still_until_it_is_resumed() {
     let handle = started.machine.handle();
     std::thread::spawn(move || handle.stop()).join().unwrap();
     let reason = started.machine.wait(Some(LIMIT));
-    assert!(matches!(reason, ExitReason::Stopped), "{reason}");
+    assert!(matches!(reason, MachineStop::Stopped), "{reason}");
     drop(started);
     let mut expected = vec!["resume"];
     expected.extend(["request", "paused", "resume"].repeat(20));
@@ -471,7 +471,7 @@ fn a_guest_that_never_ends_meets_the_time_limit_and_can_go_on() {
     let started = guest.prepare(&kvm, config(1, &Recorder::resuming())).start();
     for _ in 0..2 {
         let reason = started.machine.wait(Some(Duration::from_millis(30)));
-        assert!(matches!(reason, ExitReason::TimeLimit), "{reason}");
+        assert!(matches!(reason, MachineStop::TimeLimit), "{reason}");
         started.machine.resume().unwrap();
     }
 }
@@ -482,7 +482,7 @@ fn a_fault_without_a_handler_is_a_triple_fault() {
     let guest = Code::new().raw(&[0x0f, 0x0b]).assemble(); // ud2
     let started = guest.prepare(&kvm, config(1, &Recorder::resuming())).start();
     let reason = started.machine.wait(Some(LIMIT));
-    assert!(matches!(reason, ExitReason::TripleFault { cpu: 0 }), "{reason}");
+    assert!(matches!(reason, MachineStop::TripleFault { cpu: 0 }), "{reason}");
 }
 
 #[test]
@@ -491,8 +491,8 @@ fn an_instruction_that_this_kvm_does_not_know_is_named() {
     let guest = Code::new().raw(&[0xf3, 0x48, 0x0f, 0xb8, 0xc1]).end().assemble(); // popcnt rax, rcx
     let started = guest.prepare(&kvm, config(1, &Recorder::resuming())).start();
     match started.machine.wait(Some(LIMIT)) {
-        ExitReason::PowerOff => println!("this ground executes popcnt"),
-        ExitReason::InternalError(error) => {
+        MachineStop::PowerOff => println!("this ground executes popcnt"),
+        MachineStop::InternalError(error) => {
             assert_eq!((error.cpu, error.suberror), (0, InternalError::EMULATION));
             assert_eq!(error.rip, started.place.info.entry_point);
             assert_eq!(error.instruction(), Some(("popcnt rax,rcx".into(), 5)));

@@ -14,7 +14,7 @@ use pc::ground_runs_operating_systems;
 use storlock_vmm::boot::{FirmwareRequest, NamedFile};
 use storlock_vmm::debug::{DebugHandler, HitAction, StoppedCpu};
 use storlock_vmm::kvm;
-use storlock_vmm::machine::{AtReset, ExitReason, Machine, MachineConfig, RunningMachine};
+use storlock_vmm::machine::{AtReset, Machine, MachineConfig, MachineStop, RunningMachine};
 use storlock_vmm::sandbox::Sandbox;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -101,7 +101,7 @@ impl DebugHandler for Resets {
 }
 
 /// Runs it to its end, or for so long.
-fn run(request: FirmwareRequest, at_reset: AtReset, limit: Duration) -> (ExitReason, RunningMachine, Arc<Resets>) {
+fn run(request: FirmwareRequest, at_reset: AtReset, limit: Duration) -> (MachineStop, RunningMachine, Arc<Resets>) {
     let kvm = kvm::open(Path::new(kvm::DEFAULT_DEVICE)).unwrap();
     let resets = Arc::new(Resets::default());
     let config = MachineConfig {
@@ -132,7 +132,7 @@ fn firmware_starts_again_after_a_reset_of_every_kind() {
     }
     for (name, reset, at_reset) in kinds {
         let (reason, running, resets) = run(firmware(reset, Some(STARTS)), at_reset, LIMIT);
-        assert!(matches!(reason, ExitReason::PowerOff), "{name}: {reason}");
+        assert!(matches!(reason, MachineStop::PowerOff), "{name}: {reason}");
         let wanted = u64::from(STARTS) - 1;
         assert_eq!(running.restarts(), wanted, "{name}");
         let seen = (resets.count.load(Ordering::SeqCst), resets.right.load(Ordering::SeqCst));
@@ -143,19 +143,19 @@ fn firmware_starts_again_after_a_reset_of_every_kind() {
 #[test]
 fn a_reset_ends_the_run_where_that_is_wanted() {
     let (reason, running, _) = run(firmware(RESET_CONTROL, Some(STARTS)), AtReset::End, LIMIT);
-    assert!(matches!(reason, ExitReason::Reset), "{reason}");
+    assert!(matches!(reason, MachineStop::Reset), "{reason}");
     assert_eq!(running.restarts(), 0);
     if !ground_runs_operating_systems() {
         return;
     }
     let (reason, ..) = run(firmware(TRIPLE_FAULT, Some(STARTS)), AtReset::Restart, LIMIT);
-    assert!(matches!(reason, ExitReason::TripleFault { cpu: 0 }), "{reason}");
+    assert!(matches!(reason, MachineStop::TripleFault { cpu: 0 }), "{reason}");
 }
 
 #[test]
 fn a_guest_that_only_resets_itself_ends_by_the_time_limit_and_can_be_paused() {
     let (reason, running, _) = run(firmware(PORT_A, None), AtReset::Restart, Duration::from_millis(500));
-    assert!(matches!(reason, ExitReason::TimeLimit), "{reason}");
+    assert!(matches!(reason, MachineStop::TimeLimit), "{reason}");
     assert!(running.restarts() > 1);
     running.resume().unwrap();
     running.pause();

@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use storlock::target::debuggee::{
-    AllRegisters, DebuggedCpu, Debuggee, Look, Motion, Page, RegisterError, Stop, Trap, TrapError, TrapKind, TrapUse,
+use storlock::vmi::debuggee::{
+    AllRegisters, DebuggedCpu, Debuggee, DebuggeeStop, Look, Page, RegisterError, ResumeAction, StopPoint,
+    StopPointError, StopPointKind, StopPointUse,
 };
-use storlock::target::{CpuState, GuestMemory, ReadError, Registers, SpecialRegisters};
+use storlock::vmi::{CpuState, GuestMemory, ReadError, Registers, SpecialRegisters};
 
 pub const CPUS: u32 = 3;
 const MEMORY: usize = 0x3000;
@@ -18,10 +19,10 @@ pub struct Inner {
     memory: Vec<u8>,
     /// It runs.
     pub running: bool,
-    /// Traps in force.
-    pub traps: Vec<Trap>,
+    /// Stop points in force.
+    pub stop_points: Vec<StopPoint>,
     /// What it stops for next.
-    pub stops: VecDeque<Stop>,
+    pub stops: VecDeque<DebuggeeStop>,
 }
 
 /// The machine.
@@ -113,37 +114,45 @@ impl Debuggee for Fake {
         true
     }
 
-    fn set_traps(&self, traps: &[Trap]) -> Result<(), TrapError> {
-        if traps.iter().filter(|trap| trap.kind != TrapKind::Patch).count() > 4 {
-            return Err(TrapError("no more".to_owned()));
+    fn set_stop_points(&self, stop_points: &[StopPoint]) -> Result<(), StopPointError> {
+        if stop_points
+            .iter()
+            .filter(|stop_point| stop_point.kind != StopPointKind::SoftwareBreakpoint)
+            .count()
+            > 4
+        {
+            return Err(StopPointError("no more".to_owned()));
         }
-        self.with(|inner| inner.traps = traps.to_vec());
+        self.with(|inner| inner.stop_points = stop_points.to_vec());
         Ok(())
     }
 
-    fn can_patch(&self) -> bool {
+    fn has_software_breakpoints(&self) -> bool {
         true
     }
 
-    fn in_use(&self) -> TrapUse {
-        TrapUse::default()
+    fn in_use(&self) -> StopPointUse {
+        StopPointUse::default()
     }
 
     fn interrupt(&self) {
         self.with(|inner| {
             if inner.running {
-                inner.stops.push_back(Stop::Interrupted);
+                inner.stops.push_back(DebuggeeStop::Interrupted);
             }
         });
     }
 
-    fn resume(&self, motions: Vec<Motion>) {
+    fn resume(&self, actions: Vec<ResumeAction>) {
         self.with(|inner| {
             assert!(!inner.running, "resumed while it runs");
-            assert_eq!(motions.len(), CPUS as usize);
+            assert_eq!(actions.len(), CPUS as usize);
             inner.running = true;
-            if let Some(cpu) = motions.iter().position(|motion| matches!(motion, Motion::Step { .. })) {
-                inner.stops.push_back(Stop::Stepped(cpu as u32));
+            if let Some(cpu) = actions
+                .iter()
+                .position(|action| matches!(action, ResumeAction::Step { .. }))
+            {
+                inner.stops.push_back(DebuggeeStop::Stepped(cpu as u32));
             }
         });
     }

@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::diagnostics;
-use crate::target::RunControl;
+use crate::vmi::RunControl;
 
 /// How the process ends by a signal that waits for nothing.
 const EXIT_CODE: i32 = 130;

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use storlock_vmm::boot::{LinuxRequest, is_linux_kernel};
-use storlock_vmm::machine::ExitReason;
+use storlock_vmm::machine::MachineStop;
 use storlock_vmm::sandbox::Sandbox;
 
 use super::output::ReportDirectory;
@@ -159,11 +159,11 @@ pub fn execute(
 }
 
 /// What the end of the guest means; nothing if it is the one that was wanted.
-fn condition(reason: &ExitReason, interrupted: bool) -> Option<Condition> {
+fn condition(reason: &MachineStop, interrupted: bool) -> Option<Condition> {
     match reason {
-        ExitReason::PowerOff | ExitReason::Reset => None,
-        ExitReason::Stopped if interrupted => Some(Condition::Interrupted),
-        ExitReason::Failed(_) => Some(Condition::Infrastructure),
+        MachineStop::PowerOff | MachineStop::Reset => None,
+        MachineStop::Stopped if interrupted => Some(Condition::Interrupted),
+        MachineStop::Failed(_) => Some(Condition::Infrastructure),
         _ => Some(Condition::GuestFailed),
     }
 }

@@ -11,7 +11,7 @@ use super::output::ReportDirectory;
 use super::run::Format;
 use super::{Failure, input, output, places};
 use crate::session::replay;
-use crate::target::recording;
+use crate::vmi::recording;
 
 /// How long the reader of a report is waited for that goes into a named pipe.
 const READER_PATIENCE: Duration = Duration::from_secs(600);

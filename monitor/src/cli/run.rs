@@ -404,7 +404,7 @@ fn config(
             .transpose()
             .context("the imports of the driver under test")?,
         processors: arguments.cpus,
-        hooks: guest.hooks(),
+        breakpoints: guest.breakpoints(),
         step_over: guest.step_over(),
         debug_print: arguments.debug_print,
         check_guest: arguments.check_guest,

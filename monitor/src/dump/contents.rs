@@ -13,8 +13,8 @@ use super::layout::{
 };
 use super::writer::{DumpError, Patches};
 use super::{Subject, Symbols};
-use crate::target::PAGE_SIZE;
-use crate::target::debuggee::{AllRegisters, DebuggedCpu};
+use crate::vmi::PAGE_SIZE;
+use crate::vmi::debuggee::{AllRegisters, DebuggedCpu};
 use crate::windows::{DebuggerData, Processor, SharedUserData};
 
 /// CR3 without what is no address: flags, the process context identifier, and bit 63 of a written value.

@@ -3,7 +3,7 @@
 use zerocopy::FromZeros as _;
 
 use super::layout::{CONTEXT_FLAGS, Context, FloatingSave};
-use crate::target::debuggee::{AllRegisters, FloatingPoint};
+use crate::vmi::debuggee::{AllRegisters, FloatingPoint};
 
 /// The `CONTEXT` of a stopped processor. The debug registers stay zero, and its flags say that they are not there: they
 /// may be the monitor's.
@@ -44,7 +44,7 @@ mod tests {
     use zerocopy::IntoBytes as _;
 
     use super::*;
-    use crate::target::Registers;
+    use crate::vmi::Registers;
 
     #[test]
     fn every_register_is_where_the_header_file_has_it() {

@@ -18,7 +18,7 @@ use zerocopy::IntoBytes as _;
 pub use self::contents::{Contents, ProcessorRegisters};
 pub use self::writer::{DumpError, DumpFile};
 use crate::report::{BugCheck, DumpInfo, Location};
-use crate::target::{GuestMemory, PhysicalMemory};
+use crate::vmi::{GuestMemory, PhysicalMemory};
 use crate::windows::pdb::KernelPdb;
 use crate::windows::{CodeView, DebuggerData, Image, Kernel};
 

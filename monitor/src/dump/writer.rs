@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::layout::{PAGE_BYTES, Run};
 use crate::output::{OutputError, OutputFile, Progress, WholeFile};
-use crate::target::PhysicalMemory;
+use crate::vmi::PhysicalMemory;
 
 /// How much of the guest's memory is held at once, in bytes.
 const PIECE: usize = 1 << 20;

@@ -1,7 +1,7 @@
 //! The user's breakpoints and watchpoints. A hardware one takes a debug register. A software one does so, too, while one is
 //! left: what is written into the guest's code can be seen there.
 //!
-//! Talks to the [`Debuggee`](crate::target::debuggee::Debuggee), which knows how many registers are left.
+//! Talks to the [`Debuggee`](crate::vmi::debuggee::Debuggee), which knows how many registers are left.
 
 use gdbstub::target::TargetResult;
 use gdbstub::target::ext::breakpoints::{
@@ -9,7 +9,7 @@ use gdbstub::target::ext::breakpoints::{
 };
 
 use super::stub::{EINVAL, Errno, Stub};
-use crate::target::debuggee::{Trap, TrapKind};
+use crate::vmi::debuggee::{StopPoint, StopPointKind};
 
 /// There is no debug register left.
 const ENOSPC: Errno = Errno(28);
@@ -37,12 +37,14 @@ impl Policy {
         }
     }
 
-    /// The kinds of traps to be tried, in order.
-    fn kinds(self, can_patch: bool) -> &'static [TrapKind] {
+    /// The kinds of stop points to be tried, in order.
+    fn kinds(self, has_software_breakpoints: bool) -> &'static [StopPointKind] {
         match self {
-            Self::Mixed if can_patch => &[TrapKind::Execute, TrapKind::Patch],
-            Self::Soft if can_patch => &[TrapKind::Patch],
-            Self::Mixed | Self::Soft | Self::Hard => &[TrapKind::Execute],
+            Self::Mixed if has_software_breakpoints => {
+                &[StopPointKind::HardwareBreakpoint, StopPointKind::SoftwareBreakpoint]
+            }
+            Self::Soft if has_software_breakpoints => &[StopPointKind::SoftwareBreakpoint],
+            Self::Mixed | Self::Soft | Self::Hard => &[StopPointKind::HardwareBreakpoint],
         }
     }
 }
@@ -57,7 +59,7 @@ impl std::fmt::Display for Policy {
     }
 }
 
-/// How gdb asked for a trap, and how it wants its hit to be told.
+/// How gdb asked for a stop point, and how it wants its hit to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked {
     Software,
@@ -66,17 +68,17 @@ pub(super) enum Asked {
 }
 
 impl Stub {
-    /// Puts one trap in beside the others, or says on standard error why not: gdb has no text for it.
-    fn place(&mut self, trap: Trap, asked: Asked) -> TargetResult<bool, Self> {
-        if self.placed.contains(&(trap, asked)) {
+    /// Puts one stop point in beside the others, or says on standard error why not: gdb has no text for it.
+    fn place(&mut self, stop_point: StopPoint, asked: Asked) -> TargetResult<bool, Self> {
+        if self.placed.contains(&(stop_point, asked)) {
             return Ok(true);
         }
-        self.placed.push((trap, asked));
-        match self.machine.set_traps(&self.distinct()) {
+        self.placed.push((stop_point, asked));
+        match self.machine.set_stop_points(&self.distinct()) {
             Ok(()) => Ok(true),
             Err(error) => {
                 self.placed.pop();
-                crate::tell_bounded!("gdb: no breakpoint or watchpoint at {:#x}: {error}", trap.address);
+                crate::tell_bounded!("gdb: no breakpoint or watchpoint at {:#x}: {error}", stop_point.address);
                 Err(ENOSPC.into())
             }
         }
@@ -87,17 +89,20 @@ impl Stub {
         if self.software(address).is_some() {
             return Ok(true);
         }
-        let kinds = self.policy.kinds(self.machine.can_patch());
-        let (last, first) = kinds.split_last().unwrap_or((&TrapKind::Execute, &[]));
+        let kinds = self.policy.kinds(self.machine.has_software_breakpoints());
+        let (last, first) = kinds.split_last().unwrap_or((&StopPointKind::HardwareBreakpoint, &[]));
         for &kind in first {
             self.placed.push((instruction(kind, address), Asked::Software));
-            if self.machine.set_traps(&self.distinct()).is_ok() {
+            if self.machine.set_stop_points(&self.distinct()).is_ok() {
                 return Ok(true);
             }
             self.placed.pop();
         }
         let placed = self.place(instruction(*last, address), Asked::Software);
-        if placed.is_ok() && *last == TrapKind::Patch && !std::mem::replace(&mut self.patch_told, true) {
+        if placed.is_ok()
+            && *last == StopPointKind::SoftwareBreakpoint
+            && !std::mem::replace(&mut self.software_told, true)
+        {
             crate::tell_bounded!(
                 "gdb: the breakpoint at {address:#x} is an int3 in the guest's code: a guest that checks its code will find \
                  it (`monitor storlock breakpoints hard` forbids that)"
@@ -106,53 +111,54 @@ impl Stub {
         placed
     }
 
-    /// The trap of a software breakpoint.
-    fn software(&self, address: u64) -> Option<Trap> {
-        let there = |(trap, asked): &&(Trap, Asked)| trap.address == address && *asked == Asked::Software;
-        self.placed.iter().find(there).map(|(trap, _)| *trap)
+    /// The stop point of a software breakpoint.
+    fn software(&self, address: u64) -> Option<StopPoint> {
+        let there =
+            |(stop_point, asked): &&(StopPoint, Asked)| stop_point.address == address && *asked == Asked::Software;
+        self.placed.iter().find(there).map(|(stop_point, _)| *stop_point)
     }
 
-    fn take_out(&mut self, trap: Trap, asked: Asked) -> bool {
+    fn take_out(&mut self, stop_point: StopPoint, asked: Asked) -> bool {
         let before = self.placed.len();
-        self.placed.retain(|placed| *placed != (trap, asked));
-        // Fewer traps are always possible.
-        let _ = self.machine.set_traps(&self.distinct());
+        self.placed.retain(|placed| *placed != (stop_point, asked));
+        // Fewer stop points are always possible.
+        let _ = self.machine.set_stop_points(&self.distinct());
         self.placed.len() < before
     }
 
-    fn distinct(&self) -> Vec<Trap> {
-        let mut traps = Vec::new();
-        for (trap, _) in &self.placed {
-            if !traps.contains(trap) {
-                traps.push(*trap);
+    fn distinct(&self) -> Vec<StopPoint> {
+        let mut stop_points = Vec::new();
+        for (stop_point, _) in &self.placed {
+            if !stop_points.contains(stop_point) {
+                stop_points.push(*stop_point);
             }
         }
-        traps
+        stop_points
     }
 }
 
-fn instruction(kind: TrapKind, address: u64) -> Trap {
-    Trap {
+fn instruction(kind: StopPointKind, address: u64) -> StopPoint {
+    StopPoint {
         kind,
         address,
         length: 1,
     }
 }
 
-fn execute(address: u64) -> Trap {
-    instruction(TrapKind::Execute, address)
+fn execute(address: u64) -> StopPoint {
+    instruction(StopPointKind::HardwareBreakpoint, address)
 }
 
 /// A watchpoint. The processor has no register for reads alone, and none for other than 1, 2, 4 or 8 bytes that lie on a
 /// multiple of their number.
-fn watch(address: u64, length: u64, kind: WatchKind) -> Result<Trap, Errno> {
+fn watch(address: u64, length: u64, kind: WatchKind) -> Result<StopPoint, Errno> {
     if !matches!(length, 1 | 2 | 4 | 8) || !address.is_multiple_of(length) {
         return Err(EINVAL);
     }
-    Ok(Trap {
+    Ok(StopPoint {
         kind: match kind {
-            WatchKind::Write => TrapKind::Write,
-            WatchKind::Read | WatchKind::ReadWrite => TrapKind::Access,
+            WatchKind::Write => StopPointKind::WriteWatchpoint,
+            WatchKind::Read | WatchKind::ReadWrite => StopPointKind::AccessWatchpoint,
         },
         address,
         length: length as u8,
@@ -179,8 +185,8 @@ impl SwBreakpoint for Stub {
     }
 
     fn remove_sw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
-        let trap = self.software(addr);
-        Ok(trap.is_some_and(|trap| self.take_out(trap, Asked::Software)))
+        let stop_point = self.software(addr);
+        Ok(stop_point.is_some_and(|stop_point| self.take_out(stop_point, Asked::Software)))
     }
 }
 

@@ -7,7 +7,7 @@ use std::io::Write as _;
 
 use crate::escape;
 use crate::session::Session;
-use crate::target::debuggee::{AllRegisters, DebuggedCpu, Debuggee, ask};
+use crate::vmi::debuggee::{AllRegisters, DebuggedCpu, Debuggee, ask};
 
 use super::breakpoints::Policy;
 use super::registers::Register;
@@ -249,11 +249,11 @@ impl Commands<'_> {
             "{} of 4 debug registers in use; a breakpoint on a watched routine needs none of its own",
             used.registers.len()
         );
-        for address in &used.patched {
+        for address in &used.software {
             let _ = writeln!(text, "your breakpoint by int3 at {address:#x}");
         }
         let _ = writeln!(text, "a software breakpoint takes {}", self.policy);
-        if !self.machine.can_patch() {
+        if !self.machine.has_software_breakpoints() {
             let _ = writeln!(
                 text,
                 "int3 does not come out of this KVM, so that a debug register is all it can take"

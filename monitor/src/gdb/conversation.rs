@@ -20,7 +20,7 @@ use super::packet::{NOT_ARRIVED, PACKET_LIMIT, PAYLOAD_LIMIT, Received, Receiver
 use super::snapshot::SnapshotFile;
 use super::stub::{EINVAL, Errno, Stub};
 use crate::session::Session;
-use crate::target::debuggee::{Debuggee, Stop};
+use crate::vmi::debuggee::{Debuggee, DebuggeeStop};
 
 /// What the gdbstub crate writes, on its way to the client.
 #[derive(Clone, Default)]
@@ -66,7 +66,7 @@ pub struct Conversation {
     /// The last packet sent, for a client that says that it did not arrive; it says so once.
     last: Vec<u8>,
     /// Why the machine stands still; `None` while it runs.
-    standing: Option<Stop>,
+    standing: Option<DebuggeeStop>,
 }
 
 impl Conversation {
@@ -76,7 +76,7 @@ impl Conversation {
         session: Arc<Session>,
         files: Arc<SymbolFiles>,
         snapshot: Option<SnapshotFile>,
-        standing: Stop,
+        standing: DebuggeeStop,
     ) -> Self {
         let mut stub = Stub::new(Arc::clone(&machine), session, files, snapshot);
         stub.stopped(&standing);
@@ -126,7 +126,7 @@ impl Conversation {
 
     /// Why the machine stands still; `None` while it runs.
     #[must_use]
-    pub fn standing(&self) -> Option<&Stop> {
+    pub fn standing(&self) -> Option<&DebuggeeStop> {
         self.standing.as_ref()
     }
 
@@ -240,7 +240,7 @@ impl Conversation {
     }
 
     /// Tells the client a stop, or with `None` the end of the run.
-    pub fn tell(&mut self, stop: Option<Stop>) {
+    pub fn tell(&mut self, stop: Option<DebuggeeStop>) {
         let Some(stop) = stop else {
             if let Some(GdbStubStateMachine::Running(running)) = self.engine.take_if(is_running) {
                 let told = running.report_stop(&mut self.stub, MultiThreadStopReason::Exited(0));
@@ -249,10 +249,12 @@ impl Conversation {
             return;
         };
         match &stop {
-            Stop::TrapsLost(count) => crate::tell_bounded!(
+            DebuggeeStop::StopPointsLost(count) => crate::tell_bounded!(
                 "gdb: {count} of your breakpoints were taken out: the watched routines need their debug registers"
             ),
-            Stop::Crashed(_, what) => crate::tell_bounded!("gdb: {what}; the guest can be looked at, but cannot go on"),
+            DebuggeeStop::Crashed(_, what) => {
+                crate::tell_bounded!("gdb: {what}; the guest can be looked at, but cannot go on")
+            }
             _ => {}
         }
         let reason = self.stub.stopped(&stop);
@@ -267,9 +269,9 @@ impl Conversation {
         self.engine = told.ok();
     }
 
-    /// Takes the client's traps out; gives why the machine stands still, if it does.
+    /// Takes the client's stop points out; gives why the machine stands still, if it does.
     #[must_use]
-    pub fn end(mut self) -> Option<Stop> {
+    pub fn end(mut self) -> Option<DebuggeeStop> {
         self.stub.clear();
         self.standing
     }

@@ -35,7 +35,7 @@ use server::Server;
 pub use snapshot::SnapshotFile;
 
 use crate::session::Session;
-use crate::target::debuggee::{Debuggee, Stop};
+use crate::vmi::debuggee::{Debuggee, DebuggeeStop};
 
 /// A socket that listens and is not served yet.
 pub struct Socket {
@@ -49,7 +49,7 @@ pub struct Served {
     /// The machine.
     pub machine: Arc<dyn Debuggee>,
     /// Its stops.
-    pub stops: UnboundedReceiver<Stop>,
+    pub stops: UnboundedReceiver<DebuggeeStop>,
     /// The session that watches it.
     pub session: Arc<Session>,
     /// Where symbols of modules are.

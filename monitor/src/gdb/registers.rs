@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 
 use gdbstub::arch::{Arch, RegId, Registers};
 
-use crate::target::debuggee::AllRegisters;
+use crate::vmi::debuggee::AllRegisters;
 
 /// Number of registers without AVX's.
 pub(crate) const COUNT: usize = 66;

@@ -15,7 +15,7 @@ use super::libraries::SymbolFiles;
 use super::listener::{Address, Listener, Stream};
 use super::snapshot::SnapshotFile;
 use crate::session::Session;
-use crate::target::debuggee::{Debuggee, Stop};
+use crate::vmi::debuggee::{Debuggee, DebuggeeStop};
 
 /// How long a client may take to read an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -43,10 +43,10 @@ pub(crate) struct Server {
     pub(crate) session: Arc<Session>,
     pub(crate) files: Arc<SymbolFiles>,
     pub(crate) snapshot: Option<SnapshotFile>,
-    pub(crate) stops: UnboundedReceiver<Stop>,
+    pub(crate) stops: UnboundedReceiver<DebuggeeStop>,
     pub(crate) on_disconnect: OnDisconnect,
     /// Why the machine stands still; `None` while it runs.
-    pub(crate) standing: Option<Stop>,
+    pub(crate) standing: Option<DebuggeeStop>,
     /// The next stop is to stand, whatever it is: a client has vanished.
     pub(crate) stand: bool,
     /// A second client, and until when it waits for the first one to leave: what that one has sent may still be on its way
@@ -90,17 +90,20 @@ impl Server {
     }
 
     /// The machine has stopped and nobody is attached.
-    fn unattended(&mut self, stop: Stop) {
+    fn unattended(&mut self, stop: DebuggeeStop) {
         let stand = std::mem::take(&mut self.stand);
         let why = match &stop {
-            Stop::Start => "the guest waits at its first instruction",
-            Stop::Violation(_) => "stopped at a violation",
-            Stop::Interrupted => "paused, since the debugger has vanished",
-            Stop::Trap(..) | Stop::Stepped(_) | Stop::TrapsLost(_) if stand => {
+            DebuggeeStop::Start => "the guest waits at its first instruction",
+            DebuggeeStop::Violation(_) => "stopped at a violation",
+            DebuggeeStop::Interrupted => "paused, since the debugger has vanished",
+            DebuggeeStop::StopPoint(..) | DebuggeeStop::Stepped(_) | DebuggeeStop::StopPointsLost(_) if stand => {
                 "paused, since the debugger has vanished"
             }
-            // Nobody's traps and steps; and a guest that has crashed is not kept for somebody who may never come.
-            Stop::Trap(..) | Stop::Stepped(_) | Stop::TrapsLost(_) | Stop::Crashed(..) => {
+            // Nobody's stop points and steps; and a guest that has crashed is not kept for somebody who may never come.
+            DebuggeeStop::StopPoint(..)
+            | DebuggeeStop::Stepped(_)
+            | DebuggeeStop::StopPointsLost(_)
+            | DebuggeeStop::Crashed(..) => {
                 self.machine.resume(Vec::new());
                 return;
             }
@@ -117,7 +120,7 @@ impl Server {
 
     fn vanished(&mut self) {
         match (self.on_disconnect, &self.standing) {
-            (OnDisconnect::Resume, _) | (OnDisconnect::Pause, Some(Stop::Crashed(..))) => self.go_on(),
+            (OnDisconnect::Resume, _) | (OnDisconnect::Pause, Some(DebuggeeStop::Crashed(..))) => self.go_on(),
             (OnDisconnect::Pause, None) => {
                 self.stand = true;
                 self.machine.interrupt();

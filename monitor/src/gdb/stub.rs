@@ -34,7 +34,7 @@ use super::libraries::{self, SymbolFiles};
 use super::registers::{self, Register, RegisterSet, X64};
 use super::snapshot::SnapshotFile;
 use crate::session::Session;
-use crate::target::debuggee::{AllRegisters, DebuggedCpu, Debuggee, Motion, Stop, Trap, ask};
+use crate::vmi::debuggee::{AllRegisters, DebuggedCpu, Debuggee, DebuggeeStop, ResumeAction, StopPoint, ask};
 
 /// A refusal, as the protocol says it: `E` and a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,13 +72,13 @@ pub(crate) struct Stub {
     pub(super) current: u32,
     /// The one that the old commands step.
     pub(super) stepped: u32,
-    pub(super) placed: Vec<(Trap, Asked)>,
+    pub(super) placed: Vec<(StopPoint, Asked)>,
     /// What software breakpoints take.
     pub(super) policy: Policy,
     /// That code is written to has been told.
-    pub(super) patch_told: bool,
-    motions: HashMap<u32, Motion>,
-    /// Processors without a motion stay where they are.
+    pub(super) software_told: bool,
+    actions: HashMap<u32, ResumeAction>,
+    /// Processors without a resume action stay where they are.
     locked: bool,
     /// Addresses of memory are physical.
     pub(super) physical: bool,
@@ -104,8 +104,8 @@ impl Stub {
             stepped: 0,
             placed: Vec::new(),
             policy: Policy::default(),
-            patch_told: false,
-            motions: HashMap::new(),
+            software_told: false,
+            actions: HashMap::new(),
             locked: false,
             physical: false,
             avx: false,
@@ -114,25 +114,25 @@ impl Stub {
     }
 
     /// Takes note of a stop; gives it as gdb is told.
-    pub(crate) fn stopped(&mut self, stop: &Stop) -> MultiThreadStopReason<u64> {
+    pub(crate) fn stopped(&mut self, stop: &DebuggeeStop) -> MultiThreadStopReason<u64> {
         let signal = |cpu: u32, signal| MultiThreadStopReason::SignalWithThread { tid: tid(cpu), signal };
         let reason = match *stop {
-            Stop::Start | Stop::TrapsLost(_) => signal(self.current, Signal::SIGTRAP),
-            Stop::Interrupted => signal(self.current, Signal::SIGINT),
-            Stop::Violation(cpu) | Stop::Stepped(cpu) => {
+            DebuggeeStop::Start | DebuggeeStop::StopPointsLost(_) => signal(self.current, Signal::SIGTRAP),
+            DebuggeeStop::Interrupted => signal(self.current, Signal::SIGINT),
+            DebuggeeStop::Violation(cpu) | DebuggeeStop::Stepped(cpu) => {
                 self.current = cpu;
                 signal(cpu, Signal::SIGTRAP)
             }
-            Stop::Crashed(cpu, _) => {
+            DebuggeeStop::Crashed(cpu, _) => {
                 self.current = cpu.unwrap_or(self.current);
                 signal(self.current, Signal::SIGSEGV)
             }
-            Stop::Trap(cpu, trap) => {
+            DebuggeeStop::StopPoint(cpu, stop_point) => {
                 self.current = cpu;
                 let asked = self
                     .placed
                     .iter()
-                    .find(|(placed, _)| *placed == trap)
+                    .find(|(placed, _)| *placed == stop_point)
                     .map(|(_, asked)| *asked);
                 match asked {
                     Some(Asked::Software) => MultiThreadStopReason::SwBreak(tid(cpu)),
@@ -140,7 +140,7 @@ impl Stub {
                     Some(Asked::Watch(kind)) => MultiThreadStopReason::Watch {
                         tid: tid(cpu),
                         kind,
-                        addr: trap.address,
+                        addr: stop_point.address,
                     },
                     // Taken out in the meantime.
                     None => signal(cpu, Signal::SIGTRAP),
@@ -171,11 +171,11 @@ impl Stub {
             .collect()
     }
 
-    /// Takes all traps of the client out.
+    /// Takes all stop points of the client out.
     pub(crate) fn clear(&mut self) {
         self.placed.clear();
-        // No traps are always possible.
-        let _ = self.machine.set_traps(&[]);
+        // No stop points are always possible.
+        let _ = self.machine.set_stop_points(&[]);
     }
 
     fn ask<R: Send + 'static>(
@@ -387,22 +387,26 @@ impl ThreadExtraInfo for Stub {
 
 impl MultiThreadResume for Stub {
     fn resume(&mut self) -> Result<(), Infallible> {
-        let default = if self.locked { Motion::Hold } else { Motion::Run };
-        let motion = |cpu| self.motions.get(&cpu).copied().unwrap_or(default);
-        let motions = (0..self.machine.processors()).map(motion).collect();
-        self.machine.resume(motions);
+        let default = if self.locked {
+            ResumeAction::Hold
+        } else {
+            ResumeAction::Run
+        };
+        let action = |cpu| self.actions.get(&cpu).copied().unwrap_or(default);
+        let actions = (0..self.machine.processors()).map(action).collect();
+        self.machine.resume(actions);
         Ok(())
     }
 
     fn clear_resume_actions(&mut self) -> Result<(), Infallible> {
-        self.motions.clear();
+        self.actions.clear();
         self.locked = false;
         Ok(())
     }
 
     /// Signals mean nothing to a machine.
     fn set_resume_action_continue(&mut self, tid: Tid, _: Option<Signal>) -> Result<(), Infallible> {
-        self.set_motion(tid, Motion::Run);
+        self.set_resume_action(tid, ResumeAction::Run);
         Ok(())
     }
 
@@ -420,17 +424,17 @@ impl MultiThreadResume for Stub {
 }
 
 impl Stub {
-    fn set_motion(&mut self, tid: Tid, motion: Motion) {
+    fn set_resume_action(&mut self, tid: Tid, action: ResumeAction) {
         if let Ok(cpu) = self.cpu(tid) {
             // The first action that names a thread is its own (gdb manual, `vCont`).
-            self.motions.entry(cpu).or_insert(motion);
+            self.actions.entry(cpu).or_insert(action);
         }
     }
 }
 
 impl MultiThreadSingleStep for Stub {
     fn set_resume_action_step(&mut self, tid: Tid, _: Option<Signal>) -> Result<(), Infallible> {
-        self.set_motion(tid, Motion::Step { range: None });
+        self.set_resume_action(tid, ResumeAction::Step { range: None });
         Ok(())
     }
 }
@@ -438,7 +442,7 @@ impl MultiThreadSingleStep for Stub {
 impl MultiThreadRangeStepping for Stub {
     fn set_resume_action_range_step(&mut self, tid: Tid, start: u64, end: u64) -> Result<(), Infallible> {
         let range = Some((start, end));
-        self.set_motion(tid, Motion::Step { range });
+        self.set_resume_action(tid, ResumeAction::Step { range });
         Ok(())
     }
 }

@@ -3,13 +3,13 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use storlock_vmm::machine::ExitReason;
+use storlock_vmm::machine::MachineStop;
 
 use super::RunningGuest;
+use crate::backend::kvm::KvmCpu;
 use crate::dump::{Contents, DumpError, Plan, ProcessorRegisters, Subject};
 use crate::output::Cut;
 use crate::report::DumpInfo;
-use crate::target::kvm::KvmCpu;
 
 /// What has become of a dump.
 pub(super) struct Dumped {
@@ -26,13 +26,13 @@ impl RunningGuest {
         limit: Duration,
         interrupted: &dyn Fn() -> bool,
         mut at_violation: impl FnMut(u32),
-    ) -> ExitReason {
+    ) -> MachineStop {
         let mut left = limit;
         loop {
             let began = Instant::now();
             let reason = self.running.wait(Some(left));
             left = left.saturating_sub(began.elapsed());
-            let ExitReason::Breakpoint { cpu } = reason else {
+            let MachineStop::Breakpoint { cpu } = reason else {
                 return reason;
             };
             let before = interrupted();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use storlock_vmm::devices::ramfb::{Picture, RamFb};
-use storlock_vmm::machine::{ExitReason, Machine, MachineConfig};
+use storlock_vmm::machine::{Machine, MachineConfig, MachineStop};
 use storlock_vmm::sandbox::ThreadKind;
 
 use super::disks::{self, AttachedDisks};
@@ -12,7 +12,7 @@ use super::serial::{SerialLog, SerialWriter};
 use super::{Control, FaultPlan, GuestOptions, Start, describe_variables};
 use crate::output::Cut;
 use crate::report::FaultInfo;
-use crate::target::RunControl;
+use crate::vmi::RunControl;
 
 /// A machine that is ready to start.
 pub struct OtherGuest {
@@ -26,7 +26,7 @@ pub struct OtherGuest {
 /// How it ended.
 pub struct OtherEnd {
     /// Why.
-    pub reason: ExitReason,
+    pub reason: MachineStop,
     /// After which time.
     pub duration: Duration,
     /// How often it was reset and started again.

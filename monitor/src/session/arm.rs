@@ -14,8 +14,8 @@ use super::modules::ModuleId;
 use super::state::{Stage, State};
 use super::{Session, Watch};
 use crate::report::{ModuleInfo, WatchGap};
-use crate::target::recorder::Recorder;
-use crate::target::{GuestMemory, Hook, Interception};
+use crate::vmi::recorder::Recorder;
+use crate::vmi::{Breakpoint, GuestMemory, Interception};
 use crate::watch::{self, PlanGap, WatchPlan};
 use crate::windows::{Image, Imports};
 
@@ -71,10 +71,12 @@ impl Session {
             consequence: gap.consequence.clone(),
         });
         state.gaps = gaps.collect();
-        let free = self.config.hooks.saturating_sub(watches.len());
+        let free = self.config.breakpoints.saturating_sub(watches.len());
         let printers = self.printers(state, imports, free);
-        let locks = watches.iter().map(|watch| watch.hook);
-        let hooks: Vec<Hook> = locks.chain(printers.iter().map(|(hook, _)| *hook)).collect();
+        let locks = watches.iter().map(|watch| watch.breakpoint);
+        let breakpoints: Vec<Breakpoint> = locks
+            .chain(printers.iter().map(|(breakpoint, _)| *breakpoint))
+            .collect();
         // Those of before a reset are not set any more, but the report tells all hits.
         for old in self.watches.load().iter() {
             if let Some(new) = watches.iter().find(|new| new.names == old.names) {
@@ -83,7 +85,7 @@ impl Session {
         }
         self.printers.store(Arc::new(printers));
         self.watches.store(Arc::new(watches));
-        if let Err(error) = cpu.set_hooks(&hooks) {
+        if let Err(error) = cpu.set_breakpoints(&breakpoints) {
             return state.fail(error.to_string());
         }
         state.check_at_arming(&*cpu, evidence);
@@ -149,16 +151,16 @@ impl Session {
         plan: impl Fn(usize) -> WatchPlan,
         driver: (u64, &Imports),
     ) -> Result<(WatchPlan, Vec<Watch>), String> {
-        let mut chosen = plan(self.config.hooks);
+        let mut chosen = plan(self.config.breakpoints);
         let mut found = entries::resolve(state, cpu, &chosen, driver)?;
-        for registers in self.config.hooks + 1..=2 * self.config.hooks {
+        for registers in self.config.breakpoints + 1..=2 * self.config.breakpoints {
             let all = chosen.watches.len() + 1 < registers;
-            if all || found.watches.len() >= self.config.hooks {
+            if all || found.watches.len() >= self.config.breakpoints {
                 break;
             }
             let wider = plan(registers);
             let more = entries::resolve(state, cpu, &wider, driver)?;
-            if more.watches.len() > self.config.hooks {
+            if more.watches.len() > self.config.breakpoints {
                 break;
             }
             (chosen, found) = (wider, more);

@@ -9,7 +9,7 @@ use storlock_check::event::{CallerAttributed, Context};
 
 use super::state::State;
 use crate::report::{Called, Location};
-use crate::target::{CpuState, GuestMemory};
+use crate::vmi::{CpuState, GuestMemory};
 use crate::windows::{self, Modules, SymbolTable, unwind};
 
 /// Frames of a stack that are shown.

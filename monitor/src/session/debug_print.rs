@@ -6,7 +6,7 @@
 use super::state::State;
 use super::{Recorder, Session};
 use crate::report::{DebugLine, DebugPrint};
-use crate::target::{CpuState, Hook};
+use crate::vmi::{Breakpoint, CpuState};
 use crate::windows::Imports;
 use crate::windows::debug_print::Printer;
 
@@ -18,7 +18,7 @@ const LINES: usize = 10_000;
 impl Session {
     /// The printing routines to be watched where the watched routines leave so many debug registers, those first that the
     /// driver under test imports.
-    pub(crate) fn printers(&self, state: &mut State, imports: &Imports, free: usize) -> Vec<(Hook, Printer)> {
+    pub(crate) fn printers(&self, state: &mut State, imports: &Imports, free: usize) -> Vec<(Breakpoint, Printer)> {
         if !self.config.debug_print {
             return Vec::new();
         }
@@ -33,16 +33,16 @@ impl Session {
             .iter()
             .map(|(printer, _)| format!("nt!{}", printer.export()))
             .collect();
-        let hooks = chosen.into_iter();
-        hooks
-            .map(|(printer, address)| (state.new_hook(address), printer))
+        let breakpoints = chosen.into_iter();
+        breakpoints
+            .map(|(printer, address)| (state.new_breakpoint(address), printer))
             .collect()
     }
 
-    /// The hook with that number was hit: notes the line if it is a printing routine's.
+    /// The breakpoint with that number was hit: notes the line if it is a printing routine's.
     pub(crate) fn printed(&self, state: &mut State, cpu: &Recorder<'_>, id: u32) -> bool {
         let printers = self.printers.load();
-        let Some((_, printer)) = printers.iter().find(|(hook, _)| hook.id == id) else {
+        let Some((_, printer)) = printers.iter().find(|(breakpoint, _)| breakpoint.id == id) else {
             return false;
         };
         if state.debug_print.lines.len() >= LINES {

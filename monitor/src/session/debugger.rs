@@ -17,7 +17,7 @@ use super::state::{Stage, State};
 use crate::dump::Subject;
 use crate::report::render::words;
 use crate::report::{Location, LockRoutine, text};
-use crate::target::{CpuState, GuestMemory};
+use crate::vmi::{CpuState, GuestMemory};
 use crate::windows::{Modules, Processor};
 
 /// Open acquires that are listed.
@@ -27,7 +27,7 @@ pub const SUSPECTS: &str = "suspects";
 
 /// Which violations stop the machine.
 #[derive(Debug, Default)]
-pub(crate) struct Stops {
+pub(crate) struct StopPolicy {
     enabled: bool,
     suspects: bool,
     ignored: Vec<RuleId>,

@@ -7,7 +7,7 @@
 use storlock_check::contract::{Contract, Place, QUEUE_HANDLE_LOCK_FLAGS, Register, Width};
 use storlock_check::event::{Context, LockCall, LockOperand};
 
-use crate::target::{CpuState, Registers};
+use crate::vmi::{CpuState, Registers};
 
 /// Offset of `CurrentThread` from the GS base of a processor in kernel mode: `KPCR.Prcb` at 180h, `CurrentThread` at 8.
 const CURRENT_THREAD: u64 = 0x188;

@@ -11,8 +11,8 @@ use super::doubts::Doubt;
 use super::modules::ModuleMap;
 use super::state::{Stage, State, Waiting};
 use crate::report::ModuleInfo;
-use crate::target::recorder::Recorder;
-use crate::target::{CpuState, GuestMemory, Interception};
+use crate::vmi::recorder::Recorder;
+use crate::vmi::{CpuState, GuestMemory, Interception};
 use crate::windows::{Kernel, Module, Modules};
 
 /// The exported routine through which every new object goes.
@@ -79,12 +79,12 @@ impl State {
         };
         self.list = Some(Modules::new(head));
         self.kernel = Some(kernel);
-        let hook = self.new_hook(witness);
+        let breakpoint = self.new_breakpoint(witness);
         self.stage = Stage::Waiting(Box::new(Waiting {
-            hook,
+            breakpoint,
             patience: PATIENCE,
         }));
-        if let Err(error) = cpu.set_hooks(&[hook]) {
+        if let Err(error) = cpu.set_breakpoints(&[breakpoint]) {
             self.fail(error.to_string());
         }
     }

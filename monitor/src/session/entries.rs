@@ -10,8 +10,8 @@ use storlock_check::event::WatchSet;
 
 use super::state::State;
 use super::{Session, Watch};
-use crate::target::GuestMemory;
-use crate::target::recorder::Recorder;
+use crate::vmi::GuestMemory;
+use crate::vmi::recorder::Recorder;
 use crate::watch::{self, WatchPlan};
 use crate::windows::{Exports, Image, Import, Imports};
 
@@ -91,9 +91,13 @@ pub(crate) fn resolve(
 impl Entries {
     /// Adds a breakpoint, or what else is to be seen at one that is there.
     fn add(&mut self, state: &mut State, address: u64, name: String, reason: String, rows: Vec<&'static Contract>) {
-        let Some(known) = self.watches.iter_mut().find(|watch| watch.hook.address == address) else {
+        let Some(known) = self
+            .watches
+            .iter_mut()
+            .find(|watch| watch.breakpoint.address == address)
+        else {
             let mut watch = Watch {
-                hook: state.new_hook(address),
+                breakpoint: state.new_breakpoint(address),
                 names: vec![name],
                 rows,
                 reason,

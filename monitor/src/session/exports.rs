@@ -3,7 +3,7 @@
 use super::config::ExportRequest;
 use super::state::State;
 use crate::report::DumpedExport;
-use crate::target::GuestMemory;
+use crate::vmi::GuestMemory;
 use crate::windows::{Exports, Image};
 
 impl State {

@@ -17,9 +17,9 @@ use crate::report::{
     BugCheck, ConditionNote, Cost, EndOfRun, FaultInfo, LockSummary, ProcessorState, Report, Rule, SCHEMA, WatchInfo,
     WatchedRoutine,
 };
-use crate::target::recorder::Recorder;
-use crate::target::recording::Frame;
-use crate::target::{CpuState, GuestMemory};
+use crate::vmi::recorder::Recorder;
+use crate::vmi::recording::Frame;
+use crate::vmi::{CpuState, GuestMemory};
 
 /// The exported record of a bug check: code and four parameters.
 const BUG_CHECK_DATA: &str = "KiBugCheckData";
@@ -202,7 +202,7 @@ impl Session {
         let routines = watches.iter().map(|watch| WatchedRoutine {
             routine: watch.names.first().cloned().unwrap_or_default(),
             same_address: watch.names.get(1..).unwrap_or_default().to_vec(),
-            address: watch.hook.address,
+            address: watch.breakpoint.address,
             reason: watch.reason.clone(),
             hits: watch.hits.load(Ordering::Relaxed),
         });

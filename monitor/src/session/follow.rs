@@ -14,8 +14,8 @@ use super::entries::export_name;
 use super::state::{Stage, State};
 use crate::escape;
 use crate::report::{ModuleInfo, WatchGap};
-use crate::target::GuestMemory;
-use crate::target::recorder::Recorder;
+use crate::vmi::GuestMemory;
+use crate::vmi::recorder::Recorder;
 use crate::watch;
 
 /// Modules that may come and go in one run: more than a guest loads, and so few that a guest which does nothing else
@@ -98,7 +98,7 @@ impl Session {
         };
         state.notes.push(again);
         let imports = state.recognise(cpu, module.base, &imports);
-        let plan = watch::plan(&imports, self.config.hooks);
+        let plan = watch::plan(&imports, self.config.breakpoints);
         if let Some(what) = &plan.unrecognised {
             let reason = format!("lock routines may be among {what}: what they do to a lock was not seen");
             state.doubts.add(Doubt::Imports, reason);

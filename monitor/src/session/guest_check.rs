@@ -8,7 +8,7 @@ use super::config::End;
 use super::state::{Stage, State};
 use super::{Session, Watch};
 use crate::report::GuestCheck;
-use crate::target::{CpuState, GuestMemory};
+use crate::vmi::{CpuState, GuestMemory};
 use crate::windows::{Image, Processor, kernel};
 
 /// Exports of the kernel that the monitor reads or sets breakpoints on, beside the lock routines.

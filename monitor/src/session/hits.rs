@@ -11,8 +11,8 @@ use super::Session;
 use super::decode;
 use super::modules::ModuleId;
 use super::state::{OpenReturn, Stage, State};
-use crate::target::recorder::Recorder;
-use crate::target::{Action, CpuState};
+use crate::vmi::recorder::Recorder;
+use crate::vmi::{Action, CpuState};
 
 /// What a CALL pushes: RSP after the return is that much higher than at the entry.
 const RETURN_ADDRESS_BYTES: u64 = 8;
@@ -157,7 +157,7 @@ impl Session {
     /// Whether a debug register is left.
     pub(crate) fn can_catch(&self) -> bool {
         let (watches, printers) = (self.watches.load().len(), self.printers.load().len());
-        watches > 0 && watches + printers < self.config.hooks
+        watches > 0 && watches + printers < self.config.breakpoints
     }
 }
 

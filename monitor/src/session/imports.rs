@@ -10,7 +10,7 @@ use storlock_check::contract::{CONTRACTS, SystemModule};
 
 use super::entries::exports_of;
 use super::state::State;
-use crate::target::GuestMemory;
+use crate::vmi::GuestMemory;
 use crate::windows::{Export, ExportTarget, Exports, Image, Import, ImportName, Imports};
 
 /// Modules whose exports are read for it at most.

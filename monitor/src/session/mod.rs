@@ -48,9 +48,9 @@ pub use self::debugger::StoppedFor;
 use self::recording::Recording;
 use self::state::{Stage, State};
 use self::trace::Trace;
-use crate::target::recorder::Recorder;
-use crate::target::recording::Frame;
-use crate::target::{Action, CpuState, Hook, StopReason, StoppedCpu};
+use crate::vmi::recorder::Recorder;
+use crate::vmi::recording::Frame;
+use crate::vmi::{Action, Breakpoint, CpuState, CpuStop, StoppedCpu};
 use crate::windows::debug_print::Printer;
 
 /// How often a processor looks at a taken lock before it sleeps, and the longest pause between two looks, in pause
@@ -66,7 +66,7 @@ const KERNEL_MODE: u8 = 0;
 /// A watched export.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    pub(crate) hook: Hook,
+    pub(crate) breakpoint: Breakpoint,
     /// `module!export`: the planned one, then those that share the address.
     pub(crate) names: Vec<String>,
     /// The routines behind the address, by whatever exported name.
@@ -79,10 +79,10 @@ pub(crate) struct Watch {
 /// A monitored run.
 pub struct Session {
     config: Config,
-    /// Replaced at each arming, before the first of these hooks can be hit.
+    /// Replaced at each arming, before the first of these breakpoints can be hit.
     watches: ArcSwap<Vec<Watch>>,
     /// As `watches`, for the routines that print.
-    printers: ArcSwap<Vec<(Hook, Printer)>>,
+    printers: ArcSwap<Vec<(Breakpoint, Printer)>>,
     state: Mutex<State>,
     recording: Option<Recording>,
     trace: Option<Trace>,
@@ -138,23 +138,23 @@ impl Session {
 
     /// A processor has stopped: takes what there is to learn and says how it goes on. Called on the processor's own
     /// thread; several may be in here at once.
-    pub fn handle(&self, cpu: &mut dyn StoppedCpu, reason: StopReason) -> Action {
+    pub fn handle(&self, cpu: &mut dyn StoppedCpu, reason: CpuStop) -> Action {
         let mut cpu = Recorder::new(cpu, Some(reason), self.recording.is_some());
         match reason {
-            StopReason::LstarWrite(value) => {
+            CpuStop::LstarWrite(value) => {
                 let mut state = self.lock();
                 state.kernel_appeared(&mut cpu, value);
                 self.record(cpu, state);
                 Action::Resume
             }
-            StopReason::Hook(id) => self.hook(cpu, id),
-            StopReason::Reset => {
+            CpuStop::Breakpoint(id) => self.breakpoint(cpu, id),
+            CpuStop::Reset => {
                 let mut state = self.lock();
                 self.restart(&mut state);
                 self.record(cpu, state);
                 Action::Resume
             }
-            StopReason::CaughtReturn(cookie) => {
+            CpuStop::CaughtReturn(cookie) => {
                 let context = decode::context_after(&cpu);
                 let value = cpu.registers().rax() as u32;
                 let mut state = self.lock();
@@ -169,7 +169,7 @@ impl Session {
         }
     }
 
-    fn hook(&self, mut cpu: Recorder<'_>, id: u32) -> Action {
+    fn breakpoint(&self, mut cpu: Recorder<'_>, id: u32) -> Action {
         if cpu.special().cpl != KERNEL_MODE {
             let mut state = self.lock();
             state.ignored.user_mode += 1;
@@ -177,13 +177,13 @@ impl Session {
             return Action::Resume;
         }
         let watches = self.watches.load();
-        let Some(watch) = watches.iter().find(|watch| watch.hook.id == id) else {
+        let Some(watch) = watches.iter().find(|watch| watch.breakpoint.id == id) else {
             let mut state = self.lock();
             if self.printed(&mut state, &cpu, id) {
                 self.record(cpu, state);
                 return Action::Resume;
             }
-            if matches!(&state.stage, Stage::Waiting(waiting) if waiting.hook.id == id) {
+            if matches!(&state.stage, Stage::Waiting(waiting) if waiting.breakpoint.id == id) {
                 if let Some(checks) = &mut state.guest_checks {
                     checks.objects += 1;
                 }

@@ -9,7 +9,7 @@ use super::doubts::Doubt;
 use super::modules::ModuleId;
 use super::state::State;
 use crate::report::ModuleInfo;
-use crate::target::{GuestMemory, PAGE_SIZE};
+use crate::vmi::{GuestMemory, PAGE_SIZE};
 use crate::windows::{Image, Module, Section};
 
 /// Places that the driver under test can have at the same time; a guest that says more of them is not believed.

@@ -9,7 +9,7 @@ use storlock_vmm::sandbox::{JoinHandle, Sandbox};
 
 use super::queue::{Queue, WantedStill};
 use crate::output::{Cut, DISK_PATIENCE, OutputFile, PATIENCE};
-use crate::target::recording::{Frame, write_frame, write_start};
+use crate::vmi::recording::{Frame, write_frame, write_start};
 
 /// As the report names it.
 const WHAT: &str = "the recording";

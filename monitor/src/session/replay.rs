@@ -15,8 +15,8 @@ use super::modules::ModuleId;
 use super::state::{Stage, State};
 use super::trace_reader::{TraceReadError, TraceReader};
 use crate::report::{Called, ModuleInfo, Report};
-use crate::target::recording::{Frame, Reader, RecordingError, Stop};
-use crate::target::replay::ReplayCpu;
+use crate::vmi::recording::{Frame, Reader, RecordedStop, RecordingError};
+use crate::vmi::replay::ReplayCpu;
 
 /// Why a recording gives no report at all.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +100,7 @@ impl Replay {
         Ok(())
     }
 
-    fn stop(&mut self, stop: &Stop) -> Result<(), String> {
+    fn stop(&mut self, stop: &RecordedStop) -> Result<(), String> {
         if stop.vcpu >= self.processors {
             let (vcpu, count) = (stop.vcpu, self.processors);
             return Err(format!("processor {vcpu} of a machine with {count} stopped"));

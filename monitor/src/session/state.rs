@@ -9,7 +9,7 @@ use storlock_check::event::LockOperand;
 
 use super::calls::Calls;
 use super::config::{Config, LastLook};
-use super::debugger::Stops;
+use super::debugger::StopPolicy;
 use super::doubts::Doubts;
 use super::findings::Findings;
 use super::guest_check::GuestChecks;
@@ -18,7 +18,7 @@ use super::presence::Place;
 use super::unknown::Unknowns;
 use crate::escape;
 use crate::report::{BugCheck, DebugPrint, DumpedExport, IgnoredHits, ModuleInfo, WatchGap};
-use crate::target::Hook;
+use crate::vmi::Breakpoint;
 use crate::windows::{Kernel, Modules, SymbolTable};
 
 /// Caught returns under way at most; the oldest is forgotten. A vCPU has few debug registers to catch with.
@@ -41,7 +41,7 @@ pub(crate) enum Stage {
 /// The kernel is known.
 pub(crate) struct Waiting {
     /// The breakpoint on the witness of driver initialisation.
-    pub(crate) hook: Hook,
+    pub(crate) breakpoint: Breakpoint,
     /// Objects that may still be inserted before the wait for the driver's own object is given up.
     pub(crate) patience: u32,
 }
@@ -81,7 +81,7 @@ pub(crate) struct State {
     pub(crate) symbols: SymbolTable,
     pub(crate) calls: Calls,
     pub(crate) findings: Findings,
-    pub(crate) stops: Stops,
+    pub(crate) stops: StopPolicy,
     pub(crate) hits: u64,
     pub(crate) target_hits: u64,
     pub(crate) ignored: IgnoredHits,
@@ -127,7 +127,7 @@ impl State {
             symbols: config.symbols.clone(),
             calls: Calls::default(),
             findings: Findings::default(),
-            stops: Stops::default(),
+            stops: StopPolicy::default(),
             hits: 0,
             target_hits: 0,
             ignored: IgnoredHits::default(),
@@ -159,11 +159,11 @@ impl State {
         }
     }
 
-    /// A number for a hook that no other hook of this session had.
-    pub(crate) fn new_hook(&mut self, address: u64) -> Hook {
+    /// A number for a breakpoint that no other breakpoint of this session had.
+    pub(crate) fn new_breakpoint(&mut self, address: u64) -> Breakpoint {
         let id = self.next_hook;
         self.next_hook += 1;
-        Hook { id, address }
+        Breakpoint { id, address }
     }
 
     /// Notes that the session will not come further.

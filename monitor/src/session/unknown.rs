@@ -11,7 +11,7 @@ use storlock_check::event::LockCall;
 use super::attribution::Attribution;
 use super::state::State;
 use crate::report::{Location, LockRoutine, UnknownRelease};
-use crate::target::CpuState;
+use crate::vmi::CpuState;
 
 /// Places that are told apart.
 const PLACES: usize = 256;

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use super::image::Image;
 use super::strings::read_c_string;
-use crate::target::GuestMemory;
+use crate::vmi::GuestMemory;
 
 const DEBUG_DIRECTORY: usize = 6;
 /// `IMAGE_DEBUG_DIRECTORY`, and where its fields are.

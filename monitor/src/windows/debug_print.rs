@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 
 use super::strings::read_c_bytes;
-use crate::target::{CpuState, GuestMemory};
+use crate::vmi::{CpuState, GuestMemory};
 
 /// Windows cuts a line at this many bytes.
 const LINE_LIMIT: usize = 512;

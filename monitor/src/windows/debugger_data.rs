@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::image::Image;
-use crate::target::{GuestMemory, PAGE_SIZE, ReadError};
+use crate::vmi::{GuestMemory, PAGE_SIZE, ReadError};
 
 /// `Header.OwnerTag`.
 const OWNER_TAG: usize = 0x10;

@@ -10,7 +10,7 @@ use object::pe::IMAGE_DIRECTORY_ENTRY_EXPORT;
 
 use super::image::{Directory, Image, ImageError};
 use super::pages::Pages;
-use crate::target::GuestMemory;
+use crate::vmi::GuestMemory;
 
 /// Pages over which the tables and names may be spread. Those of a Windows kernel take about 30.
 const MAX_PAGES: usize = 1024;

@@ -4,7 +4,7 @@
 //! costs nothing. It must not know what the image is for.
 
 use super::image::{Image, ImageError, Section, page_up};
-use crate::target::{GuestMemory, ReadError};
+use crate::vmi::{GuestMemory, ReadError};
 
 /// A file in memory layout. Its [`Image::base`] is the preferred base.
 #[derive(Debug, Clone)]

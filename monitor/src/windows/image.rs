@@ -10,7 +10,7 @@ use object::pe;
 use object::pod::{Pod, from_bytes};
 use serde::{Deserialize, Serialize};
 
-use crate::target::{GuestMemory, PAGE_SIZE, ReadError};
+use crate::vmi::{GuestMemory, PAGE_SIZE, ReadError};
 
 /// The header's `e_lfanew` may lie no farther than this from the image's start, in bytes. Linkers use a few hundred.
 const MAX_HEADER_OFFSET: u32 = 0x1_0000;

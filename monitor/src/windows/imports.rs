@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::image::{Image, ImageError, Section, read_pod};
 use super::strings::read_c_string;
-use crate::target::GuestMemory;
+use crate::vmi::GuestMemory;
 
 /// Descriptors that are read. Windows' loader knows no bound; no driver has more than some twenty.
 const MAX_MODULES: usize = 4096;

@@ -10,7 +10,7 @@
 
 use super::exports::Exports;
 use super::image::{Image, ImageError};
-use crate::target::{GuestMemory, PAGE_SIZE};
+use crate::vmi::{GuestMemory, PAGE_SIZE};
 
 /// How far below the start address the image's header is looked for, in bytes. The largest kernels have about 20 MiB.
 const SEARCH_LIMIT: u64 = 32 << 20;

@@ -1,6 +1,6 @@
 //! Reading a Windows x64 guest from outside: images, the kernel, its modules, its processors, its stacks.
 //!
-//! Everything here works on [`GuestMemory`](crate::target::GuestMemory) and on what any Windows x64 guest shows: PE
+//! Everything here works on [`GuestMemory`](crate::vmi::GuestMemory) and on what any Windows x64 guest shows: PE
 //! headers, exports, documented structure fields. It must not know locks, KVM or how the guest was stopped. The guest
 //! is hostile: every size, count and link read from it is bounded before it is used.
 
@@ -37,18 +37,6 @@ pub use shared_user_data::SharedUserData;
 pub use symbols::{Location, SymbolTable, Symbols};
 
 #[cfg(test)]
-mod caller_tests;
-#[cfg(test)]
-mod debugger_data_tests;
-#[cfg(test)]
-mod image_tests;
-#[cfg(test)]
-mod kernel_tests;
-#[cfg(test)]
-mod modules_tests;
-#[cfg(test)]
-mod pdb_tests;
-#[cfg(test)]
-mod symbols_tests;
-#[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::image::{Image, ImageError};
 use crate::escape;
-use crate::target::{GuestMemory, ReadError};
+use crate::vmi::{GuestMemory, ReadError};
 
 /// Offset of `Blink` in a `LIST_ENTRY`.
 const BLINK: u64 = 8;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::image::{Image, ImageError};
 use super::strings::printable;
-use crate::target::{GuestMemory, PAGE_SIZE};
+use crate::vmi::{GuestMemory, PAGE_SIZE};
 
 const PAGE: u32 = PAGE_SIZE as u32;
 

@@ -5,7 +5,7 @@
 //! `CurrentThread` gs:[188h] (wdm.h), `Number` gs:[1A4h]. Talks to [`GuestMemory`]; must not know how the processor
 //! was stopped. One read a call: this is on the path of every hit.
 
-use crate::target::{GuestMemory, ReadError};
+use crate::vmi::{GuestMemory, ReadError};
 
 const SELF: usize = 0x18;
 const CURRENT_PRCB: usize = 0x20;

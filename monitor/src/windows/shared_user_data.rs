@@ -2,7 +2,7 @@
 //!
 //! Talks to [`GuestMemory`]; must not know what it is read for.
 
-use crate::target::GuestMemory;
+use crate::vmi::GuestMemory;
 
 /// Where the kernel has it.
 const ADDRESS: u64 = 0xffff_f780_0000_0000;

@@ -1,6 +1,6 @@
 //! Bounded strings from guest memory.
 
-use crate::target::{GuestMemory, PAGE_SIZE, ReadError};
+use crate::vmi::{GuestMemory, PAGE_SIZE, ReadError};
 
 /// Reads the NUL-terminated string at `address`, at most `limit` bytes of it, page by page, so that a string at the
 /// end of the last mapped page is read without touching the next one. `None` if there is no NUL within the limit.

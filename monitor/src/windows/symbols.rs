@@ -14,7 +14,7 @@ use super::exports::{ExportTarget, Exports};
 use super::file::FileImage;
 use super::image::Image;
 use super::modules::Modules;
-use crate::target::GuestMemory;
+use crate::vmi::GuestMemory;
 
 /// Modules whose names are kept; a guest may show any number of them.
 const MAX_READ: usize = 64;

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use crate::target::{GuestMemory, PAGE_SIZE, ReadError};
+use crate::vmi::{GuestMemory, PAGE_SIZE, ReadError};
 
 /// Sparse memory that counts how often and how much was read.
 #[derive(Default, Clone)]

@@ -18,7 +18,7 @@ use storlock_vmm::boot::{BootRequest, KernelImage};
 use storlock_vmm::capabilities::{Capabilities, probe_step_over};
 use storlock_vmm::debug::{Breakpoint, DebugHandler, HitAction, StepOver, StoppedCpu};
 use storlock_vmm::kvm;
-use storlock_vmm::machine::{CpuStatistics, ExitReason, Machine, MachineConfig};
+use storlock_vmm::machine::{CpuStatistics, Machine, MachineConfig, MachineStop};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -96,7 +96,7 @@ fn measure(kvm: &Kvm, calls: u32, step_over: Option<StepOver>) -> Result<(Durati
     let start = Instant::now();
     let reason = running.wait(Some(Duration::from_secs(600)));
     let elapsed = start.elapsed();
-    if !matches!(reason, ExitReason::PowerOff) {
+    if !matches!(reason, MachineStop::PowerOff) {
         return Err(format!("the guest did not come to its end: {reason}").into());
     }
     let statistics = running.statistics().first().copied().unwrap_or_default();

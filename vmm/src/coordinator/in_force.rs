@@ -1,4 +1,4 @@
-//! Which breakpoints and traps are in force on all vCPUs, and changing them while the guest runs.
+//! Which breakpoints and stop points are in force on all vCPUs, and changing them while the guest runs.
 //!
 //! A change is over when no vCPU executes guest code under the old set. INT3 is taken out before that and written after it, so that
 //! whoever meets one knows of it.
@@ -9,19 +9,25 @@ use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
 use super::{Control, Phase, Shared};
-use crate::debug::{Breakpoint, BreakpointError, Trap, TrapError, TrapKind, check_breakpoints, check_traps, fitting};
-use crate::exit::ExitReason;
+use crate::debug::{
+    Breakpoint, BreakpointError, StopPoint, StopPointError, StopPointKind, check_breakpoints, check_stop_points,
+    fitting,
+};
+use crate::exit::MachineStop;
 
 impl Control {
-    /// Where INT3 has to be for the traps.
-    fn wanted_patches(&self) -> Vec<u64> {
-        let patches = self.traps.iter().filter(|trap| trap.needs_patch(&self.breakpoints));
-        patches
-            .filter_map(|trap| self.places.get(&trap.address).copied())
+    /// Where INT3 has to be for the stop points.
+    fn wanted_places(&self) -> Vec<u64> {
+        let software = self
+            .stop_points
+            .iter()
+            .filter(|stop_point| stop_point.needs_software_breakpoint(&self.breakpoints));
+        software
+            .filter_map(|stop_point| self.places.get(&stop_point.address).copied())
             .collect()
     }
 
-    /// Whether the place of a trap by INT3 is known.
+    /// Whether the place of a stop point by INT3 is known.
     pub(crate) fn has_place(&self, address: u64) -> bool {
         self.places.contains_key(&address)
     }
@@ -34,51 +40,60 @@ impl Shared {
         check_breakpoints(set)?;
         let mut control = self.lock();
         control.breakpoints = set.to_vec();
-        let kept = fitting(set, &control.traps);
-        let lost = control.traps.len() - kept.len();
-        control.traps = kept;
+        let kept = fitting(set, &control.stop_points);
+        let lost = control.stop_points.len() - kept.len();
+        control.stop_points = kept;
         self.put_in_force(control, caller);
         if lost > 0 {
-            self.request(Phase::Paused, Some(ExitReason::TrapsLost { count: lost }));
+            self.request(Phase::Paused, Some(MachineStop::StopPointsLost { count: lost }));
         }
         Ok(())
     }
 
-    /// Puts traps in force beside the breakpoints, as [`Self::set_breakpoints`] does those. `places` says where in
-    /// guest-physical memory the addresses of traps by INT3 lie that were not in force.
-    pub(crate) fn set_traps(&self, traps: &[Trap], places: HashMap<u64, u64>) -> Result<(), TrapError> {
+    /// Puts stop points in force beside the breakpoints, as [`Self::set_breakpoints`] does those. `places` says where in
+    /// guest-physical memory the addresses of stop points by INT3 lie that were not in force.
+    pub(crate) fn set_stop_points(
+        &self,
+        stop_points: &[StopPoint],
+        places: HashMap<u64, u64>,
+    ) -> Result<(), StopPointError> {
         let mut control = self.lock();
-        check_traps(&control.breakpoints, traps)?;
+        check_stop_points(&control.breakpoints, stop_points)?;
         control.places.extend(places);
-        let patches = || traps.iter().filter(|trap| trap.kind == TrapKind::Patch);
-        if let Some(lost) = patches().find(|trap| !control.places.contains_key(&trap.address)) {
-            return Err(TrapError::NotMapped(lost.address));
+        let software = || {
+            stop_points
+                .iter()
+                .filter(|stop_point| stop_point.kind == StopPointKind::SoftwareBreakpoint)
+        };
+        if let Some(lost) = software().find(|stop_point| !control.places.contains_key(&stop_point.address)) {
+            return Err(StopPointError::NotMapped(lost.address));
         }
         control
             .places
-            .retain(|address, _| patches().any(|trap| trap.address == *address));
-        control.traps = traps.to_vec();
+            .retain(|address, _| software().any(|stop_point| stop_point.address == *address));
+        control.stop_points = stop_points.to_vec();
         self.put_in_force(control, None);
         Ok(())
     }
 
-    /// Makes the breakpoints and traps in `control` those in force on every vCPU, and writes INT3 where it is wanted and
-    /// nowhere else. A vCPU that meets one knows of it, and one that has met one that is gone sees that it is.
+    /// Makes the breakpoints and stop points in `control` those in force on every vCPU, and writes INT3 where it is
+    /// wanted and nowhere else. A vCPU that meets one knows of it, and one that has met one that is gone sees that it
+    /// is.
     fn put_in_force(&self, mut control: MutexGuard<'_, Control>, caller: Option<u32>) {
-        let wanted = control.wanted_patches();
-        control.patched.retain(|place| {
+        let wanted = control.wanted_places();
+        control.written.retain(|place| {
             let stays = wanted.contains(place);
             if !stays {
-                self.ram.unpatch(*place);
+                self.ram.remove_software_breakpoint(*place);
             }
             stays
         });
         self.settle(control, caller);
         let mut control = self.lock();
         // Somebody else may have asked for something else meanwhile.
-        for place in control.wanted_patches() {
-            if !control.patched.contains(&place) && self.ram.patch(place).is_ok() {
-                control.patched.push(place);
+        for place in control.wanted_places() {
+            if !control.written.contains(&place) && self.ram.set_software_breakpoint(place).is_ok() {
+                control.written.push(place);
             }
         }
     }

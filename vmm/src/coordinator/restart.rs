@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
 use super::{Phase, Shared};
-use crate::debug::{Motion, StoppedCpu};
+use crate::debug::{ResumeAction, StoppedCpu};
 use crate::error::Error;
-use crate::exit::ExitReason;
+use crate::exit::MachineStop;
 use crate::power_on::{PoweredChips, PoweredCpu};
 
 /// What a reset needs that goes on with the run.
@@ -28,13 +28,16 @@ pub(crate) struct Restart {
 
 impl Shared {
     /// Takes the machine, in which nothing moves, back to the state after power-on. RAM keeps its content, breakpoints are
-    /// gone, traps stay. Devices are reset on the first vCPU's thread, which may do what that needs.
+    /// gone, stop points stay. Devices are reset on the first vCPU's thread, which may do what that needs.
     pub(super) fn restart(self: &Arc<Self>) {
         let Some(restart) = self.restart.get() else { return };
         let mut control = self.lock();
         control.breakpoints.clear();
         control.epoch += 1;
-        control.cpus.iter_mut().for_each(|cpu| cpu.motion = Motion::default());
+        control
+            .cpus
+            .iter_mut()
+            .for_each(|cpu| cpu.action = ResumeAction::default());
         drop(control);
         // The first vCPU last: its handler call is to see all others reset.
         for index in (0..self.cpus.len()).rev() {
@@ -46,7 +49,7 @@ impl Shared {
             };
             let done = self.enqueue(index as u32, Box::new(job)).then(|| receiver.recv());
             if let Some(Ok(Err(error))) = done {
-                return self.request(Phase::Paused, Some(ExitReason::Failed(Arc::new(error))));
+                return self.request(Phase::Paused, Some(MachineStop::Failed(Arc::new(error))));
             }
         }
         restart.count.fetch_add(1, Ordering::Relaxed);

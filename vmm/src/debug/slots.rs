@@ -1,7 +1,7 @@
-//! The four debug registers of one vCPU: which breakpoint, trap or awaited return each of them holds.
+//! The four debug registers of one vCPU: which breakpoint, stop point or awaited return each of them holds.
 //!
-//! Breakpoints come first, then traps, then returns, as far as registers are left. Talks to nothing; the vCPU loop gives
-//! the requests made here to KVM. Sources: Intel SDM volume 3, 19.2.4 (DR7), 19.2.3 (DR6).
+//! Breakpoints come first, then stop points, then returns, as far as registers are left. Talks to nothing; the vCPU
+//! loop gives the requests made here to KVM. Sources: Intel SDM volume 3, 19.2.4 (DR7), 19.2.3 (DR6).
 #![forbid(unsafe_code)]
 
 use kvm_bindings::{
@@ -9,7 +9,7 @@ use kvm_bindings::{
     KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, KVM_GUESTDBG_USE_SW_BP, kvm_guest_debug,
 };
 
-use super::{BREAKPOINT_LIMIT, Breakpoint, Trap, TrapKind};
+use super::{BREAKPOINT_LIMIT, Breakpoint, StopPoint, StopPointKind};
 use crate::emulate::FirstInstruction;
 
 /// A return that is waited for on one vCPU.
@@ -28,7 +28,7 @@ enum Slot {
         breakpoint: Breakpoint,
         first: Option<FirstInstruction>,
     },
-    Trap(Trap),
+    StopPoint(StopPoint),
     Catch {
         catch: Catch,
         age: u64,
@@ -40,7 +40,7 @@ impl Slot {
         match self {
             Self::Free => None,
             Self::Breakpoint { breakpoint, .. } => Some(breakpoint.address),
-            Self::Trap(trap) => Some(trap.address),
+            Self::StopPoint(stop_point) => Some(stop_point.address),
             Self::Catch { catch, .. } => Some(catch.return_address),
         }
     }
@@ -48,7 +48,7 @@ impl Slot {
     /// Where an instruction is not executed but reported.
     fn instruction(&self) -> Option<u64> {
         match self {
-            Self::Trap(trap) if trap.kind != TrapKind::Execute => None,
+            Self::StopPoint(stop_point) if stop_point.kind != StopPointKind::HardwareBreakpoint => None,
             other => other.address(),
         }
     }
@@ -56,7 +56,7 @@ impl Slot {
     /// Its R/W and LEN fields of DR7, as they stand for register 0.
     fn condition(&self) -> u64 {
         match self {
-            Self::Trap(trap) => trap.condition(),
+            Self::StopPoint(stop_point) => stop_point.condition(),
             // Execution, one byte.
             _ => 0,
         }
@@ -76,10 +76,10 @@ pub(crate) enum Hit {
 #[derive(Debug)]
 pub(crate) struct DebugRegisters {
     slots: [Slot; BREAKPOINT_LIMIT],
-    /// All traps, those included that share the register of a breakpoint.
-    traps: Vec<Trap>,
+    /// All stop points, those included that share the register of a breakpoint.
+    stop_points: Vec<StopPoint>,
     /// Some of them are INT3 instructions.
-    patched: bool,
+    software: bool,
     clock: u64,
 }
 
@@ -87,27 +87,29 @@ impl DebugRegisters {
     pub(crate) fn new() -> Self {
         Self {
             slots: [const { Slot::Free }; BREAKPOINT_LIMIT],
-            traps: Vec::new(),
-            patched: false,
+            stop_points: Vec::new(),
+            software: false,
             clock: 0,
         }
     }
 
     /// Puts a new set in force. Catches stay as far as registers are left for them. The caller has made sure that
-    /// there are not too many traps.
-    pub(crate) fn set(&mut self, set: &[Breakpoint], traps: &[Trap]) {
+    /// there are not too many stop points.
+    pub(crate) fn set(&mut self, set: &[Breakpoint], stop_points: &[StopPoint]) {
         let old = std::mem::replace(&mut self.slots, [const { Slot::Free }; BREAKPOINT_LIMIT]);
-        self.traps = traps.to_vec();
-        self.patched = traps.iter().any(|trap| trap.needs_patch(set));
+        self.stop_points = stop_points.to_vec();
+        self.software = stop_points
+            .iter()
+            .any(|stop_point| stop_point.needs_software_breakpoint(set));
         let breakpoints = set.iter().map(|&breakpoint| Slot::Breakpoint {
             breakpoint,
             first: None,
         });
-        let own = traps
+        let own = stop_points
             .iter()
-            .filter(|trap| trap.needs_register(set))
+            .filter(|stop_point| stop_point.needs_register(set))
             .copied()
-            .map(Slot::Trap);
+            .map(Slot::StopPoint);
         let catches = old.into_iter().filter(|slot| matches!(slot, Slot::Catch { .. }));
         for (place, slot) in self.slots.iter_mut().zip(breakpoints.chain(own).chain(catches)) {
             *place = slot;
@@ -120,28 +122,33 @@ impl DebugRegisters {
             .any(|slot| matches!(slot, Slot::Free | Slot::Catch { .. }))
     }
 
-    /// The trap on executing the instruction at `pc`, if it caused a debug exit with `dr6` or shares the register of a
-    /// breakpoint that did.
-    pub(crate) fn executed(&self, pc: u64, dr6: u64) -> Option<Trap> {
+    /// The stop point on executing the instruction at `pc`, if it caused a debug exit with `dr6` or shares the register
+    /// of a breakpoint that did.
+    pub(crate) fn executed(&self, pc: u64, dr6: u64) -> Option<StopPoint> {
         let hit =
             (0..BREAKPOINT_LIMIT).any(|slot| dr6 & (1 << slot) != 0 && self.slots[slot].instruction() == Some(pc));
-        self.traps
+        self.stop_points
             .iter()
-            .find(|trap| trap.is_code() && trap.address == pc)
+            .find(|stop_point| stop_point.is_code() && stop_point.address == pc)
             .copied()
             .filter(|_| hit)
     }
 
-    /// The trap by INT3 at `pc`.
-    pub(crate) fn patch(&self, pc: u64) -> Option<Trap> {
-        let at = |trap: &&Trap| trap.kind == TrapKind::Patch && trap.address == pc;
-        self.traps.iter().find(at).copied()
+    /// The stop point by INT3 at `pc`.
+    pub(crate) fn software_breakpoint(&self, pc: u64) -> Option<StopPoint> {
+        let at =
+            |stop_point: &&StopPoint| stop_point.kind == StopPointKind::SoftwareBreakpoint && stop_point.address == pc;
+        self.stop_points.iter().find(at).copied()
     }
 
-    /// The trap on an access to data that caused a debug exit with `dr6`.
-    pub(crate) fn accessed(&self, dr6: u64) -> Option<Trap> {
+    /// The stop point on an access to data that caused a debug exit with `dr6`.
+    pub(crate) fn accessed(&self, dr6: u64) -> Option<StopPoint> {
         (0..BREAKPOINT_LIMIT).find_map(|slot| match self.slots[slot] {
-            Slot::Trap(trap) if trap.kind != TrapKind::Execute && dr6 & (1 << slot) != 0 => Some(trap),
+            Slot::StopPoint(stop_point)
+                if stop_point.kind != StopPointKind::HardwareBreakpoint && dr6 & (1 << slot) != 0 =>
+            {
+                Some(stop_point)
+            }
             _ => None,
         })
     }
@@ -158,7 +165,7 @@ impl DebugRegisters {
             let age = |slot: &Slot| match slot {
                 Slot::Free => Some(0),
                 Slot::Catch { age, .. } => Some(*age),
-                Slot::Breakpoint { .. } | Slot::Trap(_) => None,
+                Slot::Breakpoint { .. } | Slot::StopPoint(_) => None,
             };
             (0..BREAKPOINT_LIMIT)
                 .filter_map(|index| age(&self.slots[index]).map(|age| (age, index)))
@@ -258,7 +265,7 @@ impl DebugRegisters {
                 request.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
             }
         }
-        if self.patched {
+        if self.software {
             request.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP;
         }
         request.arch.debugreg[7] = dr7;

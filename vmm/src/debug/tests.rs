@@ -128,25 +128,25 @@ fn an_exit_is_ours_only_if_register_and_address_agree() {
     assert_eq!(registers.classify(0x6000, DR6_BS, 0), None);
 }
 
-fn trap(kind: TrapKind, address: u64, length: u8) -> Trap {
-    Trap { kind, address, length }
+fn stop_point(kind: StopPointKind, address: u64, length: u8) -> StopPoint {
+    StopPoint { kind, address, length }
 }
 
 #[test]
 fn traps_get_the_registers_that_breakpoints_leave_with_their_conditions() {
-    let traps = [
-        trap(TrapKind::Execute, 0x1000, 1),
-        trap(TrapKind::Write, 0x8000, 8),
-        trap(TrapKind::Access, 0x9004, 4),
+    let stop_points = [
+        stop_point(StopPointKind::HardwareBreakpoint, 0x1000, 1),
+        stop_point(StopPointKind::WriteWatchpoint, 0x8000, 8),
+        stop_point(StopPointKind::AccessWatchpoint, 0x9004, 4),
     ];
     let set = [breakpoint(0), breakpoint(1)];
     assert_eq!(
-        check_traps(&set, &traps),
+        check_stop_points(&set, &stop_points),
         Ok(()),
         "the first one shares a breakpoint's register"
     );
     let mut registers = DebugRegisters::new();
-    registers.set(&set, &traps);
+    registers.set(&set, &stop_points);
     let request = registers.armed();
     assert_eq!(request.arch.debugreg[..4], [0x1000, 0x2000, 0x8000, 0x9004]);
     // R/W 1 and LEN 2 for register 2, R/W 3 and LEN 3 for register 3.
@@ -155,9 +155,9 @@ fn traps_get_the_registers_that_breakpoints_leave_with_their_conditions() {
         registers.classify(0x1000, 0b1, 0),
         Some(Hit::Breakpoint { id: 0, slot: 0 })
     );
-    assert_eq!(registers.executed(0x1000, 0b1), Some(traps[0]));
+    assert_eq!(registers.executed(0x1000, 0b1), Some(stop_points[0]));
     assert_eq!(registers.executed(0x2000, 0b10), None);
-    assert_eq!(registers.accessed(0b100), Some(traps[1]));
+    assert_eq!(registers.accessed(0b100), Some(stop_points[1]));
     assert_eq!(registers.accessed(0b11), None);
     // Stepping from 9004h is no reason to miss an access to it.
     assert_eq!(
@@ -169,53 +169,55 @@ fn traps_get_the_registers_that_breakpoints_leave_with_their_conditions() {
 
 #[test]
 fn traps_that_cannot_be_are_refused_and_those_that_no_longer_fit_counted() {
-    let four: Vec<_> = (0..4).map(|n| trap(TrapKind::Write, 0x100 * n, 8)).collect();
+    let four: Vec<_> = (0..4)
+        .map(|n| stop_point(StopPointKind::WriteWatchpoint, 0x100 * n, 8))
+        .collect();
     let set = [breakpoint(0), breakpoint(1), breakpoint(2)];
-    assert_eq!(check_traps(&[], &four), Ok(()));
+    assert_eq!(check_stop_points(&[], &four), Ok(()));
     assert!(matches!(
-        check_traps(&set, &four),
-        Err(TrapError::TooMany {
+        check_stop_points(&set, &four),
+        Err(StopPointError::TooMany {
             breakpoints: 3,
-            traps: 4
+            stop_points: 4
         })
     ));
     assert_eq!(fitting(&set, &four), four[..1]);
     for wrong in [
-        trap(TrapKind::Write, 0x1004, 8),
-        trap(TrapKind::Write, 0x1000, 3),
-        trap(TrapKind::Write, 0x1000, 0),
-        trap(TrapKind::Execute, 0x1000, 4),
-        trap(TrapKind::Write, 1 << 47, 1),
+        stop_point(StopPointKind::WriteWatchpoint, 0x1004, 8),
+        stop_point(StopPointKind::WriteWatchpoint, 0x1000, 3),
+        stop_point(StopPointKind::WriteWatchpoint, 0x1000, 0),
+        stop_point(StopPointKind::HardwareBreakpoint, 0x1000, 4),
+        stop_point(StopPointKind::WriteWatchpoint, 1 << 47, 1),
     ] {
-        assert!(check_traps(&[], &[wrong]).is_err(), "{wrong:?}");
+        assert!(check_stop_points(&[], &[wrong]).is_err(), "{wrong:?}");
     }
 }
 
 #[test]
 fn a_trap_by_int3_takes_no_register_and_nothing_at_all_on_a_watched_routine() {
     let set = [breakpoint(0), breakpoint(1), breakpoint(2), breakpoint(3)];
-    let traps = [
-        trap(TrapKind::Patch, 0x7000, 1),
-        trap(TrapKind::Execute, 0x7008, 1),
-        trap(TrapKind::Patch, 0x2000, 1),
+    let stop_points = [
+        stop_point(StopPointKind::SoftwareBreakpoint, 0x7000, 1),
+        stop_point(StopPointKind::HardwareBreakpoint, 0x7008, 1),
+        stop_point(StopPointKind::SoftwareBreakpoint, 0x2000, 1),
     ];
-    assert!(check_traps(&set, &traps).is_err());
-    assert_eq!(fitting(&set, &traps), [traps[0], traps[2]]);
-    assert_eq!(check_traps(&set[..3], &traps), Ok(()));
+    assert!(check_stop_points(&set, &stop_points).is_err());
+    assert_eq!(fitting(&set, &stop_points), [stop_points[0], stop_points[2]]);
+    assert_eq!(check_stop_points(&set[..3], &stop_points), Ok(()));
     let mut registers = DebugRegisters::new();
-    registers.set(&set[..3], &traps);
+    registers.set(&set[..3], &stop_points);
     let request = registers.armed();
     assert_eq!(request.control & KVM_GUESTDBG_USE_SW_BP, KVM_GUESTDBG_USE_SW_BP);
     assert_eq!(request.arch.debugreg[..4], [0x1000, 0x2000, 0x3000, 0x7008]);
-    assert_eq!(registers.patch(0x7000), Some(traps[0]));
+    assert_eq!(registers.software_breakpoint(0x7000), Some(stop_points[0]));
     assert_eq!(
         registers.executed(0x2000, 0b10),
-        Some(traps[2]),
+        Some(stop_points[2]),
         "it shares the register"
     );
     // Alone it needs KVM's attention, too; without it the guest keeps its own INT3.
-    registers.set(&[], &traps[..1]);
+    registers.set(&[], &stop_points[..1]);
     assert_eq!(registers.armed().control, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP);
-    registers.set(&set, &traps[2..]);
+    registers.set(&set, &stop_points[2..]);
     assert_eq!(registers.armed().control & KVM_GUESTDBG_USE_SW_BP, 0);
 }

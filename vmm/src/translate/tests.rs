@@ -328,7 +328,7 @@ fn firmware_is_read_and_not_written() {
         read_virtual(&ram, space, 0xffff_fff0, &mut data).unwrap();
         assert_eq!(data, [0x90; 16]);
         assert!(read_virtual(&ram, space, 0xffff_fff1, &mut data).is_err());
-        let refused = patch_virtual(&ram, space, 0xffff_fff0, &[0]);
+        let refused = write_virtual_unprotected(&ram, space, 0xffff_fff0, &[0]);
         assert!(
             matches!(refused, Err(TranslateError::OutsideMemory { .. })),
             "{refused:?}"

@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 
 use super::Vcpu;
 use super::hit::Step;
-use crate::debug::Motion;
+use crate::debug::ResumeAction;
 use crate::error::Error;
-use crate::exit::ExitReason;
+use crate::exit::MachineStop;
 use crate::msr;
 use crate::registers::{FloatingPoint, RFLAGS_TF, SpecialRegisters};
 use crate::translate;
@@ -29,14 +29,14 @@ const ALL_REGISTERS: u64 = 0xf;
 
 impl Vcpu {
     /// The machine goes on after a stop.
-    pub(super) fn set_motion(&mut self, motion: Motion) -> Result<(), Error> {
+    pub(super) fn set_resume_action(&mut self, action: ResumeAction) -> Result<(), Error> {
         self.give_up_step()?;
-        self.wanted_step = match motion {
-            Motion::Step { range } => {
+        self.wanted_step = match action {
+            ResumeAction::Step { range } => {
                 let (start, end) = range.unwrap_or_default();
                 Some(StepRange { start, end })
             }
-            Motion::Run | Motion::Hold => None,
+            ResumeAction::Run | ResumeAction::Hold => None,
         };
         if self.wanted_step.is_some() {
             self.load_all()?;
@@ -120,7 +120,7 @@ impl Vcpu {
         };
         if !(start..end).contains(&self.registers.rip) {
             self.wanted_step = None;
-            self.end(ExitReason::Stepped { cpu: self.index });
+            self.end(MachineStop::Stepped { cpu: self.index });
         }
     }
 

@@ -9,7 +9,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::coordinator::{Shared, count};
 use crate::error::Error;
-use crate::exit::ExitReason;
+use crate::exit::MachineStop;
 
 /// What an exit asks for beyond what was done on the spot.
 pub(super) enum Event {
@@ -19,7 +19,7 @@ pub(super) enum Event {
     InternalError,
     Crash,
     Interrupted,
-    End(ExitReason),
+    End(MachineStop),
 }
 
 /// KVM_RUN, and everything about the exit that needs the borrowed exit data. The flag says whether KVM needs another
@@ -86,16 +86,16 @@ pub(super) fn enter(fd: &mut VcpuFd, shared: &Shared, index: usize) -> Result<(E
 /// The exits that end a run, or should not come at all.
 fn rare_exit(exit: &VcpuExit<'_>, cpu: u32) -> Event {
     let unexpected = |what: String| {
-        Event::End(ExitReason::Failed(Arc::new(Error::Configuration {
+        Event::End(MachineStop::Failed(Arc::new(Error::Configuration {
             what: format!("processor {cpu}: KVM answered with {what}"),
         })))
     };
     match exit {
-        VcpuExit::Shutdown => Event::End(ExitReason::TripleFault { cpu }),
+        VcpuExit::Shutdown => Event::End(MachineStop::TripleFault { cpu }),
         VcpuExit::InternalError => Event::InternalError,
-        VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _) => Event::End(ExitReason::PowerOff),
+        VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _) => Event::End(MachineStop::PowerOff),
         VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, _) => Event::Crash,
-        VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => Event::End(ExitReason::Reset),
+        VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => Event::End(MachineStop::Reset),
         // The kernel saw a signal of ours, or has nothing to say.
         VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::Hlt => Event::Handled,
         VcpuExit::FailEntry(reason, _) => unexpected(format!("an entry failure of the hardware, reason {reason:#x}")),

@@ -10,7 +10,7 @@ use crate::coordinator::count;
 use crate::debug::{Catch, DR6_BS, DR6_NONE, DebugHandler, Hit, HitAction, StepOver, StoppedCpu};
 use crate::emulate::{FirstInstruction, Memory, Refused};
 use crate::error::Error;
-use crate::exit::{ExitReason, INSTRUCTION_LIMIT};
+use crate::exit::{INSTRUCTION_LIMIT, MachineStop};
 use crate::memory::GuestRam;
 use crate::registers::{RFLAGS_RF, RFLAGS_TF};
 use crate::translate::{self, AddressSpace};
@@ -70,15 +70,18 @@ impl Vcpu {
     /// INT3 is about to be executed: RIP is at it.
     fn on_int3(&mut self) -> Result<(), Error> {
         let at = self.at();
-        if let Some(trap) = self.debug.patch(at) {
+        if let Some(stop_point) = self.debug.software_breakpoint(at) {
             self.step_over_at = Some(at);
             self.wanted_step = None;
-            self.end(ExitReason::Trap { cpu: self.index, trap });
+            self.end(MachineStop::StopPoint {
+                cpu: self.index,
+                stop_point,
+            });
             return Ok(());
         }
         let mut code = [0; INSTRUCTION_LIMIT];
         if readable(&self.shared.ram, &self.special, at, &mut code) > 0 && code[0] != INT3 {
-            // The trap has been taken out since: the instruction is what it was.
+            // The stop point has been taken out since: the instruction is what it was.
             return Ok(());
         }
         if self.dirty {
@@ -105,18 +108,21 @@ impl Vcpu {
     }
 
     /// Stops the machine if the debug exit is a debugger's; says whether it was. If the machine was `stopped` for the
-    /// instruction already, a trap on that instruction has nothing to add.
+    /// instruction already, a stop point on that instruction has nothing to add.
     fn on_trap(&mut self, dr6: u64, stopped: bool) -> bool {
         let at = self.at();
         let executed = self.debug.executed(at, dr6).filter(|_| !stopped);
         if executed.is_some() {
             self.step_over_at = Some(at);
         }
-        let Some(trap) = self.debug.accessed(dr6).or(executed) else {
+        let Some(stop_point) = self.debug.accessed(dr6).or(executed) else {
             return false;
         };
         self.wanted_step = None;
-        self.end(ExitReason::Trap { cpu: self.index, trap });
+        self.end(MachineStop::StopPoint {
+            cpu: self.index,
+            stop_point,
+        });
         true
     }
 
@@ -172,7 +178,7 @@ impl Vcpu {
             HitAction::Stop => {
                 // That is the end of a debugger's step, too.
                 self.wanted_step = None;
-                self.end(ExitReason::Breakpoint { cpu: self.index });
+                self.end(MachineStop::Breakpoint { cpu: self.index });
                 return Ok(true);
             }
         }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use storlock_vmm::boot::{LinuxRequest, NamedFile};
 use storlock_vmm::bus::{Bus, UnassignedPlace};
 use storlock_vmm::kvm;
-use storlock_vmm::machine::{ExitReason, Machine, MachineConfig};
+use storlock_vmm::machine::{Machine, MachineConfig, MachineStop};
 use storlock_vmm::pci::PciAddress;
 use storlock_vmm::sandbox::Sandbox;
 use storlock_vmm::storage::backend::{ImageBackend, ImageOptions};
@@ -250,7 +250,7 @@ pub fn run_to(machine: Machine, console: &Console, wanted: &str) -> Duration {
     );
     let ended = matches!(
         (&reason, wanted),
-        (ExitReason::PowerOff, "power-off") | (ExitReason::Reset, "reset")
+        (MachineStop::PowerOff, "power-off") | (MachineStop::Reset, "reset")
     );
     assert!(ended, "{reason} instead of {wanted}; the console:\n{}", console.text());
     took

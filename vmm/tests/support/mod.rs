@@ -16,7 +16,7 @@ use storlock_vmm::boot::{BootInfo, BootRequest, KernelImage};
 use storlock_vmm::capabilities::probe_step_over;
 use storlock_vmm::debug::{Breakpoint, DebugHandler, HitAction, StepOver, StoppedCpu};
 use storlock_vmm::kvm;
-use storlock_vmm::machine::{ExitReason, Machine, MachineConfig, RunningMachine};
+use storlock_vmm::machine::{Machine, MachineConfig, MachineStop, RunningMachine};
 
 /// No guest here needs a tenth of it, not even where each instruction is interpreted twice.
 pub const LIMIT: Duration = Duration::from_secs(120);
@@ -228,7 +228,7 @@ pub struct Started {
 impl Started {
     pub fn finish(&self) {
         let reason = self.machine.wait(Some(LIMIT));
-        assert!(matches!(reason, ExitReason::PowerOff), "{reason}");
+        assert!(matches!(reason, MachineStop::PowerOff), "{reason}");
     }
 
     pub fn u32_at(&self, label: &str, index: u64) -> u32 {

@@ -12,7 +12,7 @@ use crate::dump::layout::{MAX_RUNS, Run};
 use crate::dump::tests::fake::{self, Fake};
 use crate::dump::writer::{DumpError, Patches, write};
 use crate::dump::{DumpFile, Symbols};
-use crate::target::PhysicalMemory;
+use crate::vmi::PhysicalMemory;
 
 const PAGE: usize = 0x1000;
 

@@ -19,7 +19,13 @@ fn machine() -> Fake {
 fn conversation(machine: &Fake) -> Conversation {
     let session = Arc::new(Session::new(Config::default(), None, None));
     let files = Arc::new(SymbolFiles::default());
-    let mut client = Conversation::begin(Arc::new(machine.clone()), session, files, None, Stop::Violation(1));
+    let mut client = Conversation::begin(
+        Arc::new(machine.clone()),
+        session,
+        files,
+        None,
+        DebuggeeStop::Violation(1),
+    );
     client.receive(&framed(b"QStartNoAckMode"));
     assert_eq!(client.output(), b"+$OK#9a");
     client
@@ -32,7 +38,7 @@ fn ask(machine: &Fake, client: &mut Conversation, payload: &[u8]) -> Option<Vec<
     if client.standing().is_none() {
         assert!(output.is_empty());
         assert!(std::mem::take(&mut machine.inner().running));
-        client.tell(Some(Stop::Stepped(0)));
+        client.tell(Some(DebuggeeStop::Stepped(0)));
         assert!(client.output().starts_with(b"$T05thread:"));
         return None;
     }
@@ -48,7 +54,7 @@ fn a_client_looks_at_the_processor_that_stopped_until_it_says_otherwise() {
     let told = |rip: u64| Some(framed(hex(&rip.to_le_bytes()).as_bytes()));
     assert_eq!(answer(&mut client), told(0x5678));
     // A stop of a machine that stands still is told to nobody, but is looked at.
-    client.tell(Some(Stop::Violation(0)));
+    client.tell(Some(DebuggeeStop::Violation(0)));
     assert_eq!(client.output(), b"");
     assert_eq!(answer(&mut client), told(0));
 }
@@ -57,7 +63,7 @@ fn a_client_looks_at_the_processor_that_stopped_until_it_says_otherwise() {
 fn each_command_goes_on_in_the_form_that_the_crate_takes() {
     let session = Arc::new(Session::new(Config::default(), None, None));
     let mut stub = Stub::new(Arc::new(machine()), session, Arc::new(SymbolFiles::default()), None);
-    stub.stopped(&Stop::Violation(1));
+    stub.stopped(&DebuggeeStop::Violation(1));
     for (packet, on) in [
         ("qSupported", "qSupported:multiprocess-"),
         ("qSupported:a+;;multiprocess+;", "qSupported:multiprocess+"),

@@ -5,11 +5,11 @@ use super::*;
 const TEXT: u64 = 0xffff_9000_0007_0000;
 
 /// A guest that prints twice, watched with so many debug registers.
-fn printing(hooks: usize) -> (Session, Fake) {
+fn printing(breakpoints: usize) -> (Session, Fake) {
     let session = Session::new(
         Config {
             debug_print: true,
-            hooks,
+            breakpoints,
             ..config()
         },
         None,
@@ -43,7 +43,12 @@ fn lines_are_logged_with_the_event_they_come_after() {
 #[test]
 fn lock_routines_come_before_printing_ones() {
     let (session, guest) = printing(2);
-    assert!(guest.hooks.iter().all(|hook| hook.address != KERNEL + u64::from(PRINT)));
+    assert!(
+        guest
+            .breakpoints
+            .iter()
+            .all(|breakpoint| breakpoint.address != KERNEL + u64::from(PRINT))
+    );
     let report = session.report(&power_off());
     assert!(report.debug_print.unwrap().routines.is_empty());
 }

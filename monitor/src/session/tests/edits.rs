@@ -5,7 +5,7 @@ use proptest::sample::Index;
 
 use super::*;
 use crate::report::{json, text};
-use crate::target::recording::{Frame, Reader, Stop, write_frame, write_start};
+use crate::vmi::recording::{Frame, Reader, RecordedStop, write_frame, write_start};
 
 /// One change of one frame.
 #[derive(Debug, Clone)]
@@ -19,7 +19,7 @@ enum Edit {
     Drop,
     Twice,
     Swap(Index),
-    Reason(StopReason),
+    Reason(CpuStop),
 }
 
 fn edit() -> impl Strategy<Value = Edit> {
@@ -32,10 +32,10 @@ fn edit() -> impl Strategy<Value = Edit> {
         ]
     };
     let reason = prop_oneof![
-        word().prop_map(StopReason::LstarWrite),
-        any::<u8>().prop_map(|hook| StopReason::Hook(hook.into())),
-        any::<u8>().prop_map(|cookie| StopReason::CaughtReturn(cookie.into())),
-        Just(StopReason::Reset),
+        word().prop_map(CpuStop::LstarWrite),
+        any::<u8>().prop_map(|breakpoint| CpuStop::Breakpoint(breakpoint.into())),
+        any::<u8>().prop_map(|cookie| CpuStop::CaughtReturn(cookie.into())),
+        Just(CpuStop::Reset),
     ];
     prop_oneof![
         1 => (0..18usize, word()).prop_map(|(register, value)| Edit::Register(register, value)),
@@ -75,7 +75,7 @@ fn change(frames: &mut Vec<Frame>, place: Index, edit: &Edit) {
     }
 }
 
-fn change_stop(stop: &mut Stop, edit: &Edit) {
+fn change_stop(stop: &mut RecordedStop, edit: &Edit) {
     let special = &mut stop.special;
     match *edit {
         Edit::Register(16, value) => stop.registers.rip = value,

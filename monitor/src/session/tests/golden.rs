@@ -121,7 +121,7 @@ impl Actor {
             image.map(&mut guest.space.borrow_mut());
         }
         let session = Session::new(Config { processors, ..config() }, None, None);
-        session.handle(&mut guest, StopReason::LstarWrite(KERNEL + u64::from(SYSCALL)));
+        session.handle(&mut guest, CpuStop::LstarWrite(KERNEL + u64::from(SYSCALL)));
         let mut actor = Self {
             guest,
             session,
@@ -191,7 +191,7 @@ impl Actor {
                 self.guest.registers.gpr[0] = words.need("eax");
                 self.guest.registers.gpr[4] += 8;
                 self.guest.special.cr8 = words.need("irql");
-                self.session.handle(&mut self.guest, StopReason::CaughtReturn(cookie));
+                self.session.handle(&mut self.guest, CpuStop::CaughtReturn(cookie));
             }
             other => panic!("no verb: {other}"),
         }
@@ -215,9 +215,14 @@ impl Actor {
             .write(site, &[&[0xe8][..], &distance.to_le_bytes()].concat());
         self.operands(row, words);
         self.guest.registers.rip = entry;
-        let hook = self.guest.hooks.iter().find(|hook| hook.address == entry).copied();
-        let hook = hook.unwrap_or_else(|| panic!("{name} is not watched"));
-        let action = self.session.handle(&mut self.guest, StopReason::Hook(hook.id));
+        let breakpoint = self
+            .guest
+            .breakpoints
+            .iter()
+            .find(|breakpoint| breakpoint.address == entry)
+            .copied();
+        let breakpoint = breakpoint.unwrap_or_else(|| panic!("{name} is not watched"));
+        let action = self.session.handle(&mut self.guest, CpuStop::Breakpoint(breakpoint.id));
         self.caught = match action {
             Action::CatchReturn {
                 cookie, return_address, ..

@@ -265,7 +265,7 @@ fn two_images_that_may_be_the_kernel_leave_the_run_inconclusive() {
         second.map(&mut guest.space.borrow_mut());
         (guest.special.idt_base, guest.special.idt_limit) = (IDT, 0xfff);
         gate(&guest, at_start + 0x1500);
-        session.handle(&mut guest, StopReason::LstarWrite(lstar + u64::from(SYSCALL)));
+        session.handle(&mut guest, CpuStop::LstarWrite(lstar + u64::from(SYSCALL)));
         guest.load_driver();
         guest.registers.gpr[1] = OBJECT;
         guest.hit(&session, INSERT);

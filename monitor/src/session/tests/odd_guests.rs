@@ -71,7 +71,7 @@ fn a_guest_that_has_crashed_is_not_judged() {
 fn after_a_reset_the_drivers_old_place_is_anybodys() {
     let session = Session::new(config(), None, None);
     let mut guest = watched(&session);
-    session.handle(&mut guest, StopReason::Reset);
+    session.handle(&mut guest, CpuStop::Reset);
     guest.boot(&session);
     driver(AGAIN, &PAIR).map(&mut guest.space.borrow_mut());
     guest.load_driver_at(AGAIN, 0xffff_9000_0003_4000);
@@ -94,8 +94,15 @@ fn after_a_reset_the_drivers_old_place_is_anybodys() {
 }
 
 /// A guest whose kernel exports these lock routines at these places, watched with so many debug registers.
-fn exporting(hooks: usize, exports: &[(&str, u32)]) -> (Session, Fake) {
-    let session = Session::new(Config { hooks, ..config() }, None, None);
+fn exporting(breakpoints: usize, exports: &[(&str, u32)]) -> (Session, Fake) {
+    let session = Session::new(
+        Config {
+            breakpoints,
+            ..config()
+        },
+        None,
+        None,
+    );
     let mut guest = Fake::new();
     let mut image = PeBuilder::new(KERNEL);
     image.section(".text", CODE, vec![0x90; 0x1000]);
@@ -125,10 +132,10 @@ const SHARED: [(&str, u32); 4] = [
 #[test]
 fn a_release_at_a_shared_address_is_the_one_that_its_acquire_asks_for() {
     let (session, mut guest) = exporting(4, &SHARED);
-    let mut addresses: Vec<u64> = guest.hooks.iter().map(|hook| hook.address).collect();
+    let mut addresses: Vec<u64> = guest.breakpoints.iter().map(|breakpoint| breakpoint.address).collect();
     addresses.sort_unstable();
     addresses.dedup();
-    assert_eq!(addresses.len(), guest.hooks.len(), "{:?}", guest.hooks);
+    assert_eq!(addresses.len(), guest.breakpoints.len(), "{:?}", guest.breakpoints);
     for (acquire, irql) in [(ACQUIRE_AT_DPC, 2), (ACQUIRE, 0), (ACQUIRE_AT_DPC, 2)] {
         guest.call(&session, acquire, 0x1100, irql, 0);
         guest.call(&session, RELEASE, 0x1110, 2, 1);
@@ -157,7 +164,7 @@ fn what_another_module_calls_at_a_shared_address_is_known_too() {
     let session = Session::new(config(), None, None);
     let (_, template) = exporting(4, &SHARED);
     let mut guest = Fake {
-        hooks: Vec::new(),
+        breakpoints: Vec::new(),
         ..template
     };
     driver(DRIVER, &["KeAcquireSpinLockAtDpcLevel", "KeReleaseSpinLock"]).map(&mut guest.space.borrow_mut());
@@ -170,20 +177,20 @@ fn what_another_module_calls_at_a_shared_address_is_known_too() {
 #[test]
 fn a_register_that_a_shared_address_spares_is_used_for_another_routine() {
     let (session, guest) = exporting(3, &SHARED);
-    assert_eq!(guest.hooks.len(), 3);
+    assert_eq!(guest.breakpoints.len(), 3);
     let report = session.report(&power_off());
     assert!(report.watch.gaps.is_empty(), "{:?}", report.watch.gaps);
     let (session, guest) = exporting(2, &SHARED);
-    assert_eq!(guest.hooks.len(), 2);
+    assert_eq!(guest.breakpoints.len(), 2);
     assert_eq!(session.report(&power_off()).watch.gaps.len(), 1);
 }
 
 #[test]
 fn printing_routines_leave_a_register_for_caught_returns() {
-    for (debug_print, hooks, logs) in [(false, 3, false), (true, 3, false), (true, 4, true)] {
+    for (debug_print, breakpoints, logs) in [(false, 3, false), (true, 3, false), (true, 4, true)] {
         let session = Session::new(
             Config {
-                hooks,
+                breakpoints,
                 debug_print,
                 ..config()
             },
@@ -193,7 +200,7 @@ fn printing_routines_leave_a_register_for_caught_returns() {
         let mut guest = Fake::new();
         driver(DRIVER, &[PAIR[0], PAIR[1], "DbgPrint"]).map(&mut guest.space.borrow_mut());
         guest.boot_and_arm(&session);
-        assert!(session.can_catch(), "{debug_print}, {hooks}");
+        assert!(session.can_catch(), "{debug_print}, {breakpoints}");
         let log = session.report(&power_off()).debug_print;
         assert_eq!(log.is_some_and(|log| !log.routines.is_empty()), logs);
     }

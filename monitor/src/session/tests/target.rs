@@ -37,7 +37,7 @@ pub(super) fn arm_late(session: &Session, image: &PeBuilder) -> Fake {
     guest.space.borrow_mut().write(OBJECT + 0x8000, &[0; 0x100]);
     let witness = KERNEL + u64::from(INSERT);
     for _ in 0..5000 {
-        if guest.hooks.iter().all(|hook| hook.address != witness) {
+        if guest.breakpoints.iter().all(|breakpoint| breakpoint.address != witness) {
             break;
         }
         guest.hit(session, INSERT);
@@ -146,7 +146,7 @@ fn a_kernel_that_is_no_pe_image_is_told_plainly() {
     let session = Session::new(config(), None, None);
     let mut guest = Fake::new();
     for _ in 0..40 {
-        session.handle(&mut guest, StopReason::LstarWrite(0xffff_ffff_81e0_0080));
+        session.handle(&mut guest, CpuStop::LstarWrite(0xffff_ffff_81e0_0080));
     }
     let report = session.report(&power_off());
     assert_eq!(report.outcome, Outcome::Inconclusive);

@@ -4,7 +4,7 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKi
 
 use super::super::modules::Modules;
 use super::super::unwind::Function;
-use crate::target::{GuestMemory, PAGE_SIZE, Registers};
+use crate::vmi::{GuestMemory, PAGE_SIZE, Registers};
 
 /// As much of a function is decoded, in bytes. Callbacks of drivers are far smaller.
 const MAX_FUNCTION: usize = 0x1_0000;

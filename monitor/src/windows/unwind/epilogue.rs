@@ -7,7 +7,7 @@ use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic
 use super::super::image::Image;
 use super::tables::{Function, UnwindError, pop_return_address};
 use super::{Context, RSP};
-use crate::target::{GuestMemory, PAGE_SIZE};
+use crate::vmi::{GuestMemory, PAGE_SIZE};
 
 /// Eight pops, an addition and a return fit.
 const MAX_BYTES: usize = 64;

@@ -12,7 +12,7 @@ mod tests;
 pub use tables::{Function, UnwindError};
 
 use super::modules::Modules;
-use crate::target::{GuestMemory, ReadError, Registers};
+use crate::vmi::{GuestMemory, ReadError, Registers};
 
 /// RSP's number in instruction encodings and in unwind codes.
 pub(super) const RSP: usize = 4;

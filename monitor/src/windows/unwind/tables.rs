@@ -4,7 +4,7 @@ use object::pe::IMAGE_DIRECTORY_ENTRY_EXCEPTION;
 
 use super::super::image::Image;
 use super::{Context, RSP, epilogue};
-use crate::target::{GuestMemory, ReadError};
+use crate::vmi::{GuestMemory, ReadError};
 
 /// Bytes of a `RUNTIME_FUNCTION`.
 const ENTRY_SIZE: u32 = 12;

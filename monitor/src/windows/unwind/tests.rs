@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::super::testing::{CODE, EXCEPTION, PeBuilder, READ_ONLY, Space};
 use super::super::{FileImage, Image, Modules};
 use super::{Context, EndReason, Function, RSP, step, walk};
-use crate::target::{GuestMemory, ReadError, Registers};
+use crate::vmi::{GuestMemory, ReadError, Registers};
 
 const BASE: u64 = 0xffff_f800_0000_0000;
 const STACK: u64 = 0xffff_9000_0010_0000;

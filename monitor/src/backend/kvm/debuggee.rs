@@ -1,0 +1,324 @@
+//! The live backend for a debugger: the processors of a paused KVM machine, and the wait for its stops.
+//!
+//! Talks to the machine's handle. The thread that waits for the machine's end tells the stops and is told how to go on;
+//! the debugger's thread does everything else. It must not know a debugger's protocol.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use storlock_vmm::machine::{MachineHandle, MachineStop, RunningMachine};
+use storlock_vmm::translate::TranslateError;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::cpu::{KvmCpu, read_error};
+use crate::vmi::debuggee::{
+    AllRegisters, DebuggedCpu, Debuggee, DebuggeeStop, FloatingPoint, Look, Page, RegisterError, ResumeAction,
+    StopPoint, StopPointError, StopPointKind, StopPointUse,
+};
+use crate::vmi::{CpuState, ReadError, Registers};
+
+const MSR_KERNEL_GS_BASE: u32 = 0xc000_0102;
+
+/// How a stopped machine goes on.
+#[derive(Debug)]
+pub enum Order {
+    /// Each processor by its resume action.
+    Resume(Vec<ResumeAction>),
+    /// Not at all; the machine has been told already.
+    End,
+}
+
+/// The debugger's end.
+pub struct KvmDebuggee {
+    handle: MachineHandle,
+    cpus: u32,
+    orders: mpsc::Sender<Order>,
+    interrupted: Arc<AtomicBool>,
+}
+
+/// The end of the thread that waits for the machine.
+pub struct Stops {
+    told: UnboundedSender<DebuggeeStop>,
+    orders: mpsc::Receiver<Order>,
+    /// The debugger has asked for a stop since it let the machine go. A machine that stands still for a moment does not
+    /// hear that.
+    interrupted: Arc<AtomicBool>,
+    /// The guest's first instruction waits for a debugger.
+    hold_start: bool,
+}
+
+/// Ties a machine that has not started yet to a debugger. The last sender is for who ends the run early: an
+/// [`Order::End`] makes the waiting thread look.
+#[must_use]
+pub fn connect(
+    handle: MachineHandle,
+    cpus: u32,
+    hold_start: bool,
+) -> (KvmDebuggee, UnboundedReceiver<DebuggeeStop>, Stops, mpsc::Sender<Order>) {
+    let (stops, receiver) = unbounded_channel();
+    let (sender, orders) = mpsc::channel();
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let debuggee = KvmDebuggee {
+        handle,
+        cpus,
+        orders: sender.clone(),
+        interrupted: Arc::clone(&interrupted),
+    };
+    let stops = Stops {
+        told: stops,
+        orders,
+        interrupted,
+        hold_start,
+    };
+    (debuggee, receiver, stops, sender)
+}
+
+impl Stops {
+    /// Runs the machine to its end, telling the debugger each stop but for those at a violation of which `tells` says that
+    /// they are not the debugger's: then the machine goes on as before. `limit` counts the time in which it runs.
+    #[must_use]
+    pub fn run(self, running: &RunningMachine, limit: Duration, mut tells: impl FnMut(u32) -> bool) -> MachineStop {
+        let mut left = limit;
+        let mut next = if self.hold_start {
+            self.tell(running, DebuggeeStop::Start, left)
+        } else {
+            running.begin();
+            None
+        };
+        loop {
+            let began = Instant::now();
+            let reason = next.take().unwrap_or_else(|| running.wait(Some(left)));
+            left = left.saturating_sub(began.elapsed());
+            let Some(stop) = stop(&reason) else {
+                return reason;
+            };
+            let told = !matches!(stop, DebuggeeStop::Violation(cpu) if !tells(cpu));
+            next = if told {
+                self.tell(running, stop, left)
+            } else {
+                running.begin();
+                self.interrupt_again(running);
+                None
+            };
+            if !reason.can_go_on() {
+                return reason;
+            }
+        }
+    }
+
+    /// Tells a stop, waits and obeys; gives why the machine has stopped again if it did so before it ran.
+    fn tell(&self, running: &RunningMachine, stop: DebuggeeStop, limit: Duration) -> Option<MachineStop> {
+        let order = self.told.send(stop).ok().and_then(|()| self.orders.recv().ok());
+        if let Some(Order::Resume(actions)) = order {
+            let went_on = running.go_on(&actions, limit);
+            self.interrupt_again(running);
+            if let Ok(stopped) = went_on {
+                return stopped;
+            }
+        }
+        // Ended, or the debugger's thread is gone; with something else to tell the machine stays paused.
+        running.begin();
+        None
+    }
+
+    /// Stops a machine again that did not hear it while it stood still.
+    fn interrupt_again(&self, running: &RunningMachine) {
+        if self.interrupted.load(Ordering::SeqCst) {
+            running.handle().interrupt();
+        }
+    }
+}
+
+/// The stop that a debugger is told; `None` for what simply is the end.
+fn stop(reason: &MachineStop) -> Option<DebuggeeStop> {
+    Some(match reason {
+        MachineStop::Breakpoint { cpu } => DebuggeeStop::Violation(*cpu),
+        MachineStop::StopPoint { cpu, stop_point } => DebuggeeStop::StopPoint(*cpu, *stop_point),
+        MachineStop::Stepped { cpu } => DebuggeeStop::Stepped(*cpu),
+        MachineStop::Interrupted => DebuggeeStop::Interrupted,
+        MachineStop::StopPointsLost { count } => DebuggeeStop::StopPointsLost(*count),
+        MachineStop::TripleFault { cpu } | MachineStop::Crash { cpu, .. } => {
+            DebuggeeStop::Crashed(Some(*cpu), reason.to_string())
+        }
+        MachineStop::InternalError(error) => DebuggeeStop::Crashed(Some(error.cpu), reason.to_string()),
+        MachineStop::Reset => DebuggeeStop::Crashed(None, reason.to_string()),
+        MachineStop::PowerOff | MachineStop::TimeLimit | MachineStop::Stopped | MachineStop::Failed(_) => return None,
+    })
+}
+
+impl Debuggee for KvmDebuggee {
+    fn processors(&self) -> u32 {
+        self.cpus
+    }
+
+    fn look(&self, cpu: u32, look: Look) -> bool {
+        let done = self.handle.inspect(cpu, move |stopped| look(&mut KvmCpu::new(stopped)));
+        done.is_some()
+    }
+
+    fn set_stop_points(&self, stop_points: &[StopPoint]) -> Result<(), StopPointError> {
+        self.handle
+            .set_stop_points(stop_points)
+            .map_err(|error| StopPointError(error.to_string()))
+    }
+
+    fn has_software_breakpoints(&self) -> bool {
+        self.handle.has_software_breakpoints()
+    }
+
+    fn in_use(&self) -> StopPointUse {
+        let (breakpoints, stop_points) = self.handle.debug_registers();
+        let (software, stop_points): (Vec<StopPoint>, Vec<StopPoint>) = stop_points
+            .iter()
+            .partition(|stop_point| stop_point.kind == StopPointKind::SoftwareBreakpoint);
+        let watched = breakpoints
+            .iter()
+            .map(|b| format!("watched routine at {:#x}", b.address));
+        let stop_points = stop_points.iter().map(|stop_point| {
+            let what = match stop_point.kind {
+                StopPointKind::HardwareBreakpoint | StopPointKind::SoftwareBreakpoint => "your breakpoint",
+                StopPointKind::WriteWatchpoint => "your watchpoint (written)",
+                StopPointKind::AccessWatchpoint => "your watchpoint (read or written)",
+            };
+            format!("{what} at {:#x}", stop_point.address)
+        });
+        StopPointUse {
+            registers: watched.chain(stop_points).collect(),
+            software: software.iter().map(|stop_point| stop_point.address).collect(),
+        }
+    }
+
+    fn interrupt(&self) {
+        self.interrupted.store(true, Ordering::SeqCst);
+        self.handle.interrupt();
+    }
+
+    fn resume(&self, actions: Vec<ResumeAction>) {
+        self.interrupted.store(false, Ordering::SeqCst);
+        // Whoever waits for the machine is gone only with the machine.
+        let _ = self.orders.send(Order::Resume(actions));
+    }
+
+    fn end(&self) {
+        self.handle.stop();
+        let _ = self.orders.send(Order::End);
+    }
+
+    fn ran_on(&self) -> Vec<Option<Duration>> {
+        self.handle.ran_on()
+    }
+}
+
+#[allow(clippy::needless_pass_by_value)] // For map_err.
+fn refused(error: storlock_vmm::Error) -> RegisterError {
+    RegisterError(error.to_string())
+}
+
+fn general(registers: &Registers) -> storlock_vmm::registers::Registers {
+    let g = &registers.gpr;
+    storlock_vmm::registers::Registers {
+        rax: g[0],
+        rcx: g[1],
+        rdx: g[2],
+        rbx: g[3],
+        rsp: g[4],
+        rbp: g[5],
+        rsi: g[6],
+        rdi: g[7],
+        r8: g[8],
+        r9: g[9],
+        r10: g[10],
+        r11: g[11],
+        r12: g[12],
+        r13: g[13],
+        r14: g[14],
+        r15: g[15],
+        rip: registers.rip,
+        rflags: registers.rflags,
+    }
+}
+
+impl DebuggedCpu for KvmCpu<'_, '_> {
+    fn as_cpu_state(&self) -> &dyn CpuState {
+        self
+    }
+
+    fn all(&self) -> Result<AllRegisters, RegisterError> {
+        let s = self.vmm().special();
+        Ok(AllRegisters {
+            general: self.registers(),
+            selectors: [&s.cs, &s.ss, &s.ds, &s.es, &s.fs, &s.gs].map(|segment| segment.selector),
+            fs_base: s.fs_base(),
+            gs_base: s.gs_base(),
+            kernel_gs_base: self.vmm().msr(MSR_KERNEL_GS_BASE).map_err(refused)?,
+            cr0: s.cr0,
+            cr2: s.cr2,
+            cr3: s.cr3,
+            cr4: s.cr4,
+            cr8: s.cr8,
+            efer: s.efer,
+            floating: self.vmm().floating_point().map_err(refused)?,
+        })
+    }
+
+    /// Only what differs is given to the machine: a state that it shows is not always one that it takes.
+    fn set_all(&mut self, registers: &AllRegisters) -> Result<(), RegisterError> {
+        let now = self.all()?;
+        let with_others = AllRegisters {
+            general: registers.general,
+            floating: registers.floating,
+            kernel_gs_base: registers.kernel_gs_base,
+            ..now
+        };
+        if *registers != with_others {
+            let mut special = *self.vmm().special();
+            let [cs, ss, ds, es, fs, gs] = registers.selectors;
+            (special.cs.selector, special.ss.selector) = (cs, ss);
+            (special.ds.selector, special.es.selector) = (ds, es);
+            (special.fs.selector, special.gs.selector) = (fs, gs);
+            (special.fs.base, special.gs.base) = (registers.fs_base, registers.gs_base);
+            (special.cr0, special.cr2, special.cr3) = (registers.cr0, registers.cr2, registers.cr3);
+            (special.cr4, special.cr8, special.efer) = (registers.cr4, registers.cr8, registers.efer);
+            self.vmm_mut().set_special(&special).map_err(refused)?;
+        }
+        if registers.general != now.general {
+            self.vmm_mut().set_registers(&general(&registers.general));
+        }
+        if registers.kernel_gs_base != now.kernel_gs_base {
+            let taken = self.vmm_mut().set_msr(MSR_KERNEL_GS_BASE, registers.kernel_gs_base);
+            if !taken.map_err(refused)? {
+                return Err(RegisterError("k_gs_base has to be a canonical address".to_owned()));
+            }
+        }
+        let floating = FloatingPoint {
+            ymm_high: registers.floating.ymm_high.or(now.floating.ymm_high),
+            ..registers.floating
+        };
+        if floating != now.floating {
+            self.vmm_mut().set_floating_point(&floating).map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, gva: u64, data: &[u8]) -> Result<(), ReadError> {
+        self.vmm_mut().write_virtual_unprotected(gva, data).map_err(read_error)
+    }
+
+    fn translate(&self, gva: u64) -> Result<Page, ReadError> {
+        let cpu = self.vmm();
+        let found = storlock_vmm::translate::translate(cpu.ram(), cpu.special().address_space(), gva);
+        let found = found.map_err(|error: TranslateError| read_error(error))?;
+        Ok(Page {
+            physical: found.address,
+            size: found.page_size,
+            writable: found.writable,
+            user: found.user,
+            executable: found.executable,
+        })
+    }
+
+    fn read_physical(&self, gpa: u64, buf: &mut [u8]) -> bool {
+        self.vmm().ram().read_memory(gpa, buf).is_ok()
+    }
+}

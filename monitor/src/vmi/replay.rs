@@ -1,0 +1,138 @@
+//! The replay backend: a stopped processor that answers from a recording.
+//!
+//! Talks to the recording's plain types. It must not know what is asked for and why: it gives the recorded answer to a
+//! recorded question, and [`ReadError::NotRecorded`] to any other.
+
+use std::cell::{Cell, OnceCell};
+use std::collections::HashMap;
+
+use super::cpu::{ArmError, Breakpoint, CpuState, Interception, Registers, SpecialRegisters};
+use super::memory::{GuestMemory, ReadError};
+use super::recording::{RecordedRead, RecordedStop};
+
+/// A processor as it was at one recorded stop.
+#[derive(Debug)]
+pub struct ReplayCpu<'a> {
+    stop: &'a RecordedStop,
+    next_read: Cell<usize>,
+    next_arm: usize,
+    /// Where a question was recorded first; built when questions come in another order than recorded.
+    by_question: OnceCell<HashMap<(u64, u32), usize>>,
+}
+
+impl<'a> ReplayCpu<'a> {
+    /// The processor at `stop`.
+    #[must_use]
+    pub fn new(stop: &'a RecordedStop) -> Self {
+        Self {
+            stop,
+            next_read: Cell::new(0),
+            next_arm: 0,
+            by_question: OnceCell::new(),
+        }
+    }
+
+    fn find(&self, gva: u64, length: u32) -> Option<&RecordedRead> {
+        let asked = |read: &&RecordedRead| read.address == gva && read.length == length;
+        let next = self.next_read.get();
+        if let Some(read) = self.stop.reads.get(next).filter(asked) {
+            self.next_read.set(next + 1);
+            return Some(read);
+        }
+        let by_question = self.by_question.get_or_init(|| {
+            let numbered = self.stop.reads.iter().enumerate().rev();
+            numbered.map(|(i, read)| ((read.address, read.length), i)).collect()
+        });
+        let index = *by_question.get(&(gva, length))?;
+        self.next_read.set(index + 1);
+        self.stop.reads.get(index)
+    }
+}
+
+impl GuestMemory for ReplayCpu<'_> {
+    fn read(&self, gva: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+        let length = u32::try_from(buf.len()).map_err(|_| ReadError::NotRecorded(gva))?;
+        match self.find(gva, length).map(|read| &read.result) {
+            Some(Ok(bytes)) if bytes.len() == buf.len() => {
+                buf.copy_from_slice(bytes);
+                Ok(())
+            }
+            Some(Err(error)) => Err(*error),
+            _ => Err(ReadError::NotRecorded(gva)),
+        }
+    }
+}
+
+impl CpuState for ReplayCpu<'_> {
+    fn index(&self) -> u32 {
+        self.stop.vcpu
+    }
+
+    fn registers(&self) -> Registers {
+        self.stop.registers
+    }
+
+    fn special(&self) -> SpecialRegisters {
+        self.stop.special
+    }
+}
+
+impl Interception for ReplayCpu<'_> {
+    fn set_breakpoints(&mut self, _hooks: &[Breakpoint]) -> Result<(), ArmError> {
+        let arm = self.stop.arms.get(self.next_arm);
+        self.next_arm += 1;
+        match arm {
+            Some(None) => Ok(()),
+            Some(Some(text)) => Err(ArmError(text.clone())),
+            None => Err(ArmError("the recording has no answer to this".to_owned())),
+        }
+    }
+
+    fn end_msr_interception(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stop(reads: Vec<RecordedRead>) -> RecordedStop {
+        RecordedStop {
+            vcpu: 0,
+            reason: None,
+            registers: Registers::default(),
+            special: SpecialRegisters::default(),
+            reads,
+            arms: Vec::new(),
+        }
+    }
+
+    fn word(address: u64, value: u64) -> RecordedRead {
+        RecordedRead {
+            address,
+            length: 8,
+            result: Ok(value.to_le_bytes().to_vec()),
+        }
+    }
+
+    #[test]
+    fn one_address_read_twice_gives_both_values_in_order() {
+        let stop = stop(vec![word(0x10, 1), word(0x10, 2)]);
+        let cpu = ReplayCpu::new(&stop);
+        assert_eq!(cpu.read_u64(0x10), Ok(1));
+        assert_eq!(cpu.read_u64(0x10), Ok(2));
+    }
+
+    #[test]
+    fn questions_in_another_order_are_answered_too() {
+        let stop = stop(vec![word(0x10, 1), word(0x20, 2)]);
+        let cpu = ReplayCpu::new(&stop);
+        assert_eq!(cpu.read_u64(0x20), Ok(2));
+        assert_eq!(cpu.read_u64(0x10), Ok(1));
+    }
+
+    #[test]
+    fn a_question_that_was_not_asked_has_no_answer() {
+        let stop = stop(vec![word(0x10, 1)]);
+        assert_eq!(ReplayCpu::new(&stop).read_u64(0x18), Err(ReadError::NotRecorded(0x18)));
+    }
+}
