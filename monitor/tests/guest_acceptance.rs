@@ -1,7 +1,8 @@
 //! What the built binary has to hold in long runs: exact counts, what a hit costs, no false alarm, every bug at its place.
 //!
-//! Slow, so marked `#[ignore]`; `scripts/test --all` runs them on each ground, and `--nocapture` shows what they counted.
-//! `STORLOCK_GROUND=svm` says that guest code runs at a processor's speed; without it a KVM is expected that interprets
+//! Slow, so marked `#[ignore]`; `scripts/test --all` runs them on each test platform, and `--nocapture` shows what
+//! they counted.
+//! `STORLOCK_TEST_PLATFORM=svm` says that guest code runs at a processor's speed; without it a KVM is expected that interprets
 //! every instruction: there the runs are short, the large numbers are not asked for, and each test says so.
 #![allow(clippy::print_stdout, reason = "what a test measured is shown on demand")]
 #![allow(
@@ -23,11 +24,13 @@ use support::{
     assert_same_wherever_it_was_loaded, command, events, finish, images, run, run_counted, signature,
 };
 
-/// Whether this ground has the speed for the large numbers; if not, says what is not asked for.
+/// Whether this test platform has the speed for the large numbers; if not, says what is not asked for.
 fn fast(what: &str) -> bool {
-    let fast = std::env::var("STORLOCK_GROUND").is_ok_and(|ground| ground == "svm");
+    let fast = std::env::var("STORLOCK_TEST_PLATFORM").is_ok_and(|platform| platform == "svm");
     if !fast {
-        println!("this ground is not known to be fast (STORLOCK_GROUND is not svm), not asked for: {what}");
+        println!(
+            "this test platform is not known to be fast (STORLOCK_TEST_PLATFORM is not svm), not asked for: {what}"
+        );
     }
     fast
 }
@@ -115,7 +118,7 @@ fn guest_hit_costs_what_the_method_of_stepping_over_promises() {
             assert_eq!(requests, 0, "{run}");
         }
         _ => {
-            println!("this ground has no way over a breakpoint without a single step: one more KVM_RUN a hit");
+            println!("this test platform has no way over a breakpoint without a single step: one more KVM_RUN a hit");
             assert!(debug_exits <= 2 * hits + ONCE, "{run}");
         }
     }
@@ -191,7 +194,9 @@ fn guest_hit_needs_one_system_call() {
     let (run, _) = correct_run("vdisk-ok", 6, "ops=20");
     let method = run.report()["watch"]["step_over"].as_str().unwrap().to_owned();
     if method != "resume flag" {
-        println!("the resume flag does not work on this ground ({method}): more than one system call a hit is allowed");
+        println!(
+            "the resume flag does not work on this test platform ({method}): more than one system call a hit is allowed"
+        );
         return;
     }
     let (few, before) = traced_run(10);

@@ -211,7 +211,7 @@ fn guest_driver_that_bug_checks_is_shown_on_the_stack() {
 
 #[test]
 fn guest_driver_that_loops_at_dispatch_level_is_a_hang_at_its_place() {
-    // Enough for a slow ground to get there; the run takes all of it.
+    // Enough for a slow test platform to get there; the run takes all of it.
     let run = run_odd("loops-at-dispatch", &["--time-limit", "40s"]);
     assert_eq!(run.code(), 3, "{run}");
     let report = run.report();

@@ -36,7 +36,7 @@ const SMALL: &str = "32M";
 /// How many pages there are to each that is compared: a page takes the debugger's server some time where every instruction
 /// is emulated.
 fn compared_pages() -> u64 {
-    let emulated = std::env::var("STORLOCK_GROUND").is_ok_and(|ground| ground != "native");
+    let emulated = std::env::var("STORLOCK_TEST_PLATFORM").is_ok_and(|platform| platform != "native");
     if emulated {
         println!("one of 61 pages is compared here");
     }

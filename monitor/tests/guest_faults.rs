@@ -93,7 +93,7 @@ fn guest_a_late_completion_is_only_late() {
 #[test]
 fn guest_a_completion_that_never_comes_ends_in_a_reset() {
     // Long enough for a command on a busy machine, where each of the lab's instructions is emulated.
-    let svm = std::env::var("STORLOCK_GROUND").is_ok_and(|ground| ground == "svm");
+    let svm = std::env::var("STORLOCK_TEST_PLATFORM").is_ok_and(|platform| platform == "svm");
     let settings = format!("ops=16 threads=2 timeout={}", if svm { 20 } else { 4 });
     let run = run_with("nvme-ok", &["drop:write,after=3"], &["--append", &settings]);
     assert_nothing_found(&run);

@@ -28,13 +28,13 @@ const PARTITION: (u64, u64) = (2048, 120 << 10);
 
 /// OVMF uses SSE and x87 instructions, on which a KVM without hardware behind it gives up.
 fn ground_boots_firmware() -> bool {
-    let ground = std::env::var("STORLOCK_GROUND").unwrap_or_default();
+    let platform = std::env::var("STORLOCK_TEST_PLATFORM").unwrap_or_default();
     let virtualization =
         fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains(" svm") || text.contains(" vmx"));
-    let can = ground == "svm" || virtualization;
+    let can = platform == "svm" || virtualization;
     if !can {
         println!(
-            "not run on this ground: its KVM has no hardware behind it and gives up on instructions that OVMF uses"
+            "not run on this test platform: its KVM has no hardware behind it and gives up on instructions that OVMF uses"
         );
     }
     can

@@ -1,6 +1,6 @@
 //! A debugger at the violation: runs of the guest images under real gdb, and under a client that does what gdb does not.
 //!
-//! Where a ground cannot do something (data that is watched, on a KVM that interprets the guest) the test says so.
+//! Where a test platform cannot do something (data that is watched, on a KVM that interprets the guest) the test says so.
 #![allow(clippy::print_stdout, reason = "what a test measured is shown on demand")]
 #![allow(
     clippy::unwrap_used,
@@ -36,9 +36,9 @@ fn part<'a>(text: &'a str, name: &str) -> &'a str {
     &text[from..from + length]
 }
 
-/// This ground stops at data that is watched.
+/// This test platform stops at data that is watched.
 fn watches_data() -> bool {
-    let can = std::env::var("STORLOCK_GROUND").is_ok_and(|ground| ground != "native");
+    let can = std::env::var("STORLOCK_TEST_PLATFORM").is_ok_and(|platform| platform != "native");
     if !can {
         println!("data is not watched here: a KVM that interprets the guest does not stop at it");
     }

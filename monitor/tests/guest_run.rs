@@ -1,6 +1,6 @@
 //! The built binary on the guest images that come with the project: needs a usable /dev/kvm, of whatever kind.
 //!
-//! `STORLOCK_IMAGES` names the directory of the images; without it they are built. `STORLOCK_GROUND` is `svm` in the lab,
+//! `STORLOCK_IMAGES` names the directory of the images; without it they are built. `STORLOCK_TEST_PLATFORM` is `svm` in the lab,
 //! where there is time for more operations than on a KVM that interprets every instruction.
 #![allow(
     clippy::unwrap_used,

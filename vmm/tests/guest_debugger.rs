@@ -203,7 +203,7 @@ fn breakpoints_take_the_registers_of_traps_and_that_is_told() {
     assert_eq!(machine.handle().debug_registers(), (set, vec![execute("counted")]));
 }
 
-/// Only grounds that run guest code on a processor, or emulate a whole one, stop at data.
+/// Only test platforms that run guest code on a processor, or emulate a whole one, stop at data.
 #[test]
 fn written_data_stops_the_machine_behind_the_write() {
     let kvm = open();
@@ -222,7 +222,7 @@ fn written_data_stops_the_machine_behind_the_write() {
         Err(StopPointError::Length { .. })
     ));
     machine.handle().set_stop_points(&[stop_point]).unwrap();
-    let interpreted = std::env::var("STORLOCK_GROUND").is_ok_and(|ground| ground == "native");
+    let interpreted = std::env::var("STORLOCK_TEST_PLATFORM").is_ok_and(|platform| platform == "native");
     for _ in 0..3 {
         match go(&machine, &[]) {
             MachineStop::StopPoint {
@@ -230,7 +230,7 @@ fn written_data_stops_the_machine_behind_the_write() {
                 stop_point: hit,
             } => assert_eq!(hit, stop_point),
             MachineStop::PowerOff if interpreted => {
-                println!("this ground does not stop at data");
+                println!("this test platform does not stop at data");
                 return;
             }
             reason => panic!("{reason}"),
@@ -437,7 +437,7 @@ fn all_registers_can_be_changed() {
         floating.st[2][..10].copy_from_slice(&[0x11; 10]);
         match &mut floating.ymm_high {
             Some(high) => high[15] = [0x5a; 16],
-            None => println!("the processors of this ground have no AVX"),
+            None => println!("the processors of this test platform have no AVX"),
         }
         cpu.set_floating_point(&floating).unwrap();
         assert_eq!(cpu.floating_point().unwrap(), floating);

@@ -1,4 +1,4 @@
-//! Small hand-assembled guests on the real KVM. Run alone on a test ground: `cargo test -p storlock-vmm --test guest_machine`.
+//! Small hand-assembled guests on the real KVM. Run alone on a test platform: `cargo test -p storlock-vmm --test guest_machine`.
 
 #![allow(clippy::print_stdout, reason = "what a test measured is shown on demand")]
 // clippy spares functions marked `#[test]` only, not what they call.
@@ -491,7 +491,7 @@ fn an_instruction_that_this_kvm_does_not_know_is_named() {
     let guest = Code::new().raw(&[0xf3, 0x48, 0x0f, 0xb8, 0xc1]).end().assemble(); // popcnt rax, rcx
     let started = guest.prepare(&kvm, config(1, &Recorder::resuming())).start();
     match started.machine.wait(Some(LIMIT)) {
-        MachineStop::PowerOff => println!("this ground executes popcnt"),
+        MachineStop::PowerOff => println!("this test platform executes popcnt"),
         MachineStop::InternalError(error) => {
             assert_eq!((error.cpu, error.suberror), (0, InternalError::EMULATION));
             assert_eq!(error.rip, started.place.info.entry_point);

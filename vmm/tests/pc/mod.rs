@@ -24,22 +24,22 @@ use storlock_vmm::sandbox::Sandbox;
 use storlock_vmm::storage::backend::{ImageBackend, ImageOptions};
 use storlock_vmm::storage::nvme::{ControllerConfig, InterruptKind, NvmeDevice};
 
-/// Wall-clock limit of one guest. On the svm ground one takes a twentieth of it when nothing else runs there.
+/// Wall-clock limit of one guest. On the svm test platform one takes a twentieth of it when nothing else runs there.
 pub const LIMIT: Duration = Duration::from_secs(1200);
 /// PCI slot of the first NVMe controller.
 const NVME_SLOT: u8 = 4;
 
-/// Whether the ground can run an operating system: its KVM executes every instruction.
+/// Whether the test platform can run an operating system: its KVM executes every instruction.
 pub fn ground_runs_operating_systems() -> bool {
-    let ground = std::env::var("STORLOCK_GROUND").unwrap_or_default();
-    if ground == "svm" || ground == "vmx" {
+    let platform = std::env::var("STORLOCK_TEST_PLATFORM").unwrap_or_default();
+    if platform == "svm" || platform == "vmx" {
         return true;
     }
     let vector_arithmetic_works =
         fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains(" svm") || text.contains(" vmx"));
     if !vector_arithmetic_works {
         println!(
-            "not run on this ground: its KVM has no hardware behind it and gives up on SSE and x87 instructions, which \
+            "not run on this test platform: its KVM has no hardware behind it and gives up on SSE and x87 instructions, which \
              OVMF and Linux use"
         );
     }

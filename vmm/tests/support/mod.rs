@@ -30,13 +30,13 @@ pub fn open() -> Kvm {
     }
 }
 
-/// The ways of stepping over that work on this ground; those that do not are named.
+/// The ways of stepping over that work on this test platform; those that do not are named.
 pub fn working_methods(kvm: &Kvm) -> Vec<StepOver> {
     let mut working = Vec::new();
     for result in probe_step_over(kvm).unwrap() {
         match result.outcome {
             Ok(()) => working.push(result.method),
-            Err(reason) => println!("this ground cannot step over by {}: {reason}", result.method),
+            Err(reason) => println!("this test platform cannot step over by {}: {reason}", result.method),
         }
     }
     assert!(!working.is_empty());
