@@ -27,7 +27,7 @@ const WORKLOAD: &str = "ops=24 threads=2";
 const PARTITION: (u64, u64) = (2048, 120 << 10);
 
 /// OVMF uses SSE and x87 instructions, on which a KVM without hardware behind it gives up.
-fn ground_boots_firmware() -> bool {
+fn test_platform_boots_firmware() -> bool {
     let platform = std::env::var("STORLOCK_TEST_PLATFORM").unwrap_or_default();
     let virtualization =
         fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains(" svm") || text.contains(" vmx"));
@@ -60,7 +60,7 @@ fn tool(command: &mut Command, input: &str) {
 #[test]
 fn a_debugger_follows_firmware_from_the_reset_vector() {
     const RESET_VECTOR: u64 = 0xffff_fff0;
-    if !ground_boots_firmware() {
+    if !test_platform_boots_firmware() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -236,7 +236,7 @@ fn errors(run: &Run) -> String {
 
 #[test]
 fn a_bug_in_a_driver_that_firmware_boots_from_disk_is_found_at_its_place() {
-    if !ground_boots_firmware() {
+    if !test_platform_boots_firmware() {
         return;
     }
     let (bug, path) = buggy_driver();
@@ -264,7 +264,7 @@ fn a_bug_in_a_driver_that_firmware_boots_from_disk_is_found_at_its_place() {
 #[test]
 #[ignore = "a third boot: a minute"]
 fn gdb_is_there_from_the_reset_vector_to_the_violation() {
-    if !ground_boots_firmware() {
+    if !test_platform_boots_firmware() {
         return;
     }
     let (bug, path) = buggy_driver();
@@ -298,7 +298,7 @@ fn gdb_is_there_from_the_reset_vector_to_the_violation() {
 
 #[test]
 fn a_driver_without_bugs_is_found_by_its_name_alone() {
-    if !ground_boots_firmware() {
+    if !test_platform_boots_firmware() {
         return;
     }
     // The controller that the firmware used gets its driver, too.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pc::firmware::{make_fat_disk, make_variables, ovmf};
-use pc::{Console, DebianKernel, ground_runs_operating_systems, machine, machine_of, places, run_to};
+use pc::{Console, DebianKernel, machine, machine_of, places, run_to, test_platform_runs_operating_systems};
 use storlock_vmm::boot::{FirmwareRequest, LinuxRequest, NamedFile};
 use storlock_vmm::machine::MachineConfig;
 
@@ -41,7 +41,7 @@ fn make_disk(directory: &Path) -> PathBuf {
 
 #[test]
 fn ovmf_reaches_its_shell_and_keeps_its_variables_over_two_boots() {
-    if !ground_runs_operating_systems() {
+    if !test_platform_runs_operating_systems() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -94,7 +94,7 @@ fn boot_sector() -> Vec<u8> {
 
 #[test]
 fn seabios_boots_from_the_disk() {
-    if !ground_runs_operating_systems() {
+    if !test_platform_runs_operating_systems() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -128,7 +128,7 @@ fn seabios_boots_from_the_disk() {
 #[test]
 #[ignore = "OVMF and Linux one after the other: two minutes"]
 fn ovmf_boots_debians_kernel_and_has_a_display() {
-    if !ground_runs_operating_systems() {
+    if !test_platform_runs_operating_systems() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();

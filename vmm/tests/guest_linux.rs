@@ -14,8 +14,8 @@ use std::fs;
 use std::io::Read;
 
 use pc::{
-    Console, DebianKernel, PROLOGUE, REPORT, check_report, ground_runs_operating_systems, machine,
-    machine_interrupted_by, machine_of, run_to,
+    Console, DebianKernel, PROLOGUE, REPORT, check_report, machine, machine_interrupted_by, machine_of, run_to,
+    test_platform_runs_operating_systems,
 };
 use storlock_vmm::boot::LinuxRequest;
 use storlock_vmm::machine::{Machine, MachineConfig};
@@ -55,7 +55,7 @@ fn boot(machine: &mut Machine, body: &str, pattern: &[u8]) {
 
 #[test]
 fn debians_kernel_boots_directly_uses_the_disk_and_switches_off() {
-    if !ground_runs_operating_systems() {
+    if !test_platform_runs_operating_systems() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -85,7 +85,7 @@ $B dd if=/tmp/mark of=/dev/nvme0n1 bs=4k seek={MARK_BLOCK} conv=fsync,sync 2>/de
 #[test]
 #[ignore = "two more boots: a minute"]
 fn linux_uses_the_disk_by_msi_and_by_the_pin() {
-    if !ground_runs_operating_systems() {
+    if !test_platform_runs_operating_systems() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -120,7 +120,7 @@ $B grep nvme /proc/interrupts | $B sed 's/^/interrupt: /'
 #[test]
 #[ignore = "a second boot: half a minute"]
 fn linux_finds_hyper_v_on_four_processors_and_reboots() {
-    if !ground_runs_operating_systems() {
+    if !test_platform_runs_operating_systems() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();

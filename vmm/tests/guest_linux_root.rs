@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use pc::firmware::{make_fat_disk, make_variables, ovmf};
 use pc::{
-    Console, REPORT, check_report, ground_runs_operating_systems, guest_root, guest_system, machine_with, run_to,
+    Console, REPORT, check_report, guest_root, guest_system, machine_with, run_to, test_platform_runs_operating_systems,
 };
 use storlock_vmm::boot::{FirmwareRequest, LinuxRequest};
 use storlock_vmm::machine::{Machine, MachineConfig};
@@ -146,7 +146,7 @@ fn everything_directly(cpus: u32, end: &str, reason: &str) {
 #[test]
 #[ignore = "fio and nvme-cli: some minutes in the lab"]
 fn linux_on_ext4_with_two_processors_passes_fio_and_nvme_cli_and_powers_off() {
-    if ground_runs_operating_systems() {
+    if test_platform_runs_operating_systems() {
         everything_directly(2, "poweroff", "power-off");
     }
 }
@@ -154,7 +154,7 @@ fn linux_on_ext4_with_two_processors_passes_fio_and_nvme_cli_and_powers_off() {
 #[test]
 #[ignore = "fio and nvme-cli: some minutes in the lab"]
 fn linux_on_ext4_with_four_processors_passes_fio_and_nvme_cli_and_reboots() {
-    if ground_runs_operating_systems() {
+    if test_platform_runs_operating_systems() {
         everything_directly(4, "reboot", "reset");
     }
 }
@@ -162,7 +162,7 @@ fn linux_on_ext4_with_four_processors_passes_fio_and_nvme_cli_and_reboots() {
 #[test]
 #[ignore = "OVMF, fio and nvme-cli: some minutes in the lab"]
 fn ovmf_boots_linux_on_ext4_with_four_processors_which_passes_fio_and_nvme_cli() {
-    if !ground_runs_operating_systems() {
+    if !test_platform_runs_operating_systems() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -189,7 +189,7 @@ if [ "$boots" = 1 ]; then reboot; exit; fi
 #[test]
 #[ignore = "OVMF and Linux, twice: some minutes in the lab"]
 fn ovmf_loads_linux_from_a_disk_twice_because_it_reboots_and_then_powers_off() {
-    if !ground_runs_operating_systems() {
+    if !test_platform_runs_operating_systems() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pc::ground_runs_operating_systems;
+use pc::test_platform_runs_operating_systems;
 use storlock_vmm::boot::{FirmwareRequest, NamedFile};
 use storlock_vmm::debug::{DebugHandler, HitAction, StoppedCpu};
 use storlock_vmm::kvm;
@@ -127,7 +127,7 @@ fn firmware_starts_again_after_a_reset_of_every_kind() {
         ("port 92h", PORT_A, AtReset::Restart),
     ];
     // A KVM without hardware behind it gives up on exceptions before paging is on.
-    if ground_runs_operating_systems() {
+    if test_platform_runs_operating_systems() {
         kinds.push(("triple fault", TRIPLE_FAULT, AtReset::RestartAtTripleFault));
     }
     for (name, reset, at_reset) in kinds {
@@ -145,7 +145,7 @@ fn a_reset_ends_the_run_where_that_is_wanted() {
     let (reason, running, _) = run(firmware(RESET_CONTROL, Some(STARTS)), AtReset::End, LIMIT);
     assert!(matches!(reason, MachineStop::Reset), "{reason}");
     assert_eq!(running.restarts(), 0);
-    if !ground_runs_operating_systems() {
+    if !test_platform_runs_operating_systems() {
         return;
     }
     let (reason, ..) = run(firmware(TRIPLE_FAULT, Some(STARTS)), AtReset::Restart, LIMIT);

@@ -30,7 +30,7 @@ pub const LIMIT: Duration = Duration::from_secs(1200);
 const NVME_SLOT: u8 = 4;
 
 /// Whether the test platform can run an operating system: its KVM executes every instruction.
-pub fn ground_runs_operating_systems() -> bool {
+pub fn test_platform_runs_operating_systems() -> bool {
     let platform = std::env::var("STORLOCK_TEST_PLATFORM").unwrap_or_default();
     if platform == "svm" || platform == "vmx" {
         return true;
