@@ -11,7 +11,7 @@ use crate::windows::{FileImage, Image, ImageError, Imports, SymbolTable};
 
 const MOST_PROCESSORS: usize = crate::vmi::recording::limits::PROCESSORS as usize;
 /// Debug registers are 4.
-const MOST_HOOKS: usize = 16;
+const MOST_BREAKPOINTS: usize = 16;
 /// Exports that are shown: each can fill [`ExportRequest::LIMIT`] bytes, twice.
 const MOST_EXPORTS: usize = 64;
 /// Longest name of a file or routine, bytes.
@@ -82,7 +82,8 @@ pub struct Config {
     pub target_file: Option<DriverFile>,
     /// Number of virtual processors, 1 to 64.
     pub processors: u32,
-    /// How many breakpoints can be set at once.
+    /// How many breakpoints can be set at once. Recordings have it under its first name.
+    #[serde(rename = "hooks")]
     pub breakpoints: usize,
     /// How a breakpoint is stepped over, in words.
     pub step_over: String,
@@ -116,7 +117,7 @@ impl Config {
             return Err("its machine has no processors".to_owned());
         }
         within("the number of processors", self.processors as usize, MOST_PROCESSORS)?;
-        within("the number of breakpoints", self.breakpoints, MOST_HOOKS)?;
+        within("the number of breakpoints", self.breakpoints, MOST_BREAKPOINTS)?;
         within("the number of exports", self.exports.len(), MOST_EXPORTS)?;
         let texts = [&self.target, &self.step_over];
         let requests = self.exports.iter().flat_map(|export| [&export.module, &export.name]);
