@@ -14,7 +14,7 @@ use super::keyboard::{KEYBOARD_COMMAND_PORT, KEYBOARD_DATA_PORT, KEYBOARD_IRQ, K
 use super::pirq::{self, PirqRouter};
 use super::power::{POWER_MANAGEMENT_BASE, POWER_MANAGEMENT_LENGTH, PowerManagement, SCI_IRQ, TimerWidth};
 use super::reset::{PORT_A, PortA, ResetControl};
-use super::rtc::{MemorySizes, RTC_BASE, RTC_LENGTH, Rtc};
+use super::rtc::{MemorySizes, RTC_BASE, RTC_IRQ, RTC_LENGTH, Rtc};
 use super::serial::{COM1_BASE, COM1_IRQ, COM2_BASE, COM2_IRQ, Output, SerialPort, UART_LENGTH};
 use super::{Clock, PowerControl};
 use crate::bus::{Bus, BusError};
@@ -97,7 +97,11 @@ impl Board {
         let serial2 = Arc::new(SerialPort::new(input(COM2_IRQ), com2));
         pio.insert(COM2_BASE, UART_LENGTH, Arc::clone(&serial2) as _)?;
         pio.insert(DEBUG_CONSOLE_PORT, 1, Arc::new(DebugConsole::new(debug_output)))?;
-        pio.insert(RTC_BASE, RTC_LENGTH, Arc::new(Rtc::new(Arc::clone(&clock), memory)))?;
+        pio.insert(
+            RTC_BASE,
+            RTC_LENGTH,
+            Arc::new(Rtc::new(Arc::clone(&clock), input(RTC_IRQ), memory)),
+        )?;
         pio.insert(PORT_A, 1, Arc::new(PortA::new(Arc::clone(&power))))?;
         let keyboard = KeyboardController::new(input(KEYBOARD_IRQ), Arc::clone(&power));
         pio.insert(KEYBOARD_DATA_PORT, 1, keyboard.data_port())?;

@@ -18,7 +18,7 @@ use crate::devices::debugcon::DEBUG_CONSOLE_PORT;
 use crate::devices::fw_cfg::{FW_CFG_BASE, FW_CFG_LENGTH};
 use crate::devices::keyboard::{KEYBOARD_COMMAND_PORT, KEYBOARD_DATA_PORT, KEYBOARD_IRQ};
 use crate::devices::reset::PORT_A;
-use crate::devices::rtc::{RTC_BASE, RTC_LENGTH};
+use crate::devices::rtc::{RTC_BASE, RTC_IRQ, RTC_LENGTH};
 use crate::devices::serial::{COM1_BASE, COM1_IRQ, COM2_BASE, COM2_IRQ, UART_LENGTH};
 
 /// Revision of the table from which integers have 64 bits.
@@ -177,7 +177,14 @@ fn isa_bridge() -> Raw {
             Some(KEYBOARD_IRQ),
             false,
         ),
-        fixed_device("RTC_", &eisa("PNP0B00"), 0, &[(RTC_BASE, RTC_LENGTH)], None, false),
+        fixed_device(
+            "RTC_",
+            &eisa("PNP0B00"),
+            0,
+            &[(RTC_BASE, RTC_LENGTH)],
+            Some(RTC_IRQ),
+            false,
+        ),
         fixed_device(
             "PIC_",
             &eisa("PNP0000"),

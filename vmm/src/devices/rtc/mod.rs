@@ -1,16 +1,27 @@
 //! The real-time clock and CMOS memory: Motorola MC146818A (data sheet: "address map", "registers", "update cycle"),
 //! reached through an index port and a data port.
 //!
-//! Talks to the guest's clock. It raises no interrupt (no alarm, no periodic rate): guests of this PC have better timers.
-//! The time registers are computed when they are read; only the difference from the guest's wall clock is kept.
+//! Talks to the guest's clock and its interrupt line. The time registers and what has become due are computed when somebody
+//! looks: a guest that reads, or the timer ([`RtcTimer`]) while an interrupt is enabled. Only the difference from the
+//! guest's wall clock is kept. It must not know KVM.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod causes;
+#[cfg(test)]
+mod tests;
+mod timer;
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use self::causes::{Alarm, Causes};
+pub use self::timer::RtcTimer;
 use super::Clock;
 use super::calendar::DateTime;
 use crate::bus::BusDevice;
+use crate::irq::InterruptLine;
 
+/// Input of the interrupt controllers.
+pub const RTC_IRQ: u32 = 8;
 /// First port: index, then data.
 pub const RTC_BASE: u64 = 0x70;
 /// Number of ports.
@@ -27,8 +38,11 @@ const INDEX_MASK: u8 = 0x7f;
 /// Registers of the clock.
 mod register {
     pub(super) const SECONDS: u8 = 0x00;
+    pub(super) const SECONDS_ALARM: u8 = 0x01;
     pub(super) const MINUTES: u8 = 0x02;
+    pub(super) const MINUTES_ALARM: u8 = 0x03;
     pub(super) const HOURS: u8 = 0x04;
+    pub(super) const HOURS_ALARM: u8 = 0x05;
     pub(super) const DAY_OF_WEEK: u8 = 0x06;
     pub(super) const DAY_OF_MONTH: u8 = 0x07;
     pub(super) const MONTH: u8 = 0x08;
@@ -55,12 +69,28 @@ const TIME_REGISTERS: [u8; 8] = [
 
 /// Register A: update in progress; read-only.
 const UIP: u8 = 1 << 7;
+/// Register A: the divider chain is held in reset (DV2 and DV1).
+const DIVIDER_RESET: u8 = 0b110 << 4;
+/// Register A: rate of the periodic interrupt.
+const RATE_SELECT: u8 = 0b1111;
+/// An alarm register from here on stands for every value.
+const ANY_VALUE: u8 = 0b11 << 6;
 /// Register A: 32.768 kHz time base, 1.024 kHz periodic rate, as PC firmware sets it.
 const A_DEFAULT: u8 = 0x26;
 /// Register B: updates are stopped so that software can set the time.
 const SET: u8 = 1 << 7;
-/// Register B: periodic, alarm and update-ended interrupts, and the square wave.
-const INTERRUPT_ENABLES: u8 = 0b1111 << 3;
+/// Registers B and C: the periodic interrupt is enabled (PIE), a period has passed (PF).
+const PERIODIC: u8 = 1 << 6;
+/// Registers B and C: the alarm interrupt is enabled (AIE), the alarm's time has come (AF).
+const ALARM: u8 = 1 << 5;
+/// Registers B and C: the update-ended interrupt is enabled (UIE), the time has been updated (UF).
+const UPDATE_ENDED: u8 = 1 << 4;
+/// The three causes of an interrupt; each has the same bit as its enable.
+const CAUSES: u8 = PERIODIC | ALARM | UPDATE_ENDED;
+/// Register B: the square wave, on a pin that leads nowhere here.
+const SQUARE_WAVE: u8 = 1 << 3;
+/// Register C: an enabled cause is there (IRQF).
+const INTERRUPT_REQUEST: u8 = 1 << 7;
 /// Register B: binary rather than BCD.
 const DATA_MODE_BINARY: u8 = 1 << 2;
 /// Register B: 24 rather than 12 hours.
@@ -89,29 +119,39 @@ struct RtcState {
     cmos: [u8; CMOS_SIZE],
     /// The clock shows the guest's wall clock plus this many seconds.
     offset: i64,
+    /// What of register C has come about.
+    causes: Causes,
 }
 
 /// The real-time clock.
 pub struct Rtc {
     clock: Arc<dyn Clock>,
+    line: Arc<dyn InterruptLine>,
     state: Mutex<RtcState>,
+    /// Told when the time of the next interrupt may have changed.
+    changed: Condvar,
 }
 
 impl Rtc {
-    /// A clock that shows `clock`'s wall time in UTC, in BCD and 24-hour mode.
+    /// A clock that shows `clock`'s wall time in UTC, in BCD and 24-hour mode. It raises interrupts on `line` for as long as
+    /// an [`RtcTimer`] looks after it.
     #[must_use]
-    pub fn new(clock: Arc<dyn Clock>, memory: MemorySizes) -> Self {
+    pub fn new(clock: Arc<dyn Clock>, line: Arc<dyn InterruptLine>, memory: MemorySizes) -> Self {
         let mut cmos = [0; CMOS_SIZE];
         cmos[usize::from(register::A)] = A_DEFAULT;
         cmos[usize::from(register::B)] = HOURS_24;
         set_memory_sizes(&mut cmos, memory);
+        let causes = Causes::new(clock.elapsed(), seconds(clock.wall()));
         Self {
             clock,
+            line,
             state: Mutex::new(RtcState {
                 index: 0,
                 cmos,
                 offset: 0,
+                causes,
             }),
+            changed: Condvar::new(),
         }
     }
 
@@ -125,10 +165,49 @@ impl Rtc {
     }
 
     fn wall_seconds(&self) -> i64 {
-        i64::try_from(self.clock.wall().as_secs()).unwrap_or(i64::MAX)
+        seconds(self.clock.wall())
     }
 
-    fn read_register(&self, state: &RtcState) -> u8 {
+    /// Notes what has become due, and raises the line for a cause that is enabled. The line of an ISA interrupt counts by
+    /// its edges: each cause makes a new one, so that a guest which has lost one gets the next.
+    fn catch_up(&self, state: &mut RtcState) {
+        let new = state.catch_up(self.clock.elapsed(), self.now(state));
+        if new & state.register(register::B) & CAUSES != 0 {
+            self.line.set_level(false);
+            self.line.set_level(true);
+        }
+    }
+
+    /// Raises what is due; gives how long it is until the next enabled cause, `None` if there is none.
+    fn tick(&self, state: &mut RtcState) -> Option<Duration> {
+        self.catch_up(state);
+        let enabled = state.register(register::B) & CAUSES;
+        let period = state.period().filter(|_| enabled & PERIODIC != 0);
+        let periodic = period.map(|period| state.causes.until_period(self.clock.elapsed(), period));
+        let into_second = Duration::from_nanos(self.clock.wall().subsec_nanos().into());
+        let seconds = if !state.updates() {
+            None
+        } else if enabled & UPDATE_ENDED != 0 {
+            Some(1)
+        } else if enabled & ALARM != 0 {
+            state.alarm().and_then(|alarm| alarm.seconds_until(self.now(state)))
+        } else {
+            None
+        };
+        let update = seconds.map(|seconds| Duration::from_secs(seconds.into()).saturating_sub(into_second));
+        periodic.into_iter().chain(update).min()
+    }
+
+    /// Register C; reading it clears all causes and releases the line.
+    fn take_causes(&self, state: &mut RtcState) -> u8 {
+        self.catch_up(state);
+        let causes = state.causes.take();
+        self.line.set_level(false);
+        let request = causes & state.register(register::B) & CAUSES != 0;
+        causes | if request { INTERRUPT_REQUEST } else { 0 }
+    }
+
+    fn read_register(&self, state: &mut RtcState) -> u8 {
         let stopped = state.register(register::B) & SET != 0;
         match state.index {
             register::A => {
@@ -136,8 +215,7 @@ impl Rtc {
                 let updating = !stopped && into_second + UPDATE_TIME >= Duration::from_secs(1);
                 state.register(register::A) | if updating { UIP } else { 0 }
             }
-            // No interrupt cause is ever pending.
-            register::C => 0,
+            register::C => self.take_causes(state),
             register::D => VALID_RAM_AND_TIME,
             index if !stopped && TIME_REGISTERS.contains(&index) => {
                 let mut shown = state.clone();
@@ -149,21 +227,16 @@ impl Rtc {
     }
 
     fn write_register(&self, state: &mut RtcState, value: u8) {
+        // What has become due by now did so by the registers as they were.
+        self.catch_up(state);
         let index = state.index;
         let stopped = state.register(register::B) & SET != 0;
         match index {
-            register::A => state.cmos[usize::from(index)] = value & !UIP,
-            register::B => {
-                // The time is encoded in the mode that was in force while it ran, and decoded in the new one, which is
-                // how a guest sets the mode together with the time.
-                if !stopped && value & SET != 0 {
-                    state.encode(self.now(state));
-                }
-                state.cmos[usize::from(index)] = value;
-                if stopped && value & SET == 0 {
-                    self.set_time(state);
-                }
+            register::A => {
+                state.cmos[usize::from(index)] = value & !UIP;
+                state.causes.restart_period(self.clock.elapsed());
             }
+            register::B => self.write_control(state, value),
             register::C | register::D => {}
             _ if !stopped && TIME_REGISTERS.contains(&index) => {
                 state.encode(self.now(state));
@@ -172,19 +245,95 @@ impl Rtc {
             }
             _ => state.cmos[usize::from(index)] = value,
         }
+        self.changed.notify_all();
+    }
+
+    fn write_control(&self, state: &mut RtcState, value: u8) {
+        let old = state.register(register::B);
+        let (stopped, stops) = (old & SET != 0, value & SET != 0);
+        // The time is encoded in the mode that was in force while it ran, and decoded in the new one, which is how a guest
+        // sets the mode together with the time.
+        if !stopped && stops {
+            state.encode(self.now(state));
+        }
+        // SET going high clears UIE.
+        let cleared = if stops { UPDATE_ENDED } else { 0 };
+        state.cmos[usize::from(register::B)] = value & !cleared;
+        if stopped && !stops {
+            self.set_time(state);
+        }
+        // A cause that is there already interrupts as soon as it is enabled, and no longer once it is not.
+        let pending = |control: u8| state.causes.pending() & control & CAUSES != 0;
+        match (pending(old), pending(state.register(register::B))) {
+            (false, true) => self.line.set_level(true),
+            (true, false) => self.line.set_level(false),
+            _ => {}
+        }
     }
 
     /// Sets the clock from the time registers; a date that does not exist changes nothing.
     fn set_time(&self, state: &mut RtcState) {
         if let Some(seconds) = state.decode() {
             state.offset = seconds.saturating_sub(self.wall_seconds());
+            state.causes.restart_seconds(seconds);
         } else {
             tracing::debug!("the guest set the real-time clock to a time that does not exist");
         }
     }
 }
 
+/// Whole seconds, as the clock counts them.
+fn seconds(time: Duration) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
+}
+
 impl RtcState {
+    /// Whether the time goes on: updates are not stopped, and the divider chain is not held in reset (DV2 and DV1).
+    fn updates(&self) -> bool {
+        self.register(register::B) & SET == 0 && self.divides()
+    }
+
+    fn divides(&self) -> bool {
+        self.register(register::A) & DIVIDER_RESET != DIVIDER_RESET
+    }
+
+    /// The period of the periodic interrupt; `None` if it is off.
+    fn period(&self) -> Option<Duration> {
+        let selected = self.register(register::A) & RATE_SELECT;
+        causes::period(selected).filter(|_| self.divides())
+    }
+
+    /// The time of the alarm; `None` if it names no time, so that it never comes.
+    fn alarm(&self) -> Option<Alarm> {
+        let field = |index: u8, value: &dyn Fn(u8) -> Option<u8>| match self.register(index) {
+            any if any >= ANY_VALUE => Some(None),
+            number => value(number).map(Some),
+        };
+        Some(Alarm {
+            second: field(register::SECONDS_ALARM, &|number| self.value(number))?,
+            minute: field(register::MINUTES_ALARM, &|number| self.value(number))?,
+            hour: field(register::HOURS_ALARM, &|number| self.hour(number))?,
+        })
+    }
+
+    /// Notes the causes that have come about until `elapsed`, when the clock shows `now`; gives those that did so now.
+    fn catch_up(&mut self, elapsed: Duration, now: i64) -> u8 {
+        let mut new = match self.period() {
+            Some(period) if self.causes.pass_periods(elapsed, period) => PERIODIC,
+            _ => 0,
+        };
+        let before = self.causes.pass_seconds(now);
+        if self.updates() && before < now {
+            new |= UPDATE_ENDED;
+            let until = self.alarm().and_then(|alarm| alarm.seconds_until(before));
+            if until.is_some_and(|seconds| i64::from(seconds) <= now.saturating_sub(before)) {
+                new |= ALARM;
+            }
+        }
+        self.causes.add(new);
+        new
+    }
+
     fn register(&self, index: u8) -> u8 {
         self.cmos[usize::from(index & INDEX_MASK)]
     }
@@ -205,6 +354,16 @@ impl RtcState {
         }
         let (tens, ones) = (number >> 4, number & 0xf);
         (tens < 10 && ones < 10).then_some(tens * 10 + ones)
+    }
+
+    /// The hour, 0 to 23, that an hours register stands for; `None` if it is none.
+    fn hour(&self, number: u8) -> Option<u8> {
+        if self.register(register::B) & HOURS_24 != 0 {
+            return self.value(number);
+        }
+        let hour = self.value(number & !AFTERNOON)?;
+        let half = if number & AFTERNOON != 0 { 12 } else { 0 };
+        (1..=12).contains(&hour).then_some(hour % 12 + half)
     }
 
     /// Fills the time registers.
@@ -234,14 +393,7 @@ impl RtcState {
 
     /// Seconds since 1970 that the time registers stand for. The day of the week is not looked at.
     fn decode(&self) -> Option<i64> {
-        let hours = self.register(register::HOURS);
-        let hour = if self.register(register::B) & HOURS_24 != 0 {
-            self.value(hours)?
-        } else {
-            let hour = self.value(hours & !AFTERNOON)?;
-            let half = if hours & AFTERNOON != 0 { 12 } else { 0 };
-            (1..=12).contains(&hour).then_some(hour % 12 + half)?
-        };
+        let hour = self.hour(self.register(register::HOURS))?;
         let time = DateTime {
             year: u16::from(self.value(self.register(register::CENTURY))?) * 100
                 + u16::from(self.value(self.register(register::YEAR))?),
@@ -276,9 +428,13 @@ fn set_memory_sizes(cmos: &mut [u8; CMOS_SIZE], memory: MemorySizes) {
 /// Offset 0 is the index port, which cannot be read; offset 1 the data port.
 impl BusDevice for Rtc {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        let state = self.lock();
+        let mut state = self.lock();
         for (byte, port) in data.iter_mut().zip(offset..) {
-            *byte = if port == 1 { self.read_register(&state) } else { 0xff };
+            *byte = if port == 1 {
+                self.read_register(&mut state)
+            } else {
+                0xff
+            };
         }
     }
 
@@ -293,169 +449,13 @@ impl BusDevice for Rtc {
         }
     }
 
-    /// The battery keeps time and memory; the reset line clears the interrupt enables.
+    /// The battery keeps time and memory; the reset line clears the interrupts' causes and enables.
     fn reset(&self) {
         let mut state = self.lock();
         state.index = 0;
-        state.cmos[usize::from(register::B)] &= !INTERRUPT_ENABLES;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::devices::testing::FakeClock;
-
-    /// 2024-02-29 23:59:58 UTC, a Thursday.
-    const LEAP_DAY: u64 = 1_709_251_198;
-
-    fn rtc(seconds: u64) -> (Rtc, Arc<FakeClock>) {
-        let clock = Arc::new(FakeClock::default());
-        clock.set(Duration::from_secs(seconds));
-        (
-            Rtc::new(
-                clock.clone(),
-                MemorySizes {
-                    low: 3 << 30,
-                    high: 5 << 30,
-                },
-            ),
-            clock,
-        )
-    }
-
-    fn read(rtc: &Rtc, index: u8) -> u8 {
-        rtc.write(0, &[index]);
-        let mut byte = [0];
-        rtc.read(1, &mut byte);
-        byte[0]
-    }
-
-    fn write(rtc: &Rtc, index: u8, value: u8) {
-        rtc.write(0, &[index]);
-        rtc.write(1, &[value]);
-    }
-
-    fn time(rtc: &Rtc) -> [u8; 8] {
-        TIME_REGISTERS.map(|index| read(rtc, index))
-    }
-
-    #[test]
-    fn shows_the_wall_clock_in_bcd_and_24_hours() {
-        let (rtc, clock) = rtc(LEAP_DAY);
-        assert_eq!(time(&rtc), [0x58, 0x59, 0x23, 5, 0x29, 0x02, 0x24, 0x20]);
-        clock.set(Duration::from_secs(LEAP_DAY + 2));
-        assert_eq!(time(&rtc), [0, 0, 0, 6, 1, 3, 0x24, 0x20]);
-    }
-
-    #[test]
-    fn a_reset_keeps_time_mode_and_memory_and_clears_the_interrupt_enables() {
-        let (rtc, _) = rtc(LEAP_DAY);
-        write(&rtc, register::B, DATA_MODE_BINARY | HOURS_24 | INTERRUPT_ENABLES);
-        write(&rtc, register::YEAR, 28);
-        write(&rtc, 0x40, 0x5a);
-        rtc.reset();
-        let mut index = [0xff];
-        rtc.read(1, &mut index);
-        assert_eq!(index, [58], "the seconds are selected");
-        assert_eq!(read(&rtc, register::B), DATA_MODE_BINARY | HOURS_24);
-        assert_eq!((read(&rtc, register::YEAR), read(&rtc, 0x40)), (28, 0x5a));
-    }
-
-    #[test]
-    fn binary_and_12_hour_modes() {
-        let (rtc, clock) = rtc(LEAP_DAY);
-        write(&rtc, register::B, DATA_MODE_BINARY);
-        assert_eq!(time(&rtc), [58, 59, 0x0b | AFTERNOON, 5, 29, 2, 24, 20]);
-        clock.set(Duration::from_secs(LEAP_DAY + 2));
-        assert_eq!(read(&rtc, register::HOURS), 12, "midnight");
-    }
-
-    #[test]
-    fn the_guest_sets_the_time_while_updates_are_stopped() {
-        let (rtc, clock) = rtc(LEAP_DAY);
-        write(&rtc, register::B, SET | HOURS_24);
-        let wanted = [0x30, 0x15, 0x07, 1, 0x31, 0x12, 0x99, 0x19];
-        for (index, value) in TIME_REGISTERS.into_iter().zip(wanted) {
-            write(&rtc, index, value);
-        }
-        clock.set(Duration::from_secs(LEAP_DAY + 10));
-        assert_eq!(time(&rtc), wanted, "stopped");
-        write(&rtc, register::B, HOURS_24);
-        clock.set(Duration::from_secs(LEAP_DAY + 15));
-        assert_eq!(time(&rtc), [0x35, 0x15, 0x07, 6, 0x31, 0x12, 0x99, 0x19]);
-    }
-
-    #[test]
-    fn setting_only_the_minutes_keeps_the_rest() {
-        let (rtc, _) = rtc(LEAP_DAY);
-        write(&rtc, register::B, SET | HOURS_24);
-        write(&rtc, register::MINUTES, 0x10);
-        write(&rtc, register::B, HOURS_24);
-        assert_eq!(time(&rtc), [0x58, 0x10, 0x23, 5, 0x29, 0x02, 0x24, 0x20]);
-    }
-
-    #[test]
-    fn a_date_that_does_not_exist_changes_nothing() {
-        let (rtc, _) = rtc(LEAP_DAY);
-        write(&rtc, register::MONTH, 0x13);
-        write(&rtc, register::SECONDS, 0x6a);
-        assert_eq!(time(&rtc), [0x58, 0x59, 0x23, 5, 0x29, 0x02, 0x24, 0x20]);
-    }
-
-    #[test]
-    fn update_in_progress_precedes_each_second() {
-        let (rtc, clock) = rtc(LEAP_DAY);
-        assert_eq!(read(&rtc, register::A), A_DEFAULT);
-        clock.set(Duration::from_millis(LEAP_DAY * 1000 + 998));
-        assert_eq!(read(&rtc, register::A), A_DEFAULT | UIP);
-        write(&rtc, register::B, SET | HOURS_24);
-        assert_eq!(read(&rtc, register::A), A_DEFAULT, "never while stopped");
-    }
-
-    #[test]
-    fn time_and_memory_are_valid_and_the_memory_size_is_told() {
-        let (rtc, _) = rtc(LEAP_DAY);
-        write(&rtc, register::D, 0);
-        assert_eq!((read(&rtc, register::D), read(&rtc, register::C)), (0x80, 0));
-        let word = |index| u16::from_le_bytes([read(&rtc, index), read(&rtc, index + 1)]);
-        assert_eq!((word(0x15), word(0x17), word(0x30)), (640, 0xffff, 0xffff));
-        assert_eq!(word(0x34), 0xbf00, "3 GiB less 16 MiB");
-        assert_eq!((word(0x5b), read(&rtc, 0x5d)), (0x4000, 1), "5 GiB");
-    }
-
-    #[test]
-    fn other_registers_are_memory() {
-        let (rtc, _) = rtc(LEAP_DAY);
-        write(&rtc, 0x0f, 0xfe);
-        assert_eq!(read(&rtc, 0x8f), 0xfe, "bit 7 of the index does not count");
-    }
-
-    proptest! {
-        /// Any time that the registers show is taken back as the same time, in each mode.
-        #[test]
-        fn encoding_and_decoding_are_inverse(seconds in 0..253_402_300_800i64, mode in 0..4u8) {
-            let (rtc, _) = rtc(0);
-            let mut state = rtc.lock();
-            state.cmos[usize::from(register::B)] = mode << 1;
-            state.encode(seconds);
-            prop_assert_eq!(state.decode(), Some(seconds));
-        }
-
-        /// No sequence of accesses panics, whatever the time.
-        #[test]
-        fn hostile_accesses_are_harmless(
-            seconds: u64,
-            accesses in prop::collection::vec((0..4u64, 0..9usize, any::<u64>()), 1..60),
-        ) {
-            let (rtc, _) = rtc(seconds);
-            for (offset, length, value) in accesses {
-                let mut data = value.to_le_bytes()[..length].to_vec();
-                rtc.write(offset, &data);
-                rtc.read(offset, &mut data);
-            }
-        }
+        self.catch_up(&mut state);
+        state.causes.take();
+        state.cmos[usize::from(register::B)] &= !(CAUSES | SQUARE_WAVE);
+        self.line.set_level(false);
     }
 }

@@ -1,0 +1,195 @@
+//! The thread that raises the clock's interrupts at their time.
+//!
+//! It sleeps while none is enabled, and comes to rest when the machine pauses: guest time stands still then, so that no
+//! period passes. It must not know registers.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::Rtc;
+use crate::error::Error;
+use crate::machine::DeviceWorker;
+use crate::sandbox::{JoinHandle, Sandbox, ThreadKind};
+
+/// The thread does not look more often than this, however late it is: the shortest period is 122 us.
+const SHORTEST_SLEEP: Duration = Duration::from_micros(50);
+
+/// Raises the interrupts of one clock.
+pub struct RtcTimer {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    rtc: Arc<Rtc>,
+    control: Mutex<Control>,
+    rested: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Control {
+    pause: bool,
+    stop: bool,
+    at_rest: bool,
+}
+
+impl Shared {
+    fn control(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is wanted of the thread, and wakes it wherever it sleeps.
+    fn order(&self, change: impl FnOnce(&mut Control)) {
+        // The thread looks at the control and falls asleep under the clock's lock: with it held it cannot be in between.
+        let state = self.rtc.lock();
+        change(&mut self.control());
+        drop(state);
+        self.rtc.changed.notify_all();
+        self.rested.notify_all();
+    }
+
+    /// The thread's life.
+    fn run(&self) {
+        // Whatever ends the thread, nobody may wait for it for ever.
+        let _ended = Ended(self);
+        loop {
+            if !self.may_work() {
+                return;
+            }
+            let mut state = self.rtc.lock();
+            let control = self.control();
+            if control.pause || control.stop {
+                continue;
+            }
+            drop(control);
+            match self.rtc.tick(&mut state) {
+                None => drop(self.rtc.changed.wait(state).unwrap_or_else(PoisonError::into_inner)),
+                Some(time) => {
+                    let sleep = self.rtc.changed.wait_timeout(state, time.max(SHORTEST_SLEEP));
+                    drop(sleep.unwrap_or_else(PoisonError::into_inner));
+                }
+            }
+        }
+    }
+
+    /// Rests while a pause lasts. `false`: it is over.
+    fn may_work(&self) -> bool {
+        let mut control = self.control();
+        while control.pause && !control.stop {
+            control.at_rest = true;
+            self.rested.notify_all();
+            control = self.rested.wait(control).unwrap_or_else(PoisonError::into_inner);
+        }
+        control.at_rest = false;
+        !control.stop
+    }
+}
+
+/// Says that the thread is gone, when it is dropped.
+struct Ended<'a>(&'a Shared);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.control().stop = true;
+        self.0.rested.notify_all();
+    }
+}
+
+impl RtcTimer {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// [`Error`] if the host makes no thread.
+    pub fn start(rtc: Arc<Rtc>, sandbox: Sandbox) -> Result<Self, Error> {
+        let shared = Arc::new(Shared {
+            rtc,
+            control: Mutex::default(),
+            rested: Condvar::new(),
+        });
+        let of_thread = Arc::clone(&shared);
+        let thread = sandbox.spawn(ThreadKind::Worker, "rtc", move || of_thread.run())?;
+        Ok(Self {
+            shared,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+}
+
+impl DeviceWorker for RtcTimer {
+    fn request_pause(&self) {
+        self.shared.order(|control| control.pause = true);
+    }
+
+    fn wait_paused(&self) {
+        let mut control = self.shared.control();
+        while control.pause && !control.at_rest && !control.stop {
+            control = self.shared.rested.wait(control).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn resume(&self) {
+        self.shared.order(|control| control.pause = false);
+    }
+
+    fn stop(&self) {
+        self.shared.order(|control| control.stop = true);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::bus::BusDevice;
+    use crate::devices::GuestClock;
+    use crate::devices::rtc::MemorySizes;
+    use crate::devices::testing::LineProbe;
+
+    /// Waits until there have been `count` edges; the time limit is for a host that is busy.
+    fn wait_for(line: &LineProbe, count: usize) {
+        let began = Instant::now();
+        while line.pulses() < count {
+            assert!(began.elapsed() < Duration::from_secs(20), "{} edges", line.pulses());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_periodic_interrupt_comes_by_itself_and_a_pause_holds_it_back() {
+        let (clock, line) = (Arc::new(GuestClock::new()), Arc::new(LineProbe::default()));
+        let memory = MemorySizes { low: 1 << 20, high: 0 };
+        let rtc = Arc::new(Rtc::new(clock.clone(), line.clone(), memory));
+        let timer = RtcTimer::start(Arc::clone(&rtc), Sandbox::none()).unwrap();
+        // 8192 Hz. Nobody reads register C: each period has an edge of its own all the same.
+        for (index, value) in [(0x0a, 0x23), (0x0b, 0x42)] {
+            rtc.write(0, &[index]);
+            rtc.write(1, &[value]);
+        }
+        wait_for(&line, 100);
+        timer.request_pause();
+        timer.wait_paused();
+        clock.pause();
+        let before = line.pulses();
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(line.pulses(), before);
+        clock.resume();
+        timer.resume();
+        wait_for(&line, before + 100);
+        timer.request_pause();
+        timer.wait_paused();
+        timer.stop();
+    }
+
+    #[test]
+    fn it_ends_while_it_sleeps() {
+        let (clock, line) = (Arc::new(GuestClock::new()), Arc::new(LineProbe::default()));
+        let memory = MemorySizes { low: 1 << 20, high: 0 };
+        let timer = RtcTimer::start(Arc::new(Rtc::new(clock, line, memory)), Sandbox::none()).unwrap();
+        timer.stop();
+    }
+}
