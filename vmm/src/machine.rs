@@ -23,6 +23,7 @@ use crate::devices::board::Board;
 use crate::devices::pflash::Flash;
 use crate::devices::power::PowerManagement;
 use crate::devices::ramfb::{RAMFB_FILE, RAMFB_LENGTH, RamFb};
+use crate::devices::rtc::RtcTimer;
 use crate::devices::serial::SerialPort;
 use crate::error::Error;
 pub use crate::exit::{CpuStatistics, InternalError, MachineStop};
@@ -436,16 +437,17 @@ impl Machine {
     /// # Errors
     /// [`Error::Configuration`] if nothing was booted, [`Error::Thread`] if a thread cannot be started,
     /// [`Error::Sandbox`] if it cannot be limited.
-    pub fn start_paused(self) -> Result<RunningMachine, Error> {
+    pub fn start_paused(mut self) -> Result<RunningMachine, Error> {
         if !self.booted {
             return Err(Error::Configuration {
                 what: "a machine has to be booted before it is started".into(),
             });
         }
         let cpus = self.vcpus.len();
+        let sandbox = self.sandbox;
+        self.add_worker(Arc::new(RtcTimer::start(Arc::clone(&self.board.rtc), sandbox)?));
         // From here on dropping the machine ends and joins what has been started.
         let mut machine = RunningMachine::new(self.shared, cpus + 1, self.method.step_over);
-        let sandbox = self.sandbox;
         for (index, fd) in (0..).zip(self.vcpus) {
             let vcpu = Vcpu::new(index, fd, Arc::clone(machine.shared()), self.method);
             machine.add_thread(sandbox.spawn(ThreadKind::Vcpu, &format!("vcpu{index}"), move || vcpu.run())?);

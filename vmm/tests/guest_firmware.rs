@@ -66,34 +66,49 @@ fn ovmf_reaches_its_shell_and_keeps_its_variables_over_two_boots() {
     }
 }
 
-/// A boot sector that writes "booted by: BIOS" to COM1 and switches off.
+/// A boot sector that writes "booted by: BIOS" to COM1, has the BIOS wait for 100 ms, which it does by the clock's periodic
+/// interrupt (INT 15h, AH=86h), writes "waited: 100 ms", and switches off.
 fn boot_sector() -> Vec<u8> {
-    let text = b"booted by: BIOS\r\n\0";
+    let texts: [(usize, &[u8]); 2] = [(0x50, b"booted by: BIOS\r\n\0"), (0x70, b"waited: 100 ms\r\n\0")];
     #[rustfmt::skip]
     let code = [
         0x31, 0xc0,             // xor ax, ax
         0x8e, 0xd8,             // mov ds, ax
-        0xbe, 0x20, 0x7c,       // mov si, 7C20h: the text
-        0xba, 0xf8, 0x03,       // mov dx, 3F8h
-        0xac,                   // next: lodsb
-        0x84, 0xc0,             // test al, al
-        0x74, 0x03,             // jz off
-        0xee,                   // out dx, al
-        0xeb, 0xf8,             // jmp next
+        0x8e, 0xd0,             // mov ss, ax
+        0xbc, 0x00, 0x7c,       // mov sp, 7C00h
+        0xfb,                   // sti
+        0xbe, 0x50, 0x7c,       // mov si, 7C50h: the first text
+        0xe8, 0x1a, 0x00,       // call print
+        0xb9, 0x01, 0x00,       // mov cx, 1
+        0xba, 0xa0, 0x86,       // mov dx, 86A0h: with CX 100,000 us
+        0xb4, 0x86,             // mov ah, 86h
+        0xcd, 0x15,             // int 15h
+        0x72, 0x06,             // jc off
+        0xbe, 0x70, 0x7c,       // mov si, 7C70h: the second text
+        0xe8, 0x08, 0x00,       // call print
         0xba, 0x04, 0xb0,       // off: mov dx, B004h (PM1 control)
         0xb8, 0x00, 0x20,       // mov ax, 2000h (SLP_EN, S5)
         0xef,                   // out dx, ax
         0xf4,                   // hlt
+        0xba, 0xf8, 0x03,       // print: mov dx, 3F8h
+        0xac,                   // next: lodsb
+        0x84, 0xc0,             // test al, al
+        0x74, 0x03,             // jz done
+        0xee,                   // out dx, al
+        0xeb, 0xf8,             // jmp next
+        0xc3,                   // done: ret
     ];
     let mut sector = vec![0; 512];
     sector[..code.len()].copy_from_slice(&code);
-    sector[0x20..0x20 + text.len()].copy_from_slice(text);
+    for (at, text) in texts {
+        sector[at..at + text.len()].copy_from_slice(text);
+    }
     sector[510..].copy_from_slice(&[0x55, 0xaa]);
     sector
 }
 
 #[test]
-fn seabios_boots_from_the_disk() {
+fn seabios_boots_from_the_disk_and_waits_by_the_real_time_clock() {
     if !test_platform_runs_operating_systems() {
         return;
     }
@@ -122,7 +137,9 @@ fn seabios_boots_from_the_disk() {
     machine.boot_firmware(request).unwrap();
     run_to(machine, &console, "power-off");
     println!("{}", log.text());
-    assert!(console.text().contains("booted by: BIOS"), "{}", log.text());
+    for line in ["booted by: BIOS", "waited: 100 ms"] {
+        assert!(console.text().contains(line), "no {line:?}: {}", log.text());
+    }
 }
 
 #[test]

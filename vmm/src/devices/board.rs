@@ -74,6 +74,8 @@ pub struct Board {
     pub power: Arc<PowerManagement>,
     /// What firmware is told.
     pub fw_cfg: Arc<FwCfg>,
+    /// The real-time clock, whose timer the machine starts.
+    pub rtc: Arc<Rtc>,
 }
 
 impl Board {
@@ -97,11 +99,8 @@ impl Board {
         let serial2 = Arc::new(SerialPort::new(input(COM2_IRQ), com2));
         pio.insert(COM2_BASE, UART_LENGTH, Arc::clone(&serial2) as _)?;
         pio.insert(DEBUG_CONSOLE_PORT, 1, Arc::new(DebugConsole::new(debug_output)))?;
-        pio.insert(
-            RTC_BASE,
-            RTC_LENGTH,
-            Arc::new(Rtc::new(Arc::clone(&clock), input(RTC_IRQ), memory)),
-        )?;
+        let rtc = Arc::new(Rtc::new(Arc::clone(&clock), input(RTC_IRQ), memory));
+        pio.insert(RTC_BASE, RTC_LENGTH, Arc::clone(&rtc) as _)?;
         pio.insert(PORT_A, 1, Arc::new(PortA::new(Arc::clone(&power))))?;
         let keyboard = KeyboardController::new(input(KEYBOARD_IRQ), Arc::clone(&power));
         pio.insert(KEYBOARD_DATA_PORT, 1, keyboard.data_port())?;
@@ -130,6 +129,7 @@ impl Board {
             serial2,
             power: management,
             fw_cfg,
+            rtc,
         })
     }
 }
