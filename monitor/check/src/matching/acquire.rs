@@ -362,16 +362,33 @@ pub(crate) const fn releases_of(identity: &LockIdentity) -> RoutineSet {
 
 /// All acquires, of whatever kind, that take such a lock. One that is not seen can be released by what looks like the
 /// release of another.
-pub(crate) fn acquires_of(identity: &LockIdentity) -> RoutineSet {
-    CONTRACTS
-        .iter()
-        .filter(|row| {
-            releases_of(identity)
-                .iter()
-                .any(|release| contract(release).fed_by.contains(row.routine))
-        })
-        .map(|row| row.routine)
-        .collect()
+pub(crate) const fn acquires_of(identity: &LockIdentity) -> RoutineSet {
+    // Put together at compile time: every release asks for it.
+    const OF_ADDRESS: RoutineSet = feeders(BY_ADDRESS);
+    const OF_STORPORT_LOCK: RoutineSet = feeders(OF_STORPORT);
+    const OF_MESSAGE_LOCK: RoutineSet = feeders(OF_MESSAGE);
+    const OF_INTERRUPT_LOCK: RoutineSet = feeders(OF_INTERRUPT);
+    const OF_CANCEL_LOCK: RoutineSet = feeders(OF_CANCEL);
+    match identity {
+        LockIdentity::Address(_) | LockIdentity::Handle(_) => OF_ADDRESS,
+        LockIdentity::StorPort { .. } => OF_STORPORT_LOCK,
+        LockIdentity::Msi { .. } => OF_MESSAGE_LOCK,
+        LockIdentity::Interrupt(_) => OF_INTERRUPT_LOCK,
+        LockIdentity::Cancel => OF_CANCEL_LOCK,
+    }
+}
+
+/// The acquires that any of these releases may follow.
+const fn feeders(releases: RoutineSet) -> RoutineSet {
+    let mut set = RoutineSet::EMPTY;
+    let mut number = 0;
+    while number < CONTRACTS.len() {
+        if releases.contains(CONTRACTS[number].routine) {
+            set = set.union(CONTRACTS[number].fed_by);
+        }
+        number += 1;
+    }
+    set
 }
 
 /// Whether a routine's locks need no word for a verdict: what is recorded of them is all there is.

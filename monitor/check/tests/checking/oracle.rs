@@ -504,6 +504,32 @@ fn print_recall() {
     }
 }
 
+/// Prints every finding of right and wrong machines, the counters and the outcome: what two versions of the checker must
+/// have in common. `STORLOCK_SIMULATED`: number of machines.
+#[test]
+#[ignore = "prints findings"]
+fn print_findings() {
+    let count = number("STORLOCK_SIMULATED", 10_000);
+    for seed in 0..count {
+        let mut random = Random(seed ^ 0xb06);
+        let bug = Bug::ALL[random.below(Bug::ALL.len())];
+        let make = if seed % 4 < 2 { honest } else { dishonest };
+        let config = make(&mut random, Some(bug).filter(|_| seed % 2 == 0));
+        let run = Machine::run(config, seed);
+        let mut checker = Checker::new(Limits::default(), 7);
+        for event in &run.events {
+            for found in checker.apply(event).findings() {
+                println!("{seed} {} {found:?}", event.sequence);
+            }
+        }
+        let outcome = checker.outcome(run.complete);
+        println!("{seed} {outcome:?} {:?} {:?}", checker.statistics(), checker.open_acquires());
+        for finding in checker.violations() {
+            println!("{seed} {finding:?}");
+        }
+    }
+}
+
 /// Prints one machine. `STORLOCK_SEED`: which, `STORLOCK_BUG`: of those with bugs.
 #[test]
 #[ignore = "prints a machine"]
