@@ -203,10 +203,7 @@ impl Checker {
             }
         };
         if let (false, Some((processor, irql))) = (self.ended.is_empty(), seen) {
-            for facts in self.end_holds(sequence, ordered, processor, irql) {
-                let place = self.lock(facts.lock);
-                found.extend(self.judge(&facts, place, None));
-            }
+            found.extend(self.end_holds(sequence, ordered, processor, irql));
         }
         Response::new(found, interest)
     }

@@ -41,7 +41,8 @@ impl Checker {
         }
         self.generation(site, call, place);
         let taking = storport::taking(call);
-        let facts = self.acquire_facts(site, row, call, identity, (place, taking));
+        let own = self.own_hold(row, call, &identity, (place, taking));
+        let facts = self.acquire_facts(site, row, call, &identity, (place, own.as_ref()));
         let found = self.judge(&facts, place, None);
         if taking != Taking::Lock {
             let state = if taking == Taking::Nothing {
@@ -91,26 +92,38 @@ impl Checker {
             .is_some_and(|adapter| self.core.adapters.contains(&adapter))
     }
 
-    /// Puts together what the rules want to know of an acquire.
-    fn acquire_facts(
+    /// The acquire by which the caller of another one certainly holds the lock.
+    fn own_hold(
         &self,
-        site: Site,
-        row: &'static Contract,
+        row: &Contract,
         call: &LockCall,
-        identity: LockIdentity,
+        identity: &LockIdentity,
         (place, taking): (u32, Taking),
-    ) -> Facts {
-        let lock = self.locks.at(place);
-        let target = lock.is_some_and(|lock| lock.target);
+    ) -> Option<Record> {
         let held = |record: &&Record| {
             record.holds_up(&call.context)
                 && record.held_since.is_some()
                 && !record.over
-                && (!storport::may_be_none(&identity) || call.context.irql > DISPATCH_LEVEL)
+                && (!storport::may_be_none(identity) || call.context.irql > DISPATCH_LEVEL)
                 && !(record.handle == 0 && matches!(identity, LockIdentity::StorPort { .. }))
         };
-        let own = lock.and_then(|lock| lock.records.iter().rfind(held));
-        let own = own.filter(|_| row.role == Role::Acquire && taking == Taking::Lock);
+        if row.role != Role::Acquire || taking != Taking::Lock {
+            return None;
+        }
+        self.locks.at(place)?.records.iter().rfind(held).copied()
+    }
+
+    /// Puts together what the rules want to know of an acquire.
+    fn acquire_facts<'a>(
+        &self,
+        site: Site,
+        row: &'static Contract,
+        call: &'a LockCall,
+        identity: &'a LockIdentity,
+        (place, own): (u32, Option<&'a Record>),
+    ) -> Facts<'a> {
+        let lock = self.locks.at(place);
+        let target = lock.is_some_and(|lock| lock.target);
         let mut shortfall = Shortfall::empty();
         if let Some(lock) = lock {
             shortfall.set(Shortfall::DISTURBED, lock.disturbed);
@@ -126,16 +139,16 @@ impl Checker {
         let word_missing = call.word.is_none() && row.lock_word(&call.operand).is_some() && !wordless(call.routine);
         Facts {
             site,
-            call: *call,
+            call,
             call_sequence: site.sequence,
             row,
             lock: identity,
             concerns_target: site.target || target,
             fact: Fact::Acquire(AcquireFacts {
-                own: own.map(|own| own.call).filter(|_| !word_missing),
+                own: own.map(|own| &own.call).filter(|_| !word_missing),
                 word_held: call.word.map(|word| word != 0),
-                takes_nothing: taking == Taking::Nothing,
-                gap: self.core.gap(releases_of(&identity), target),
+                takes_nothing: storport::taking(call) == Taking::Nothing,
+                gap: self.core.gap(releases_of(identity), target),
                 shortfall,
             }),
         }
@@ -241,10 +254,10 @@ impl Checker {
         }
         let facts = Facts {
             site,
-            call: *call,
+            call,
             call_sequence: site.sequence,
             row,
-            lock: identity,
+            lock: &identity,
             concerns_target,
             fact: Fact::Convert,
         };

@@ -2,13 +2,14 @@
 //! holds are over because they have gone on without them.
 
 use super::facts::{Fact, Facts, HoldEnded, Site};
-use super::state::{Bound, Open};
+use super::state::{Bound, Open, Record};
 use super::storport::may_be_none;
 use super::{Gap, Thread};
 use crate::checker::Checker;
 use crate::contract::{Mode, Role, contract};
 use crate::event::{Context, DISPATCH_LEVEL, LockCall, LockOperand};
 use crate::identity::{HandleKey, LockIdentity};
+use crate::ledger::Found;
 
 /// An acquire whose scope has been left, and whether it is the driver's under test.
 pub(crate) type Ended = (Open, bool);
@@ -246,35 +247,14 @@ impl Checker {
         }
     }
 
-    /// Ends the holds whose scope has been left, and tells of those of the driver under test that were certain.
-    pub(crate) fn end_holds(&mut self, sequence: u64, ordered: bool, processor: u32, irql: u8) -> Vec<Facts> {
-        let mut facts = Vec::new();
+    /// Ends the holds whose scope has been left, and has those judged that were certain and are the driver's under test.
+    pub(crate) fn end_holds(&mut self, sequence: u64, ordered: bool, processor: u32, irql: u8) -> Vec<Found> {
+        let mut found = Vec::new();
         for (open, target) in std::mem::take(&mut self.ended) {
-            let identity = self.locks.key_at(open.place).copied();
-            let Some(lock) = self.locks.at_mut(open.place) else {
+            let Some((identity, record)) = self.end_hold(&open).filter(|_| target && ordered) else {
                 continue;
             };
-            let Some(index) = lock
-                .records
-                .iter()
-                .position(|record| record.call.sequence == open.call.sequence)
-            else {
-                continue;
-            };
-            let record = lock.records.remove(index);
-            lock.end_nested(open.call.sequence);
-            self.core.statistics.holds_lost += 1;
-            let untouched = lock.last_release < open.call.sequence
-                && !lock.disturbed
-                && !lock.contradicted
-                && !lock.lost
-                && lock.words != Some(false);
             let row = contract(open.call.routine);
-            let key = handle_key(identity, record.handle);
-            self.close_handle(key, open.call.sequence, None);
-            let Some(identity) = identity.filter(|_| target && untouched && record.nested_in.is_none()) else {
-                continue;
-            };
             let gap = self.core.gap(super::acquire::releases_of(&identity), true);
             // One that can fail has got the lock if its return said so.
             let counts = (record.held_since.is_some() || !row.result.may_fail())
@@ -282,34 +262,55 @@ impl Checker {
                 && !may_be_none(&identity)
                 && identity != LockIdentity::Cancel
                 && !(record.handle == 0 && matches!(identity, LockIdentity::StorPort { .. }));
-            if !counts || gap == Gap::Imported || !ordered {
+            if !counts || gap == Gap::Imported {
                 continue;
             }
-            facts.push(Facts {
+            let call = LockCall {
+                routine: open.call.routine,
+                context: open.call.context,
+                operand: operand(identity, record.handle),
+                old_irql: None,
+                word: None,
+            };
+            let facts = Facts {
                 site: Site {
                     sequence,
                     ordered,
                     target,
                 },
-                call: LockCall {
-                    routine: open.call.routine,
-                    context: open.call.context,
-                    operand: operand(identity, record.handle),
-                    old_irql: None,
-                    word: None,
-                },
+                call: &call,
                 call_sequence: open.call.sequence,
                 row,
-                lock: identity,
+                lock: &identity,
                 concerns_target: true,
                 fact: Fact::HoldEnded(HoldEnded {
                     processor,
                     irql,
                     certain: gap == Gap::None,
                 }),
-            });
+            };
+            found.extend(self.judge(&facts, open.place, None));
         }
-        facts
+        found
+    }
+
+    /// Ends a hold whose scope has been left. Its lock and record, if nothing happened to the lock that could have ended it.
+    fn end_hold(&mut self, open: &Open) -> Option<(LockIdentity, Record)> {
+        let identity = self.locks.key_at(open.place).copied()?;
+        let lock = self.locks.at_mut(open.place)?;
+        let mut records = lock.records.iter();
+        let index = records.position(|record| record.call.sequence == open.call.sequence)?;
+        let record = lock.records.remove(index);
+        lock.end_nested(open.call.sequence);
+        self.core.statistics.holds_lost += 1;
+        let untouched = lock.last_release < open.call.sequence
+            && !lock.disturbed
+            && !lock.contradicted
+            && !lock.lost
+            && lock.words != Some(false);
+        let key = handle_key(Some(identity), record.handle);
+        self.close_handle(key, open.call.sequence, None);
+        (untouched && record.nested_in.is_none()).then_some((identity, record))
     }
 
     /// Marks a handle as free if it belongs to that acquire. `released`: by which event, if by a release.

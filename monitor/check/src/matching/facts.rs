@@ -18,30 +18,30 @@ pub(crate) struct Site {
 
 /// One event and what is known of it.
 #[derive(Clone, Debug)]
-pub(crate) struct Facts {
+pub(crate) struct Facts<'a> {
     /// The event.
     pub(crate) site: Site,
     /// The call that it is, or for the end of a hold, the acquire.
-    pub(crate) call: LockCall,
+    pub(crate) call: &'a LockCall,
     /// Sequence number of that call.
     pub(crate) call_sequence: u64,
     /// Its contract.
     pub(crate) row: &'static Contract,
     /// Its lock.
-    pub(crate) lock: LockIdentity,
+    pub(crate) lock: &'a LockIdentity,
     /// The lock or the call is the driver's under test.
     pub(crate) concerns_target: bool,
     /// The rest.
-    pub(crate) fact: Fact,
+    pub(crate) fact: Fact<'a>,
 }
 
 /// What happened.
 #[derive(Clone, Debug)]
-pub(crate) enum Fact {
+pub(crate) enum Fact<'a> {
     /// An acquire was entered.
-    Acquire(AcquireFacts),
+    Acquire(AcquireFacts<'a>),
     /// A release was entered.
-    Release(ReleaseFacts),
+    Release(ReleaseFacts<'a>),
     /// A conversion was entered.
     Convert,
     /// A hold that was certain is over, and the lock was not released.
@@ -50,9 +50,9 @@ pub(crate) enum Fact {
 
 /// What is known when an acquire is entered.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct AcquireFacts {
+pub(crate) struct AcquireFacts<'a> {
     /// The caller holds the lock for certain, by this acquire.
-    pub(crate) own: Option<PriorCall>,
+    pub(crate) own: Option<&'a PriorCall>,
     /// Whether the lock word says that somebody holds the lock; `None` if it cannot be seen.
     pub(crate) word_held: Option<bool>,
     /// The routine takes no lock with these operands, and says nothing of it.
@@ -76,8 +76,8 @@ pub(crate) enum Pairing {
     Unmatched,
     /// The handle was given to an acquire that took nothing: that was told.
     TookNothing,
-    /// The handle was given to an acquire that was refused.
-    Refused(PriorCall),
+    /// The handle was given to an acquire that was refused: [`ReleaseFacts::refused`].
+    Refused,
     /// With an acquire of the caller that filled in another handle.
     OtherHandle(u64),
     /// With one made with this other adapter.
@@ -89,9 +89,9 @@ pub(crate) enum Pairing {
 /// The acquire that a release was matched with.
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RecordFacts {
+pub(crate) struct RecordFacts<'a> {
     /// The acquire.
-    pub(crate) call: PriorCall,
+    pub(crate) call: &'a PriorCall,
     /// It has certainly come back with the lock, and nothing says that the hold is over.
     pub(crate) certain: bool,
     /// The release itself shows that: it belongs to this acquire and can belong to no other, seen or not.
@@ -105,17 +105,19 @@ pub(crate) struct RecordFacts {
 /// What is known when a release is entered.
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug)]
-pub(crate) struct ReleaseFacts {
+pub(crate) struct ReleaseFacts<'a> {
     /// How it is paired.
     pub(crate) pairing: Pairing,
     /// The acquire that it is matched with.
-    pub(crate) record: Option<RecordFacts>,
+    pub(crate) record: Option<RecordFacts<'a>>,
+    /// The acquire that was refused and whose handle this is.
+    pub(crate) refused: Option<&'a PriorCall>,
     /// Whether the lock word says that somebody holds the lock; `None` if it cannot be seen or is not believed.
     pub(crate) word_held: Option<bool>,
     /// A lock word was seen to be set while this lock was held.
     pub(crate) words_proven: bool,
     /// Whoever else certainly holds the lock.
-    pub(crate) holder: Option<PriorCall>,
+    pub(crate) holder: Option<&'a PriorCall>,
     /// No such lock can have been acquired unseen before the watch began.
     pub(crate) known: bool,
     /// The lock or its caller are of another driver, of whose pairs only one half may be seen.
@@ -123,7 +125,7 @@ pub(crate) struct ReleaseFacts {
     /// The routine shares its code with another: which of them was called is not known.
     pub(crate) ambiguous: bool,
     /// The caller's last release of the cancel spin lock, if that is the last that happened to it.
-    pub(crate) released_before: Option<PriorCall>,
+    pub(crate) released_before: Option<&'a PriorCall>,
     /// That release went back to an IRQL below `DISPATCH_LEVEL`.
     pub(crate) lowered_before: bool,
     /// The caller has another acquire open, whose old IRQL a release with an old IRQL may go back to.
@@ -143,7 +145,7 @@ pub(crate) struct HoldEnded {
     pub(crate) certain: bool,
 }
 
-impl Facts {
+impl Facts<'_> {
     /// The routine.
     pub(crate) const fn routine(&self) -> Routine {
         self.call.routine

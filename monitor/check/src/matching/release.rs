@@ -20,6 +20,8 @@ pub(super) struct Subject {
     pub(super) by_handle: bool,
     /// What the handle says, if that settles how the release is paired.
     told: Option<Pairing>,
+    /// The acquire of the handle, if it was refused.
+    pub(super) refused: Option<PriorCall>,
 }
 
 impl Checker {
@@ -50,7 +52,8 @@ impl Checker {
         }
         let (pairing, index) = self.pair(&subject, row, call, place);
         let record = self.locks.at(place).and_then(|lock| Some(lock.records[index?]));
-        let facts = self.release_facts(site, row, call, (&subject, place), (pairing, record.as_ref()));
+        let others = self.others(row, call, &subject, place, record.is_some());
+        let facts = self.release_facts(site, row, call, (&subject, place), (pairing, record.as_ref(), &others));
         if let (Some(index), Some(record)) = (index, &record) {
             let sure = subject.by_handle || self.certainly_held(record, &call.context);
             if let Some(lock) = self.locks.at_mut(place).filter(|lock| !sure && lock.records.len() > 1) {
@@ -84,6 +87,7 @@ impl Checker {
                 acquire: None,
                 by_handle: false,
                 told: None,
+                refused: None,
             };
         }
         let key = HandleKey::of(operand);
@@ -95,6 +99,7 @@ impl Checker {
             acquire: None,
             by_handle: true,
             told: None,
+            refused: None,
         };
         let Some(binding) = binding else { return subject };
         if binding.state != Bound::Open {
@@ -113,7 +118,10 @@ impl Checker {
                 subject.identity = named.unwrap_or(unknown);
             }
             Bound::Nothing => subject.told = Some(Pairing::TookNothing),
-            Bound::Refused => subject.told = Some(Pairing::Refused(binding.acquire)),
+            Bound::Refused => {
+                subject.told = Some(Pairing::Refused);
+                subject.refused = Some(binding.acquire);
+            }
             Bound::Over => {
                 // The handle may have been filled in again: by a copy.
                 if let Some(named) = named.filter(|named| self.other_handles(named, operand, &call.context)) {
@@ -167,7 +175,7 @@ impl Checker {
         let Some(lock) = self.locks.at(place) else {
             return (Pairing::Unmatched, None);
         };
-        if let Some(told @ (Pairing::TookNothing | Pairing::Refused(_))) = subject.told {
+        if let Some(told @ (Pairing::TookNothing | Pairing::Refused)) = subject.told {
             return (told, None);
         }
         let Some(index) = self.find_record(lock, subject, row, &call.context) else {
@@ -252,7 +260,7 @@ impl Checker {
         &mut self,
         site: Site,
         call: &LockCall,
-        facts: &Facts,
+        facts: &Facts<'_>,
         place: u32,
         record: Option<&Record>,
         found: &[Found],
@@ -265,7 +273,7 @@ impl Checker {
         };
         let over = match release.pairing {
             Pairing::Own => true,
-            Pairing::WrongAdapter(_) => matches!(facts.lock, LockIdentity::StorPort { kind, .. } if is_dpc_lock(kind)),
+            Pairing::WrongAdapter(_) => matches!(*facts.lock, LockIdentity::StorPort { kind, .. } if is_dpc_lock(kind)),
             _ => false,
         };
         if let Some(record) = record.filter(|_| over) {
@@ -360,7 +368,7 @@ impl Checker {
     }
 
     /// Learns whether the lock's word tells the truth.
-    fn learn_word(&mut self, call: &LockCall, record: &Record, place: u32, facts: &ReleaseFacts) {
+    fn learn_word(&mut self, call: &LockCall, record: &Record, place: u32, facts: &ReleaseFacts<'_>) {
         let Some(lock) = self.locks.at_mut(place) else { return };
         match call.word {
             Some(0) if record.held_since.is_some() && !lock.disturbed => {

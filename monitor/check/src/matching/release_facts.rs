@@ -10,7 +10,7 @@ use super::storport;
 use crate::checker::Checker;
 use crate::contract::{CONTRACTS, Contract, LockClass, Role, Routine, RoutineSet, SystemModule, contract};
 use crate::event::{Context, DISPATCH_LEVEL, LockCall, LockOperand};
-use crate::finding::Shortfall;
+use crate::finding::{PriorCall, Shortfall};
 use crate::identity::LockIdentity;
 
 /// A release, and how it is paired.
@@ -27,24 +27,52 @@ struct By<'a> {
     open: bool,
 }
 
+/// What else is known of the lock of a release than its own acquire.
+pub(super) struct Others {
+    /// Whoever else certainly holds it.
+    holder: Option<Record>,
+    /// The caller's last release of the cancel spin lock.
+    released_before: Option<PriorCall>,
+}
+
 impl Checker {
+    /// See [`Others`]. `paired`: the release has an acquire.
+    pub(super) fn others(
+        &self,
+        row: &Contract,
+        call: &LockCall,
+        subject: &Subject,
+        place: u32,
+        paired: bool,
+    ) -> Others {
+        let identity = &subject.identity;
+        let lock = self.locks.at(place);
+        // The I/O manager hands the cancel spin lock on to cancel routines: another's release of it need not be seen.
+        let believed = |holder: &&Record| *identity != LockIdentity::Cancel || holder.target;
+        let holder = lock.and_then(|lock| other_holder(lock, &call.context));
+        let holder = holder.filter(|_| !storport::may_be_none(identity)).filter(believed);
+        let asked = !paired && row.class == LockClass::CancelSpinLock;
+        let before = lock.filter(|_| asked).and_then(|lock| own_release(lock, &call.context));
+        Others {
+            holder: holder.copied(),
+            released_before: before.map(|(release, _)| *release),
+        }
+    }
+
     /// Puts together what the rules want to know of a release.
-    pub(super) fn release_facts(
+    pub(super) fn release_facts<'a>(
         &self,
         site: Site,
         row: &'static Contract,
-        call: &LockCall,
-        (subject, place): (&Subject, u32),
-        (pairing, record): (Pairing, Option<&Record>),
-    ) -> Facts {
+        call: &'a LockCall,
+        (subject, place): (&'a Subject, u32),
+        (pairing, record, others): (Pairing, Option<&'a Record>, &'a Others),
+    ) -> Facts<'a> {
         let core = &self.core;
         let nothing = LockState::default();
         let lock = self.locks.at(place).unwrap_or(&nothing);
-        let identity = subject.identity;
-        // The I/O manager hands the cancel spin lock on to cancel routines: another's release of it need not be seen.
-        let believed = |holder: &&Record| identity != LockIdentity::Cancel || holder.target;
-        let holder = other_holder(lock, &call.context).filter(|_| !storport::may_be_none(&identity));
-        let holder = holder.filter(believed);
+        let identity = &subject.identity;
+        let holder = others.holder.as_ref();
         let fits = record.is_none_or(|record| self.fits(row, record));
         let word_held = call.word.filter(|_| lock.words != Some(false)).map(|word| word != 0);
         let by = By {
@@ -56,7 +84,7 @@ impl Checker {
             stranger: holder.is_some_and(|holder| !holder.target),
             open: !subject.by_handle && matches!(pairing, Pairing::Waiting | Pairing::Foreign),
         };
-        let mut shortfall = self.shortfall(&by, (&identity, lock), record.filter(|_| !fits), record.is_none());
+        let mut shortfall = self.shortfall(&by, (identity, lock), record.filter(|_| !fits), record.is_none());
         if matches!(pairing, Pairing::Unmatched | Pairing::Foreign) && holder.is_some_and(|holder| !holder.target) {
             // Of the pairs of other modules one half may not be seen, the kernel's own among them.
             shortfall |= Shortfall::UNWATCHED;
@@ -68,32 +96,30 @@ impl Checker {
                 .adapter()
                 .is_some_and(|adapter| core.unreadable.contains(&adapter));
         let concerns_target = site.target || lock.target;
-        let asked = record.is_none() && row.class == LockClass::CancelSpinLock;
-        let before = if asked { own_release(lock, &call.context) } else { None };
-        let released_before = before.map(|(release, _)| *release);
         Facts {
             site,
-            call: *call,
+            call,
             call_sequence: site.sequence,
             row,
             lock: identity,
             concerns_target,
             fact: Fact::Release(ReleaseFacts {
                 pairing,
+                refused: subject.refused.as_ref(),
                 record: record.map(|record| RecordFacts {
-                    call: record.call,
+                    call: &record.call,
                     certain: self.certainly_held(record, &call.context),
-                    only: pairing == Pairing::Own && site.ordered && self.is_only(record, lock, &identity, call),
+                    only: pairing == Pairing::Own && site.ordered && self.is_only(record, lock, identity, call),
                     fits,
                     target: record.target,
                 }),
                 word_held,
                 words_proven: lock.words == Some(true),
-                holder: holder.map(|holder| holder.call),
+                holder: holder.map(|holder| &holder.call),
                 known: core.known_for(&call.context) && !lock.lost && !unreadable,
                 half_seen: !concerns_target,
                 ambiguous: core.watch.ambiguous.contains(call.routine),
-                released_before,
+                released_before: others.released_before.as_ref(),
                 lowered_before: core.cancel_irql.is_some_and(|irql| irql < DISPATCH_LEVEL),
                 other_open: call.old_irql.is_some() && self.other_open(&call.context, record, place),
                 shortfall,

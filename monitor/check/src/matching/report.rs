@@ -124,7 +124,7 @@ impl Checker {
     }
 
     /// Has the rules judge an event, and keeps what they find. `record`: the acquire that a release was matched with.
-    pub(crate) fn judge(&mut self, facts: &Facts, place: u32, record: Option<&Record>) -> Vec<Found> {
+    pub(crate) fn judge(&mut self, facts: &Facts<'_>, place: u32, record: Option<&Record>) -> Vec<Found> {
         let mut drafts = rules::Findings::default();
         rules::observe(facts, &mut drafts);
         if drafts.is_empty() {

@@ -12,7 +12,7 @@ pub(crate) struct Findings(Vec<Draft>);
 
 impl Findings {
     /// A broken rule: semantic, unless something is missing for a sure verdict.
-    pub(crate) fn broken(&mut self, rule: RuleId, facts: &Facts, cause: Cause, shortfall: Shortfall) -> &mut Draft {
+    pub(crate) fn broken(&mut self, rule: RuleId, facts: &Facts<'_>, cause: Cause, shortfall: Shortfall) -> &mut Draft {
         let verdict = if shortfall.is_empty() {
             Verdict::Semantic
         } else {
@@ -25,14 +25,14 @@ impl Findings {
     pub(crate) fn add(
         &mut self,
         rule: RuleId,
-        facts: &Facts,
+        facts: &Facts<'_>,
         cause: Cause,
         verdict: Verdict,
         shortfall: Shortfall,
     ) -> &mut Draft {
         let (acquire, holder) = match &facts.fact {
-            Fact::Acquire(acquire) => (acquire.own, None),
-            Fact::Release(release) => (release.record.map(|record| record.call), release.holder),
+            Fact::Acquire(acquire) => (acquire.own.copied(), None),
+            Fact::Release(release) => (release.record.map(|record| *record.call), release.holder.copied()),
             Fact::Convert | Fact::HoldEnded(_) => (None, None),
         };
         let place = self.0.len();
@@ -42,8 +42,8 @@ impl Findings {
             cause,
             judged: cause,
             shortfall,
-            lock: facts.lock,
-            call: facts.call,
+            lock: *facts.lock,
+            call: *facts.call,
             acquire,
             holder,
             evidence: Vec::new(),
@@ -93,7 +93,7 @@ impl Draft {
     }
 
     /// The finding, complete but for its history.
-    pub(crate) fn finding(self, facts: &Facts) -> Finding {
+    pub(crate) fn finding(self, facts: &Facts<'_>) -> Finding {
         let signature = Signature {
             rule: self.rule,
             cause: self.judged.family(),

@@ -41,7 +41,7 @@ pub(crate) trait Rule: Sync {
     fn meta(&self) -> &'static Meta;
 
     /// Judges what is known of one event.
-    fn observe(&self, facts: &Facts, findings: &mut Findings);
+    fn observe(&self, facts: &Facts<'_>, findings: &mut Findings);
 }
 
 macro_rules! registry {
@@ -60,7 +60,7 @@ macro_rules! registry {
         }
 
         /// Has every rule judge an event.
-        pub(crate) fn observe(facts: &Facts, findings: &mut Findings) {
+        pub(crate) fn observe(facts: &Facts<'_>, findings: &mut Findings) {
             $($rule.observe(facts, findings);)*
         }
     };

@@ -26,7 +26,7 @@ impl Rule for LockRoutine {
     }
 
     /// A call that is wrong for certain by another rule is not told again: a lock that is not held is released at any IRQL.
-    fn observe(&self, facts: &Facts, findings: &mut Findings) {
+    fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         let range = facts.row.irql;
         let at = facts.call.context.irql;
         if (range.min..=range.max).contains(&at) || !facts.site.target || matches!(facts.fact, Fact::HoldEnded(_)) {
@@ -48,7 +48,7 @@ impl Rule for LockRoutine {
 
 /// Whether the page of the routine names the range: those of the port driver's routines go by the lock, and the routines
 /// for threaded DPCs by the kind of DPC.
-const fn documented(facts: &Facts) -> bool {
+const fn documented(facts: &Facts<'_>) -> bool {
     let by_dpc = matches!(
         facts.row.routine,
         Routine::KeAcquireSpinLockForDpc

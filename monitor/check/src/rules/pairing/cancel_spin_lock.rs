@@ -30,7 +30,7 @@ impl Rule for CancelSpinLock {
     /// the caller's last release it looks like a second one; but not if it is the same call again, since the I/O manager
     /// cancels one IRP after the other, nor if the last one has left `DISPATCH_LEVEL`: the I/O manager has raised the
     /// IRQL again.
-    fn observe(&self, facts: &Facts, findings: &mut Findings) {
+    fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         let Fact::Release(release) = &facts.fact else { return };
         if RuleId::of_release(facts.row.class) != RuleId::CancelSpinLock {
             return;
@@ -54,7 +54,7 @@ impl Rule for CancelSpinLock {
         } else if let Some(before) = again {
             let draft = findings.broken(RuleId::CancelSpinLock, facts, cause, Shortfall::UNSEEN_HOLDER);
             draft.because(Evidence::ReleasedBefore {
-                release: before,
+                release: *before,
                 certain: false,
             });
         }

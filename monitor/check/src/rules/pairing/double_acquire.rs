@@ -24,7 +24,7 @@ impl Rule for DoubleAcquire {
 
     /// An attempt that may be waiting proves nothing, and a hold that may have ended by a routine that the driver imports
     /// and that is not watched is not even a suspicion: a correct driver would raise it all the time.
-    fn observe(&self, facts: &Facts, findings: &mut Findings) {
+    fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         let Fact::Acquire(acquire) = &facts.fact else { return };
         if acquire.own.is_none() || acquire.word_held == Some(false) || !facts.concerns_target {
             return;

@@ -25,7 +25,7 @@ impl Rule for LockCleared {
 
     /// The holder releases, and nobody holds the lock: whoever cleared it is not this call. Who it was is not seen, so
     /// this is a suspicion and never the holder's blame.
-    fn observe(&self, facts: &Facts, findings: &mut Findings) {
+    fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         let Fact::Release(release) = &facts.fact else { return };
         let certain = release.record.is_some_and(|record| record.certain);
         let own = release.pairing == Pairing::Own
@@ -46,8 +46,8 @@ impl Rule for LockCleared {
 impl LockCleared {
     /// Whether a release whose acquire has not proved to have come back, and which finds the lock free, may be the
     /// holder's: that of an acquire that cannot have failed. It is that, or a stray one of an interrupt of the acquire.
-    pub(super) fn is_possible(release: &ReleaseFacts) -> bool {
-        let cannot_fail = |acquire: PriorCall| !contract(acquire.routine).result.may_fail();
+    pub(super) fn is_possible(release: &ReleaseFacts<'_>) -> bool {
+        let cannot_fail = |acquire: &PriorCall| !contract(acquire.routine).result.may_fail();
         release.pairing == Pairing::Waiting && release.record.is_some_and(|record| cannot_fail(record.call))
     }
 }

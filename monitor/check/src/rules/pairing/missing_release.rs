@@ -24,7 +24,7 @@ impl Rule for MissingRelease {
         &META
     }
 
-    fn observe(&self, facts: &Facts, findings: &mut Findings) {
+    fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         let Fact::HoldEnded(ended) = &facts.fact else { return };
         let mut shortfall = Shortfall::empty();
         shortfall.set(Shortfall::UNWATCHED, !ended.certain);

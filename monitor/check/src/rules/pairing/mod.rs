@@ -20,11 +20,17 @@ use crate::finding::{Cause, Evidence, Shortfall};
 use crate::matching::{Fact, Facts, Pairing, ReleaseFacts};
 
 /// Judges a release for the rule that governs its class of locks; others have nothing to say.
-pub(super) fn judge_release(rule: RuleId, facts: &Facts, findings: &mut Findings) {
-    let Fact::Release(release) = &facts.fact else { return };
-    if RuleId::of_release(facts.row.class) != rule {
-        return;
+#[inline]
+pub(super) fn judge_release(rule: RuleId, facts: &Facts<'_>, findings: &mut Findings) {
+    if let Fact::Release(release) = &facts.fact {
+        if RuleId::of_release(facts.row.class) == rule {
+            judge_paired(rule, facts, release, findings);
+        }
     }
+}
+
+/// Judges a release by how it is paired.
+fn judge_paired(rule: RuleId, facts: &Facts<'_>, release: &ReleaseFacts<'_>, findings: &mut Findings) {
     let shortfall = release.shortfall;
     match release.pairing {
         Pairing::TookNothing => {}
@@ -40,9 +46,9 @@ pub(super) fn judge_release(rule: RuleId, facts: &Facts, findings: &mut Findings
         Pairing::Foreign => {
             findings.broken(rule, facts, Cause::WrongOwner, shortfall);
         }
-        Pairing::Refused(acquire) => {
+        Pairing::Refused => {
             let draft = findings.broken(rule, facts, Cause::ReleaseWithoutAcquire, Shortfall::empty());
-            draft.because(Evidence::Refused(acquire));
+            draft.evidence.extend(release.refused.copied().map(Evidence::Refused));
         }
         Pairing::OtherHandle(handle) => {
             let draft = findings.broken(rule, facts, Cause::OtherHandle, shortfall);
@@ -62,7 +68,7 @@ pub(super) fn judge_release(rule: RuleId, facts: &Facts, findings: &mut Findings
 }
 
 /// A release by somebody who has an open acquire of the lock.
-fn judge_own(rule: RuleId, facts: &Facts, release: &ReleaseFacts, findings: &mut Findings) {
+fn judge_own(rule: RuleId, facts: &Facts<'_>, release: &ReleaseFacts<'_>, findings: &mut Findings) {
     let Some(record) = release.record else { return };
     if !record.fits && !release.half_seen {
         findings.broken(rule, facts, Cause::WrongRoutine, release.shortfall);
@@ -70,7 +76,7 @@ fn judge_own(rule: RuleId, facts: &Facts, release: &ReleaseFacts, findings: &mut
 }
 
 /// A release by somebody of whom no acquire was seen. Which kind of wrong release it looks like is not asked here.
-fn judge_unmatched(rule: RuleId, facts: &Facts, release: &ReleaseFacts, findings: &mut Findings) {
+fn judge_unmatched(rule: RuleId, facts: &Facts<'_>, release: &ReleaseFacts<'_>, findings: &mut Findings) {
     let cause = Cause::ReleaseWithoutAcquire;
     match release.word_held {
         // Nobody holds it, whatever was or was not watched; unless the caller's hold was ended by somebody else.

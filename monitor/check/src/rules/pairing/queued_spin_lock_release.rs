@@ -31,7 +31,7 @@ impl Rule for QueuedSpinLockRelease {
         &META
     }
 
-    fn observe(&self, facts: &Facts, findings: &mut Findings) {
+    fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         judge_release(RuleId::QueuedSpinLockRelease, facts, findings);
     }
 }

@@ -32,7 +32,7 @@ impl Rule for SpinLockRelease {
         &META
     }
 
-    fn observe(&self, facts: &Facts, findings: &mut Findings) {
+    fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         judge_release(RuleId::SpinLockRelease, facts, findings);
         let Fact::Release(release) = &facts.fact else { return };
         let Some(record) = release.record.filter(|record| record.fits) else {

@@ -33,7 +33,7 @@ impl Rule for SpinLock4 {
         &META
     }
 
-    fn observe(&self, facts: &Facts, findings: &mut Findings) {
+    fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         judge_release(RuleId::StorPortSpinLock4, facts, findings);
     }
 }
