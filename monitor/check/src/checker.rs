@@ -178,7 +178,7 @@ impl Checker {
         let seen = match &event.kind {
             EventKind::LockCall(call) => {
                 if self.observe(sequence, &call.context, Some(call)) {
-                    (found, interest) = self.lock_call(sequence, ordered, call);
+                    interest = self.lock_call(sequence, ordered, call, &mut found);
                 }
                 Some((call.context.processor, call.context.irql))
             }
@@ -203,7 +203,7 @@ impl Checker {
             }
         };
         if let (false, Some((processor, irql))) = (self.ended.is_empty(), seen) {
-            found.extend(self.end_holds(sequence, ordered, processor, irql));
+            self.end_holds(sequence, ordered, (processor, irql), &mut found);
         }
         Response::new(found, interest)
     }
@@ -246,7 +246,13 @@ impl Checker {
     }
 
     /// A lock routine was entered.
-    fn lock_call(&mut self, sequence: u64, ordered: bool, call: &LockCall) -> (Vec<Found>, ReturnInterest) {
+    fn lock_call(
+        &mut self,
+        sequence: u64,
+        ordered: bool,
+        call: &LockCall,
+        found: &mut Vec<Found>,
+    ) -> ReturnInterest {
         self.bound_records();
         let target = self.core.modules.is_target(call.context.return_address);
         let statistics = &mut self.core.statistics;
@@ -264,9 +270,15 @@ impl Checker {
         };
         let row = contract(call.routine);
         match row.role {
-            Role::Acquire | Role::TryAcquire => self.acquire(site, row, call),
-            Role::Convert => (self.convert(site, row, call), ReturnInterest::Needed),
-            Role::Release => (self.release(site, row, call), ReturnInterest::None),
+            Role::Acquire | Role::TryAcquire => self.acquire(site, row, call, found),
+            Role::Convert => {
+                self.convert(site, row, call, found);
+                ReturnInterest::Needed
+            }
+            Role::Release => {
+                self.release(site, row, call, found);
+                ReturnInterest::None
+            }
         }
     }
 

@@ -18,10 +18,11 @@ impl Checker {
         site: Site,
         row: &'static Contract,
         call: &LockCall,
-    ) -> (Vec<Found>, ReturnInterest) {
+        found: &mut Vec<Found>,
+    ) -> ReturnInterest {
         let Some(identity) = LockIdentity::of(&call.operand) else {
             self.core.statistics.ignored += 1;
-            return (Vec::new(), ReturnInterest::None);
+            return ReturnInterest::None;
         };
         let prior = PriorCall {
             sequence: site.sequence,
@@ -30,20 +31,20 @@ impl Checker {
         };
         let place = self.lock(identity);
         let Some(lock) = self.locks.at_mut(place) else {
-            return (Vec::new(), ReturnInterest::None);
+            return ReturnInterest::None;
         };
         // The routine of an open acquire may do its work through this one.
         let nesting = lock.nesting(call);
         if nesting == Nesting::Certain {
             self.core.statistics.nested += 1;
             self.note(place, prior, Step::Nested);
-            return (Vec::new(), ReturnInterest::None);
+            return ReturnInterest::None;
         }
         self.generation(site, call, place);
         let taking = storport::taking(call);
         let own = self.own_hold(row, call, &identity, (place, taking));
         let facts = self.acquire_facts(site, row, call, &identity, (place, own.as_ref()));
-        let found = self.judge(&facts, place, None);
+        self.judge(&facts, place, None, found);
         if taking != Taking::Lock {
             let state = if taking == Taking::Nothing {
                 Bound::Nothing
@@ -59,13 +60,13 @@ impl Checker {
                 Step::Violation
             };
             self.note(place, prior, step);
-            return (found, interest(row, call));
+            return interest(row, call);
         }
         self.replace(row, call, place);
         self.record(call, prior, (identity, place), nesting);
         let violated = found.iter().any(|found| found.index.is_some());
         self.note(place, prior, if violated { Step::Violation } else { Step::Attempt });
-        (found, interest(row, call))
+        interest(row, call)
     }
 
     /// Notes whose the lock is. A lock that nobody holds, and that another module takes into use than the driver under
@@ -239,13 +240,13 @@ impl Checker {
     }
 
     /// A shared hold may become an exclusive one; only the return tells.
-    pub(crate) fn convert(&mut self, site: Site, row: &'static Contract, call: &LockCall) -> Vec<Found> {
+    pub(crate) fn convert(&mut self, site: Site, row: &'static Contract, call: &LockCall, found: &mut Vec<Found>) {
         let Some(identity) = LockIdentity::of(&call.operand) else {
-            return Vec::new();
+            return;
         };
         let place = self.lock(identity);
         let Some(lock) = self.locks.at_mut(place) else {
-            return Vec::new();
+            return;
         };
         lock.target |= site.target;
         let concerns_target = lock.target;
@@ -261,7 +262,7 @@ impl Checker {
             concerns_target,
             fact: Fact::Convert,
         };
-        self.judge(&facts, place, None)
+        self.judge(&facts, place, None, found);
     }
 
     /// A routine came back.

@@ -71,17 +71,9 @@ impl Checker {
     /// A thread runs below `DISPATCH_LEVEL`: what it acquired in frames that it has left is over.
     fn leave_frames(&mut self, context: &Context, call: Option<&LockCall>) {
         let thread = self.thread_place(context.processor, context.thread);
-        let thread = thread.and_then(|place| self.threads.at_mut(place));
-        let Some(thread) = thread.filter(|thread| !thread.open.0.is_empty()) else {
-            return;
-        };
-        let left = |(open, _): &(Open, bool)| open.left_by(context);
-        let ended: Vec<Ended> = thread.open.0.iter().copied().filter(left).collect();
-        if ended.is_empty() {
-            return;
-        }
-        thread.open.0.retain(|entry| !left(entry));
-        for ended in ended {
+        let Some(place) = thread else { return };
+        let left = |(open, _): &Ended| open.left_by(context);
+        while let Some(ended) = self.threads.at_mut(place).and_then(|thread| thread.open.take(left)) {
             // The very same call again may be that call, which was interrupted before its first instruction.
             let again = call.is_some_and(|call| {
                 let (now, then) = (&call.context, &ended.0.call);
@@ -142,22 +134,8 @@ impl Checker {
         let Some(place) = self.thread_place(context.processor, context.thread) else {
             return;
         };
-        let Some(thread) = self.threads.at_mut(place) else {
-            return;
-        };
         let back = |(open, _): &(Open, bool)| open.returned_by(context, routine);
-        if !thread.open.0.iter().any(back) {
-            return;
-        }
-        let mut proved = Vec::new();
-        thread.open.0.retain(|entry| {
-            let back = back(entry);
-            if back {
-                proved.push(*entry);
-            }
-            !back
-        });
-        for (mut open, target) in proved {
+        while let Some((mut open, target)) = self.threads.at_mut(place).and_then(|thread| thread.open.take(back)) {
             open.proved = true;
             if self.prove(&open, sequence, context.processor) {
                 if let Some(processor) = self.core.processor(context.processor) {
@@ -248,8 +226,13 @@ impl Checker {
     }
 
     /// Ends the holds whose scope has been left, and has those judged that were certain and are the driver's under test.
-    pub(crate) fn end_holds(&mut self, sequence: u64, ordered: bool, processor: u32, irql: u8) -> Vec<Found> {
-        let mut found = Vec::new();
+    pub(crate) fn end_holds(
+        &mut self,
+        sequence: u64,
+        ordered: bool,
+        (processor, irql): (u32, u8),
+        found: &mut Vec<Found>,
+    ) {
         for (open, target) in std::mem::take(&mut self.ended) {
             let Some((identity, record)) = self.end_hold(&open).filter(|_| target && ordered) else {
                 continue;
@@ -289,9 +272,8 @@ impl Checker {
                     certain: gap == Gap::None,
                 }),
             };
-            found.extend(self.judge(&facts, open.place, None));
+            self.judge(&facts, open.place, None, found);
         }
-        found
     }
 
     /// Ends a hold whose scope has been left. Its lock and record, if nothing happened to the lock that could have ended it.

@@ -42,7 +42,7 @@ impl Checker {
     pub fn history_at(&self, address: u64) -> Vec<(LockIdentity, Vec<HistoryEntry>)> {
         let there = self.locks.iter().filter(|(lock, _)| lock.address() == Some(address));
         let mut list: Vec<_> = there
-            .map(|(lock, state)| (*lock, state.history.newest_first().copied().collect()))
+            .map(|(lock, state)| (*lock, state.history.newest_first().collect()))
             .collect();
         list.sort_by_key(|(lock, _)| *lock);
         list

@@ -43,7 +43,7 @@ impl Checker {
             let (lock, acquire) = (other.lock, other.acquire);
             violation.evidence.push(Evidence::AlsoAcquired { lock, acquire });
         }
-        let own = own.filter(|(_, meant)| *meant).map(|(release, _)| *release);
+        let own = own.filter(|(_, meant)| *meant).map(|(release, _)| release);
         let twice = match (before, own) {
             (Some(before), _) => before.released.is_some() && before.now == HandleNow::Same && !before.frame_left,
             (None, own) => own.is_some_and(|release| {
@@ -190,7 +190,7 @@ fn now(operand: &LockOperand, lock: &LockIdentity) -> HandleNow {
 
 /// The caller's release of a lock, if that is the last that it did to the lock apart from mistakes; and whether that
 /// release may be meant by a second one: nobody else has touched the lock since, and it was no interrupt's.
-pub(crate) fn own_release<'a>(lock: &'a LockState, context: &Context) -> Option<(&'a PriorCall, bool)> {
+pub(crate) fn own_release(lock: &LockState, context: &Context) -> Option<(PriorCall, bool)> {
     let mistake = |entry: &HistoryEntry| {
         let release = contract(entry.call.routine).role == Role::Release;
         (release && matches!(entry.step, Step::Unknown | Step::Violation)) || entry.step == Step::Nested
@@ -207,6 +207,6 @@ pub(crate) fn own_release<'a>(lock: &'a LockState, context: &Context) -> Option<
     let acquire = steps
         .map(|(_, entry)| entry)
         .find(|entry| entry.step == Step::Attempt && own(&entry.call.context));
-    let same_code = level(last) || acquire.is_some_and(level);
-    (last.step == Step::Released).then_some((&last.call, since == 0 && same_code))
+    let same_code = level(&last) || acquire.is_some_and(|acquire| level(&acquire));
+    (last.step == Step::Released).then_some((last.call, since == 0 && same_code))
 }

@@ -26,7 +26,7 @@ pub(super) struct Subject {
 
 impl Checker {
     /// A release was entered.
-    pub(crate) fn release(&mut self, site: Site, row: &'static Contract, call: &LockCall) -> Vec<Found> {
+    pub(crate) fn release(&mut self, site: Site, row: &'static Contract, call: &LockCall, found: &mut Vec<Found>) {
         let subject = self.subject(call);
         let prior = PriorCall {
             sequence: site.sequence,
@@ -37,7 +37,7 @@ impl Checker {
         let own = site.target || self.is_own_adapter(&call.operand);
         let nested = self.in_release(place, call);
         let Some(lock) = self.locks.at_mut(place) else {
-            return Vec::new();
+            return;
         };
         if lock.records.is_empty() && !own {
             // Nobody is known to hold it, and another module uses it: its memory is the driver's under test no more.
@@ -48,7 +48,7 @@ impl Checker {
             lock.last_release = site.sequence;
             self.core.statistics.nested += 1;
             self.note(place, prior, Step::Nested);
-            return Vec::new();
+            return;
         }
         let (pairing, index) = self.pair(&subject, row, call, place);
         let record = self.locks.at(place).and_then(|lock| Some(lock.records[index?]));
@@ -60,9 +60,8 @@ impl Checker {
                 lock.doubt_others(index, &call.context);
             }
         }
-        let found = self.judge(&facts, place, record.as_ref());
-        self.conclude(site, call, &facts, place, record.as_ref(), &found);
-        found
+        self.judge(&facts, place, record.as_ref(), found);
+        self.conclude(site, call, &facts, place, record.as_ref(), found);
     }
 
     /// Whether this release is of the kind that an open acquire of its caller asks for. Changes nothing: for telling apart

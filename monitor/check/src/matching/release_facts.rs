@@ -55,7 +55,7 @@ impl Checker {
         let before = lock.filter(|_| asked).and_then(|lock| own_release(lock, &call.context));
         Others {
             holder: holder.copied(),
-            released_before: before.map(|(release, _)| *release),
+            released_before: before.map(|(release, _)| release),
         }
     }
 

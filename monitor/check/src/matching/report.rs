@@ -118,19 +118,19 @@ impl Checker {
     /// Adds to a lock's history.
     pub(crate) fn note(&mut self, place: u32, call: PriorCall, step: Step) {
         if let Some(lock) = self.locks.at_mut(place) {
-            let evicted = lock.history.push(call, step, lock.target);
+            let evicted = lock.history.push(&call, step, lock.target);
             self.core.statistics.history_evicted += u64::from(evicted);
         }
     }
 
-    /// Has the rules judge an event, and keeps what they find. `record`: the acquire that a release was matched with.
-    pub(crate) fn judge(&mut self, facts: &Facts<'_>, place: u32, record: Option<&Record>) -> Vec<Found> {
+    /// Has the rules judge an event, and keeps what they find; adds that to `found`. `record`: the acquire that a release
+    /// was matched with.
+    pub(crate) fn judge(&mut self, facts: &Facts<'_>, place: u32, record: Option<&Record>, found: &mut Vec<Found>) {
         let mut drafts = rules::Findings::default();
         rules::observe(facts, &mut drafts);
         if drafts.is_empty() {
-            return Vec::new();
+            return;
         }
-        let mut found = Vec::with_capacity(drafts.len());
         for mut draft in drafts.into_list() {
             let paired = matches!(facts.fact, Fact::Release(_));
             if paired && matches!(draft.cause, Cause::ReleaseWithoutAcquire | Cause::WrongOwner) {
@@ -145,14 +145,13 @@ impl Checker {
             let lock = self.locks.at(place).filter(|_| known_lock);
             found.push(self.ledger.report(finding, &self.core.modules, |finding| {
                 if let Some(lock) = lock {
-                    finding.history = lock.history.newest_first().copied().collect();
+                    finding.history = lock.history.newest_first().collect();
                     finding.history.reverse();
                     finding.history_evicted = lock.history.evicted();
                 }
             }));
         }
         self.tally();
-        found
     }
 
     /// More is known of who made the last call.

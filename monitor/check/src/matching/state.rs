@@ -465,6 +465,12 @@ impl OpenList {
         self.0.push((open, target));
     }
 
+    /// Takes out the oldest that is wanted.
+    pub(crate) fn take(&mut self, wanted: impl Fn(&(Open, bool)) -> bool) -> Option<(Open, bool)> {
+        let place = self.0.iter().position(wanted)?;
+        Some(self.0.remove(place))
+    }
+
     /// Takes one out.
     pub(crate) fn remove(&mut self, sequence: u64) {
         if let Some(place) = self.0.iter().rposition(|(open, _)| open.call.sequence == sequence) {

@@ -60,10 +60,6 @@ impl Findings {
         self.0.is_empty()
     }
 
-    pub(crate) const fn len(&self) -> usize {
-        self.0.len()
-    }
-
     pub(crate) fn into_list(self) -> Vec<Draft> {
         self.0
     }
