@@ -13,13 +13,14 @@ const OTHERS: usize = 2;
 
 /// The last events of a lock, in a ring inside of the lock: a lock of a large table costs as few lines of memory as may be.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[repr(C)]
 pub(crate) struct History {
-    ring: [Entry; HISTORY],
     /// Entries that are filled in.
     len: u8,
     /// Where the next event goes once the ring is full.
     next: u8,
     evicted: u64,
+    ring: [Entry; HISTORY],
 }
 
 /// A [`HistoryEntry`] without the gaps.

@@ -234,15 +234,12 @@ impl Nesting {
 }
 
 /// One lock, in its present generation: that begins when nobody holds it and another module takes it into use.
+///
+/// Laid out in this order: most events touch what is in front, and one entry of the history.
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[repr(C)]
 pub(crate) struct LockState {
-    /// Acquires without a release, oldest first.
-    pub records: Records,
-    /// Last events.
-    pub history: History,
-    /// Sequence number of the last release, of whatever kind.
-    pub last_release: u64,
     /// A wrong release has upset the lock: what its records say of who holds it is not to be trusted.
     pub disturbed: bool,
     /// The driver under test has touched it.
@@ -253,9 +250,15 @@ pub(crate) struct LockState {
     pub lost: bool,
     /// Its word was seen to be set while it was held; `Some(false)`: seen to be clear while held.
     pub words: Option<bool>,
+    /// Sequence number of the last release, of whatever kind.
+    pub last_release: u64,
     /// Whoever held it last when it was seen to be free, and has not called anything with it since.
     #[serde(default)]
     pub dispossessed: Option<Agent>,
+    /// Acquires without a release, oldest first.
+    pub records: Records,
+    /// Last events.
+    pub history: History,
 }
 
 /// Who made an acquire.

@@ -24,11 +24,13 @@ pub(crate) struct Table<K, V> {
     hand: usize,
 }
 
+/// Laid out in this order: what a look-up reads is in front.
 #[derive(Clone, Debug)]
+#[repr(C)]
 struct Slot<K, V> {
     key: K,
-    value: Option<V>,
     used: bool,
+    value: Option<V>,
 }
 
 /// How much the checker would miss an entry.
