@@ -5,7 +5,6 @@
 
 pub mod checker;
 pub mod contract;
-pub mod coverage;
 pub mod event;
 pub mod finding;
 pub mod identity;

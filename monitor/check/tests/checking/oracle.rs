@@ -4,8 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use storlock_check::checker::{Checker, Limits, Outcome};
-use storlock_check::contract::{Routine as R, RoutineSet};
-use storlock_check::coverage::entry_points;
+use storlock_check::contract::{CONTRACTS, Routine as R, RoutineSet, contracts_of_export};
 use storlock_check::event::{Context, Event, EventKind};
 use storlock_check::finding::{Cause, Finding, Verdict};
 
@@ -54,9 +53,11 @@ fn dishonest(random: &mut Random, bug: Option<Bug>) -> Config {
         // Imported, but there are too few breakpoints.
         config.watched = RoutineSet::from_bits(random.next() | random.next());
         // A breakpoint is on an export, which may be that of several routines.
-        for point in entry_points(RoutineSet::ALL) {
-            if !config.watched.intersection(point.routines).is_empty() {
-                config.watched = config.watched.union(point.routines);
+        for row in &CONTRACTS {
+            let same = contracts_of_export(row.module, row.export);
+            let same: RoutineSet = same.map(|row| row.routine).collect();
+            if !config.watched.intersection(same).is_empty() {
+                config.watched = config.watched.union(same);
             }
         }
     }
@@ -523,7 +524,11 @@ fn print_findings() {
             }
         }
         let outcome = checker.outcome(run.complete);
-        println!("{seed} {outcome:?} {:?} {:?}", checker.statistics(), checker.open_acquires());
+        println!(
+            "{seed} {outcome:?} {:?} {:?}",
+            checker.statistics(),
+            checker.open_acquires()
+        );
         for finding in checker.violations() {
             println!("{seed} {finding:?}");
         }

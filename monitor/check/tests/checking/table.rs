@@ -1,7 +1,7 @@
 //! The contract table: rows in order, operands where the calling convention puts them.
 
 use storlock_check::contract::{
-    CONTRACTS, Contract, Place, Register, ReturnValue, Routine as R, RoutineSet, SystemModule, Width, contract,
+    CONTRACTS, Contract, Place, Register, ReturnValue, Role, Routine as R, RoutineSet, SystemModule, Width, contract,
     contracts_of_export,
 };
 use storlock_check::event::LockOperand;
@@ -140,4 +140,18 @@ fn results_count_only_their_bits() {
     assert!(ReturnValue::Boolean.succeeded(0xff01) && !ReturnValue::Boolean.succeeded(0xff00));
     assert!(ReturnValue::StorStatus.succeeded(0) && !ReturnValue::StorStatus.succeeded(0xc100_0001));
     assert!(ReturnValue::OldIrql.succeeded(0) && !ReturnValue::OldIrql.may_fail());
+}
+
+#[test]
+fn every_acquire_has_a_release_and_every_release_follows_acquires() {
+    for row in &CONTRACTS {
+        if row.role == Role::Release {
+            assert!(!row.fed_by.is_empty(), "{}", row.routine);
+            let acquires = row.fed_by.iter().all(|acquire| contract(acquire).role != Role::Release);
+            assert!(acquires, "{}", row.routine);
+        } else {
+            let released = CONTRACTS.iter().any(|release| release.fed_by.contains(row.routine));
+            assert!(released, "{}", row.routine);
+        }
+    }
 }
