@@ -246,13 +246,7 @@ impl Checker {
     }
 
     /// A lock routine was entered.
-    fn lock_call(
-        &mut self,
-        sequence: u64,
-        ordered: bool,
-        call: &LockCall,
-        found: &mut Vec<Found>,
-    ) -> ReturnInterest {
+    fn lock_call(&mut self, sequence: u64, ordered: bool, call: &LockCall, found: &mut Vec<Found>) -> ReturnInterest {
         self.bound_records();
         let target = self.core.modules.is_target(call.context.return_address);
         let statistics = &mut self.core.statistics;

@@ -250,11 +250,25 @@ pub enum Evidence {
         /// `LockContext`.
         context: u64,
     },
-    /// The event that saw the lock word clear although the lock was held.
-    Cleared {
-        /// That event.
+    /// How the acquire is known to have come back with the lock.
+    CameBack {
+        /// The event that showed it.
         event: u64,
+        /// How.
+        proof: Proof,
     },
+}
+
+/// How an acquire is known to have come back with the lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Proof {
+    /// Its return was caught.
+    Return,
+    /// Code of the same level has run on on its processor: had the acquire still been waiting, that could not have run.
+    SameLevel,
+    /// Its caller has run on, in the frame of the call or in an outer one.
+    Frame,
 }
 
 /// What the memory of a released handle was used for before, if the handle belongs to no open acquire of the caller.
@@ -412,9 +426,6 @@ pub struct Finding {
     /// How many older events of the lock were not kept.
     pub history_evicted: u64,
 }
-
-/// A finding by the name that it has in a report.
-pub type Violation = Finding;
 
 impl Finding {
     /// Whether the processor stands at the call: then its stack is the call's.

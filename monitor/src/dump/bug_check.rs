@@ -4,7 +4,7 @@
 //! something that has not happened.
 
 use storlock_check::event::LockOperand;
-use storlock_check::finding::Violation;
+use storlock_check::finding::Finding;
 
 use crate::report::BugCheck;
 
@@ -13,14 +13,14 @@ pub const CODE: u32 = 0xe053_4c4b;
 
 /// The violation in these words.
 #[must_use]
-pub fn of(violation: &Violation) -> BugCheck {
+pub fn of(finding: &Finding) -> BugCheck {
     BugCheck {
         code: CODE.into(),
         parameters: [
-            u64::from(violation.rule.number()) << 8 | u64::from(violation.cause.number()),
-            lock(&violation.call.operand),
-            violation.call.context.return_address,
-            violation.sequence,
+            u64::from(finding.rule.number()) << 8 | u64::from(finding.cause.number()),
+            lock(&finding.call.operand),
+            finding.call.context.return_address,
+            finding.sequence,
         ],
     }
 }

@@ -12,7 +12,7 @@ pub mod layout;
 mod tests;
 pub mod writer;
 
-use storlock_check::rules::Violation;
+use storlock_check::finding::Finding;
 use zerocopy::IntoBytes as _;
 
 pub use self::contents::{Contents, ProcessorRegisters};
@@ -38,12 +38,12 @@ pub struct Subject {
 impl Subject {
     /// A violation, called from `caller`.
     #[must_use]
-    pub fn new(violation: &Violation, caller: &Location, kernel: &Kernel) -> Self {
-        let rule = violation.rule.meta().name;
+    pub fn new(finding: &Finding, caller: &Location, kernel: &Kernel) -> Self {
+        let rule = finding.rule.meta().name;
         Self {
-            bug_check: bug_check::of(violation),
-            comment: format!("storlock {rule}: {} at {caller}", violation.cause.name()),
-            event: violation.sequence,
+            bug_check: bug_check::of(finding),
+            comment: format!("storlock {rule}: {} at {caller}", finding.cause.name()),
+            event: finding.sequence,
             kernel: kernel.clone(),
         }
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 pub use storlock_check::contract::Routine;
 pub use storlock_check::event::LockOperand;
 use storlock_check::finding;
-pub use storlock_check::finding::{Cause, HandleBefore, HandleNow, Place, Shortfall, Step, Verdict};
+pub use storlock_check::finding::{Cause, HandleBefore, HandleNow, Place, Proof, Shortfall, Step, Verdict};
 pub use storlock_check::identity::LockIdentity;
 pub use storlock_check::rules::RuleId;
 
@@ -160,7 +160,7 @@ pub enum Evidence {
     AcquiredHandle { handle: u64 },
     SeenLow { event: u64, vcpu: u32, irql: u8 },
     Operand { spin_lock: u32, context: u64 },
-    Cleared { event: u64 },
+    CameBack { event: u64, proof: Proof },
 }
 
 impl Evidence {
@@ -197,7 +197,10 @@ impl Evidence {
                 spin_lock: kind,
                 context,
             },
-            E::Cleared { event } => Self::Cleared { event: *event },
+            E::CameBack { event, proof } => Self::CameBack {
+                event: *event,
+                proof: *proof,
+            },
         }
     }
 }

@@ -7,7 +7,7 @@ use super::storport::{self, Taking};
 use crate::checker::{Checker, ReturnInterest};
 use crate::contract::{CONTRACTS, Contract, Mode, Role, Routine, RoutineSet, contract};
 use crate::event::{APC_LEVEL, DISPATCH_LEVEL, LockCall, LockOperand, LockReturn};
-use crate::finding::{PriorCall, Shortfall, Step};
+use crate::finding::{PriorCall, Proof, Shortfall, Step};
 use crate::identity::{HandleKey, LockIdentity};
 use crate::ledger::Found;
 
@@ -146,7 +146,7 @@ impl Checker {
             lock: identity,
             concerns_target: site.target || target,
             fact: Fact::Acquire(AcquireFacts {
-                own: own.map(|own| &own.call).filter(|_| !word_missing),
+                own: own.filter(|_| !word_missing).and_then(Record::held),
                 word_held: call.word.map(|word| word != 0),
                 takes_nothing: storport::taking(call) == Taking::Nothing,
                 gap: self.core.gap(releases_of(identity), target),
@@ -315,7 +315,7 @@ impl Checker {
                 call: record.call,
                 proved: true,
             };
-            if self.prove(&open, sequence, returned.context.processor) {
+            if self.prove(&open, Proof::Return, sequence, returned.context.processor) {
                 if let Some(processor) = self.core.processor(returned.context.processor) {
                     processor.open.push(open, record.target);
                 }

@@ -8,6 +8,7 @@ use super::{Gap, Thread};
 use crate::checker::Checker;
 use crate::contract::{Mode, Role, contract};
 use crate::event::{Context, DISPATCH_LEVEL, LockCall, LockOperand};
+use crate::finding::Proof;
 use crate::identity::{HandleKey, LockIdentity};
 use crate::ledger::Found;
 
@@ -72,8 +73,8 @@ impl Checker {
     fn leave_frames(&mut self, context: &Context, call: Option<&LockCall>) {
         let thread = self.thread_place(context.processor, context.thread);
         let Some(place) = thread else { return };
-        let left = |(open, _): &Ended| open.left_by(context);
-        while let Some(ended) = self.threads.at_mut(place).and_then(|thread| thread.open.take(left)) {
+        let left = |open: &Open| open.left_by(context).then_some(());
+        while let Some((ended, ())) = self.threads.at_mut(place).and_then(|thread| thread.open.take(left)) {
             // The very same call again may be that call, which was interrupted before its first instruction.
             let again = call.is_some_and(|call| {
                 let (now, then) = (&call.context, &ended.0.call);
@@ -117,11 +118,11 @@ impl Checker {
         }
         let mut open = std::mem::take(&mut processor.open);
         open.0.retain_mut(|(open, _)| {
-            if open.proved || !open.returned_by(context, routine) {
+            let Some(proof) = open.returned_by(context, routine).filter(|_| !open.proved) else {
                 return true;
-            }
+            };
             open.proved = true;
-            self.prove(open, sequence, context.processor)
+            self.prove(open, proof, sequence, context.processor)
         });
         if let Some(processor) = self.core.processors.get_mut(number) {
             processor.open = open;
@@ -134,10 +135,12 @@ impl Checker {
         let Some(place) = self.thread_place(context.processor, context.thread) else {
             return;
         };
-        let back = |(open, _): &(Open, bool)| open.returned_by(context, routine);
-        while let Some((mut open, target)) = self.threads.at_mut(place).and_then(|thread| thread.open.take(back)) {
+        let back = |open: &Open| open.returned_by(context, routine);
+        while let Some(((mut open, target), proof)) =
+            self.threads.at_mut(place).and_then(|thread| thread.open.take(back))
+        {
             open.proved = true;
-            if self.prove(&open, sequence, context.processor) {
+            if self.prove(&open, proof, sequence, context.processor) {
                 if let Some(processor) = self.core.processor(context.processor) {
                     processor.open.push(open, target);
                 }
@@ -146,7 +149,7 @@ impl Checker {
     }
 
     /// An acquire has come back with the lock on this processor. False if it is open no more.
-    pub(crate) fn prove(&mut self, open: &Open, sequence: u64, processor: u32) -> bool {
+    pub(crate) fn prove(&mut self, open: &Open, proof: Proof, sequence: u64, processor: u32) -> bool {
         let excludes = !self.locks.key_at(open.place).is_some_and(may_be_none);
         let Some(lock) = self.locks.at_mut(open.place) else {
             return false;
@@ -154,7 +157,9 @@ impl Checker {
         let Some(record) = lock.record(open.call.sequence).filter(|record| !record.doubtful) else {
             return false;
         };
-        record.held_since.get_or_insert(sequence);
+        if record.held_since.is_none() {
+            (record.held_since, record.proof) = (Some(sequence), proof);
+        }
         record.holder = processor;
         let proved = *record;
         if excludes
@@ -269,6 +274,7 @@ impl Checker {
                 fact: Fact::HoldEnded(HoldEnded {
                     processor,
                     irql,
+                    proof: record.held_since.map(|since| (since, record.proof)),
                     certain: gap == Gap::None,
                 }),
             };

@@ -3,7 +3,7 @@
 use super::core::Gap;
 use crate::contract::{Contract, Routine};
 use crate::event::LockCall;
-use crate::finding::{PriorCall, Shortfall};
+use crate::finding::{PriorCall, Proof, Shortfall};
 use crate::identity::LockIdentity;
 
 /// What is known of an event besides its operands.
@@ -52,7 +52,7 @@ pub(crate) enum Fact<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AcquireFacts<'a> {
     /// The caller holds the lock for certain, by this acquire.
-    pub(crate) own: Option<&'a PriorCall>,
+    pub(crate) own: Option<Held<'a>>,
     /// Whether the lock word says that somebody holds the lock; `None` if it cannot be seen.
     pub(crate) word_held: Option<bool>,
     /// The routine takes no lock with these operands, and says nothing of it.
@@ -61,6 +61,16 @@ pub(crate) struct AcquireFacts<'a> {
     pub(crate) gap: Gap,
     /// What is missing for a sure verdict.
     pub(crate) shortfall: Shortfall,
+}
+
+/// An acquire that has come back with the lock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held<'a> {
+    /// The acquire.
+    pub(crate) call: &'a PriorCall,
+    /// The event that showed it, and how.
+    pub(crate) since: u64,
+    pub(crate) proof: Proof,
 }
 
 /// How a release and the acquires that are open fit together.
@@ -141,6 +151,8 @@ pub(crate) struct HoldEnded {
     pub(crate) processor: u32,
     /// At this IRQL.
     pub(crate) irql: u8,
+    /// The event that showed the acquire to have come back, and how, if that was seen.
+    pub(crate) proof: Option<(u64, Proof)>,
     /// Nothing was seen or may have happened unseen that could have ended the hold.
     pub(crate) certain: bool,
 }

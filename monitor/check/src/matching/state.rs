@@ -2,11 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::facts::Held;
 use super::history::History;
 use super::records::Records;
 use crate::contract::{Routine, RoutineSet, contract};
 use crate::event::{Context, DISPATCH_LEVEL, LockCall};
-use crate::finding::PriorCall;
+use crate::finding::{PriorCall, Proof};
 use crate::identity::{HandleKey, LockIdentity};
 use crate::table::{Evict, Rank};
 
@@ -31,6 +32,8 @@ pub(crate) struct Record {
     pub handle: u64,
     /// Sequence number of the event that proved the acquire to have come back with the lock; `None`: an attempt.
     pub held_since: Option<u64>,
+    /// How that is known.
+    pub proof: Proof,
     /// Processor on which it did.
     pub holder: u32,
     /// A conversion from shared to exclusive was tried and its result not seen.
@@ -52,6 +55,7 @@ impl Record {
             call,
             handle,
             held_since: None,
+            proof: Proof::Return,
             holder: call.context.processor,
             maybe_converted: false,
             target,
@@ -64,6 +68,15 @@ impl Record {
     /// Entered at `DISPATCH_LEVEL` or above: it cannot leave its processor and belongs to that; else to the thread.
     pub(crate) const fn bound_to_processor(&self) -> bool {
         self.call.context.irql >= DISPATCH_LEVEL
+    }
+
+    /// That it has come back with the lock, if it has.
+    pub(crate) fn held(&self) -> Option<Held<'_>> {
+        self.held_since.map(|since| Held {
+            call: &self.call,
+            since,
+            proof: self.proof,
+        })
     }
 
     /// Who made it.
@@ -146,18 +159,22 @@ pub(crate) struct Open {
 impl Open {
     /// Whether code that runs as `context`, at the entry of `routine` if that is told, proves that the acquire has come
     /// back: code of the same level runs on on its processor, or its very frame has been left.
-    pub(crate) fn returned_by(&self, context: &Context, routine: Option<Routine>) -> bool {
+    pub(crate) fn returned_by(&self, context: &Context, routine: Option<Routine>) -> Option<Proof> {
         if context.irql < DISPATCH_LEVEL || contract(self.call.routine).result.may_fail() {
-            return false;
+            return None;
         }
         let entered = &self.call.context;
         if within(&self.call, context, routine) {
             let same_level = entered.irql >= DISPATCH_LEVEL && context.irql <= entered.irql;
-            return same_level && is_leaf(self.call.routine) && entered.processor == context.processor;
+            let back = same_level && is_leaf(self.call.routine) && entered.processor == context.processor;
+            return back.then_some(Proof::SameLevel);
+        }
+        if self.left_by(context) {
+            return Some(Proof::Frame);
         }
         let same_level =
             entered.irql >= DISPATCH_LEVEL && context.irql <= entered.irql && entered.processor == context.processor;
-        same_level || self.left_by(context)
+        same_level.then_some(Proof::SameLevel)
     }
 
     /// Whether the frame of the acquire has been left by the code that runs as `context`.
@@ -469,9 +486,10 @@ impl OpenList {
     }
 
     /// Takes out the oldest that is wanted.
-    pub(crate) fn take(&mut self, wanted: impl Fn(&(Open, bool)) -> bool) -> Option<(Open, bool)> {
-        let place = self.0.iter().position(wanted)?;
-        Some(self.0.remove(place))
+    pub(crate) fn take<T>(&mut self, wanted: impl Fn(&Open) -> Option<T>) -> Option<((Open, bool), T)> {
+        let mut entries = self.0.iter().enumerate();
+        let (place, told) = entries.find_map(|(place, (open, _))| Some((place, wanted(open)?)))?;
+        Some((self.0.remove(place), told))
     }
 
     /// Takes one out.

@@ -31,7 +31,7 @@ impl Findings {
         shortfall: Shortfall,
     ) -> &mut Draft {
         let (acquire, holder) = match &facts.fact {
-            Fact::Acquire(acquire) => (acquire.own.copied(), None),
+            Fact::Acquire(acquire) => (acquire.own.map(|own| *own.call), None),
             Fact::Release(release) => (release.record.map(|record| *record.call), release.holder.copied()),
             Fact::Convert | Fact::HoldEnded(_) => (None, None),
         };

@@ -10,10 +10,10 @@ mod storport;
 
 use serde::{Deserialize, Serialize};
 
-use crate::contract::LockClass;
+use crate::contract::{LockClass, Role, Routine, contract};
 pub use crate::finding::{
-    Cause, Evidence, Finding, HandleBefore, HandleNow, HistoryEntry, Place, PriorCall, Shortfall, Signature, Step,
-    Verdict, Violation,
+    Cause, Evidence, Finding, HandleBefore, HandleNow, HistoryEntry, Place, PriorCall, Proof, Shortfall, Signature,
+    Step, Verdict,
 };
 use crate::matching::Facts;
 pub(crate) use draft::{Draft, Findings};
@@ -100,6 +100,23 @@ impl RuleId {
     #[must_use]
     pub fn number(self) -> u16 {
         self.meta().number
+    }
+
+    /// What the rule demands of a call of this routine, and the page that says so: a rule on releases names one, and holds
+    /// for all releases of its class of locks.
+    #[must_use]
+    pub fn text_for(self, routine: Routine) -> (String, &'static str) {
+        let (meta, row) = (self.meta(), contract(routine));
+        let own = row.role == Role::Release && Self::of_release(row.class) == self;
+        if !own || meta.text.contains(&format!("{routine} ")) {
+            return (meta.text.to_owned(), meta.source);
+        }
+        let acquires: Vec<&str> = row.fed_by.iter().map(Routine::name).collect();
+        let text = format!(
+            "A driver must not release a lock with {routine} that it has not acquired with {} before.",
+            acquires.join(" or ")
+        );
+        (text, row.source)
     }
 
     /// The rule that governs a release of this class of lock.

@@ -4,7 +4,7 @@ use storlock_check::checker::Found;
 use storlock_check::contract::Routine as R;
 use storlock_check::event::{Context, EventKind, LockCall, LockOperand};
 use storlock_check::identity::LockIdentity;
-use storlock_check::rules::{Cause, HandleNow, RuleId, Verdict, Violation};
+use storlock_check::rules::{Cause, Finding, HandleNow, RuleId, Verdict};
 
 use crate::scenes::{ELSEWHERE, LOCK, OTHER, RAISED, STOR, STOR_HANDLE, Scene, THREAD, Who, context};
 
@@ -55,7 +55,7 @@ fn call_at(
 }
 
 #[track_caller]
-fn named(scene: &Scene, found: Option<Found>, rule: RuleId, cause: Cause) -> Violation {
+fn named(scene: &Scene, found: Option<Found>, rule: RuleId, cause: Cause) -> Finding {
     scene.expect(found, Verdict::Semantic, rule, cause);
     scene.checker.violations()[found.unwrap().index.unwrap()].clone()
 }

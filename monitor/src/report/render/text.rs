@@ -96,10 +96,14 @@ fn violation_text(text: &mut String, v: &Violation, seed: u64, again: &str) {
         line!(*text, "   | found    at event {}", v.event);
     }
     line!(*text, "   |");
-    wrapped(text, "rule", &format!("{} ({})", rule.text, rule.source));
+    let (demand, page) = v.rule.text_for(v.routine.0);
+    wrapped(text, "rule", &format!("{demand} ({page})"));
     wrapped(text, "verdict", words::verdict(v.verdict, v.concerns_target));
     for evidence in words::evidence(v) {
         wrapped(text, "because", &evidence);
+    }
+    if let Some(next) = words::next_step(v) {
+        wrapped(text, "next", &next);
     }
     line!(*text, "   = call stack, innermost first:");
     stack_text(text, &v.stack);

@@ -3,8 +3,8 @@
 use storlock_check::identity::stor_spinlock_name;
 
 use crate::report::{
-    Called, Evidence, HandleBefore, HandleNow, HistoryEntry, LockOperand, PriorCall, Shortfall, Signature, Step,
-    Verdict, Violation,
+    Called, Cause, Evidence, HandleBefore, HandleNow, HistoryEntry, LockIdentity, LockOperand, PriorCall, Proof,
+    Shortfall, Signature, Step, Verdict, Violation,
 };
 
 /// How loudly a violation is told.
@@ -133,7 +133,7 @@ fn sentence(v: &Violation, evidence: &Evidence) -> String {
             kind_name(*acquired),
             kind_name(*now)
         ),
-        Evidence::AcquiredHandle { handle } => format!("the acquire filled in the handle at {handle:#x}"),
+        Evidence::AcquiredHandle { handle } => format!("the acquire filled in the handle at {handle:#x}; {}", copy(v)),
         Evidence::SeenLow { event, vcpu, irql } => format!(
             "vCPU {vcpu} was seen at IRQL {irql} at event {event}, outside of the scope of the acquire, and no release was \
              seen"
@@ -142,10 +142,51 @@ fn sentence(v: &Violation, evidence: &Evidence) -> String {
             "kind {spin_lock} ({}) with LockContext {context:#x} takes no lock",
             kind_name(*spin_lock)
         ),
-        Evidence::Cleared { event } => {
-            format!("at event {event} the lock word was 0 although the lock was held")
-        }
+        Evidence::CameBack { event, proof } => came_back(*event, *proof),
     }
+}
+
+/// How an acquire is known to have come back with the lock.
+fn came_back(event: u64, proof: Proof) -> String {
+    match proof {
+        Proof::Return => format!("that acquire has come back with the lock: its return was seen at event {event}"),
+        Proof::SameLevel => format!(
+            "that acquire has come back with the lock: at event {event} code of the same level ran on its processor, which \
+             waits while an acquire does"
+        ),
+        Proof::Frame => format!(
+            "that acquire has come back with the lock: at event {event} its caller ran on, in the frame of that call or in \
+             an outer one"
+        ),
+    }
+}
+
+/// What the handle of a release is that is not the acquire's.
+fn copy(v: &Violation) -> String {
+    let (LockOperand::QueuedHandle { handle, lock } | LockOperand::StorPortHandle { handle, lock, .. }) = v.operand
+    else {
+        return "the release is by another".to_owned();
+    };
+    let what = match lock {
+        Some(lock) if lock != 0 => "a copy of it",
+        _ => "another one of the same kind, such as a copy",
+    };
+    format!("the handle at {handle:#x} that is released is {what}: only the acquire's own is in the queue of the lock")
+}
+
+/// What to do to find the bug, where the call is not its place.
+pub(crate) fn next_step(v: &Violation) -> Option<String> {
+    (v.cause == Cause::LockCleared).then(|| {
+        let word = match v.lock {
+            LockIdentity::Address(lock) => format!("the lock word at {lock:#x}"),
+            _ => "the lock word".to_owned(),
+        };
+        format!(
+            "look for what wrote to {word} between the acquire and this release: KeInitializeSpinLock, RtlZeroMemory or an \
+             assignment over the structure around it, or a release without an acquire by code that was not watched. A \
+             debugger's watchpoint on the word (storlock run --gdb, docs/gdb.md) stops at the write"
+        )
+    })
 }
 
 /// What the memory of the handle was used for before, and what speaks for and against its being the same handle still.

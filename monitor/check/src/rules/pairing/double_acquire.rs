@@ -1,6 +1,6 @@
 //! Double acquire: the part of SpinLock, QueuedSpinLock and StorPortSpinLock that forbids to take a held lock again.
 
-use crate::finding::{Cause, Shortfall, Verdict};
+use crate::finding::{Cause, Evidence, Shortfall, Verdict};
 use crate::matching::{Fact, Facts, Gap};
 use crate::rules::{Findings, Meta, Rule, RuleId};
 
@@ -26,7 +26,8 @@ impl Rule for DoubleAcquire {
     /// and that is not watched is not even a suspicion: a correct driver would raise it all the time.
     fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         let Fact::Acquire(acquire) = &facts.fact else { return };
-        if acquire.own.is_none() || acquire.word_held == Some(false) || !facts.concerns_target {
+        let Some(own) = acquire.own else { return };
+        if acquire.word_held == Some(false) || !facts.concerns_target {
             return;
         }
         let mut shortfall = acquire.shortfall;
@@ -36,6 +37,10 @@ impl Rule for DoubleAcquire {
         if acquire.gap == Gap::Open {
             shortfall |= Shortfall::UNWATCHED;
         }
-        findings.broken(RuleId::DoubleAcquire, facts, Cause::DoubleAcquire, shortfall);
+        let draft = findings.broken(RuleId::DoubleAcquire, facts, Cause::DoubleAcquire, shortfall);
+        draft.because(Evidence::CameBack {
+            event: own.since,
+            proof: own.proof,
+        });
     }
 }

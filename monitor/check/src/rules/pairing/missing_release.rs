@@ -29,6 +29,8 @@ impl Rule for MissingRelease {
         let mut shortfall = Shortfall::empty();
         shortfall.set(Shortfall::UNWATCHED, !ended.certain);
         let draft = findings.broken(RuleId::MissingRelease, facts, Cause::MissingRelease, shortfall);
+        let came_back = |(event, proof)| Evidence::CameBack { event, proof };
+        draft.evidence.extend(ended.proof.map(came_back));
         draft.because(Evidence::SeenLow {
             event: facts.site.sequence,
             processor: ended.processor,
