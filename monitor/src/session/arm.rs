@@ -1,22 +1,21 @@
 //! Arming: which routines get a breakpoint, where they are, and putting them in force.
 //!
-//! Talks to the watch plan and to the target. It must not know what a hit means.
-
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Instant;
+//! Talks to the watch plan and to the stopped processor. It must not know what a hit means.
 
 use storlock_check::event::EventKind;
 
+use super::config::DriverFile;
 use super::doubts::Doubt;
 use super::entries::{self, exported};
-use super::modules::ModuleId;
-use super::state::{Stage, State};
-use super::{Session, Watch};
-use crate::report::{ModuleInfo, WatchGap};
+use super::follow;
+use super::guest::{Guest, ModuleId};
+use super::log::Log;
+use super::state::State;
+use super::watching::{Watch, Watching};
+use crate::report::ModuleInfo;
+use crate::vmi::GuestMemory;
 use crate::vmi::recorder::Recorder;
-use crate::vmi::{Breakpoint, GuestMemory, Interception};
-use crate::watch::{self, PlanGap, WatchPlan};
+use crate::watch::{self, WatchPlan};
 use crate::windows::{Image, Imports};
 
 /// What is known about whether the driver under test has run.
@@ -28,158 +27,158 @@ pub(crate) enum Evidence {
     Unknown,
 }
 
-impl Session {
-    /// Puts the breakpoints for `target` in force. The session's lock is held throughout: a processor that runs into a
-    /// new breakpoint before all have it waits for the lock outside of the guest, so its event comes after the arming.
-    pub(crate) fn arm(
-        &self,
-        state: &mut State,
-        cpu: &mut Recorder<'_>,
-        target: &(ModuleInfo, ModuleId),
-        evidence: Evidence,
-    ) {
-        let modules = state.modules.all().count();
-        state.milestone(format!(
-            "{} at {:#x}, {modules} modules loaded",
-            target.0.name, target.0.base
-        ));
-        let base = target.0.base;
-        state.settle_target(&*cpu, &target.0, target.1);
-        let mut found = self.target_imports(&*cpu, base, evidence);
-        found.imports = found.imports.map(|imports| state.recognise(&*cpu, base, &imports));
-        state.notes.extend(found.note);
-        let available = match &found.imports {
-            Some(_) => Vec::new(),
-            None => exported(state, &*cpu),
-        };
-        let plan = |registers| match &found.imports {
-            Some(imports) => watch::plan(imports, registers),
-            None => watch::plan_unknown(&available, registers),
-        };
-        let no_imports = Imports::default();
-        let imports = found.imports.as_ref().unwrap_or(&no_imports);
-        let (plan, watches) = match self.entry_points(state, cpu, plan, (base, imports)) {
-            Ok(chosen) => chosen,
-            Err(reason) => return state.fail(reason),
-        };
-        state.doubt_plan(&plan, found.imports.is_some(), evidence);
-        state.plan_summary.clone_from(&plan.summary);
-        // What shares its address with a watched routine is seen there.
-        let unseen = |gap: &&PlanGap| watches.iter().all(|watch| !watch.names.contains(&gap.routine));
-        let gaps = plan.gaps.iter().filter(unseen).map(|gap| WatchGap {
-            routine: gap.routine.clone(),
-            consequence: gap.consequence.clone(),
-        });
-        state.gaps = gaps.collect();
-        let free = self.config.breakpoints.saturating_sub(watches.len());
-        let printers = self.printers(state, imports, free);
-        let locks = watches.iter().map(|watch| watch.breakpoint);
-        let breakpoints: Vec<Breakpoint> = locks
-            .chain(printers.iter().map(|(breakpoint, _)| *breakpoint))
-            .collect();
-        // Those of before a reset are not set any more, but the report tells all hits.
-        for old in self.watches.load().iter() {
-            if let Some(new) = watches.iter().find(|new| new.names == old.names) {
-                new.hits.fetch_add(old.hits.load(Ordering::Relaxed), Ordering::Relaxed);
-            }
-        }
-        self.printers.store(Arc::new(printers));
-        self.watches.store(Arc::new(watches));
-        if let Err(error) = cpu.set_breakpoints(&breakpoints) {
-            return state.fail(error.to_string());
-        }
-        state.check_at_arming(&*cpu, evidence);
-        self.armed(state, &plan, evidence);
-        let before = if evidence == Evidence::BeforeEntry {
-            "before its DriverEntry"
-        } else {
-            "but it may have run already"
-        };
-        state.milestone(format!("armed {before}: {}", plan.summary));
-        state.dump_exports(&*cpu, &self.config.exports, |export, bytes| {
-            export.at_arming = Some(bytes);
-        });
+/// Puts the breakpoints for the driver under test in force.
+///
+/// The caller holds the session's lock throughout. A processor that hits a new breakpoint before all processors have it
+/// waits for that lock outside of the guest, so its event comes after the arming.
+pub(super) fn arm(state: &mut State, cpu: &mut Recorder<'_>, module: &ModuleInfo, id: ModuleId, evidence: Evidence) {
+    let modules = state.guest.modules().all().count();
+    state.log.milestone(format!(
+        "{} at {:#x}, {modules} modules loaded",
+        module.name, module.base
+    ));
+    state
+        .target
+        .settle(&mut state.guest, &mut state.log, &*cpu, (module, id));
+    let file = state.config.target_file.as_ref();
+    let mut found = TargetImports::read(&*cpu, module.base, file, evidence);
+    found.imports = found
+        .imports
+        .map(|imports| state.guest.recognise(&*cpu, module.base, &imports));
+    if let Some(note) = found.note {
+        state.log.note(note);
     }
+    let planner = Planner::new(&state.guest, &*cpu, found.imports.as_ref());
+    let no_imports = Imports::default();
+    let imports = found.imports.as_ref().unwrap_or(&no_imports);
+    let (guest, watching, log) = (&mut state.guest, &mut state.watching, &mut state.log);
+    let (plan, watches) = match entry_points(guest, watching, log, cpu, &planner, (module.base, imports)) {
+        Ok(chosen) => chosen,
+        Err(reason) => return state.discovery.fail(reason),
+    };
+    doubt_plan(log, &plan, found.imports.is_some(), evidence);
+    watching.take_plan(&plan, &watches);
+    let free = watching.capacity().saturating_sub(watches.len());
+    let printers = state.debug_log.printers(guest, watching, imports, free);
+    if let Err(error) = watching.put_in_force(cpu, watches, printers) {
+        return state.discovery.fail(error.to_string());
+    }
+    if let Some(checks) = &mut state.guest_checks {
+        checks.check_at_arming(&mut state.guest, &*cpu, evidence);
+    }
+    in_force(state, &plan, evidence);
+    let before = if evidence == Evidence::BeforeEntry {
+        "before its DriverEntry"
+    } else {
+        "but it may have run already"
+    };
+    state.log.milestone(format!("armed {before}: {}", plan.summary));
+    state.exports.read_at_arming(&state.guest, &*cpu);
+}
 
-    /// The breakpoints are in force on all processors.
-    fn armed(&self, state: &mut State, plan: &WatchPlan, evidence: Evidence) {
-        state.stage = Stage::Armed;
-        state.armed = Some(Instant::now());
-        let modules: Vec<ModuleInfo> = state.modules.all().cloned().collect();
-        for module in &modules {
-            self.module_loaded(state, module);
-        }
-        let set = self.watch_set(plan, evidence == Evidence::BeforeEntry);
-        self.check(state, EventKind::WatchSetChanged(set));
-        state.armed_at = Some(state.sequence);
+/// The breakpoints are in force on all processors: tells the checker.
+fn in_force(state: &mut State, plan: &WatchPlan, evidence: Evidence) {
+    state.discovery.armed();
+    for module in &state.guest.module_list() {
+        follow::module_loaded(state, module);
+    }
+    let set = state.watching.watch_set(plan, evidence == Evidence::BeforeEntry);
+    state.ledger.append(EventKind::WatchSetChanged(set));
+    state.watching.armed(state.ledger.sequence());
+}
+
+/// Notes what the plan may miss.
+fn doubt_plan(log: &mut Log, plan: &WatchPlan, imports_known: bool, evidence: Evidence) {
+    doubt_unrecognised(log, plan);
+    if !imports_known && !plan.gaps.is_empty() {
+        let reason = "what the driver imports is not known, and not every lock routine of the guest is watched";
+        log.doubt(Doubt::Imports, reason);
+    }
+    if evidence == Evidence::Unknown {
+        let reason = "the driver may have run before its locks were watched: what it did until then was not seen";
+        log.doubt(Doubt::Late, reason);
     }
 }
 
-impl State {
-    /// Notes what the plan may miss.
-    fn doubt_plan(&mut self, plan: &WatchPlan, imports_known: bool, evidence: Evidence) {
-        if let Some(what) = &plan.unrecognised {
-            let reason = format!("lock routines may be among {what}: what they do to a lock was not seen");
-            self.doubts.add(Doubt::Imports, reason);
-        }
-        if !imports_known && !plan.gaps.is_empty() {
-            let reason = "what the driver imports is not known, and not every lock routine of the guest is watched";
-            self.doubts.add(Doubt::Imports, reason.to_owned());
-        }
-        if evidence == Evidence::Unknown {
-            let reason = "the driver may have run before its locks were watched: what it did until then was not seen";
-            self.doubts.add(Doubt::Late, reason.to_owned());
+/// Notes that lock routines may be among the imports that nobody knows.
+pub(super) fn doubt_unrecognised(log: &mut Log, plan: &WatchPlan) {
+    if let Some(what) = &plan.unrecognised {
+        let reason = format!("lock routines may be among {what}: what they do to a lock was not seen");
+        log.doubt(Doubt::Imports, reason);
+    }
+}
+
+/// What is planned for: the imports of the driver under test, or else what it may import.
+enum Planner<'a> {
+    Imports(&'a Imports),
+    Available(Vec<(storlock_check::contract::SystemModule, &'static str)>),
+}
+
+impl<'a> Planner<'a> {
+    fn new(guest: &Guest, memory: &impl GuestMemory, imports: Option<&'a Imports>) -> Self {
+        imports.map_or_else(|| Self::Available(exported(guest, memory)), Self::Imports)
+    }
+
+    /// The choice for processors with so many debug registers.
+    fn plan(&self, registers: usize) -> WatchPlan {
+        match self {
+            Self::Imports(imports) => watch::plan(imports, registers),
+            Self::Available(available) => watch::plan_unknown(available, registers),
         }
     }
+}
+
+/// Chooses the exports to watch and finds them. Exports that share an address take one breakpoint together, so that
+/// there may be room for more than the plan took the registers for.
+fn entry_points(
+    guest: &mut Guest,
+    watching: &mut Watching,
+    log: &mut Log,
+    cpu: &Recorder<'_>,
+    planner: &Planner<'_>,
+    driver: (u64, &Imports),
+) -> Result<(WatchPlan, Vec<Watch>), String> {
+    let registers = watching.capacity();
+    let mut chosen = planner.plan(registers);
+    let mut found = entries::resolve(guest, watching, cpu, &chosen, driver)?;
+    for more in registers + 1..=2 * registers {
+        let all = chosen.watches.len() + 1 < more;
+        if all || found.watches.len() >= registers {
+            break;
+        }
+        let wider = planner.plan(more);
+        let entries = entries::resolve(guest, watching, cpu, &wider, driver)?;
+        if entries.watches.len() > registers {
+            break;
+        }
+        (chosen, found) = (wider, entries);
+    }
+    for note in found.notes {
+        log.note(note);
+    }
+    for reason in found.doubts {
+        log.doubt(Doubt::Imports, reason);
+    }
+    Ok((chosen, found.watches))
 }
 
 /// What the driver under test imports.
-pub(crate) struct TargetImports {
+pub(super) struct TargetImports {
     /// Nothing is known without them.
-    pub(crate) imports: Option<Imports>,
+    pub(super) imports: Option<Imports>,
     /// Where they are from, or why they are unknown, if that is worth telling.
-    pub(crate) note: Option<String>,
+    pub(super) note: Option<String>,
 }
 
-impl Session {
-    /// Chooses the exports to watch and finds them. Exports that share an address take one breakpoint together, so that
-    /// there may be room for more than the plan took the registers for.
-    fn entry_points(
-        &self,
-        state: &mut State,
-        cpu: &Recorder<'_>,
-        plan: impl Fn(usize) -> WatchPlan,
-        driver: (u64, &Imports),
-    ) -> Result<(WatchPlan, Vec<Watch>), String> {
-        let mut chosen = plan(self.config.breakpoints);
-        let mut found = entries::resolve(state, cpu, &chosen, driver)?;
-        for registers in self.config.breakpoints + 1..=2 * self.config.breakpoints {
-            let all = chosen.watches.len() + 1 < registers;
-            if all || found.watches.len() >= self.config.breakpoints {
-                break;
-            }
-            let wider = plan(registers);
-            let more = entries::resolve(state, cpu, &wider, driver)?;
-            if more.watches.len() > self.config.breakpoints {
-                break;
-            }
-            (chosen, found) = (wider, more);
-        }
-        state.notes.extend(found.notes);
-        for reason in found.doubts {
-            state.doubts.add(Doubt::Imports, reason);
-        }
-        Ok((chosen, found.watches))
-    }
-
+impl TargetImports {
     /// The imports of the driver under test at `base`: from the guest's memory, or from the driver's file if they are not
     /// there any more.
-    pub(crate) fn target_imports(&self, memory: &impl GuestMemory, base: u64, evidence: Evidence) -> TargetImports {
-        let known = |imports, note| TargetImports {
+    pub(super) fn read(memory: &impl GuestMemory, base: u64, file: Option<&DriverFile>, evidence: Evidence) -> Self {
+        let known = |imports, note| Self {
             imports: Some(imports),
             note,
         };
-        let unknown = |reason: String| TargetImports {
+        let unknown = |reason: String| Self {
             imports: None,
             note: Some(format!("the driver's imports are unknown: {reason}")),
         };
@@ -193,7 +192,7 @@ impl Session {
             Err(error) if !discarded => error.to_string(),
             _ => "they are named in a section that may be thrown away after the driver's initialisation".to_owned(),
         };
-        match &self.config.target_file {
+        match file {
             Some(file) if file.is(&image) => known(
                 file.imports.clone(),
                 Some(format!(

@@ -2,7 +2,7 @@
 
 use storlock_check::contract::{Routine, contract};
 
-use super::modules::ModuleId;
+use super::guest::ModuleId;
 use crate::report::{CallCount, LockRoutine};
 
 /// The counters: one row a module, one column a routine.

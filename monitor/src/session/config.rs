@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::output::Cut;
 pub use crate::report::EndKind;
-use crate::report::{BugCheck, DumpInfo, FaultInfo, ProcessorState, RunInfo, TraceInfo};
+use crate::report::{BugCheck, DumpInfo, FaultInfo, RunInfo, TraceInfo};
 use crate::timing::Spread;
 use crate::windows::{FileImage, Image, ImageError, Imports, SymbolTable};
 
@@ -190,11 +190,4 @@ impl End {
             None => {}
         }
     }
-}
-
-/// What a last look at the processors of a stopped machine gave.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LastLook {
-    /// What each processor was doing.
-    pub processors: Vec<ProcessorState>,
 }

@@ -4,16 +4,21 @@
 //! the driver object before it calls `DriverEntry`. Creating an object ends in `nt!ObInsertObject`, which is exported:
 //! a breakpoint there sees each driver between its mapping and its first instruction. That this holds is known from
 //! public sources of earlier kernels; `docs/windows.md` says how a user with Windows confirms it.
+//!
+//! Talks to the guest's structures and to the processor that stopped. It must not know what is watched once the driver is
+//! there.
 
-use super::Session;
+use std::fmt::Write as _;
+
 use super::arm::Evidence;
 use super::doubts::Doubt;
-use super::modules::ModuleMap;
-use super::state::{Stage, State, Waiting};
+use super::guest::{Guest, ModuleId};
+use super::log::Log;
+use super::watching::Watching;
 use crate::report::ModuleInfo;
 use crate::vmi::recorder::Recorder;
-use crate::vmi::{CpuState, GuestMemory, Interception};
-use crate::windows::{Kernel, Module, Modules};
+use crate::vmi::{Breakpoint, CpuState, GuestMemory, Interception};
+use crate::windows::Kernel;
 
 /// The exported routine through which every new object goes.
 const WITNESS: &str = "ObInsertObject";
@@ -22,6 +27,8 @@ const MODULE_LIST: &str = "PsLoadedModuleList";
 /// How many objects may be inserted after the driver under test was mapped before the wait for its driver object is
 /// given up, and the breakpoints are armed without knowing whether the driver has run.
 const PATIENCE: u32 = 4096;
+/// Notes that writes of LSTAR can fill the report with.
+const NOTES: usize = 16;
 /// Offset of `DriverStart` in a `DRIVER_OBJECT`.
 const DRIVER_START: u64 = 0x18;
 /// Offset of `DriverInit` in a `DRIVER_OBJECT`.
@@ -29,9 +36,45 @@ const DRIVER_INIT: u64 = 0x58;
 /// `Type` and `Size` of a `DRIVER_OBJECT`: its first two 16-bit fields.
 const DRIVER_OBJECT_HEAD: u32 = 0x0150_0004;
 
-impl State {
+/// How far it has come.
+#[derive(Debug, Default)]
+enum Stage {
+    /// Nothing known.
+    #[default]
+    Booting,
+    /// The kernel is known; waits for the driver under test.
+    Waiting(Waiting),
+    /// The breakpoints are in force.
+    Armed,
+    /// It will not come further, and why.
+    Failed(String),
+}
+
+/// The kernel is known.
+#[derive(Debug)]
+struct Waiting {
+    /// The breakpoint on the witness of driver initialisation.
+    breakpoint: Breakpoint,
+    /// Objects that may still be inserted before the wait for the driver's own object is given up.
+    patience: u32,
+}
+
+/// The search for the kernel and for the driver under test.
+#[derive(Debug, Default)]
+pub(crate) struct Discovery {
+    stage: Stage,
+    /// Why the last write of LSTAR was not taken for the kernel's.
+    no_kernel: Option<String>,
+}
+
+impl Discovery {
     /// A processor has written LSTAR.
-    pub(crate) fn kernel_appeared(&mut self, cpu: &mut Recorder<'_>, lstar: u64) {
+    pub(crate) fn kernel_appeared(
+        &mut self,
+        (guest, watching, log): (&mut Guest, &mut Watching, &mut Log),
+        cpu: &mut Recorder<'_>,
+        lstar: u64,
+    ) {
         if !matches!(self.stage, Stage::Booting) {
             return;
         }
@@ -44,16 +87,16 @@ impl State {
                 let text = format!("a write of {lstar:#x} to LSTAR led to no kernel: {error}");
                 // Each processor writes it; where there is no kernel, none of them is news but the first.
                 if self.no_kernel.is_none() {
-                    self.milestone(text.clone());
+                    log.milestone(&text);
                 }
-                if self.notes.len() < 16 {
-                    self.notes.push(text.clone());
+                if log.notes().len() < NOTES {
+                    log.note(text.clone());
                 }
                 self.no_kernel = Some(text);
                 return;
             }
         };
-        self.milestone(format!(
+        log.milestone(format!(
             "kernel at {:#x}, {:#x} bytes, found by {}",
             kernel.image.base, kernel.image.size, kernel.witness
         ));
@@ -63,97 +106,125 @@ impl State {
                  one at {:#x}, which was watched, and its system call entry in the one at {other:#x}",
                 kernel.image.base
             );
-            self.doubts.add(Doubt::Kernel, reason);
+            log.doubt(Doubt::Kernel, reason);
         }
         cpu.end_msr_interception();
-        let (Some(witness), Some(head)) = (kernel.address_of(WITNESS), kernel.address_of(MODULE_LIST)) else {
-            let missing = [WITNESS, MODULE_LIST]
-                .iter()
-                .find(|name| kernel.address_of(name).is_none());
-            let missing = missing.unwrap_or(&WITNESS);
-            self.fail(format!(
+        let (witness, head) = (kernel.address_of(WITNESS), kernel.address_of(MODULE_LIST));
+        guest.set_kernel(kernel);
+        let (Some(witness), Some(head)) = (witness, head) else {
+            let missing = if witness.is_none() { WITNESS } else { MODULE_LIST };
+            return self.fail(format!(
                 "the kernel does not export {missing}, without which the driver's start is not seen"
             ));
-            self.kernel = Some(kernel);
-            return;
         };
-        self.list = Some(Modules::new(head));
-        self.kernel = Some(kernel);
-        let breakpoint = self.new_breakpoint(witness);
-        self.stage = Stage::Waiting(Box::new(Waiting {
+        guest.set_module_list(head);
+        let breakpoint = watching.new_breakpoint(witness);
+        self.stage = Stage::Waiting(Waiting {
             breakpoint,
             patience: PATIENCE,
-        }));
+        });
         if let Err(error) = cpu.set_breakpoints(&[breakpoint]) {
             self.fail(error.to_string());
         }
     }
-}
 
-impl Session {
-    /// The witness was reached: looks whether the driver under test has been mapped.
-    pub(crate) fn driver_object_inserted(&self, state: &mut State, cpu: &mut Recorder<'_>) {
-        if state.list.as_ref().is_some_and(|list| list.has_grown(&*cpu)) {
-            state.refresh_modules(&*cpu);
+    /// Whether this is the breakpoint on the witness, and the driver under test is waited for.
+    pub(crate) fn waits_at(&self, id: u32) -> bool {
+        matches!(&self.stage, Stage::Waiting(waiting) if waiting.breakpoint.id == id)
+    }
+
+    /// The witness was reached: whether the driver under test has been mapped and is to be watched now, and what is known
+    /// about whether it has run.
+    pub(crate) fn object_inserted(
+        &mut self,
+        guest: &mut Guest,
+        cpu: &Recorder<'_>,
+        target: &str,
+    ) -> Option<(ModuleInfo, ModuleId, Evidence)> {
+        if guest.list_has_grown(cpu) {
+            guest.refresh_modules(cpu);
         }
-        let Some((target, id)) = state.modules.by_name(&self.config.target) else {
-            return;
-        };
-        let target = (target.clone(), id);
-        let evidence = driver_object_of(&*cpu, cpu.registers().rcx(), &target.0);
-        if let Stage::Waiting(waiting) = &mut state.stage {
+        let (module, id) = guest.modules().by_name(target)?;
+        let evidence = driver_object_of(cpu, cpu.registers().rcx(), module);
+        if let Stage::Waiting(waiting) = &mut self.stage {
             // Boot drivers are mapped all at once, long before their turn comes.
             waiting.patience = waiting.patience.saturating_sub(1);
             if evidence == Evidence::Unknown && waiting.patience > 0 {
-                return;
+                return None;
             }
         }
-        self.arm(state, cpu, &target, evidence);
+        Some((module.clone(), id, evidence))
+    }
+
+    /// The breakpoints for the driver under test are in force on all processors.
+    pub(crate) fn armed(&mut self) {
+        self.stage = Stage::Armed;
+    }
+
+    /// Whether they are.
+    pub(crate) fn is_armed(&self) -> bool {
+        matches!(self.stage, Stage::Armed)
+    }
+
+    /// It will not come further.
+    pub(crate) fn fail(&mut self, reason: impl Into<String>) {
+        let reason = reason.into();
+        tracing::warn!("{}", crate::escape::line(&reason));
+        self.stage = Stage::Failed(reason);
+    }
+
+    /// The machine starts again.
+    pub(crate) fn restart(&mut self) {
+        *self = Self::default();
+    }
+
+    /// How far the run is, for who watches it.
+    pub(crate) fn progress(&self, guest: &Guest, target: &str, hits: u64) -> String {
+        match &self.stage {
+            Stage::Booting => "waiting for the kernel".to_owned(),
+            Stage::Waiting(_) => format!("waiting for {target}, {} modules loaded", guest.modules().all().count()),
+            Stage::Armed => format!("{hits} hits"),
+            Stage::Failed(_) => "not watching".to_owned(),
+        }
+    }
+
+    /// Why the breakpoints are not in force; `None` if they are.
+    pub(crate) fn not_armed(&self, guest: &Guest, target: &str) -> Option<String> {
+        match &self.stage {
+            Stage::Booting => Some(match &self.no_kernel {
+                None => "the guest's kernel was not found: it never wrote LSTAR with an address of its code".to_owned(),
+                Some(reason) => format!(
+                    "the guest's kernel was not found: only an NT-compatible kernel, which is a PE image, can be watched, \
+                     and {reason}"
+                ),
+            }),
+            Stage::Waiting(_) => Some(never_loaded(guest, target)),
+            Stage::Failed(reason) => Some(reason.clone()),
+            Stage::Armed => None,
+        }
     }
 }
 
-impl State {
-    /// Reads the module list again.
-    pub(crate) fn refresh_modules(&mut self, memory: &impl GuestMemory) {
-        let Some(list) = &mut self.list else { return };
-        if let Err(error) = list.refresh(memory) {
-            tracing::debug!("{error}");
-        }
-        self.settle_modules();
+/// Also names what the user may have meant.
+fn never_loaded(guest: &Guest, target: &str) -> String {
+    let stem = |name: &str| name.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let count = guest.modules().all().count();
+    let mut text = format!("the guest never loaded {target} ({count} other modules were seen)");
+    let similar = guest.modules().all().find(|module| stem(&module.name) == stem(target));
+    if let Some(similar) = similar {
+        let _ = write!(text, "; it loaded {}: is that the driver under test?", similar.name);
     }
-
-    /// Takes the modules from the list as it was last read.
-    pub(crate) fn settle_modules(&mut self) {
-        if let Some(list) = &self.list {
-            self.modules.replace(list.known().iter().map(ModuleInfo::from));
-        }
-    }
-}
-
-impl From<&Module> for ModuleInfo {
-    fn from(module: &Module) -> Self {
-        Self {
-            name: module.name.clone(),
-            base: module.base,
-            size: u64::from(module.size),
-        }
-    }
+    text
 }
 
 /// Whether the object that is being inserted is the driver object of this module: then the module's `DriverEntry` has
 /// not been called yet.
 fn driver_object_of(memory: &impl GuestMemory, object: u64, module: &ModuleInfo) -> Evidence {
-    let inside = |address: u64| address.wrapping_sub(module.base) < module.size;
     let field = |offset: u64| memory.read_u64(object.wrapping_add(offset)).unwrap_or(0);
     let is_driver_object = memory.read_u32(object) == Ok(DRIVER_OBJECT_HEAD);
-    if is_driver_object && (field(DRIVER_START) == module.base || inside(field(DRIVER_INIT))) {
+    if is_driver_object && (field(DRIVER_START) == module.base || module.contains(field(DRIVER_INIT))) {
         Evidence::BeforeEntry
     } else {
         Evidence::Unknown
     }
-}
-
-/// The modules as the report lists them.
-pub(crate) fn module_list(modules: &ModuleMap) -> Vec<ModuleInfo> {
-    modules.all().cloned().collect()
 }

@@ -5,22 +5,20 @@
 
 use std::sync::atomic::AtomicU64;
 
-use storlock_check::contract::{CONTRACTS, Contract, RoutineSet, SystemModule, contracts_of_export};
-use storlock_check::event::WatchSet;
+use storlock_check::contract::{CONTRACTS, Contract, SystemModule, contracts_of_export};
 
-use super::state::State;
-use super::{Session, Watch};
+use super::guest::Guest;
+use super::watching::{Watch, Watching};
 use crate::vmi::GuestMemory;
 use crate::vmi::recorder::Recorder;
 use crate::watch::{self, WatchPlan};
 use crate::windows::{Exports, Image, Import, Imports};
 
 /// The lock exports that the guest has.
-pub(crate) fn exported(state: &State, memory: &impl GuestMemory) -> Vec<(SystemModule, &'static str)> {
-    let kernel = state.kernel.as_ref();
-    let storport = exports_of(memory, state, SystemModule::Storport.file_name()).ok();
+pub(crate) fn exported(guest: &Guest, memory: &impl GuestMemory) -> Vec<(SystemModule, &'static str)> {
+    let storport = guest.exports_of(memory, SystemModule::Storport.file_name()).ok();
     let is_there = |module, export: &str| match module {
-        SystemModule::Ntoskrnl => kernel.is_some_and(|kernel| kernel.address_of(export).is_some()),
+        SystemModule::Ntoskrnl => guest.kernel_export(export).is_some(),
         SystemModule::Storport => storport
             .as_ref()
             .is_some_and(|(_, exports)| exports.rva(export).is_some()),
@@ -44,7 +42,8 @@ pub(crate) struct Entries {
 /// # Errors
 /// If the guest does not export one of them, in a sentence.
 pub(crate) fn resolve(
-    state: &mut State,
+    guest: &mut Guest,
+    watching: &mut Watching,
     cpu: &Recorder<'_>,
     plan: &WatchPlan,
     (base, imports): (u64, &Imports),
@@ -57,24 +56,24 @@ pub(crate) fn resolve(
     };
     for planned in &plan.watches {
         let name = export_name(planned.module, planned.export);
-        let address = port_driver.address_of(state, cpu, planned.module, planned.export)?;
+        let address = port_driver.address_of(guest, cpu, planned.module, planned.export)?;
         let address = address.ok_or_else(|| format!("the guest does not export {name}, which the driver imports"))?;
         let mut reason = planned.reason.clone();
         let slots = imports.entries().iter();
         let slots = slots.filter(|import| watch::is_import_of(import, planned.module, planned.export));
-        let linked = slots.filter_map(|import| linked_elsewhere(state, cpu, address, base, import));
+        let linked = slots.filter_map(|import| linked_elsewhere(guest, cpu, address, base, import));
         let mut linked: Vec<u64> = linked.collect();
         linked.dedup();
         if let Some(second) = linked.get(1) {
-            let second = state.locate(cpu, *second, true);
+            let second = guest.names_mut().locate(cpu, *second, true);
             let reason = format!("an import of {name} leads to {second}, which is not watched: another import is");
             entries.doubts.push(reason);
         }
         let linked = linked.first().copied();
         let rows = match linked {
-            None => port_driver.rows_at(state, cpu, planned.module, address)?,
+            None => port_driver.rows_at(guest, cpu, planned.module, address)?,
             Some(linked) => {
-                let at = state.locate(cpu, linked, true);
+                let at = guest.names_mut().locate(cpu, linked, true);
                 let detour = format!("the driver's import of {name} leads to {at} in its place");
                 reason = format!("{reason}; {detour}, which is watched");
                 entries.notes.push(format!(
@@ -83,21 +82,28 @@ pub(crate) fn resolve(
                 contracts_of_export(planned.module, planned.export).collect()
             }
         };
-        entries.add(state, linked.unwrap_or(address), name, reason, rows);
+        entries.add(watching, linked.unwrap_or(address), name, reason, rows);
     }
     Ok(entries)
 }
 
 impl Entries {
     /// Adds a breakpoint, or what else is to be seen at one that is there.
-    fn add(&mut self, state: &mut State, address: u64, name: String, reason: String, rows: Vec<&'static Contract>) {
+    fn add(
+        &mut self,
+        watching: &mut Watching,
+        address: u64,
+        name: String,
+        reason: String,
+        rows: Vec<&'static Contract>,
+    ) {
         let Some(known) = self
             .watches
             .iter_mut()
             .find(|watch| watch.breakpoint.address == address)
         else {
             let mut watch = Watch {
-                breakpoint: state.new_breakpoint(address),
+                breakpoint: watching.new_breakpoint(address),
                 names: vec![name],
                 rows,
                 reason,
@@ -121,34 +127,7 @@ impl Entries {
     }
 }
 
-impl Session {
-    /// What the checker has to know of the breakpoints in force and of a driver for which this was planned.
-    pub(crate) fn watch_set(&self, plan: &WatchPlan, before_target: bool) -> WatchSet {
-        let watches = self.watches.load();
-        let mut set = WatchSet {
-            imported: plan.imported,
-            processors: self.config.processors,
-            before_target,
-            closed: plan.closed,
-            ..WatchSet::default()
-        };
-        for watch in watches.iter() {
-            let routines: RoutineSet = watch.rows.iter().map(|row| row.routine).collect();
-            set.watched = set.watched.union(routines);
-            if watch.shares_code() {
-                set.ambiguous = set.ambiguous.union(routines);
-            }
-        }
-        set
-    }
-}
-
 impl Watch {
-    /// Whether an entry may be that of more than one routine. Those of a multiplexed export are told apart by an argument.
-    pub(crate) fn shares_code(&self) -> bool {
-        self.rows.len() > 1 && self.rows.iter().any(|row| row.selector.is_none())
-    }
-
     fn add_names(&mut self, names: impl IntoIterator<Item = String>) {
         for name in names {
             if !self.names.contains(&name) {
@@ -166,16 +145,16 @@ impl PortDriver {
     /// Where an export of the kernel or of the port driver is.
     fn address_of(
         &mut self,
-        state: &State,
+        guest: &Guest,
         memory: &impl GuestMemory,
         module: SystemModule,
         export: &str,
     ) -> Result<Option<u64>, String> {
         if module == SystemModule::Ntoskrnl {
-            return Ok(state.kernel.as_ref().and_then(|kernel| kernel.address_of(export)));
+            return Ok(guest.kernel_export(export));
         }
         if self.0.is_none() {
-            self.0 = Some(exports_of(memory, state, SystemModule::Storport.file_name())?);
+            self.0 = Some(guest.exports_of(memory, SystemModule::Storport.file_name())?);
         }
         let (image, exports) = self.0.as_ref().ok_or("no port driver")?;
         Ok(exports.rva(export).map(|rva| image.address(rva)))
@@ -184,14 +163,14 @@ impl PortDriver {
     /// Every routine of the contract table that this module exports at this address.
     fn rows_at(
         &mut self,
-        state: &State,
+        guest: &Guest,
         memory: &impl GuestMemory,
         module: SystemModule,
         address: u64,
     ) -> Result<Vec<&'static Contract>, String> {
         let mut rows = Vec::new();
         for row in CONTRACTS.iter().filter(|row| row.module == module) {
-            if self.address_of(state, memory, module, row.export)? == Some(address) {
+            if self.address_of(guest, memory, module, row.export)? == Some(address) {
                 rows.push(row);
             }
         }
@@ -201,26 +180,16 @@ impl PortDriver {
 
 /// Where a loaded driver's import leads if that is not the export: Driver Verifier replaces the imports of the drivers that
 /// it verifies by wrappers. Code of a known module only.
-fn linked_elsewhere(state: &State, memory: &impl GuestMemory, export: u64, base: u64, import: &Import) -> Option<u64> {
+fn linked_elsewhere(guest: &Guest, memory: &impl GuestMemory, export: u64, base: u64, import: &Import) -> Option<u64> {
     if import.delayed {
         return None;
     }
     let slot = base.checked_add(u64::from(import.slot))?;
     let linked = memory.read_u64(slot).ok().filter(|&linked| linked != export)?;
-    let (module, _) = state.modules.find(linked)?;
+    let (module, _) = guest.modules().find(linked)?;
     let image = Image::read(memory, module.base).ok()?;
     let section = image.section(image.rva(linked)?)?;
     (section.is_executable() && !section.is_discardable()).then_some(linked)
-}
-
-pub(super) fn exports_of(memory: &impl GuestMemory, state: &State, module: &str) -> Result<(Image, Exports), String> {
-    let (info, _) = state
-        .modules
-        .by_name(module)
-        .ok_or_else(|| format!("{module} is not loaded"))?;
-    let image = Image::read(memory, info.base).map_err(|error| format!("{module}: {error}"))?;
-    let exports = Exports::read(memory, &image).map_err(|error| format!("{module}: {error}"))?;
-    Ok((image, exports))
 }
 
 /// `nt!KeReleaseSpinLock`, `storport!StorPortNotification`.

@@ -1,22 +1,47 @@
 //! Exported data of the guest that the command line asked for, read at arming and at the end.
+//!
+//! Talks to the readers of images. It must not know what the data mean.
 
 use super::config::ExportRequest;
-use super::state::State;
+use super::guest::Guest;
 use crate::report::DumpedExport;
 use crate::vmi::GuestMemory;
-use crate::windows::{Exports, Image};
 
-impl State {
-    /// Reads every asked-for export and hands its bytes, in hexadecimal, to `keep`.
-    pub(crate) fn dump_exports(
-        &mut self,
-        memory: &impl GuestMemory,
-        requests: &[ExportRequest],
-        keep: impl Fn(&mut DumpedExport, String),
-    ) {
-        let mut exports = std::mem::take(&mut self.exports);
-        for (request, export) in requests.iter().zip(&mut exports) {
-            match self.read_export(memory, request) {
+/// The exports that were asked for, and what was read of them.
+#[derive(Debug, Default)]
+pub(crate) struct ExportDumps {
+    asked: Vec<(ExportRequest, DumpedExport)>,
+}
+
+impl ExportDumps {
+    pub(crate) fn new(requests: &[ExportRequest]) -> Self {
+        let dump = |request: &ExportRequest| DumpedExport {
+            name: request.to_string(),
+            ..DumpedExport::default()
+        };
+        let asked = requests.iter().map(|request| (request.clone(), dump(request)));
+        Self { asked: asked.collect() }
+    }
+
+    /// Reads all of them: the breakpoints are in force.
+    pub(crate) fn read_at_arming(&mut self, guest: &Guest, memory: &impl GuestMemory) {
+        self.read(guest, memory, |export, bytes| export.at_arming = Some(bytes));
+    }
+
+    /// Reads all of them: the machine has stopped for good.
+    pub(crate) fn read_at_end(&mut self, guest: &Guest, memory: &impl GuestMemory) {
+        self.read(guest, memory, |export, bytes| export.at_end = Some(bytes));
+    }
+
+    /// As the report has them.
+    pub(crate) fn list(&self) -> Vec<DumpedExport> {
+        self.asked.iter().map(|(_, export)| export.clone()).collect()
+    }
+
+    /// Reads every export and hands its bytes, in hexadecimal, to `keep`.
+    fn read(&mut self, guest: &Guest, memory: &impl GuestMemory, keep: impl Fn(&mut DumpedExport, String)) {
+        for (request, export) in &mut self.asked {
+            match read(guest, memory, request) {
                 Ok((address, bytes)) => {
                     export.address = Some(address);
                     export.error = None;
@@ -25,30 +50,24 @@ impl State {
                 Err(error) => export.error = Some(error),
             }
         }
-        self.exports = exports;
     }
+}
 
-    fn read_export(&self, memory: &impl GuestMemory, request: &ExportRequest) -> Result<(u64, String), String> {
-        let kernel = self.kernel.as_ref().ok_or("the kernel was not found")?;
-        let is_kernel = ["nt", "ntoskrnl", "ntoskrnl.exe"]
-            .iter()
-            .any(|n| request.module.eq_ignore_ascii_case(n));
-        let address = if is_kernel {
-            kernel.address_of(&request.name)
-        } else {
-            let (info, _) = self
-                .modules
-                .by_name(&request.module)
-                .ok_or_else(|| format!("{} is not loaded", request.module))?;
-            let image = Image::read(memory, info.base).map_err(|error| error.to_string())?;
-            let exports = Exports::read(memory, &image).map_err(|error| error.to_string())?;
-            exports.rva(&request.name).map(|rva| image.address(rva))
-        };
-        let address = address.ok_or("there is no such export")?;
-        let mut bytes = vec![0; request.length.min(ExportRequest::LIMIT) as usize];
-        memory.read(address, &mut bytes).map_err(|error| error.to_string())?;
-        Ok((address, hex(&bytes)))
-    }
+fn read(guest: &Guest, memory: &impl GuestMemory, request: &ExportRequest) -> Result<(u64, String), String> {
+    let kernel = guest.kernel().ok_or("the kernel was not found")?;
+    let is_kernel = ["nt", "ntoskrnl", "ntoskrnl.exe"]
+        .iter()
+        .any(|n| request.module.eq_ignore_ascii_case(n));
+    let address = if is_kernel {
+        kernel.address_of(&request.name)
+    } else {
+        let (image, exports) = guest.exports_of(memory, &request.module)?;
+        exports.rva(&request.name).map(|rva| image.address(rva))
+    };
+    let address = address.ok_or("there is no such export")?;
+    let mut bytes = vec![0; request.length.min(ExportRequest::LIMIT) as usize];
+    memory.read(address, &mut bytes).map_err(|error| error.to_string())?;
+    Ok((address, hex(&bytes)))
 }
 
 /// Bytes in hexadecimal, in the order of their addresses.

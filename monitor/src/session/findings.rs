@@ -4,8 +4,18 @@ use std::collections::HashMap;
 
 use storlock_check::finding::{self, Finding};
 
-use super::attribution::Attribution;
-use crate::report::{Evidence, HistoryEntry, Location, LockRoutine, PriorCall, Violation};
+use crate::report::{Called, Evidence, HistoryEntry, Location, LockRoutine, PriorCall, Violation};
+
+/// Where a finding came from.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Attribution {
+    pub(crate) caller: Location,
+    pub(crate) called: Called,
+    pub(crate) stack: Vec<Location>,
+    pub(crate) stack_note: Option<String>,
+    /// Where the lock's earlier calls came from, by return address.
+    pub(crate) places: HashMap<u64, Location>,
+}
 
 /// Attributions by the finding's place in the checker's list, which is bounded.
 #[derive(Debug, Default)]

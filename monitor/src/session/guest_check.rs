@@ -5,8 +5,7 @@
 
 use super::arm::Evidence;
 use super::config::End;
-use super::state::{Stage, State};
-use super::{Session, Watch};
+use super::guest::Guest;
 use crate::report::GuestCheck;
 use crate::vmi::{CpuState, GuestMemory};
 use crate::windows::{Image, Processor, kernel};
@@ -33,7 +32,7 @@ const MODULES: usize = 512;
 pub(crate) struct GuestChecks {
     rows: Vec<GuestCheck>,
     /// Hits of the witness.
-    pub(crate) objects: u64,
+    objects: u64,
     /// By processor: whether its control region was as expected, and what it was.
     processors: Vec<(u32, Result<(), String>)>,
     started: Option<u64>,
@@ -52,99 +51,93 @@ fn row(name: &str, result: Result<String, String>) -> GuestCheck {
     }
 }
 
-impl State {
+impl GuestChecks {
+    /// An object is being inserted.
+    pub(crate) fn object_inserted(&mut self) {
+        self.objects += 1;
+    }
+
     /// The driver under test is about to be watched.
-    pub(crate) fn check_at_arming(&mut self, cpu: &impl CpuState, evidence: Evidence) {
-        if self.guest_checks.is_none() {
-            return;
-        }
+    pub(crate) fn check_at_arming(&mut self, guest: &mut Guest, cpu: &impl CpuState, evidence: Evidence) {
         let before = match evidence {
             Evidence::BeforeEntry => Ok("its driver object went through nt!ObInsertObject".to_owned()),
             Evidence::Unknown => Err("its driver object was not seen: it may have run already".to_owned()),
         };
-        let rows = [
-            row("kernel by two ways", self.check_kernel(cpu)),
-            row("kernel's exports", self.check_exports()),
-            row("module list", self.check_modules(cpu)),
+        self.rows.extend([
+            row("kernel by two ways", check_kernel(guest, cpu)),
+            row("kernel's exports", check_exports(guest)),
+            row("module list", check_modules(guest, cpu)),
             row("armed before DriverEntry", before),
-        ];
-        let time = interrupt_time(cpu);
-        if let Some(checks) = &mut self.guest_checks {
-            checks.rows.extend(rows);
-            checks.started = time;
-        }
+        ]);
+        self.started = interrupt_time(cpu);
     }
 
     /// A hit: the first of each processor shows its control region.
     pub(crate) fn check_at_hit(&mut self, cpu: &impl CpuState) {
-        let Some(checks) = &mut self.guest_checks else { return };
         let index = cpu.index();
-        if checks.processors.iter().all(|(seen, _)| *seen != index) {
+        if self.processors.iter().all(|(seen, _)| *seen != index) {
             let result = check_processor(cpu);
-            checks.processors.push((index, result));
+            self.processors.push((index, result));
         }
     }
 
     /// The machine has stopped for good.
     pub(crate) fn check_at_end(&mut self, memory: &impl GuestMemory) {
-        if let Some(checks) = &mut self.guest_checks {
-            checks.ended = checks.ended.or_else(|| interrupt_time(memory));
-        }
+        self.ended = self.ended.or_else(|| interrupt_time(memory));
     }
+}
 
-    fn check_kernel(&self, cpu: &impl CpuState) -> Result<String, String> {
-        let base = self.kernel.as_ref().map_or(0, |kernel| kernel.image.base);
-        let special = cpu.special();
-        let handler = kernel::page_fault_handler(cpu, special.idt_base, special.idt_limit)
-            .ok_or("the interrupt descriptor table names no page fault handler")?;
-        match kernel::find_image(cpu, handler) {
-            Ok(image) if image.base == base => Ok(format!("{base:#x} by LSTAR and by the page fault handler")),
-            Ok(image) => Err(format!(
-                "{base:#x} was taken, the page fault handler {handler:#x} is in an image at {:#x}",
-                image.base
-            )),
-            Err(error) => Err(format!(
-                "{base:#x} was taken, the page fault handler leads to none: {error}"
-            )),
-        }
+fn check_kernel(guest: &Guest, cpu: &impl CpuState) -> Result<String, String> {
+    let base = guest.kernel_base();
+    let special = cpu.special();
+    let handler = kernel::page_fault_handler(cpu, special.idt_base, special.idt_limit)
+        .ok_or("the interrupt descriptor table names no page fault handler")?;
+    match kernel::find_image(cpu, handler) {
+        Ok(image) if image.base == base => Ok(format!("{base:#x} by LSTAR and by the page fault handler")),
+        Ok(image) => Err(format!(
+            "{base:#x} was taken, the page fault handler {handler:#x} is in an image at {:#x}",
+            image.base
+        )),
+        Err(error) => Err(format!(
+            "{base:#x} was taken, the page fault handler leads to none: {error}"
+        )),
     }
+}
 
-    fn check_exports(&self) -> Result<String, String> {
-        let kernel = self.kernel.as_ref().ok_or("there is no kernel")?;
-        let missing: Vec<_> = EXPORTS
-            .iter()
-            .filter(|name| kernel.address_of(name).is_none())
-            .copied()
-            .collect();
-        if missing.is_empty() {
-            Ok(format!("all {} that are needed are there", EXPORTS.len()))
-        } else {
-            Err(format!("missing: {}", missing.join(", ")))
-        }
+fn check_exports(guest: &Guest) -> Result<String, String> {
+    guest.kernel().ok_or("there is no kernel")?;
+    let missing: Vec<_> = EXPORTS
+        .iter()
+        .filter(|name| guest.kernel_export(name).is_none())
+        .copied()
+        .collect();
+    if missing.is_empty() {
+        Ok(format!("all {} that are needed are there", EXPORTS.len()))
+    } else {
+        Err(format!("missing: {}", missing.join(", ")))
     }
+}
 
-    fn check_modules(&mut self, memory: &impl GuestMemory) -> Result<String, String> {
-        let list = self.list.as_mut().ok_or("there is no list")?;
-        list.refresh(memory).map_err(|error| error.to_string())?;
-        let modules = list.known();
-        let kernel = self.kernel.as_ref().map_or(0, |kernel| kernel.image.base);
-        if modules.first().map(|module| module.base) != Some(kernel) {
-            return Err(format!("its first entry is not the kernel at {kernel:#x}"));
-        }
-        for module in modules.iter().take(MODULES) {
-            let image = Image::read(memory, module.base).map_err(|error| format!("{}: {error}", module.name))?;
-            if image.size != module.size {
-                return Err(format!(
-                    "{}: {:#x} bytes by the list, {:#x} by its header",
-                    module.name, module.size, image.size
-                ));
-            }
-        }
-        Ok(format!(
-            "{} entries, each an image of the size that the list tells",
-            modules.len()
-        ))
+fn check_modules(guest: &mut Guest, memory: &impl GuestMemory) -> Result<String, String> {
+    guest.refresh_list(memory).map_err(|error| error.to_string())?;
+    let modules = guest.known().ok_or("there is no list")?;
+    let kernel = guest.kernel_base();
+    if modules.first().map(|module| module.base) != Some(kernel) {
+        return Err(format!("its first entry is not the kernel at {kernel:#x}"));
     }
+    for module in modules.iter().take(MODULES) {
+        let image = Image::read(memory, module.base).map_err(|error| format!("{}: {error}", module.name))?;
+        if image.size != module.size {
+            return Err(format!(
+                "{}: {:#x} bytes by the list, {:#x} by its header",
+                module.name, module.size, image.size
+            ));
+        }
+    }
+    Ok(format!(
+        "{} entries, each an image of the size that the list tells",
+        modules.len()
+    ))
 }
 
 fn check_processor(cpu: &impl CpuState) -> Result<(), String> {
@@ -165,57 +158,40 @@ fn interrupt_time(memory: &impl GuestMemory) -> Option<u64> {
     Some(u64::from(high) << 32 | u64::from(low))
 }
 
-impl Session {
-    /// The rows of the check; none if it was not asked for.
-    pub(crate) fn guest_checks(&self, state: &State, end: &End) -> Vec<GuestCheck> {
-        let Some(checks) = &state.guest_checks else {
-            return Vec::new();
-        };
-        let mut rows = checks.rows.clone();
-        if !matches!(state.stage, Stage::Armed) {
-            let objects = match checks.objects {
-                0 => Err("nt!ObInsertObject was never reached".to_owned()),
-                count => Ok(format!("nt!ObInsertObject was reached {count} times")),
-            };
-            rows.push(row("driver object witness", objects));
-            return rows;
-        }
-        rows.push(row("processor control regions", checks.processors()));
-        rows.push(row("hits", hits(&self.watches.load())));
-        rows.push(row("stepping over", self.step_over(state, end)));
-        rows.push(row("clock", checks.clock(end.armed_ms)));
-        rows
-    }
-
-    /// By the resume flag there is one debug exit a hit.
-    fn step_over(&self, state: &State, end: &End) -> Result<String, String> {
-        let how = &self.config.step_over;
-        let text = format!("by {how}; {} hits, {} debug exits", state.hits, end.debug_exits);
-        let single = end.debug_exits <= end.hits.max(state.hits).saturating_add(self.config.processors.into());
-        if how.contains("resume") && !single {
-            return Err(format!("{text}: more than one exit a hit"));
-        }
-        Ok(text)
-    }
-}
-
-fn hits(watches: &[Watch]) -> Result<String, String> {
-    use std::sync::atomic::Ordering;
-    let never: Vec<_> = watches
-        .iter()
-        .filter(|watch| watch.hits.load(Ordering::Relaxed) == 0)
-        .flat_map(|watch| watch.names.iter().map(String::as_str))
-        .collect();
-    if watches.iter().all(|watch| watch.hits.load(Ordering::Relaxed) == 0) {
-        Err("no watched routine was ever reached".to_owned())
-    } else if never.is_empty() {
-        Ok("every watched routine was reached".to_owned())
-    } else {
-        Ok(format!("never reached: {}", never.join(", ")))
-    }
+/// What the rest of the session and the machine say of a run, for the rows that need it.
+pub(crate) struct Seen<'a> {
+    /// How breakpoints are stepped over, in words.
+    pub(crate) step_over: &'a str,
+    pub(crate) processors: u32,
+    /// Hits of watched routines.
+    pub(crate) hits: u64,
+    /// Watched routines by their names, and how often each was hit.
+    pub(crate) watched: Vec<(Vec<String>, u64)>,
+    pub(crate) end: &'a End,
 }
 
 impl GuestChecks {
+    /// The rows of a run in which the driver under test was watched.
+    pub(crate) fn rows(&self, seen: &Seen<'_>) -> Vec<GuestCheck> {
+        let mut rows = self.rows.clone();
+        rows.push(row("processor control regions", self.processors()));
+        rows.push(row("hits", hits(&seen.watched)));
+        rows.push(row("stepping over", seen.step_over()));
+        rows.push(row("clock", self.clock(seen.end.armed_ms)));
+        rows
+    }
+
+    /// The rows of a run in which it was not.
+    pub(crate) fn rows_of_waiting(&self) -> Vec<GuestCheck> {
+        let mut rows = self.rows.clone();
+        let objects = match self.objects {
+            0 => Err("nt!ObInsertObject was never reached".to_owned()),
+            count => Ok(format!("nt!ObInsertObject was reached {count} times")),
+        };
+        rows.push(row("driver object witness", objects));
+        rows
+    }
+
     fn processors(&self) -> Result<String, String> {
         for (index, result) in &self.processors {
             if let Err(error) = result {
@@ -240,5 +216,30 @@ impl GuestChecks {
             return Err(text);
         }
         Ok(text)
+    }
+}
+
+impl Seen<'_> {
+    /// By the resume flag there is one debug exit a hit.
+    fn step_over(&self) -> Result<String, String> {
+        let (how, end) = (self.step_over, self.end);
+        let text = format!("by {how}; {} hits, {} debug exits", self.hits, end.debug_exits);
+        let single = end.debug_exits <= end.hits.max(self.hits).saturating_add(self.processors.into());
+        if how.contains("resume") && !single {
+            return Err(format!("{text}: more than one exit a hit"));
+        }
+        Ok(text)
+    }
+}
+
+fn hits(watched: &[(Vec<String>, u64)]) -> Result<String, String> {
+    let never = watched.iter().filter(|(_, hits)| *hits == 0);
+    let never: Vec<_> = never.flat_map(|(names, _)| names.iter().map(String::as_str)).collect();
+    if watched.iter().all(|(_, hits)| *hits == 0) {
+        Err("no watched routine was ever reached".to_owned())
+    } else if never.is_empty() {
+        Ok("every watched routine was reached".to_owned())
+    } else {
+        Ok(format!("never reached: {}", never.join(", ")))
     }
 }

@@ -7,7 +7,6 @@
 //! makes no system call. Only a violation costs more: its stack is unwound under the lock.
 
 mod arm;
-mod attribution;
 mod calls;
 pub mod config;
 mod debug_print;
@@ -20,38 +19,38 @@ mod exports;
 mod findings;
 mod finish;
 mod follow;
+mod guest;
 mod guest_check;
-mod hits;
-mod imports;
-mod modules;
-mod presence;
+mod ledger;
+mod log;
 mod queue;
 pub mod recording;
 pub mod replay;
-mod restart;
 mod state;
+mod stops;
+mod target;
 #[cfg(test)]
 mod tests;
 pub mod trace;
 pub mod trace_reader;
 mod unknown;
+mod watching;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arc_swap::ArcSwap;
-use storlock_check::contract::Contract;
-use storlock_check::event::EventKind;
+use storlock_check::trace::EndMark;
 
 pub use self::config::{Config, DriverFile, End, EndKind, ExportRequest};
-pub use self::debugger::StoppedFor;
 use self::recording::Recording;
-use self::state::{Stage, State};
+use self::state::State;
+pub use self::stops::StoppedFor;
 use self::trace::Trace;
+use self::watching::InForce;
+use crate::report::Report;
 use crate::vmi::recorder::Recorder;
 use crate::vmi::recording::Frame;
-use crate::vmi::{Action, Breakpoint, CpuState, CpuStop, StoppedCpu};
-use crate::windows::debug_print::Printer;
+use crate::vmi::{Action, CpuState, CpuStop, StoppedCpu};
 
 /// How often a processor looks at a taken lock before it sleeps, and the longest pause between two looks, in pause
 /// instructions: together about a millisecond. That outlasts a holder that its host took off the processor for a
@@ -63,31 +62,13 @@ const LONGEST_PAUSE: u32 = 64;
 /// fault (Intel SDM volume 3, 6.9), but nothing is called.
 const KERNEL_MODE: u8 = 0;
 
-/// A watched export.
-#[derive(Debug)]
-pub(crate) struct Watch {
-    pub(crate) breakpoint: Breakpoint,
-    /// `module!export`: the planned one, then those that share the address.
-    pub(crate) names: Vec<String>,
-    /// The routines behind the address, by whatever exported name.
-    pub(crate) rows: Vec<&'static Contract>,
-    /// Why it was chosen.
-    pub(crate) reason: String,
-    pub(crate) hits: AtomicU64,
-}
-
 /// A monitored run.
 pub struct Session {
-    config: Config,
-    /// Replaced at each arming, before the first of these breakpoints can be hit.
-    watches: ArcSwap<Vec<Watch>>,
-    /// As `watches`, for the routines that print.
-    printers: ArcSwap<Vec<(Breakpoint, Printer)>>,
+    config: Arc<Config>,
+    in_force: Arc<InForce>,
     state: Mutex<State>,
     recording: Option<Recording>,
-    trace: Option<Trace>,
-    /// Distinct violations so far, for who watches the run.
-    violations: AtomicU64,
+    trace: Option<Arc<Trace>>,
     /// Injected faults that wait to become events, and whether there are any.
     faults: Mutex<Vec<u64>>,
     faults_wait: AtomicBool,
@@ -105,15 +86,14 @@ impl Session {
     /// A session that waits for the guest's kernel. Events go to `trace`, stops to `recording`, if given.
     #[must_use]
     pub fn new(config: Config, trace: Option<Trace>, recording: Option<Recording>) -> Self {
-        let state = Mutex::new(State::new(&config));
+        let (config, in_force, trace) = (Arc::new(config), Arc::<InForce>::default(), trace.map(Arc::new));
+        let state = State::new(Arc::clone(&config), Arc::clone(&in_force), trace.clone());
         Self {
             config,
-            watches: ArcSwap::default(),
-            printers: ArcSwap::default(),
-            state,
+            in_force,
+            state: Mutex::new(state),
             recording,
             trace,
-            violations: AtomicU64::new(0),
             faults: Mutex::default(),
             faults_wait: AtomicBool::new(false),
         }
@@ -143,14 +123,14 @@ impl Session {
         match reason {
             CpuStop::LstarWrite(value) => {
                 let mut state = self.lock();
-                state.kernel_appeared(&mut cpu, value);
+                state.lstar_written(&mut cpu, value);
                 self.record(cpu, state);
                 Action::Resume
             }
             CpuStop::Breakpoint(id) => self.breakpoint(cpu, id),
             CpuStop::Reset => {
                 let mut state = self.lock();
-                self.restart(&mut state);
+                state.restart();
                 self.record(cpu, state);
                 Action::Resume
             }
@@ -158,11 +138,7 @@ impl Session {
                 let context = decode::context_after(&cpu);
                 let value = cpu.registers().rax() as u32;
                 let mut state = self.lock();
-                let action = if state.concerns_nobody(&cpu, &context) {
-                    Action::Resume
-                } else {
-                    self.returned(&mut state, &cpu, context, value, cookie)
-                };
+                let action = state.returned(&cpu, context, value, cookie);
                 self.record(cpu, state);
                 action
             }
@@ -172,22 +148,17 @@ impl Session {
     fn breakpoint(&self, mut cpu: Recorder<'_>, id: u32) -> Action {
         if cpu.special().cpl != KERNEL_MODE {
             let mut state = self.lock();
-            state.ignored.user_mode += 1;
+            state.watching.ignore_user_mode();
             self.record(cpu, state);
             return Action::Resume;
         }
-        let watches = self.watches.load();
+        let watches = self.in_force.watches();
         let Some(watch) = watches.iter().find(|watch| watch.breakpoint.id == id) else {
             let mut state = self.lock();
-            if self.printed(&mut state, &cpu, id) {
-                self.record(cpu, state);
-                return Action::Resume;
-            }
-            if matches!(&state.stage, Stage::Waiting(waiting) if waiting.breakpoint.id == id) {
-                if let Some(checks) = &mut state.guest_checks {
-                    checks.objects += 1;
-                }
-                self.driver_object_inserted(&mut state, &mut cpu);
+            if let Some(printer) = self.in_force.printer(id) {
+                state.printed(&cpu, printer);
+            } else if state.discovery.waits_at(id) {
+                state.object_inserted(&mut cpu);
             }
             self.record(cpu, state);
             return Action::Resume;
@@ -196,21 +167,7 @@ impl Session {
         let context = decode::context(&cpu);
         let call = decode::lock_call(&cpu, &watch.rows, context);
         let mut state = self.lock();
-        state.check_at_hit(&cpu);
-        let action = if state.concerns_nobody(&cpu, &context) {
-            state.ignored.after_bug_check += 1;
-            Action::Resume
-        } else if let Some(decoded) = call {
-            let (mut call, row) = if watch.shares_code() {
-                state.called_routine(&cpu, &watch.rows, decoded)
-            } else {
-                decoded
-            };
-            call.word = decode::lock_word(&cpu, row, &call.operand);
-            self.called(&mut state, &cpu, call, row)
-        } else {
-            self.other_hit(&mut state, &cpu, context)
-        };
+        let action = state.entered(&cpu, watch, context, call);
         self.record(cpu, state);
         action
     }
@@ -240,7 +197,7 @@ impl Session {
     }
 
     fn fault(&self, state: &mut State, fault: u64) {
-        self.check(state, EventKind::FaultInjected { fault });
+        state.fault_injected(fault);
         if let Some(recording) = &self.recording {
             recording.push(Frame::Fault(fault));
         }
@@ -251,8 +208,40 @@ impl Session {
     pub fn look(&self, cpu: &mut dyn StoppedCpu) {
         let cpu = Recorder::new(cpu, None, self.recording.is_some());
         let mut state = self.lock();
-        self.last_look(&mut state, &cpu);
+        state.last_look(&cpu);
         self.record(cpu, state);
+    }
+
+    /// Ends a live run: completes `end` with what only the session knows, and closes trace and recording.
+    pub fn close(&self, end: &mut End) {
+        let ended_by_itself = {
+            let state = self.lock();
+            end.armed_ms = state.watching.armed_for_ms();
+            end.kind == EndKind::PowerOff && state.ending.bug_check().is_none()
+        };
+        if let Some(trace) = &self.trace {
+            end.queue_waits += trace.waits();
+            let (info, cut) = trace.finish(if ended_by_itself {
+                EndMark::Complete
+            } else {
+                EndMark::CutOff
+            });
+            end.note(cut);
+            end.trace = Some(info);
+        }
+        if let Some(recording) = &self.recording {
+            end.queue_waits += recording.waits();
+            if let Ok(json) = serde_json::to_vec(end) {
+                recording.push(Frame::End(json));
+            }
+            end.note(recording.finish());
+        }
+    }
+
+    /// The report of the run that ended with `end`.
+    #[must_use]
+    pub fn report(&self, end: &End) -> Report {
+        finish::report(&self.lock(), end)
     }
 
     /// Hands a stop to the recording while `state` is still locked, so that stops are recorded in the order in which
@@ -271,27 +260,16 @@ impl Session {
         let Ok(state) = self.state.try_lock() else {
             return "busy".to_owned();
         };
-        let text = match &state.stage {
-            Stage::Booting => "waiting for the kernel".to_owned(),
-            Stage::Waiting(_) => format!(
-                "waiting for {}, {} modules loaded",
-                self.config.target,
-                state.modules.all().count()
-            ),
-            Stage::Armed => format!("{} hits", state.hits),
-            Stage::Failed(_) => "not watching".to_owned(),
-        };
-        format!("{text}, {} violations", self.violations.load(Ordering::Relaxed))
+        let (hits, _) = state.ledger.hits();
+        let stage = state.discovery.progress(&state.guest, &self.config.target, hits);
+        format!("{stage}, {} violations", state.ledger.new_findings())
     }
 
     /// What has been reached since the first `from` milestones. Never waits for the lock.
     #[must_use]
     pub fn milestones(&self, from: usize) -> Vec<String> {
         let state = self.state.try_lock();
-        state.map_or_else(
-            |_| Vec::new(),
-            |state| state.milestones.get(from..).map_or_else(Vec::new, <[String]>::to_vec),
-        )
+        state.map_or_else(|_| Vec::new(), |state| state.log.milestones_from(from).to_vec())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -6,13 +6,14 @@
 use std::io::Read;
 
 use storlock_check::event::{CallerAttributed, Event, EventKind};
+use storlock_check::finding::Finding;
 use storlock_check::trace::EndMark;
 
 use super::Session;
-use super::attribution::Attribution;
 use super::config::{Config, End, EndKind};
-use super::modules::ModuleId;
-use super::state::{Stage, State};
+use super::findings::Attribution;
+use super::guest::{ModuleId, ModuleMap};
+use super::state::State;
 use super::trace_reader::{TraceReadError, TraceReader};
 use crate::report::{Called, ModuleInfo, Report};
 use crate::vmi::recording::{Frame, Reader, RecordedStop, RecordingError};
@@ -137,7 +138,7 @@ pub fn trace(input: impl Read) -> Result<Report, ReplayError> {
     let mut state = session.lock();
     let damaged = loop {
         match events.next() {
-            Ok(Some(event)) => state.replay(&event),
+            Ok(Some(event)) => replay(&mut state, &event),
             Ok(None) => break false,
             Err(error) => {
                 end.failures.push(error.to_string());
@@ -154,91 +155,91 @@ pub fn trace(input: impl Read) -> Result<Report, ReplayError> {
             .failures
             .push("the trace was cut off: it has no end mark".to_owned()),
     }
-    state.notes.push(
-        "an event trace holds no memory: there are no names of functions, and of a stack its first frames".to_owned(),
-    );
+    state
+        .log
+        .note("an event trace holds no memory: there are no names of functions, and of a stack its first frames");
     drop(state);
     Ok(session.report(&end))
 }
 
-impl State {
-    /// Takes an event of a trace.
-    fn replay(&mut self, event: &Event) {
-        self.sequence = event.sequence;
-        match &event.kind {
-            EventKind::ModuleLoad(module) => self.module_loaded(module),
-            EventKind::ModuleUnload { base, .. } => self.modules.remove(*base),
-            EventKind::Restored => {
-                self.stage = Stage::Booting;
-                self.modules.replace([]);
-                self.target = None;
-            }
-            EventKind::WatchSetChanged(_) => {
-                self.stage = Stage::Armed;
-                self.armed_at = Some(event.sequence);
-            }
-            EventKind::LockCall(call) => {
-                let found = self.modules.find(call.context.return_address);
-                let module = found.map_or(ModuleId::UNKNOWN, |(_, id)| id);
-                self.hits += 1;
-                self.target_hits += u64::from(self.target.as_ref().is_some_and(|(_, id)| *id == module));
-                self.calls.count(call.routine, module);
-            }
-            _ => {}
+/// Takes an event of a trace.
+fn replay(state: &mut State, event: &Event) {
+    match &event.kind {
+        EventKind::ModuleLoad(module) => module_loaded(state, module),
+        EventKind::ModuleUnload { base, .. } => state.guest.modules_mut().remove(*base),
+        EventKind::Restored => {
+            state.discovery.restart();
+            state.guest.forget();
+            state.target.forget();
         }
-        let unknown = self.checker.statistics().unknown_releases;
-        let response = self.checker.apply(event);
-        if let EventKind::LockCall(call) = &event.kind
-            && self.checker.statistics().unknown_releases > unknown
+        EventKind::WatchSetChanged(_) => {
+            state.discovery.armed();
+            state.watching.armed(event.sequence);
+        }
+        EventKind::LockCall(call) => {
+            let found = state.guest.modules().find(call.context.return_address);
+            let module = found.map_or(ModuleId::UNKNOWN, |(_, id)| id);
+            let by_target = state.target.id() == Some(module);
+            state.ledger.count_hit(module, by_target, Some(call.routine));
+        }
+        _ => {}
+    }
+    let (response, not_judged) = state.ledger.replay(event);
+    if let EventKind::LockCall(call) = &event.kind
+        && not_judged
+    {
+        let (modules, return_address) = (state.guest.modules(), call.context.return_address);
+        let by_target = state.target.is_at(modules, return_address);
+        state
+            .ledger
+            .not_judged(call, || (modules.locate(return_address, 1), by_target));
+    }
+    let told = match &event.kind {
+        EventKind::CallerAttributed(told) => Some(told),
+        _ => None,
+    };
+    for found in response.findings().filter(|found| found.first) {
+        if let Some((index, finding)) = found
+            .index
+            .and_then(|index| Some((index, state.ledger.finding(index)?)))
         {
-            self.replayed_release_not_judged(call);
-        }
-        let told = match &event.kind {
-            EventKind::CallerAttributed(told) => Some(told),
-            _ => None,
-        };
-        for found in response.findings().filter(|found| found.first) {
-            if let Some(index) = found.index {
-                self.place(index, told);
-            }
+            let attribution = attribution(state.guest.modules(), finding, told);
+            state.ledger.attribute(index, attribution);
         }
     }
+}
 
-    fn module_loaded(&mut self, module: &storlock_check::event::Module) {
-        let info = ModuleInfo {
-            name: module.name.clone(),
-            base: module.base,
-            size: module.size,
-        };
-        self.modules.add(info.clone());
-        if let Some((_, id)) = self.modules.find(module.base).filter(|_| module.target) {
-            self.target = Some((info, id));
-        }
+fn module_loaded(state: &mut State, module: &storlock_check::event::Module) {
+    let info = ModuleInfo {
+        name: module.name.clone(),
+        base: module.base,
+        size: module.size,
+    };
+    state.guest.modules_mut().add(info.clone());
+    if let Some((_, id)) = state.guest.modules().find(module.base).filter(|_| module.target) {
+        state.target.set(info, id);
     }
+}
 
-    /// Names the modules of a finding's addresses; `told`: who made the call, if the trace says that.
-    fn place(&mut self, index: usize, told: Option<&CallerAttributed>) {
-        let Some(finding) = self.checker.violations().get(index) else {
-            return;
-        };
-        let return_address = finding.call.context.return_address;
-        let places = finding.code_addresses();
-        let mut attribution = Attribution {
-            caller: self.modules.locate(return_address, 1),
-            places: places.map(|at| (at, self.modules.locate(at, 1))).collect(),
-            ..Attribution::default()
-        };
-        if let Some(told) = told {
-            if told.caller != return_address {
-                let caller = self.modules.locate(told.caller, 0);
-                let returns_to = std::mem::replace(&mut attribution.caller, caller);
-                attribution.called = Called::TailCall { returns_to };
-            }
-            let frames = told.frames.iter().take_while(|&&frame| frame != 0);
-            let outer = frames.map(|&frame| self.modules.locate(frame, 1));
-            attribution.stack = std::iter::once(attribution.caller.clone()).chain(outer).collect();
-            attribution.stack_note = Some("an event trace holds no more of it".to_owned());
+/// Names the modules of a finding's addresses; `told`: who made the call, if the trace says that.
+fn attribution(modules: &ModuleMap, finding: &Finding, told: Option<&CallerAttributed>) -> Attribution {
+    let return_address = finding.call.context.return_address;
+    let places = finding.code_addresses();
+    let mut attribution = Attribution {
+        caller: modules.locate(return_address, 1),
+        places: places.map(|at| (at, modules.locate(at, 1))).collect(),
+        ..Attribution::default()
+    };
+    if let Some(told) = told {
+        if told.caller != return_address {
+            let caller = modules.locate(told.caller, 0);
+            let returns_to = std::mem::replace(&mut attribution.caller, caller);
+            attribution.called = Called::TailCall { returns_to };
         }
-        self.findings.insert(index, attribution);
+        let frames = told.frames.iter().take_while(|&&frame| frame != 0);
+        let outer = frames.map(|&frame| modules.locate(frame, 1));
+        attribution.stack = std::iter::once(attribution.caller.clone()).chain(outer).collect();
+        attribution.stack_note = Some("an event trace holds no more of it".to_owned());
     }
+    attribution
 }

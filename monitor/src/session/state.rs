@@ -1,211 +1,333 @@
-//! What a session remembers between stops; everything here is behind its one lock.
+//! What a session remembers between stops, all behind its one lock: parts with an owner each, and what the stops of a
+//! processor do with them.
+//!
+//! Talks to its parts. It must not know where stops come from, nor how one is recorded.
 
-use std::collections::VecDeque;
-use std::time::Instant;
+use std::cmp::Reverse;
+use std::sync::Arc;
 
-use storlock_check::checker::{Checker, Limits};
-use storlock_check::contract::Routine;
-use storlock_check::event::LockOperand;
+use storlock_check::checker::{Found, Response, ReturnInterest};
+use storlock_check::contract::{Contract, Role};
+use storlock_check::event::{Context, EventKind, LockCall, LockReturn};
+use storlock_check::finding::Finding;
 
-use super::calls::Calls;
-use super::config::{Config, LastLook};
-use super::debugger::StopPolicy;
-use super::doubts::Doubts;
-use super::findings::Findings;
+use super::arm;
+use super::config::Config;
+use super::debug_print::DebugLog;
+use super::decode::{self, Decoded};
+use super::discovery::Discovery;
+use super::exports::ExportDumps;
+use super::finish::Ending;
+use super::follow::{self, ModuleChanges};
+use super::guest::{Guest, ModuleId};
 use super::guest_check::GuestChecks;
-use super::modules::{ModuleId, ModuleMap};
-use super::presence::Place;
-use super::unknown::Unknowns;
-use crate::escape;
-use crate::report::{BugCheck, DebugPrint, DumpedExport, IgnoredHits, ModuleInfo, WatchGap};
-use crate::vmi::Breakpoint;
-use crate::windows::{Kernel, Modules, SymbolTable};
+use super::ledger::Ledger;
+use super::log::Log;
+use super::stops::StopPolicy;
+use super::target::Target;
+use super::trace::Trace;
+use super::watching::{InForce, Watch, Watching};
+use crate::dump::Subject;
+use crate::vmi::recorder::Recorder;
+use crate::vmi::{Action, CpuState};
+use crate::windows::debug_print::Printer;
 
-/// Caught returns under way at most; the oldest is forgotten. A vCPU has few debug registers to catch with.
-const OPEN_RETURNS: usize = 256;
-/// What is told of a run at most: a guest chooses how often some of it happens.
-const MILESTONES: usize = 64;
+/// Repetitions of a finding whose callers are asked for, each; and of how many more one is. A driver may break a rule, or be
+/// suspected to, as often as it takes locks.
+const ASKED: u64 = 1000;
+const SAMPLED: u64 = 64;
 
-/// How far the session has come.
-pub(crate) enum Stage {
-    /// Nothing known.
-    Booting,
-    /// The kernel is known; waits for the driver under test.
-    Waiting(Box<Waiting>),
-    /// The breakpoints are in force.
-    Armed,
-    /// It will not come further, and why.
-    Failed(String),
+/// Whether the callers of a finding are asked for that was seen so often.
+const fn is_asked(times: u64) -> bool {
+    times <= ASKED || times % SAMPLED == 0
 }
 
-/// The kernel is known.
-pub(crate) struct Waiting {
-    /// The breakpoint on the witness of driver initialisation.
-    pub(crate) breakpoint: Breakpoint,
-    /// Objects that may still be inserted before the wait for the driver's own object is given up.
-    pub(crate) patience: u32,
-}
-
-/// A call whose return is to be caught.
-pub(crate) struct OpenReturn {
-    pub(crate) cookie: u64,
-    /// Return address and stack pointer of the call.
-    pub(crate) frame: (u64, u64),
-    pub(crate) routine: Routine,
-    pub(crate) operand: LockOperand,
-}
-
-/// Everything behind the lock.
+/// Everything behind the lock. Each part keeps its own fields; the stops below are where parts meet.
+#[derive(Debug)]
 pub(crate) struct State {
-    pub(crate) stage: Stage,
-    pub(crate) kernel: Option<Kernel>,
-    /// The guest's list as it was last read.
-    pub(crate) list: Option<Modules>,
-    pub(crate) modules: ModuleMap,
-    /// Modules that have come and gone since arming.
-    pub(crate) module_changes: u32,
-    pub(crate) target: Option<(ModuleInfo, ModuleId)>,
-    /// Where the driver under test is, and was and may still be.
-    pub(crate) places: Vec<Place>,
-    /// Why the run cannot be Completed.
-    pub(crate) doubts: Doubts,
-    /// Releases that could not be judged.
-    pub(crate) unknowns: Unknowns,
-    pub(crate) checker: Checker,
-    pub(crate) sequence: u64,
-    pub(crate) armed_at: Option<u64>,
-    pub(crate) armed: Option<Instant>,
-    pub(crate) next_hook: u32,
-    pub(crate) gaps: Vec<WatchGap>,
-    pub(crate) plan_summary: String,
-    pub(crate) symbols: SymbolTable,
-    pub(crate) calls: Calls,
-    pub(crate) findings: Findings,
-    pub(crate) stops: StopPolicy,
-    pub(crate) hits: u64,
-    pub(crate) target_hits: u64,
-    pub(crate) ignored: IgnoredHits,
-    /// The guest has recorded a bug check: what runs since takes its locks by force.
-    pub(crate) bug_checked: bool,
-    /// Bit n: processor n was seen below DISPATCH_LEVEL since arming.
-    pub(crate) seen_low: u64,
-    pub(crate) returns: VecDeque<OpenReturn>,
-    pub(crate) exports: Vec<DumpedExport>,
-    pub(crate) bug_check: Option<BugCheck>,
-    pub(crate) last_look: LastLook,
-    pub(crate) notes: Vec<String>,
-    /// Why the last write of LSTAR was not taken for the kernel's.
-    pub(crate) no_kernel: Option<String>,
-    /// What has been reached, for who watches the run.
-    pub(crate) milestones: Vec<String>,
-    /// What was printed.
-    pub(crate) debug_print: DebugPrint,
+    pub(super) config: Arc<Config>,
+    pub(super) discovery: Discovery,
+    pub(super) guest: Guest,
+    pub(super) target: Target,
+    pub(super) watching: Watching,
+    pub(super) module_changes: ModuleChanges,
+    pub(super) ledger: Ledger,
+    pub(super) stops: StopPolicy,
+    pub(super) log: Log,
+    pub(super) exports: ExportDumps,
+    pub(super) debug_log: DebugLog,
     /// Only if asked for.
-    pub(crate) guest_checks: Option<Box<GuestChecks>>,
+    pub(super) guest_checks: Option<Box<GuestChecks>>,
+    pub(super) ending: Ending,
 }
 
 impl State {
-    pub(crate) fn new(config: &Config) -> Self {
-        let exports = config.exports.iter();
+    /// Nothing is known of the guest yet.
+    pub(super) fn new(config: Arc<Config>, in_force: Arc<InForce>, trace: Option<Arc<Trace>>) -> Self {
         Self {
-            stage: Stage::Booting,
-            kernel: None,
-            list: None,
-            modules: ModuleMap::new(&config.target),
-            module_changes: 0,
-            target: None,
-            places: Vec::new(),
-            doubts: Doubts::default(),
-            unknowns: Unknowns::default(),
-            checker: Checker::new(Limits::default(), config.run.seed),
-            sequence: 0,
-            armed_at: None,
-            armed: None,
-            next_hook: 1,
-            gaps: Vec::new(),
-            plan_summary: String::new(),
-            symbols: config.symbols.clone(),
-            calls: Calls::default(),
-            findings: Findings::default(),
+            discovery: Discovery::default(),
+            guest: Guest::new(&config),
+            target: Target::default(),
+            watching: Watching::new(&config, in_force),
+            module_changes: ModuleChanges::default(),
+            ledger: Ledger::new(config.run.seed, trace),
             stops: StopPolicy::default(),
-            hits: 0,
-            target_hits: 0,
-            ignored: IgnoredHits::default(),
-            bug_checked: false,
-            seen_low: 0,
-            returns: VecDeque::new(),
-            exports: exports
-                .map(|e| DumpedExport {
-                    name: e.to_string(),
-                    ..DumpedExport::default()
-                })
-                .collect(),
-            bug_check: None,
-            last_look: LastLook::default(),
-            notes: Vec::new(),
-            no_kernel: None,
-            milestones: Vec::new(),
-            debug_print: DebugPrint::default(),
+            log: Log::default(),
+            exports: ExportDumps::new(&config.exports),
+            debug_log: DebugLog::new(config.debug_print),
             guest_checks: config.check_guest.then(Box::default),
+            ending: Ending::default(),
+            config,
         }
     }
 
-    /// Tells who watches the run what has been reached.
-    pub(crate) fn milestone(&mut self, text: impl AsRef<str>) {
-        let text = escape::line(text.as_ref()).into_owned();
-        tracing::info!("{text}");
-        if self.milestones.len() < MILESTONES {
-            self.milestones.push(text);
+    /// A processor has written LSTAR.
+    pub(super) fn lstar_written(&mut self, cpu: &mut Recorder<'_>, value: u64) {
+        let parts = (&mut self.guest, &mut self.watching, &mut self.log);
+        self.discovery.kernel_appeared(parts, cpu, value);
+    }
+
+    /// An object is being inserted: arms if it is the driver object that is waited for.
+    pub(super) fn object_inserted(&mut self, cpu: &mut Recorder<'_>) {
+        if let Some(checks) = &mut self.guest_checks {
+            checks.object_inserted();
+        }
+        let found = self
+            .discovery
+            .object_inserted(&mut self.guest, cpu, &self.config.target);
+        if let Some((module, id, evidence)) = found {
+            arm::arm(self, cpu, &module, id, evidence);
         }
     }
 
-    /// A number for a breakpoint that no other breakpoint of this session had.
-    pub(crate) fn new_breakpoint(&mut self, address: u64) -> Breakpoint {
-        let id = self.next_hook;
-        self.next_hook += 1;
-        Breakpoint { id, address }
+    /// A printing routine was entered.
+    pub(super) fn printed(&mut self, cpu: &Recorder<'_>, printer: Printer) {
+        self.debug_log.printed(cpu, printer, self.ledger.sequence());
     }
 
-    /// Notes that the session will not come further.
-    pub(crate) fn fail(&mut self, reason: impl Into<String>) {
-        let reason = reason.into();
-        tracing::warn!("{}", escape::line(&reason));
-        self.stage = Stage::Failed(reason);
-    }
-
-    pub(crate) fn open_return(&mut self, open: OpenReturn) {
-        // Whoever calls from the same frame again has come back from the call before, if on another processor than the
-        // one that waits for it: that wait is for nothing, and must not be taken for this call's.
-        self.returns.retain(|older| older.frame != open.frame);
-        if self.returns.len() >= OPEN_RETURNS {
-            self.returns.pop_front();
+    /// A watched routine was entered. `call` is what was read before the lock was taken, `None` if it is no lock call.
+    pub(super) fn entered(
+        &mut self,
+        cpu: &Recorder<'_>,
+        watch: &Watch,
+        context: Context,
+        call: Option<Decoded>,
+    ) -> Action {
+        if let Some(checks) = &mut self.guest_checks {
+            checks.check_at_hit(cpu);
         }
-        self.returns.push_back(open);
-    }
-
-    pub(crate) fn close_return(&mut self, cookie: u64) -> Option<OpenReturn> {
-        let place = self.returns.iter().rposition(|open| open.cookie == cookie)?;
-        self.returns.remove(place)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_second_call_from_the_same_frame_ends_the_wait_for_the_first() {
-        let mut state = State::new(&Config::default());
-        let open = |cookie, frame| OpenReturn {
-            cookie,
-            frame,
-            routine: Routine::StorPortAcquireSpinLockEx,
-            operand: LockOperand::Address(1),
+        if self.concerns_nobody(cpu, &context) {
+            self.watching.ignore_after_bug_check();
+            return Action::Resume;
+        }
+        let Some(decoded) = call else {
+            return self.entered_for_something_else(cpu, context);
         };
-        for (cookie, frame) in [(1, (10, 100)), (2, (10, 200)), (3, (10, 100))] {
-            state.open_return(open(cookie, frame));
+        let (mut call, row) = if watch.shares_code() {
+            self.called_routine(cpu, &watch.rows, decoded)
+        } else {
+            decoded
+        };
+        call.word = decode::lock_word(cpu, row, &call.operand);
+        self.called(cpu, call, row)
+    }
+
+    /// A lock routine was entered.
+    fn called(&mut self, cpu: &Recorder<'_>, call: LockCall, row: &'static Contract) -> Action {
+        follow::follow(self, cpu, call.context.return_address);
+        if !self.hit(&call.context, Some(row)) {
+            return Action::Resume;
         }
-        assert!(state.close_return(1).is_none(), "its call has come back elsewhere");
-        assert!(state.close_return(2).is_some() && state.close_return(3).is_some());
+        self.watching.sees_low(&call.context);
+        let (response, not_judged) = self.ledger.append_call(call);
+        let cookie = self.ledger.sequence();
+        if not_judged {
+            self.release_not_judged(cpu, &call);
+        }
+        if self.found(cpu, &call.context, &response) {
+            return Action::Stop;
+        }
+        // A return that would only be useful is not worth a second exit on every call.
+        if response.interest != ReturnInterest::Needed || !self.watching.can_catch() {
+            return Action::Resume;
+        }
+        self.watching.catch_return(&call, cookie)
+    }
+
+    /// A multiplexed export was entered for something that is no lock call. All that it shows is an IRQL, which is news
+    /// once a processor.
+    fn entered_for_something_else(&mut self, cpu: &Recorder<'_>, context: Context) -> Action {
+        follow::follow(self, cpu, context.return_address);
+        if !self.hit(&context, None) || !self.watching.sees_low(&context) {
+            return Action::Resume;
+        }
+        let response = self.ledger.append(EventKind::IrqlSeen {
+            processor: context.processor,
+            irql: context.irql,
+        });
+        self.resume_or_stop(cpu, &context, &response)
+    }
+
+    /// A lock routine came back, with this value.
+    pub(super) fn returned(&mut self, cpu: &Recorder<'_>, context: Context, value: u32, cookie: u64) -> Action {
+        if self.concerns_nobody(cpu, &context) {
+            return Action::Resume;
+        }
+        let Some(open) = self.watching.caught(cookie) else {
+            return Action::Resume;
+        };
+        let response = self.ledger.append(EventKind::LockReturn(LockReturn {
+            call: cookie,
+            routine: open.routine,
+            operand: open.operand,
+            value,
+            context,
+        }));
+        self.resume_or_stop(cpu, &context, &response)
+    }
+
+    /// The emulated hardware has had the fault with that number.
+    pub(super) fn fault_injected(&mut self, fault: u64) {
+        self.ledger.append(EventKind::FaultInjected { fault });
+    }
+
+    /// The machine starts again: what was known of the kernel and of locks is void, what was found stays. It has taken the
+    /// breakpoints away and intercepts writes of LSTAR again, so that the kernel is found as at the first start.
+    pub(super) fn restart(&mut self) {
+        let note = if self.discovery.is_armed() {
+            // Locks that were held are gone with the memory that they were in, and so is every image: other code may
+            // be loaded where the driver under test was.
+            self.ledger.append(EventKind::Restored);
+            "the guest was reset while its locks were watched: locks held then are forgotten, and the driver under test is looked for again"
+        } else {
+            "the guest was reset before its locks were watched: its kernel is looked for again"
+        };
+        self.log.milestone(note);
+        self.log.note_once(note, usize::MAX);
+        self.discovery.restart();
+        self.guest.forget();
+        self.target.forget();
+        self.watching.restart();
+        self.guest_checks = self.config.check_guest.then(Box::default);
+    }
+
+    /// A last look at a processor of the stopped machine.
+    pub(super) fn last_look(&mut self, cpu: &Recorder<'_>) {
+        let armed = self.discovery.is_armed();
+        if self.ending.is_first_look() {
+            self.ending.read_bug_check(&self.guest, cpu);
+            self.exports.read_at_end(&self.guest, cpu);
+            if let Some(checks) = &mut self.guest_checks {
+                checks.check_at_end(cpu);
+            }
+            if armed {
+                self.target.look_at_end(&mut self.guest, &mut self.log, cpu);
+            }
+        }
+        if armed {
+            Ending::look_for_another_kernel(&self.guest, &mut self.log, cpu);
+        }
+        self.ending.look(self.guest.names_mut(), cpu);
+    }
+
+    /// Whether what a processor does is of no interest, since the guest has crashed.
+    fn concerns_nobody(&mut self, cpu: &Recorder<'_>, context: &Context) -> bool {
+        let (guest, armed) = (&self.guest, self.discovery.is_armed());
+        self.watching
+            .is_after_bug_check(context, || armed && guest.has_bug_checked(cpu))
+    }
+
+    /// Counts a hit; false if the breakpoints are not in force, as when arming failed half-way.
+    fn hit(&mut self, context: &Context, row: Option<&'static Contract>) -> bool {
+        if !self.discovery.is_armed() {
+            return false;
+        }
+        let module = self.guest.modules().find(context.return_address);
+        let module = module.map_or(ModuleId::UNKNOWN, |(_, id)| id);
+        self.target.called_by_unlisted(&mut self.log, context.return_address);
+        let by_target = self.target.id() == Some(module);
+        self.ledger.count_hit(module, by_target, row.map(|row| row.routine));
+        true
+    }
+
+    /// Which of the routines that share their code was called: the one that the checker's records and the IRQL speak for,
+    /// among equals the first of the table, which is `first`.
+    fn called_routine(&self, cpu: &Recorder<'_>, rows: &[&'static Contract], first: Decoded) -> Decoded {
+        let fitness = |(call, row): &Decoded| {
+            let legal = (row.irql.min..=row.irql.max).contains(&call.context.irql);
+            match row.role {
+                Role::Release if self.ledger.checker().ends_an_acquire(call) => 3,
+                Role::Release => u8::from(legal),
+                _ => 1 + u8::from(legal),
+            }
+        };
+        decode::lock_calls(cpu, rows, first.0.context)
+            .min_by_key(|call| Reverse(fitness(call)))
+            .unwrap_or(first)
+    }
+
+    /// The release that the processor is about to enter could not be judged.
+    fn release_not_judged(&mut self, cpu: &Recorder<'_>, call: &LockCall) {
+        let (guest, target) = (&mut self.guest, &self.target);
+        self.ledger.not_judged(call, || {
+            let return_address = call.context.return_address;
+            let caller = guest.names_mut().caller(cpu, return_address);
+            let jumped = caller.jumped_from.zip(target.module());
+            let by_tail_call = jumped.is_some_and(|(function, module)| module.contains(function));
+            (
+                caller.place,
+                by_tail_call || target.is_at(guest.modules(), return_address),
+            )
+        });
+    }
+
+    fn resume_or_stop(&mut self, cpu: &Recorder<'_>, context: &Context, response: &Response) -> Action {
+        if self.found(cpu, context, response) {
+            Action::Stop
+        } else {
+            Action::Resume
+        }
+    }
+
+    /// Notes what was found; says whether the machine is to stop for it.
+    fn found(&mut self, cpu: &Recorder<'_>, context: &Context, response: &Response) -> bool {
+        if response.found.is_none() {
+            return false;
+        }
+        let finding = |found: &Found| found.index.and_then(|index| self.ledger.finding(index));
+        let of_call = |found: &Found| finding(found).is_some_and(Finding::stands_at_call);
+        let (of_call, mut found): (Vec<Found>, Vec<Found>) = response.findings().copied().partition(of_call);
+        let times = |found: &Found| finding(found).map_or(0, |finding| finding.count);
+        if of_call.iter().any(|found| found.first || is_asked(times(found))) {
+            // A wrapper may hide who called it: which of the call's findings are new is known once its callers are.
+            let (call, names) = (self.ledger.sequence(), self.guest.names_mut());
+            let told = names.attribute_call(cpu, call, context.return_address, self.target.module());
+            let known = self.ledger.append(EventKind::CallerAttributed(told));
+            found.extend(known.findings());
+        }
+        let mut stops = false;
+        for found in found.iter().filter(|found| found.first) {
+            if let Some(index) = found.index {
+                stops |= self.found_new(cpu, index);
+            }
+        }
+        stops
+    }
+
+    /// Notes where a new finding came from; says whether the machine is to stop for it.
+    fn found_new(&mut self, cpu: &Recorder<'_>, index: usize) -> bool {
+        let Some(finding) = self.ledger.finding(index) else {
+            return false;
+        };
+        let attribution = self.guest.names_mut().attribution(cpu, finding);
+        self.ledger.attribute(index, attribution);
+        let Some(finding) = self.ledger.finding(index) else {
+            return false;
+        };
+        let subject = || {
+            let kernel = self.guest.kernel()?;
+            Some(Subject::new(finding, &self.ledger.caller(index), kernel))
+        };
+        self.stops.stops_at(cpu.index(), index, finding, subject)
     }
 }

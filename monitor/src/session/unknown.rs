@@ -1,17 +1,14 @@
 //! Releases that could not be judged, because the state of their lock was not known: how many, and where they came from.
 //!
-//! Talks to the attribution of calls. It must not know why a state is unknown. A release of the driver under test among
-//! them keeps the run from being Completed.
+//! It must not know why a state is unknown, nor how a caller is found. A release of the driver under test among them keeps
+//! the run from being Completed.
 
 use std::collections::HashMap;
 
 use storlock_check::contract::Routine;
 use storlock_check::event::LockCall;
 
-use super::attribution::Attribution;
-use super::state::State;
 use crate::report::{Location, LockRoutine, UnknownRelease};
-use crate::vmi::CpuState;
 
 /// Places that are told apart.
 const PLACES: usize = 256;
@@ -38,12 +35,14 @@ struct Place {
 }
 
 impl Unknowns {
-    fn count_again(&mut self, call: &LockCall) -> bool {
+    /// Counts a release from a place that is known already; says whether it is.
+    pub(super) fn count_again(&mut self, call: &LockCall) -> bool {
         let place = self.places.get_mut(&(call.routine, call.context.return_address));
         place.map(|place| place.count += 1).is_some()
     }
 
-    fn insert(&mut self, call: &LockCall, event: u64, caller: Location, by_target: bool) {
+    /// Adds a place, where the release is the event with this number.
+    pub(super) fn insert(&mut self, call: &LockCall, event: u64, caller: Location, by_target: bool) {
         if self.places.len() < PLACES {
             let place = Place {
                 by_target,
@@ -99,38 +98,5 @@ impl Unknowns {
                 named.join("; ")
             )
         })
-    }
-}
-
-impl State {
-    /// The release that the processor is about to enter could not be judged.
-    pub(crate) fn release_not_judged(&mut self, cpu: &(impl CpuState + ?Sized), call: &LockCall) {
-        if self.unknowns.count_again(call) {
-            return;
-        }
-        let return_address = call.context.return_address;
-        let returns_to_target = self.is_target(return_address);
-        let by_tail_call = self.who_called(cpu, &call.context).target;
-        let mut known = Attribution {
-            caller: self.locate(cpu, return_address, false),
-            ..Attribution::default()
-        };
-        self.caller(cpu, &mut known);
-        self.unknowns
-            .insert(call, self.sequence, known.caller, returns_to_target || by_tail_call);
-    }
-
-    /// As [`State::release_not_judged`], with nothing known but the event.
-    pub(crate) fn replayed_release_not_judged(&mut self, call: &LockCall) {
-        if !self.unknowns.count_again(call) {
-            let return_address = call.context.return_address;
-            let (caller, by_target) = (self.modules.locate(return_address, 1), self.is_target(return_address));
-            self.unknowns.insert(call, self.sequence, caller, by_target);
-        }
-    }
-
-    fn is_target(&self, return_address: u64) -> bool {
-        let module = self.modules.find(return_address).map(|(_, id)| id);
-        self.target.as_ref().is_some_and(|(_, id)| Some(*id) == module)
     }
 }

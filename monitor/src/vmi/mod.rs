@@ -5,6 +5,8 @@
 
 pub mod cpu;
 pub mod debuggee;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod memory;
 pub mod recorder;
 pub mod recording;

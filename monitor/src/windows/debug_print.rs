@@ -298,7 +298,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::windows::testing::Space;
+    use crate::vmi::fake::Space;
 
     const FORMAT: u64 = 0xffff_8000_0000_1000;
     const DATA: u64 = 0xffff_8000_0000_3000;

@@ -1,57 +1,8 @@
-//! Guests for tests: a sparse address space and images built from bytes. Knows the formats independently of the
-//! readers under test, so that a mistake in one shows against the other.
+//! Images for tests, built from bytes. Knows the formats independently of the readers under test, so that a mistake in one
+//! shows against the other.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
-
-use crate::vmi::{GuestMemory, PAGE_SIZE, ReadError};
-
-/// Sparse memory that counts how often and how much was read.
-#[derive(Default, Clone)]
-pub(crate) struct Space {
-    pages: BTreeMap<u64, Vec<u8>>,
-    pub(crate) reads: Cell<u64>,
-    pub(crate) bytes: Cell<u64>,
-}
-
-impl Space {
-    /// Maps what is not mapped yet and writes.
-    pub(crate) fn write(&mut self, address: u64, bytes: &[u8]) {
-        let mut at = address;
-        let mut left = bytes;
-        while !left.is_empty() {
-            let start = (at % PAGE_SIZE) as usize;
-            let (now, later) = left.split_at(left.len().min(PAGE_SIZE as usize - start));
-            let page = self
-                .pages
-                .entry(at / PAGE_SIZE)
-                .or_insert_with(|| vec![0; PAGE_SIZE as usize]);
-            page[start..start + now.len()].copy_from_slice(now);
-            (at, left) = (at + now.len() as u64, later);
-        }
-    }
-
-    pub(crate) fn write_u64(&mut self, address: u64, value: u64) {
-        self.write(address, &value.to_le_bytes());
-    }
-
-    pub(crate) fn unmap(&mut self, address: u64) {
-        self.pages.remove(&(address / PAGE_SIZE));
-    }
-}
-
-impl GuestMemory for Space {
-    fn read(&self, gva: u64, buf: &mut [u8]) -> Result<(), ReadError> {
-        self.reads.set(self.reads.get() + 1);
-        self.bytes.set(self.bytes.get() + buf.len() as u64);
-        for (offset, byte) in buf.iter_mut().enumerate() {
-            let at = gva.checked_add(offset as u64).ok_or(ReadError::Invalid(gva))?;
-            let page = self.pages.get(&(at / PAGE_SIZE)).ok_or(ReadError::NotMapped(at))?;
-            *byte = page[(at % PAGE_SIZE) as usize];
-        }
-        Ok(())
-    }
-}
+use crate::vmi::PAGE_SIZE;
+use crate::vmi::fake::Space;
 
 pub(crate) const CODE: u32 = 0x6000_0020;
 pub(crate) const DATA: u32 = 0xc000_0040;

@@ -8,8 +8,9 @@ use crate::dump::context::context;
 use crate::dump::{Contents, DumpError, DumpFile, Plan, ProcessorRegisters, Subject, Symbols};
 use crate::report::BugCheck;
 use crate::vmi::debuggee::{AllRegisters, DebuggedCpu, Page, RegisterError};
+use crate::vmi::fake::Space;
 use crate::vmi::{CpuState, GuestMemory, PhysicalMemory, ReadError, Registers, SpecialRegisters};
-use crate::windows::testing::{CODE, DATA, PeBuilder, Space};
+use crate::windows::testing::{CODE, DATA, PeBuilder};
 use crate::windows::{Exports, Image, Kernel, Witness};
 use zerocopy::IntoBytes as _;
 

@@ -328,13 +328,15 @@ fn ordinals_are_looked_up_in_the_exporters_table() {
     let names =
         |imports: &Imports| -> Vec<String> { imports.entries().iter().map(|import| import.name.text()).collect() };
     // Ordinals of the kernel's exports begin with 1, in the order of its address table.
-    let known = state.recognise(&guest, DRIVER, &imports("NTOSKRNL.EXE", &[2, 3, 77]));
+    let known = state
+        .guest
+        .recognise(&guest, DRIVER, &imports("NTOSKRNL.EXE", &[2, 3, 77]));
     assert_eq!(
         names(&known),
         ["KeAcquireSpinLockRaiseToDpc", "KeReleaseSpinLock", "#77"]
     );
-    let known = state.recognise(&guest, DRIVER, &imports("hal.dll", &[3]));
+    let known = state.guest.recognise(&guest, DRIVER, &imports("hal.dll", &[3]));
     assert_eq!(names(&known), ["KeReleaseSpinLock"]);
-    let known = state.recognise(&guest, DRIVER, &imports("nowhere.sys", &[3]));
+    let known = state.guest.recognise(&guest, DRIVER, &imports("nowhere.sys", &[3]));
     assert_eq!(names(&known), ["#3"]);
 }

@@ -16,8 +16,9 @@ use super::*;
 use crate::outcome::Outcome;
 use crate::output::OutputFile;
 use crate::report::{Report, RuleId, RunInfo, Verdict};
-use crate::vmi::{ArmError, GuestMemory, Interception, ReadError, Registers, SpecialRegisters};
-use crate::windows::testing::{CODE, DATA, EXCEPTION, PeBuilder, Space};
+use crate::vmi::fake::{FakeCpu, Space};
+use crate::vmi::{ReadError, Registers, SpecialRegisters};
+use crate::windows::testing::{CODE, DATA, EXCEPTION, PeBuilder};
 
 mod debug_print;
 mod edits;
@@ -39,46 +40,7 @@ const RELEASE: u32 = 0x1300;
 const PRINT: u32 = 0x1600;
 
 /// A guest of one processor.
-struct Fake {
-    index: u32,
-    space: Rc<RefCell<Space>>,
-    registers: Registers,
-    special: SpecialRegisters,
-    breakpoints: Vec<Breakpoint>,
-    refuse: bool,
-}
-
-impl GuestMemory for Fake {
-    fn read(&self, gva: u64, buf: &mut [u8]) -> Result<(), ReadError> {
-        self.space.borrow().read(gva, buf)
-    }
-}
-
-impl CpuState for Fake {
-    fn index(&self) -> u32 {
-        self.index
-    }
-
-    fn registers(&self) -> Registers {
-        self.registers
-    }
-
-    fn special(&self) -> SpecialRegisters {
-        self.special
-    }
-}
-
-impl Interception for Fake {
-    fn set_breakpoints(&mut self, breakpoints: &[Breakpoint]) -> Result<(), ArmError> {
-        if self.refuse {
-            return Err(ArmError("no".to_owned()));
-        }
-        self.breakpoints = breakpoints.to_vec();
-        Ok(())
-    }
-
-    fn end_msr_interception(&mut self) {}
-}
+type Fake = FakeCpu;
 
 impl Fake {
     fn new() -> Self {
@@ -554,11 +516,11 @@ fn a_fault_that_finds_the_session_busy_waits_for_nobody_and_is_not_lost() {
     let busy = session.lock();
     // Would wait for ever if it took the lock.
     session.fault_injected(3);
-    assert_eq!(busy.checker.statistics().faults, 0);
+    assert_eq!(busy.ledger.statistics().faults, 0);
     drop(busy);
-    assert_eq!(session.lock().checker.statistics().faults, 1);
+    assert_eq!(session.lock().ledger.statistics().faults, 1);
     session.fault_injected(4);
-    assert_eq!(session.lock().checker.statistics().faults, 2);
+    assert_eq!(session.lock().ledger.statistics().faults, 2);
 }
 
 #[test]

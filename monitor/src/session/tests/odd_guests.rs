@@ -200,7 +200,7 @@ fn printing_routines_leave_a_register_for_caught_returns() {
         let mut guest = Fake::new();
         driver(DRIVER, &[PAIR[0], PAIR[1], "DbgPrint"]).map(&mut guest.space.borrow_mut());
         guest.boot_and_arm(&session);
-        assert!(session.can_catch(), "{debug_print}, {breakpoints}");
+        assert!(session.lock().watching.can_catch(), "{debug_print}, {breakpoints}");
         let log = session.report(&power_off()).debug_print;
         assert_eq!(log.is_some_and(|log| !log.routines.is_empty()), logs);
     }

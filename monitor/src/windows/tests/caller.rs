@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use crate::vmi::Registers;
-use crate::windows::testing::{CODE, DATA, EXCEPTION, PeBuilder, READ_ONLY, Space};
+use crate::vmi::fake::Space;
+use crate::windows::testing::{CODE, DATA, EXCEPTION, PeBuilder, READ_ONLY};
 use crate::windows::{Attribution, Image, Modules, UnknownReason, attribute};
 
 const BASE: u64 = 0xffff_f880_0010_0000;

@@ -2,8 +2,9 @@
 
 use proptest::prelude::*;
 
+use crate::vmi::fake::Space;
 use crate::windows::debugger_data::DebuggerDataPlaces;
-use crate::windows::testing::{CODE, DATA, PeBuilder, Space};
+use crate::windows::testing::{CODE, DATA, PeBuilder};
 use crate::windows::{DebuggerData, DebuggerDataError, Image};
 
 const KERNEL: u64 = 0xffff_f805_1000_0000;

@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use crate::vmi::GuestMemory as _;
-use crate::windows::testing::{CODE, DATA, EXPORT, IMPORT, PeBuilder, Space};
+use crate::vmi::fake::Space;
+use crate::windows::testing::{CODE, DATA, EXPORT, IMPORT, PeBuilder};
 use crate::windows::{ExportTarget, Exports, FileImage, Image, ImageError, ImportName, Imports};
 
 const BASE: u64 = 0xffff_f800_1234_0000;

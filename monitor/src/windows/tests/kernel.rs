@@ -2,8 +2,9 @@
 
 use proptest::prelude::*;
 
+use crate::vmi::fake::Space;
 use crate::windows::kernel::{KernelError, find_image};
-use crate::windows::testing::{CODE, DATA, INIT_CODE, PeBuilder, Space};
+use crate::windows::testing::{CODE, DATA, INIT_CODE, PeBuilder};
 use crate::windows::{Kernel, Processor, ProcessorError, Witness};
 
 const BASE: u64 = 0xffff_f801_2340_0000;

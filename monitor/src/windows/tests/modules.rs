@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use crate::windows::testing::Space;
+use crate::vmi::fake::Space;
 use crate::windows::{ModuleListError, Modules};
 
 const HEAD: u64 = 0xffff_f800_0000_9000;

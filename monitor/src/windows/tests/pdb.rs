@@ -4,9 +4,10 @@ use std::io::Cursor;
 
 use proptest::prelude::*;
 
+use crate::vmi::fake::Space;
 use crate::windows::debugger_data::DebuggerDataPlaces;
 use crate::windows::pdb::{KernelPdb, PdbError};
-use crate::windows::testing::{CODE, PeBuilder, READ_ONLY, Space};
+use crate::windows::testing::{CODE, PeBuilder, READ_ONLY};
 use crate::windows::{CodeView, FileImage, Image};
 
 const IMAGE: &[u8] = include_bytes!("../../../tests/data/kernel.dll");

@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 
-use crate::windows::testing::{CODE, DATA, PeBuilder, Space};
+use crate::vmi::fake::Space;
+use crate::windows::testing::{CODE, DATA, PeBuilder};
 use crate::windows::{FileImage, Image, Modules, SymbolTable, Symbols};
 
 const BASE: u64 = 0xffff_f880_0020_0000;

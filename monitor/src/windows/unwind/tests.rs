@@ -6,9 +6,10 @@ use std::process::Command;
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use proptest::prelude::*;
 
-use super::super::testing::{CODE, EXCEPTION, PeBuilder, READ_ONLY, Space};
+use super::super::testing::{CODE, EXCEPTION, PeBuilder, READ_ONLY};
 use super::super::{FileImage, Image, Modules};
 use super::{Context, EndReason, Function, RSP, step, walk};
+use crate::vmi::fake::Space;
 use crate::vmi::{GuestMemory, ReadError, Registers};
 
 const BASE: u64 = 0xffff_f800_0000_0000;

@@ -3,11 +3,11 @@
 //!
 //! An entry that goes is an unloaded driver if its image goes too, and a hidden one if the image stays. An entry that
 //! says something else of the range while the image is the same is a driver in disguise. Talks to the module list and to
-//! the image readers; it must not know what the driver calls.
+//! the image readers. It must not know what the driver calls.
 
 use super::doubts::Doubt;
-use super::modules::ModuleId;
-use super::state::State;
+use super::guest::{Guest, ModuleId, ModuleMap};
+use super::log::Log;
 use crate::report::ModuleInfo;
 use crate::vmi::{GuestMemory, PAGE_SIZE};
 use crate::windows::{Image, Module, Section};
@@ -15,9 +15,9 @@ use crate::windows::{Image, Module, Section};
 /// Places that the driver under test can have at the same time; a guest that says more of them is not believed.
 const PLACES: usize = 8;
 
-/// Where the driver under test is.
+/// A place of the driver under test.
 #[derive(Debug)]
-pub(crate) struct Place {
+struct Place {
     module: Module,
     witness: Witness,
     /// The guest's module list has nothing there.
@@ -114,10 +114,51 @@ impl Place {
     }
 }
 
-impl State {
+/// The driver under test.
+#[derive(Debug, Default)]
+pub(crate) struct Target {
+    /// As the list had it when it was loaded last.
+    module: Option<(ModuleInfo, ModuleId)>,
+    /// Where it is, and was and may still be.
+    places: Vec<Place>,
+}
+
+impl Target {
+    /// As it was loaded last.
+    pub(crate) fn module(&self) -> Option<&ModuleInfo> {
+        self.module.as_ref().map(|(module, _)| module)
+    }
+
+    /// Its number.
+    pub(crate) fn id(&self) -> Option<ModuleId> {
+        self.module.as_ref().map(|(_, id)| *id)
+    }
+
+    /// Whether the address lies in the driver under test, as the list has it.
+    pub(crate) fn is_at(&self, modules: &ModuleMap, address: u64) -> bool {
+        let module = modules.find(address).map(|(_, id)| id);
+        self.module.as_ref().is_some_and(|(_, id)| Some(*id) == module)
+    }
+
+    /// For replays of event traces, where the trace says what it is.
+    pub(crate) fn set(&mut self, module: ModuleInfo, id: ModuleId) {
+        self.module = Some((module, id));
+    }
+
+    /// The machine starts again.
+    pub(crate) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
     /// The module is the driver under test from now on, as long as its image is there.
-    pub(crate) fn settle_target(&mut self, memory: &impl GuestMemory, info: &ModuleInfo, id: ModuleId) {
-        self.target = Some((info.clone(), id));
+    pub(crate) fn settle(
+        &mut self,
+        guest: &mut Guest,
+        log: &mut Log,
+        memory: &impl GuestMemory,
+        (info, id): (&ModuleInfo, ModuleId),
+    ) {
+        self.module = Some((info.clone(), id));
         let module = Module {
             name: info.name.clone(),
             base: info.base,
@@ -130,15 +171,13 @@ impl State {
                  hides",
                 module.name, other.module.base, module.base
             );
-            self.doubts.add(Doubt::Entry, reason);
+            log.doubt(Doubt::Entry, reason);
         }
         if self.places.len() >= PLACES {
             let reason = format!("there are more than {PLACES} images of {}", module.name);
-            return self.doubts.add(Doubt::Entry, reason);
+            return log.doubt(Doubt::Entry, reason);
         }
-        if let Some(list) = &mut self.list {
-            list.pin(module.clone());
-        }
+        guest.pin(module.clone());
         self.places.push(Place {
             witness: Witness::of(memory, module.base),
             module,
@@ -148,18 +187,17 @@ impl State {
 
     /// Compares the module list that was just read with where the driver under test is. Where it is no more, the list is
     /// believed again. Returns the modules whose entry was away for a while.
-    pub(crate) fn look_for_target(&mut self, memory: &impl GuestMemory) -> Vec<ModuleInfo> {
-        let Some(list) = &mut self.list else {
+    pub(crate) fn look(&mut self, guest: &mut Guest, log: &mut Log, memory: &impl GuestMemory) -> Vec<ModuleInfo> {
+        let Some(listed) = guest.listed().map(<[Module]>::to_vec) else {
             return Vec::new();
         };
-        let listed = list.listed().to_vec();
-        let (doubts, mut returned) = (&mut self.doubts, Vec::new());
+        let mut returned = Vec::new();
         self.places.retain_mut(|place| {
-            let fate = place.look(memory, &listed, |reason| doubts.add(Doubt::Entry, reason));
+            let fate = place.look(memory, &listed, |reason| log.doubt(Doubt::Entry, reason));
             match fate {
                 Fate::Stays => {}
                 Fate::Returned => returned.push(ModuleInfo::from(&place.module)),
-                Fate::Gone => list.unpin(place.module.base),
+                Fate::Gone => guest.unpin(place.module.base),
             }
             fate != Fate::Gone
         });
@@ -167,7 +205,7 @@ impl State {
     }
 
     /// Notes a call that returns to this address, if it is one of the driver although no list has it any more.
-    pub(crate) fn called_by_unlisted(&mut self, return_address: u64) {
+    pub(crate) fn called_by_unlisted(&self, log: &mut Log, return_address: u64) {
         let place = self
             .places
             .iter()
@@ -180,24 +218,23 @@ impl State {
                 return_address - base,
                 place.module.size
             );
-            self.doubts.add(Doubt::Unlisted, reason);
+            log.doubt(Doubt::Unlisted, reason);
         }
     }
 
     /// The last look at the stopped machine: whether the driver under test is where it is said to be.
-    pub(crate) fn target_at_end(&mut self, memory: &impl GuestMemory) {
-        let Some(list) = &mut self.list else { return };
-        if let Err(error) = list.refresh(memory) {
+    pub(crate) fn look_at_end(&mut self, guest: &mut Guest, log: &mut Log, memory: &impl GuestMemory) {
+        if let Err(error) = guest.refresh_list(memory) {
             let reason = format!("at the end of the run {error}: what was loaded is not known for certain");
-            self.doubts.add(Doubt::Modules, reason);
+            log.doubt(Doubt::Modules, reason);
         }
-        self.look_for_target(memory);
+        self.look(guest, log, memory);
         for place in self.places.iter().filter(|place| place.unlisted) {
             let reason = format!(
                 "the guest's module list does not have {} any more, but its image is still at {:#x}: it may be hiding",
                 place.module.name, place.module.base
             );
-            self.doubts.add(Doubt::Entry, reason);
+            log.doubt(Doubt::Entry, reason);
         }
     }
 }

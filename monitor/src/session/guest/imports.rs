@@ -6,10 +6,9 @@
 
 use std::collections::HashMap;
 
-use storlock_check::contract::{CONTRACTS, SystemModule};
+use storlock_check::contract::CONTRACTS;
 
-use super::entries::exports_of;
-use super::state::State;
+use super::Guest;
 use crate::vmi::GuestMemory;
 use crate::windows::{Export, ExportTarget, Exports, Image, Import, ImportName, Imports};
 
@@ -29,7 +28,7 @@ enum Known {
 /// Exports of the guest's modules by the names of these, as they are needed.
 struct Tables<'a, M> {
     memory: &'a M,
-    state: &'a State,
+    guest: &'a Guest,
     read: HashMap<u64, Option<Exports>>,
 }
 
@@ -49,7 +48,7 @@ impl<M: GuestMemory> Tables<'_, M> {
 
     /// Base of the module that imports or forwarders call by this name, with or without extension.
     fn base(&self, name: &str) -> Option<u64> {
-        let kernel = self.state.kernel.as_ref().map(|kernel| kernel.image.base);
+        let kernel = self.guest.kernel().map(|kernel| kernel.image.base);
         if ["ntoskrnl.exe", "ntoskrnl", "hal.dll", "hal"]
             .iter()
             .any(|own| own.eq_ignore_ascii_case(name))
@@ -58,7 +57,7 @@ impl<M: GuestMemory> Tables<'_, M> {
         }
         let extensions = ["", ".sys", ".exe", ".dll"].iter();
         let mut names = extensions.map(|extension| format!("{name}{extension}"));
-        names.find_map(|name| self.state.modules.by_name(&name).map(|(module, _)| module.base))
+        names.find_map(|name| self.guest.modules.by_name(&name).map(|(module, _)| module.base))
     }
 
     /// What an ordinal of a module means.
@@ -85,7 +84,7 @@ impl<M: GuestMemory> Tables<'_, M> {
                 None => table.get(what),
             };
             export = next?.clone();
-            let own_name = self.state.modules.find(base).map(|(module, _)| module.name.clone());
+            let own_name = self.guest.modules.find(base).map(|(module, _)| module.name.clone());
             module = own_name.unwrap_or(other);
         }
         None
@@ -93,7 +92,7 @@ impl<M: GuestMemory> Tables<'_, M> {
 
     /// The export that lies at an address.
     fn at(&mut self, address: u64) -> Option<Known> {
-        let (module, _) = self.state.modules.find(address)?;
+        let (module, _) = self.guest.modules.find(address)?;
         let (base, module) = (module.base, module.name.clone());
         let rva = u32::try_from(address - base).ok()?;
         let entries = self.of(base)?.entries().iter();
@@ -106,61 +105,43 @@ impl<M: GuestMemory> Tables<'_, M> {
     }
 }
 
-impl State {
-    /// Gives the imports of the driver at `base` the names that they turn out to have. What keeps none is not known; what is
-    /// known to be no lock routine is left out.
-    pub(crate) fn recognise(&self, memory: &impl GuestMemory, base: u64, imports: &Imports) -> Imports {
-        let routines = self.lock_exports(memory);
-        let mut tables = Tables {
-            memory,
-            state: self,
-            read: HashMap::new(),
-        };
-        let mut known = Vec::new();
-        for import in imports.entries() {
-            let slot = base.checked_add(u64::from(import.slot));
-            let linked = slot
-                .filter(|_| !import.delayed)
-                .and_then(|slot| memory.read_u64(slot).ok());
-            let own = CONTRACTS
-                .iter()
-                .any(|row| crate::watch::is_import_of(import, row.module, row.export));
-            let routine = linked.and_then(|linked| routines.get(&linked)).filter(|_| !own);
-            if let Some((module, export)) = routine {
-                known.push(named(import, module.file_name(), export));
+/// See [`Guest::recognise`].
+pub(super) fn recognise(guest: &Guest, memory: &impl GuestMemory, base: u64, imports: &Imports) -> Imports {
+    let routines = guest.lock_exports(memory);
+    let mut tables = Tables {
+        memory,
+        guest,
+        read: HashMap::new(),
+    };
+    let mut known = Vec::new();
+    for import in imports.entries() {
+        let slot = base.checked_add(u64::from(import.slot));
+        let linked = slot
+            .filter(|_| !import.delayed)
+            .and_then(|slot| memory.read_u64(slot).ok());
+        let own = CONTRACTS
+            .iter()
+            .any(|row| crate::watch::is_import_of(import, row.module, row.export));
+        let routine = linked.and_then(|linked| routines.get(&linked)).filter(|_| !own);
+        if let Some((module, export)) = routine {
+            known.push(named(import, module.file_name(), export));
+            continue;
+        }
+        let found = match import.name {
+            ImportName::Name(_) => {
+                known.push(import.clone());
                 continue;
             }
-            let found = match import.name {
-                ImportName::Name(_) => {
-                    known.push(import.clone());
-                    continue;
-                }
-                ImportName::Ordinal(ordinal) => tables.ordinal(&import.module, ordinal),
-                ImportName::Bound => None,
-            };
-            match found.or_else(|| tables.at(linked?)) {
-                Some(Known::Named { module, name }) => known.push(named(import, &module, &name)),
-                Some(Known::Nameless) => {}
-                None => known.push(import.clone()),
-            }
-        }
-        known.into_iter().collect()
-    }
-
-    /// Where the guest's exports of lock routines are.
-    fn lock_exports(&self, memory: &impl GuestMemory) -> HashMap<u64, (SystemModule, &'static str)> {
-        let storport = exports_of(memory, self, SystemModule::Storport.file_name()).ok();
-        let address = |module, export: &str| match module {
-            SystemModule::Ntoskrnl => self.kernel.as_ref()?.address_of(export),
-            SystemModule::Storport => {
-                let (image, exports) = storport.as_ref()?;
-                Some(image.address(exports.rva(export)?))
-            }
+            ImportName::Ordinal(ordinal) => tables.ordinal(&import.module, ordinal),
+            ImportName::Bound => None,
         };
-        let rows = CONTRACTS.iter();
-        rows.filter_map(|row| Some((address(row.module, row.export)?, (row.module, row.export))))
-            .collect()
+        match found.or_else(|| tables.at(linked?)) {
+            Some(Known::Named { module, name }) => known.push(named(import, &module, &name)),
+            Some(Known::Nameless) => {}
+            None => known.push(import.clone()),
+        }
     }
+    known.into_iter().collect()
 }
 
 fn named(import: &Import, module: &str, name: &str) -> Import {

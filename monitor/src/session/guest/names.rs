@@ -1,0 +1,193 @@
+//! Names of code addresses, and call stacks: module, nearest symbol and callers of a stopped processor.
+//!
+//! Talks to the readers of Windows structures. It must not know what a call did. Asked for findings, at the end of a run and
+//! by debuggers only.
+
+use std::collections::BTreeSet;
+
+use storlock_check::event::CallerAttributed;
+use storlock_check::finding::Finding;
+
+use crate::report::{Called, Location, ModuleInfo};
+use crate::session::findings::Attribution;
+use crate::vmi::{CpuState, GuestMemory};
+use crate::windows::{self, Modules, SymbolTable, unwind};
+
+/// Frames of a stack that are shown.
+const FRAMES: usize = 32;
+
+/// Who called the routine that a processor is about to enter.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    /// Where the call was made, or where it returns to if the caller is not known.
+    pub(crate) place: Location,
+    pub(crate) called: Called,
+    /// The function that made the call as the last thing it did, by a jump.
+    pub(crate) jumped_from: Option<u64>,
+}
+
+/// The guest's module list and the names in these modules. A copy can be asked without changing what the session knows.
+#[derive(Debug, Clone)]
+pub(crate) struct Names {
+    list: Option<Modules>,
+    symbols: SymbolTable,
+}
+
+impl Names {
+    /// With the symbols of files that the run was started with; the guest's modules are not known yet.
+    pub(super) fn new(symbols: SymbolTable) -> Self {
+        Self { list: None, symbols }
+    }
+
+    pub(super) fn set_list(&mut self, list: Option<Modules>) {
+        self.list = list;
+    }
+
+    pub(super) fn list(&self) -> Option<&Modules> {
+        self.list.as_ref()
+    }
+
+    pub(super) fn list_mut(&mut self) -> Option<&mut Modules> {
+        self.list.as_mut()
+    }
+
+    /// The modules as they are in the guest now; none before its kernel is known.
+    pub(crate) fn read_modules(&mut self, memory: &(impl GuestMemory + ?Sized)) -> &[windows::Module] {
+        let Some(list) = &mut self.list else { return &[] };
+        // What can be read of a list that is being changed is worth showing.
+        let _ = list.refresh(memory);
+        list.known()
+    }
+
+    /// What is known of a code address. A return address (`exact` is false) belongs to the call before it, which may be the
+    /// last instruction of its function.
+    pub(crate) fn locate(&mut self, memory: &(impl GuestMemory + ?Sized), address: u64, exact: bool) -> Location {
+        let Some(list) = &mut self.list else {
+            return Location::unknown(address);
+        };
+        let before = u32::from(!exact);
+        let found = self
+            .symbols
+            .locate(memory, list, address.wrapping_sub(u64::from(before)));
+        let Some((module, offset)) = found.module else {
+            return Location::unknown(address);
+        };
+        Location {
+            address,
+            module: Some(module),
+            offset: Some(u64::from(offset + before)),
+            symbol: found
+                .symbol
+                .map(|(name, distance)| (name, u64::from(distance + before))),
+        }
+    }
+
+    /// The call stack of a stopped processor, and why it ends early if it does.
+    pub(crate) fn stack(&mut self, cpu: &(impl CpuState + ?Sized)) -> (Vec<Location>, Option<String>) {
+        let registers = cpu.registers();
+        let Some(list) = &mut self.list else {
+            let location = Location::unknown(registers.rip);
+            return (vec![location], Some("the kernel was not found".to_owned()));
+        };
+        let stack = unwind::walk(cpu, list, &registers, FRAMES);
+        self.named(cpu, &stack)
+    }
+
+    /// The same of a processor that stands at the first instruction of a routine.
+    fn stack_at_entry(&mut self, cpu: &(impl CpuState + ?Sized)) -> (Vec<Location>, Option<String>) {
+        let registers = cpu.registers();
+        let routine = self.locate(cpu, registers.rip, true);
+        let Some(list) = &mut self.list else {
+            return self.stack(cpu);
+        };
+        let stack = unwind::walk_callers(cpu, list, &registers, FRAMES - 1);
+        let (mut frames, note) = self.named(cpu, &stack);
+        frames.insert(0, routine);
+        (frames, note)
+    }
+
+    /// The places of a stack, and why it ends early if it does.
+    fn named(
+        &mut self,
+        memory: &(impl GuestMemory + ?Sized),
+        stack: &unwind::Stack,
+    ) -> (Vec<Location>, Option<String>) {
+        let frames = stack.frames.iter();
+        let frames = frames.map(|frame| self.locate(memory, frame.rip, frame.exact));
+        let frames = frames.collect();
+        let note = (stack.end != unwind::EndReason::Bottom).then(|| stack.end.to_string());
+        (frames, note)
+    }
+
+    /// Who called the routine that the processor is about to enter, to return to this address.
+    pub(crate) fn caller(&mut self, cpu: &(impl CpuState + ?Sized), return_address: u64) -> Caller {
+        let returns_to = self.locate(cpu, return_address, false);
+        let mut caller = Caller {
+            place: returns_to,
+            called: Called::Call,
+            jumped_from: None,
+        };
+        let Some(list) = &mut self.list else { return caller };
+        match windows::attribute(cpu, list, &cpu.registers()).attribution {
+            windows::Attribution::Call => {}
+            windows::Attribution::Unknown(reason) => caller.called = Called::Unknown { reason },
+            windows::Attribution::TailCall { function } => {
+                let place = self.locate(cpu, function, true);
+                let returns_to = std::mem::replace(&mut caller.place, place);
+                caller.called = Called::TailCall { returns_to };
+                caller.jumped_from = Some(function);
+            }
+        }
+        caller
+    }
+
+    /// Tells the checker who made the call that the processor stands at, the event `call`. Costs two frames of the stack and
+    /// no names, since it is asked for every call in which something was found, new or not.
+    pub(crate) fn attribute_call(
+        &mut self,
+        cpu: &(impl CpuState + ?Sized),
+        call: u64,
+        return_address: u64,
+        target: Option<&ModuleInfo>,
+    ) -> CallerAttributed {
+        let mut told = CallerAttributed {
+            call,
+            caller: return_address,
+            ..CallerAttributed::default()
+        };
+        let Some(list) = &mut self.list else { return told };
+        let registers = cpu.registers();
+        // The innermost frame is that of whoever called the routine, unless that one has left by a jump.
+        let mut inner = 1;
+        if let windows::Attribution::TailCall { function } = windows::attribute(cpu, list, &registers).attribution {
+            told.caller = function;
+            told.target = target.is_some_and(|module| module.contains(function));
+            inner = 0;
+        }
+        let stack = unwind::walk_callers(cpu, list, &registers, inner + told.frames.len());
+        for (frame, known) in told.frames.iter_mut().zip(stack.frames.iter().skip(inner)) {
+            *frame = known.rip;
+        }
+        told
+    }
+
+    /// Where a new finding came from, while its processor is stopped.
+    pub(crate) fn attribution(&mut self, cpu: &(impl CpuState + ?Sized), finding: &Finding) -> Attribution {
+        let return_address = finding.call.context.return_address;
+        let earlier: BTreeSet<u64> = finding.code_addresses().collect();
+        let mut attribution = Attribution::default();
+        if finding.stands_at_call() {
+            let caller = self.caller(cpu, return_address);
+            (attribution.caller, attribution.called) = (caller.place, caller.called);
+            (attribution.stack, attribution.stack_note) = self.stack_at_entry(cpu);
+        } else {
+            attribution.caller = self.locate(cpu, return_address, false);
+            attribution.stack_note = Some("the call is over: its stack is gone".to_owned());
+        }
+        let places = earlier.into_iter();
+        attribution.places = places
+            .map(|address| (address, self.locate(cpu, address, false)))
+            .collect();
+        attribution
+    }
+}

@@ -1,0 +1,181 @@
+//! The account of a run: numbered events, what the checker makes of them, and what is counted and kept of it for the report.
+//!
+//! Talks to the checker and to the trace. It must not know the guest: who called, and from where, it is told.
+
+use std::sync::Arc;
+
+use storlock_check::checker::{Checker, Limits, Response, Statistics};
+use storlock_check::contract::Routine;
+use storlock_check::event::{Event, EventKind, LockCall, Order};
+use storlock_check::finding::Finding;
+
+use super::calls::Calls;
+use super::findings::{Attribution, Findings};
+use super::guest::{ModuleId, ModuleMap};
+use super::trace::Trace;
+use super::unknown::Unknowns;
+use crate::report::{CallCount, Location, LockSummary, Violation};
+
+/// Everything that was seen of locks.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    checker: Checker,
+    /// Number of the last event.
+    sequence: u64,
+    trace: Option<Arc<Trace>>,
+    hits: u64,
+    target_hits: u64,
+    calls: Calls,
+    findings: Findings,
+    /// Findings that were new, whether the checker kept them or not.
+    new_findings: u64,
+    unknowns: Unknowns,
+}
+
+impl Ledger {
+    /// An empty account; events go to `trace`, too.
+    pub(crate) fn new(seed: u64, trace: Option<Arc<Trace>>) -> Self {
+        Self {
+            checker: Checker::new(Limits::default(), seed),
+            sequence: 0,
+            trace,
+            hits: 0,
+            target_hits: 0,
+            calls: Calls::default(),
+            findings: Findings::default(),
+            new_findings: 0,
+            unknowns: Unknowns::default(),
+        }
+    }
+
+    /// Appends an event: hands it to the checker and to the trace.
+    pub(crate) fn append(&mut self, kind: EventKind) -> Response {
+        self.sequence += 1;
+        let event = Event {
+            sequence: self.sequence,
+            order: Order::Total,
+            kind,
+        };
+        let response = self.checker.apply(&event);
+        if let Some(trace) = &self.trace {
+            trace.push(event);
+        }
+        response
+    }
+
+    /// Appends a call; says whether it is a release that cannot be judged.
+    pub(crate) fn append_call(&mut self, call: LockCall) -> (Response, bool) {
+        let unknown = self.checker.statistics().unknown_releases;
+        let response = self.append(EventKind::LockCall(call));
+        (response, self.checker.statistics().unknown_releases > unknown)
+    }
+
+    /// Takes an event of a trace; says whether it is a release that cannot be judged.
+    pub(crate) fn replay(&mut self, event: &Event) -> (Response, bool) {
+        self.sequence = event.sequence;
+        let unknown = self.checker.statistics().unknown_releases;
+        let response = self.checker.apply(event);
+        (response, self.checker.statistics().unknown_releases > unknown)
+    }
+
+    /// Number of the last event.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Counts a hit of a watched routine by code of that module; `routine`: what was called, unless it is no lock call.
+    pub(crate) fn count_hit(&mut self, module: ModuleId, by_target: bool, routine: Option<Routine>) {
+        self.hits += 1;
+        self.target_hits += u64::from(by_target);
+        if let Some(routine) = routine {
+            self.calls.count(routine, module);
+        }
+    }
+
+    /// Hits so far, and those by the driver under test.
+    pub(crate) fn hits(&self) -> (u64, u64) {
+        (self.hits, self.target_hits)
+    }
+
+    /// How many calls of a module took or tried to take a lock.
+    pub(crate) fn acquires(&self, module: ModuleId) -> u64 {
+        self.calls.acquires(module)
+    }
+
+    /// The calls by routine and module.
+    pub(crate) fn calls(&self, modules: &ModuleMap) -> Vec<CallCount> {
+        self.calls.list(|id| modules.name(id))
+    }
+
+    /// What the checker knows.
+    pub(crate) fn checker(&self) -> &Checker {
+        &self.checker
+    }
+
+    /// What the checker has counted.
+    pub(crate) fn statistics(&self) -> &Statistics {
+        self.checker.statistics()
+    }
+
+    /// A finding, by its place in the checker's list.
+    pub(crate) fn finding(&self, index: usize) -> Option<&Finding> {
+        self.checker.violations().get(index)
+    }
+
+    /// Notes where a new finding comes from.
+    pub(crate) fn attribute(&mut self, index: usize, attribution: Attribution) {
+        self.findings.insert(index, attribution);
+        self.new_findings += 1;
+    }
+
+    /// New findings so far.
+    pub(crate) fn new_findings(&self) -> u64 {
+        self.new_findings
+    }
+
+    /// Where the call of a finding was made, as far as it is known.
+    pub(crate) fn caller(&self, index: usize) -> Location {
+        self.findings.caller(index)
+    }
+
+    /// A finding in the form of the report.
+    pub(crate) fn violation(&self, index: usize) -> Option<Violation> {
+        self.findings.one(self.checker.violations(), index)
+    }
+
+    /// All findings in the form of the report.
+    pub(crate) fn violations(&self) -> Vec<Violation> {
+        self.findings.list(self.checker.violations())
+    }
+
+    /// Notes a release that cannot be judged: the last event. `caller` tells who made it and whether that is the driver
+    /// under test; it is asked for once a place.
+    pub(crate) fn not_judged(&mut self, call: &LockCall, caller: impl FnOnce() -> (Location, bool)) {
+        if !self.unknowns.count_again(call) {
+            let (caller, by_target) = caller();
+            self.unknowns.insert(call, self.sequence, caller, by_target);
+        }
+    }
+
+    /// Why releases of the driver under test that could not be judged keep the run from being Completed.
+    pub(crate) fn unknown_reason(&self, target: &str) -> Option<String> {
+        self.unknowns.reason(target)
+    }
+
+    /// The locks of the run, in numbers.
+    pub(crate) fn lock_summary(&self) -> LockSummary {
+        let statistics = self.checker.statistics();
+        LockSummary {
+            unknown_releases: statistics.unknown_releases,
+            target_unknown_releases: statistics.target_unknown_releases,
+            unknown: self.unknowns.list(),
+            remembered: self.checker.remembered().0 as u64,
+            matched: statistics.matched,
+            nested: statistics.nested,
+            evictions: statistics.idle_locks_evicted
+                + statistics.acquired_locks_evicted
+                + statistics.handles_evicted
+                + statistics.records_evicted,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Which violations stop the machine, and for whom: a debugger, or a crash dump.
+//!
+//! Talks to the checker's findings. It must not know how a machine is stopped, nor what is shown of it then.
+
+use std::collections::HashMap;
+
+use storlock_check::finding::Finding;
+use storlock_check::rules::{RuleId, Verdict};
+
+use crate::dump::Subject;
+
+/// For whom the session stopped a processor at a violation.
+#[derive(Debug, Clone, Default)]
+pub struct StoppedFor {
+    /// A debugger is to be told.
+    pub debugger: bool,
+    /// A dump is to be made of this.
+    pub dump: Option<Subject>,
+}
+
+/// Which violations stop the machine.
+#[derive(Debug, Default)]
+pub(crate) struct StopPolicy {
+    enabled: bool,
+    suspects: bool,
+    ignored: Vec<RuleId>,
+    /// The violation last found on each processor, by its place in the checker's list.
+    last: HashMap<u32, usize>,
+    /// The first Defect is to be dumped, and has not been found yet.
+    dump: bool,
+    /// For whom each processor has been stopped, until somebody asks.
+    stopped: HashMap<u32, StoppedFor>,
+}
+
+impl StopPolicy {
+    /// Has violations stop the machine for a debugger, or not.
+    pub(crate) fn enable(&mut self, stop: bool) {
+        self.enabled = stop;
+    }
+
+    /// Has the first Defect stop the machine for a dump, whatever a debugger wants.
+    pub(crate) fn dump_first(&mut self) {
+        self.dump = true;
+    }
+
+    /// Has what has too little evidence stop the machine, too.
+    pub(crate) fn arm_suspects(&mut self, armed: bool) {
+        self.suspects = armed;
+    }
+
+    /// Has the violations of a rule stop the machine, or not.
+    pub(crate) fn arm_rule(&mut self, rule: RuleId, armed: bool) {
+        self.ignored.retain(|ignored| *ignored != rule);
+        if !armed {
+            self.ignored.push(rule);
+        }
+    }
+
+    /// Whether violations of a rule stop the machine for a debugger.
+    pub(crate) fn is_armed(&self, rule: RuleId) -> bool {
+        self.enabled && !self.ignored.contains(&rule)
+    }
+
+    /// Whether suspicions do.
+    pub(crate) fn are_suspects_armed(&self) -> bool {
+        self.enabled && self.suspects
+    }
+
+    /// Notes a new violation of a processor, which has this place in the checker's list; says whether the machine is to stop
+    /// for it. `subject` is what a dump is made of, `None` if none can be.
+    pub(crate) fn stops_at(
+        &mut self,
+        processor: u32,
+        index: usize,
+        violation: &Finding,
+        subject: impl FnOnce() -> Option<Subject>,
+    ) -> bool {
+        let wanted = match violation.verdict {
+            Verdict::Semantic => true,
+            Verdict::Suspect => self.suspects,
+            Verdict::Literal => false,
+        };
+        let debugger = wanted && self.is_armed(violation.rule);
+        if debugger {
+            self.last.insert(processor, index);
+        }
+        let defect = violation.verdict == Verdict::Semantic && violation.concerns_target;
+        let dump = if defect && self.dump { subject() } else { None };
+        self.dump &= dump.is_none();
+        let stops = debugger || dump.is_some();
+        if stops {
+            self.stopped.insert(processor, StoppedFor { debugger, dump });
+        }
+        stops
+    }
+
+    /// The violation that a processor was stopped at last, by its place in the checker's list.
+    pub(crate) fn last(&self, processor: u32) -> Option<usize> {
+        self.last.get(&processor).copied()
+    }
+
+    /// For whom a processor was stopped at a violation; told once a stop.
+    pub(crate) fn take_stopped(&mut self, processor: u32) -> StoppedFor {
+        self.stopped.remove(&processor).unwrap_or_default()
+    }
+}

@@ -1,0 +1,347 @@
+//! What is watched: the breakpoints in force, the returns that are caught, and the hits that nobody is to judge.
+//!
+//! Talks to the watch plan and to the stopped processor. It must not know what a call means.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use arc_swap::{ArcSwap, Guard};
+use storlock_check::contract::{Contract, Routine, RoutineSet};
+use storlock_check::event::{Context, DISPATCH_LEVEL, LockCall, LockOperand, WatchSet};
+
+use super::config::Config;
+use crate::report::{IgnoredHits, WatchGap, WatchInfo, WatchedRoutine};
+use crate::vmi::recorder::Recorder;
+use crate::vmi::{Action, ArmError, Breakpoint, Interception};
+use crate::watch::{PlanGap, WatchPlan};
+use crate::windows::debug_print::Printer;
+
+/// Caught returns under way at most; the oldest is forgotten. A vCPU has few debug registers to catch with.
+const OPEN_RETURNS: usize = 256;
+/// The highest IRQL: a bug check runs at it.
+const HIGH_LEVEL: u8 = 15;
+/// What a CALL pushes: RSP after the return is that much higher than at the entry.
+const RETURN_ADDRESS_BYTES: u64 = 8;
+
+/// A watched export.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    pub(crate) breakpoint: Breakpoint,
+    /// `module!export`: the planned one, then those that share the address.
+    pub(crate) names: Vec<String>,
+    /// The routines behind the address, by whatever exported name.
+    pub(crate) rows: Vec<&'static Contract>,
+    /// Why it was chosen.
+    pub(crate) reason: String,
+    pub(crate) hits: AtomicU64,
+}
+
+impl Watch {
+    /// Whether an entry may be that of more than one routine. Those of a multiplexed export are told apart by an argument.
+    pub(crate) fn shares_code(&self) -> bool {
+        self.rows.len() > 1 && self.rows.iter().any(|row| row.selector.is_none())
+    }
+
+    /// How often it was hit.
+    pub(crate) fn hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
+    }
+}
+
+/// The breakpoints in force. Read at every hit, without a lock; replaced at each arming, before the first of the new
+/// breakpoints can be hit.
+#[derive(Debug, Default)]
+pub(crate) struct InForce {
+    watches: ArcSwap<Vec<Watch>>,
+    /// On the routines that print.
+    printers: ArcSwap<Vec<(Breakpoint, Printer)>>,
+}
+
+impl InForce {
+    /// On lock routines.
+    pub(crate) fn watches(&self) -> Guard<Arc<Vec<Watch>>> {
+        self.watches.load()
+    }
+
+    /// The printing routine whose breakpoint has this number.
+    pub(crate) fn printer(&self, id: u32) -> Option<Printer> {
+        let printers = self.printers.load();
+        let found = printers.iter().find(|(breakpoint, _)| breakpoint.id == id);
+        found.map(|(_, printer)| *printer)
+    }
+}
+
+/// A call whose return is to be caught.
+#[derive(Debug)]
+pub(crate) struct OpenReturn {
+    cookie: u64,
+    /// Return address and stack pointer of the call.
+    frame: (u64, u64),
+    pub(crate) routine: Routine,
+    pub(crate) operand: LockOperand,
+}
+
+/// What is watched.
+#[derive(Debug)]
+pub(crate) struct Watching {
+    in_force: Arc<InForce>,
+    /// How many breakpoints can be set at once.
+    capacity: usize,
+    processors: u32,
+    next_breakpoint: u32,
+    /// Number of the event, and the time, at which the breakpoints were in force.
+    armed: Option<(u64, Instant)>,
+    gaps: Vec<WatchGap>,
+    summary: String,
+    returns: VecDeque<OpenReturn>,
+    ignored: IgnoredHits,
+    /// The guest has recorded a bug check: what runs since takes its locks by force.
+    bug_checked: bool,
+    /// Bit n: processor n was seen below DISPATCH_LEVEL since arming.
+    seen_low: u64,
+}
+
+impl Watching {
+    /// Nothing is watched yet. `in_force` is shared with who looks hits up.
+    pub(crate) fn new(config: &Config, in_force: Arc<InForce>) -> Self {
+        Self {
+            in_force,
+            capacity: config.breakpoints,
+            processors: config.processors,
+            next_breakpoint: 1,
+            armed: None,
+            gaps: Vec::new(),
+            summary: String::new(),
+            returns: VecDeque::new(),
+            ignored: IgnoredHits::default(),
+            bug_checked: false,
+            seen_low: 0,
+        }
+    }
+
+    /// How many breakpoints can be set at once.
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// A number for a breakpoint that no other breakpoint of this session had.
+    pub(crate) fn new_breakpoint(&mut self, address: u64) -> Breakpoint {
+        let id = self.next_breakpoint;
+        self.next_breakpoint += 1;
+        Breakpoint { id, address }
+    }
+
+    /// Takes the plan's words and what it does not see.
+    pub(crate) fn take_plan(&mut self, plan: &WatchPlan, watches: &[Watch]) {
+        self.summary.clone_from(&plan.summary);
+        // What shares its address with a watched routine is seen there.
+        let unseen = |gap: &&PlanGap| watches.iter().all(|watch| !watch.names.contains(&gap.routine));
+        let gaps = plan.gaps.iter().filter(unseen).map(|gap| WatchGap {
+            routine: gap.routine.clone(),
+            consequence: gap.consequence.clone(),
+        });
+        self.gaps = gaps.collect();
+    }
+
+    /// Puts these breakpoints in force on all processors, in place of those that were.
+    ///
+    /// # Errors
+    /// As [`Interception::set_breakpoints`].
+    pub(crate) fn put_in_force(
+        &self,
+        cpu: &mut Recorder<'_>,
+        watches: Vec<Watch>,
+        printers: Vec<(Breakpoint, Printer)>,
+    ) -> Result<(), ArmError> {
+        let locks = watches.iter().map(|watch| watch.breakpoint);
+        let breakpoints: Vec<Breakpoint> = locks
+            .chain(printers.iter().map(|(breakpoint, _)| *breakpoint))
+            .collect();
+        // Those of before a reset are not set any more, but the report tells all hits.
+        for old in self.in_force.watches().iter() {
+            if let Some(new) = watches.iter().find(|new| new.names == old.names) {
+                new.hits.fetch_add(old.hits(), Ordering::Relaxed);
+            }
+        }
+        self.in_force.printers.store(Arc::new(printers));
+        self.in_force.watches.store(Arc::new(watches));
+        cpu.set_breakpoints(&breakpoints)
+    }
+
+    /// The breakpoints are in force since the event with this number.
+    pub(crate) fn armed(&mut self, event: u64) {
+        self.armed = Some((event, Instant::now()));
+    }
+
+    /// How long that has been, in milliseconds of the host's time.
+    pub(crate) fn armed_for_ms(&self) -> u64 {
+        self.armed.map_or(0, |(_, since)| since.elapsed().as_millis() as u64)
+    }
+
+    /// What the checker has to know of the breakpoints in force and of a driver for which this was planned.
+    pub(crate) fn watch_set(&self, plan: &WatchPlan, before_target: bool) -> WatchSet {
+        let watches = self.in_force.watches();
+        let mut set = WatchSet {
+            imported: plan.imported,
+            processors: self.processors,
+            before_target,
+            closed: plan.closed,
+            ..WatchSet::default()
+        };
+        for watch in watches.iter() {
+            let routines: RoutineSet = watch.rows.iter().map(|row| row.routine).collect();
+            set.watched = set.watched.union(routines);
+            if watch.shares_code() {
+                set.ambiguous = set.ambiguous.union(routines);
+            }
+        }
+        set
+    }
+
+    /// Whether an export (`module!name`) is watched or known not to be.
+    pub(crate) fn knows(&self, routine: &str) -> bool {
+        let watches = self.in_force.watches();
+        let watched = watches
+            .iter()
+            .any(|watch| watch.names.iter().any(|name| name == routine));
+        watched || self.gaps.iter().any(|gap| gap.routine == routine)
+    }
+
+    /// Notes that an export is not watched.
+    pub(crate) fn add_gap(&mut self, gap: WatchGap) {
+        self.gaps.push(gap);
+    }
+
+    /// Whether a debug register is left.
+    pub(crate) fn can_catch(&self) -> bool {
+        let (watches, printers) = (self.in_force.watches().len(), self.in_force.printers.load().len());
+        watches > 0 && watches + printers < self.capacity
+    }
+
+    /// Has the return of a call caught, which is the event `cookie`.
+    pub(crate) fn catch_return(&mut self, call: &LockCall, cookie: u64) -> Action {
+        let frame = (call.context.return_address, call.context.stack_pointer);
+        // Whoever calls from the same frame again has come back from the call before, if on another processor than the
+        // one that waits for it: that wait is for nothing, and must not be taken for this call's.
+        self.returns.retain(|older| older.frame != frame);
+        if self.returns.len() >= OPEN_RETURNS {
+            self.returns.pop_front();
+        }
+        self.returns.push_back(OpenReturn {
+            cookie,
+            frame,
+            routine: call.routine,
+            operand: call.operand,
+        });
+        Action::CatchReturn {
+            return_address: call.context.return_address,
+            stack_pointer: call.context.stack_pointer.wrapping_add(RETURN_ADDRESS_BYTES),
+            cookie,
+        }
+    }
+
+    /// The call whose return was caught; `None` if it is not waited for any more.
+    pub(crate) fn caught(&mut self, cookie: u64) -> Option<OpenReturn> {
+        let place = self.returns.iter().rposition(|open| open.cookie == cookie)?;
+        self.returns.remove(place)
+    }
+
+    /// Whether what a processor does is of no interest: it runs for a guest that has crashed, where whoever writes the dump
+    /// takes locks without regard to their holders.
+    ///
+    /// A bug check raises the IRQL of its processor to `HIGH_LEVEL` and freezes the others, so that only a hit at that level,
+    /// which is rare, costs a guest read.
+    pub(crate) fn is_after_bug_check(&mut self, context: &Context, has_bug_checked: impl FnOnce() -> bool) -> bool {
+        if !self.bug_checked && context.irql == HIGH_LEVEL {
+            self.bug_checked = has_bug_checked();
+        }
+        self.bug_checked
+    }
+
+    /// Counts a hit by code of user mode, which calls nothing.
+    pub(crate) fn ignore_user_mode(&mut self) {
+        self.ignored.user_mode += 1;
+    }
+
+    /// Counts a hit after a bug check.
+    pub(crate) fn ignore_after_bug_check(&mut self) {
+        self.ignored.after_bug_check += 1;
+    }
+
+    /// Notes the IRQL of a processor; says whether it is the first time since arming that the processor is below
+    /// `DISPATCH_LEVEL`.
+    pub(crate) fn sees_low(&mut self, context: &Context) -> bool {
+        let bit = 1u64.checked_shl(context.processor).unwrap_or(0);
+        let first = context.irql < DISPATCH_LEVEL && self.seen_low & bit == 0;
+        if context.irql < DISPATCH_LEVEL {
+            self.seen_low |= bit;
+        }
+        first
+    }
+
+    /// The machine starts again. What was said of the watched routines stays in the report.
+    pub(crate) fn restart(&mut self) {
+        self.returns.clear();
+        self.seen_low = 0;
+        self.bug_checked = false;
+    }
+
+    /// What the report says of it; `not_armed`: why nothing is watched.
+    pub(crate) fn info(&self, step_over: &str, not_armed: Option<String>) -> WatchInfo {
+        let watches = self.in_force.watches();
+        let routines = watches.iter().map(|watch| WatchedRoutine {
+            routine: watch.names.first().cloned().unwrap_or_default(),
+            same_address: watch.names.get(1..).unwrap_or_default().to_vec(),
+            address: watch.breakpoint.address,
+            reason: watch.reason.clone(),
+            hits: watch.hits(),
+        });
+        WatchInfo {
+            routines: routines.collect(),
+            ignored: self.ignored,
+            gaps: self.gaps.clone(),
+            summary: self.summary.clone(),
+            step_over: step_over.to_owned(),
+            catch_return: self.can_catch(),
+            armed_at: self.armed.map(|(event, _)| event),
+            not_armed,
+        }
+    }
+
+    /// For each watched routine, by all its names, how often it was hit.
+    pub(crate) fn hits(&self) -> Vec<(Vec<String>, u64)> {
+        let watches = self.in_force.watches();
+        watches
+            .iter()
+            .map(|watch| (watch.names.clone(), watch.hits()))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_call_from_the_same_frame_ends_the_wait_for_the_first() {
+        let mut watching = Watching::new(&Config::default(), Arc::default());
+        for (cookie, return_address, stack_pointer) in [(1, 10, 100), (2, 10, 200), (3, 10, 100)] {
+            let call = LockCall {
+                routine: Routine::StorPortAcquireSpinLockEx,
+                context: Context {
+                    return_address,
+                    stack_pointer,
+                    ..Context::default()
+                },
+                operand: LockOperand::Address(1),
+                old_irql: None,
+                word: None,
+            };
+            watching.catch_return(&call, cookie);
+        }
+        assert!(watching.caught(1).is_none(), "its call has come back elsewhere");
+        assert!(watching.caught(2).is_some() && watching.caught(3).is_some());
+    }
+}
