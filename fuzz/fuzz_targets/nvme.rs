@@ -7,7 +7,9 @@ use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use storlock_vmm::irq::InterruptMode;
 use storlock_vmm::storage::backend::MemoryBackend;
-use storlock_vmm::storage::nvme::{Controller, ControllerConfig, InterruptSink, Progress};
+use storlock_vmm::storage::interrupts::InterruptSink;
+use storlock_vmm::storage::nvme::{Controller, ControllerConfig};
+use storlock_vmm::storage::worker::{Progress, StorageController as _};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 const MEMORY: usize = 1 << 20;

@@ -90,12 +90,8 @@ fn attach_disk(machine: &mut Machine, mebibytes: usize) -> Result<(), Failure> {
         queue_pairs: 4,
         ..ControllerConfig::default()
     };
-    NvmeDevice::attach(
-        machine,
-        address,
-        config,
-        vec![Box::new(MemoryBackend::new(mebibytes << 20))],
-    )?;
+    let disk = Box::new(MemoryBackend::new(mebibytes << 20));
+    machine.attach_storage(address, |connections| NvmeDevice::new(config, vec![disk], connections))?;
     Ok(())
 }
 

@@ -22,6 +22,7 @@ pub mod sandbox;
 pub mod storage;
 pub mod translate;
 
+mod attach;
 mod board;
 mod coordinator;
 mod cpuid;

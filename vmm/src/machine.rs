@@ -18,13 +18,13 @@ use crate::capabilities::Capabilities;
 use crate::coordinator::{Control, Restart, Shared};
 use crate::cpuid::Features;
 use crate::debug::{Breakpoint, DebugHandler, StepOver};
-use crate::devices::GuestClock;
 use crate::devices::board::Board;
 use crate::devices::pflash::Flash;
 use crate::devices::power::PowerManagement;
 use crate::devices::ramfb::{RAMFB_FILE, RAMFB_LENGTH, RamFb};
 use crate::devices::rtc::RtcTimer;
 use crate::devices::serial::SerialPort;
+use crate::devices::{DeviceWorker, GuestClock};
 use crate::error::Error;
 pub use crate::exit::{CpuStatistics, InternalError, MachineStop};
 use crate::firmware::Platform;
@@ -42,25 +42,6 @@ use crate::{msr, probe};
 
 /// Most vCPUs of a machine.
 pub const CPU_LIMIT: u32 = 64;
-
-/// A device's own threads (such as the workers of a storage controller), as the machine pauses and ends them.
-///
-/// The machine calls from its coordinator thread, never from a vCPU's. After [`DeviceWorker::wait_paused`] and until
-/// [`DeviceWorker::resume`] the device touches neither guest memory nor its backend and raises no interrupt; what the
-/// guest asked for meanwhile waits.
-pub trait DeviceWorker: Send + Sync {
-    /// Asks the workers to come to rest at the next safe point. Returns at once. May come when they rest already.
-    fn request_pause(&self);
-
-    /// Waits until they rest.
-    fn wait_paused(&self);
-
-    /// Lets them work again. May come when they do already.
-    fn resume(&self);
-
-    /// Ends the threads and waits for them; called once, at rest. Nothing else is called afterwards.
-    fn stop(&self);
-}
 
 /// What becomes of a machine whose guest asks for a reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,8 +19,8 @@ use pc::{
 };
 use storlock_vmm::boot::LinuxRequest;
 use storlock_vmm::machine::{Machine, MachineConfig};
+use storlock_vmm::storage::InterruptKind;
 use storlock_vmm::storage::backend::ImageOptions;
-use storlock_vmm::storage::nvme::InterruptKind;
 
 const DISK_SIZE: usize = 16 << 20;
 const PATTERN_SIZE: usize = 1 << 20;

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use storlock_vmm::storage::backend::ImageOptions;
+use storlock_vmm::storage::{CONTROLLERS, ControllerKind};
 
 use super::options::Size;
 use crate::machine::{Disk, DiskPlace};
@@ -11,7 +12,15 @@ use crate::machine::{Disk, DiskPlace};
 const SNAPSHOT_LIMIT: u64 = 16 << 30;
 
 /// Help of the option.
-pub(super) const HELP: &str = "\
+pub(super) fn help() -> String {
+    let kinds = CONTROLLERS.iter().enumerate().map(|(index, kind)| {
+        let default = if index == 0 { " [default]" } else { "" };
+        format!("\n                      {}: {}{default}", kind.name, kind.help)
+    });
+    HELP.replace("{controllers}", &kinds.collect::<String>())
+}
+
+const HELP: &str = "\
 What an emulated disk keeps its data in; may be given several times.
 
 Each disk has a controller of its own; the driver under test is meant for that of the first one, or of the one with
@@ -22,7 +31,7 @@ Each disk has a controller of its own; the driver under test is meant for that o
   readonly          the guest cannot write
   snapshot[=SIZE]   keep changes in a temporary file of at most SIZE (16G) and never touch FILE; gone after the run
   backing=FILE      backing file of a qcow2 image instead of the one that it names, and wherever it is
-  controller=nvme   the kind of controller (the only one)
+  controller=KIND   the kind of controller:{controllers}
   namespace         no controller of its own: one more namespace of the controller of the disk before it
   target            the controller that the driver under test is meant for; --fault is about this one
 
@@ -34,7 +43,7 @@ impl FromStr for Disk {
     fn from_str(text: &str) -> Result<Self, String> {
         let mut words = words(text).into_iter();
         let place = words.next().unwrap_or_default();
-        let (mut target, mut namespace) = (false, false);
+        let (mut target, mut namespace, mut controller) = (false, false, None);
         let mut image = ImageOptions::default();
         let mut about_image = false;
         for word in words {
@@ -44,8 +53,7 @@ impl FromStr for Disk {
             match (key, value) {
                 ("target", None) => target = true,
                 ("namespace", None) => namespace = true,
-                ("controller", Some("nvme")) => {}
-                ("controller", _) => return Err(format!("`{word}`: nvme is the only kind of controller")),
+                ("controller", name) => controller = Some(kind(name.unwrap_or_default())?),
                 _ => {
                     about_image = true;
                     image_option(&mut image, key, value)?;
@@ -65,8 +73,16 @@ impl FromStr for Disk {
             place,
             target,
             namespace,
+            controller,
         })
     }
+}
+
+fn kind(name: &str) -> Result<&'static ControllerKind, String> {
+    ControllerKind::named(name).ok_or_else(|| {
+        let known: Vec<_> = CONTROLLERS.iter().map(|kind| kind.name).collect();
+        format!("unknown kind of controller `{name}`: use {}", known.join(" or "))
+    })
 }
 
 fn image_option(image: &mut ImageOptions, key: &str, value: Option<&str>) -> Result<(), String> {
@@ -78,7 +94,7 @@ fn image_option(image: &mut ImageOptions, key: &str, value: Option<&str>) -> Res
         ("backing", Some(file)) if !file.is_empty() => image.backing = Some(file.into()),
         _ => {
             return Err(format!(
-                "unknown option `{key}`: format=, readonly, snapshot, backing=, controller=nvme, namespace or target (a comma in a \
+                "unknown option `{key}`: format=, readonly, snapshot, backing=, controller=, namespace or target (a comma in a \
                  file's name is written twice)"
             ));
         }
@@ -136,6 +152,9 @@ mod tests {
         assert_eq!(image("a,snapshot").1.snapshot, Some(16 << 30));
         assert_eq!(image("a,snapshot=1M").1.snapshot, Some(1 << 20));
         assert!("a,target".parse::<Disk>().unwrap().target);
+        assert_eq!("a".parse::<Disk>().unwrap().controller, None);
+        let named = "a,controller=nvme".parse::<Disk>().unwrap().controller;
+        assert_eq!(named.map(|kind| kind.name), Some("nvme"));
         assert!("mem:1M,target".parse::<Disk>().unwrap().target);
     }
 
@@ -146,7 +165,8 @@ mod tests {
             (",readonly", "begin with a file"),
             ("a,readonly,snapshot", "exclude each other"),
             ("a,format=vhdx", "raw, qcow2 or vmdk"),
-            ("a,controller=ahci", "only kind of controller"),
+            ("a,controller=ahci", "unknown kind of controller `ahci`: use nvme"),
+            ("a,controller", "unknown kind of controller ``"),
             ("a,snapshot=lots", "whole number"),
             ("a,backing=", "unknown option `backing`"),
             ("a,rw", "unknown option `rw`"),

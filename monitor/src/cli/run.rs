@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
 use storlock_vmm::machine::AtReset;
 use storlock_vmm::sandbox::{FileLimit, Sandbox};
-use storlock_vmm::storage::nvme::InterruptKind;
+use storlock_vmm::storage::InterruptKind;
 
 use super::boot::{self, Boot};
 use super::images::{ImageFile, Role};
@@ -17,7 +17,7 @@ use super::options::{Limit, Size, Switch};
 use super::output::{Printer, ReportDirectory};
 use super::progress::Progress;
 use super::{Failure, debugger, disk, dump, fault, firmware, other_guest, output, places};
-use crate::machine::{Disk, Ended, Guest, GuestOptions, PlannedFault, check_disks};
+use crate::machine::{Disk, Ended, Guest, GuestOptions, PlannedFault, check_disks, check_faults};
 use crate::outcome::Condition;
 use crate::output::{OutputFile, WholeFile};
 use crate::report::RunInfo;
@@ -155,13 +155,13 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
     /// What an emulated disk keeps its data in, such as win.qcow2,snapshot; may be given several times
-    #[arg(long, value_name = "FILE|mem:SIZE[,OPTION...]", default_value = "mem:64M", long_help = disk::HELP)]
+    #[arg(long, value_name = "FILE|mem:SIZE[,OPTION...]", default_value = "mem:64M", long_help = disk::help())]
     pub disk: Vec<Disk>,
     /// The best way to interrupt that the NVMe controllers offer; a driver that can do more is tried with less
     #[arg(long, value_enum, value_name = "KIND", default_value_t = Interrupts::Msix)]
     pub interrupts: Interrupts,
     /// Have the target's NVMe controller do wrong, such as fail:read,after=3; may be given several times
-    #[arg(long, value_name = "SPEC", long_help = fault::HELP)]
+    #[arg(long, value_name = "SPEC", long_help = fault::help())]
     pub fault: Vec<PlannedFault>,
     /// The KVM device
     #[arg(long, value_name = "PATH", default_value = storlock_vmm::kvm::DEFAULT_DEVICE)]
@@ -245,6 +245,7 @@ impl Arguments {
 /// # Errors
 /// [`Failure`] if the guest could not be started. Once it has started there is a report, whatever happens.
 pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
+    check_faults(&arguments.disk, &arguments.fault).map_err(|reason| Failure::usage(anyhow!("--fault: {reason}")))?;
     places::check(arguments)?;
     let claimed = output::clear_outputs(arguments)?;
     let sandbox = sandbox(arguments)?;

@@ -11,16 +11,12 @@ use storlock_vmm::pci::PciAddress;
 use storlock_vmm::storage::backend::{
     Backend, HostFailures, ImageBackend, ImageOptions, MemoryBackend, WatchedBackend,
 };
-use storlock_vmm::storage::nvme::{
-    ControllerConfig, FaultInjector, MAX_QUEUE_PAIRS, NvmeDevice, PCI_OTHER_SUBSYSTEM_ID,
-};
+use storlock_vmm::storage::{BLOCK_SIZE, CONTROLLERS, ControllerKind, ControllerOptions, FaultInjector};
 
 use super::GuestOptions;
 
 /// PCI device number of the first controller; the others follow.
 const FIRST_SLOT: u8 = 4;
-/// OVMF's driver makes two queue pairs, one for each way in which it waits, and gives a controller up that has one only.
-const LEAST_QUEUE_PAIRS: u16 = 2;
 /// PCI has 32 devices on a bus; the others are for what else a PC has.
 const DISK_LIMIT: usize = 16;
 /// Largest disk that is kept in memory, in bytes.
@@ -35,6 +31,32 @@ pub struct Disk {
     pub target: bool,
     /// It is one more namespace of the controller of the disk before it.
     pub namespace: bool,
+    /// The kind of its controller, if one is named.
+    pub controller: Option<&'static ControllerKind>,
+}
+
+/// The disks of each controller.
+fn by_controller(disks: &[Disk]) -> Vec<&[Disk]> {
+    disks.chunk_by(|_, next| next.namespace).collect()
+}
+
+/// The kind of the controller that has these disks.
+fn kind(disks: &[Disk]) -> &'static ControllerKind {
+    disks.first().and_then(|disk| disk.controller).unwrap_or(CONTROLLERS[0])
+}
+
+/// Which of the controllers is the target's.
+fn target(controllers: &[&[Disk]]) -> usize {
+    let is_target = |disks: &&[Disk]| disks.iter().any(|disk| disk.target);
+    controllers.iter().position(is_target).unwrap_or(0)
+}
+
+/// The kind of the controller that the driver under test is meant for.
+pub(super) fn target_kind(disks: &[Disk]) -> &'static ControllerKind {
+    let controllers = by_controller(disks);
+    controllers
+        .get(target(&controllers))
+        .map_or(CONTROLLERS[0], |disks| kind(disks))
 }
 
 /// Where an emulated disk keeps its data.
@@ -52,7 +74,7 @@ impl DiskPlace {
     /// # Errors
     /// If it cannot have that size; the text says which sizes there are.
     pub fn in_memory(bytes: u64) -> Result<Self, String> {
-        let block = u64::from(ControllerConfig::default().block_size);
+        let block = u64::from(BLOCK_SIZE);
         if bytes == 0 || bytes % block != 0 || bytes > DISK_MEMORY_LIMIT {
             return Err(format!(
                 "a disk in memory has a multiple of {block} bytes, up to 16G, not {bytes}"
@@ -112,6 +134,26 @@ pub fn check_disks(disks: &[Disk]) -> Result<(), String> {
     if disks.first().is_some_and(|disk| disk.namespace) {
         return Err("the first disk cannot be a namespace of the controller of a disk before it".to_owned());
     }
+    for disks in by_controller(disks) {
+        let kind = kind(disks);
+        if let Some(other) = disks
+            .iter()
+            .filter_map(|disk| disk.controller)
+            .find(|other| *other != kind)
+        {
+            return Err(format!(
+                "a disk with `namespace` has the controller of the disk before it, which is {}, not {}",
+                kind.name, other.name
+            ));
+        }
+        if disks.len() > kind.disk_limit {
+            let (name, limit) = (kind.name, kind.disk_limit);
+            return Err(format!(
+                "an {name} controller has at most {limit} disks, not {}",
+                disks.len()
+            ));
+        }
+    }
     Ok(())
 }
 
@@ -119,46 +161,43 @@ pub fn check_disks(disks: &[Disk]) -> Result<(), String> {
 pub(super) fn attach(machine: &mut Machine, options: &GuestOptions) -> anyhow::Result<AttachedDisks> {
     let disks = &options.disks;
     check_disks(disks).map_err(anyhow::Error::msg)?;
-    // Each controller with its disks, one a namespace.
-    let controllers: Vec<&[Disk]> = disks.chunk_by(|_, next| next.namespace).collect();
-    let is_target = |disks: &&[Disk]| disks.iter().any(|disk| disk.target);
-    let target = controllers.iter().position(is_target).unwrap_or(0);
+    let controllers = by_controller(disks);
+    let target = target(&controllers);
     let mut attached = AttachedDisks {
         images: Vec::new(),
         notes: Vec::new(),
         injector: None,
     };
-    let queue_pairs = u16::try_from(options.cpus).unwrap_or(MAX_QUEUE_PAIRS);
     for ((index, disks), slot) in controllers.iter().enumerate().zip(FIRST_SLOT..) {
-        let mut config = ControllerConfig {
-            queue_pairs: queue_pairs.clamp(LEAST_QUEUE_PAIRS, MAX_QUEUE_PAIRS),
-            serial_number: format!("STORLOCK{index}"),
-            unique_id: u32::from(slot - FIRST_SLOT),
+        let (kind, is_target) = (kind(disks), index == target);
+        let faults = options.faults.iter().filter(|_| is_target);
+        let faults = faults
+            .map(|fault| fault.resolve(&kind.faults))
+            .collect::<Result<_, _>>();
+        let settings = ControllerOptions {
+            index: u32::from(slot - FIRST_SLOT),
+            processors: options.cpus,
             interrupts: options.interrupts,
-            ..ControllerConfig::default()
+            is_target,
+            faults: faults.map_err(anyhow::Error::msg)?,
         };
-        if index == target {
-            config.faults = options.faults.iter().map(|fault| fault.fault).collect();
-        } else {
-            config.subsystem_id = PCI_OTHER_SUBSYSTEM_ID;
-        }
-        let backends = disks.iter().map(|disk| attached.open(&disk.place, config.block_size));
+        let backends = disks.iter().map(|disk| attached.open(&disk.place));
         let backends = backends.collect::<Result<_, _>>()?;
         let address = PciAddress::new(slot, 0).context("no such PCI address")?;
-        let device = NvmeDevice::attach(machine, address, config, backends)?;
-        attached.injector = device.faults().cloned().or(attached.injector);
+        let injector = machine.attach_storage(address, |connections| (kind.make)(settings, backends, connections))?;
+        attached.injector = injector.or(attached.injector);
     }
     Ok(attached)
 }
 
 impl AttachedDisks {
-    fn open(&mut self, place: &DiskPlace, block_size: u32) -> anyhow::Result<Box<dyn Backend>> {
+    fn open(&mut self, place: &DiskPlace) -> anyhow::Result<Box<dyn Backend>> {
         Ok(match place {
             DiskPlace::Memory(bytes) => Box::new(MemoryBackend::new(
                 usize::try_from(*bytes).context("the disk is too large for this host")?,
             )),
             DiskPlace::Image(path, options) => {
-                let image = ImageBackend::open(path, block_size, options)?;
+                let image = ImageBackend::open(path, BLOCK_SIZE, options)?;
                 if let Some(recovery) = image.recovery() {
                     let note = format!("the disk image {}: {recovery}", path.display());
                     tracing::warn!("{note}");

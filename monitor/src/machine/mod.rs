@@ -5,6 +5,7 @@
 
 mod disks;
 mod dumps;
+mod faults;
 pub mod other;
 mod serial;
 
@@ -22,7 +23,7 @@ use storlock_vmm::machine::{
 };
 use storlock_vmm::sandbox::{Sandbox, ThreadKind};
 use storlock_vmm::storage::backend::HostFailures;
-use storlock_vmm::storage::nvme::{Fault, FaultInjector, InterruptKind};
+use storlock_vmm::storage::{FaultInjector, InterruptKind};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use self::disks::AttachedDisks;
@@ -38,15 +39,8 @@ use crate::vmi::debuggee::DebuggeeStop;
 use crate::vmi::{Action, CpuStop, RunControl, StoppedCpu};
 
 pub use self::disks::{Disk, DiskPlace, check_disks};
-
-/// An entry of the fault plan of the target's NVMe controller.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlannedFault {
-    /// As it was written on the command line.
-    pub text: String,
-    /// What it asks for.
-    pub fault: Fault,
-}
+pub use self::faults::{PlannedFault, check_faults};
+pub(crate) use self::faults::{is_of_commands, number};
 
 /// What a guest is made of.
 #[derive(Debug, Clone)]
@@ -61,7 +55,7 @@ pub struct GuestOptions {
     pub disks: Vec<Disk>,
     /// The best way to interrupt that the controllers offer.
     pub interrupts: InterruptKind,
-    /// What the target's controller is to do wrong.
+    /// The faults that the target's controller is to inject.
     pub faults: Vec<PlannedFault>,
     /// File for everything that the guest writes to its serial port.
     pub serial_log: PathBuf,

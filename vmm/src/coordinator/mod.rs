@@ -22,10 +22,9 @@ use kvm_ioctls::VmFd;
 
 use crate::bus::Bus;
 use crate::debug::{Breakpoint, DebugHandler, ResumeAction, StopPoint, StoppedCpu};
-use crate::devices::GuestClock;
+use crate::devices::{DeviceWorker, GuestClock};
 use crate::error::Error;
 use crate::exit::{CpuStatistics, MachineStop};
-use crate::machine::DeviceWorker;
 use crate::memory::GuestRam;
 pub(crate) use restart::Restart;
 

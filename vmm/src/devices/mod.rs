@@ -20,8 +20,10 @@ pub mod rtc;
 pub mod serial;
 #[cfg(test)]
 pub(crate) mod testing;
+mod worker;
 
 pub use clock::{Clock, GuestClock};
+pub use worker::DeviceWorker;
 
 /// What the guest asked the board to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

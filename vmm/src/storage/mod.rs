@@ -1,7 +1,22 @@
 //! Storage: the controllers a guest sees and the backends that keep their data.
 //!
-//! A controller talks to a [`backend`] by byte ranges, to guest memory and to an interrupt sink. It must not know
-//! KVM: threads, ioeventfds and the PCI bus are joined on in the controller's `worker` and `pci` modules only.
+//! A controller talks to a [`backend`] by byte ranges, to guest memory by [`dma`], to an interrupt sink and to a fault plan.
+//! It must not know KVM or the machine: threads, doorbells in the kernel and the PCI bus are joined on in [`worker`],
+//! [`kernel_doorbells`] and the controller's `device` module only; a machine plugs in what [`controllers`] makes.
 
 pub mod backend;
+pub mod controllers;
+pub mod dma;
+pub mod fault;
+pub mod interrupts;
+pub mod kernel_doorbells;
 pub mod nvme;
+pub mod request;
+pub mod segments;
+pub mod worker;
+
+pub use controllers::{
+    BLOCK_SIZE, CONTROLLERS, Connections, ControllerError, ControllerKind, ControllerOptions, StorageDevice,
+};
+pub use fault::{Fault, FaultCount, FaultInjector};
+pub use interrupts::InterruptKind;

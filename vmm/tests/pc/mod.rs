@@ -21,8 +21,9 @@ use storlock_vmm::kvm;
 use storlock_vmm::machine::{Machine, MachineConfig, MachineStop};
 use storlock_vmm::pci::PciAddress;
 use storlock_vmm::sandbox::Sandbox;
+use storlock_vmm::storage::InterruptKind;
 use storlock_vmm::storage::backend::{ImageBackend, ImageOptions};
-use storlock_vmm::storage::nvme::{ControllerConfig, InterruptKind, NvmeDevice};
+use storlock_vmm::storage::nvme::{ControllerConfig, NvmeDevice};
 
 /// Wall-clock limit of one guest. On the svm test platform one takes a twentieth of it when nothing else runs there.
 pub const LIMIT: Duration = Duration::from_secs(1200);
@@ -120,7 +121,8 @@ pub fn machine_interrupted_by(
         };
         let backend = ImageBackend::open(path, config.block_size, options).unwrap();
         let address = PciAddress::new(NVME_SLOT + index, 0).unwrap();
-        NvmeDevice::attach(&mut machine, address, config, vec![Box::new(backend)]).unwrap();
+        let make = |connections| NvmeDevice::new(config, vec![Box::new(backend)], connections);
+        machine.attach_storage(address, make).unwrap();
     }
     machine
 }

@@ -19,7 +19,8 @@ use vm_memory::VolatileSlice;
 use vmm_sys_util::fallocate::{FallocateMode, fallocate};
 use vmm_sys_util::seek_hole::SeekHole;
 
-use super::{OpenError, file_lock, shared_memory};
+use super::{OpenError, file_lock, file_transfer};
+use crate::storage::segments;
 
 /// A file, locked against a second user for as long as it is open.
 #[derive(Debug)]
@@ -189,13 +190,13 @@ impl HostFile {
             return Err(self.short());
         }
         let (done, length) = (
-            shared_memory::read_at(&self.file, target, offset)?,
-            shared_memory::length(target),
+            file_transfer::read_at(&self.file, target, offset)?,
+            segments::length(target),
         );
         if done < length {
             self.check_end(offset, done)?;
-            let rest = shared_memory::part(target, done, length - done);
-            shared_memory::scatter(&vec![0; (length - done) as usize], &rest);
+            let rest = segments::part(target, done, length - done);
+            segments::scatter(&vec![0; (length - done) as usize], &rest);
         }
         Ok(())
     }
@@ -225,10 +226,10 @@ impl HostFile {
 
     /// As [`store`](Self::store), from memory that others may access meanwhile.
     pub(super) fn store_shared(&self, source: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
-        let end = self.end(offset, shared_memory::length(source))?;
+        let end = self.end(offset, segments::length(source))?;
         #[cfg(test)]
-        super::tests::journal::note(|| super::tests::journal::Change::Write(offset, shared_memory::gathered(source)))?;
-        shared_memory::write_all_at(&self.file, source, offset)?;
+        super::tests::journal::note(|| super::tests::journal::Change::Write(offset, segments::gathered(source)))?;
+        file_transfer::write_all_at(&self.file, source, offset)?;
         self.size.fetch_max(end, Ordering::Relaxed);
         Ok(())
     }

@@ -19,7 +19,8 @@ use vm_memory::VolatileSlice;
 use super::image_file::{ImageFile, SharedOrder};
 use super::layers::{self, Image};
 use super::qcow2::Repaired;
-use super::{Backend, BackendError, ImageFormat, OpenError, check_range, shared_memory};
+use super::{Backend, BackendError, ImageFormat, OpenError, check_range};
+use crate::storage::segments;
 
 /// How an image is opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -219,8 +220,8 @@ fn zero_in_place(image: &Image, offset: u64, length: u64) -> io::Result<()> {
 /// takes the way through a buffer.
 fn read_into(image: &Image, offset: u64, target: &[VolatileSlice<'_>]) -> io::Result<()> {
     let mut done = 0;
-    for_each_piece(image, offset, shared_memory::length(target), |mapping, length| {
-        let piece = shared_memory::part(target, done, length);
+    for_each_piece(image, offset, segments::length(target), |mapping, length| {
+        let piece = segments::part(target, done, length);
         let at = offset + done;
         done += length;
         if let Mapping::Raw { storage, offset, .. } = mapping {
@@ -228,10 +229,10 @@ fn read_into(image: &Image, offset: u64, target: &[VolatileSlice<'_>]) -> io::Re
         }
         let mut data = vec![0; length as usize];
         image.read(&mut data[..], at)?;
-        shared_memory::scatter(&data, &piece);
+        segments::scatter(&data, &piece);
         Ok(())
     })?;
-    if done < shared_memory::length(target) {
+    if done < segments::length(target) {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(())
@@ -239,7 +240,7 @@ fn read_into(image: &Image, offset: u64, target: &[VolatileSlice<'_>]) -> io::Re
 
 /// Writes straight to the file if the whole range has its place in it already.
 fn write_from(image: &Image, offset: u64, source: &[VolatileSlice<'_>]) -> io::Result<()> {
-    let length = shared_memory::length(source);
+    let length = segments::length(source);
     match image.get_mapping(offset, length)? {
         (
             Mapping::Raw {
@@ -250,7 +251,7 @@ fn write_from(image: &Image, offset: u64, source: &[VolatileSlice<'_>]) -> io::R
             },
             mapped,
         ) if mapped == length => storage.store_shared(source, offset),
-        _ => image.write(&shared_memory::gathered(source)[..], offset),
+        _ => image.write(&segments::gathered(source)[..], offset),
     }
 }
 
@@ -276,13 +277,13 @@ impl Backend for ImageBackend {
     }
 
     fn read_into(&mut self, offset: u64, target: &[VolatileSlice<'_>]) -> Result<(), BackendError> {
-        check_range(self.length, offset, shared_memory::length(target))?;
+        check_range(self.length, offset, segments::length(target))?;
         self.with(|image| read_into(image, offset, target))
     }
 
     fn write_from(&mut self, offset: u64, source: &[VolatileSlice<'_>]) -> Result<(), BackendError> {
-        self.change(offset, shared_memory::length(source), |image, at, length| {
-            write_from(image, at, &shared_memory::part(source, at - offset, length))
+        self.change(offset, segments::length(source), |image, at, length| {
+            write_from(image, at, &segments::part(source, at - offset, length))
         })
     }
 

@@ -5,7 +5,8 @@
 
 use vm_memory::VolatileSlice;
 
-use super::{Backend, BackendError, check_range, shared_memory};
+use super::{Backend, BackendError, check_range};
+use crate::storage::segments;
 
 const PAGE: usize = 4096;
 static ZEROES: [u8; PAGE] = [0; PAGE];
@@ -68,12 +69,12 @@ impl Backend for MemoryBackend {
     }
 
     fn read_into(&mut self, offset: u64, target: &[VolatileSlice<'_>]) -> Result<(), BackendError> {
-        shared_memory::scatter(self.range(offset, shared_memory::length(target))?, target);
+        segments::scatter(self.range(offset, segments::length(target))?, target);
         Ok(())
     }
 
     fn write_from(&mut self, offset: u64, source: &[VolatileSlice<'_>]) -> Result<(), BackendError> {
-        shared_memory::gather(source, self.writable(offset, shared_memory::length(source))?);
+        segments::gather(source, self.writable(offset, segments::length(source))?);
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 //! checked the range against [`Backend::len`]; a backend checks it once more and refuses what does not fit.
 
 mod file_lock;
+mod file_transfer;
 mod format;
 mod host_file;
 mod image;
@@ -13,12 +14,13 @@ mod memory;
 mod open_error;
 mod parts;
 mod qcow2;
-mod shared_memory;
 mod watched;
 
 use std::io;
 
 use vm_memory::VolatileSlice;
+
+use super::segments;
 
 pub use file_lock::lock_for_writing;
 pub use format::ImageFormat;
@@ -90,9 +92,9 @@ pub trait Backend: Send {
     /// # Errors
     /// As for [`read`](Self::read).
     fn read_into(&mut self, offset: u64, target: &[VolatileSlice<'_>]) -> Result<(), BackendError> {
-        let mut data = vec![0; shared_memory::length(target) as usize];
+        let mut data = vec![0; segments::length(target) as usize];
         self.read(offset, &mut data)?;
-        shared_memory::scatter(&data, target);
+        segments::scatter(&data, target);
         Ok(())
     }
 
@@ -101,7 +103,7 @@ pub trait Backend: Send {
     /// # Errors
     /// As for [`write`](Self::write).
     fn write_from(&mut self, offset: u64, source: &[VolatileSlice<'_>]) -> Result<(), BackendError> {
-        self.write(offset, &shared_memory::gathered(source))
+        self.write(offset, &segments::gathered(source))
     }
 
     /// Makes everything written so far durable.

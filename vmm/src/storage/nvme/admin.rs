@@ -8,6 +8,7 @@ use super::prp::PAGE_SIZE;
 use super::queue::{COMPLETION_ENTRY_SIZE, CompletionQueue, SUBMISSION_ENTRY_SIZE, SubmissionQueue};
 use super::registers::MAX_QUEUE_ENTRIES;
 use super::status::{Failure, Status};
+use crate::storage::dma::DmaMemory;
 
 /// What Create I/O Submission Queue and Create I/O Completion Queue have in common (Figures 151 and 155).
 struct NewQueue {

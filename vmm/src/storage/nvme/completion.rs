@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use super::command::{CompletionEntry, admin};
 use super::controller::Controller;
-use super::fault::CompletionFault;
+use super::faults;
+use crate::storage::fault::CompletionFault;
+use crate::storage::worker::Ticket;
 
 /// Most completions that are delayed at once. A controller that has so many fetches no command until one is due.
 const MAX_DELAYED: usize = 1024;
-
-/// Says which delayed completion is meant.
-pub type Ticket = u64;
 
 /// A completion that waits for its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +59,13 @@ impl Withheld {
         self.due.retain(|(_, entry)| !is_of_queue(entry));
     }
 
+    /// A delayed completion is due: it waits for room only. A ticket of before a reset or of a deleted queue means nothing.
+    pub(super) fn release(&mut self, ticket: Ticket) {
+        if let Some(delayed) = self.delayed.remove(&ticket) {
+            self.due.push_back((delayed.queue, delayed.entry));
+        }
+    }
+
     fn delay(&mut self, queue: u16, entry: CompletionEntry, time: Duration) {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
@@ -69,25 +75,11 @@ impl Withheld {
 }
 
 impl Controller {
-    /// Takes the tickets of completions that were delayed since the last call, and how long each has to wait.
-    pub fn take_delays(&mut self) -> Vec<(Ticket, Duration)> {
-        std::mem::take(&mut self.state.withheld.new_tickets)
-    }
-
-    /// A delayed completion is due: it is posted by the next [`process`](Controller::process). A ticket of before a
-    /// reset or of a deleted queue means nothing.
-    pub fn release(&mut self, ticket: Ticket) {
-        let withheld = &mut self.state.withheld;
-        if let Some(delayed) = withheld.delayed.remove(&ticket) {
-            withheld.due.push_back((delayed.queue, delayed.entry));
-        }
-    }
-
     /// Completes a command of that opcode: its completion is posted, unless a fault wants something else. There is room
     /// for one entry. `false`: the queue memory failed.
     pub(super) fn finish(&mut self, queue: u16, opcode: u8, entry: CompletionEntry) -> bool {
-        let faults = self.faults.as_deref();
-        let fault = faults.and_then(|faults| faults.completion_due(entry.submission_id.get(), opcode));
+        let plan = self.faults.as_deref();
+        let fault = plan.and_then(|plan| plan.completion_due(faults::code(entry.submission_id.get(), opcode)));
         match fault {
             None => self.post(queue, entry),
             Some(CompletionFault::Drop) => true,
@@ -111,7 +103,7 @@ impl Controller {
     fn stray_command_id(&self, queue: u16) -> u16 {
         let mut taken = BTreeSet::new();
         if let Some(Some(submission)) = self.state.submission_queues.get(usize::from(queue)) {
-            taken.extend(submission.waiting_ids(&*self.memory));
+            taken.extend(submission.waiting_ids(&self.memory));
         }
         let delayed = self.state.withheld.delayed.values().map(|delayed| &delayed.entry);
         let delayed = delayed.filter(|entry| entry.submission_id.get() == queue);
@@ -148,7 +140,7 @@ impl Controller {
         else {
             return false;
         };
-        let posted = queue.post(&*self.memory, &entry).is_ok();
+        let posted = queue.post(&self.memory, &entry).is_ok();
         if !posted {
             self.fail();
         }

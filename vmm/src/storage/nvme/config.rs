@@ -2,8 +2,10 @@
 //!
 //! Plain values; nothing here changes while a guest runs.
 
-use super::fault::Fault;
 use super::registers::MAX_QUEUE_PAIRS;
+use crate::storage::controllers::BLOCK_SIZE;
+use crate::storage::fault::Fault;
+use crate::storage::interrupts::InterruptKind;
 
 /// PCI vendor: Red Hat's identifier, whose range 10F0h to 10FFh anybody may use for experiments.
 ///
@@ -47,18 +49,6 @@ pub enum ConfigError {
     },
 }
 
-/// The best way to interrupt that a controller offers. It offers those below, too: drivers choose.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum InterruptKind {
-    /// The INTx pin.
-    Intx,
-    /// MSI.
-    Msi,
-    /// MSI-X.
-    #[default]
-    Msix,
-}
-
 /// How a controller is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControllerConfig {
@@ -74,7 +64,7 @@ pub struct ControllerConfig {
     pub subsystem_id: u16,
     /// The best way to interrupt.
     pub interrupts: InterruptKind,
-    /// What the controller is to do wrong; empty: nothing.
+    /// The faults that the controller is to inject; empty: none.
     pub faults: Vec<Fault>,
 }
 
@@ -82,7 +72,7 @@ impl Default for ControllerConfig {
     fn default() -> Self {
         Self {
             queue_pairs: MAX_QUEUE_PAIRS,
-            block_size: 512,
+            block_size: BLOCK_SIZE,
             serial_number: "STORLOCK0".into(),
             unique_id: 0,
             subsystem_id: PCI_SUBSYSTEM_ID,

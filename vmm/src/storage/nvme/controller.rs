@@ -1,17 +1,16 @@
 //! The controller: its life (enable, reset, shutdown), the round over the queues, and completions.
 //!
 //! It talks to guest memory, an interrupt sink, backends and its [`RegisterFile`], all injected. It must not know
-//! threads, eventfds, PCI or KVM. One thread calls [`Controller::process`]; vCPUs touch the register file only.
+//! threads, eventfds, PCI or KVM. One thread calls [`process`](StorageController::process); vCPUs touch the register file only.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::command::{CompletionEntry, SubmissionEntry};
 use super::config::{ConfigError, ControllerConfig, MAX_NAMESPACES};
-use super::fault::{FaultInjector, FetchFault};
-use super::interrupts::InterruptSink;
+use super::faults;
 use super::log_page::ErrorEntry;
-use super::memory::DmaMemory;
-use super::prp::{self, Segment};
+use super::prp;
 use super::queue::{COMPLETION_ENTRY_SIZE, CompletionQueue, SUBMISSION_ENTRY_SIZE, SubmissionQueue};
 use super::registers::{
     Configuration, FATAL, READY, RegisterFile, SHUTDOWN_COMPLETE, SHUTDOWN_OCCURRING, SUBSYSTEM_RESET_OCCURRED,
@@ -19,6 +18,11 @@ use super::registers::{
 use super::state::{Activity, ControllerState};
 use super::status::{Failure, Status};
 use crate::storage::backend::Backend;
+use crate::storage::dma::{Dma, DmaMemory};
+use crate::storage::fault::{FaultInjector, FetchFault};
+use crate::storage::interrupts::InterruptSink;
+use crate::storage::segments::Segment;
+use crate::storage::worker::{Attention, Progress, StorageController, Ticket};
 
 /// Who is told whether doorbell registers of I/O queues still carry a value that matters.
 pub trait DoorbellRoute: Send {
@@ -30,15 +34,6 @@ pub trait DoorbellRoute: Send {
 /// For controllers whose doorbell writes always arrive with their value.
 impl DoorbellRoute for () {
     fn use_shadow(&mut self, _active: bool) {}
-}
-
-/// What a call of [`Controller::process`] has left to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// Nothing until the guest writes a register.
-    Idle,
-    /// Call again.
-    Pending,
 }
 
 /// Commands taken from one queue in its turn, whatever burst the host would like.
@@ -65,14 +60,13 @@ impl Namespace {
 /// An NVMe controller.
 pub struct Controller {
     pub(super) config: ControllerConfig,
-    pub(super) memory: Box<dyn DmaMemory>,
+    pub(super) memory: Dma,
     pub(super) interrupts: Arc<dyn InterruptSink>,
     pub(super) doorbell_route: Box<dyn DoorbellRoute>,
     pub(super) namespaces: Vec<Namespace>,
     pub(super) registers: Arc<RegisterFile>,
     pub(super) faults: Option<Arc<FaultInjector>>,
     pub(super) state: ControllerState,
-    bus_master: bool,
     // Room that is kept between commands; without meaning from one to the next.
     pub(super) buffer: Vec<u8>,
     pub(super) segments: Vec<Segment>,
@@ -114,13 +108,12 @@ impl Controller {
         Ok(Self {
             state: ControllerState::new(config.queue_pairs, namespaces.len()),
             config,
-            memory,
+            memory: Dma::new(memory),
             registers: Arc::new(RegisterFile::new(faults.clone(), Arc::clone(&interrupts))),
             interrupts,
             doorbell_route,
             namespaces,
             faults,
-            bus_master: true,
             buffer: Vec::new(),
             segments: Vec::new(),
             written_doorbells: Vec::new(),
@@ -145,19 +138,24 @@ impl Controller {
         self.faults.clone()
     }
 
-    /// PCI COMMAND.BusMasterEnable: while it is off, guest memory is not touched and no message sent.
-    pub fn set_bus_master(&mut self, enabled: bool) {
-        self.bus_master = enabled;
-    }
-
     pub(super) fn configuration(&self) -> Configuration {
         self.registers.lock().configuration
     }
+}
+
+impl StorageController for Controller {
+    fn attention(&self) -> Attention {
+        self.registers.attention()
+    }
+
+    fn set_bus_master(&mut self, enabled: bool) {
+        self.memory.set_bus_master(enabled);
+    }
 
     /// Acts on what the guest wrote to the registers, then gives each submission queue one turn.
-    pub fn process(&mut self) -> Progress {
+    fn process(&mut self) -> Progress {
         self.take_configuration();
-        if self.state.activity != Activity::Running || !self.bus_master {
+        if self.state.activity != Activity::Running || !self.memory.is_bus_master() {
             return Progress::Idle;
         }
         if self.advance() {
@@ -186,7 +184,21 @@ impl Controller {
         }
     }
 
-    /// Whether nothing more may be fetched in this call of [`process`](Self::process).
+    fn take_delays(&mut self) -> Vec<(Ticket, Duration)> {
+        std::mem::take(&mut self.state.withheld.new_tickets)
+    }
+
+    fn is_delayed(&self, ticket: Ticket) -> bool {
+        self.state.withheld.delayed.contains_key(&ticket)
+    }
+
+    fn release(&mut self, ticket: Ticket) {
+        self.state.withheld.release(ticket);
+    }
+}
+
+impl Controller {
+    /// Whether nothing more may be fetched in this call of [`process`](StorageController::process).
     fn must_stop(&self) -> bool {
         self.registers.wants_attention() || self.state.activity != Activity::Running || self.state.in_hand.is_some()
     }
@@ -330,12 +342,12 @@ impl Controller {
         let Some(queue) = self.state.submission_queues[usize::from(id)].as_mut() else {
             return;
         };
-        let Ok(command) = queue.fetch(&*self.memory) else {
+        let Ok(command) = queue.fetch(&self.memory) else {
             return self.fail();
         };
         let result = match self.fetch_fault(id, &command) {
             Some(FetchFault::Fatal) => return self.fail(),
-            Some(FetchFault::Fail(status)) => Err(self.failed_on_purpose(status)),
+            Some(FetchFault::Fail(status)) => Err(self.failed_on_purpose(faults::status(status))),
             Some(FetchFault::ReadOnly) => {
                 self.make_read_only(command.namespace_id.get());
                 self.execute(id, &command)
@@ -376,8 +388,8 @@ impl Controller {
     }
 
     fn fetch_fault(&self, queue: u16, command: &SubmissionEntry) -> Option<FetchFault> {
-        let faults = self.faults.as_deref()?;
-        faults.command_fetched(queue, command.opcode)
+        let plan = self.faults.as_deref()?;
+        plan.command_fetched(faults::code(queue, command.opcode))
     }
 
     /// The failure of a command that the fault plan has fail: counted and logged as a real one is.
@@ -419,7 +431,8 @@ impl Controller {
     /// Transfers `data` to where the command wants it.
     pub(super) fn send(&mut self, command: &SubmissionEntry, data: &[u8]) -> Result<(), Failure> {
         self.find_segments(command, data.len())?;
-        Ok(prp::scatter(&*self.memory, &self.segments, data)?)
+        let sent = self.memory.scatter(&self.segments, data);
+        Ok(sent.map_err(|_| Status::DATA_TRANSFER_ERROR)?)
     }
 
     /// Transfers `length` bytes from where the command has them into the controller's buffer, which is handed out; the
@@ -428,13 +441,14 @@ impl Controller {
         self.find_segments(command, length)?;
         let mut data = std::mem::take(&mut self.buffer);
         data.resize(length, 0);
-        prp::gather(&*self.memory, &self.segments, &mut data)?;
+        let received = self.memory.gather(&self.segments, &mut data);
+        received.map_err(|_| Status::DATA_TRANSFER_ERROR)?;
         Ok(data)
     }
 
     pub(super) fn find_segments(&mut self, command: &SubmissionEntry, length: usize) -> Result<(), Failure> {
         let (prp1, prp2) = (command.prp1.get(), command.prp2.get());
-        prp::walk(&*self.memory, prp1, prp2, length, &mut self.segments).map_err(|status| {
+        prp::walk(&self.memory, prp1, prp2, length, &mut self.segments).map_err(|status| {
             if status == Status::PRP_OFFSET_INVALID {
                 Failure::at(status, 6, 0)
             } else {

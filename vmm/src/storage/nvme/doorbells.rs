@@ -10,11 +10,11 @@ use std::sync::atomic::{Ordering, fence};
 use super::command::SubmissionEntry;
 use super::controller::Controller;
 use super::events::Event;
-use super::memory::DmaMemory;
 use super::prp::PAGE_SIZE;
 use super::queue::{CompletionQueue, InvalidDoorbellValue, SubmissionQueue};
 use super::status::{Failure, Status};
 use crate::irq::InterruptMode;
+use crate::storage::dma::DmaMemory;
 
 /// The two pages that Doorbell Buffer Config names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,14 +94,14 @@ impl Controller {
         };
         for (id, queue) in self.state.submission_queues.iter().enumerate() {
             shadow.start(
-                &*self.memory,
+                &self.memory,
                 tail_doorbell(id),
                 queue.as_ref().map_or(0, SubmissionQueue::tail),
             );
         }
         for (id, queue) in self.state.completion_queues.iter().enumerate() {
             shadow.start(
-                &*self.memory,
+                &self.memory,
                 head_doorbell(id),
                 queue.as_ref().map_or(0, CompletionQueue::head),
             );
@@ -115,14 +115,14 @@ impl Controller {
     /// A submission queue begins: its shadow doorbell does too.
     pub(super) fn start_tail_doorbell(&mut self, queue: u16) {
         if let Some(shadow) = &mut self.state.shadow {
-            shadow.start(&*self.memory, tail_doorbell(queue.into()), 0);
+            shadow.start(&self.memory, tail_doorbell(queue.into()), 0);
         }
     }
 
     /// A completion queue begins: its shadow doorbell does too.
     pub(super) fn start_head_doorbell(&mut self, queue: u16) {
         if let Some(shadow) = &mut self.state.shadow {
-            shadow.start(&*self.memory, head_doorbell(queue.into()), 0);
+            shadow.start(&self.memory, head_doorbell(queue.into()), 0);
         }
     }
 
@@ -191,7 +191,7 @@ impl Controller {
             if !self.has_doorbell(doorbell) {
                 continue;
             }
-            let Some(value) = shadow.value(&*self.memory, doorbell) else {
+            let Some(value) = shadow.value(&self.memory, doorbell) else {
                 continue;
             };
             if let Some(Err(InvalidDoorbellValue)) = self.ring(doorbell, value) {
@@ -210,14 +210,14 @@ impl Controller {
         let by_pin = self.interrupts.mode() == InterruptMode::Intx;
         for (id, queue) in self.state.submission_queues.iter().enumerate() {
             if let Some(queue) = queue {
-                shadow.arm(&*self.memory, tail_doorbell(id), queue.tail());
+                shadow.arm(&self.memory, tail_doorbell(id), queue.tail());
             }
         }
         for (id, queue) in self.state.completion_queues.iter().enumerate() {
             // The head matters to a queue that has no room left, and to the level of the pin.
             let matters = |queue: &&CompletionQueue| queue.is_full() || by_pin && !queue.is_empty();
             if let Some(queue) = queue.as_ref().filter(matters) {
-                shadow.arm(&*self.memory, head_doorbell(id), queue.head());
+                shadow.arm(&self.memory, head_doorbell(id), queue.head());
             }
         }
         fence(Ordering::SeqCst);

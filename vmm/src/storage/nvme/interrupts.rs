@@ -13,18 +13,6 @@
 use super::controller::Controller;
 use crate::irq::InterruptMode;
 
-/// Where interrupts go.
-pub trait InterruptSink: Send + Sync {
-    /// How the function interrupts now.
-    fn mode(&self) -> InterruptMode;
-
-    /// Sends message `vector` of MSI-X or MSI, or makes it pending while MSI-X masks it.
-    fn signal(&self, vector: u16);
-
-    /// Sets the level of the pin. Heeded in no other mode.
-    fn set_level(&self, pending: bool);
-}
-
 /// The message that a queue with this vector uses, of so many that there are (a power of two, 32 at most). A vector that
 /// the host has given no message to shares one.
 fn message_of(vector: u16, messages: u16) -> u16 {

@@ -4,7 +4,7 @@
 //!   [backends](super::backend) and posts completions. Memory, interrupts and backends are injected; it knows neither
 //!   threads nor KVM nor PCI. Section numbers in comments are those of the NVM Express Base Specification 1.4.
 //! * [`RegisterFile`] is the half of it that vCPUs touch: it never waits for DMA.
-//! * [`NvmeDevice`] is the PCI function: a controller, its [`worker`] thread, interrupts and doorbells in the kernel.
+//! * [`NvmeDevice`] is the PCI function: a controller, its worker thread, interrupts and doorbells in the kernel.
 //!
 //! What there is: one I/O controller with 1 to 64 I/O queue pairs and 1 to 16 namespaces, the NVM command set without
 //! metadata and protection information, 4 KiB pages, PRPs only, round robin arbitration (no weighted one), MSI-X, MSI and
@@ -12,7 +12,7 @@
 //! fused operations, Format NVM, namespace management, firmware download, reservations, metadata, a controller memory
 //! buffer; such commands and fields get the specified status.
 //!
-//! A controller does wrong what its [fault plan](fault) says, and nothing else.
+//! A controller injects the faults of its [plan](crate::storage::fault), in the words of [`faults`], and no others.
 #![forbid(unsafe_code)]
 
 mod admin;
@@ -23,14 +23,12 @@ pub mod controller;
 pub mod device;
 pub mod doorbells;
 pub mod events;
-pub mod fault;
+pub mod faults;
 pub mod features;
 pub mod identify;
 pub mod interrupts;
-pub mod kernel_doorbells;
 pub mod log_page;
 pub mod media;
-pub mod memory;
 pub mod nvm;
 pub mod prp;
 pub mod queue;
@@ -38,21 +36,13 @@ pub mod ranges;
 pub mod registers;
 pub mod state;
 pub mod status;
-pub mod worker;
 
-pub use completion::Ticket;
 pub use config::{
-    ConfigError, ControllerConfig, InterruptKind, MAX_NAMESPACES, PCI_DEVICE_ID, PCI_OTHER_SUBSYSTEM_ID,
-    PCI_SUBSYSTEM_ID, PCI_SUBSYSTEM_VENDOR_ID, PCI_VENDOR_ID,
+    ConfigError, ControllerConfig, MAX_NAMESPACES, PCI_DEVICE_ID, PCI_OTHER_SUBSYSTEM_ID, PCI_SUBSYSTEM_ID,
+    PCI_SUBSYSTEM_VENDOR_ID, PCI_VENDOR_ID,
 };
-pub use controller::{Controller, DoorbellRoute, Progress};
-pub use device::{AttachError, Connections, NvmeDevice};
-pub use fault::{
-    CommandMatch, CompletionFault, Fault, FaultCount, FaultInjector, FaultKind, FetchFault, RegisterFault,
-    RegisterMatch,
-};
-pub use interrupts::InterruptSink;
-pub use memory::{DmaMemory, NotMemory};
+pub use controller::{Controller, DoorbellRoute};
+pub use device::{NVME, NvmeDevice};
 pub use registers::{DOORBELLS, MAX_QUEUE_PAIRS, RegisterFile, RegisterState};
 pub use state::ControllerState;
 pub use status::Status;

@@ -10,6 +10,7 @@ use super::identify::MAX_TRANSFER;
 use super::media::ByteRange;
 use super::status::{Failure, Status};
 use crate::storage::backend::BackendError;
+use crate::storage::dma::DmaMemory;
 
 const NSID_ALL: u32 = 0xffff_ffff;
 /// CDW12 of the commands with a range.

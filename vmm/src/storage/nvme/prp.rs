@@ -3,24 +3,16 @@
 //! Turns PRP entries and lists into segments. It knows neither commands nor what is transferred. The guest may change a
 //! list while it is read: every entry is read once and checked after it was read.
 
-use super::memory::DmaMemory;
 use super::status::Status;
+use crate::storage::dma::DmaMemory;
+use crate::storage::segments::Segment;
 
 /// The one memory page size that the controller has (CAP.MPSMIN = CAP.MPSMAX = 0), in bytes.
 pub const PAGE_SIZE: u64 = 4096;
 
 const ENTRY_SIZE: u64 = 8;
 
-/// A piece of guest memory that does not cross a page boundary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// Guest physical address.
-    pub address: u64,
-    /// Bytes, 1 to 4096.
-    pub length: usize,
-}
-
-/// Finds the segments of a transfer of `length` bytes and puts them in `segments`, in order.
+/// Finds the segments of a transfer of `length` bytes and puts them in `segments`, in order. None crosses a page boundary.
 ///
 /// Lists are followed only as far as `length` needs, so the caller bounds the work by bounding `length` (MDTS).
 ///
@@ -101,32 +93,4 @@ fn read_entry<M: DmaMemory + ?Sized>(memory: &M, address: u64) -> Result<u64, St
         .read(address, &mut entry)
         .map_err(|_| Status::DATA_TRANSFER_ERROR)?;
     Ok(u64::from_le_bytes(entry))
-}
-
-/// Copies guest memory into `buffer`, which has the total length of the segments.
-pub(super) fn gather(memory: &dyn DmaMemory, segments: &[Segment], buffer: &mut [u8]) -> Result<(), Status> {
-    let mut rest = buffer;
-    for segment in segments {
-        let (piece, tail) = rest
-            .split_at_mut_checked(segment.length)
-            .ok_or(Status::INTERNAL_ERROR)?;
-        memory
-            .read(segment.address, piece)
-            .map_err(|_| Status::DATA_TRANSFER_ERROR)?;
-        rest = tail;
-    }
-    Ok(())
-}
-
-/// Copies `data`, which has the total length of the segments, to guest memory.
-pub(super) fn scatter(memory: &dyn DmaMemory, segments: &[Segment], data: &[u8]) -> Result<(), Status> {
-    let mut rest = data;
-    for segment in segments {
-        let (piece, tail) = rest.split_at_checked(segment.length).ok_or(Status::INTERNAL_ERROR)?;
-        memory
-            .write(segment.address, piece)
-            .map_err(|_| Status::DATA_TRANSFER_ERROR)?;
-        rest = tail;
-    }
-    Ok(())
 }

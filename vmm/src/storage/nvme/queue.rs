@@ -6,7 +6,7 @@
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::command::{CompletionEntry, SubmissionEntry};
-use super::memory::{DmaMemory, NotMemory};
+use crate::storage::dma::{DmaMemory, NotMemory};
 
 /// Size of a submission queue entry in bytes (CC.IOSQES = 6).
 pub const SUBMISSION_ENTRY_SIZE: u64 = 64;

@@ -8,11 +8,11 @@
 //! acknowledged its interrupt must not get it again because the worker has not looked yet. With MSI-X the mask masks
 //! nothing (the host shall not touch it then, section 3.1.3).
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::fault::{FaultInjector, RegisterFault};
-use super::interrupts::InterruptSink;
+use crate::storage::fault::{FaultInjector, RegisterFault};
+use crate::storage::interrupts::InterruptSink;
+use crate::storage::worker::Attention;
 
 /// The most I/O queue pairs a controller can be given.
 pub const MAX_QUEUE_PAIRS: u16 = 64;
@@ -23,16 +23,31 @@ pub const DOORBELLS: u64 = 0x1000;
 /// Doorbells there are at most: a tail and a head for the admin queues and each I/O queue pair.
 pub const DOORBELL_COUNT: usize = 2 * (MAX_QUEUE_PAIRS as usize + 1);
 
-const CAP: u64 = 0x00;
-const VS: u64 = 0x08;
-const INTMS: u64 = 0x0c;
-const INTMC: u64 = 0x10;
-const CC: u64 = 0x14;
-const CSTS: u64 = 0x1c;
-const NSSR: u64 = 0x20;
-const AQA: u64 = 0x24;
-const ASQ: u64 = 0x28;
-const ACQ: u64 = 0x30;
+/// Offsets of the registers in BAR 0 (Figure 68).
+pub mod offset {
+    /// Controller Capabilities.
+    pub const CAP: u64 = 0x00;
+    /// Version.
+    pub const VS: u64 = 0x08;
+    /// Interrupt Mask Set.
+    pub const INTMS: u64 = 0x0c;
+    /// Interrupt Mask Clear.
+    pub const INTMC: u64 = 0x10;
+    /// Controller Configuration.
+    pub const CC: u64 = 0x14;
+    /// Controller Status.
+    pub const CSTS: u64 = 0x1c;
+    /// NVM Subsystem Reset.
+    pub const NSSR: u64 = 0x20;
+    /// Admin Queue Attributes.
+    pub const AQA: u64 = 0x24;
+    /// Admin Submission Queue Base Address.
+    pub const ASQ: u64 = 0x28;
+    /// Admin Completion Queue Base Address.
+    pub const ACQ: u64 = 0x30;
+}
+use offset::{ACQ, AQA, ASQ, CAP, CC, CSTS, INTMC, INTMS, NSSR, VS};
+
 /// Everything from here to the doorbells is reserved: no boot partitions, memory buffer or persistent region.
 const DEFINED_END: u64 = 0x38;
 
@@ -319,7 +334,7 @@ fn set_high(register: &mut u64, value: u32) {
 /// The registers, shared by the vCPUs and the controller's worker. Locked for moments only.
 pub struct RegisterFile {
     state: Mutex<RegisterState>,
-    attention: AtomicBool,
+    attention: Attention,
     faults: Option<Arc<FaultInjector>>,
     interrupts: Arc<dyn InterruptSink>,
 }
@@ -330,7 +345,7 @@ impl RegisterFile {
     pub fn new(faults: Option<Arc<FaultInjector>>, interrupts: Arc<dyn InterruptSink>) -> Self {
         Self {
             state: Mutex::default(),
-            attention: AtomicBool::new(false),
+            attention: Attention::default(),
             faults,
             interrupts,
         }
@@ -407,10 +422,9 @@ impl RegisterFile {
         self.lock().clone()
     }
 
-    /// Asks a controller that is at work to return from [`process`](super::Controller::process) after the command in
-    /// hand, until [`calm`](Self::calm) is called.
-    pub fn interrupt_work(&self) {
-        self.attention.store(true, Ordering::Release);
+    /// The flag that asks a controller at work to return after the command in hand.
+    pub(super) fn attention(&self) -> Attention {
+        self.attention.clone()
     }
 
     /// Resets the function. The controller is at rest.
@@ -418,14 +432,9 @@ impl RegisterFile {
         self.change(&mut self.lock(), RegisterState::reset_function);
     }
 
-    /// Takes [`interrupt_work`](Self::interrupt_work) back.
-    pub fn calm(&self) {
-        self.attention.store(false, Ordering::Release);
-    }
-
     /// Whether a controller at work has to stop after the command in hand.
     pub(super) fn wants_attention(&self) -> bool {
-        self.attention.load(Ordering::Acquire) || self.lock().reset_pending
+        self.attention.is_wanted() || self.lock().reset_pending
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, RegisterState> {

@@ -145,6 +145,12 @@ impl Status {
     }
 }
 
+impl From<Status> for u32 {
+    fn from(status: Status) -> Self {
+        status.0.into()
+    }
+}
+
 /// A command that failed: its status, and the field that is to blame where one is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Failure {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -15,17 +16,13 @@ use crate::bus::Bus;
 use crate::devices::testing::LineProbe;
 use crate::doorbell::{Doorbell, DoorbellHost, DoorbellMatch};
 use crate::irq::{MessageSink, MsiMessage};
-use crate::machine::DeviceWorker;
-use crate::pci::{Interrupts, PciAddress, PciBus, PciDevice, Resources};
+use crate::pci::{PciAddress, PciBus, Resources};
 use crate::sandbox::Sandbox;
 use crate::storage::backend::{Backend, BackendError, MemoryBackend};
 use crate::storage::nvme::command::{SubmissionEntry, admin, nvm};
-use crate::storage::nvme::device::interrupts;
 use crate::storage::nvme::ranges::{DatasetRange, PIECE};
-use crate::storage::nvme::{
-    AttachError, CommandMatch, CompletionFault, ConfigError, Connections, ControllerConfig, Fault, FaultKind,
-    InterruptKind, NvmeDevice,
-};
+use crate::storage::nvme::{ConfigError, ControllerConfig, NvmeDevice};
+use crate::storage::{Connections, ControllerError, InterruptKind, StorageDevice};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -71,7 +68,8 @@ impl DoorbellHost for Doorbells {
 
 struct Bench {
     memory: GuestMemoryMmap,
-    device: Arc<NvmeDevice>,
+    device: StorageDevice,
+    failed: Receiver<String>,
     messages: Arc<Messages>,
     pin: Arc<LineProbe>,
     doorbells: Arc<Doorbells>,
@@ -89,6 +87,8 @@ impl Bench {
 
     fn with_faults(backend: Box<dyn Backend>, faults: Vec<Fault>) -> Self {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).unwrap();
+        let (sender, failed) = std::sync::mpsc::channel();
+        let sender = Mutex::new(sender);
         let (messages, doorbells) = (Arc::<Messages>::default(), Arc::<Doorbells>::default());
         let pin = Arc::<LineProbe>::default();
         let config = ControllerConfig {
@@ -98,14 +98,19 @@ impl Bench {
         };
         let connections = Connections {
             memory: memory.clone(),
-            interrupts: interrupts(&config, |_| Ok(Arc::clone(&messages)), Arc::clone(&pin) as _).unwrap(),
+            pin: Arc::clone(&pin) as _,
+            vectors: Box::new({
+                let messages = Arc::clone(&messages);
+                move |_| Ok(messages)
+            }),
             doorbells: Arc::clone(&doorbells) as _,
             sandbox: Sandbox::none(),
+            on_failure: Box::new(move |what| drop(sender.lock().unwrap().send(what))),
         };
-        let (device, function) = NvmeDevice::new(config, vec![backend], connections).unwrap();
+        let device = NvmeDevice::new(config, vec![backend], connections).unwrap();
         let (pio, mmio) = (Arc::new(Bus::pio()), Arc::new(Bus::mmio()));
         let pci = PciBus::new(&pio, &mmio);
-        pci.add(Self::address(), function).unwrap();
+        pci.add(Self::address(), Arc::clone(&device.function)).unwrap();
         let resources = Resources {
             memory: WINDOW..=0xfebf_ffff,
             ports: 0xc000..=0xffff,
@@ -120,6 +125,7 @@ impl Bench {
         Self {
             memory,
             device,
+            failed,
             messages,
             pin,
             doorbells,
@@ -242,17 +248,17 @@ fn commands_run_on_the_worker_and_interrupt() {
 fn a_paused_worker_touches_nothing_and_then_goes_on() {
     let bench = Bench::new(disk());
     bench.enable();
-    bench.device.request_pause();
-    bench.device.request_pause();
-    bench.device.wait_paused();
+    bench.device.worker.request_pause();
+    bench.device.worker.request_pause();
+    bench.device.worker.wait_paused();
     bench.put_command(ADMIN_SQ, 0, identify(1, 0));
     bench.write(0x1000, 1);
     assert_eq!(bench.read(0x1c), 1, "registers answer");
     std::thread::sleep(Duration::from_millis(30));
     assert_eq!((bench.completion(ADMIN_CQ, 0), bench.messages()), (0, 0));
-    bench.device.resume();
+    bench.device.worker.resume();
     bench.wait_for(|bench| bench.completion(ADMIN_CQ, 0) == 1);
-    bench.device.resume();
+    bench.device.worker.resume();
 }
 
 /// A backend whose reads and zeroes wait until they are let go, and count themselves first.
@@ -317,9 +323,9 @@ fn a_pause_waits_for_the_command_in_hand_only_and_vcpus_never_wait() {
     // The worker hangs in the backend; registers answer and doorbells are taken.
     assert_eq!(bench.read(0x1c), 1);
     bench.write(0x100c, 0);
-    bench.device.request_pause();
+    bench.device.worker.request_pause();
     std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| bench.device.wait_paused());
+        let waiter = scope.spawn(|| bench.device.worker.wait_paused());
         std::thread::sleep(Duration::from_millis(30));
         assert!(!waiter.is_finished(), "a command is in hand");
         drop(held);
@@ -330,7 +336,7 @@ fn a_pause_waits_for_the_command_in_hand_only_and_vcpus_never_wait() {
         (1, 0),
         "one command, not three"
     );
-    bench.device.resume();
+    bench.device.worker.resume();
     bench.wait_for(|bench| bench.completion(cq, 2) == 1);
 }
 
@@ -354,12 +360,12 @@ fn a_pause_waits_for_one_piece_of_a_deallocated_disk() {
     bench.put_command(sq, 0, command);
     bench.write(0x1008, 1);
     bench.wait_for(|_| begun.load(Ordering::SeqCst) == 1);
-    bench.device.request_pause();
+    bench.device.worker.request_pause();
     drop(held);
-    bench.device.wait_paused();
+    bench.device.worker.wait_paused();
     assert_eq!(begun.load(Ordering::SeqCst), 1, "the second piece did not begin");
     assert_eq!(bench.completion(cq, 0), 0);
-    bench.device.resume();
+    bench.device.worker.resume();
     bench.wait_for(|bench| bench.completion(cq, 0) == 1);
     assert_eq!(begun.load(Ordering::SeqCst), 8);
 }
@@ -368,14 +374,14 @@ fn a_pause_waits_for_one_piece_of_a_deallocated_disk() {
 fn stopping_ends_the_thread_even_in_a_pause() {
     let bench = Bench::new(disk());
     bench.enable();
-    bench.device.request_pause();
-    bench.device.wait_paused();
-    bench.device.stop();
+    bench.device.worker.request_pause();
+    bench.device.worker.wait_paused();
+    bench.device.worker.stop();
     bench.put_command(ADMIN_SQ, 0, identify(1, 0));
     bench.write(0x1000, 1);
     assert_eq!(bench.completion(ADMIN_CQ, 0), 0);
     // At rest for ever: nobody hangs on a thread that is gone.
-    bench.device.wait_paused();
+    bench.device.worker.wait_paused();
 }
 
 #[test]
@@ -385,9 +391,9 @@ fn bus_mastering_gates_the_worker() {
     bench.pci.config_write(Bench::address(), 4, &[2, 0]);
     bench.put_command(ADMIN_SQ, 0, identify(1, 0));
     // The worker may be in the middle of its last look.
-    bench.device.request_pause();
-    bench.device.wait_paused();
-    bench.device.resume();
+    bench.device.worker.request_pause();
+    bench.device.worker.wait_paused();
+    bench.device.worker.resume();
     bench.write(0x1000, 1);
     std::thread::sleep(Duration::from_millis(30));
     assert_eq!(bench.completion(ADMIN_CQ, 0), 0);
@@ -441,13 +447,15 @@ fn doorbells_are_in_the_kernel_only_with_shadow_doorbells() {
         .unwrap();
     bench.wait_for(|bench| bench.completion(cq, 0) == 1);
 
-    bench.device.bar_moved(0, Some(0xd000_0000));
+    let address = Bench::address();
+    bench.pci.config_write(address, 0x10, &0xd000_0000u32.to_le_bytes());
     assert_eq!(connected(), expected(0xd000_0000));
-    bench.device.bar_moved(3, None);
-    assert_eq!(connected(), expected(0xd000_0000));
-    bench.device.bar_moved(0, None);
-    assert!(connected().is_empty());
-    bench.device.bar_moved(0, Some(WINDOW));
+    let command = bench.config(0x04) as u16;
+    bench.pci.config_write(address, 0x04, &(command & !2).to_le_bytes());
+    assert!(connected().is_empty(), "memory space is off");
+    bench.pci.config_write(address, 0x10, &(WINDOW as u32).to_le_bytes());
+    bench.pci.config_write(address, 0x04, &command.to_le_bytes());
+    assert_eq!(connected(), expected(WINDOW));
 
     bench.write(0x14, 0);
     bench.wait_for(|bench| bench.read(0x1c) == 0);
@@ -513,17 +521,18 @@ fn a_controller_offers_what_its_configuration_says() {
             interrupts: kind,
             ..ControllerConfig::default()
         };
-        let messages = Arc::<Messages>::default();
         let connections = Connections {
             memory: memory.clone(),
-            interrupts: interrupts(&config, |_| Ok(Arc::clone(&messages)), Arc::<LineProbe>::default()).unwrap(),
+            pin: Arc::<LineProbe>::default(),
+            vectors: Box::new(|_| Ok(Arc::<Messages>::default())),
+            on_failure: Box::new(|_| {}),
             doorbells: Arc::<Doorbells>::default(),
             sandbox: Sandbox::none(),
         };
-        let (_device, function) = NvmeDevice::new(config, vec![disk()], connections).unwrap();
+        let device = NvmeDevice::new(config, vec![disk()], connections).unwrap();
         let byte = |offset| {
             let mut data = [0];
-            function.config_read(offset, &mut data);
+            device.function.config_read(offset, &mut data);
             data[0]
         };
         let mut found = Vec::new();
@@ -541,9 +550,11 @@ fn a_device_that_cannot_be_is_refused() {
     for queue_pairs in [0, 65, u16::MAX] {
         let connections = Connections {
             memory: GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap(),
-            interrupts: Interrupts::default(),
+            pin: Arc::<LineProbe>::default(),
+            vectors: Box::new(|_| Ok(Arc::<Messages>::default())),
             doorbells: Arc::<Doorbells>::default(),
             sandbox: Sandbox::none(),
+            on_failure: Box::new(|_| {}),
         };
         let config = ControllerConfig {
             queue_pairs,
@@ -551,7 +562,7 @@ fn a_device_that_cannot_be_is_refused() {
         };
         let error = NvmeDevice::new(config, vec![disk()], connections).err().unwrap();
         assert!(
-            matches!(error, AttachError::Config(ConfigError::QueuePairs(_))),
+            matches!(error, ControllerError::Nvme(ConfigError::QueuePairs(_))),
             "{error}"
         );
     }
@@ -561,7 +572,7 @@ fn a_device_that_cannot_be_is_refused() {
 fn the_worker_delivers_a_delayed_completion_when_its_time_has_come() {
     let time = Duration::from_millis(150);
     let delay = Fault {
-        kind: FaultKind::Completion(CommandMatch::Io(Some(nvm::READ)), CompletionFault::Delay(time)),
+        kind: FaultKind::Completion(io(nvm::READ), CompletionFault::Delay(time)),
         after: 0,
         count: 1,
     };
@@ -577,7 +588,7 @@ fn the_worker_delivers_a_delayed_completion_when_its_time_has_come() {
     assert!(began.elapsed() >= time, "too early");
     let first: u16 = bench.memory.read_obj(GuestAddress(cq + 12)).unwrap();
     assert_eq!(first, 1, "the flush does not wait");
-    let counts = bench.device.faults().unwrap().counts();
+    let counts = bench.device.faults.as_ref().unwrap().counts();
     assert_eq!((counts[0].matched, counts[0].injected), (1, 1));
 }
 
@@ -613,18 +624,13 @@ impl Backend for Panicking {
 #[test]
 fn a_panic_of_the_worker_is_told_and_nobody_waits_for_it() {
     let bench = Bench::new(Box::new(Panicking));
-    let (sender, told) = std::sync::mpsc::channel();
-    let sender = Mutex::new(sender);
-    bench
-        .device
-        .on_failure(move |what| drop(sender.lock().unwrap().send(what)));
     bench.enable();
     bench.create_queue_pair();
     let (sq, _) = Driver::queue_addresses(1);
     bench.put_command(sq, 0, blocks(nvm::READ, 0, 1));
     bench.write(0x1008, 1);
-    let what = told.recv_timeout(Duration::from_secs(10)).unwrap();
+    let what = bench.failed.recv_timeout(Duration::from_secs(10)).unwrap();
     assert!(what.contains("panicked"), "{what}");
-    bench.device.request_pause();
-    bench.device.wait_paused();
+    bench.device.worker.request_pause();
+    bench.device.worker.wait_paused();
 }

@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use zerocopy::IntoBytes;
 
-use super::harness::{CC_ENABLE, Interrupts};
+use super::harness::{CC_ENABLE, Interrupts, Progress, StorageController as _};
 use super::hostile::{Escapes, Watched};
 use crate::storage::backend::MemoryBackend;
 use crate::storage::nvme::command::{SubmissionEntry, admin};
 use crate::storage::nvme::state::Activity;
-use crate::storage::nvme::{Controller, ControllerConfig, Progress};
+use crate::storage::nvme::{Controller, ControllerConfig};
 
 /// What commands may reach: two pieces of RAM, with a hole between them.
 const RAM: [(u64, u64); 2] = [(0, 0x10000), (0x2_0000, 0x8000)];

@@ -3,17 +3,11 @@
 use std::time::Duration;
 
 use super::harness::*;
+use crate::storage::nvme::Status;
 use crate::storage::nvme::command::{SubmissionEntry, admin, nvm};
 use crate::storage::nvme::log_page::{ErrorEntry, SmartHealth};
 use crate::storage::nvme::state::Activity;
-use crate::storage::nvme::{
-    CommandMatch, CompletionFault, Fault, FaultCount, FaultKind, FetchFault, Progress, RegisterFault, RegisterMatch,
-    Status,
-};
 use zerocopy::FromBytes;
-
-const READS: CommandMatch = CommandMatch::Io(Some(nvm::READ));
-const WRITES: CommandMatch = CommandMatch::Io(Some(nvm::WRITE));
 
 fn fault(kind: FaultKind, after: u64, count: u64) -> Fault {
     Fault { kind, after, count }
@@ -53,7 +47,12 @@ fn a_controller_without_a_plan_has_no_injector() {
 
 #[test]
 fn a_command_that_is_to_fail_is_not_executed_and_logged_as_any_failure() {
-    let plan = [fetch(WRITES, FetchFault::Fail(Status::WRITE_FAULT), 1, 2)];
+    let plan = [fetch(
+        io(nvm::WRITE),
+        FetchFault::Fail(Status::WRITE_FAULT.into()),
+        1,
+        2,
+    )];
     let mut driver = Driver::with_faults(&plan);
     for fill in 1..=4u8 {
         driver.put(DATA, &[fill; 512]);
@@ -91,9 +90,9 @@ fn a_command_that_is_to_fail_is_not_executed_and_logged_as_any_failure() {
 
 #[test]
 fn admin_commands_can_fail_too() {
-    let identify_only = CommandMatch::Admin(Some(admin::IDENTIFY));
+    let identify_only = admin_command(admin::IDENTIFY);
     let status = Status::failure(0x4006).unwrap();
-    let mut driver = Driver::with_faults(&[fetch(identify_only, FetchFault::Fail(status), 0, 1)]);
+    let mut driver = Driver::with_faults(&[fetch(identify_only, FetchFault::Fail(status.into()), 0, 1)]);
     driver.admin_fails(identify(1, 0), status);
     driver.admin_ok(identify(1, 0));
     assert_eq!(driver.injected(), [1]);
@@ -101,7 +100,7 @@ fn admin_commands_can_fail_too() {
 
 #[test]
 fn a_dropped_completion_never_comes_though_the_command_was_executed() {
-    let mut driver = Driver::with_faults(&[completion(WRITES, CompletionFault::Drop, 0, 1)]);
+    let mut driver = Driver::with_faults(&[completion(io(nvm::WRITE), CompletionFault::Drop, 0, 1)]);
     driver.put(DATA, &[7; 512]);
     driver.send(blocks(nvm::WRITE, 3, 1));
     assert_eq!((driver.reap(1), driver.interrupts.take()), (None, vec![]));
@@ -112,7 +111,7 @@ fn a_dropped_completion_never_comes_though_the_command_was_executed() {
 
 #[test]
 fn a_lost_command_is_no_more_after_a_reset() {
-    let mut driver = Driver::with_faults(&[completion(READS, CompletionFault::Drop, 0, u64::MAX)]);
+    let mut driver = Driver::with_faults(&[completion(io(nvm::READ), CompletionFault::Drop, 0, u64::MAX)]);
     driver.send(blocks(nvm::READ, 0, 1));
     assert_eq!(driver.reap(1), None);
     driver.write(0x14, 0);
@@ -125,7 +124,7 @@ fn a_lost_command_is_no_more_after_a_reset() {
 #[test]
 fn a_delayed_completion_comes_when_it_is_released_and_is_overtaken() {
     let time = Duration::from_millis(250);
-    let mut driver = Driver::with_faults(&[completion(READS, CompletionFault::Delay(time), 0, 1)]);
+    let mut driver = Driver::with_faults(&[completion(io(nvm::READ), CompletionFault::Delay(time), 0, 1)]);
     let slow = driver.send(blocks(nvm::READ, 0, 1));
     assert_eq!((driver.reap(1), driver.interrupts.take()), (None, vec![]));
     let fast = driver.send(blocks(nvm::READ, 1, 1));
@@ -147,7 +146,7 @@ fn a_delayed_completion_comes_when_it_is_released_and_is_overtaken() {
 #[test]
 fn a_released_completion_waits_for_room() {
     let time = Duration::from_millis(1);
-    let mut driver = Driver::with_faults(&[completion(READS, CompletionFault::Delay(time), 0, 1)]);
+    let mut driver = Driver::with_faults(&[completion(io(nvm::READ), CompletionFault::Delay(time), 0, 1)]);
     let slow = driver.send(blocks(nvm::READ, 0, 1));
     for _ in 0..IO_ENTRIES - 1 {
         driver.send(blocks(nvm::FLUSH, 0, 1));
@@ -167,7 +166,7 @@ fn a_released_completion_waits_for_room() {
 #[test]
 fn delayed_completions_go_with_their_queue_and_with_a_reset() {
     let time = Duration::from_secs(1);
-    let mut driver = Driver::with_faults(&[completion(READS, CompletionFault::Delay(time), 0, 2)]);
+    let mut driver = Driver::with_faults(&[completion(io(nvm::READ), CompletionFault::Delay(time), 0, 2)]);
     driver.send(blocks(nvm::READ, 0, 1));
     driver.admin_ok(SubmissionEntry {
         dword10: 1.into(),
@@ -197,7 +196,7 @@ fn delayed_completions_go_with_their_queue_and_with_a_reset() {
 #[test]
 fn so_many_delayed_completions_stop_the_fetching_and_no_more() {
     let time = Duration::from_secs(1);
-    let mut driver = Driver::with_faults(&[completion(READS, CompletionFault::Delay(time), 0, u64::MAX)]);
+    let mut driver = Driver::with_faults(&[completion(io(nvm::READ), CompletionFault::Delay(time), 0, u64::MAX)]);
     let mut sent = 0;
     while driver.controller.state().submission_queues[1]
         .as_ref()
@@ -224,7 +223,7 @@ fn so_many_delayed_completions_stop_the_fetching_and_no_more() {
 
 #[test]
 fn a_duplicate_is_the_same_completion_again() {
-    let mut driver = Driver::with_faults(&[completion(READS, CompletionFault::Duplicate, 0, 1)]);
+    let mut driver = Driver::with_faults(&[completion(io(nvm::READ), CompletionFault::Duplicate, 0, 1)]);
     driver.send(blocks(nvm::READ, 0, 1));
     let first = driver.reap(1).unwrap();
     assert_eq!(driver.reap(1), Some(first));
@@ -235,7 +234,7 @@ fn a_duplicate_is_the_same_completion_again() {
 
 #[test]
 fn a_duplicate_waits_for_room() {
-    let mut driver = Driver::with_faults(&[completion(READS, CompletionFault::Duplicate, 0, 1)]);
+    let mut driver = Driver::with_faults(&[completion(io(nvm::READ), CompletionFault::Duplicate, 0, 1)]);
     for _ in 0..IO_ENTRIES - 2 {
         driver.send(blocks(nvm::FLUSH, 0, 1));
     }
@@ -252,7 +251,7 @@ fn a_duplicate_waits_for_room() {
 
 #[test]
 fn a_stray_completion_names_a_command_that_nobody_sent() {
-    let mut driver = Driver::with_faults(&[completion(READS, CompletionFault::Stray, 0, 1)]);
+    let mut driver = Driver::with_faults(&[completion(io(nvm::READ), CompletionFault::Stray, 0, 1)]);
     let taken = SubmissionEntry {
         command_id: 0xfffe.into(),
         ..blocks(nvm::FLUSH, 0, 1)
@@ -275,7 +274,7 @@ fn a_stray_completion_names_a_command_that_nobody_sent() {
 
 #[test]
 fn a_fatal_error_at_a_command_stops_everything_until_a_reset() {
-    let mut driver = Driver::with_faults(&[fetch(WRITES, FetchFault::Fatal, 1, 1)]);
+    let mut driver = Driver::with_faults(&[fetch(io(nvm::WRITE), FetchFault::Fatal, 1, 1)]);
     driver.put(DATA, &[1; 512]);
     driver.io_ok(blocks(nvm::WRITE, 0, 1));
     driver.put(DATA, &[2; 512]);
@@ -298,7 +297,7 @@ fn a_fatal_error_at_a_command_stops_everything_until_a_reset() {
 
 #[test]
 fn a_fatal_error_at_a_register_write() {
-    let at_enable = register(RegisterMatch::Offset(0x14), RegisterFault::Fatal, 0);
+    let at_enable = register(RegisterMatch::at(0x14), RegisterFault::Fatal, 0);
     let config = crate::storage::nvme::ControllerConfig {
         faults: vec![at_enable],
         ..Default::default()
@@ -316,7 +315,7 @@ fn a_fatal_error_at_a_register_write() {
 
 #[test]
 fn a_dropped_register_write_has_no_effect() {
-    let mut driver = Driver::with_faults(&[register(RegisterMatch::Doorbell, RegisterFault::Drop, 4)]);
+    let mut driver = Driver::with_faults(&[register(ANY_DOORBELL, RegisterFault::Drop, 4)]);
     // The two commands that create the queues have rung four doorbells.
     let first = driver.submit(1, blocks(nvm::READ, 0, 1));
     assert!(!driver.ring_tail(1), "the worker is not even woken");
@@ -330,7 +329,7 @@ fn a_dropped_register_write_has_no_effect() {
 
 #[test]
 fn asynchronous_events_are_completions_like_others() {
-    let requests = CommandMatch::Admin(Some(admin::ASYNC_EVENT_REQUEST));
+    let requests = admin_command(admin::ASYNC_EVENT_REQUEST);
     let mut driver = Driver::with_faults(&[completion(requests, CompletionFault::Drop, 0, 1)]);
     for _ in 0..2 {
         driver.submit(0, command(admin::ASYNC_EVENT_REQUEST));

@@ -8,9 +8,27 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::irq::InterruptMode;
 use crate::storage::backend::{Backend, MemoryBackend};
 use crate::storage::nvme::command::{CompletionEntry, SubmissionEntry, admin};
-use crate::storage::nvme::{
-    Controller, ControllerConfig, DoorbellRoute, Fault, InterruptSink, Progress, RegisterFile, Status,
+use crate::storage::nvme::faults::code;
+use crate::storage::nvme::{Controller, ControllerConfig, DoorbellRoute, RegisterFile, Status};
+
+pub(super) use crate::storage::dma::{DmaMemory, NotMemory};
+pub(super) use crate::storage::fault::{
+    CommandMatch, CompletionFault, Fault, FaultCount, FaultKind, FetchFault, RegisterFault, RegisterMatch,
 };
+pub(super) use crate::storage::interrupts::InterruptSink;
+pub(super) use crate::storage::nvme::faults::ANY_DOORBELL;
+pub(super) use crate::storage::segments::Segment;
+pub(super) use crate::storage::worker::{Progress, StorageController};
+
+/// Commands with this opcode on I/O queues.
+pub(super) fn io(opcode: u8) -> CommandMatch {
+    CommandMatch::Code(code(1, opcode))
+}
+
+/// Commands with this opcode on the admin queue.
+pub(super) fn admin_command(opcode: u8) -> CommandMatch {
+    CommandMatch::Code(code(0, opcode))
+}
 
 /// Guest memory: 4 MiB from 0.
 pub(super) const MEMORY: u64 = 4 << 20;

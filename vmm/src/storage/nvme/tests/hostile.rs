@@ -7,14 +7,10 @@ use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, VolatileSlice};
 use zerocopy::IntoBytes;
 
-use super::harness::{CC_ENABLE, Interrupts};
+use super::harness::*;
 use crate::storage::backend::MemoryBackend;
 use crate::storage::nvme::command::SubmissionEntry;
-use crate::storage::nvme::prp::Segment;
-use crate::storage::nvme::{
-    CommandMatch, CompletionFault, Controller, ControllerConfig, DmaMemory, Fault, FaultKind, FetchFault, NotMemory,
-    Progress, RegisterFault, RegisterMatch, Status,
-};
+use crate::storage::nvme::{Controller, ControllerConfig, Status};
 
 /// RAM of the machine: two pieces with a hole between them.
 const RAM: [(u64, u64); 2] = [(0, 0x8000), (0x1_0000, 0x8000)];
@@ -168,12 +164,13 @@ fn fault() -> impl Strategy<Value = Fault> {
     let commands = || {
         prop_oneof![
             Just(CommandMatch::Any),
-            prop::option::of(0..16u8).prop_map(CommandMatch::Admin),
-            prop::option::of(0..16u8).prop_map(CommandMatch::Io),
+            (0..2u8).prop_map(CommandMatch::Class),
+            (0..16u8).prop_map(admin_command),
+            (0..16u8).prop_map(io),
         ]
     };
     let fetch = prop::sample::select(vec![
-        FetchFault::Fail(Status::UNRECOVERED_READ_ERROR),
+        FetchFault::Fail(Status::UNRECOVERED_READ_ERROR.into()),
         FetchFault::Fatal,
         FetchFault::ReadOnly,
     ]);
@@ -183,10 +180,7 @@ fn fault() -> impl Strategy<Value = Fault> {
         CompletionFault::Duplicate,
         CompletionFault::Stray,
     ]);
-    let register = prop_oneof![
-        Just(RegisterMatch::Doorbell),
-        (0..16u64).prop_map(|at| RegisterMatch::Offset(4 * at))
-    ];
+    let register = prop_oneof![Just(ANY_DOORBELL), (0..16u64).prop_map(|at| RegisterMatch::at(4 * at))];
     let what = prop::sample::select(vec![RegisterFault::Drop, RegisterFault::Fatal]);
     let kind = prop_oneof![
         2 => (commands(), fetch).prop_map(|(commands, fault)| FaultKind::Fetch(commands, fault)),

@@ -213,7 +213,7 @@ fn a_controller_at_work_can_be_interrupted_between_commands() {
         driver.submit(1, blocks(nvm::READ, 0, 1));
     }
     driver.ring_tail(1);
-    driver.registers.interrupt_work();
+    driver.controller.attention().set(true);
     // The admin queue has its turn first and ends the round; the I/O queue's next turn gives one command.
     for _ in 0..4 {
         let _ = driver.controller.process();
@@ -222,7 +222,7 @@ fn a_controller_at_work_can_be_interrupted_between_commands() {
         }
     }
     assert_eq!(driver.reap(1), None, "one command and no more");
-    driver.registers.calm();
+    driver.controller.attention().set(false);
     driver.settle();
     assert!(driver.reap(1).is_some() && driver.reap(1).is_some());
 }

@@ -9,7 +9,7 @@ use crate::storage::nvme::identify::{IdentifyController, IdentifyNamespace};
 use crate::storage::nvme::log_page::SmartHealth;
 use crate::storage::nvme::media::MAX_UNREADABLE;
 use crate::storage::nvme::ranges::DatasetRange;
-use crate::storage::nvme::{CommandMatch, ControllerConfig, Fault, FaultKind, FetchFault, MAX_NAMESPACES, Status};
+use crate::storage::nvme::{ControllerConfig, MAX_NAMESPACES, Status};
 
 fn get_log(page: u32, bytes: u32) -> SubmissionEntry {
     SubmissionEntry {
@@ -220,7 +220,7 @@ fn failing_media(after: u64) -> Driver {
     let config = ControllerConfig {
         queue_pairs: 4,
         faults: vec![Fault {
-            kind: FaultKind::Fetch(CommandMatch::Io(Some(nvm::WRITE)), FetchFault::ReadOnly),
+            kind: FaultKind::Fetch(io(nvm::WRITE), FetchFault::ReadOnly),
             after,
             count: 2,
         }],

@@ -5,7 +5,8 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::storage::nvme::Status;
 use crate::storage::nvme::identify::MAX_TRANSFER;
-use crate::storage::nvme::prp::{Segment, walk};
+use crate::storage::nvme::prp::walk;
+use crate::storage::segments::Segment;
 
 const PAGE: usize = 4096;
 /// Lists live here, data pages are numbers only.

@@ -5,10 +5,9 @@ use std::sync::{Arc, Mutex};
 use vm_memory::{GuestMemoryMmap, VolatileSlice};
 
 use super::harness::*;
+use crate::storage::nvme::Status;
 use crate::storage::nvme::command::{SubmissionEntry, admin, nvm};
-use crate::storage::nvme::prp::Segment;
 use crate::storage::nvme::queue::{InvalidDoorbellValue, SubmissionQueue};
-use crate::storage::nvme::{DmaMemory, NotMemory, Status};
 
 const CQ: u64 = 0x5_0000;
 const SIZE: u32 = 7 << 16;
@@ -381,7 +380,7 @@ fn a_command_that_comes_while_the_controller_goes_idle_is_not_lost() {
         memory: driver.memory.clone(),
         tail: Arc::clone(&tail),
     };
-    driver.controller.memory = Box::new(racing);
+    driver.controller.memory = crate::storage::dma::Dma::new(Box::new(racing));
     driver.enable();
     driver.create_queue_pair(1);
     configure_shadow(&mut driver);

@@ -5,12 +5,12 @@ use std::sync::Mutex;
 
 use vm_memory::VolatileSlice;
 
+use crate::storage::dma::{DmaMemory, NotMemory};
 use crate::storage::nvme::command::CompletionEntry;
-use crate::storage::nvme::prp::Segment;
 use crate::storage::nvme::queue::{
     COMPLETION_ENTRY_SIZE, CompletionQueue, InvalidDoorbellValue, SUBMISSION_ENTRY_SIZE, SubmissionQueue,
 };
-use crate::storage::nvme::{DmaMemory, NotMemory};
+use crate::storage::segments::Segment;
 
 const BASE: u64 = 0x1_0000;
 /// Largest queue that the types take, more than the controller offers.

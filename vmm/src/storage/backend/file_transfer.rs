@@ -1,4 +1,4 @@
-//! Memory that somebody else may change while it is read or written, in pieces: a guest's, on the way to or from a file.
+//! Transfers between a file and pieces of memory that somebody else, such as a guest, may change meanwhile.
 //!
 //! The kernel copies between the file and that memory; there is no Rust reference to it at any time.
 
@@ -8,60 +8,13 @@ use std::os::fd::AsRawFd;
 
 use vm_memory::VolatileSlice;
 
+use crate::storage::segments::{length, part};
+
 /// Most pieces that one system call takes (limits.h, IOV_MAX).
 const PIECE_LIMIT: usize = 1024;
 
 /// `preadv` or `pwritev`.
 type Transfer = unsafe extern "C" fn(libc::c_int, *const libc::iovec, libc::c_int, libc::off_t) -> libc::ssize_t;
-
-/// Bytes of all pieces.
-pub(super) fn length(pieces: &[VolatileSlice<'_>]) -> u64 {
-    pieces.iter().map(|piece| piece.len() as u64).sum()
-}
-
-/// The pieces of a range that lies within them.
-pub(super) fn part<'a>(pieces: &[VolatileSlice<'a>], offset: u64, length: u64) -> Vec<VolatileSlice<'a>> {
-    let (mut skip, mut left) = (offset, length);
-    let mut part = Vec::with_capacity(pieces.len());
-    for piece in pieces {
-        let start = skip.min(piece.len() as u64);
-        let count = left.min(piece.len() as u64 - start);
-        skip -= start;
-        left -= count;
-        if count > 0 {
-            // Within the piece, so that it cannot fail.
-            part.extend(piece.subslice(start as usize, count as usize));
-        }
-    }
-    part
-}
-
-/// What is in the pieces now.
-pub(super) fn gathered(pieces: &[VolatileSlice<'_>]) -> Vec<u8> {
-    let mut data = vec![0; length(pieces) as usize];
-    gather(pieces, &mut data);
-    data
-}
-
-/// Copies the pieces to `data`, which has their length.
-pub(super) fn gather(pieces: &[VolatileSlice<'_>], data: &mut [u8]) {
-    let mut rest = data;
-    for piece in pieces {
-        let (head, tail) = rest.split_at_mut(piece.len().min(rest.len()));
-        piece.copy_to(head);
-        rest = tail;
-    }
-}
-
-/// Copies `data`, which has the length of the pieces, to them.
-pub(super) fn scatter(data: &[u8], pieces: &[VolatileSlice<'_>]) {
-    let mut rest = data;
-    for piece in pieces {
-        let (head, tail) = rest.split_at(piece.len().min(rest.len()));
-        piece.copy_from(head);
-        rest = tail;
-    }
-}
 
 /// Fills the pieces from the file, as far as the file goes, and says how far that was.
 ///
@@ -126,6 +79,7 @@ fn transfer(call: Transfer, file: &File, pieces: &[VolatileSlice<'_>], offset: u
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::segments::gathered;
 
     #[test]
     fn any_range_of_the_pieces_goes_to_a_file_and_comes_back() {

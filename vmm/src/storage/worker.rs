@@ -1,25 +1,79 @@
-//! The one thread that runs a [`Controller`]: DMA and backend I/O happen here, never on a vCPU.
+//! The one thread that runs a storage controller: DMA and backend I/O happen here, never on a vCPU.
 //!
-//! It sleeps on an event that doorbells ring (by a vCPU's exit or, with shadow doorbells, by KVM itself), and comes to
-//! rest between two commands when the machine pauses. It owns time: completions that a fault delays wait here. It must
-//! not know what a command does.
+//! It sleeps on an event that doorbells ring (by a vCPU's exit or by KVM itself), and comes to rest between two commands
+//! when the machine pauses. It owns time: completions that a fault delays wait here. It must not know what a command does.
 
 use std::io;
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 
-use super::completion::Ticket;
-use super::controller::{Controller, Progress};
-use super::registers::RegisterFile;
+use crate::devices::DeviceWorker;
 use crate::error::Error;
-use crate::machine::DeviceWorker;
 use crate::sandbox::{JoinHandle, Sandbox, ThreadKind};
+
+/// What a call of [`StorageController::process`] has left to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing until the guest writes a register.
+    Idle,
+    /// Call again.
+    Pending,
+}
+
+/// Says which delayed completion is meant. A controller gives none twice.
+pub type Ticket = u64;
+
+/// A controller's state machine, as the worker's thread runs it.
+pub trait StorageController: Send + 'static {
+    /// The flag that has [`process`](Self::process) return after the command in hand.
+    fn attention(&self) -> Attention;
+
+    /// PCI COMMAND.BusMasterEnable: while it is off, guest memory is not touched and no message sent.
+    fn set_bus_master(&mut self, enabled: bool);
+
+    /// Acts on what the guest wrote to registers and on the commands that wait. What one call does is bounded.
+    fn process(&mut self) -> Progress;
+
+    /// Takes the tickets of completions that were delayed since the last call, and how long each has to wait.
+    fn take_delays(&mut self) -> Vec<(Ticket, Duration)> {
+        Vec::new()
+    }
+
+    /// Whether that completion still waits: a reset makes its ticket mean nothing.
+    fn is_delayed(&self, _ticket: Ticket) -> bool {
+        false
+    }
+
+    /// A delayed completion is due: it is posted by the next [`process`](Self::process). A ticket of before a reset means
+    /// nothing.
+    fn release(&mut self, _ticket: Ticket) {}
+}
+
+/// A flag that asks a controller at work to return from [`StorageController::process`] after the command in hand.
+#[derive(Clone, Debug, Default)]
+pub struct Attention(Arc<AtomicBool>);
+
+impl Attention {
+    /// Raises or lowers it.
+    pub fn set(&self, wanted: bool) {
+        self.0.store(wanted, Ordering::Release);
+    }
+
+    /// Whether it is raised.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Who is told, in a sentence, that a worker has come to an end that nobody asked for. Called on the worker's thread.
+pub type OnFailure = Box<dyn Fn(String) + Send + Sync>;
 
 /// What the machine wants of the thread, and what the thread says of itself.
 #[derive(Debug, Default)]
@@ -32,19 +86,15 @@ struct Control {
 
 /// What vCPUs, the machine and the thread share.
 struct Shared {
-    registers: Arc<RegisterFile>,
+    attention: Attention,
     bus_master: AtomicBool,
     kick: EventFd,
     /// Waits for `kick` with a limit; made beforehand, because the thread may make no descriptors.
     kick_or_time: Epoll,
     control: Mutex<Control>,
     changed: Condvar,
-    /// Told when the thread has come to an unwanted end.
-    failed: OnceLock<Failed>,
+    on_failure: OnFailure,
 }
-
-/// Who is told of a failure, in a sentence.
-type Failed = Box<dyn Fn(String) + Send + Sync>;
 
 impl Shared {
     fn control(&self) -> MutexGuard<'_, Control> {
@@ -57,7 +107,7 @@ impl Shared {
     }
 
     /// The thread's life.
-    fn run(&self, mut controller: Controller) {
+    fn run(&self, mut controller: impl StorageController) {
         // Whatever ends the thread, nobody may wait for it for ever.
         let _at_rest = AtRest(self);
         let mut delays = Delays::default();
@@ -78,12 +128,7 @@ impl Shared {
     /// The controller stands still from here on.
     fn fail(&self, what: &str) {
         let thread = std::thread::current();
-        let text = format!("the worker {} {what}", thread.name().unwrap_or_default());
-        if let Some(failed) = self.failed.get() {
-            failed(text);
-        } else {
-            tracing::error!("{text}");
-        }
+        (self.on_failure)(format!("the worker {} {what}", thread.name().unwrap_or_default()));
     }
 
     /// Sleeps until it is kicked, or so long.
@@ -120,13 +165,12 @@ struct Delays(Vec<(Instant, Ticket)>);
 
 impl Delays {
     /// Takes the controller's new tickets, and forgets those that it has forgotten: a guest may reset it over and over.
-    fn add(&mut self, controller: &mut Controller) {
+    fn add(&mut self, controller: &mut impl StorageController) {
         let tickets = controller.take_delays();
         if tickets.is_empty() {
             return;
         }
-        let delayed = &controller.state().withheld.delayed;
-        self.0.retain(|(_, ticket)| delayed.contains_key(ticket));
+        self.0.retain(|&(_, ticket)| controller.is_delayed(ticket));
         let now = Instant::now();
         // A time that no clock can show never comes.
         let due = |(ticket, time)| now.checked_add(time).map(|due| (due, ticket));
@@ -134,7 +178,7 @@ impl Delays {
     }
 
     /// Hands back what is due. Returns whether there was any.
-    fn release(&mut self, controller: &mut Controller) -> bool {
+    fn release(&mut self, controller: &mut impl StorageController) -> bool {
         if self.0.is_empty() {
             return false;
         }
@@ -185,19 +229,25 @@ impl Worker {
     ///
     /// # Errors
     /// The thread cannot be started or limited.
-    pub fn start(name: &str, controller: Controller, kick: EventFd, sandbox: Sandbox) -> Result<Self, Error> {
+    pub fn start(
+        name: &str,
+        controller: impl StorageController,
+        kick: EventFd,
+        sandbox: Sandbox,
+        on_failure: OnFailure,
+    ) -> Result<Self, Error> {
         let kick_or_time = watch(&kick).map_err(|source| Error::Thread {
             name: name.into(),
             source,
         })?;
         let shared = Arc::new(Shared {
-            registers: controller.registers(),
+            attention: controller.attention(),
             bus_master: AtomicBool::new(false),
             kick,
             kick_or_time,
             control: Mutex::default(),
             changed: Condvar::new(),
-            failed: OnceLock::new(),
+            on_failure,
         });
         let runner = Arc::clone(&shared);
         let body = move || {
@@ -210,18 +260,6 @@ impl Worker {
             shared,
             thread: Mutex::new(Some(thread)),
         })
-    }
-
-    /// Has `failed` told, on the worker's thread, if that comes to an end that nobody asked for.
-    pub fn on_failure(&self, failed: impl Fn(String) + Send + Sync + 'static) {
-        // There is one machine to tell.
-        let _ = self.shared.failed.set(Box::new(failed));
-    }
-
-    /// The registers of the controller.
-    #[must_use]
-    pub fn registers(&self) -> &RegisterFile {
-        &self.shared.registers
     }
 
     /// Has the controller look at its registers.
@@ -251,7 +289,7 @@ impl DeviceWorker for Worker {
     fn request_pause(&self) {
         let mut control = self.shared.control();
         control.pause = true;
-        self.shared.registers.interrupt_work();
+        self.shared.attention.set(true);
         drop(control);
         self.kick();
     }
@@ -270,7 +308,7 @@ impl DeviceWorker for Worker {
     fn resume(&self) {
         let mut control = self.shared.control();
         control.pause = false;
-        self.shared.registers.calm();
+        self.shared.attention.set(false);
         drop(control);
         self.shared.changed.notify_all();
     }
@@ -278,7 +316,7 @@ impl DeviceWorker for Worker {
     fn stop(&self) {
         let mut control = self.shared.control();
         control.stop = true;
-        self.shared.registers.interrupt_work();
+        self.shared.attention.set(true);
         drop(control);
         self.shared.changed.notify_all();
         self.kick();

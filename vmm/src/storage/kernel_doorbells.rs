@@ -1,62 +1,59 @@
-//! Doorbells in the kernel while shadow doorbells are in use.
+//! Doorbells that KVM takes for a controller while the values that the guest writes to them do not matter.
 //!
-//! Joins what the controller says (shadow doorbells or not) and what PCI says (where BAR 0 is) to a set of connected
-//! doorbells. Why only then: docs/adr/0002-doorbells.md.
+//! Joins what the controller says (whether a write is only a nudge) and what PCI says (where the BAR is) to a set of
+//! connected doorbells. Why only then: docs/adr/0002-doorbells.md. It must not know whose doorbells they are.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::controller::DoorbellRoute;
-use super::registers::DOORBELLS;
 use crate::doorbell::{Doorbell, DoorbellHost, DoorbellMatch};
 
 /// What decides which doorbells are connected, and which are.
 #[derive(Default)]
 struct Wiring {
-    shadow: bool,
+    nudges_only: bool,
     base: Option<u64>,
     connected: Vec<Doorbell>,
 }
 
-/// The tail doorbells of a controller's I/O queues as seen by the kernel. The heads are not connected: a host is seldom
-/// asked to write one, and the level of the pin follows at once. Nor are those of the admin queue: hosts
-/// write their value to the register only.
+/// Doorbells of one controller as seen by the kernel.
 pub struct KernelDoorbells {
     host: Arc<dyn DoorbellHost>,
     event: EventFd,
-    queue_pairs: u16,
+    offsets: Vec<u64>,
     wiring: Mutex<Wiring>,
 }
 
 impl KernelDoorbells {
-    /// Nothing is connected at first. `event` wakes the worker.
+    /// Nothing is connected at first. `event` wakes the worker; `offsets` are those of the doorbells in the BAR.
     #[must_use]
-    pub fn new(host: Arc<dyn DoorbellHost>, event: EventFd, queue_pairs: u16) -> Self {
+    pub fn new(host: Arc<dyn DoorbellHost>, event: EventFd, offsets: impl IntoIterator<Item = u64>) -> Self {
         Self {
             host,
             event,
-            queue_pairs,
+            offsets: offsets.into_iter().collect(),
             wiring: Mutex::default(),
         }
     }
 
-    /// BAR 0 is at `base` now, or decoded nowhere.
+    /// The BAR is at `base` now, or decoded nowhere.
     pub fn set_base(&self, base: Option<u64>) {
         self.change(|wiring| wiring.base = base);
     }
 
-    fn set_shadow(&self, active: bool) {
-        self.change(|wiring| wiring.shadow = active);
+    /// `true`: the value of a write may be lost from now on. `false`: it matters again.
+    pub fn set_nudges_only(&self, nudges_only: bool) {
+        self.change(|wiring| wiring.nudges_only = nudges_only);
     }
 
     /// Applies the change and brings the connections in line with it. A doorbell that the kernel does not take goes on
     /// by exits: slower, nothing else.
     fn change(&self, change: impl FnOnce(&mut Wiring)) {
         let mut wiring = self.wiring.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = (wiring.shadow, wiring.base);
+        let before = (wiring.nudges_only, wiring.base);
         change(&mut wiring);
-        if before == (wiring.shadow, wiring.base) {
+        if before == (wiring.nudges_only, wiring.base) {
             return;
         }
         for doorbell in std::mem::take(&mut wiring.connected) {
@@ -64,12 +61,12 @@ impl KernelDoorbells {
                 tracing::warn!(%error, ?doorbell, "cannot disconnect a doorbell");
             }
         }
-        let Some(base) = wiring.base.filter(|_| wiring.shadow) else {
+        let Some(base) = wiring.base.filter(|_| wiring.nudges_only) else {
             return;
         };
-        for queue in 1..=u64::from(self.queue_pairs) {
+        for offset in &self.offsets {
             let doorbell = Doorbell {
-                address: base.wrapping_add(DOORBELLS + 8 * queue),
+                address: base.wrapping_add(*offset),
                 matches: DoorbellMatch::Any,
             };
             match self.host.connect(doorbell, &self.event) {
@@ -80,11 +77,5 @@ impl KernelDoorbells {
                 }
             }
         }
-    }
-}
-
-impl DoorbellRoute for Arc<KernelDoorbells> {
-    fn use_shadow(&mut self, active: bool) {
-        self.set_shadow(active);
     }
 }

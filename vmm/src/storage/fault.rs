@@ -1,63 +1,77 @@
-//! A fault plan: what the controller is to do wrong, and when.
+//! A fault plan: which faults a controller is to inject, and when.
 //!
 //! Three points ask the plan: a command was fetched, a completion is about to be posted, a register was written. Every
 //! decision is made by counting, so the same guest sees the same faults again; there is no clock and no random number
-//! in here. It knows what a fault is about, not how it is carried out. A controller without a plan asks nobody.
+//! in here. It knows what a fault is about, not how it is carried out. What commands, registers and statuses there are, the
+//! controller says by a [`FaultVocabulary`]. A controller without a plan asks nobody.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::registers::DOORBELLS;
-use super::status::Status;
+/// A command as far as faults tell commands apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommandCode {
+    /// The class, as the controller numbers them (NVMe: of the admin queue, of I/O queues).
+    pub class: u8,
+    /// The code within the class (NVMe: the opcode).
+    pub code: u16,
+}
 
 /// Commands that a fault is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandMatch {
     /// All of them.
     Any,
-    /// Those of the admin queue: one opcode, or all.
-    Admin(Option<u8>),
-    /// Those of I/O queues: one opcode, or all.
-    Io(Option<u8>),
+    /// Those of one class.
+    Class(u8),
+    /// Those with one code.
+    Code(CommandCode),
 }
 
 impl CommandMatch {
-    fn matches(self, queue: u16, opcode: u8) -> bool {
+    fn matches(self, command: CommandCode) -> bool {
         match self {
             Self::Any => true,
-            Self::Admin(wanted) => queue == 0 && wanted.is_none_or(|wanted| wanted == opcode),
-            Self::Io(wanted) => queue != 0 && wanted.is_none_or(|wanted| wanted == opcode),
+            Self::Class(wanted) => wanted == command.class,
+            Self::Code(wanted) => wanted == command,
         }
     }
 }
 
-/// Register writes that a fault is about. A doorbell that the kernel takes is none.
+/// Register writes that a fault is about: those at these offsets in the controller's BAR. A doorbell that the kernel takes
+/// is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RegisterMatch {
-    /// Any doorbell.
-    Doorbell,
-    /// The register with this offset in BAR 0.
-    Offset(u64),
+pub struct RegisterMatch {
+    /// First offset.
+    pub first: u64,
+    /// Last offset.
+    pub last: u64,
 }
 
 impl RegisterMatch {
-    fn matches(self, offset: u64) -> bool {
-        match self {
-            Self::Doorbell => offset >= DOORBELLS,
-            Self::Offset(wanted) => wanted == offset,
+    /// The register at this offset.
+    #[must_use]
+    pub const fn at(offset: u64) -> Self {
+        Self {
+            first: offset,
+            last: offset,
         }
+    }
+
+    fn matches(self, offset: u64) -> bool {
+        (self.first..=self.last).contains(&offset)
     }
 }
 
 /// What happens to a command that was fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FetchFault {
-    /// It is not executed and completes with this status.
-    Fail(Status),
-    /// It is not executed: the controller reports a fatal error (CSTS.CFS) and stands still until it is reset.
+    /// It is not executed and completes with this status, as the controller encodes it.
+    Fail(u32),
+    /// It is not executed: the controller reports a fatal error and stands still until it is reset.
     Fatal,
-    /// The medium of its namespace becomes read-only, for good; then it is executed.
+    /// Its medium becomes read-only, for good; then it is executed.
     ReadOnly,
 }
 
@@ -70,7 +84,7 @@ pub enum CompletionFault {
     Drop,
     /// It is posted twice.
     Duplicate,
-    /// After it comes a completion for a command identifier that is not outstanding.
+    /// After it comes a completion for a command that is not outstanding.
     Stray,
 }
 
@@ -79,7 +93,7 @@ pub enum CompletionFault {
 pub enum RegisterFault {
     /// It has no effect.
     Drop,
-    /// It has its effect, then the controller reports a fatal error (CSTS.CFS).
+    /// It has its effect, then the controller reports a fatal error.
     Fatal,
 }
 
@@ -170,21 +184,24 @@ impl FaultInjector {
         self.entries.iter().map(count).collect()
     }
 
-    pub(super) fn command_fetched(&self, queue: u16, opcode: u8) -> Option<FetchFault> {
+    /// A command was fetched: what becomes of it instead of what the guest asked for.
+    pub fn command_fetched(&self, command: CommandCode) -> Option<FetchFault> {
         self.first(|kind| match kind {
-            FaultKind::Fetch(wanted, fault) if wanted.matches(queue, opcode) => Some(fault),
+            FaultKind::Fetch(wanted, fault) if wanted.matches(command) => Some(fault),
             _ => None,
         })
     }
 
-    pub(super) fn completion_due(&self, queue: u16, opcode: u8) -> Option<CompletionFault> {
+    /// The completion of a command is about to be posted: what becomes of it.
+    pub fn completion_due(&self, command: CommandCode) -> Option<CompletionFault> {
         self.first(|kind| match kind {
-            FaultKind::Completion(wanted, fault) if wanted.matches(queue, opcode) => Some(fault),
+            FaultKind::Completion(wanted, fault) if wanted.matches(command) => Some(fault),
             _ => None,
         })
     }
 
-    pub(super) fn register_written(&self, offset: u64) -> Option<RegisterFault> {
+    /// A register was written, before that has any effect: what becomes of the write.
+    pub fn register_written(&self, offset: u64) -> Option<RegisterFault> {
         self.first(|kind| match kind {
             FaultKind::Register(wanted, fault) if wanted.matches(offset) => Some(fault),
             _ => None,
@@ -206,7 +223,7 @@ impl FaultInjector {
         }
         let (index, entry, fault) = chosen?;
         entry.injected.fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(index, kind = ?entry.fault.kind, "NVMe fault injected");
+        tracing::debug!(index, kind = ?entry.fault.kind, "fault injected");
         if let Some(observer) = self.observer.get() {
             observer(index);
         }
@@ -214,16 +231,78 @@ impl FaultInjector {
     }
 }
 
+/// The kind of fault that a word stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WordKind {
+    /// [`FetchFault::Fail`], which takes a status.
+    Fail,
+    /// [`CompletionFault::Delay`], which takes a time.
+    Delay,
+    /// Any other when a command was fetched.
+    Fetch(FetchFault),
+    /// Any other when a completion is about to be posted.
+    Completion(CompletionFault),
+    /// When a register was written.
+    Register(RegisterFault),
+}
+
+/// A kind of fault that a controller offers. A word may be there for commands and once more for register writes.
+#[derive(Clone, Copy, Debug)]
+pub struct FaultWord {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it stands for.
+    pub kind: WordKind,
+    /// What it does, for help.
+    pub help: &'static str,
+}
+
+/// A class of commands.
+#[derive(Clone, Copy, Debug)]
+pub struct CommandClass {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// [`CommandCode::class`].
+    pub class: u8,
+    /// Which commands these are, for help.
+    pub help: &'static str,
+    /// The largest [`CommandCode::code`].
+    pub last_code: u16,
+    /// Commands with names, by code.
+    pub commands: &'static [(&'static str, u16)],
+}
+
+/// What a plan for a kind of controller can say, and by which words.
+#[derive(Clone, Copy, Debug)]
+pub struct FaultVocabulary {
+    /// Kinds of faults.
+    pub kinds: &'static [FaultWord],
+    /// Classes of commands.
+    pub classes: &'static [CommandClass],
+    /// Registers.
+    pub registers: &'static [(&'static str, RegisterMatch)],
+    /// Turns a number into a status; `None` if it is no failure.
+    pub status: fn(u64) -> Option<u32>,
+    /// What a status is, for help.
+    pub status_help: &'static str,
+    /// Which numbers are failures, for an error.
+    pub status_range: &'static str,
+    /// The status of a failure for which none was given.
+    pub default_status: u32,
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::storage::nvme::command::nvm;
+
+    const READ: CommandCode = CommandCode { class: 1, code: 2 };
+    const WRITE: CommandCode = CommandCode { class: 1, code: 1 };
 
     fn drop_reads(after: u64, count: u64) -> Fault {
         Fault {
-            kind: FaultKind::Completion(CommandMatch::Io(Some(nvm::READ)), CompletionFault::Drop),
+            kind: FaultKind::Completion(CommandMatch::Code(READ), CompletionFault::Drop),
             after,
             count,
         }
@@ -232,7 +311,7 @@ mod tests {
     #[test]
     fn a_fault_spares_the_first_matches_and_hits_the_next() {
         let faults = FaultInjector::new(&[drop_reads(2, 3)]);
-        let hit: Vec<bool> = (0..7).map(|_| faults.completion_due(1, nvm::READ).is_some()).collect();
+        let hit: Vec<bool> = (0..7).map(|_| faults.completion_due(READ).is_some()).collect();
         assert_eq!(hit, [false, false, true, true, true, false, false]);
         let expected = FaultCount {
             matched: 7,
@@ -244,12 +323,16 @@ mod tests {
     #[test]
     fn only_the_point_and_the_commands_that_were_named_are_counted() {
         let faults = FaultInjector::new(&[drop_reads(0, u64::MAX)]);
-        assert_eq!(faults.completion_due(1, nvm::WRITE), None);
-        assert_eq!(faults.completion_due(0, nvm::READ), None, "an admin command");
-        assert_eq!(faults.command_fetched(1, nvm::READ), None);
+        assert_eq!(faults.completion_due(WRITE), None);
+        assert_eq!(
+            faults.completion_due(CommandCode { class: 0, ..READ }),
+            None,
+            "another class"
+        );
+        assert_eq!(faults.command_fetched(READ), None);
         assert_eq!(faults.register_written(0x14), None);
         assert_eq!(faults.counts(), [FaultCount::default()]);
-        assert_eq!(faults.completion_due(7, nvm::READ), Some(CompletionFault::Drop));
+        assert_eq!(faults.completion_due(READ), Some(CompletionFault::Drop));
     }
 
     #[test]
@@ -259,7 +342,7 @@ mod tests {
         let sink = Arc::clone(&seen);
         faults.observe(move |index| sink.lock().unwrap().push(index));
         for _ in 0..3 {
-            faults.completion_due(1, nvm::READ);
+            faults.completion_due(READ);
         }
         assert_eq!(*seen.lock().unwrap(), [1, 0]);
         assert!(
@@ -271,13 +354,19 @@ mod tests {
     }
 
     #[test]
-    fn doorbells_are_one_kind_of_register_and_every_other_has_its_offset() {
+    fn registers_are_matched_by_ranges_of_offsets_or_one_by_one() {
         let fault = |wanted| Fault {
             kind: FaultKind::Register(wanted, RegisterFault::Drop),
             after: 0,
             count: 1,
         };
-        let faults = FaultInjector::new(&[fault(RegisterMatch::Doorbell), fault(RegisterMatch::Offset(0x14))]);
+        let faults = FaultInjector::new(&[
+            fault(RegisterMatch {
+                first: 0x1000,
+                last: 0x1fff,
+            }),
+            fault(RegisterMatch::at(0x14)),
+        ]);
         assert_eq!(faults.register_written(0x24), None);
         assert_eq!(faults.register_written(0x1008), Some(RegisterFault::Drop));
         assert_eq!(faults.register_written(0x14), Some(RegisterFault::Drop));

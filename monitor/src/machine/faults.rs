@@ -1,0 +1,173 @@
+//! An entry of the fault plan, and what it asks of the target's kind of controller.
+//!
+//! Talks to the controllers' vocabularies. It must not know what their words mean.
+
+use std::time::Duration;
+
+use storlock_vmm::storage::Fault;
+use storlock_vmm::storage::fault::{
+    CommandClass, CommandCode, CommandMatch, CompletionFault, FaultKind, FaultVocabulary, FetchFault, RegisterMatch,
+    WordKind,
+};
+
+use super::disks::{Disk, target_kind};
+
+/// An entry of the fault plan in words, which have a meaning once the kind of controller is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedFault {
+    /// As it was written on the command line.
+    pub text: String,
+    /// The kind of fault.
+    pub kind: String,
+    /// The command or register that it is about.
+    pub what: String,
+    /// Matching commands or writes that are spared first.
+    pub after: u64,
+    /// Matching commands or writes that are hit from then on.
+    pub count: u64,
+    /// The status of a command that fails.
+    pub status: Option<u64>,
+    /// By how much a completion is delayed.
+    pub time: Option<Duration>,
+}
+
+/// What a fault is about.
+enum About {
+    Commands(CommandMatch),
+    Registers(RegisterMatch),
+}
+
+/// Whether the target's controller knows all of these faults.
+///
+/// # Errors
+/// The first that it does not know, and why.
+pub fn check_faults(disks: &[Disk], faults: &[PlannedFault]) -> Result<(), String> {
+    let words = &target_kind(disks).faults;
+    faults.iter().try_for_each(|fault| fault.resolve(words).map(drop))
+}
+
+impl PlannedFault {
+    /// What the entry means in a controller's words.
+    ///
+    /// # Errors
+    /// Which of its words means nothing there; the text begins with the entry.
+    pub fn resolve(&self, words: &FaultVocabulary) -> Result<Fault, String> {
+        let kind = about(&self.what, words).and_then(|what| self.kind(&what, words));
+        Ok(Fault {
+            kind: kind.map_err(|reason| format!("{}: {reason}", self.text))?,
+            after: self.after,
+            count: self.count,
+        })
+    }
+
+    fn kind(&self, what: &About, words: &FaultVocabulary) -> Result<FaultKind, String> {
+        let named = || words.kinds.iter().filter(|word| word.name == self.kind);
+        let kind = match what {
+            About::Commands(_) => named().find(|word| is_of_commands(word.kind)),
+            About::Registers(_) => named().find(|word| !is_of_commands(word.kind)),
+        };
+        let kind = kind.ok_or_else(|| self.no_such_kind(what, words))?.kind;
+        if kind != WordKind::Fail && self.status.is_some() {
+            return Err(format!("`status` belongs to fail, not to {}", self.kind));
+        }
+        if kind != WordKind::Delay && self.time.is_some() {
+            return Err(format!("`for` belongs to delay, not to {}", self.kind));
+        }
+        Ok(match (kind, what) {
+            (WordKind::Fail, About::Commands(commands)) => {
+                FaultKind::Fetch(*commands, FetchFault::Fail(self.status(words)?))
+            }
+            (WordKind::Delay, About::Commands(commands)) => {
+                let time = self.time.ok_or("delay needs for=DURATION, such as for=200ms")?;
+                FaultKind::Completion(*commands, CompletionFault::Delay(time))
+            }
+            (WordKind::Fetch(fault), About::Commands(commands)) => FaultKind::Fetch(*commands, fault),
+            (WordKind::Completion(fault), About::Commands(commands)) => FaultKind::Completion(*commands, fault),
+            (WordKind::Register(fault), About::Registers(registers)) => FaultKind::Register(*registers, fault),
+            _ => return Err(self.no_such_kind(what, words)),
+        })
+    }
+
+    fn status(&self, words: &FaultVocabulary) -> Result<u32, String> {
+        let Some(status) = self.status else {
+            return Ok(words.default_status);
+        };
+        (words.status)(status).ok_or_else(|| format!("status {status:#x} is no failure: {}", words.status_range))
+    }
+
+    fn no_such_kind(&self, what: &About, words: &FaultVocabulary) -> String {
+        let list = |names: Vec<&str>| names.join(", ");
+        let of = |commands| {
+            let kinds = words
+                .kinds
+                .iter()
+                .filter(move |word| is_of_commands(word.kind) == commands);
+            kinds.map(|word| word.name).collect::<Vec<_>>()
+        };
+        let (commands, registers) = (of(true), of(false));
+        let kind = &self.kind;
+        match what {
+            About::Commands(_) if registers.contains(&kind.as_str()) => {
+                format!("{kind} is for register writes; commands have {}", list(commands))
+            }
+            About::Registers(_) if commands.contains(&kind.as_str()) => {
+                format!("{kind} is for commands; register writes have {}", list(registers))
+            }
+            About::Commands(_) => format!("unknown kind `{kind}`: use {}", list(commands)),
+            About::Registers(_) => format!("unknown kind `{kind}`: use {}", list(registers)),
+        }
+    }
+}
+
+/// A number, decimal or hexadecimal with `0x`.
+pub(crate) fn number(text: &str) -> Result<u64, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| format!("`{text}` is not a number"))
+}
+
+/// Whether a kind of fault is one of commands, not of register writes.
+pub(crate) fn is_of_commands(kind: WordKind) -> bool {
+    !matches!(kind, WordKind::Register(_))
+}
+
+/// Finds the command or register that a word names.
+fn about(text: &str, words: &FaultVocabulary) -> Result<About, String> {
+    if text == "any" {
+        return Ok(About::Commands(CommandMatch::Any));
+    }
+    if let Some((_, registers)) = words.registers.iter().find(|(name, _)| *name == text) {
+        return Ok(About::Registers(*registers));
+    }
+    for class in words.classes {
+        if let Some(commands) = of_class(text, class)? {
+            return Ok(About::Commands(commands));
+        }
+    }
+    Err(format!(
+        "`{text}` is no command and no register that a fault can be about"
+    ))
+}
+
+/// The commands that a word names if it is about that class.
+fn of_class(text: &str, class: &CommandClass) -> Result<Option<CommandMatch>, String> {
+    let code = |code| {
+        let class = class.class;
+        Some(CommandMatch::Code(CommandCode { class, code }))
+    };
+    if text == class.name {
+        return Ok(Some(CommandMatch::Class(class.class)));
+    }
+    if let Some((_, named)) = class.commands.iter().find(|(name, _)| *name == text) {
+        return Ok(code(*named));
+    }
+    let Some(digits) = text.strip_prefix(class.name).and_then(|rest| rest.strip_prefix('.')) else {
+        return Ok(None);
+    };
+    match u16::try_from(number(digits)?) {
+        Ok(number) if number <= class.last_code => Ok(code(number)),
+        _ => Err(format!("`{digits}` is more than {:#x}", class.last_code)),
+    }
+}

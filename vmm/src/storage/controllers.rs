@@ -1,0 +1,123 @@
+//! The kinds of storage controllers: what each is called, what it can be made to do wrong, and how one is made.
+//!
+//! The one list of them. Whoever plugs controllers in (the machine) or lets users choose (the monitor) asks here.
+
+use std::sync::Arc;
+
+use vm_memory::GuestMemoryMmap;
+
+use super::backend::Backend;
+use super::fault::{Fault, FaultInjector, FaultVocabulary};
+use super::interrupts::{InterruptKind, MakeVectors};
+use super::nvme;
+use super::worker::OnFailure;
+use crate::devices::DeviceWorker;
+use crate::doorbell::DoorbellHost;
+use crate::irq::{InterruptLine, IrqError};
+use crate::pci::{PciError, PciFunction};
+use crate::sandbox::Sandbox;
+
+/// Every kind there is; the first one is meant where none is named.
+pub const CONTROLLERS: &[&ControllerKind] = &[&nvme::NVME];
+
+/// Makes a controller with a disk on each backend.
+type MakeController =
+    fn(ControllerOptions, Vec<Box<dyn Backend>>, Connections) -> Result<StorageDevice, ControllerError>;
+
+/// A kind of storage controller.
+#[derive(Debug)]
+pub struct ControllerKind {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it is, for help.
+    pub help: &'static str,
+    /// Most disks of one controller.
+    pub disk_limit: usize,
+    /// Which faults it can inject.
+    pub faults: FaultVocabulary,
+    /// Makes one.
+    pub make: MakeController,
+}
+
+impl ControllerKind {
+    /// The kind of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<&'static Self> {
+        CONTROLLERS.iter().copied().find(|kind| kind.name == name)
+    }
+}
+
+impl PartialEq for ControllerKind {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for ControllerKind {}
+
+/// Size of a logical block of a disk in bytes, whatever its controller.
+pub const BLOCK_SIZE: u32 = 512;
+
+/// What is chosen for one controller, whatever its kind.
+#[derive(Clone, Debug)]
+pub struct ControllerOptions {
+    /// Which of the machine's controllers this is, from 0: serial numbers and identifiers are made from it.
+    pub index: u32,
+    /// Processors of the machine: a controller with queues makes one for each, as far as it can.
+    pub processors: u32,
+    /// The best way to interrupt.
+    pub interrupts: InterruptKind,
+    /// Whether the driver under test is meant for it. Its PCI subsystem identifier tells it from others of its kind.
+    pub is_target: bool,
+    /// The faults that it is to inject; empty: none.
+    pub faults: Vec<Fault>,
+}
+
+/// What a controller is connected to.
+pub struct Connections {
+    /// Guest memory.
+    pub memory: GuestMemoryMmap,
+    /// INTA# of its slot.
+    pub pin: Arc<dyn InterruptLine>,
+    /// Makes its message vectors.
+    pub vectors: MakeVectors,
+    /// Who can wake its worker without an exit.
+    pub doorbells: Arc<dyn DoorbellHost>,
+    /// Limits of its worker.
+    pub sandbox: Sandbox,
+    /// Told of an end of its worker that nobody asked for.
+    pub on_failure: OnFailure,
+}
+
+/// A controller that was made and is not yet on a PCI bus. Its worker ends when the device is dropped.
+pub struct StorageDevice {
+    /// Its PCI function.
+    pub function: Arc<PciFunction>,
+    /// Its thread, which has to rest while the machine pauses.
+    pub worker: Arc<dyn DeviceWorker>,
+    /// The fault plan at work; none if nothing is planned.
+    pub faults: Option<Arc<FaultInjector>>,
+}
+
+/// Why a controller cannot be plugged in.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// An NVMe controller cannot be made like that.
+    #[error(transparent)]
+    Nvme(#[from] nvme::ConfigError),
+    /// Its interrupt vectors cannot be had.
+    #[error("a storage controller gets no interrupt vectors: {0}")]
+    Interrupts(#[from] IrqError),
+    /// The PCI function cannot be described: an error of this program.
+    #[error(transparent)]
+    Description(#[from] crate::pci::ConfigError),
+    /// There is a function at that place.
+    #[error(transparent)]
+    Pci(#[from] PciError),
+    /// The host has no descriptor left.
+    #[error("a storage controller cannot start its worker: {0}")]
+    Event(#[from] std::io::Error),
+    /// The worker's thread cannot be started or limited.
+    #[error("a storage controller cannot start its worker: {0}")]
+    Worker(#[from] crate::Error),
+}

@@ -1,0 +1,76 @@
+//! How a storage controller interrupts: MSI-X, MSI or its pin.
+//!
+//! It must not know when an interrupt is due, or how a level or a message gets to a processor.
+
+use std::sync::Arc;
+
+use crate::irq::{InterruptLine, InterruptMode, IrqError, MessageSink};
+use crate::pci::{Interrupts, Intx, Msi, Msix, MsixLayout};
+
+/// Where the interrupts of a controller go.
+pub trait InterruptSink: Send + Sync {
+    /// How the function interrupts now.
+    fn mode(&self) -> InterruptMode;
+
+    /// Sends message `vector` of MSI-X or MSI, or makes it pending while MSI-X masks it.
+    fn signal(&self, vector: u16);
+
+    /// Sets the level of the pin. Heeded in no other mode.
+    fn set_level(&self, pending: bool);
+}
+
+impl InterruptSink for Interrupts {
+    fn mode(&self) -> InterruptMode {
+        Interrupts::mode(self)
+    }
+
+    fn signal(&self, vector: u16) {
+        Interrupts::signal(self, vector);
+    }
+
+    fn set_level(&self, pending: bool) {
+        Interrupts::set_level(self, pending);
+    }
+}
+
+/// The best way to interrupt that a controller offers. It offers those below, too: drivers choose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum InterruptKind {
+    /// The INTx pin.
+    Intx,
+    /// MSI.
+    Msi,
+    /// MSI-X.
+    #[default]
+    Msix,
+}
+
+/// Makes as many message vectors as it is told.
+pub type MakeVectors = Box<dyn FnOnce(u16) -> Result<Arc<dyn MessageSink>, IrqError>>;
+
+/// What a function offers up to `best`: `layout` says where its MSI-X structures are and how many vectors it has, `pin`
+/// is INTA# of its slot.
+///
+/// # Errors
+/// Those of `vectors`.
+pub fn offer(
+    best: InterruptKind,
+    layout: MsixLayout,
+    vectors: MakeVectors,
+    pin: Arc<dyn InterruptLine>,
+) -> Result<Interrupts, IrqError> {
+    let mut interrupts = Interrupts {
+        intx: Some(Arc::new(Intx::new(pin))),
+        ..Interrupts::default()
+    };
+    if best == InterruptKind::Intx {
+        return Ok(interrupts);
+    }
+    // One set of vectors for both kinds: a guest uses one at a time.
+    let sink = vectors(layout.vectors.max(Msi::messages_for(layout.vectors)))?;
+    interrupts.msi = Some(Arc::new(Msi::new(layout.vectors, Arc::clone(&sink))));
+    if best == InterruptKind::Msix {
+        interrupts.msix = Some(Arc::new(Msix::new(layout, sink)));
+    }
+    Ok(interrupts)
+}
