@@ -2,12 +2,13 @@
 //!
 //! Identify, features, log pages, events and the doorbell buffer have files of their own.
 
-use super::command::{SubmissionEntry, admin};
 use super::controller::Controller;
-use super::prp::PAGE_SIZE;
-use super::queue::{COMPLETION_ENTRY_SIZE, CompletionQueue, SUBMISSION_ENTRY_SIZE, SubmissionQueue};
 use super::registers::MAX_QUEUE_ENTRIES;
-use super::status::{Failure, Status};
+use super::rings::{CompletionQueue, SubmissionQueue};
+use super::spec::command::{COMPLETION_ENTRY_SIZE, SUBMISSION_ENTRY_SIZE};
+use super::spec::command::{SubmissionEntry, admin};
+use super::spec::registers::PAGE_SIZE;
+use super::spec::status::{Failure, Status};
 use crate::storage::dma::DmaMemory;
 
 /// What Create I/O Submission Queue and Create I/O Completion Queue have in common (Figures 151 and 155).

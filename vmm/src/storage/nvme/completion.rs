@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::command::{CompletionEntry, admin};
 use super::controller::Controller;
 use super::faults;
+use super::spec::command::{CompletionEntry, admin};
 use crate::storage::fault::CompletionFault;
 use crate::storage::worker::Ticket;
 

@@ -6,17 +6,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::command::{CompletionEntry, SubmissionEntry};
 use super::config::{ConfigError, ControllerConfig, MAX_NAMESPACES};
 use super::faults;
-use super::log_page::ErrorEntry;
 use super::prp;
-use super::queue::{COMPLETION_ENTRY_SIZE, CompletionQueue, SUBMISSION_ENTRY_SIZE, SubmissionQueue};
-use super::registers::{
-    Configuration, FATAL, READY, RegisterFile, SHUTDOWN_COMPLETE, SHUTDOWN_OCCURRING, SUBSYSTEM_RESET_OCCURRED,
+use super::registers::RegisterFile;
+use super::rings::{CompletionQueue, SubmissionQueue};
+use super::spec::command::{COMPLETION_ENTRY_SIZE, SUBMISSION_ENTRY_SIZE};
+use super::spec::command::{CompletionEntry, SubmissionEntry};
+use super::spec::log_page::ErrorEntry;
+use super::spec::registers::{
+    Configuration, FATAL, READY, SHUTDOWN_COMPLETE, SHUTDOWN_OCCURRING, SUBSYSTEM_RESET_OCCURRED, aqa,
 };
+use super::spec::status::{Failure, Status};
 use super::state::{Activity, ControllerState};
-use super::status::{Failure, Status};
 use crate::storage::backend::Backend;
 use crate::storage::dma::{Dma, DmaMemory};
 use crate::storage::fault::{FaultInjector, FetchFault};
@@ -268,8 +270,8 @@ impl Controller {
             )
         };
         // Both sizes are 0's based; a queue has two entries or more.
-        let submission_entries = (attributes & 0xfff) + 1;
-        let completion_entries = (attributes >> 16 & 0xfff) + 1;
+        let submission_entries = aqa::submission_entries(attributes);
+        let completion_entries = aqa::completion_entries(attributes);
         let fits = |base: u64, entries: u32, size: u64| {
             entries >= 2 && self.memory.contains(base, (u64::from(entries) * size) as usize)
         };

@@ -11,7 +11,8 @@ use super::config::{
 };
 use super::controller::{Controller, DoorbellRoute};
 use super::faults::VOCABULARY;
-use super::registers::{DOORBELLS, MAX_QUEUE_PAIRS, RegisterFile};
+use super::registers::{MAX_QUEUE_PAIRS, RegisterFile};
+use super::spec::registers::DOORBELLS;
 use crate::pci::{Bar, FunctionDescription, MsixLayout, PciDevice, PciFunction};
 use crate::storage::backend::Backend;
 use crate::storage::controllers::{Connections, ControllerError, ControllerKind, ControllerOptions, StorageDevice};

@@ -7,12 +7,12 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use super::command::SubmissionEntry;
 use super::controller::Controller;
 use super::events::Event;
-use super::prp::PAGE_SIZE;
-use super::queue::{CompletionQueue, InvalidDoorbellValue, SubmissionQueue};
-use super::status::{Failure, Status};
+use super::rings::{CompletionQueue, InvalidDoorbellValue, SubmissionQueue};
+use super::spec::command::SubmissionEntry;
+use super::spec::registers::PAGE_SIZE;
+use super::spec::status::{Failure, Status};
 use crate::irq::InterruptMode;
 use crate::storage::dma::DmaMemory;
 

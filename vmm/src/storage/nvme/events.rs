@@ -4,15 +4,15 @@
 
 use std::collections::VecDeque;
 
-use super::command::SubmissionEntry;
 use super::controller::Controller;
-use super::log_page::{self, ErrorEntry};
-use super::status::{Failure, Status};
+use super::log_page::critical_warning;
+use super::spec::command::SubmissionEntry;
+use super::spec::features::NAMESPACE_ATTRIBUTE_NOTICES;
+use super::spec::log_page::{self, ErrorEntry};
+use super::spec::status::{Failure, Status};
 
 /// Requests that can be outstanding at once (AERL + 1).
 pub const ASYNC_EVENT_REQUEST_LIMIT: usize = 4;
-/// Asynchronous Event Configuration and OAES: Namespace Attribute Notices.
-pub const NAMESPACE_ATTRIBUTE_NOTICES: u32 = 1 << 8;
 /// Bits of Asynchronous Event Configuration that the controller has: SMART / Health warnings, namespace notices.
 pub(super) const ASYNC_EVENT_CONFIGURATION: u32 = 0xff | NAMESPACE_ATTRIBUTE_NOTICES;
 
@@ -187,7 +187,7 @@ impl Controller {
 
     /// Raises the SMART / Health events of the critical warnings that the host wants to know of (section 5.21.1.11).
     pub(super) fn check_health(&mut self) {
-        let warning = log_page::critical_warning(&self.state);
+        let warning = critical_warning(&self.state);
         if warning & log_page::CRITICAL_WARNING_TEMPERATURE != 0 {
             self.raise_if_wanted(Event::TemperatureThreshold);
         }

@@ -1,8 +1,8 @@
 //! What a fault plan for this controller can be about: its commands, registers and statuses.
 
-use super::command::{admin, nvm};
-use super::registers::{DOORBELLS, offset};
-use super::status::Status;
+use super::spec::command::{admin, nvm};
+use super::spec::registers::{DOORBELLS, offset};
+use super::spec::status::Status;
 use crate::storage::fault::{
     CommandClass, CommandCode, CompletionFault, FaultVocabulary, FaultWord, FetchFault, RegisterFault, RegisterMatch,
     WordKind,

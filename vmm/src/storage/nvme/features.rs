@@ -2,42 +2,13 @@
 //!
 //! Values that the host sets, their defaults, and what each may be set to. Nothing is saved across resets.
 
-use super::command::SubmissionEntry;
 use super::controller::Controller;
 use super::events::ASYNC_EVENT_CONFIGURATION;
 use super::identify::WARNING_TEMPERATURE;
-use super::status::{Failure, Status};
-
-/// Feature Identifiers (Figures 273 and 274).
-pub mod id {
-    /// Arbitration.
-    pub const ARBITRATION: u8 = 0x01;
-    /// Power Management.
-    pub const POWER_MANAGEMENT: u8 = 0x02;
-    /// Temperature Threshold.
-    pub const TEMPERATURE_THRESHOLD: u8 = 0x04;
-    /// Error Recovery.
-    pub const ERROR_RECOVERY: u8 = 0x05;
-    /// Volatile Write Cache.
-    pub const VOLATILE_WRITE_CACHE: u8 = 0x06;
-    /// Number of Queues.
-    pub const NUMBER_OF_QUEUES: u8 = 0x07;
-    /// Interrupt Coalescing.
-    pub const INTERRUPT_COALESCING: u8 = 0x08;
-    /// Interrupt Vector Configuration.
-    pub const INTERRUPT_VECTOR_CONFIGURATION: u8 = 0x09;
-    /// Write Atomicity Normal.
-    pub const WRITE_ATOMICITY_NORMAL: u8 = 0x0a;
-    /// Asynchronous Event Configuration.
-    pub const ASYNC_EVENT_CONFIGURATION: u8 = 0x0b;
-}
-
-const SAVE: u32 = 1 << 31;
-/// Supported capabilities (Figure 184): namespace specific, changeable. Nothing is saveable.
-const NAMESPACE_SPECIFIC: u32 = 1 << 1;
-const CHANGEABLE: u32 = 1 << 2;
-
-const NSID_ALL: u32 = 0xffff_ffff;
+use super::spec::command::NSID_ALL;
+use super::spec::command::SubmissionEntry;
+use super::spec::features::{CHANGEABLE, NAMESPACE_SPECIFIC, SAVE, id};
+use super::spec::status::{Failure, Status};
 
 /// The current values.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,20 +1,18 @@
 //! Identify command and its data structures (NVMe 1.4, section 5.15).
 //!
-//! What the controller says of itself. Layouts are complete structures of 4096 bytes; fields that this controller leaves
-//! 0 are folded into reserved arrays.
+//! What the controller says of itself.
 
-use std::mem::{offset_of, size_of};
+use zerocopy::{FromZeros, IntoBytes};
 
-use zerocopy::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
-
-use super::command::SubmissionEntry;
 use super::config::{ControllerConfig, NamespaceIds, PCI_SUBSYSTEM_VENDOR_ID, PCI_VENDOR_ID};
 use super::controller::{Controller, Namespace};
-use super::events::{ASYNC_EVENT_REQUEST_LIMIT, NAMESPACE_ATTRIBUTE_NOTICES};
+use super::events::ASYNC_EVENT_REQUEST_LIMIT;
 use super::log_page::ERROR_LOG_ENTRIES;
-use super::registers::VERSION;
-use super::status::{Failure, Status};
+use super::spec::command::SubmissionEntry;
+use super::spec::features::NAMESPACE_ATTRIBUTE_NOTICES;
+use super::spec::identify::{IdentifyController, IdentifyNamespace, cns};
+use super::spec::registers::VERSION;
+use super::spec::status::{Failure, Status};
 
 /// Maximum Data Transfer Size as a power of two of the page size (MDTS): 256 KiB.
 pub const MAX_TRANSFER_EXPONENT: u8 = 6;
@@ -28,189 +26,6 @@ pub const WARNING_TEMPERATURE: u16 = 343;
 pub const CRITICAL_TEMPERATURE: u16 = 353;
 /// Firmware revision (FR).
 pub const FIRMWARE_REVISION: [u8; 8] = *b"1.0     ";
-
-/// Controller or Namespace Structure values (Figure 244).
-pub mod cns {
-    /// Identify Namespace data structure.
-    pub const NAMESPACE: u8 = 0x00;
-    /// Identify Controller data structure.
-    pub const CONTROLLER: u8 = 0x01;
-    /// Active Namespace ID list.
-    pub const ACTIVE_NAMESPACES: u8 = 0x02;
-    /// Namespace Identification Descriptor list.
-    pub const NAMESPACE_DESCRIPTORS: u8 = 0x03;
-}
-
-/// Power State Descriptor (Figure 248).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C)]
-pub struct PowerState {
-    /// MP, in units of 10 mW.
-    pub maximum_power: U16,
-    reserved: [u8; 30],
-}
-
-/// Identify Controller data structure (Figure 247).
-#[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C)]
-pub struct IdentifyController {
-    /// VID.
-    pub vendor_id: U16,
-    /// SSVID.
-    pub subsystem_vendor_id: U16,
-    /// SN, ASCII, padded with spaces.
-    pub serial_number: [u8; 20],
-    /// MN, ASCII, padded with spaces.
-    pub model_number: [u8; 40],
-    /// FR, ASCII, padded with spaces.
-    pub firmware_revision: [u8; 8],
-    /// RAB.
-    pub recommended_arbitration_burst: u8,
-    /// IEEE OUI: none assigned.
-    pub ieee: [u8; 3],
-    /// CMIC.
-    pub multi_path: u8,
-    /// MDTS.
-    pub maximum_data_transfer_size: u8,
-    /// CNTLID.
-    pub controller_id: U16,
-    /// VER.
-    pub version: U32,
-    reserved84: [u8; 8],
-    /// OAES.
-    pub optional_async_events: U32,
-    /// CTRATT.
-    pub controller_attributes: U32,
-    reserved100: [u8; 11],
-    /// CNTRLTYPE.
-    pub controller_type: u8,
-    reserved112: [u8; 144],
-    /// OACS.
-    pub optional_admin_commands: U16,
-    /// ACL, 0's based.
-    pub abort_command_limit: u8,
-    /// AERL, 0's based.
-    pub async_event_request_limit: u8,
-    /// FRMW.
-    pub firmware_updates: u8,
-    /// LPA.
-    pub log_page_attributes: u8,
-    /// ELPE, 0's based.
-    pub error_log_page_entries: u8,
-    /// NPSS, 0's based.
-    pub power_states: u8,
-    /// AVSCC.
-    pub admin_vendor_specific: u8,
-    /// APSTA.
-    pub autonomous_power_state: u8,
-    /// WCTEMP, kelvin.
-    pub warning_temperature: U16,
-    /// CCTEMP, kelvin.
-    pub critical_temperature: U16,
-    reserved270: [u8; 242],
-    /// SQES: required size in bits 3:0, maximum in bits 7:4, as powers of two.
-    pub submission_entry_size: u8,
-    /// CQES, likewise.
-    pub completion_entry_size: u8,
-    /// MAXCMD.
-    pub maximum_outstanding_commands: U16,
-    /// NN.
-    pub namespaces: U32,
-    /// ONCS.
-    pub optional_nvm_commands: U16,
-    /// FUSES.
-    pub fused_operations: U16,
-    /// FNA.
-    pub format_attributes: u8,
-    /// VWC.
-    pub volatile_write_cache: u8,
-    /// AWUN, 0's based, in logical blocks.
-    pub atomic_write_unit_normal: U16,
-    /// AWUPF, 0's based, in logical blocks.
-    pub atomic_write_unit_power_fail: U16,
-    reserved530: [u8; 6],
-    /// SGLS.
-    pub scatter_gather_lists: U32,
-    reserved540: [u8; 228],
-    /// SUBNQN, NUL-terminated.
-    pub subsystem_name: [u8; 256],
-    reserved1024: [u8; 1024],
-    /// PSD0.
-    pub power_state_0: PowerState,
-    reserved2080: [u8; 2016],
-}
-
-const _: () = assert!(size_of::<IdentifyController>() == 4096);
-const _: () = assert!(offset_of!(IdentifyController, version) == 80);
-const _: () = assert!(offset_of!(IdentifyController, controller_type) == 111);
-const _: () = assert!(offset_of!(IdentifyController, optional_admin_commands) == 256);
-const _: () = assert!(offset_of!(IdentifyController, warning_temperature) == 266);
-const _: () = assert!(offset_of!(IdentifyController, submission_entry_size) == 512);
-const _: () = assert!(offset_of!(IdentifyController, volatile_write_cache) == 525);
-const _: () = assert!(offset_of!(IdentifyController, scatter_gather_lists) == 536);
-const _: () = assert!(offset_of!(IdentifyController, subsystem_name) == 768);
-const _: () = assert!(offset_of!(IdentifyController, power_state_0) == 2048);
-
-/// LBA Format (Figure 246).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C)]
-pub struct LbaFormat {
-    /// MS, bytes.
-    pub metadata_size: U16,
-    /// LBADS: log2 of the logical block size in bytes.
-    pub data_size: u8,
-    /// RP.
-    pub relative_performance: u8,
-}
-
-/// Identify Namespace data structure (Figure 245).
-#[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C)]
-pub struct IdentifyNamespace {
-    /// NSZE, logical blocks.
-    pub size: U64,
-    /// NCAP, logical blocks.
-    pub capacity: U64,
-    /// NUSE, logical blocks.
-    pub utilization: U64,
-    /// NSFEAT.
-    pub features: u8,
-    /// NLBAF, 0's based.
-    pub lba_formats: u8,
-    /// FLBAS.
-    pub formatted_lba_size: u8,
-    /// MC.
-    pub metadata_capabilities: u8,
-    /// DPC.
-    pub protection_capabilities: u8,
-    /// DPS.
-    pub protection_settings: u8,
-    /// NMIC.
-    pub multi_path: u8,
-    /// RESCAP.
-    pub reservation_capabilities: u8,
-    /// FPI.
-    pub format_progress: u8,
-    /// DLFEAT.
-    pub deallocate_features: u8,
-    reserved34: [u8; 65],
-    /// NSATTR.
-    pub attributes: u8,
-    reserved100: [u8; 4],
-    /// NGUID.
-    pub nguid: [u8; 16],
-    /// EUI64, most significant byte first.
-    pub eui64: [u8; 8],
-    /// LBAF0.
-    pub lba_format_0: LbaFormat,
-    reserved132: [u8; 3964],
-}
-
-const _: () = assert!(size_of::<IdentifyNamespace>() == 4096);
-const _: () = assert!(offset_of!(IdentifyNamespace, deallocate_features) == 33);
-const _: () = assert!(offset_of!(IdentifyNamespace, attributes) == 99);
-const _: () = assert!(offset_of!(IdentifyNamespace, nguid) == 104);
-const _: () = assert!(offset_of!(IdentifyNamespace, lba_format_0) == 128);
 
 /// `text` in `N` bytes, cut or padded with spaces.
 fn padded<const N: usize>(text: &str) -> [u8; N] {

@@ -16,7 +16,6 @@
 #![forbid(unsafe_code)]
 
 mod admin;
-pub mod command;
 pub mod completion;
 pub mod config;
 pub mod controller;
@@ -31,11 +30,11 @@ pub mod log_page;
 pub mod media;
 pub mod nvm;
 pub mod prp;
-pub mod queue;
 pub mod ranges;
 pub mod registers;
+pub mod rings;
+pub mod spec;
 pub mod state;
-pub mod status;
 
 pub use config::{
     ConfigError, ControllerConfig, MAX_NAMESPACES, PCI_DEVICE_ID, PCI_OTHER_SUBSYSTEM_ID, PCI_SUBSYSTEM_ID,
@@ -43,9 +42,9 @@ pub use config::{
 };
 pub use controller::{Controller, DoorbellRoute};
 pub use device::{NVME, NvmeDevice};
-pub use registers::{DOORBELLS, MAX_QUEUE_PAIRS, RegisterFile, RegisterState};
+pub use registers::{MAX_QUEUE_PAIRS, RegisterFile, RegisterState};
+pub use spec::status::Status;
 pub use state::ControllerState;
-pub use status::Status;
 
 #[cfg(test)]
 mod tests;

@@ -4,17 +4,13 @@
 //! [`ranges`](super::ranges).
 
 use super::admin::check_flags;
-use super::command::{SubmissionEntry, nvm};
 use super::controller::{Controller, Namespace};
 use super::identify::MAX_TRANSFER;
 use super::media::ByteRange;
-use super::status::{Failure, Status};
+use super::spec::command::{FORCE_UNIT_ACCESS, NSID_ALL, SubmissionEntry, nvm};
+use super::spec::status::{Failure, Status};
 use crate::storage::backend::BackendError;
 use crate::storage::dma::DmaMemory;
-
-const NSID_ALL: u32 = 0xffff_ffff;
-/// CDW12 of the commands with a range.
-const FORCE_UNIT_ACCESS: u32 = 1 << 30;
 
 impl Namespace {
     pub(super) fn byte_range(&self, starting_lba: u64, blocks: u64) -> Result<ByteRange, Failure> {

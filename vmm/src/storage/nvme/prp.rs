@@ -3,12 +3,10 @@
 //! Turns PRP entries and lists into segments. It knows neither commands nor what is transferred. The guest may change a
 //! list while it is read: every entry is read once and checked after it was read.
 
-use super::status::Status;
+use super::spec::registers::PAGE_SIZE;
+use super::spec::status::Status;
 use crate::storage::dma::DmaMemory;
 use crate::storage::segments::Segment;
-
-/// The one memory page size that the controller has (CAP.MPSMIN = CAP.MPSMAX = 0), in bytes.
-pub const PAGE_SIZE: u64 = 4096;
 
 const ENTRY_SIZE: u64 = 8;
 

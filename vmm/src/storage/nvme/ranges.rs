@@ -7,37 +7,17 @@
 
 use std::collections::VecDeque;
 
-use zerocopy::little_endian::{U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::FromBytes;
 
-use super::command::SubmissionEntry;
 use super::controller::{Controller, Namespace};
 use super::identify::MAX_TRANSFER;
 use super::media::ByteRange;
 use super::nvm::{command_range, write_status};
-use super::status::{Failure, Status};
+use super::spec::command::{ATTRIBUTE_DEALLOCATE, DEALLOCATE, DatasetRange, SubmissionEntry};
+use super::spec::status::{Failure, Status};
 
 /// Bytes that a backend is asked to zero or to give back at once. It may have to write them.
 pub const PIECE: u64 = 16 << 20;
-
-/// CDW12 of Write Zeroes.
-const DEALLOCATE: u32 = 1 << 25;
-/// CDW11 of Dataset Management: AD.
-const ATTRIBUTE_DEALLOCATE: u32 = 1 << 2;
-
-/// Dataset Management Range (Figure 362).
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C)]
-pub struct DatasetRange {
-    /// Context Attributes.
-    pub attributes: U32,
-    /// Length in logical blocks.
-    pub length: U32,
-    /// Starting LBA.
-    pub starting_lba: U64,
-}
-
-const _: () = assert!(size_of::<DatasetRange>() == 16);
 
 /// What is done with the ranges of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,6 +10,11 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::spec::registers::offset::{ACQ, AQA, ASQ, CAP, CC, CSTS, INTMC, INTMS, NSSR, VS};
+use super::spec::registers::{
+    Configuration, DEFINED_END, DOORBELLS, READY, SHUTDOWN_MASK, SUBSYSTEM_RESET, SUBSYSTEM_RESET_OCCURRED, VERSION,
+    aqa, cap,
+};
 use crate::storage::fault::{FaultInjector, RegisterFault};
 use crate::storage::interrupts::InterruptSink;
 use crate::storage::worker::Attention;
@@ -18,110 +23,16 @@ use crate::storage::worker::Attention;
 pub const MAX_QUEUE_PAIRS: u16 = 64;
 /// Entries of the largest queue (CAP.MQES + 1).
 pub const MAX_QUEUE_ENTRIES: u32 = 1024;
-/// Offset of the first doorbell in BAR 0.
-pub const DOORBELLS: u64 = 0x1000;
 /// Doorbells there are at most: a tail and a head for the admin queues and each I/O queue pair.
 pub const DOORBELL_COUNT: usize = 2 * (MAX_QUEUE_PAIRS as usize + 1);
 
-/// Offsets of the registers in BAR 0 (Figure 68).
-pub mod offset {
-    /// Controller Capabilities.
-    pub const CAP: u64 = 0x00;
-    /// Version.
-    pub const VS: u64 = 0x08;
-    /// Interrupt Mask Set.
-    pub const INTMS: u64 = 0x0c;
-    /// Interrupt Mask Clear.
-    pub const INTMC: u64 = 0x10;
-    /// Controller Configuration.
-    pub const CC: u64 = 0x14;
-    /// Controller Status.
-    pub const CSTS: u64 = 0x1c;
-    /// NVM Subsystem Reset.
-    pub const NSSR: u64 = 0x20;
-    /// Admin Queue Attributes.
-    pub const AQA: u64 = 0x24;
-    /// Admin Submission Queue Base Address.
-    pub const ASQ: u64 = 0x28;
-    /// Admin Completion Queue Base Address.
-    pub const ACQ: u64 = 0x30;
-}
-use offset::{ACQ, AQA, ASQ, CAP, CC, CSTS, INTMC, INTMS, NSSR, VS};
-
-/// Everything from here to the doorbells is reserved: no boot partitions, memory buffer or persistent region.
-const DEFINED_END: u64 = 0x38;
-
-/// VS: 1.4.0 (section 3.1.2).
-pub const VERSION: u32 = 0x0001_0400;
-
-/// CAP (section 3.1.1): MQES, CQR, TO in units of 500 ms, NSSRS, CSS with the NVM command set. DSTRD, MPSMIN and MPSMAX
-/// are 0, and so is AMS: round robin is all the arbitration there is, no weighted one and none of a vendor.
-pub const CAPABILITIES: u64 = (MAX_QUEUE_ENTRIES as u64 - 1) | 1 << 16 | 30 << 24 | 1 << 36 | 1 << 37;
-
-/// What has to be written to NSSR for an NVM Subsystem Reset: "NVMe" (section 3.1.7).
-const SUBSYSTEM_RESET: u32 = 0x4e56_4d65;
-
-/// Controller Configuration, CC (section 3.1.5).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Configuration(pub u32);
-
-impl Configuration {
-    const WRITABLE: u32 = 0x00ff_fff1;
-
-    /// EN.
-    #[must_use]
-    pub fn enabled(self) -> bool {
-        self.0 & 1 != 0
-    }
-
-    /// CSS, bits 6:4.
-    #[must_use]
-    pub fn command_set(self) -> u32 {
-        self.0 >> 4 & 7
-    }
-
-    /// MPS, bits 10:7: the page size is 2^(12 + MPS) bytes.
-    #[must_use]
-    pub fn memory_page_size(self) -> u32 {
-        self.0 >> 7 & 0xf
-    }
-
-    /// AMS, bits 13:11.
-    #[must_use]
-    pub fn arbitration(self) -> u32 {
-        self.0 >> 11 & 7
-    }
-
-    /// SHN, bits 15:14: normal or abrupt shutdown, which are done alike. The reserved value asks for nothing.
-    #[must_use]
-    pub fn wants_shutdown(self) -> bool {
-        matches!(self.0 >> 14 & 3, 1 | 2)
-    }
-
-    /// IOSQES, bits 19:16: log2 of the size of an I/O submission queue entry.
-    #[must_use]
-    pub fn submission_entry_size(self) -> u32 {
-        self.0 >> 16 & 0xf
-    }
-
-    /// IOCQES, bits 23:20: log2 of the size of an I/O completion queue entry.
-    #[must_use]
-    pub fn completion_entry_size(self) -> u32 {
-        self.0 >> 20 & 0xf
-    }
-}
-
-/// CSTS.RDY (section 3.1.6).
-pub const READY: u32 = 1;
-/// CSTS.CFS: Controller Fatal Status.
-pub const FATAL: u32 = 1 << 1;
-/// CSTS.SHST: shutdown processing occurring.
-pub const SHUTDOWN_OCCURRING: u32 = 1 << 2;
-/// CSTS.SHST: shutdown processing complete.
-pub const SHUTDOWN_COMPLETE: u32 = 2 << 2;
-const SHUTDOWN_MASK: u32 = 3 << 2;
-/// CSTS.NSSRO: an NVM Subsystem Reset occurred; stays until the host writes a 1 to it.
-pub const SUBSYSTEM_RESET_OCCURRED: u32 = 1 << 4;
+/// CAP (section 3.1.1). DSTRD, MPSMIN and MPSMAX are 0, and so is AMS: round robin is all the arbitration there is, no
+/// weighted one and none of a vendor. The time-out is 15 s.
+pub const CAPABILITIES: u64 = (MAX_QUEUE_ENTRIES as u64 - 1)
+    | cap::CONTIGUOUS_QUEUES_REQUIRED
+    | 30 << cap::TIMEOUT_SHIFT
+    | cap::SUBSYSTEM_RESET_SUPPORTED
+    | cap::NVM_COMMAND_SET;
 
 /// The values of the registers, and what was written since the controller last looked: plain state that can be saved.
 // Each flag is a fact of its own.
@@ -225,7 +136,7 @@ impl RegisterState {
             AQA | ASQ | 0x2c | ACQ | 0x34 if self.configuration.enabled() => {
                 tracing::debug!(offset, "admin queue register written while the controller is enabled");
             }
-            AQA => self.admin_queue_attributes = value & 0x0fff_0fff,
+            AQA => self.admin_queue_attributes = value & aqa::WRITABLE,
             ASQ => set_low(&mut self.admin_submission_queue, value & !0xfff),
             0x2c => set_high(&mut self.admin_submission_queue, value),
             ACQ => set_low(&mut self.admin_completion_queue, value & !0xfff),

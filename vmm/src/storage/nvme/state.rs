@@ -10,8 +10,8 @@ use super::events::AsyncEvents;
 use super::features::Features;
 use super::log_page::{Counters, ErrorLog};
 use super::media::Media;
-use super::queue::{CompletionQueue, SubmissionQueue};
 use super::ranges::InHand;
+use super::rings::{CompletionQueue, SubmissionQueue};
 
 /// Whether a controller fetches commands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use zerocopy::IntoBytes;
 use super::harness::*;
 use crate::storage::backend::{Backend, BackendError, MemoryBackend};
 use crate::storage::nvme::Status;
-use crate::storage::nvme::command::{SubmissionEntry, admin, nvm};
-use crate::storage::nvme::ranges::DatasetRange;
+use crate::storage::nvme::spec::command::DatasetRange;
+use crate::storage::nvme::spec::command::{SubmissionEntry, admin, nvm};
 
 fn pattern(length: usize, seed: u8) -> Vec<u8> {
     (0..length)

@@ -19,8 +19,9 @@ use crate::irq::{MessageSink, MsiMessage};
 use crate::pci::{PciAddress, PciBus, Resources};
 use crate::sandbox::Sandbox;
 use crate::storage::backend::{Backend, BackendError, MemoryBackend};
-use crate::storage::nvme::command::{SubmissionEntry, admin, nvm};
-use crate::storage::nvme::ranges::{DatasetRange, PIECE};
+use crate::storage::nvme::ranges::PIECE;
+use crate::storage::nvme::spec::command::DatasetRange;
+use crate::storage::nvme::spec::command::{SubmissionEntry, admin, nvm};
 use crate::storage::nvme::{ConfigError, ControllerConfig, NvmeDevice};
 use crate::storage::{Connections, ControllerError, InterruptKind, StorageDevice};
 

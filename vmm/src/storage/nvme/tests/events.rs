@@ -2,7 +2,7 @@
 
 use super::harness::*;
 use crate::storage::nvme::Status;
-use crate::storage::nvme::command::{SubmissionEntry, admin};
+use crate::storage::nvme::spec::command::{SubmissionEntry, admin};
 
 const INVALID_REGISTER: u32 = 0x01_00_00;
 const INVALID_VALUE: u32 = 0x01_01_00;

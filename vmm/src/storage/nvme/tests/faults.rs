@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::harness::*;
 use crate::storage::nvme::Status;
-use crate::storage::nvme::command::{SubmissionEntry, admin, nvm};
-use crate::storage::nvme::log_page::{ErrorEntry, SmartHealth};
+use crate::storage::nvme::spec::command::{SubmissionEntry, admin, nvm};
+use crate::storage::nvme::spec::log_page::{ErrorEntry, SmartHealth};
 use crate::storage::nvme::state::Activity;
 use zerocopy::FromBytes;
 

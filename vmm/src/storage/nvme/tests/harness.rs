@@ -7,8 +7,8 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::irq::InterruptMode;
 use crate::storage::backend::{Backend, MemoryBackend};
-use crate::storage::nvme::command::{CompletionEntry, SubmissionEntry, admin};
 use crate::storage::nvme::faults::code;
+use crate::storage::nvme::spec::command::{CompletionEntry, SubmissionEntry, admin};
 use crate::storage::nvme::{Controller, ControllerConfig, DoorbellRoute, RegisterFile, Status};
 
 pub(super) use crate::storage::dma::{DmaMemory, NotMemory};

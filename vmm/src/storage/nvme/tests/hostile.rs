@@ -9,7 +9,7 @@ use zerocopy::IntoBytes;
 
 use super::harness::*;
 use crate::storage::backend::MemoryBackend;
-use crate::storage::nvme::command::SubmissionEntry;
+use crate::storage::nvme::spec::command::SubmissionEntry;
 use crate::storage::nvme::{Controller, ControllerConfig, Status};
 
 /// RAM of the machine: two pieces with a hole between them.

@@ -2,7 +2,7 @@
 
 use super::harness::*;
 use crate::storage::nvme::Status;
-use crate::storage::nvme::command::nvm;
+use crate::storage::nvme::spec::command::nvm;
 use crate::storage::nvme::state::Activity;
 
 #[test]
@@ -135,7 +135,7 @@ fn unusable_configuration_is_fatal_until_reset() {
 #[test]
 fn reset_deletes_queues_and_forgets_features_but_keeps_admin_addresses() {
     let mut driver = Driver::with_io_queue();
-    driver.admin_ok(crate::storage::nvme::command::SubmissionEntry {
+    driver.admin_ok(crate::storage::nvme::spec::command::SubmissionEntry {
         dword10: 1.into(),
         dword11: 5.into(),
         ..command(0x09)

@@ -4,11 +4,11 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::harness::*;
 use crate::storage::backend::MemoryBackend;
-use crate::storage::nvme::command::{SubmissionEntry, admin, nvm};
-use crate::storage::nvme::identify::{IdentifyController, IdentifyNamespace};
-use crate::storage::nvme::log_page::SmartHealth;
 use crate::storage::nvme::media::MAX_UNREADABLE;
-use crate::storage::nvme::ranges::DatasetRange;
+use crate::storage::nvme::spec::command::DatasetRange;
+use crate::storage::nvme::spec::command::{SubmissionEntry, admin, nvm};
+use crate::storage::nvme::spec::identify::{IdentifyController, IdentifyNamespace};
+use crate::storage::nvme::spec::log_page::SmartHealth;
 use crate::storage::nvme::{ControllerConfig, MAX_NAMESPACES, Status};
 
 fn get_log(page: u32, bytes: u32) -> SubmissionEntry {

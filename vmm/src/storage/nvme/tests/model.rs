@@ -8,8 +8,8 @@ use zerocopy::IntoBytes;
 
 use super::harness::*;
 use crate::storage::nvme::Status;
-use crate::storage::nvme::command::{SubmissionEntry, nvm};
-use crate::storage::nvme::ranges::DatasetRange;
+use crate::storage::nvme::spec::command::DatasetRange;
+use crate::storage::nvme::spec::command::{SubmissionEntry, nvm};
 
 /// The disk has few blocks, so that commands meet.
 const BLOCKS: u64 = 64;

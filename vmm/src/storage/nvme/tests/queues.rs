@@ -6,8 +6,8 @@ use vm_memory::{GuestMemoryMmap, VolatileSlice};
 
 use super::harness::*;
 use crate::storage::nvme::Status;
-use crate::storage::nvme::command::{SubmissionEntry, admin, nvm};
-use crate::storage::nvme::queue::{InvalidDoorbellValue, SubmissionQueue};
+use crate::storage::nvme::rings::{InvalidDoorbellValue, SubmissionQueue};
+use crate::storage::nvme::spec::command::{SubmissionEntry, admin, nvm};
 
 const CQ: u64 = 0x5_0000;
 const SIZE: u32 = 7 << 16;

@@ -7,8 +7,9 @@ use zerocopy::IntoBytes;
 use super::harness::*;
 use crate::storage::backend::{Backend, BackendError, MemoryBackend};
 use crate::storage::nvme::Status;
-use crate::storage::nvme::command::{SubmissionEntry, nvm};
-use crate::storage::nvme::ranges::{DatasetRange, PIECE};
+use crate::storage::nvme::ranges::PIECE;
+use crate::storage::nvme::spec::command::DatasetRange;
+use crate::storage::nvme::spec::command::{SubmissionEntry, nvm};
 
 /// What a backend was asked to zero: offset, length, whether the room may be given back.
 type Calls = Arc<Mutex<Vec<(u64, u64, bool)>>>;

@@ -6,10 +6,8 @@ use std::sync::Mutex;
 use vm_memory::VolatileSlice;
 
 use crate::storage::dma::{DmaMemory, NotMemory};
-use crate::storage::nvme::command::CompletionEntry;
-use crate::storage::nvme::queue::{
-    COMPLETION_ENTRY_SIZE, CompletionQueue, InvalidDoorbellValue, SUBMISSION_ENTRY_SIZE, SubmissionQueue,
-};
+use crate::storage::nvme::rings::{CompletionQueue, InvalidDoorbellValue, SubmissionQueue};
+use crate::storage::nvme::spec::command::{COMPLETION_ENTRY_SIZE, CompletionEntry, SUBMISSION_ENTRY_SIZE};
 use crate::storage::segments::Segment;
 
 const BASE: u64 = 0x1_0000;

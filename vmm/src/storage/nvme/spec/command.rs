@@ -61,8 +61,13 @@ pub struct CompletionEntry {
     pub status: U16,
 }
 
-const _: () = assert!(size_of::<SubmissionEntry>() == 64);
-const _: () = assert!(size_of::<CompletionEntry>() == 16);
+/// Size of a submission queue entry in bytes (CC.IOSQES = 6).
+pub const SUBMISSION_ENTRY_SIZE: u64 = 64;
+/// Size of a completion queue entry in bytes (CC.IOCQES = 4).
+pub const COMPLETION_ENTRY_SIZE: u64 = 16;
+
+const _: () = assert!(size_of::<SubmissionEntry>() as u64 == SUBMISSION_ENTRY_SIZE);
+const _: () = assert!(size_of::<CompletionEntry>() as u64 == COMPLETION_ENTRY_SIZE);
 
 impl SubmissionEntry {
     /// SLBA of the commands of [`nvm::WITH_LBA`]: dwords 10 and 11.
@@ -120,3 +125,26 @@ pub mod nvm {
     /// Those that name a starting LBA in dwords 10 and 11, and a number of blocks in dword 12.
     pub const WITH_LBA: [u8; 6] = [READ, WRITE, WRITE_UNCORRECTABLE, COMPARE, WRITE_ZEROES, VERIFY];
 }
+
+/// Namespace identifier that stands for all namespaces.
+pub const NSID_ALL: u32 = 0xffff_ffff;
+/// CDW12 of reads and writes: Force Unit Access.
+pub const FORCE_UNIT_ACCESS: u32 = 1 << 30;
+/// CDW12 of Write Zeroes.
+pub const DEALLOCATE: u32 = 1 << 25;
+/// CDW11 of Dataset Management: AD.
+pub const ATTRIBUTE_DEALLOCATE: u32 = 1 << 2;
+
+/// Dataset Management Range (Figure 362).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct DatasetRange {
+    /// Context Attributes.
+    pub attributes: U32,
+    /// Length in logical blocks.
+    pub length: U32,
+    /// Starting LBA.
+    pub starting_lba: U64,
+}
+
+const _: () = assert!(size_of::<DatasetRange>() == 16);

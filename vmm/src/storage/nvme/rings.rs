@@ -5,13 +5,8 @@
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::command::{CompletionEntry, SubmissionEntry};
+use super::spec::command::{COMPLETION_ENTRY_SIZE, CompletionEntry, SUBMISSION_ENTRY_SIZE, SubmissionEntry};
 use crate::storage::dma::{DmaMemory, NotMemory};
-
-/// Size of a submission queue entry in bytes (CC.IOSQES = 6).
-pub const SUBMISSION_ENTRY_SIZE: u64 = 64;
-/// Size of a completion queue entry in bytes (CC.IOCQES = 4).
-pub const COMPLETION_ENTRY_SIZE: u64 = 16;
 
 /// A doorbell value that no correct host writes (section 5.2, "Invalid Doorbell Write Value").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
