@@ -7,8 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Rtc;
+use crate::devices::DeviceWorker;
 use crate::error::Error;
-use crate::machine::DeviceWorker;
 use crate::sandbox::{JoinHandle, Sandbox, ThreadKind};
 
 /// The thread does not look more often than this, however late it is: the shortest period is 122 us.
