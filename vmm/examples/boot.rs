@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use storlock_vmm::boot::{BootFile, BootRequest, FileKind, KernelImage};
 use storlock_vmm::kvm;
-use storlock_vmm::machine::{Machine, MachineConfig, MachineStop};
 use storlock_vmm::pci::PciAddress;
+use storlock_vmm::run::{Machine, MachineConfig, MachineStop};
 use storlock_vmm::storage::backend::MemoryBackend;
 use storlock_vmm::storage::nvme::{ControllerConfig, NvmeDevice};
 

@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::boot::BootError;
 
 /// Failure of the host side: KVM, memory, files. What the *guest* does wrong is never an `Error` but an
-/// [`crate::machine::MachineStop`].
+/// [`crate::run::MachineStop`].
 #[derive(Debug, Error)]
 pub enum Error {
     /// The device node is not there.

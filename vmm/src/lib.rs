@@ -5,7 +5,6 @@
 
 pub mod boot;
 pub mod bus;
-pub mod capabilities;
 pub mod debug;
 pub mod devices;
 pub mod doorbell;
@@ -14,26 +13,17 @@ pub mod firmware;
 pub mod host;
 pub mod irq;
 pub mod kvm;
-pub mod machine;
 pub mod memory;
 pub mod pci;
 pub mod registers;
+pub mod run;
 pub mod sandbox;
 pub mod storage;
 pub mod translate;
 
-mod attach;
-mod board;
-mod coordinator;
 mod cpuid;
-mod emulate;
-mod exit;
 mod hyperv;
 mod msr;
-mod power_on;
-mod probe;
 mod rom;
-mod running;
-mod vcpu;
 
 pub use error::Error;

@@ -7,7 +7,7 @@
 mod support;
 
 use storlock_vmm::debug::{HitAction, ResumeAction, StopPoint, StopPointError, StopPointKind};
-use storlock_vmm::machine::{MachineConfig, MachineStop, RunningMachine};
+use storlock_vmm::run::{MachineConfig, MachineStop, RunningMachine};
 use support::{Code, LIMIT, Place, Prepared, Recorder, config, open, working_methods};
 
 const ONE: ResumeAction = ResumeAction::Step { range: None };

@@ -12,8 +12,8 @@ use std::time::Duration;
 use kvm_ioctls::Kvm;
 use storlock_vmm::boot::{BootInfo, BootRequest, KernelImage};
 use storlock_vmm::doorbell::{Doorbell, DoorbellHost, DoorbellMatch, KvmDoorbells};
-use storlock_vmm::machine::{Machine, MachineConfig, MachineStop};
 use storlock_vmm::pci::{Bar, FunctionDescription, Msix, MsixLayout, PciAddress, PciDevice, PciFunction};
+use storlock_vmm::run::{Machine, MachineConfig, MachineStop};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Where the guest sees the last gigabyte below 4 GiB: BARs and the local APIC.
@@ -287,7 +287,7 @@ fn a_guest_takes_msix_interrupts_by_irqfd_from_a_bar_that_it_moved() {
     assert_eq!(rung.read().unwrap(), 1, "the doorbell");
 }
 
-fn results(running: &storlock_vmm::machine::RunningMachine, info: &BootInfo) -> [u32; 5] {
+fn results(running: &storlock_vmm::run::RunningMachine, info: &BootInfo) -> [u32; 5] {
     let mut bytes = [0; 20];
     running
         .ram()

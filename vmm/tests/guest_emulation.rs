@@ -7,9 +7,10 @@ mod support;
 
 use std::sync::{Arc, Mutex, OnceLock};
 
-use storlock_vmm::debug::{HitAction, StepOver, StoppedCpu};
-use storlock_vmm::machine::MachineConfig;
+use storlock_vmm::debug::{HitAction, StepOver};
 use storlock_vmm::registers::Registers;
+use storlock_vmm::run::MachineConfig;
+use storlock_vmm::run::StoppedCpu;
 use support::{Call, Code, Recorder, config, open};
 
 const ROUNDS: u64 = 24;

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use pc::firmware::{make_fat_disk, make_variables, ovmf};
 use pc::{Console, DebianKernel, machine, machine_of, places, run_to, test_platform_runs_operating_systems};
 use storlock_vmm::boot::{FirmwareRequest, LinuxRequest, NamedFile};
-use storlock_vmm::machine::MachineConfig;
+use storlock_vmm::run::MachineConfig;
 
 /// What OVMF does where nothing is: it looks for CPU hot-plug and for a TPM.
 const UNASSIGNED: (&str, &str) = ("r32@af00 x1, w32@af00 x2, w8@af05 x1", "r8@fed40000 x2");

@@ -18,7 +18,7 @@ use pc::{
     test_platform_runs_operating_systems,
 };
 use storlock_vmm::boot::LinuxRequest;
-use storlock_vmm::machine::{Machine, MachineConfig};
+use storlock_vmm::run::{Machine, MachineConfig};
 use storlock_vmm::storage::InterruptKind;
 use storlock_vmm::storage::backend::ImageOptions;
 

@@ -18,7 +18,7 @@ use pc::{
     Console, REPORT, check_report, guest_root, guest_system, machine_with, run_to, test_platform_runs_operating_systems,
 };
 use storlock_vmm::boot::{FirmwareRequest, LinuxRequest};
-use storlock_vmm::machine::{Machine, MachineConfig};
+use storlock_vmm::run::{Machine, MachineConfig};
 use storlock_vmm::storage::backend::ImageOptions;
 
 /// Bytes of the second disk, which fio and nvme-cli work on.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use storlock_vmm::boot::{BootRequest, KernelImage};
 use storlock_vmm::debug::{Breakpoint, HitAction, StepOver};
 use storlock_vmm::devices::DeviceWorker;
-use storlock_vmm::machine::{InternalError, Machine, MachineConfig, MachineStop};
+use storlock_vmm::run::{InternalError, Machine, MachineConfig, MachineStop};
 use support::{Call, Code, LIMIT, Recorder, config, open, working_methods};
 
 /// Every processor calls `routine` (which starts with `first`) `calls` times; the last one to finish ends the guest.

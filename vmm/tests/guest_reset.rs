@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use pc::test_platform_runs_operating_systems;
 use storlock_vmm::boot::{FirmwareRequest, NamedFile};
-use storlock_vmm::debug::{DebugHandler, HitAction, StoppedCpu};
+use storlock_vmm::debug::HitAction;
 use storlock_vmm::kvm;
-use storlock_vmm::machine::{AtReset, Machine, MachineConfig, MachineStop, RunningMachine};
+use storlock_vmm::run::{AtReset, Machine, MachineConfig, MachineStop, RunningMachine};
+use storlock_vmm::run::{DebugHandler, StoppedCpu};
 use storlock_vmm::sandbox::Sandbox;
 
 const LIMIT: Duration = Duration::from_secs(120);

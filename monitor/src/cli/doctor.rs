@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use storlock_vmm::capabilities::{Capabilities, Flavour, StepOverResult, probe_step_over};
 use storlock_vmm::debug::StepOver;
 use storlock_vmm::kvm;
+use storlock_vmm::kvm::{Capabilities, Flavour};
+use storlock_vmm::run::{StepOverResult, probe_step_over};
 use storlock_vmm::sandbox::{FileLimit, Sandbox};
 
 use super::run::Format;

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use storlock_vmm::boot::{LinuxRequest, is_linux_kernel};
-use storlock_vmm::machine::MachineStop;
+use storlock_vmm::run::MachineStop;
 use storlock_vmm::sandbox::Sandbox;
 
 use super::output::ReportDirectory;

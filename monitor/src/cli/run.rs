@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
-use storlock_vmm::machine::AtReset;
+use storlock_vmm::run::AtReset;
 use storlock_vmm::sandbox::{FileLimit, Sandbox};
 use storlock_vmm::storage::InterruptKind;
 

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use storlock_vmm::machine::Machine;
 use storlock_vmm::pci::PciAddress;
+use storlock_vmm::run::Machine;
 use storlock_vmm::storage::backend::{
     Backend, HostFailures, ImageBackend, ImageOptions, MemoryBackend, WatchedBackend,
 };

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use storlock_vmm::machine::MachineStop;
+use storlock_vmm::run::MachineStop;
 
 use super::RunningGuest;
 use crate::backend::kvm::KvmCpu;

@@ -18,9 +18,7 @@ use storlock_vmm::boot::{BootRequest, FirmwareRequest, LinuxRequest};
 use storlock_vmm::debug::BREAKPOINT_LIMIT;
 use storlock_vmm::devices::power::PowerManagement;
 use storlock_vmm::devices::ramfb::{Picture, RamFb};
-use storlock_vmm::machine::{
-    AtReset, InternalError, Machine, MachineConfig, MachineHandle, MachineStop, RunningMachine,
-};
+use storlock_vmm::run::{AtReset, InternalError, Machine, MachineConfig, MachineHandle, MachineStop, RunningMachine};
 use storlock_vmm::sandbox::{Sandbox, ThreadKind};
 use storlock_vmm::storage::backend::HostFailures;
 use storlock_vmm::storage::{FaultInjector, InterruptKind};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use storlock_vmm::devices::ramfb::{Picture, RamFb};
-use storlock_vmm::machine::{Machine, MachineConfig, MachineStop};
+use storlock_vmm::run::{Machine, MachineConfig, MachineStop};
 use storlock_vmm::sandbox::ThreadKind;
 
 use super::disks::{self, AttachedDisks};

@@ -15,10 +15,12 @@ use std::time::{Duration, Instant};
 
 use kvm_ioctls::Kvm;
 use storlock_vmm::boot::{BootRequest, KernelImage};
-use storlock_vmm::capabilities::{Capabilities, probe_step_over};
-use storlock_vmm::debug::{Breakpoint, DebugHandler, HitAction, StepOver, StoppedCpu};
+use storlock_vmm::debug::{Breakpoint, HitAction, StepOver};
 use storlock_vmm::kvm;
-use storlock_vmm::machine::{CpuStatistics, Machine, MachineConfig, MachineStop};
+use storlock_vmm::kvm::Capabilities;
+use storlock_vmm::run::probe_step_over;
+use storlock_vmm::run::{CpuStatistics, Machine, MachineConfig, MachineStop};
+use storlock_vmm::run::{DebugHandler, StoppedCpu};
 
 type Failure = Box<dyn std::error::Error>;
 

@@ -9,8 +9,12 @@ use kvm_bindings::{
     KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, KVM_GUESTDBG_USE_SW_BP, kvm_guest_debug,
 };
 
-use super::{BREAKPOINT_LIMIT, Breakpoint, StopPoint, StopPointKind};
-use crate::emulate::FirstInstruction;
+use super::{BREAKPOINT_LIMIT, Breakpoint, FirstInstruction, StopPoint, StopPointKind};
+
+/// DR6.BS: a single step.
+pub(crate) const DR6_BS: u64 = 1 << 14;
+/// DR6 with nothing recorded: the bits that always read as one.
+pub(crate) const DR6_NONE: u64 = 0xffff_0ff0;
 
 /// A return that is waited for on one vCPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,7 +15,7 @@ pub enum StopPointKind {
     /// The instruction there is about to be executed. A debug register sees it.
     HardwareBreakpoint,
     /// The same by INT3, which is written over the instruction's first byte: it takes no debug register, but the guest can
-    /// see it. Only where [`crate::machine::MachineHandle::has_software_breakpoints`].
+    /// see it. Only where [`crate::run::MachineHandle::has_software_breakpoints`].
     SoftwareBreakpoint,
     /// Data there was written.
     WriteWatchpoint,
@@ -23,8 +23,8 @@ pub enum StopPointKind {
     AccessWatchpoint,
 }
 
-/// Stops the whole machine, unlike a [`Breakpoint`]: [`crate::machine::RunningMachine::wait`] then returns
-/// [`crate::machine::MachineStop::StopPoint`]. In force on all vCPUs alike.
+/// Stops the whole machine, unlike a [`Breakpoint`]: [`crate::run::RunningMachine::wait`] then returns
+/// [`crate::run::MachineStop::StopPoint`]. In force on all vCPUs alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StopPoint {
     /// When it stops.
@@ -164,7 +164,7 @@ pub enum ResumeAction {
     #[default]
     Run,
     /// It executes one instruction, or as many as lie one after the other in the range of addresses; then the machine
-    /// stops with [`crate::machine::MachineStop::Stepped`]. Interrupts are held back meanwhile, where KVM can.
+    /// stops with [`crate::run::MachineStop::Stepped`]. Interrupts are held back meanwhile, where KVM can.
     Step {
         /// First address and the first one behind it.
         range: Option<(u64, u64)>,

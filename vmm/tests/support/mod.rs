@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use kvm_ioctls::Kvm;
 use storlock_vmm::boot::{BootInfo, BootRequest, KernelImage};
-use storlock_vmm::capabilities::probe_step_over;
-use storlock_vmm::debug::{Breakpoint, DebugHandler, HitAction, StepOver, StoppedCpu};
+use storlock_vmm::debug::{Breakpoint, HitAction, StepOver};
 use storlock_vmm::kvm;
-use storlock_vmm::machine::{Machine, MachineConfig, MachineStop, RunningMachine};
+use storlock_vmm::run::probe_step_over;
+use storlock_vmm::run::{DebugHandler, StoppedCpu};
+use storlock_vmm::run::{Machine, MachineConfig, MachineStop, RunningMachine};
 
 /// No guest here needs a tenth of it, not even where each instruction is interpreted twice.
 pub const LIMIT: Duration = Duration::from_secs(120);

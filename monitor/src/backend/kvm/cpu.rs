@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 
-use storlock_vmm::debug::{Breakpoint as RegisterBreakpoint, DebugHandler, HitAction, StoppedCpu as VmmCpu};
+use storlock_vmm::debug::{Breakpoint as RegisterBreakpoint, HitAction};
 use storlock_vmm::memory::GuestRam;
+use storlock_vmm::run::{DebugHandler, StoppedCpu as VmmCpu};
 use storlock_vmm::translate::TranslateError;
 
 use crate::vmi::cpu::{

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use storlock_vmm::machine::{MachineHandle, MachineStop, RunningMachine};
+use storlock_vmm::run::{MachineHandle, MachineStop, RunningMachine};
 use storlock_vmm::translate::TranslateError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 

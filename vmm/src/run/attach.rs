@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::doorbell::KvmDoorbells;
 use crate::irq::MessageSink;
-use crate::machine::Machine;
 use crate::pci::PciAddress;
+use crate::run::Machine;
 use crate::storage::{Connections, ControllerError, FaultInjector, StorageDevice};
 
 impl Machine {

@@ -1,5 +1,7 @@
-//! Opening the KVM device. Talks to `/dev/kvm` only; knows nothing of machines.
+//! The KVM device: opening it, and what it can do. Talks to `/dev/kvm` only; knows nothing of machines.
 #![forbid(unsafe_code)]
+
+mod capabilities;
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt as _;
@@ -8,6 +10,7 @@ use std::path::Path;
 use kvm_ioctls::Kvm;
 
 use crate::error::Error;
+pub use capabilities::{Capabilities, Flavour};
 
 /// Where Linux puts the KVM device.
 pub const DEFAULT_DEVICE: &str = "/dev/kvm";

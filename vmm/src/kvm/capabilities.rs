@@ -1,6 +1,6 @@
 //! What this KVM can do, asked once: for choosing a way to step over, and for showing to the user.
 //!
-//! Talks to KVM, and to a throw-away machine for what KVM does not tell. It must not know the monitor.
+//! Talks to KVM. What KVM does not tell is tried on a throw-away machine ([`crate::run::probe_step_over`]).
 #![forbid(unsafe_code)]
 
 use kvm_bindings::{
@@ -8,10 +8,6 @@ use kvm_bindings::{
     KVM_GUESTDBG_BLOCKIRQ, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS,
 };
 use kvm_ioctls::{Cap, Kvm};
-
-use crate::debug::StepOver;
-use crate::error::Error;
-use crate::probe;
 
 /// Which KVM this seems to be. KVM does not say; this is told from what it supports and is for messages only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,24 +106,4 @@ fn flavour() -> Flavour {
     } else {
         Flavour::Other
     }
-}
-
-/// How one method of stepping over did on a throw-away machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StepOverResult {
-    /// The method.
-    pub method: StepOver,
-    /// `Err` says what happened instead.
-    pub outcome: Result<(), String>,
-}
-
-/// Tries all methods of stepping over, the best first, each on a machine of its own. Takes some milliseconds.
-///
-/// # Errors
-/// [`Error`] if a machine cannot even be made.
-pub fn probe_step_over(kvm: &Kvm) -> Result<Vec<StepOverResult>, Error> {
-    [StepOver::ResumeFlag, StepOver::EmulateFirst, StepOver::SingleStep]
-        .into_iter()
-        .map(|method| probe::try_method(kvm, method).map(|outcome| StepOverResult { method, outcome }))
-        .collect()
 }

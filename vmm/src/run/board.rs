@@ -6,13 +6,13 @@
 use std::io::Write;
 use std::sync::{Arc, Weak};
 
+use super::coordinator::Shared;
+use super::stop::MachineStop;
 use crate::bus::BusDevice;
-use crate::coordinator::Shared;
 use crate::devices::board::{Board, BoardParts};
 use crate::devices::rtc::MemorySizes;
 use crate::devices::{PowerControl, PowerEvent};
 use crate::error::Error;
-use crate::exit::MachineStop;
 use crate::irq::IrqRouter;
 use crate::memory::{HIGH_RAM_BASE, LOW_RAM_LIMIT};
 use crate::pci::Resources;
@@ -62,7 +62,7 @@ impl BusDevice for EndPort {
     }
 }
 
-/// See [`crate::machine::Machine::end_at_port`].
+/// See [`crate::run::Machine::end_at_port`].
 pub(crate) fn end_at_port(machine: &Arc<Shared>, port: u64) -> Result<(), Error> {
     Ok(machine.pio.insert(port, 1, Arc::new(EndPort(power(machine))))?)
 }

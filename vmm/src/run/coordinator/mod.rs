@@ -21,11 +21,12 @@ use std::time::{Duration, Instant};
 use kvm_ioctls::VmFd;
 
 use crate::bus::Bus;
-use crate::debug::{Breakpoint, DebugHandler, ResumeAction, StopPoint, StoppedCpu};
+use crate::debug::{Breakpoint, ResumeAction, StopPoint};
 use crate::devices::{DeviceWorker, GuestClock};
 use crate::error::Error;
-use crate::exit::{CpuStatistics, MachineStop};
 use crate::memory::GuestRam;
+use crate::run::stop::{CpuStatistics, MachineStop};
+use crate::run::vcpu::{self, DebugHandler, StoppedCpu};
 pub(crate) use restart::Restart;
 
 /// Something to do on a parked vCPU's thread.
@@ -317,7 +318,7 @@ impl Shared {
             cpu.attention.store(true, Ordering::SeqCst);
             if cpu.in_guest.load(Ordering::SeqCst) {
                 if let Some(thread) = locked.thread {
-                    crate::vcpu::interrupt(thread);
+                    vcpu::interrupt(thread);
                 }
             }
         }

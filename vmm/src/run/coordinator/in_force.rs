@@ -13,7 +13,7 @@ use crate::debug::{
     Breakpoint, BreakpointError, StopPoint, StopPointError, StopPointKind, check_breakpoints, check_stop_points,
     fitting,
 };
-use crate::exit::MachineStop;
+use crate::run::stop::MachineStop;
 
 impl Control {
     /// Where INT3 has to be for the stop points.

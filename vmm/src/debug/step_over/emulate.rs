@@ -10,8 +10,10 @@
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, MemorySize, Mnemonic, OpKind, Register};
 
-use crate::exit::INSTRUCTION_LIMIT;
 use crate::registers::{Registers, SpecialRegisters};
+
+/// Longest x86 instruction in bytes.
+pub(crate) const INSTRUCTION_LIMIT: usize = 15;
 
 const FLAG_CF: u64 = 1 << 0;
 const FLAG_PF: u64 = 1 << 2;

@@ -5,14 +5,15 @@
 
 use kvm_bindings::kvm_debug_exit_arch;
 
-use super::{Vcpu, readable};
-use crate::coordinator::count;
-use crate::debug::{Catch, DR6_BS, DR6_NONE, DebugHandler, Hit, HitAction, StepOver, StoppedCpu};
-use crate::emulate::{FirstInstruction, Memory, Refused};
+use super::{DebugHandler, StoppedCpu, Vcpu, readable};
+use crate::debug::{
+    Catch, DR6_BS, DR6_NONE, FirstInstruction, Hit, HitAction, INSTRUCTION_LIMIT, Memory, Refused, StepOver,
+};
 use crate::error::Error;
-use crate::exit::{INSTRUCTION_LIMIT, MachineStop};
 use crate::memory::GuestRam;
 use crate::registers::{RFLAGS_RF, RFLAGS_TF};
+use crate::run::coordinator::count;
+use crate::run::stop::MachineStop;
 use crate::translate::{self, AddressSpace};
 
 /// The vector of #BP, and the instruction that raises it.

@@ -9,9 +9,6 @@ use iced_x86::{Decoder, DecoderOptions, Formatter as _, NasmFormatter};
 use crate::debug::StopPoint;
 use crate::error::Error;
 
-/// Longest x86 instruction in bytes.
-pub(crate) const INSTRUCTION_LIMIT: usize = 15;
-
 /// Why a machine stopped. It is paused then: registers and memory can be looked at.
 #[derive(Debug, Clone)]
 pub enum MachineStop {
@@ -33,7 +30,7 @@ pub enum MachineStop {
     },
     /// KVM gave up on a guest instruction.
     InternalError(InternalError),
-    /// A [`crate::debug::DebugHandler`] answered [`crate::debug::HitAction::Stop`].
+    /// A [`crate::run::DebugHandler`] answered [`crate::debug::HitAction::Stop`].
     Breakpoint {
         /// Number of the vCPU.
         cpu: u32,
@@ -50,16 +47,16 @@ pub enum MachineStop {
         /// Number of the vCPU.
         cpu: u32,
     },
-    /// [`crate::machine::MachineHandle::interrupt`] was called.
+    /// [`crate::run::MachineHandle::interrupt`] was called.
     Interrupted,
     /// Breakpoints took the debug registers of so many stop points, which are no longer in force.
     StopPointsLost {
         /// How many.
         count: usize,
     },
-    /// The wall-clock limit of [`crate::machine::RunningMachine::wait`] passed.
+    /// The wall-clock limit of [`crate::run::RunningMachine::wait`] passed.
     TimeLimit,
-    /// [`crate::machine::MachineHandle::stop`] was called.
+    /// [`crate::run::MachineHandle::stop`] was called.
     Stopped,
     /// The host failed.
     Failed(Arc<Error>),

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_debug_exit_arch};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
-use crate::coordinator::{Shared, count};
 use crate::error::Error;
-use crate::exit::MachineStop;
+use crate::run::coordinator::{Shared, count};
+use crate::run::stop::MachineStop;
 
 /// What an exit asks for beyond what was done on the spot.
 pub(super) enum Event {

@@ -1,7 +1,7 @@
 //! Trying a way of stepping over breakpoints, and whether INT3 comes out of KVM, on a throw-away machine: KVM does not say
 //! what works.
 //!
-//! Talks to [`crate::machine`] like any other user of it.
+//! Makes machines and runs them like any other user of [`Machine`].
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use kvm_ioctls::Kvm;
 
+use super::{DebugHandler, Machine, MachineConfig, MachineStop, StoppedCpu};
 use crate::boot::{BootRequest, KernelImage};
-use crate::debug::{Breakpoint, DebugHandler, HitAction, StepOver, StopPoint, StopPointKind, StoppedCpu};
+use crate::debug::{Breakpoint, HitAction, StepOver, StopPoint, StopPointKind};
 use crate::error::Error;
-use crate::exit::MachineStop;
-use crate::machine::{Machine, MachineConfig};
 
 /// How often the guest calls the routine under the breakpoint.
 const CALLS: u32 = 8;
@@ -154,4 +153,24 @@ pub(crate) fn choose(kvm: &Kvm) -> Result<StepOver, Error> {
     Err(Error::StepOver {
         reason: tried.join("; "),
     })
+}
+
+/// How one method of stepping over did on a throw-away machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepOverResult {
+    /// The method.
+    pub method: StepOver,
+    /// `Err` says what happened instead.
+    pub outcome: Result<(), String>,
+}
+
+/// Tries all methods of stepping over, the best first, each on a machine of its own. Takes some milliseconds.
+///
+/// # Errors
+/// [`Error`] if a machine cannot even be made.
+pub fn probe_step_over(kvm: &Kvm) -> Result<Vec<StepOverResult>, Error> {
+    [StepOver::ResumeFlag, StepOver::EmulateFirst, StepOver::SingleStep]
+        .into_iter()
+        .map(|method| try_method(kvm, method).map(|outcome| StepOverResult { method, outcome }))
+        .collect()
 }

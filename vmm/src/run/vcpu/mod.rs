@@ -7,9 +7,11 @@
 mod debugger;
 mod exits;
 mod halt;
+mod handler;
 mod hit;
 mod injection;
 mod kick;
+mod stopped_cpu;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -18,20 +20,22 @@ use std::sync::atomic::Ordering;
 use kvm_bindings::kvm_guest_debug;
 use kvm_ioctls::{SyncReg, VcpuFd};
 
-use crate::coordinator::{Shared, VcpuOrder, count};
-use crate::debug::{Breakpoint, DebugHandler, DebugRegisters, StepOver, StopPoint, StoppedCpu};
+use crate::debug::{Breakpoint, DebugRegisters, INSTRUCTION_LIMIT, StepOver, StopPoint};
 use crate::error::Error;
-use crate::exit::{INSTRUCTION_LIMIT, InternalError, MachineStop};
 use crate::hyperv;
 use crate::memory::GuestRam;
 use crate::msr;
-use crate::power_on::PoweredCpu;
 use crate::registers::{RFLAGS_RF, Registers, SpecialRegisters};
+use crate::run::coordinator::{Shared, VcpuOrder, count};
+use crate::run::power_on::PoweredCpu;
+use crate::run::stop::{InternalError, MachineStop};
 use crate::translate;
 use debugger::StepRange;
 use exits::{Event, enter};
+pub use handler::DebugHandler;
 use hit::Step;
 pub(crate) use kick::{install_signal_handler, interrupt};
+pub use stopped_cpu::StoppedCpu;
 
 /// How often a pending I/O instruction may ask for more before a pause goes ahead without it.
 const PENDING_IO_LIMIT: u32 = 64;

@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
 use super::{Phase, Shared};
-use crate::debug::{ResumeAction, StoppedCpu};
+use crate::debug::ResumeAction;
 use crate::error::Error;
-use crate::exit::MachineStop;
-use crate::power_on::{PoweredChips, PoweredCpu};
+use crate::run::power_on::{PoweredChips, PoweredCpu};
+use crate::run::stop::MachineStop;
+use crate::run::vcpu::StoppedCpu;
 
 /// What a reset needs that goes on with the run.
 pub(crate) struct Restart {

@@ -9,9 +9,9 @@ use super::Vcpu;
 use super::hit::Step;
 use crate::debug::ResumeAction;
 use crate::error::Error;
-use crate::exit::MachineStop;
 use crate::msr;
 use crate::registers::{FloatingPoint, RFLAGS_TF, SpecialRegisters};
+use crate::run::stop::MachineStop;
 use crate::translate;
 
 /// Addresses in which stepping goes on; empty for a single step.
