@@ -130,7 +130,7 @@ fn lines_reach_the_local_apic_by_the_default_routes() {
     router.line(4).pulse();
     assert!(requested(&vcpu, 0x71));
     route_pin(&vm, 10, 0x72, true);
-    router.resampled_line(10).unwrap().set_level(true);
+    router.line(10).set_level(true);
     assert!(requested(&vcpu, 0x72));
 }
 

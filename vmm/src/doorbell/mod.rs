@@ -4,11 +4,13 @@
 //! NVMe controllers with shadow doorbells, or doorbells told apart by the value itself.
 #![forbid(unsafe_code)]
 
-use std::io;
-use std::sync::Arc;
+mod kvm;
 
-use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
+use std::io;
+
 use vmm_sys_util::eventfd::EventFd;
+
+pub use kvm::KvmDoorbells;
 
 /// Which writes ring a doorbell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,41 +47,4 @@ pub trait DoorbellHost: Send + Sync {
     /// # Errors
     /// What the kernel said: there is no such doorbell.
     fn disconnect(&self, doorbell: Doorbell, event: &EventFd) -> io::Result<()>;
-}
-
-/// Doorbells on the memory-mapped I/O bus of KVM.
-pub struct KvmDoorbells {
-    vm: Arc<VmFd>,
-}
-
-impl KvmDoorbells {
-    /// For this virtual machine.
-    #[must_use]
-    pub fn new(vm: Arc<VmFd>) -> Self {
-        Self { vm }
-    }
-}
-
-impl DoorbellHost for KvmDoorbells {
-    fn connect(&self, doorbell: Doorbell, event: &EventFd) -> io::Result<()> {
-        let address = IoEventAddress::Mmio(doorbell.address);
-        let result = match doorbell.matches {
-            DoorbellMatch::Any => self.vm.register_ioevent(event, &address, NoDatamatch),
-            DoorbellMatch::Word(value) => self.vm.register_ioevent(event, &address, value),
-            DoorbellMatch::DoubleWord(value) => self.vm.register_ioevent(event, &address, value),
-            DoorbellMatch::QuadWord(value) => self.vm.register_ioevent(event, &address, value),
-        };
-        Ok(result?)
-    }
-
-    fn disconnect(&self, doorbell: Doorbell, event: &EventFd) -> io::Result<()> {
-        let address = IoEventAddress::Mmio(doorbell.address);
-        let result = match doorbell.matches {
-            DoorbellMatch::Any => self.vm.unregister_ioevent(event, &address, NoDatamatch),
-            DoorbellMatch::Word(value) => self.vm.unregister_ioevent(event, &address, value),
-            DoorbellMatch::DoubleWord(value) => self.vm.unregister_ioevent(event, &address, value),
-            DoorbellMatch::QuadWord(value) => self.vm.unregister_ioevent(event, &address, value),
-        };
-        Ok(result?)
-    }
 }
