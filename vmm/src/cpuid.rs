@@ -7,8 +7,8 @@
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm};
 
-use crate::error::Error;
 use crate::hyperv;
+use crate::kvm::KvmError;
 use crate::registers::YMM_HIGH_OFFSET;
 
 const LEAF1_ECX_VMX: u32 = 1 << 5;
@@ -34,11 +34,11 @@ const HYPERVISOR_LEAVES: std::ops::RangeInclusive<u32> = 0x4000_0000..=0x4fff_ff
 
 impl Features {
     /// Asks KVM. With `hyperv` the guest sees Hyper-V's interface instead of KVM's.
-    pub(crate) fn of(kvm: &Kvm, hyperv: bool) -> Result<Self, Error> {
+    pub(crate) fn of(kvm: &Kvm, hyperv: bool) -> Result<Self, KvmError> {
         Ok(Self {
             supported: kvm
                 .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-                .map_err(Error::kvm("list the CPUID features"))?,
+                .map_err(KvmError::refused("list the CPUID features"))?,
             tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
             hyperv,
         })
@@ -70,10 +70,8 @@ impl Features {
     }
 
     /// The set for vCPU `index` of `count` (1 to 64): one package, one thread a core, APIC IDs 0 and up.
-    pub(crate) fn for_vcpu(&self, index: u32, count: u32) -> Result<CpuId, Error> {
-        let too_many = |_| Error::Configuration {
-            what: "KVM's list of CPUID features is too long".into(),
-        };
+    pub(crate) fn for_vcpu(&self, index: u32, count: u32) -> Result<CpuId, KvmError> {
+        let too_many = |_| KvmError::TooLong("KVM's list of CPUID features");
         // Topology leaves have subleaves of their own number; they are made anew.
         let mut entries: Vec<_> = self
             .supported

@@ -8,7 +8,7 @@
 use kvm_bindings::{KVM_CAP_HYPERV_SYNIC2, kvm_cpuid_entry2, kvm_enable_cap};
 use kvm_ioctls::VcpuFd;
 
-use crate::error::Error;
+use crate::kvm::KvmError;
 
 /// HV_X64_MSR_CRASH_P0, the first of five.
 pub(crate) const CRASH_PARAMETERS: u32 = 0x4000_0100;
@@ -58,11 +58,11 @@ pub(crate) fn leaves() -> [kvm_cpuid_entry2; 6] {
 }
 
 /// Switches the synthetic interrupt controller of a processor on.
-pub(crate) fn enable_synthetic_interrupts(vcpu: &VcpuFd) -> Result<(), Error> {
+pub(crate) fn enable_synthetic_interrupts(vcpu: &VcpuFd) -> Result<(), KvmError> {
     let capability = kvm_enable_cap {
         cap: KVM_CAP_HYPERV_SYNIC2,
         ..Default::default()
     };
     vcpu.enable_cap(&capability)
-        .map_err(Error::kvm("enable Hyper-V's synthetic interrupts"))
+        .map_err(KvmError::refused("enable Hyper-V's synthetic interrupts"))
 }

@@ -8,7 +8,6 @@ pub mod bus;
 pub mod debug;
 pub mod devices;
 pub mod doorbell;
-pub mod error;
 pub mod firmware;
 pub mod host;
 pub mod irq;
@@ -26,4 +25,4 @@ mod hyperv;
 mod msr;
 mod rom;
 
-pub use error::Error;
+pub use run::Error;

@@ -7,21 +7,21 @@
 use kvm_bindings::{KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER, Msrs, kvm_enable_cap, kvm_msr_entry};
 use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd, VmFd};
 
-use crate::error::Error;
+use crate::kvm::KvmError;
 
 /// Lets filtered accesses exit; once, before [`set_filter`].
-pub(crate) fn report_filtered(vm: &VmFd) -> Result<(), Error> {
+pub(crate) fn report_filtered(vm: &VmFd) -> Result<(), KvmError> {
     let mut capability = kvm_enable_cap {
         cap: KVM_CAP_X86_USER_SPACE_MSR,
         ..Default::default()
     };
     capability.args[0] = u64::from(KVM_MSR_EXIT_REASON_FILTER);
     vm.enable_cap(&capability)
-        .map_err(Error::kvm("report filtered MSR accesses"))
+        .map_err(KvmError::refused("report filtered MSR accesses"))
 }
 
 /// Makes writes of `msrs` exit. At most 16.
-pub(crate) fn set_filter(vm: &VmFd, msrs: &[u32]) -> Result<(), Error> {
+pub(crate) fn set_filter(vm: &VmFd, msrs: &[u32]) -> Result<(), KvmError> {
     // A clear bit in the bitmap denies.
     let ranges: Vec<_> = msrs
         .iter()
@@ -33,41 +33,41 @@ pub(crate) fn set_filter(vm: &VmFd, msrs: &[u32]) -> Result<(), Error> {
         })
         .collect();
     vm.set_msr_filter(MsrFilterDefaultAction::ALLOW, &ranges)
-        .map_err(Error::kvm("filter MSR writes"))
+        .map_err(KvmError::refused("filter MSR writes"))
 }
 
 /// Allows everything again.
-pub(crate) fn drop_filter(vm: &VmFd) -> Result<(), Error> {
+pub(crate) fn drop_filter(vm: &VmFd) -> Result<(), KvmError> {
     vm.set_msr_filter(MsrFilterDefaultAction::ALLOW, &[])
-        .map_err(Error::kvm("drop the MSR filter"))
+        .map_err(KvmError::refused("drop the MSR filter"))
 }
 
 /// Performs a write on the guest's behalf; `false` if the processor would raise #GP.
-pub(crate) fn write(vcpu: &VcpuFd, index: u32, data: u64) -> Result<bool, Error> {
-    let written = vcpu.set_msrs(&one(index, data)?).map_err(Error::kvm("write an MSR"))?;
+pub(crate) fn write(vcpu: &VcpuFd, index: u32, data: u64) -> Result<bool, KvmError> {
+    let written = vcpu
+        .set_msrs(&one(index, data)?)
+        .map_err(KvmError::refused("write an MSR"))?;
     Ok(written == 1)
 }
 
 /// Reads a register as the guest would see it.
-pub(crate) fn read(vcpu: &VcpuFd, index: u32) -> Result<u64, Error> {
+pub(crate) fn read(vcpu: &VcpuFd, index: u32) -> Result<u64, KvmError> {
     let mut msrs = one(index, 0)?;
-    let read = vcpu.get_msrs(&mut msrs).map_err(Error::kvm("read an MSR"))?;
+    let read = vcpu.get_msrs(&mut msrs).map_err(KvmError::refused("read an MSR"))?;
     match msrs.as_slice() {
         [entry] if read == 1 => Ok(entry.data),
-        _ => Err(Error::Kvm {
+        _ => Err(KvmError::Refused {
             action: "read an MSR",
             source: std::io::Error::from_raw_os_error(libc::EINVAL),
         }),
     }
 }
 
-fn one(index: u32, data: u64) -> Result<Msrs, Error> {
+fn one(index: u32, data: u64) -> Result<Msrs, KvmError> {
     let entry = kvm_msr_entry {
         index,
         data,
         ..Default::default()
     };
-    Msrs::from_entries(&[entry]).map_err(|_| Error::Configuration {
-        what: "the list of one MSR does not fit".into(),
-    })
+    Msrs::from_entries(&[entry]).map_err(|_| KvmError::TooLong("the list of one MSR"))
 }

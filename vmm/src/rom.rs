@@ -13,8 +13,8 @@ use vm_memory::{MmapRegion, VolatileMemory as _};
 
 use crate::bus::BusDevice;
 use crate::devices::pflash::FlashArray;
-use crate::error::Error;
-use crate::memory::GuestRam;
+use crate::kvm::KvmError;
+use crate::memory::{GuestRam, MemoryError};
 use crate::storage::backend::HostFailures;
 
 /// Memory of the host that a guest may read directly.
@@ -36,8 +36,14 @@ const SHADOW_SIZE: u64 = 128 << 10;
 
 impl Rom {
     /// Memory with `content`, which has whole pages, to appear at guest-physical `base` by slot `slot`.
-    pub(crate) fn new(vm: &Arc<VmFd>, slot: u32, base: u64, content: &[u8], file: Option<File>) -> Result<Self, Error> {
-        let memory = MmapRegion::new(content.len()).map_err(|error| Error::Memory {
+    pub(crate) fn new(
+        vm: &Arc<VmFd>,
+        slot: u32,
+        base: u64,
+        content: &[u8],
+        file: Option<File>,
+    ) -> Result<Self, MemoryError> {
+        let memory = MmapRegion::new(content.len()).map_err(|error| MemoryError::Host {
             bytes: content.len() as u64,
             reason: error.to_string(),
         })?;
@@ -72,7 +78,7 @@ impl Rom {
     }
 
     /// Shows or hides the memory.
-    pub(crate) fn map(&self, shown: bool) -> Result<(), Error> {
+    pub(crate) fn map(&self, shown: bool) -> Result<(), KvmError> {
         let region = kvm_userspace_memory_region {
             slot: self.slot,
             flags: KVM_MEM_READONLY,
@@ -83,7 +89,7 @@ impl Rom {
         // SAFETY: the memory is mapped with this length as long as `self` lives. The machine's memory bus and with it
         // `self` lives as long as any of its vCPUs runs. The slot is of this memory only.
         #[allow(unsafe_code)]
-        unsafe { self.vm.set_user_memory_region(region) }.map_err(Error::kvm("map the firmware"))
+        unsafe { self.vm.set_user_memory_region(region) }.map_err(KvmError::refused("map the firmware"))
     }
 
     fn copy_out(&self, offset: u64, data: &mut [u8]) {

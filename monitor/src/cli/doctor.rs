@@ -11,7 +11,7 @@ use storlock_vmm::debug::StepOver;
 use storlock_vmm::kvm;
 use storlock_vmm::kvm::{Capabilities, Flavour};
 use storlock_vmm::run::{StepOverResult, probe_step_over};
-use storlock_vmm::sandbox::{FileLimit, Sandbox};
+use storlock_vmm::sandbox::{FileLimit, Sandbox, SandboxError};
 
 use super::run::Format;
 use super::{Failure, output};
@@ -112,7 +112,7 @@ fn examine(device: &Path) -> Vec<Finding> {
 }
 
 /// What stands between a guest that has taken over this program and the host.
-fn assess_sandbox(probed: Result<FileLimit, storlock_vmm::Error>) -> Finding {
+fn assess_sandbox(probed: Result<FileLimit, SandboxError>) -> Finding {
     const SUBJECT: &str = "sandbox of a run";
     match probed {
         Ok(limit @ FileLimit::Full) => finding(

@@ -23,7 +23,7 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 use anyhow::Context as _;
-use storlock_vmm::sandbox::{JoinHandle, Sandbox, ThreadKind};
+use storlock_vmm::sandbox::{JoinHandle, Sandbox, SandboxError, ThreadKind};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 pub use conversation::{Conversation, Left};
@@ -137,7 +137,7 @@ impl Socket {
 }
 
 /// The thread opens no file and removes none but its own socket.
-fn limit(sandbox: Sandbox, address: &Address) -> Result<(), storlock_vmm::Error> {
+fn limit(sandbox: Sandbox, address: &Address) -> Result<(), SandboxError> {
     match address {
         Address::Tcp(_) => sandbox.limit_files(&[])?,
         Address::Unix(path) => {

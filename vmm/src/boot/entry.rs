@@ -8,7 +8,7 @@ use kvm_ioctls::VcpuFd;
 
 use super::linux::LinuxInfo;
 use super::{BootInfo, CODE_SELECTOR, DATA_SELECTOR, GDT};
-use crate::error::Error;
+use crate::kvm::KvmError;
 use crate::msr;
 
 const CR0_PE: u64 = 1 << 0;
@@ -33,7 +33,7 @@ const MTRR_DEFAULT_TYPE: u32 = 0x2ff;
 const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
 
 /// Puts vCPU `index` at the entry point of a PE kernel, ready to run.
-pub(crate) fn set_entry_state(vcpu: &VcpuFd, info: &BootInfo, index: u32) -> Result<(), Error> {
+pub(crate) fn set_entry_state(vcpu: &VcpuFd, info: &BootInfo, index: u32) -> Result<(), KvmError> {
     set_long_mode(vcpu, info.cr3, info.gdt)?;
     let regs = kvm_regs {
         rip: info.entry_point,
@@ -43,16 +43,16 @@ pub(crate) fn set_entry_state(vcpu: &VcpuFd, info: &BootInfo, index: u32) -> Res
         rflags: RFLAGS_FIXED,
         ..Default::default()
     };
-    vcpu.set_regs(&regs).map_err(Error::kvm("set the registers"))?;
+    vcpu.set_regs(&regs).map_err(KvmError::refused("set the registers"))?;
     // Without this all but the first would wait for a start-up message.
     let state = kvm_mp_state {
         mp_state: KVM_MP_STATE_RUNNABLE,
     };
-    vcpu.set_mp_state(state).map_err(Error::kvm("start a processor"))
+    vcpu.set_mp_state(state).map_err(KvmError::refused("start a processor"))
 }
 
 /// Puts the first vCPU at the entry point of Linux; the others wait for its start-up message.
-pub(crate) fn set_linux_entry_state(vcpu: &VcpuFd, info: &LinuxInfo, index: u32) -> Result<(), Error> {
+pub(crate) fn set_linux_entry_state(vcpu: &VcpuFd, info: &LinuxInfo, index: u32) -> Result<(), KvmError> {
     // Firmware leaves memory cached, on every processor.
     msr::write(vcpu, MTRR_DEFAULT_TYPE, MTRR_ENABLED_WRITE_BACK)?;
     if index > 0 {
@@ -65,11 +65,13 @@ pub(crate) fn set_linux_entry_state(vcpu: &VcpuFd, info: &LinuxInfo, index: u32)
         rflags: RFLAGS_FIXED,
         ..Default::default()
     };
-    vcpu.set_regs(&regs).map_err(Error::kvm("set the registers"))
+    vcpu.set_regs(&regs).map_err(KvmError::refused("set the registers"))
 }
 
-fn set_long_mode(vcpu: &VcpuFd, cr3: u64, gdt: u64) -> Result<(), Error> {
-    let mut sregs = vcpu.get_sregs().map_err(Error::kvm("read the special registers"))?;
+fn set_long_mode(vcpu: &VcpuFd, cr3: u64, gdt: u64) -> Result<(), KvmError> {
+    let mut sregs = vcpu
+        .get_sregs()
+        .map_err(KvmError::refused("read the special registers"))?;
     sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
     sregs.cr3 = cr3;
     sregs.cr4 = CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT;
@@ -95,7 +97,8 @@ fn set_long_mode(vcpu: &VcpuFd, cr3: u64, gdt: u64) -> Result<(), Error> {
         unusable: 1,
         ..Default::default()
     };
-    vcpu.set_sregs(&sregs).map_err(Error::kvm("set the special registers"))
+    vcpu.set_sregs(&sregs)
+        .map_err(KvmError::refused("set the special registers"))
 }
 
 /// A flat segment: 64-bit code if `code`, else data.

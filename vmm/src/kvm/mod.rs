@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod capabilities;
+mod error;
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt as _;
@@ -9,8 +10,8 @@ use std::path::Path;
 
 use kvm_ioctls::Kvm;
 
-use crate::error::Error;
 pub use capabilities::{Capabilities, Flavour};
+pub use error::KvmError;
 
 /// Where Linux puts the KVM device.
 pub const DEFAULT_DEVICE: &str = "/dev/kvm";
@@ -21,12 +22,12 @@ const API_VERSION: i32 = 12;
 /// Opens a KVM device and checks that it speaks the API version this crate was written for.
 ///
 /// # Errors
-/// [`Error::KvmMissing`], [`Error::KvmPermission`], [`Error::KvmOpen`] or [`Error::KvmApiVersion`], each with advice.
-pub fn open(path: &Path) -> Result<Kvm, Error> {
+/// [`KvmError::Missing`], [`KvmError::Permission`], [`KvmError::Open`] or [`KvmError::ApiVersion`], each with advice.
+pub fn open(path: &Path) -> Result<Kvm, KvmError> {
     let open_error = |source: std::io::Error| match source.kind() {
-        std::io::ErrorKind::NotFound => Error::KvmMissing { path: path.into() },
-        std::io::ErrorKind::PermissionDenied => Error::KvmPermission { path: path.into() },
-        _ => Error::KvmOpen {
+        std::io::ErrorKind::NotFound => KvmError::Missing { path: path.into() },
+        std::io::ErrorKind::PermissionDenied => KvmError::Permission { path: path.into() },
+        _ => KvmError::Open {
             path: path.into(),
             source,
         },
@@ -37,7 +38,7 @@ pub fn open(path: &Path) -> Result<Kvm, Error> {
         API_VERSION => Ok(kvm),
         // A file that is no KVM device answers the request with ENOTTY or EINVAL, which arrives here as -1.
         version if version < 0 => Err(open_error(std::io::Error::last_os_error())),
-        version => Err(Error::KvmApiVersion {
+        version => Err(KvmError::ApiVersion {
             path: path.into(),
             version,
         }),
@@ -53,10 +54,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         assert!(matches!(
             open(&directory.path().join("kvm")),
-            Err(Error::KvmMissing { .. })
+            Err(KvmError::Missing { .. })
         ));
         let file = directory.path().join("file");
         std::fs::write(&file, b"no device").unwrap();
-        assert!(matches!(open(&file), Err(Error::KvmOpen { .. })));
+        assert!(matches!(open(&file), Err(KvmError::Open { .. })));
     }
 }

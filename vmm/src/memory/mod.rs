@@ -17,7 +17,7 @@ use vm_memory::{
 };
 
 use self::software_breakpoints::{INT3, SoftwareBreakpoints};
-use crate::error::Error;
+use crate::kvm::KvmError;
 
 /// RAM below this address is "low"; the rest starts at [`HIGH_RAM_BASE`]. The hole between holds the PCI window, the
 /// APICs and the firmware.
@@ -30,6 +30,29 @@ pub const RAM_GRANULARITY: u64 = 2 << 20;
 pub const MINIMUM_RAM: u64 = 16 << 20;
 /// Most RAM of a machine in bytes (1 TiB).
 pub const MAXIMUM_RAM: u64 = 1 << 40;
+
+/// Why guest memory could not be set up.
+#[derive(Debug, Error)]
+pub enum MemoryError {
+    /// There is no machine with so much.
+    #[error(
+        "guest memory has to be a multiple of 2 MiB from {least} MiB to {most} MiB, not {0} bytes",
+        least = MINIMUM_RAM >> 20,
+        most = MAXIMUM_RAM >> 20
+    )]
+    Size(u64),
+    /// The host has not so much.
+    #[error("cannot provide {bytes} bytes of guest memory: {reason}")]
+    Host {
+        /// Size asked for.
+        bytes: u64,
+        /// Why.
+        reason: String,
+    },
+    /// KVM does not take it.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+}
 
 /// An access left guest RAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -69,19 +92,13 @@ impl GuestRam {
     /// Reserves `bytes` of RAM; pages are provided by the host as they are touched.
     ///
     /// # Errors
-    /// [`Error::Configuration`] if `bytes` is not a multiple of 2 MiB or out of range, [`Error::Memory`] if the host
+    /// [`MemoryError::Size`] if `bytes` is not a multiple of 2 MiB or out of range, [`MemoryError::Host`] if the host
     /// has not that much address space.
-    pub fn new(bytes: u64) -> Result<Self, Error> {
+    pub fn new(bytes: u64) -> Result<Self, MemoryError> {
         if !(MINIMUM_RAM..=MAXIMUM_RAM).contains(&bytes) || bytes % RAM_GRANULARITY != 0 {
-            return Err(Error::Configuration {
-                what: format!(
-                    "guest memory has to be a multiple of 2 MiB from {} MiB to {} MiB, not {bytes} bytes",
-                    MINIMUM_RAM >> 20,
-                    MAXIMUM_RAM >> 20
-                ),
-            });
+            return Err(MemoryError::Size(bytes));
         }
-        let memory_error = |reason: String| Error::Memory { bytes, reason };
+        let memory_error = |reason: String| MemoryError::Host { bytes, reason };
         let length = |bytes: u64| usize::try_from(bytes).map_err(|error| memory_error(error.to_string()));
         let mut ranges = vec![(GuestAddress(0), length(bytes.min(LOW_RAM_LIMIT))?)];
         if bytes > LOW_RAM_LIMIT {
@@ -265,11 +282,11 @@ impl GuestRam {
     /// Gives the RAM to a virtual machine as memory slots 0 and up.
     ///
     /// The caller keeps a clone of `self` alive as long as the virtual machine runs.
-    pub(crate) fn register(&self, vm: &VmFd) -> Result<(), Error> {
+    pub(crate) fn register(&self, vm: &VmFd) -> Result<(), MemoryError> {
         for (slot, region) in (0..).zip(self.map.iter()) {
             let host = region
                 .get_host_address(vm_memory::MemoryRegionAddress(0))
-                .map_err(|error| Error::Memory {
+                .map_err(|error| MemoryError::Host {
                     bytes: region.len(),
                     reason: error.to_string(),
                 })?;
@@ -283,7 +300,7 @@ impl GuestRam {
             // SAFETY: the region was mapped by vm-memory with this length and stays mapped as long as a clone of
             // `self` lives, which outlives the virtual machine in every machine of this crate; slots do not overlap.
             #[allow(unsafe_code)]
-            unsafe { vm.set_user_memory_region(slot) }.map_err(Error::kvm("take the guest memory"))?;
+            unsafe { vm.set_user_memory_region(slot) }.map_err(KvmError::refused("take the guest memory"))?;
         }
         Ok(())
     }
@@ -307,10 +324,7 @@ mod tests {
     #[test]
     fn odd_sizes_are_refused() {
         for bytes in [0, 1 << 20, (16 << 20) + 4096, u64::MAX] {
-            assert!(
-                matches!(GuestRam::new(bytes), Err(Error::Configuration { .. })),
-                "{bytes}"
-            );
+            assert!(matches!(GuestRam::new(bytes), Err(MemoryError::Size(_))), "{bytes}");
         }
     }
 

@@ -12,10 +12,10 @@ use crate::bus::BusDevice;
 use crate::devices::board::{Board, BoardParts};
 use crate::devices::rtc::MemorySizes;
 use crate::devices::{PowerControl, PowerEvent};
-use crate::error::Error;
 use crate::irq::IrqRouter;
 use crate::memory::{HIGH_RAM_BASE, LOW_RAM_LIMIT};
 use crate::pci::Resources;
+use crate::run::Error;
 
 /// Where PCI devices may be: above low RAM, below the I/O APIC; ports above those of the board.
 pub(crate) fn pci_resources() -> Resources {

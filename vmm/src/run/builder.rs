@@ -25,13 +25,13 @@ use crate::devices::ramfb::{RAMFB_FILE, RAMFB_LENGTH, RamFb};
 use crate::devices::rtc::RtcTimer;
 use crate::devices::serial::SerialPort;
 use crate::devices::{DeviceWorker, GuestClock};
-use crate::error::Error;
 use crate::firmware::Platform;
 use crate::irq::{InterruptLine, IrqRouter};
 use crate::kvm::Capabilities;
 use crate::memory::GuestRam;
 use crate::pci::{INTA, PciAddress, PciBus};
 use crate::rom::Rom;
+use crate::run::Error;
 use crate::sandbox::{Sandbox, ThreadKind};
 use crate::storage::backend::HostFailures;
 use crate::{hyperv, msr};
@@ -327,13 +327,9 @@ impl Machine {
     /// Arms breakpoints before the first instruction.
     ///
     /// # Errors
-    /// [`Error::Configuration`] if the set is refused.
+    /// [`Error::Breakpoints`] if the set is refused.
     pub fn set_breakpoints(&mut self, set: &[Breakpoint]) -> Result<(), Error> {
-        self.shared
-            .set_breakpoints(set, None)
-            .map_err(|error| Error::Configuration {
-                what: error.to_string(),
-            })
+        self.shared.set_breakpoints(set, None).map_err(Error::Breakpoints)
     }
 
     /// Starts all threads and the guest.
@@ -349,8 +345,8 @@ impl Machine {
     /// Starts all threads; the guest waits for [`RunningMachine::begin`].
     ///
     /// # Errors
-    /// [`Error::Configuration`] if nothing was booted, [`Error::Thread`] if a thread cannot be started,
-    /// [`Error::Sandbox`] if it cannot be limited.
+    /// [`Error::Configuration`] if nothing was booted, [`Error::Sandbox`] if a thread cannot be started or
+    /// limited.
     pub fn start_paused(mut self) -> Result<RunningMachine, Error> {
         if !self.booted {
             return Err(Error::Configuration {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::vcpu::DebugHandler;
 use crate::debug::StepOver;
-use crate::error::Error;
-use crate::kvm::Capabilities;
+use crate::kvm::{Capabilities, KvmError};
+use crate::run::Error;
 use crate::sandbox::Sandbox;
 
 /// Most vCPUs of a machine.
@@ -82,7 +82,7 @@ pub(super) fn check(config: &MachineConfig, capabilities: &Capabilities) -> Resu
         });
     }
     let advice = "use a newer Linux kernel";
-    let missing = |feature| Err(Error::KvmFeature { feature, advice });
+    let missing = |feature| Err(KvmError::Feature { feature, advice }.into());
     if !capabilities.irqchip {
         return missing("KVM_CAP_IRQCHIP");
     }

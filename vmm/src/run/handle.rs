@@ -13,7 +13,7 @@ use super::coordinator::{Control, Phase, Shared};
 use super::stop::MachineStop;
 use super::vcpu::StoppedCpu;
 use crate::debug::{Breakpoint, BreakpointError, ResumeAction, StopPoint, StopPointError, StopPointKind};
-use crate::error::Error;
+use crate::run::Error;
 use crate::translate;
 
 /// What any thread may ask of a started machine. Cheap to clone; outliving the machine is harmless.
@@ -58,7 +58,7 @@ impl MachineHandle {
     /// Lets a paused machine go on. While [`RunningMachine::wait`] has further stops to tell it stays paused.
     ///
     /// # Errors
-    /// [`Error::Configuration`] if the guest has come to its end.
+    /// [`Error::Ended`] if the guest has come to its end.
     pub fn resume(&self) -> Result<(), Error> {
         self.resume_by(&[])
     }
@@ -70,9 +70,7 @@ impl MachineHandle {
     pub fn resume_by(&self, actions: &[ResumeAction]) -> Result<(), Error> {
         let control = self.shared.lock();
         if control.finished || control.wanted == Phase::Ended {
-            return Err(Error::Configuration {
-                what: "the guest has come to its end, it cannot go on".into(),
-            });
+            return Err(Error::Ended);
         }
         let paused = control.actual == Phase::Paused;
         drop(control);

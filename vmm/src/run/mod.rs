@@ -9,6 +9,7 @@ mod board;
 mod builder;
 mod config;
 mod coordinator;
+mod error;
 mod handle;
 mod power_on;
 mod probe;
@@ -18,6 +19,7 @@ mod vcpu;
 
 pub use builder::Machine;
 pub use config::{AtReset, CPU_LIMIT, MachineConfig};
+pub use error::Error;
 pub use handle::MachineHandle;
 pub use probe::{StepOverResult, probe_step_over};
 pub use running::RunningMachine;

@@ -10,8 +10,8 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 
-use crate::error::Error;
 use crate::msr;
+use crate::run::Error;
 
 /// IA32_TIME_STAMP_COUNTER: goes on over a reset, on all processors alike. Set one after the other they would differ.
 const TIME_STAMP_COUNTER: u32 = 0x10;

@@ -13,7 +13,7 @@ use kvm_ioctls::Kvm;
 use super::{DebugHandler, Machine, MachineConfig, MachineStop, StoppedCpu};
 use crate::boot::{BootRequest, KernelImage};
 use crate::debug::{Breakpoint, HitAction, StepOver, StopPoint, StopPointKind};
-use crate::error::Error;
+use crate::run::Error;
 
 /// How often the guest calls the routine under the breakpoint.
 const CALLS: u32 = 8;

@@ -13,8 +13,8 @@ use super::handle::MachineHandle;
 use super::stop::{CpuStatistics, MachineStop};
 use super::vcpu::StoppedCpu;
 use crate::debug::{Breakpoint, BreakpointError, ResumeAction, StepOver, StopPoint};
-use crate::error::Error;
 use crate::memory::GuestRam;
+use crate::run::Error;
 use crate::sandbox::JoinHandle;
 
 /// A started machine. Dropping it ends all its threads.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use iced_x86::{Decoder, DecoderOptions, Formatter as _, NasmFormatter};
 
 use crate::debug::StopPoint;
-use crate::error::Error;
+use crate::run::Error;
 
 /// Why a machine stopped. It is paused then: registers and memory can be looked at.
 #[derive(Debug, Clone)]

@@ -13,7 +13,7 @@ use landlock::{
     RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 
-use crate::error::Error;
+use super::SandboxError;
 
 /// The newest ABI whose rights are asked for: 6, with the scopes of signals and abstract Unix sockets. What the kernel does
 /// not know yet is left out, so that an older one limits less.
@@ -88,8 +88,8 @@ pub(super) fn removing() -> BitFlags<AccessFs> {
 }
 
 /// See [`super::Sandbox::limit_files`]; with each directory comes what can still be done below it.
-pub(super) fn limit(directories: &[(&Path, BitFlags<AccessFs>)]) -> Result<FileLimit, Error> {
-    let refused = |reason: String| Error::Sandbox {
+pub(super) fn limit(directories: &[(&Path, BitFlags<AccessFs>)]) -> Result<FileLimit, SandboxError> {
+    let refused = |reason: String| SandboxError::Limit {
         action: "limit the files",
         reason,
     };

@@ -10,10 +10,10 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
+use super::SandboxError;
 use super::ThreadKind;
 use super::calls::{Argument, calls};
 use super::requests::requests;
-use crate::error::Error;
 
 /// The conditions of which one has to hold.
 fn alternatives(argument: &Argument) -> Result<Vec<SeccompCondition>, BackendError> {
@@ -71,10 +71,10 @@ fn filter(kind: ThreadKind) -> Result<SeccompFilter, BackendError> {
 }
 
 /// The filter of a kind of thread, ready to be installed.
-pub(super) fn program(kind: ThreadKind) -> Result<BpfProgram, Error> {
+pub(super) fn program(kind: ThreadKind) -> Result<BpfProgram, SandboxError> {
     filter(kind)
         .and_then(BpfProgram::try_from)
-        .map_err(|error| Error::Sandbox {
+        .map_err(|error| SandboxError::Limit {
             action: "build a system call filter",
             reason: error.to_string(),
         })

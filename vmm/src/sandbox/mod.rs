@@ -5,6 +5,7 @@
 //! machine: whoever starts a thread says of which kind it is. What a kind may do is in `calls` and `requests`.
 
 mod calls;
+mod error;
 mod files;
 mod filter;
 mod requests;
@@ -15,9 +16,8 @@ use std::sync::mpsc;
 use std::thread::{self, Builder, Thread};
 use std::time::{Duration, Instant};
 
+pub use error::SandboxError;
 pub use files::FileLimit;
-
-use crate::error::Error;
 
 /// What a thread does, hence which system calls it may make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +106,7 @@ fn tame_allocator() {
 
 /// Keeps a thread whose calls name no files from all of them, should such a call slip into its list. Where they do whoever
 /// starts the thread says which files.
-fn limit_files_of(kind: ThreadKind) -> Result<(), Error> {
+fn limit_files_of(kind: ThreadKind) -> Result<(), SandboxError> {
     if !kind.reaches_files() {
         files::limit(&[])?;
     }
@@ -129,8 +129,8 @@ impl Sandbox {
     /// for panics that opens none.
     ///
     /// # Errors
-    /// [`Error::Sandbox`] if this kernel does not take the filters.
-    pub fn enforced() -> Result<Self, Error> {
+    /// [`SandboxError::Limit`] if this kernel does not take the filters.
+    pub fn enforced() -> Result<Self, SandboxError> {
         violation::catch()?;
         tame_allocator();
         let sandbox = Self { enforced: true };
@@ -144,12 +144,12 @@ impl Sandbox {
     /// What this kernel would limit, tried on threads of their own.
     ///
     /// # Errors
-    /// [`Error::Sandbox`] as in [`Sandbox::enforced`] and [`Sandbox::limit_files`].
-    pub fn probe() -> Result<FileLimit, Error> {
+    /// [`SandboxError::Limit`] as in [`Sandbox::enforced`] and [`Sandbox::limit_files`].
+    pub fn probe() -> Result<FileLimit, SandboxError> {
         let sandbox = Self::enforced()?;
         let probe = Sandbox::none().spawn(ThreadKind::Main, "sandbox-probe", move || sandbox.limit_files(&[]))?;
         probe.join().unwrap_or_else(|_| {
-            Err(Error::Sandbox {
+            Err(SandboxError::Limit {
                 action: "limit the files",
                 reason: "the probe panicked".into(),
             })
@@ -167,15 +167,15 @@ impl Sandbox {
     /// [`Sandbox::limit_files`]; the others can reach none from here on.
     ///
     /// # Errors
-    /// [`Error::Sandbox`] if the kernel refuses.
-    pub fn enter(self, kind: ThreadKind) -> Result<(), Error> {
+    /// [`SandboxError::Limit`] if the kernel refuses.
+    pub fn enter(self, kind: ThreadKind) -> Result<(), SandboxError> {
         if !self.enforced {
             return Ok(());
         }
         limit_files_of(kind)?;
         let program = filter::program(kind)?;
         violation::note_kind(kind);
-        seccompiler::apply_filter(&program).map_err(|error| Error::Sandbox {
+        seccompiler::apply_filter(&program).map_err(|error| SandboxError::Limit {
             action: "install a system call filter",
             reason: error.to_string(),
         })
@@ -186,9 +186,9 @@ impl Sandbox {
     /// of other processes, and from signalling them.
     ///
     /// # Errors
-    /// [`Error::Sandbox`] if a directory cannot be opened or the kernel refuses. That the kernel has no Landlock is no
+    /// [`SandboxError::Limit`] if a directory cannot be opened or the kernel refuses. That the kernel has no Landlock is no
     /// error but an answer.
-    pub fn limit_files(self, directories: &[&Path]) -> Result<FileLimit, Error> {
+    pub fn limit_files(self, directories: &[&Path]) -> Result<FileLimit, SandboxError> {
         self.limit_files_with_names(directories, &[])
     }
 
@@ -196,7 +196,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// As [`Sandbox::limit_files`].
-    pub fn limit_files_with_names(self, directories: &[&Path], renamed: &[&Path]) -> Result<FileLimit, Error> {
+    pub fn limit_files_with_names(self, directories: &[&Path], renamed: &[&Path]) -> Result<FileLimit, SandboxError> {
         if !self.enforced {
             return Ok(FileLimit::Off);
         }
@@ -209,7 +209,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// As [`Sandbox::limit_files`].
-    pub fn limit_files_to_removal(self, directory: &Path) -> Result<FileLimit, Error> {
+    pub fn limit_files_to_removal(self, directory: &Path) -> Result<FileLimit, SandboxError> {
         if self.enforced {
             files::limit(&[(directory, files::removing())])
         } else {
@@ -220,14 +220,14 @@ impl Sandbox {
     /// Starts a thread that is within its limits before `body` begins.
     ///
     /// # Errors
-    /// [`Error::Thread`] if it cannot be started, [`Error::Sandbox`] if it cannot be limited; `body` is not called then.
+    /// [`SandboxError::Thread`] if it cannot be started, [`SandboxError::Limit`] if it cannot be limited; `body` is not called then.
     pub fn spawn<T: Send + 'static>(
         self,
         kind: ThreadKind,
         name: &str,
         body: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<JoinHandle<T>, Error> {
-        let failed = |source| Error::Thread {
+    ) -> Result<JoinHandle<T>, SandboxError> {
+        let failed = |source| SandboxError::Thread {
             name: name.to_owned(),
             source,
         };

@@ -8,8 +8,8 @@ use std::ptr;
 
 use vmm_sys_util::signal::register_signal_handler;
 
+use super::SandboxError;
 use super::{ThreadKind, VIOLATION_EXIT_CODE};
-use crate::error::Error;
 
 /// How long the message waits for room on standard error, in milliseconds.
 const PATIENCE: libc::c_int = 500;
@@ -24,8 +24,8 @@ pub(super) fn note_kind(kind: ThreadKind) {
 }
 
 /// Installs the handler, for the process.
-pub(super) fn catch() -> Result<(), Error> {
-    register_signal_handler(libc::SIGSYS, on_violation).map_err(|error| Error::Sandbox {
+pub(super) fn catch() -> Result<(), SandboxError> {
+    register_signal_handler(libc::SIGSYS, on_violation).map_err(|error| SandboxError::Limit {
         action: "catch violations",
         reason: error.to_string(),
     })

@@ -15,7 +15,7 @@ use crate::devices::DeviceWorker;
 use crate::doorbell::DoorbellHost;
 use crate::irq::{InterruptLine, IrqError};
 use crate::pci::{PciError, PciFunction};
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, SandboxError};
 
 /// Every kind there is; the first one is meant where none is named.
 pub const CONTROLLERS: &[&ControllerKind] = &[&nvme::NVME];
@@ -119,5 +119,5 @@ pub enum ControllerError {
     Event(#[from] std::io::Error),
     /// The worker's thread cannot be started or limited.
     #[error("a storage controller cannot start its worker: {0}")]
-    Worker(#[from] crate::Error),
+    Worker(#[from] SandboxError),
 }

@@ -14,8 +14,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 
 use crate::devices::DeviceWorker;
-use crate::error::Error;
-use crate::sandbox::{JoinHandle, Sandbox, ThreadKind};
+use crate::sandbox::{JoinHandle, Sandbox, SandboxError, ThreadKind};
 
 /// What a call of [`StorageController::process`] has left to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,8 +234,8 @@ impl Worker {
         kick: EventFd,
         sandbox: Sandbox,
         on_failure: OnFailure,
-    ) -> Result<Self, Error> {
-        let kick_or_time = watch(&kick).map_err(|source| Error::Thread {
+    ) -> Result<Self, SandboxError> {
+        let kick_or_time = watch(&kick).map_err(|source| SandboxError::Thread {
             name: name.into(),
             source,
         })?;

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use super::Rtc;
 use crate::devices::DeviceWorker;
-use crate::error::Error;
-use crate::sandbox::{JoinHandle, Sandbox, ThreadKind};
+use crate::sandbox::{JoinHandle, Sandbox, SandboxError, ThreadKind};
 
 /// The thread does not look more often than this, however late it is: the shortest period is 122 us.
 const SHORTEST_SLEEP: Duration = Duration::from_micros(50);
@@ -99,8 +98,8 @@ impl RtcTimer {
     /// Starts the thread.
     ///
     /// # Errors
-    /// [`Error`] if the host makes no thread.
-    pub fn start(rtc: Arc<Rtc>, sandbox: Sandbox) -> Result<Self, Error> {
+    /// [`SandboxError`] if the host makes no thread.
+    pub fn start(rtc: Arc<Rtc>, sandbox: Sandbox) -> Result<Self, SandboxError> {
         let shared = Arc::new(Shared {
             rtc,
             control: Mutex::default(),

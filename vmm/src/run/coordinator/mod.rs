@@ -23,8 +23,8 @@ use kvm_ioctls::VmFd;
 use crate::bus::Bus;
 use crate::debug::{Breakpoint, ResumeAction, StopPoint};
 use crate::devices::{DeviceWorker, GuestClock};
-use crate::error::Error;
 use crate::memory::GuestRam;
+use crate::run::Error;
 use crate::run::stop::{CpuStatistics, MachineStop};
 use crate::run::vcpu::{self, DebugHandler, StoppedCpu};
 pub(crate) use restart::Restart;
@@ -272,7 +272,7 @@ impl Shared {
 
     /// Ends the run because something of this program has failed. Does not wait; works on any thread.
     pub(crate) fn fail(&self, what: String) {
-        let failure = MachineStop::Failed(Arc::new(Error::Configuration { what }));
+        let failure = MachineStop::Failed(Arc::new(Error::ThreadFailed { what }));
         self.request(Phase::Paused, Some(failure));
     }
 
@@ -336,7 +336,7 @@ impl Shared {
 
     /// Lets the guest write every MSR without an exit.
     pub(crate) fn drop_msr_filter(&self) -> Result<(), Error> {
-        crate::msr::drop_filter(&self.vm)
+        Ok(crate::msr::drop_filter(&self.vm)?)
     }
 
     /// What vCPU `index` is to do; parks its thread as long as the machine is to stand still. `epoch` is the set of
@@ -382,7 +382,7 @@ impl Shared {
             return;
         }
         let what = "the coordinator of the machine's threads panicked; this is a defect of the program";
-        let failure = MachineStop::Failed(Arc::new(Error::Configuration { what: what.into() }));
+        let failure = MachineStop::Failed(Arc::new(Error::ThreadFailed { what: what.into() }));
         let mut control = self.lock();
         control.events.push_front(failure);
         control.finished = true;

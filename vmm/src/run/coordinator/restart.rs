@@ -9,7 +9,7 @@ use std::sync::{Arc, mpsc};
 
 use super::{Phase, Shared};
 use crate::debug::ResumeAction;
-use crate::error::Error;
+use crate::run::Error;
 use crate::run::power_on::{PoweredChips, PoweredCpu};
 use crate::run::stop::MachineStop;
 use crate::run::vcpu::StoppedCpu;

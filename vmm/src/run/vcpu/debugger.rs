@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering;
 use super::Vcpu;
 use super::hit::Step;
 use crate::debug::ResumeAction;
-use crate::error::Error;
 use crate::msr;
 use crate::registers::{FloatingPoint, RFLAGS_TF, SpecialRegisters};
+use crate::run::Error;
 use crate::run::stop::MachineStop;
 use crate::translate;
 
@@ -129,9 +129,7 @@ impl Vcpu {
             self.store_by_request()?;
         }
         if special.cr4 & CR4_LA57 != 0 {
-            return Err(Error::Configuration {
-                what: "the guest's processors have no 5-level paging: CR4.LA57 (bit 12) has to be 0".into(),
-            });
+            return Err(Error::FiveLevelPaging);
         }
         let mut sregs = self.fd.get_sregs().map_err(Error::kvm("read the special registers"))?;
         special.store(&mut sregs);
@@ -160,6 +158,6 @@ impl Vcpu {
     }
 
     pub(crate) fn set_msr(&mut self, index: u32, value: u64) -> Result<bool, Error> {
-        msr::write(&self.fd, index, value)
+        Ok(msr::write(&self.fd, index, value)?)
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_debug_exit_arch};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
-use crate::error::Error;
+use crate::run::Error;
 use crate::run::coordinator::{Shared, count};
 use crate::run::stop::MachineStop;
 
@@ -85,11 +85,7 @@ pub(super) fn enter(fd: &mut VcpuFd, shared: &Shared, index: usize) -> Result<(E
 
 /// The exits that end a run, or should not come at all.
 fn rare_exit(exit: &VcpuExit<'_>, cpu: u32) -> Event {
-    let unexpected = |what: String| {
-        Event::End(MachineStop::Failed(Arc::new(Error::Configuration {
-            what: format!("processor {cpu}: KVM answered with {what}"),
-        })))
-    };
+    let unexpected = |what: String| Event::End(MachineStop::Failed(Arc::new(Error::UnexpectedExit { cpu, what })));
     match exit {
         VcpuExit::Shutdown => Event::End(MachineStop::TripleFault { cpu }),
         VcpuExit::InternalError => Event::InternalError,

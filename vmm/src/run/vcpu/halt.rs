@@ -9,8 +9,8 @@
 use kvm_bindings::{KVM_MP_STATE_HALTED, kvm_mp_state};
 
 use super::Vcpu;
-use crate::error::Error;
 use crate::registers::RFLAGS_TF;
+use crate::run::Error;
 use crate::translate;
 
 const HLT: u8 = 0xf4;

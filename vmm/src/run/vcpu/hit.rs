@@ -9,9 +9,9 @@ use super::{DebugHandler, StoppedCpu, Vcpu, readable};
 use crate::debug::{
     Catch, DR6_BS, DR6_NONE, FirstInstruction, Hit, HitAction, INSTRUCTION_LIMIT, Memory, Refused, StepOver,
 };
-use crate::error::Error;
 use crate::memory::GuestRam;
 use crate::registers::{RFLAGS_RF, RFLAGS_TF};
+use crate::run::Error;
 use crate::run::coordinator::count;
 use crate::run::stop::MachineStop;
 use crate::translate::{self, AddressSpace};

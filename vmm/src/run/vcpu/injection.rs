@@ -9,7 +9,7 @@
 use kvm_bindings::kvm_lapic_state;
 
 use super::Vcpu;
-use crate::error::Error;
+use crate::run::Error;
 
 /// Offsets of the in-service and the interrupt-request registers: 32 vectors each 16 bytes.
 const ISR: usize = 0x100;

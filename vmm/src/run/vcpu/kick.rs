@@ -9,7 +9,7 @@ use std::sync::Once;
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
-use crate::error::Error;
+use crate::run::Error;
 
 thread_local! {
     /// Where this vCPU thread's `kvm_run.immediate_exit` is; null on other threads.
@@ -47,10 +47,7 @@ pub(crate) fn install_signal_handler() -> Result<(), Error> {
     ONCE.call_once(|| {
         result = register_signal_handler(SIGRTMIN(), on_interrupt);
     });
-    result.map_err(|error| Error::Thread {
-        name: "vcpu".into(),
-        source: error.into(),
-    })
+    result.map_err(|error| Error::Signal(error.into()))
 }
 
 /// Makes signals to this thread interrupt `vcpu` until the returned guard is dropped; `vcpu` has to live as long.

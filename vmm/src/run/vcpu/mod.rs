@@ -21,11 +21,11 @@ use kvm_bindings::kvm_guest_debug;
 use kvm_ioctls::{SyncReg, VcpuFd};
 
 use crate::debug::{Breakpoint, DebugRegisters, INSTRUCTION_LIMIT, StepOver, StopPoint};
-use crate::error::Error;
 use crate::hyperv;
 use crate::memory::GuestRam;
 use crate::msr;
 use crate::registers::{RFLAGS_RF, Registers, SpecialRegisters};
+use crate::run::Error;
 use crate::run::coordinator::{Shared, VcpuOrder, count};
 use crate::run::power_on::PoweredCpu;
 use crate::run::stop::{InternalError, MachineStop};
@@ -137,7 +137,7 @@ impl Vcpu {
     }
 
     pub(crate) fn msr(&self, index: u32) -> Result<u64, Error> {
-        msr::read(&self.fd, index)
+        Ok(msr::read(&self.fd, index)?)
     }
 
     /// Body of the vCPU's thread.

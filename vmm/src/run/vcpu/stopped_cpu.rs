@@ -78,7 +78,7 @@ impl<'a> StoppedCpu<'a> {
     /// stays as it is. This is a system call.
     ///
     /// # Errors
-    /// [`crate::Error::Kvm`] if KVM refuses the combination.
+    /// [`crate::Error::Kvm`] if KVM refuses the combination, [`crate::Error::FiveLevelPaging`] if CR4 asks for that.
     pub fn set_special(&mut self, special: &SpecialRegisters) -> Result<(), crate::Error> {
         self.vcpu.set_special(special)
     }
