@@ -15,6 +15,7 @@ pub mod outcome;
 pub mod output;
 pub mod report;
 pub mod session;
+pub mod threads;
 pub mod timing;
 pub mod vmi;
 pub mod watch;

@@ -110,7 +110,7 @@ fn run(request: FirmwareRequest, at_reset: AtReset, limit: Duration) -> (Machine
         memory: 16 << 20,
         handler: Some(Arc::clone(&resets) as _),
         at_reset,
-        sandbox: Sandbox::enforced().unwrap(),
+        sandbox: Sandbox::enforced(&storlock_vmm::run::THREADS).unwrap(),
         ..MachineConfig::default()
     };
     let mut machine = Machine::new(&kvm, config).unwrap();

@@ -17,6 +17,7 @@ use super::run::Format;
 use super::{Failure, output};
 use crate::outcome::Condition;
 use crate::report::json;
+use crate::threads;
 
 /// What to examine, and how to print it.
 #[derive(Debug, Args)]
@@ -107,7 +108,7 @@ fn examine(device: &Path) -> Vec<Finding> {
         )),
     }
     findings.extend(limits(&capabilities));
-    findings.push(assess_sandbox(Sandbox::probe()));
+    findings.push(assess_sandbox(Sandbox::probe(&threads::all())));
     findings
 }
 

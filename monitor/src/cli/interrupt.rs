@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use storlock_vmm::sandbox::{JoinHandle, Sandbox, ThreadKind};
+use storlock_vmm::sandbox::{JoinHandle, Sandbox};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::diagnostics;
+use crate::threads;
 use crate::vmi::RunControl;
 
 /// How the process ends by a signal that waits for nothing.
@@ -164,7 +165,7 @@ impl Interrupt {
             }
         };
         let thread = sandbox
-            .spawn(ThreadKind::Signals, "signals", move || runtime.block_on(watch))
+            .spawn(&threads::SIGNALS, "signals", move || runtime.block_on(watch))
             .map_err(io::Error::other)?;
         Ok(Self {
             shared,

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use storlock_vmm::sandbox::{JoinHandle, Sandbox, ThreadKind};
+use storlock_vmm::sandbox::{JoinHandle, Sandbox};
 
 use crate::escape;
 use crate::output::PATIENCE;
 use crate::session::Session;
+use crate::threads;
 
 /// How long a run stays silent.
 const QUIET_FOR: Duration = Duration::from_secs(1);
@@ -36,7 +37,7 @@ impl Progress {
         let (session, ended) = (Arc::clone(session), Arc::clone(&done));
         let show = move || show(&session, limit, terminal, milestones, &ended);
         // Without the thread there is no progress line, and nothing else is lost.
-        let thread = sandbox.spawn(ThreadKind::Progress, "progress", show).ok();
+        let thread = sandbox.spawn(&threads::PROGRESS, "progress", show).ok();
         Self { done, thread }
     }
 }

@@ -25,6 +25,7 @@ use crate::report::{ConditionNote, Report};
 use crate::session::recording::Recording;
 use crate::session::trace::Trace;
 use crate::session::{Config, DriverFile, ExportRequest, Session};
+use crate::threads;
 use crate::windows::SymbolTable;
 use crate::{diagnostics, gdb};
 
@@ -352,7 +353,7 @@ pub(super) fn sandbox(arguments: &Arguments) -> Result<Sandbox, Failure> {
     if arguments.no_sandbox {
         Ok(Sandbox::none())
     } else {
-        Sandbox::enforced().map_err(Failure::infrastructure)
+        Sandbox::enforced(&threads::all()).map_err(Failure::infrastructure)
     }
 }
 

@@ -23,7 +23,7 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 use anyhow::Context as _;
-use storlock_vmm::sandbox::{JoinHandle, Sandbox, SandboxError, ThreadKind};
+use storlock_vmm::sandbox::{JoinHandle, Sandbox, SandboxError};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 pub use conversation::{Conversation, Left};
@@ -35,6 +35,7 @@ use server::Server;
 pub use snapshot::SnapshotFile;
 
 use crate::session::Session;
+use crate::threads;
 use crate::vmi::debuggee::{Debuggee, DebuggeeStop};
 
 /// A socket that listens and is not served yet.
@@ -128,7 +129,7 @@ impl Socket {
                 resume_unwind(panic);
             }
         };
-        let thread = Sandbox::none().spawn(ThreadKind::Debugger, "gdb", body)?;
+        let thread = Sandbox::none().spawn(&threads::DEBUGGER, "gdb", body)?;
         started
             .recv()
             .context("the debugger's thread ended before it began")??;
@@ -145,5 +146,5 @@ fn limit(sandbox: Sandbox, address: &Address) -> Result<(), SandboxError> {
             sandbox.limit_files_to_removal(parent.unwrap_or(Path::new(".")))?
         }
     };
-    sandbox.enter(ThreadKind::Debugger)
+    sandbox.enter(&threads::DEBUGGER)
 }

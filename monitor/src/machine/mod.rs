@@ -19,7 +19,7 @@ use storlock_vmm::debug::BREAKPOINT_LIMIT;
 use storlock_vmm::devices::power::PowerManagement;
 use storlock_vmm::devices::ramfb::{Picture, RamFb};
 use storlock_vmm::run::{AtReset, InternalError, Machine, MachineConfig, MachineHandle, MachineStop, RunningMachine};
-use storlock_vmm::sandbox::{Sandbox, ThreadKind};
+use storlock_vmm::sandbox::Sandbox;
 use storlock_vmm::storage::backend::HostFailures;
 use storlock_vmm::storage::{FaultInjector, InterruptKind};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -32,6 +32,7 @@ use crate::dump::Plan;
 use crate::output::Progress;
 use crate::report::{BugCheck, FaultInfo};
 use crate::session::{End, EndKind, Session};
+use crate::threads;
 use crate::timing::Histogram;
 use crate::vmi::debuggee::DebuggeeStop;
 use crate::vmi::{Action, CpuStop, RunControl, StoppedCpu};
@@ -246,7 +247,7 @@ impl Guest {
     }
 
     /// Starts the guest; its stops go to `session`. From here on the calling thread only waits for the guest and reports:
-    /// its limits are those of [`ThreadKind::Main`].
+    /// its limits are those of [`threads::MAIN`].
     ///
     /// # Errors
     /// If its threads cannot be started, or any thread not limited.
@@ -257,7 +258,7 @@ impl Guest {
         let sandbox = self.machine.sandbox();
         let variable_failures = self.machine.variable_failures();
         let running = self.machine.start_paused()?;
-        sandbox.enter(ThreadKind::Main)?;
+        sandbox.enter(&threads::MAIN)?;
         let debugger = self.debugger.map(|(stops, _)| stops);
         if debugger.is_none() {
             running.begin();

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use storlock_vmm::devices::ramfb::{Picture, RamFb};
 use storlock_vmm::run::{Machine, MachineConfig, MachineStop};
-use storlock_vmm::sandbox::ThreadKind;
 
 use super::disks::{self, AttachedDisks};
 use super::serial::{SerialLog, SerialWriter};
 use super::{Control, FaultPlan, GuestOptions, Start, describe_variables};
 use crate::output::Cut;
 use crate::report::FaultInfo;
+use crate::threads;
 use crate::vmi::RunControl;
 
 /// A machine that is ready to start.
@@ -88,7 +88,7 @@ impl OtherGuest {
         let sandbox = self.machine.sandbox();
         let variable_failures = self.machine.variable_failures();
         let running = self.machine.start_paused()?;
-        sandbox.enter(ThreadKind::Main)?;
+        sandbox.enter(&threads::MAIN)?;
         let began = Instant::now();
         running.begin();
         let reason = running.wait(Some(limit));

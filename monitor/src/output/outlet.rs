@@ -5,10 +5,12 @@ use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use storlock_vmm::sandbox::{JoinHandle, Sandbox, ThreadKind};
+use storlock_vmm::sandbox::{JoinHandle, Sandbox};
 
 use super::progress::Stall;
 use super::{Cut, Progress};
+
+use crate::threads;
 
 /// Bytes that are written at once, so that a slow reader is told from one that does not read.
 const PIECE: usize = 64 << 10;
@@ -162,9 +164,7 @@ impl Outlet {
         });
         let writer = Arc::clone(&shared);
         let body = move || writer.write_all(&mut out);
-        let thread = sandbox
-            .spawn(ThreadKind::Writer, name, body)
-            .map_err(io::Error::other)?;
+        let thread = sandbox.spawn(&threads::WRITER, name, body).map_err(io::Error::other)?;
         Ok(Self {
             shared,
             thread: Mutex::new(Some(thread)),

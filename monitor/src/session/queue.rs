@@ -9,9 +9,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
-use storlock_vmm::sandbox::{JoinHandle, Sandbox, ThreadKind};
+use storlock_vmm::sandbox::{JoinHandle, Sandbox};
 
 use crate::output::{PATIENCE, Progress, Stall};
+use crate::threads;
 
 /// How long the consumer sleeps when there is nothing to do.
 const POLL: Duration = Duration::from_millis(2);
@@ -76,7 +77,7 @@ impl<T: Send + 'static> Queue<T> {
             drop(gone);
             consumer
         };
-        let thread = sandbox.spawn(ThreadKind::Writer, name, consume_all);
+        let thread = sandbox.spawn(&threads::WRITER, name, consume_all);
         Ok((queue, thread.map_err(std::io::Error::other)?))
     }
 

@@ -7,7 +7,12 @@ use std::sync::Arc;
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::kvm::requests::KVM_IOEVENTFD;
+
 use super::{Doorbell, DoorbellHost, DoorbellMatch};
+
+/// What a thread that connects doorbells asks of KVM.
+pub(crate) const REQUESTS: &[u32] = &[KVM_IOEVENTFD];
 
 /// Doorbells on the memory-mapped I/O bus of KVM.
 pub struct KvmDoorbells {

@@ -11,6 +11,7 @@ use std::io;
 use vmm_sys_util::eventfd::EventFd;
 
 pub use kvm::KvmDoorbells;
+pub(crate) use kvm::REQUESTS;
 
 /// Which writes ring a doorbell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

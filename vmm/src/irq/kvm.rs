@@ -16,6 +16,8 @@ use kvm_ioctls::VmFd;
 use thiserror::Error;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::kvm::requests::{KVM_IRQ_LINE, KVM_SET_GSI_ROUTING};
+
 use super::{InterruptLine, MessageSink, MsiMessage};
 
 /// Failure of KVM's interrupt delivery while the machine is built.
@@ -33,6 +35,11 @@ pub enum IrqError {
         source: std::io::Error,
     },
 }
+
+/// What a thread that sets lines asks of KVM. Messages are sent by an event.
+pub(crate) const LINE_REQUESTS: &[u32] = &[KVM_IRQ_LINE];
+/// What a thread asks of KVM that sets lines and routes messages.
+pub(crate) const REQUESTS: &[u32] = &[KVM_IRQ_LINE, KVM_SET_GSI_ROUTING];
 
 fn os(action: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> IrqError {
     move |error| IrqError::Os {

@@ -7,6 +7,7 @@
 mod kvm;
 
 pub use kvm::{IrqError, IrqRouter, KvmLine, MessageVectors};
+pub(crate) use kvm::{LINE_REQUESTS, REQUESTS};
 
 /// An input of the PIC and the I/O APIC.
 pub trait InterruptLine: Send + Sync {

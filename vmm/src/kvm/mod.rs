@@ -3,6 +3,7 @@
 
 mod capabilities;
 mod error;
+pub(crate) mod requests;
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt as _;

@@ -12,6 +12,7 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use super::config::{AtReset, MachineConfig, check};
 use super::coordinator::{Control, Restart, Shared};
 use super::power_on::{PoweredChips, PoweredCpu};
+use super::threads::{COORDINATOR_THREAD, VCPU_THREAD};
 use super::vcpu::{self, Method, Vcpu};
 use super::{MachineHandle, RunningMachine, board, probe};
 use crate::boot::{self, BootInfo, BootRequest, FirmwareRequest, LinuxInfo, LinuxRequest};
@@ -32,7 +33,7 @@ use crate::memory::GuestRam;
 use crate::pci::{INTA, PciAddress, PciBus};
 use crate::rom::Rom;
 use crate::run::Error;
-use crate::sandbox::{Sandbox, ThreadKind};
+use crate::sandbox::Sandbox;
 use crate::storage::backend::HostFailures;
 use crate::{hyperv, msr};
 
@@ -360,10 +361,10 @@ impl Machine {
         let mut machine = RunningMachine::new(self.shared, cpus + 1, self.method.step_over);
         for (index, fd) in (0..).zip(self.vcpus) {
             let vcpu = Vcpu::new(index, fd, Arc::clone(machine.shared()), self.method);
-            machine.add_thread(sandbox.spawn(ThreadKind::Vcpu, &format!("vcpu{index}"), move || vcpu.run())?);
+            machine.add_thread(sandbox.spawn(&VCPU_THREAD, &format!("vcpu{index}"), move || vcpu.run())?);
         }
         let shared = Arc::clone(machine.shared());
-        machine.add_thread(sandbox.spawn(ThreadKind::Coordinator, "coordinator", move || shared.run_coordinator())?);
+        machine.add_thread(sandbox.spawn(&COORDINATOR_THREAD, "coordinator", move || shared.run_coordinator())?);
         // One that came later would not learn by what resume action it is to go on.
         let parked = |control: &mut Control| control.cpus.iter().all(|cpu| cpu.parked);
         drop(machine.shared().wait_until(machine.shared().lock(), None, parked));

@@ -15,6 +15,7 @@ mod power_on;
 mod probe;
 mod running;
 mod stop;
+mod threads;
 mod vcpu;
 
 pub use builder::Machine;
@@ -24,4 +25,5 @@ pub use handle::MachineHandle;
 pub use probe::{StepOverResult, probe_step_over};
 pub use running::RunningMachine;
 pub use stop::{CpuStatistics, InternalError, MachineStop};
+pub use threads::{THREADS, VCPU_THREAD};
 pub use vcpu::{DebugHandler, StoppedCpu};

@@ -11,19 +11,23 @@ use seccompiler::{
 };
 
 use super::SandboxError;
-use super::ThreadKind;
-use super::calls::{Argument, calls};
-use super::requests::requests;
+use super::profile::{Argument, ThreadProfile};
+
+/// The `int` argument `index` is `value`, but for the bits `free`.
+fn equal(index: u8, free: u32, value: u32) -> Result<SeccompCondition, BackendError> {
+    let operator = SeccompCmpOp::MaskedEq(u64::from(!free));
+    SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value.into())
+}
 
 /// The conditions of which one has to hold.
 fn alternatives(argument: &Argument) -> Result<Vec<SeccompCondition>, BackendError> {
     use SeccompCmpArgLen::{Dword, Qword};
-    use SeccompCmpOp::{Eq, Gt, MaskedEq};
+    use SeccompCmpOp::{Eq, Gt};
     let one =
         |index, length, operator, value| SeccompCondition::new(index, length, operator, value).map(|one| vec![one]);
     match *argument {
         Argument::Int { index, free, values } => {
-            let equal = |&value: &u32| SeccompCondition::new(index, Dword, MaskedEq(u64::from(!free)), value.into());
+            let equal = |&value: &u32| equal(index, free, value);
             values.iter().map(equal).collect()
         }
         Argument::Null(index) => one(index, Qword, Eq, 0),
@@ -53,48 +57,72 @@ fn rules(arguments: &[Argument]) -> Result<Vec<SeccompRule>, BackendError> {
     combinations.into_iter().map(SeccompRule::new).collect()
 }
 
-fn filter(kind: ThreadKind) -> Result<SeccompFilter, BackendError> {
+/// # Errors
+/// What is wrong with the profile, in words.
+fn filter(profile: &ThreadProfile) -> Result<SeccompFilter, String> {
+    let wrong = |error: BackendError| error.to_string();
     let mut all: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    for call in calls(kind) {
-        all.entry(call.number).or_default().extend(rules(call.arguments)?);
+    for call in profile.all_calls() {
+        let rules = rules(call.arguments).map_err(wrong)?;
+        // A call that is allowed whatever its arguments would lose that, or its rules, beside a second entry.
+        let contradicted = all
+            .get(&call.number)
+            .is_some_and(|known| known.is_empty() != rules.is_empty());
+        if contradicted || call.number == libc::SYS_ioctl {
+            return Err(format!(
+                "the {} thread has contradicting entries for system call {}",
+                profile.name, call.number
+            ));
+        }
+        all.entry(call.number).or_default().extend(rules);
     }
-    let values = requests(kind);
-    if !values.is_empty() {
-        let request = Argument::Int {
-            index: 1,
-            free: 0,
-            values,
-        };
-        all.insert(libc::SYS_ioctl, rules(&[request])?);
+    for request in profile.all_requests() {
+        let rule = equal(1, 0, request)
+            .and_then(|one| SeccompRule::new(vec![one]))
+            .map_err(wrong)?;
+        all.entry(libc::SYS_ioctl).or_default().push(rule);
     }
-    SeccompFilter::new(all, SeccompAction::Trap, SeccompAction::Allow, TargetArch::x86_64)
+    SeccompFilter::new(all, SeccompAction::Trap, SeccompAction::Allow, TargetArch::x86_64).map_err(wrong)
 }
 
 /// The filter of a kind of thread, ready to be installed.
-pub(super) fn program(kind: ThreadKind) -> Result<BpfProgram, SandboxError> {
-    filter(kind)
-        .and_then(BpfProgram::try_from)
-        .map_err(|error| SandboxError::Limit {
+pub(super) fn program(profile: &ThreadProfile) -> Result<BpfProgram, SandboxError> {
+    filter(profile)
+        .and_then(|filter| BpfProgram::try_from(filter).map_err(|error| error.to_string()))
+        .map_err(|reason| SandboxError::Limit {
             action: "build a system call filter",
-            reason: error.to_string(),
+            reason,
         })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
+    use crate::sandbox::Call;
 
     #[test]
-    fn every_kind_has_a_program_that_is_unambiguous() {
-        for kind in ThreadKind::ALL {
-            assert!(!program(kind).unwrap().is_empty(), "{kind:?}");
-            // A call that is allowed whatever its arguments would lose that, or its rules, beside a second entry.
-            let (free, ruled): (Vec<_>, Vec<_>) = calls(kind).into_iter().partition(|call| call.arguments.is_empty());
-            let free: BTreeSet<_> = free.iter().map(|call| call.number).collect();
-            assert!(ruled.iter().all(|call| !free.contains(&call.number)), "{kind:?}");
-            assert!(!free.contains(&libc::SYS_ioctl), "{kind:?}");
+    fn a_call_cannot_be_both_free_and_ruled() {
+        static PLAIN: ThreadProfile = ThreadProfile::new("plain");
+        static FREE_READ: ThreadProfile = ThreadProfile {
+            calls: &[&[Call::any(libc::SYS_read)]],
+            ..ThreadProfile::new("careless")
+        };
+        static RULED_WRITE: ThreadProfile = ThreadProfile {
+            calls: &[&[Call::only(libc::SYS_write, &[Argument::NotStandard(0)])]],
+            ..ThreadProfile::new("careful")
+        };
+        static DEVICES: ThreadProfile = ThreadProfile {
+            calls: &[&[Call::any(libc::SYS_ioctl)]],
+            ..ThreadProfile::new("careless")
+        };
+        assert!(!program(&PLAIN).unwrap().is_empty());
+        for (profile, number) in [
+            (&FREE_READ, libc::SYS_read),
+            (&RULED_WRITE, libc::SYS_write),
+            (&DEVICES, libc::SYS_ioctl),
+        ] {
+            let error = program(profile).unwrap_err().to_string();
+            assert!(error.contains(&format!("system call {number}")), "{error}");
         }
     }
 

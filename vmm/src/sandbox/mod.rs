@@ -1,14 +1,14 @@
 //! Limits what the process can do to the host once the guest runs: a system call filter for each thread, and no files
 //! but those of a few directories.
 //!
-//! Everything that a run needs is opened before. Talks to the kernel's seccomp and Landlock. It must not know the
-//! machine: whoever starts a thread says of which kind it is. What a kind may do is in `calls` and `requests`.
+//! Everything that a run needs is opened before. Talks to the kernel's seccomp and Landlock. It must not know what threads
+//! there are: whoever starts one declares by a [`ThreadProfile`] what it may do.
 
 mod calls;
 mod error;
 mod files;
 mod filter;
-mod requests;
+mod profile;
 mod violation;
 
 use std::path::Path;
@@ -16,64 +16,10 @@ use std::sync::mpsc;
 use std::thread::{self, Builder, Thread};
 use std::time::{Duration, Instant};
 
+pub use calls::EVENTS;
 pub use error::SandboxError;
 pub use files::FileLimit;
-
-/// What a thread does, hence which system calls it may make.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ThreadKind {
-    /// Runs a vCPU and the devices that answer at once.
-    Vcpu,
-    /// Collects the other threads of a machine at a pause.
-    Coordinator,
-    /// Does a controller's DMA and its backend's I/O.
-    Worker,
-    /// Writes a file that is open already.
-    Writer,
-    /// Serves a debugger on a socket that listens already.
-    Debugger,
-    /// Waits for signals.
-    Signals,
-    /// Draws a line on the terminal.
-    Progress,
-    /// Started the others; waits for the end of the run, then writes the report; dumps the machine while it is paused.
-    Main,
-}
-
-impl ThreadKind {
-    /// Every kind.
-    pub const ALL: [Self; 8] = [
-        Self::Vcpu,
-        Self::Coordinator,
-        Self::Worker,
-        Self::Writer,
-        Self::Debugger,
-        Self::Signals,
-        Self::Progress,
-        Self::Main,
-    ];
-
-    /// As it is named in messages.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Vcpu => "vCPU",
-            Self::Coordinator => "coordinator",
-            Self::Worker => "device worker",
-            Self::Writer => "file writer",
-            Self::Debugger => "debugger",
-            Self::Signals => "signal",
-            Self::Progress => "progress",
-            Self::Main => "main",
-        }
-    }
-
-    /// Whether its calls name files.
-    #[must_use]
-    pub const fn reaches_files(self) -> bool {
-        matches!(self, Self::Debugger | Self::Main)
-    }
-}
+pub use profile::{Argument, Call, ThreadProfile};
 
 /// Whether threads are limited. Cheap to copy; the default limits nothing.
 ///
@@ -104,10 +50,9 @@ fn tame_allocator() {
     }
 }
 
-/// Keeps a thread whose calls name no files from all of them, should such a call slip into its list. Where they do whoever
-/// starts the thread says which files.
-fn limit_files_of(kind: ThreadKind) -> Result<(), SandboxError> {
-    if !kind.reaches_files() {
+/// See [`ThreadProfile::names_files`].
+fn limit_files_of(profile: &ThreadProfile) -> Result<(), SandboxError> {
+    if !profile.names_files {
         files::limit(&[])?;
     }
     Ok(())
@@ -123,31 +68,32 @@ impl Sandbox {
         Self { enforced: false }
     }
 
-    /// Limits the threads that are started by it or enter it. Tries every filter on a thread of its own first.
+    /// Limits the threads that are started by it or enter it. Tries the filters of `profiles` first, each on a thread of its own.
     ///
     /// The language's own message of a panic opens files where a backtrace is asked for: whoever limits threads sets a hook
     /// for panics that opens none.
     ///
     /// # Errors
     /// [`SandboxError::Limit`] if this kernel does not take the filters.
-    pub fn enforced() -> Result<Self, SandboxError> {
+    pub fn enforced(profiles: &[&'static ThreadProfile]) -> Result<Self, SandboxError> {
         violation::catch()?;
         tame_allocator();
         let sandbox = Self { enforced: true };
-        for kind in ThreadKind::ALL {
+        for profile in profiles {
             // Its end is of no interest: that it began says all.
-            let _ = sandbox.spawn(kind, "sandbox-probe", || ())?.join();
+            let _ = sandbox.spawn(profile, "sandbox-probe", || ())?.join();
         }
         Ok(sandbox)
     }
 
-    /// What this kernel would limit, tried on threads of their own.
+    /// What this kernel would limit of `profiles`, tried on threads of their own.
     ///
     /// # Errors
     /// [`SandboxError::Limit`] as in [`Sandbox::enforced`] and [`Sandbox::limit_files`].
-    pub fn probe() -> Result<FileLimit, SandboxError> {
-        let sandbox = Self::enforced()?;
-        let probe = Sandbox::none().spawn(ThreadKind::Main, "sandbox-probe", move || sandbox.limit_files(&[]))?;
+    pub fn probe(profiles: &[&'static ThreadProfile]) -> Result<FileLimit, SandboxError> {
+        static PROBE: ThreadProfile = ThreadProfile::new("probe");
+        let sandbox = Self::enforced(profiles)?;
+        let probe = Sandbox::none().spawn(&PROBE, "sandbox-probe", move || sandbox.limit_files(&[]))?;
         probe.join().unwrap_or_else(|_| {
             Err(SandboxError::Limit {
                 action: "limit the files",
@@ -163,18 +109,18 @@ impl Sandbox {
     }
 
     /// Limits the calling thread for the rest of its life, and the threads that it starts. One that still opens, names or
-    /// removes files ([`ThreadKind::reaches_files`]) has to have its files limited before, for example by
+    /// removes files ([`ThreadProfile::names_files`]) has to have its files limited before, for example by
     /// [`Sandbox::limit_files`]; the others can reach none from here on.
     ///
     /// # Errors
     /// [`SandboxError::Limit`] if the kernel refuses.
-    pub fn enter(self, kind: ThreadKind) -> Result<(), SandboxError> {
+    pub fn enter(self, profile: &'static ThreadProfile) -> Result<(), SandboxError> {
         if !self.enforced {
             return Ok(());
         }
-        limit_files_of(kind)?;
-        let program = filter::program(kind)?;
-        violation::note_kind(kind);
+        limit_files_of(profile)?;
+        let program = filter::program(profile)?;
+        violation::note_profile(profile);
         seccompiler::apply_filter(&program).map_err(|error| SandboxError::Limit {
             action: "install a system call filter",
             reason: error.to_string(),
@@ -223,7 +169,7 @@ impl Sandbox {
     /// [`SandboxError::Thread`] if it cannot be started, [`SandboxError::Limit`] if it cannot be limited; `body` is not called then.
     pub fn spawn<T: Send + 'static>(
         self,
-        kind: ThreadKind,
+        profile: &'static ThreadProfile,
         name: &str,
         body: impl FnOnce() -> T + Send + 'static,
     ) -> Result<JoinHandle<T>, SandboxError> {
@@ -233,7 +179,7 @@ impl Sandbox {
         };
         let (sender, receiver) = mpsc::channel();
         let limited = move || {
-            let entered = self.enter(kind);
+            let entered = self.enter(profile);
             let go_on = entered.is_ok();
             // The receiver waits below.
             let _ = sender.send(entered);
@@ -298,22 +244,23 @@ mod tests {
 
     #[test]
     fn threads_whose_calls_name_no_files_could_open_none_either() {
-        if matches!(Sandbox::probe().unwrap(), FileLimit::Missing) {
+        static NAMING: ThreadProfile = ThreadProfile {
+            names_files: true,
+            ..ThreadProfile::new("naming")
+        };
+        static OTHER: ThreadProfile = ThreadProfile::new("other");
+        if matches!(Sandbox::probe(&[]).unwrap(), FileLimit::Missing) {
             println!("NOTE: not tried: {}", FileLimit::Missing);
             return;
         }
-        for kind in ThreadKind::ALL {
+        for profile in [&NAMING, &OTHER] {
             // Without the system call filter, which would end the process.
             let opened = move || {
-                limit_files_of(kind).unwrap();
+                limit_files_of(profile).unwrap();
                 std::fs::File::open("/etc/passwd").is_ok()
             };
             let opened = thread::spawn(opened).join().unwrap();
-            assert_eq!(
-                opened,
-                matches!(kind, ThreadKind::Main | ThreadKind::Debugger),
-                "{kind:?}"
-            );
+            assert_eq!(opened, profile.names_files, "{profile:?}");
         }
     }
 

@@ -8,19 +8,18 @@ use std::ptr;
 
 use vmm_sys_util::signal::register_signal_handler;
 
-use super::SandboxError;
-use super::{ThreadKind, VIOLATION_EXIT_CODE};
+use super::{SandboxError, ThreadProfile, VIOLATION_EXIT_CODE};
 
 /// How long the message waits for room on standard error, in milliseconds.
 const PATIENCE: libc::c_int = 500;
 
 thread_local! {
-    static KIND: Cell<Option<ThreadKind>> = const { Cell::new(None) };
+    static PROFILE: Cell<Option<&'static ThreadProfile>> = const { Cell::new(None) };
 }
 
 /// For the message of a later violation by this thread.
-pub(super) fn note_kind(kind: ThreadKind) {
-    KIND.set(Some(kind));
+pub(super) fn note_profile(profile: &'static ThreadProfile) {
+    PROFILE.set(Some(profile));
 }
 
 /// Installs the handler, for the process.
@@ -51,7 +50,7 @@ extern "C" fn on_violation(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut l
     message.add(b"error: the sandbox refused system call ");
     message.add_number(system_call.unsigned_abs());
     message.add(b" of a ");
-    message.add(KIND.get().map_or("", ThreadKind::name).as_bytes());
+    message.add(PROFILE.get().map_or("", |profile| profile.name).as_bytes());
     message.add(
         b" thread (numbers: asm/unistd_64.h); the run was ended at once and has no report. It is a defect of this \
           program, or the guest has taken it over; --no-sandbox runs without the check\n",

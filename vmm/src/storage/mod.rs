@@ -13,6 +13,7 @@ pub mod kernel_doorbells;
 pub mod nvme;
 pub mod request;
 pub mod segments;
+mod thread;
 pub mod worker;
 
 pub use controllers::{
@@ -20,3 +21,4 @@ pub use controllers::{
 };
 pub use fault::{Fault, FaultCount, FaultInjector};
 pub use interrupts::InterruptKind;
+pub use thread::WORKER_THREAD;

@@ -14,7 +14,8 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 
 use crate::devices::DeviceWorker;
-use crate::sandbox::{JoinHandle, Sandbox, SandboxError, ThreadKind};
+use crate::sandbox::{JoinHandle, Sandbox, SandboxError};
+use crate::storage::WORKER_THREAD;
 
 /// What a call of [`StorageController::process`] has left to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -254,7 +255,7 @@ impl Worker {
                 runner.fail("panicked; this is a defect of the program");
             }
         };
-        let thread = sandbox.spawn(ThreadKind::Worker, name, body)?;
+        let thread = sandbox.spawn(&WORKER_THREAD, name, body)?;
         Ok(Self {
             shared,
             thread: Mutex::new(Some(thread)),

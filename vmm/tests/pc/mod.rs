@@ -107,7 +107,7 @@ pub fn machine_interrupted_by(
     let cpus = config.cpus;
     let config = MachineConfig {
         serial: Some(Box::new(console.clone())),
-        sandbox: Sandbox::enforced().unwrap(),
+        sandbox: Sandbox::enforced(&storlock_vmm::run::THREADS).unwrap(),
         ..config
     };
     let mut machine = Machine::new(&kvm, config).unwrap();

@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use self::causes::{Alarm, Causes};
-pub use self::timer::RtcTimer;
+pub use self::timer::{RtcTimer, TIMER_THREAD};
 use super::Clock;
 use super::calendar::DateTime;
 use crate::bus::BusDevice;

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::Rtc;
 use crate::devices::DeviceWorker;
-use crate::sandbox::{JoinHandle, Sandbox, SandboxError, ThreadKind};
+use crate::irq;
+use crate::sandbox::{JoinHandle, Sandbox, SandboxError, ThreadProfile};
 
 /// The thread does not look more often than this, however late it is: the shortest period is 122 us.
 const SHORTEST_SLEEP: Duration = Duration::from_micros(50);
@@ -94,6 +95,12 @@ impl Drop for Ended<'_> {
     }
 }
 
+/// Sets the level of the clock's interrupt, as the sandbox limits it.
+pub static TIMER_THREAD: ThreadProfile = ThreadProfile {
+    requests: &[irq::LINE_REQUESTS],
+    ..ThreadProfile::new("clock timer")
+};
+
 impl RtcTimer {
     /// Starts the thread.
     ///
@@ -106,7 +113,7 @@ impl RtcTimer {
             rested: Condvar::new(),
         });
         let of_thread = Arc::clone(&shared);
-        let thread = sandbox.spawn(ThreadKind::Worker, "rtc", move || of_thread.run())?;
+        let thread = sandbox.spawn(&TIMER_THREAD, "rtc", move || of_thread.run())?;
         Ok(Self {
             shared,
             thread: Mutex::new(Some(thread)),

@@ -5,7 +5,7 @@
 //! where data were: here both fail, and go on failing.
 //!
 //! All calls but opening, [`HostFile::resize`] and [`HostFile::has_data`] are within the system calls of a device worker
-//! (`crate::sandbox::ThreadKind::Worker`).
+//! (`crate::storage::WORKER_THREAD`).
 #![forbid(unsafe_code)]
 
 use std::fmt;

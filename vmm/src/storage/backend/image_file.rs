@@ -2,7 +2,7 @@
 //!
 //! Every write that imago makes to a qcow2 image goes through [`WriteOrder`] first. It must not know what is in an image.
 //! All calls but [`Storage::resize`] are within the system calls of a device worker
-//! (`crate::sandbox::ThreadKind::Worker`).
+//! (`crate::storage::WORKER_THREAD`).
 
 // imago marks what a `Storage` does to a file as unsafe; nothing here is.
 #![allow(unsafe_code)]

@@ -1,8 +1,6 @@
 //! The promises of docs/security.md, each as the system calls that would break it, with arguments that do no harm should
 //! they be let through.
 
-use storlock_vmm::sandbox::ThreadKind;
-
 use crate::attempts::{Attempt, OWN};
 
 /// Refused for every kind.
@@ -14,7 +12,7 @@ const fn except(
     name: &'static str,
     number: libc::c_long,
     arguments: [u64; 5],
-    allowed: &'static [ThreadKind],
+    allowed: &'static [&'static str],
 ) -> Attempt {
     Attempt {
         name,
@@ -104,6 +102,7 @@ const PROCESSES: &[&[Attempt]] = &[
         libc::F_SETLKW,
         libc::F_OFD_SETLK,
         libc::F_DUPFD,
+        libc::F_DUPFD_CLOEXEC,
     ],
     &each![libc::SYS_ioctl, 1, FIOASYNC, FIOSETOWN, SIOCSPGRP],
 ];
@@ -129,17 +128,12 @@ const NETWORK: &[&[Attempt]] = &[
             libc::SYS_sendto,
             [NOBODY, NOWHERE, 0, (libc::MSG_NOSIGNAL | libc::MSG_FASTOPEN) as u64, 0],
         ),
-        except(
-            "accept",
-            libc::SYS_accept4,
-            [NOBODY, 0, 0, 0, 0],
-            &[ThreadKind::Debugger],
-        ),
+        except("accept", libc::SYS_accept4, [NOBODY, 0, 0, 0, 0], &["debugger"]),
         except(
             "send small packets at once",
             libc::SYS_setsockopt,
             [NOBODY, libc::IPPROTO_TCP as u64, libc::TCP_NODELAY as u64, 0, 0],
-            &[ThreadKind::Debugger],
+            &["debugger"],
         ),
         never(
             "filter packets",
@@ -241,13 +235,14 @@ const fn kvm(direction: u64, number: u64, size: u64) -> u64 {
     direction << 30 | size << 16 | 0xae00 | number
 }
 
-const fn request(name: &'static str, number: u64, allowed: &'static [ThreadKind]) -> Attempt {
+const fn request(name: &'static str, number: u64, allowed: &'static [&'static str]) -> Attempt {
     except(name, libc::SYS_ioctl, [NOBODY, number, 0, 0, 0], allowed)
 }
 
-const VCPU: &[ThreadKind] = &[ThreadKind::Vcpu];
-const DEVICE: &[ThreadKind] = &[ThreadKind::Vcpu, ThreadKind::Worker];
-const TERMINAL: &[ThreadKind] = &[ThreadKind::Main, ThreadKind::Progress];
+const VCPU: &[&str] = &["vCPU"];
+const DEVICE: &[&str] = &["vCPU", "device worker"];
+const LINE: &[&str] = &["vCPU", "device worker", "clock timer"];
+const TERMINAL: &[&str] = &["main", "progress"];
 
 const DEVICES: &[&[Attempt]] = &[&[
     request("KVM_CREATE_VM", kvm(0, 0x01, 0), &[]),
@@ -268,7 +263,7 @@ const DEVICES: &[&[Attempt]] = &[&[
     request("KVM_SET_USER_MEMORY_REGION", kvm(1, 0x46, 32), VCPU),
     request("KVM_X86_SET_MSR_FILTER", kvm(1, 0xc6, 392), VCPU),
     request("KVM_SET_GSI_ROUTING", kvm(1, 0x6a, 8), VCPU),
-    request("KVM_IRQ_LINE", kvm(1, 0x61, 8), DEVICE),
+    request("KVM_IRQ_LINE", kvm(1, 0x61, 8), LINE),
     request("KVM_IOEVENTFD", kvm(1, 0x79, 64), DEVICE),
     request("type at the terminal (TIOCSTI)", 0x5412, &[]),
     request("TIOCSTI behind 32 bits", UPPER | 0x5412, &[]),
@@ -290,12 +285,12 @@ const AT_FDCWD: u64 = libc::AT_FDCWD.cast_unsigned() as u64;
 const CREATE: u64 = (libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC) as u64;
 
 /// A file whose name cannot be read.
-const fn open(name: &'static str, flags: u64, mode: u64, allowed: &'static [ThreadKind]) -> Attempt {
+const fn open(name: &'static str, flags: u64, mode: u64, allowed: &'static [&'static str]) -> Attempt {
     except(name, libc::SYS_openat, [AT_FDCWD, NOWHERE, flags, mode, 0], allowed)
 }
 
-const MAIN: &[ThreadKind] = &[ThreadKind::Main];
-const NAMING: &[ThreadKind] = &[ThreadKind::Main, ThreadKind::Debugger];
+const MAIN: &[&str] = &["main"];
+const NAMING: &[&str] = &["main", "debugger"];
 
 const FILES: &[&[Attempt]] = &[
     &all! {
@@ -328,13 +323,13 @@ const FILES: &[&[Attempt]] = &[
             "cut",
             libc::SYS_ftruncate,
             [NOBODY, 0, 0, 0, 0],
-            &[ThreadKind::Main, ThreadKind::Writer],
+            &["main", "file writer"],
         ),
         except(
             "punch a hole",
             libc::SYS_fallocate,
             [NOBODY, 3, 0, 0, 0],
-            &[ThreadKind::Worker],
+            &["device worker"],
         ),
         never("move the rest of a file", libc::SYS_fallocate, [NOBODY, 8, 0, 0, 0]),
         never("reserve room", libc::SYS_fallocate, [NOBODY, 0, 0, 0, 0]),

@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
+use storlock::threads;
 use storlock_vmm::sandbox::{FileLimit, Sandbox};
 
 use super::{Victim, signal_by_a_socket};
@@ -26,7 +27,7 @@ fn has(limit: FileLimit, abi: i32) -> bool {
 
 /// Landlock limits a thread for good, so this one is not the test's own.
 fn on_a_thread(body: impl FnOnce(Sandbox) + Send + 'static) {
-    let limited = std::thread::spawn(move || body(Sandbox::enforced().unwrap()));
+    let limited = std::thread::spawn(move || body(Sandbox::enforced(&threads::all()).unwrap()));
     limited.join().unwrap();
 }
 

@@ -3,14 +3,15 @@
 use std::cell::Cell;
 use std::ptr;
 
-use storlock_vmm::sandbox::{Sandbox, ThreadKind};
+use storlock::threads;
+use storlock_vmm::sandbox::Sandbox;
 
-/// A call, and the kinds of thread that may do it all the same.
+/// A call, and the kinds of thread that may do it all the same, by name.
 pub(crate) struct Attempt {
     pub(crate) name: &'static str,
     pub(crate) number: libc::c_long,
     pub(crate) arguments: [u64; 5],
-    pub(crate) allowed: &'static [ThreadKind],
+    pub(crate) allowed: &'static [&'static str],
 }
 
 /// Stands for the number of this process.
@@ -59,17 +60,17 @@ fn is_refused(attempt: &Attempt) -> bool {
 
 /// What went otherwise than it is to, on threads of every kind. To be called in a process of its own.
 pub(crate) fn breaches(attempts: &'static [&'static [Attempt]]) -> Vec<String> {
-    let sandbox = Sandbox::enforced().unwrap();
+    let sandbox = Sandbox::enforced(&threads::all()).unwrap();
     note_refusals();
     let mut breaches = Vec::new();
-    for kind in ThreadKind::ALL {
+    for profile in threads::all() {
         let all = move || {
             let all = attempts.iter().copied().flatten();
-            let wrong = all.filter(|attempt| is_refused(attempt) == attempt.allowed.contains(&kind));
+            let wrong = all.filter(|attempt| is_refused(attempt) == attempt.allowed.contains(&profile.name));
             wrong.map(|attempt| attempt.name).collect::<Vec<_>>()
         };
-        let wrong = sandbox.spawn(kind, "attempts", all).unwrap().join().unwrap();
-        breaches.extend(wrong.iter().map(|name| format!("{}: {name}", kind.name())));
+        let wrong = sandbox.spawn(profile, "attempts", all).unwrap().join().unwrap();
+        breaches.extend(wrong.iter().map(|name| format!("{}: {name}", profile.name)));
     }
     breaches
 }

@@ -22,7 +22,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use promises::PROMISES;
-use storlock_vmm::sandbox::{Sandbox, ThreadKind, VIOLATION_EXIT_CODE};
+use storlock::threads::{self, MAIN, WRITER};
+use storlock_vmm::run::VCPU_THREAD;
+use storlock_vmm::sandbox::{Sandbox, ThreadProfile, VIOLATION_EXIT_CODE};
+use storlock_vmm::storage::WORKER_THREAD;
 
 const ATTEMPT: &str = "STORLOCK_SANDBOX_ATTEMPT";
 const DIRECTORY: &str = "STORLOCK_SANDBOX_DIRECTORY";
@@ -36,19 +39,19 @@ const NOT_STOPPED: i32 = 77;
 const BREACHED: i32 = 78;
 
 /// What ends a process: a name, the kind of thread, the system call's number, and the attempt.
-type Violation = (&'static str, ThreadKind, libc::c_long, fn());
+type Violation = (&'static str, &'static ThreadProfile, libc::c_long, fn());
 
 const VIOLATIONS: [Violation; 4] = [
-    ("open", ThreadKind::Vcpu, libc::SYS_openat, || {
+    ("open", &VCPU_THREAD, libc::SYS_openat, || {
         let _ = File::open("/etc/passwd");
     }),
-    ("open to read", ThreadKind::Main, libc::SYS_openat, || {
+    ("open to read", &MAIN, libc::SYS_openat, || {
         let _ = File::open("/etc/passwd");
     }),
-    ("read what is typed", ThreadKind::Writer, libc::SYS_read, || {
+    ("read what is typed", &WRITER, libc::SYS_read, || {
         let _ = io::stdin().read(&mut [0]);
     }),
-    ("make a directory", ThreadKind::Main, libc::SYS_mkdir, || {
+    ("make a directory", &MAIN, libc::SYS_mkdir, || {
         let _ = fs::create_dir("/tmp/storlock-sandbox-test");
     }),
 ];
@@ -74,31 +77,40 @@ fn in_a_child() {
         println!("\n{}", breaches.join("\n"));
         std::process::exit(if breaches.is_empty() { NOT_STOPPED } else { BREACHED });
     }
-    let sandbox = Sandbox::enforced().unwrap();
+    let sandbox = Sandbox::enforced(&threads::all()).unwrap();
     let thread = if let Some((_, kind, _, attempt)) = VIOLATIONS.into_iter().find(|(violation, ..)| *violation == name)
     {
         sandbox.spawn(kind, "attempt", attempt)
     } else if name == START_A_THREAD {
         // The C library blocks all signals around it.
-        sandbox.spawn(ThreadKind::Vcpu, "attempt", || drop(std::thread::spawn(|| ())))
+        sandbox.spawn(&VCPU_THREAD, "attempt", || drop(std::thread::spawn(|| ())))
     } else if name == SHRINK_A_HEAP {
-        sandbox.spawn(ThreadKind::Vcpu, "attempt", fills_a_heap_and_empties_it)
+        sandbox.spawn(&VCPU_THREAD, "attempt", fills_a_heap_and_empties_it)
     } else if name == CRASH {
-        sandbox.spawn(ThreadKind::Vcpu, "attempt", || std::process::abort())
+        sandbox.spawn(&VCPU_THREAD, "attempt", || std::process::abort())
     } else if name == PANIC {
         // The language's own hook opens files for a backtrace.
         std::panic::set_hook(Box::new(|panic| eprintln!("thread 'attempt': {panic}")));
         let _ = sandbox
-            .spawn(ThreadKind::Worker, "attempt", || panic!("on purpose"))
+            .spawn(&WORKER_THREAD, "attempt", || panic!("on purpose"))
             .unwrap()
             .join();
         std::process::exit(NOT_STOPPED);
     } else {
         let directory = std::env::var_os(DIRECTORY).unwrap();
-        sandbox.spawn(ThreadKind::Main, "attempt", move || writes_reports(directory.as_ref()))
+        sandbox.spawn(&MAIN, "attempt", move || writes_reports(directory.as_ref()))
     };
     thread.unwrap().join().unwrap();
     std::process::exit(NOT_STOPPED);
+}
+
+#[test]
+fn only_the_main_and_the_debugger_thread_name_files() {
+    let naming = threads::all().into_iter().filter(|profile| profile.names_files);
+    assert_eq!(
+        naming.map(|profile| profile.name).collect::<Vec<_>>(),
+        ["debugger", "main"]
+    );
 }
 
 /// Has threads of every kind try what would break a promise, on this kernel.
@@ -203,7 +215,7 @@ fn a_violation_ends_the_process_with_a_message() {
         let output = child(name, directory.path());
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(VIOLATION_EXIT_CODE), "{name}: {message}");
-        let wanted = format!("system call {number} of a {} thread", kind.name());
+        let wanted = format!("system call {number} of a {} thread", kind.name);
         assert!(message.contains(&wanted), "{name}: {message}");
     }
 }
@@ -288,7 +300,7 @@ fn the_main_thread_can_write_its_reports() {
 
 #[test]
 fn a_writer_goes_on_with_the_file_that_it_has() {
-    let sandbox = Sandbox::enforced().unwrap();
+    let sandbox = Sandbox::enforced(&threads::all()).unwrap();
     let mut file = tempfile::tempfile().unwrap();
     let mut copy = file.try_clone().unwrap();
     let write = move || -> io::Result<u64> {
@@ -296,7 +308,7 @@ fn a_writer_goes_on_with_the_file_that_it_has() {
         copy.set_len(8)?;
         copy.seek(SeekFrom::End(0))
     };
-    let writer = sandbox.spawn(ThreadKind::Writer, "writer", write).unwrap();
+    let writer = sandbox.spawn(&WRITER, "writer", write).unwrap();
     assert_eq!(writer.join().unwrap().unwrap(), 8);
     let mut text = String::new();
     file.rewind().unwrap();
@@ -307,6 +319,6 @@ fn a_writer_goes_on_with_the_file_that_it_has() {
 #[test]
 fn without_limits_nothing_is_refused() {
     let sandbox = Sandbox::none();
-    let opened = sandbox.spawn(ThreadKind::Vcpu, "free", || File::open("/etc/passwd").is_ok());
+    let opened = sandbox.spawn(&VCPU_THREAD, "free", || File::open("/etc/passwd").is_ok());
     assert!(opened.unwrap().join().unwrap());
 }
