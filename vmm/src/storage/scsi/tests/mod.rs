@@ -1,0 +1,11 @@
+//! The target under test, by subject.
+
+mod blocks;
+mod harness;
+mod illegal;
+mod inquiry;
+mod life;
+mod modes;
+mod provisioning;
+mod random;
+mod reservations;
