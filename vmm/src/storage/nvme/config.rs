@@ -84,7 +84,7 @@ impl Default for ControllerConfig {
 
 /// The identifiers of a namespace that no other has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NamespaceIds {
+pub(super) struct NamespaceIds {
     /// EUI64, most significant byte first.
     pub eui64: [u8; 8],
     /// NGUID.

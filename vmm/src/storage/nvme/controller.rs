@@ -1,78 +1,67 @@
-//! The controller: its life (enable, reset, shutdown), the round over the queues, and completions.
+//! The controller: its life (enable, reset, shutdown) and the round over the queues.
 //!
-//! It talks to guest memory, an interrupt sink, backends and its [`RegisterFile`], all injected. It must not know
-//! threads, eventfds, PCI or KVM. One thread calls [`process`](StorageController::process); vCPUs touch the register file only.
+//! It composes the owners of its state (queues, doorbells, admin commands, I/O commands, namespaces, completions,
+//! interrupts) and leads commands from one to the next; each keeps its state to itself. It talks to guest memory, an
+//! interrupt sink, backends and its [`RegisterFile`], all injected. It must not know threads, eventfds, PCI or KVM. One
+//! thread calls [`process`](StorageController::process); vCPUs touch the register file only.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admin::{Admin, AdminContext};
+use super::completion::{self, Answer, Completions};
 use super::config::{ConfigError, ControllerConfig, MAX_NAMESPACES};
+use super::doorbells::{DoorbellRoute, Doorbells};
 use super::faults;
-use super::prp;
+use super::interrupts::QueueInterrupts;
+use super::namespaces::Namespaces;
+use super::nvm::{IoCommands, IoContext};
+use super::queues::{CommandRequest, Queues};
 use super::registers::RegisterFile;
 use super::rings::{CompletionQueue, SubmissionQueue};
-use super::spec::command::{COMPLETION_ENTRY_SIZE, SUBMISSION_ENTRY_SIZE};
-use super::spec::command::{CompletionEntry, SubmissionEntry};
-use super::spec::log_page::ErrorEntry;
+use super::spec::command::{COMPLETION_ENTRY_SIZE, CompletionEntry, SUBMISSION_ENTRY_SIZE, admin};
 use super::spec::registers::{
     Configuration, FATAL, READY, SHUTDOWN_COMPLETE, SHUTDOWN_OCCURRING, SUBSYSTEM_RESET_OCCURRED, aqa,
 };
 use super::spec::status::{Failure, Status};
-use super::state::{Activity, ControllerState};
+use super::transfer::Transfer;
 use crate::storage::backend::Backend;
-use crate::storage::dma::{Dma, DmaMemory};
+use crate::storage::dma::{DmaMemory, NotMemory};
 use crate::storage::fault::{FaultInjector, FetchFault};
 use crate::storage::interrupts::InterruptSink;
-use crate::storage::segments::Segment;
 use crate::storage::worker::{Attention, Progress, StorageController, Ticket};
-
-/// Who is told whether doorbell registers of I/O queues still carry a value that matters.
-pub trait DoorbellRoute: Send {
-    /// `true`: a write is only a nudge from now on, its value may be lost. `false`: the value matters again. Called
-    /// before the guest can learn of the change.
-    fn use_shadow(&mut self, active: bool);
-}
-
-/// For controllers whose doorbell writes always arrive with their value.
-impl DoorbellRoute for () {
-    fn use_shadow(&mut self, _active: bool) {}
-}
 
 /// Commands taken from one queue in its turn, whatever burst the host would like.
 const MAX_BURST: u32 = 32;
 
-/// A namespace and what keeps its data.
-pub(super) struct Namespace {
-    pub(super) backend: Box<dyn Backend>,
-    block_shift: u32,
-}
-
-impl Namespace {
-    /// Logical blocks.
-    pub(super) fn blocks(&self) -> u64 {
-        self.backend.len() >> self.block_shift
-    }
-
-    /// log2 of the logical block size in bytes.
-    pub(super) fn block_shift(&self) -> u32 {
-        self.block_shift
-    }
+/// Whether a controller fetches commands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Activity {
+    /// CC.EN is 0.
+    #[default]
+    Disabled,
+    /// CSTS.RDY is 1.
+    Running,
+    /// After a shutdown: nothing is fetched until the next reset.
+    ShutDown,
+    /// CSTS.CFS is 1: only a reset helps.
+    Fatal,
 }
 
 /// An NVMe controller.
 pub struct Controller {
-    pub(super) config: ControllerConfig,
-    pub(super) memory: Dma,
-    pub(super) interrupts: Arc<dyn InterruptSink>,
-    pub(super) doorbell_route: Box<dyn DoorbellRoute>,
-    pub(super) namespaces: Vec<Namespace>,
-    pub(super) registers: Arc<RegisterFile>,
-    pub(super) faults: Option<Arc<FaultInjector>>,
-    pub(super) state: ControllerState,
-    // Room that is kept between commands; without meaning from one to the next.
-    pub(super) buffer: Vec<u8>,
-    pub(super) segments: Vec<Segment>,
-    pub(super) written_doorbells: Vec<(usize, u16)>,
+    config: ControllerConfig,
+    registers: Arc<RegisterFile>,
+    plan: Option<Arc<FaultInjector>>,
+    activity: Activity,
+    transfer: Transfer,
+    queues: Queues,
+    doorbells: Doorbells,
+    interrupts: QueueInterrupts,
+    completions: Completions,
+    admin: Admin,
+    io: IoCommands,
+    namespaces: Namespaces,
 }
 
 impl Controller {
@@ -87,7 +76,7 @@ impl Controller {
         doorbell_route: Box<dyn DoorbellRoute>,
         backends: Vec<Box<dyn Backend>>,
     ) -> Result<Self, ConfigError> {
-        config.check()?;
+        let vectors = config.vectors()?;
         if backends.is_empty() || backends.len() > MAX_NAMESPACES {
             return Err(ConfigError::Namespaces(backends.len()));
         }
@@ -101,24 +90,21 @@ impl Controller {
                 });
             }
         }
-        let block_shift = config.block_size.trailing_zeros();
-        let namespaces = backends
-            .into_iter()
-            .map(|backend| Namespace { backend, block_shift })
-            .collect::<Vec<_>>();
-        let faults = (!config.faults.is_empty()).then(|| Arc::new(FaultInjector::new(&config.faults)));
+        let plan = (!config.faults.is_empty()).then(|| Arc::new(FaultInjector::new(&config.faults)));
+        let registers = Arc::new(RegisterFile::new(plan.clone(), Arc::clone(&interrupts)));
         Ok(Self {
-            state: ControllerState::new(config.queue_pairs, namespaces.len()),
+            activity: Activity::Disabled,
+            transfer: Transfer::new(memory),
+            queues: Queues::new(config.queue_pairs),
+            doorbells: Doorbells::new(doorbell_route),
+            interrupts: QueueInterrupts::new(interrupts, Arc::clone(&registers), vectors),
+            completions: Completions::new(plan.clone()),
+            admin: Admin::new(config.queue_pairs, backends.len()),
+            io: IoCommands::default(),
+            namespaces: Namespaces::new(backends, config.block_size),
             config,
-            memory: Dma::new(memory),
-            registers: Arc::new(RegisterFile::new(faults.clone(), Arc::clone(&interrupts))),
-            interrupts,
-            doorbell_route,
-            namespaces,
-            faults,
-            buffer: Vec::new(),
-            segments: Vec::new(),
-            written_doorbells: Vec::new(),
+            registers,
+            plan,
         })
     }
 
@@ -128,20 +114,16 @@ impl Controller {
         Arc::clone(&self.registers)
     }
 
-    /// The state besides the registers.
-    #[must_use]
-    pub fn state(&self) -> &ControllerState {
-        &self.state
-    }
-
     /// The fault plan at work; none if the plan is empty.
     #[must_use]
     pub fn faults(&self) -> Option<Arc<FaultInjector>> {
-        self.faults.clone()
+        self.plan.clone()
     }
+}
 
-    pub(super) fn configuration(&self) -> Configuration {
-        self.registers.lock().configuration
+impl Drop for Controller {
+    fn drop(&mut self) {
+        self.abandon_requests();
     }
 }
 
@@ -151,34 +133,36 @@ impl StorageController for Controller {
     }
 
     fn set_bus_master(&mut self, enabled: bool) {
-        self.memory.set_bus_master(enabled);
+        self.transfer.set_bus_master(enabled);
     }
 
     /// Acts on what the guest wrote to the registers, then gives each submission queue one turn.
     fn process(&mut self) -> Progress {
         self.take_configuration();
-        if self.state.activity != Activity::Running || !self.memory.is_bus_master() {
+        if self.activity != Activity::Running || !self.transfer.dma().is_bus_master() {
             return Progress::Idle;
         }
-        if self.advance() {
+        if self.io.is_busy() {
+            self.advance();
             return Progress::Pending;
         }
         self.take_doorbell_registers();
         self.take_shadow_doorbells();
         let mut worked = self.post_due();
-        for _ in 0..self.state.submission_queues.len() {
-            let id = self.state.next_queue;
-            self.state.next_queue = (id + 1) % self.state.submission_queues.len();
-            worked |= self.serve(id as u16);
+        for _ in 0..self.queues.count() {
+            let id = self.queues.take_turn();
+            worked |= self.serve(id);
             if self.must_stop() {
                 return Progress::Pending;
             }
         }
         self.complete_async_events();
         if !worked {
-            self.arm_shadow_doorbells();
+            let (memory, by_pin) = (self.transfer.dma(), self.interrupts.are_by_pin());
+            self.doorbells.arm_shadow(&self.queues, memory, by_pin);
+            self.take_shadow_doorbells();
         }
-        self.update_interrupts();
+        self.interrupts.update(&mut self.queues);
         if worked || self.has_work() {
             Progress::Pending
         } else {
@@ -187,35 +171,20 @@ impl StorageController for Controller {
     }
 
     fn take_delays(&mut self) -> Vec<(Ticket, Duration)> {
-        std::mem::take(&mut self.state.withheld.new_tickets)
+        self.completions.take_tickets()
     }
 
     fn is_delayed(&self, ticket: Ticket) -> bool {
-        self.state.withheld.delayed.contains_key(&ticket)
+        self.completions.is_delayed(ticket)
     }
 
     fn release(&mut self, ticket: Ticket) {
-        self.state.withheld.release(ticket);
+        self.completions.release(ticket);
     }
 }
 
+/// Its life.
 impl Controller {
-    /// Whether nothing more may be fetched in this call of [`process`](StorageController::process).
-    fn must_stop(&self) -> bool {
-        self.registers.wants_attention() || self.state.activity != Activity::Running || self.state.in_hand.is_some()
-    }
-
-    /// Whether a queue has both a command to fetch and room for its completion, or a completion can be posted.
-    fn has_work(&self) -> bool {
-        if self.is_posting_due() {
-            return true;
-        }
-        let mut queues = self.state.submission_queues.iter().flatten();
-        !self.state.withheld.is_full()
-            && (queues.any(|queue| !queue.is_empty() && self.has_room(queue.completion_queue))
-                || (self.state.events.is_completion_due() && self.has_room(0)))
-    }
-
     /// Carries out what was written to CC: reset, enable, shutdown (sections 3.1.5, 7.3.2 and 7.6.2).
     fn take_configuration(&mut self) {
         let (reset, configuration, fatal) = {
@@ -229,7 +198,7 @@ impl Controller {
         if fatal {
             self.fail();
         }
-        if configuration.enabled() && self.state.activity == Activity::Disabled {
+        if configuration.enabled() && self.activity == Activity::Disabled {
             self.enable(configuration);
         }
         let shutdown = {
@@ -246,17 +215,27 @@ impl Controller {
     }
 
     /// Controller Reset: CC.EN went from 1 to 0 (section 7.3.2), where AQA, ASQ and ACQ keep their values; or NVM
-    /// Subsystem Reset (section 7.3.1), which has cleared them.
+    /// Subsystem Reset (section 7.3.1), which has cleared them. Logs and media survive, all else is as after power on.
     fn reset(&mut self) {
-        self.state.reset();
+        self.abandon_requests();
+        self.activity = Activity::Disabled;
+        self.queues.reset();
+        self.admin.reset();
+        self.completions.reset();
         // Before CSTS.RDY is 0: the guest may enable the controller and ring doorbells right after.
-        self.doorbell_route.use_shadow(false);
+        self.doorbells.reset();
         let mut registers = self.registers.lock();
         registers.status &= SUBSYSTEM_RESET_OCCURRED;
         if std::mem::take(&mut registers.subsystem_reset_pending) {
             registers.status = SUBSYSTEM_RESET_OCCURRED;
         }
         registers.reset_pending = false;
+    }
+
+    /// Nobody waits for the commands that are held any more.
+    fn abandon_requests(&mut self) {
+        self.io.reset();
+        self.admin.events_mut().reset();
     }
 
     /// CC.EN went from 0 to 1: checks the configuration and starts the admin queues (section 7.6.1).
@@ -269,11 +248,12 @@ impl Controller {
                 registers.admin_completion_queue,
             )
         };
-        // Both sizes are 0's based; a queue has two entries or more.
         let submission_entries = aqa::submission_entries(attributes);
         let completion_entries = aqa::completion_entries(attributes);
+        // A queue has two entries or more.
         let fits = |base: u64, entries: u32, size: u64| {
-            entries >= 2 && self.memory.contains(base, (u64::from(entries) * size) as usize)
+            let length = (u64::from(entries) * size) as usize;
+            entries >= 2 && self.transfer.dma().contains(base, length)
         };
         let usable = configuration.command_set() == 0
             && configuration.memory_page_size() == 0
@@ -291,42 +271,68 @@ impl Controller {
             self.fail();
             return;
         }
-        self.state.submission_queues[0] = Some(SubmissionQueue::new(submission_base, submission_entries, 0));
-        self.state.completion_queues[0] = Some(CompletionQueue::new(completion_base, completion_entries, Some(0)));
-        self.state.activity = Activity::Running;
+        let submission = SubmissionQueue::new(submission_base, submission_entries, 0);
+        let completion = CompletionQueue::new(completion_base, completion_entries, Some(0));
+        self.queues.set_submission(0, Some(submission));
+        self.queues.set_completion(0, Some(completion));
+        self.activity = Activity::Running;
         self.registers.lock().status |= READY;
     }
 
     /// Shutdown (section 7.6.2): everything becomes durable, and nothing is fetched until the next reset.
     fn shut_down(&mut self) {
-        if let Err(status) = self.flush_all() {
+        if let Err(status) = self.namespaces.flush_all() {
             tracing::warn!(?status, "NVMe shutdown could not make everything durable");
         }
-        if self.state.activity == Activity::Running {
-            self.state.activity = Activity::ShutDown;
+        if self.activity == Activity::Running {
+            self.activity = Activity::ShutDown;
         }
         self.registers.lock().set_shutdown_status(SHUTDOWN_COMPLETE);
     }
 
     /// Controller Fatal Status (section 9.5): a queue cannot be used; only a reset helps.
-    pub(super) fn fail(&mut self) {
-        self.state.activity = Activity::Fatal;
+    fn fail(&mut self) {
+        self.activity = Activity::Fatal;
         self.registers.lock().status |= FATAL;
+    }
+}
+
+/// The round over the queues.
+impl Controller {
+    /// Whether nothing more may be fetched in this call of [`process`](StorageController::process).
+    fn must_stop(&self) -> bool {
+        self.registers.wants_attention() || self.activity != Activity::Running || self.io.is_busy()
+    }
+
+    /// Whether a queue has both a command to fetch and room for its completion, or a completion can be posted.
+    fn has_work(&self) -> bool {
+        if self.completions.is_posting_due(&self.queues) {
+            return true;
+        }
+        let is_event_due = || self.admin.events().is_completion_due() && self.queues.has_room(0);
+        !self.completions.is_full() && (self.queues.is_any_ready() || is_event_due())
+    }
+
+    pub(super) fn take_doorbell_registers(&mut self) {
+        let wrong = |error| self.admin.doorbell_failed(error);
+        self.doorbells.take_registers(&self.registers, &mut self.queues, wrong);
+    }
+
+    fn take_shadow_doorbells(&mut self) {
+        let wrong = |error| self.admin.doorbell_failed(error);
+        let memory = self.transfer.dma();
+        self.doorbells.take_shadow(&mut self.queues, memory, wrong);
     }
 
     /// Gives a submission queue its turn. Returns whether a command was fetched.
     fn serve(&mut self, id: u16) -> bool {
-        let burst = self.state.features.arbitration_burst().min(MAX_BURST);
+        let burst = self.admin.features().arbitration_burst().min(MAX_BURST);
         let mut completion_queue = None;
         for _ in 0..burst {
             // A command may have deleted the queue that the next one would come from.
-            let Some(queue) = self.state.submission_queue(id) else {
+            let Some(target) = self.queues.ready(id).filter(|_| !self.completions.is_full()) else {
                 break;
             };
-            let target = queue.completion_queue;
-            if queue.is_empty() || !self.has_room(target) || self.state.withheld.is_full() {
-                break;
-            }
             completion_queue = Some(target);
             self.serve_one(id);
             if self.must_stop() {
@@ -334,128 +340,208 @@ impl Controller {
             }
         }
         if let Some(completion_queue) = completion_queue {
-            self.signal(completion_queue);
+            self.interrupts.signal(&mut self.queues, completion_queue);
         }
         completion_queue.is_some()
     }
 
     /// Fetches a command, executes it and posts its completion; the controller fails if the queue memory does.
     fn serve_one(&mut self, id: u16) {
-        let Some(queue) = self.state.submission_queues[usize::from(id)].as_mut() else {
-            return;
+        let request = match self.queues.fetch(id, self.transfer.dma()) {
+            Some(Ok(request)) => request,
+            Some(Err(NotMemory)) => return self.fail(),
+            None => return,
         };
-        let Ok(command) = queue.fetch(&self.memory) else {
-            return self.fail();
-        };
-        let result = match self.fetch_fault(id, &command) {
-            Some(FetchFault::Fatal) => return self.fail(),
-            Some(FetchFault::Fail(status)) => Err(self.failed_on_purpose(faults::status(status))),
+        let command = request.command();
+        let code = faults::code(id, command.entry.opcode);
+        let answer = match self.plan.as_deref().and_then(|plan| plan.command_fetched(code)) {
+            Some(FetchFault::Fatal) => {
+                request.abandon();
+                return self.fail();
+            }
+            Some(FetchFault::Fail(bits)) => {
+                let failure = self.failed_on_purpose(faults::status(bits));
+                Some(Answer::new(request, Err(failure)))
+            }
             Some(FetchFault::ReadOnly) => {
-                self.make_read_only(command.namespace_id.get());
-                self.execute(id, &command)
+                self.make_read_only(command.entry.namespace_id.get());
+                self.execute(request)
             }
-            None => self.execute(id, &command),
+            None => self.execute(request),
         };
-        if let Some(result) = result.transpose() {
-            self.post_result(id, &command, result);
+        if let Some(answer) = answer {
+            self.post_answer(answer);
         }
-    }
-
-    /// Completes a command that was in hand, and interrupts.
-    pub(super) fn complete(&mut self, id: u16, command: &SubmissionEntry, result: Result<u32, Failure>) {
-        if let Some(completion_queue) = self.post_result(id, command, result) {
-            self.signal(completion_queue);
-        }
-    }
-
-    /// Posts the completion of a command of submission queue `id`. Returns the completion queue.
-    fn post_result(&mut self, id: u16, command: &SubmissionEntry, result: Result<u32, Failure>) -> Option<u16> {
-        let completion_queue = self.state.submission_queue(id)?.completion_queue;
-        let (dword0, status) = match result {
-            Ok(dword0) => (dword0, Status::SUCCESS),
-            Err(failure) => {
-                self.state.error_log.push(ErrorEntry::of_command(id, command, failure));
-                (0, failure.status.with_more())
-            }
-        };
-        let entry = CompletionEntry {
-            dword0: dword0.into(),
-            submission_id: id.into(),
-            command_id: command.command_id,
-            status: status.with_phase(false).into(),
-            ..CompletionEntry::default()
-        };
-        self.finish(completion_queue, command.opcode, entry);
-        Some(completion_queue)
-    }
-
-    fn fetch_fault(&self, queue: u16, command: &SubmissionEntry) -> Option<FetchFault> {
-        let plan = self.faults.as_deref()?;
-        plan.command_fetched(faults::code(queue, command.opcode))
     }
 
     /// The failure of a command that the fault plan has fail: counted and logged as a real one is.
     fn failed_on_purpose(&mut self, status: Status) -> Failure {
         if status.is_media_error() {
-            self.state.counters.media_errors += 1;
+            self.namespaces.count_media_error();
         }
         status.into()
     }
 
-    /// Executes a fetched command. `Ok(None)`: it completes later.
-    fn execute(&mut self, queue: u16, command: &SubmissionEntry) -> Result<Option<u32>, Failure> {
-        tracing::trace!(
-            queue,
-            opcode = command.opcode,
-            id = command.command_id.get(),
-            "NVMe command"
-        );
-        if queue == 0 {
-            self.execute_admin(command)
-        } else {
-            self.execute_nvm(queue, command)
+    /// The medium of a namespace becomes read-only, for good. Nothing happens if there is no such namespace.
+    pub(super) fn make_read_only(&mut self, nsid: u32) {
+        if self.namespaces.make_read_only(nsid) {
+            self.admin.medium_changed(nsid, &self.namespaces);
         }
     }
 
-    /// The namespace of that identifier and its index.
-    pub(super) fn namespace(&self, nsid: u32) -> Result<(usize, &Namespace), Failure> {
-        let index = (nsid as usize).checked_sub(1);
-        index
-            .and_then(|index| Some((index, self.namespaces.get(index)?)))
-            .ok_or(Failure::at(Status::INVALID_NAMESPACE_OR_FORMAT, 1, 0))
+    /// Executes a fetched command. `None`: it completes later.
+    fn execute(&mut self, request: CommandRequest) -> Option<Answer> {
+        let command = request.command();
+        tracing::trace!(
+            queue = command.queue,
+            opcode = command.entry.opcode,
+            id = command.entry.command_id.get(),
+            "NVMe command"
+        );
+        if command.queue != 0 {
+            let (io, mut context) = self.io();
+            return io.execute(request, &mut context);
+        }
+        let configuration = self.registers.lock().configuration;
+        let mut context = AdminContext {
+            config: &self.config,
+            configuration,
+            queues: &mut self.queues,
+            doorbells: &mut self.doorbells,
+            completions: &mut self.completions,
+            interrupts: &self.interrupts,
+            namespaces: &mut self.namespaces,
+            transfer: &mut self.transfer,
+        };
+        self.admin.execute(request, &mut context)
     }
 
-    /// Whether the namespace with that index cannot be written.
-    pub(super) fn is_read_only(&self, index: usize) -> bool {
-        self.namespaces[index].backend.is_read_only() || self.state.media[index].read_only
+    fn io(&mut self) -> (&mut IoCommands, IoContext<'_>) {
+        let context = IoContext {
+            namespaces: &mut self.namespaces,
+            transfer: &mut self.transfer,
+            write_cache: self.admin.features().has_write_cache(),
+        };
+        (&mut self.io, context)
     }
 
-    /// Transfers `data` to where the command wants it.
-    pub(super) fn send(&mut self, command: &SubmissionEntry, data: &[u8]) -> Result<(), Failure> {
-        self.find_segments(command, data.len())?;
-        let sent = self.memory.scatter(&self.segments, data);
-        Ok(sent.map_err(|_| Status::DATA_TRANSFER_ERROR)?)
+    /// Does one piece of the command in hand, and completes it after the last one.
+    fn advance(&mut self) {
+        let (io, mut context) = self.io();
+        let answer = io.advance(&mut context);
+        if let Some(completion_queue) = answer.and_then(|answer| self.post_answer(answer)) {
+            self.interrupts.signal(&mut self.queues, completion_queue);
+        }
     }
 
-    /// Transfers `length` bytes from where the command has them into the controller's buffer, which is handed out; the
-    /// caller gives it back by assigning `self.buffer`.
-    pub(super) fn receive(&mut self, command: &SubmissionEntry, length: usize) -> Result<Vec<u8>, Failure> {
-        self.find_segments(command, length)?;
-        let mut data = std::mem::take(&mut self.buffer);
-        data.resize(length, 0);
-        let received = self.memory.gather(&self.segments, &mut data);
-        received.map_err(|_| Status::DATA_TRANSFER_ERROR)?;
-        Ok(data)
-    }
-
-    pub(super) fn find_segments(&mut self, command: &SubmissionEntry, length: usize) -> Result<(), Failure> {
-        let (prp1, prp2) = (command.prp1.get(), command.prp2.get());
-        prp::walk(&self.memory, prp1, prp2, length, &mut self.segments).map_err(|status| {
-            if status == Status::PRP_OFFSET_INVALID {
-                Failure::at(status, 6, 0)
-            } else {
-                status.into()
+    /// Posts the completion of a command. Returns the completion queue.
+    fn post_answer(&mut self, answer: Answer) -> Option<u16> {
+        let Answer { request, result } = answer;
+        let Some(queue) = self.queues.submission(request.command().queue) else {
+            request.abandon();
+            return None;
+        };
+        let completion_queue = queue.completion_queue;
+        let (dword0, status) = match result {
+            Ok(dword0) => (dword0, Status::SUCCESS),
+            Err(failure) => {
+                self.admin.command_failed(request.command(), failure);
+                (0, failure.status.with_more())
             }
-        })
+        };
+        let opcode = request.command().entry.opcode;
+        let entry = completion::entry(&request, dword0, status);
+        request.complete();
+        self.finish(completion_queue, opcode, entry);
+        Some(completion_queue)
+    }
+
+    /// Hands a completion over. `false`: the queue memory failed.
+    fn finish(&mut self, queue: u16, opcode: u8, entry: CompletionEntry) -> bool {
+        let (memory, held) = (self.transfer.dma(), self.admin.events().held_ids());
+        let completion = (queue, opcode, entry);
+        let result = self.completions.finish(completion, &mut self.queues, memory, held);
+        if result.is_err() {
+            self.fail();
+        }
+        result.is_ok()
+    }
+
+    /// Posts what waits for nothing but room. Returns whether anything was posted.
+    fn post_due(&mut self) -> bool {
+        let (mut posted, mut failed) = (false, false);
+        let memory = self.transfer.dma();
+        self.completions
+            .post_due(&mut self.queues, memory, |queues, queue, result| {
+                posted |= result.is_ok();
+                failed |= result.is_err();
+                self.interrupts.signal(queues, queue);
+            });
+        if failed {
+            self.fail();
+        }
+        posted
+    }
+
+    /// Completes held Asynchronous Event Requests for which there is an event, as far as there is room.
+    fn complete_async_events(&mut self) {
+        while self.queues.has_room(0) && !self.completions.is_full() {
+            let Some((request, dword0, status)) = self.admin.events_mut().next_completion() else {
+                break;
+            };
+            let entry = completion::entry(&request, dword0, status);
+            request.complete();
+            if !self.finish(0, admin::ASYNC_EVENT_REQUEST, entry) {
+                break;
+            }
+        }
+        self.interrupts.signal(&mut self.queues, 0);
+    }
+}
+
+/// What tests look at.
+#[cfg(test)]
+impl Controller {
+    pub(super) fn activity(&self) -> Activity {
+        self.activity
+    }
+
+    pub(super) fn queues(&mut self) -> &mut Queues {
+        &mut self.queues
+    }
+
+    pub(super) fn admin(&self) -> &Admin {
+        &self.admin
+    }
+
+    pub(super) fn completions(&self) -> &Completions {
+        &self.completions
+    }
+
+    pub(super) fn namespaces(&self) -> &Namespaces {
+        &self.namespaces
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.io.is_busy()
+    }
+
+    pub(super) fn replace_memory(&mut self, memory: Box<dyn DmaMemory>) {
+        self.transfer.replace_memory(memory);
+    }
+
+    /// What is remembered besides registers and what backends and counters keep.
+    pub(super) fn memory(&self) -> String {
+        let Self {
+            activity,
+            queues,
+            doorbells,
+            completions,
+            admin,
+            io,
+            ..
+        } = self;
+        let shadow = doorbells.has_shadow();
+        format!("{activity:?} {queues:?} {shadow:?} {completions:?} {admin:?} {io:?}")
     }
 }

@@ -9,7 +9,8 @@ use super::config::{
     ControllerConfig, MAX_NAMESPACES, PCI_DEVICE_ID, PCI_OTHER_SUBSYSTEM_ID, PCI_SUBSYSTEM_ID, PCI_SUBSYSTEM_VENDOR_ID,
     PCI_VENDOR_ID,
 };
-use super::controller::{Controller, DoorbellRoute};
+use super::controller::Controller;
+use super::doorbells::DoorbellRoute;
 use super::faults::VOCABULARY;
 use super::registers::{MAX_QUEUE_PAIRS, RegisterFile};
 use super::spec::registers::DOORBELLS;

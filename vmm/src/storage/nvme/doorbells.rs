@@ -7,26 +7,45 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use super::controller::Controller;
-use super::events::Event;
-use super::rings::{CompletionQueue, InvalidDoorbellValue, SubmissionQueue};
-use super::spec::command::SubmissionEntry;
+use super::queues::{DoorbellOf, Queues};
+use super::registers::RegisterFile;
+use super::rings::{CompletionQueue, InvalidDoorbellValue};
 use super::spec::registers::PAGE_SIZE;
 use super::spec::status::{Failure, Status};
-use crate::irq::InterruptMode;
 use crate::storage::dma::DmaMemory;
 
+/// Who is told whether doorbell registers of I/O queues still carry a value that matters.
+pub trait DoorbellRoute: Send {
+    /// `true`: a write is only a nudge from now on, its value may be lost. `false`: the value matters again. Called
+    /// before the guest can learn of the change.
+    fn use_shadow(&mut self, active: bool);
+}
+
+/// For controllers whose doorbell writes always arrive with their value.
+impl DoorbellRoute for () {
+    fn use_shadow(&mut self, _active: bool) {}
+}
+
+/// A doorbell was written wrongly (section 5.2, Error status).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DoorbellError {
+    /// There is no such queue.
+    Register,
+    /// The value cannot be.
+    Value,
+}
+
 /// The two pages that Doorbell Buffer Config names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShadowDoorbells {
+#[derive(Debug)]
+struct ShadowDoorbells {
     /// Guest physical address of the shadow doorbells.
-    pub shadow: u64,
+    shadow: u64,
     /// Guest physical address of the EventIdx values.
-    pub event_index: u64,
+    event_index: u64,
     /// What each admin doorbell (tail, head) held when the controller last wrote it; `None` once the host changed it.
-    pub admin_untouched: [Option<u32>; 2],
+    admin_untouched: [Option<u32>; 2],
     /// Per doorbell, the wrong value that was reported already.
-    pub rejected: Vec<Option<u32>>,
+    rejected: Vec<Option<u32>>,
 }
 
 impl ShadowDoorbells {
@@ -69,20 +88,44 @@ impl ShadowDoorbells {
     }
 }
 
-fn tail_doorbell(queue: usize) -> usize {
-    2 * queue
+/// What the host says by doorbells, and how it says it.
+pub(super) struct Doorbells {
+    route: Box<dyn DoorbellRoute>,
+    /// Set by Doorbell Buffer Config.
+    shadow: Option<ShadowDoorbells>,
+    // Room that is kept between calls; empty in between.
+    written: Vec<(usize, u16)>,
 }
 
-fn head_doorbell(queue: usize) -> usize {
-    2 * queue + 1
-}
+impl Doorbells {
+    pub(super) fn new(route: Box<dyn DoorbellRoute>) -> Self {
+        Self {
+            route,
+            shadow: None,
+            written: Vec::new(),
+        }
+    }
 
-impl Controller {
-    /// Doorbell Buffer Config (section 5.7).
-    pub(super) fn doorbell_buffer_config(&mut self, command: &SubmissionEntry) -> Result<u32, Failure> {
-        let (shadow, event_index) = (command.prp1.get(), command.prp2.get());
+    #[cfg(test)]
+    pub(super) fn has_shadow(&self) -> bool {
+        self.shadow.is_some()
+    }
+
+    /// The registers are the truth again.
+    pub(super) fn reset(&mut self) {
+        self.shadow = None;
+        self.route.use_shadow(false);
+    }
+
+    /// Doorbell Buffer Config (section 5.7): the shadow doorbells are at `shadow` and the EventIdx values at `event_index`.
+    pub(super) fn configure(
+        &mut self,
+        (shadow, event_index): (u64, u64),
+        queues: &Queues,
+        memory: &dyn DmaMemory,
+    ) -> Result<(), Failure> {
         for (page, dword) in [(shadow, 6), (event_index, 8)] {
-            if page == 0 || page % PAGE_SIZE != 0 || !self.memory.contains(page, PAGE_SIZE as usize) {
+            if page == 0 || page % PAGE_SIZE != 0 || !memory.contains(page, PAGE_SIZE as usize) {
                 return Err(Failure::at(Status::INVALID_FIELD, dword, 0));
             }
         }
@@ -90,137 +133,103 @@ impl Controller {
             shadow,
             event_index,
             admin_untouched: [None; 2],
-            rejected: vec![None; 2 * self.state.submission_queues.len()],
+            rejected: vec![None; 2 * queues.count()],
         };
-        for (id, queue) in self.state.submission_queues.iter().enumerate() {
-            shadow.start(
-                &self.memory,
-                tail_doorbell(id),
-                queue.as_ref().map_or(0, SubmissionQueue::tail),
-            );
+        for index in 0..2 * queues.count() {
+            let value = queues.doorbell(DoorbellOf::at(index)).unwrap_or(0);
+            shadow.start(memory, index, value);
         }
-        for (id, queue) in self.state.completion_queues.iter().enumerate() {
-            shadow.start(
-                &self.memory,
-                head_doorbell(id),
-                queue.as_ref().map_or(0, CompletionQueue::head),
-            );
-        }
-        self.state.shadow = Some(shadow);
+        self.shadow = Some(shadow);
         // Before the completion: from then on the host may write a doorbell to nudge only.
-        self.doorbell_route.use_shadow(true);
-        Ok(0)
+        self.route.use_shadow(true);
+        Ok(())
     }
 
-    /// A submission queue begins: its shadow doorbell does too.
-    pub(super) fn start_tail_doorbell(&mut self, queue: u16) {
-        if let Some(shadow) = &mut self.state.shadow {
-            shadow.start(&self.memory, tail_doorbell(queue.into()), 0);
+    /// A queue begins: its shadow doorbell does too.
+    pub(super) fn start(&mut self, doorbell: DoorbellOf, memory: &dyn DmaMemory) {
+        if let Some(shadow) = &mut self.shadow {
+            shadow.start(memory, doorbell.index(), 0);
         }
     }
 
-    /// A completion queue begins: its shadow doorbell does too.
-    pub(super) fn start_head_doorbell(&mut self, queue: u16) {
-        if let Some(shadow) = &mut self.state.shadow {
-            shadow.start(&self.memory, head_doorbell(queue.into()), 0);
-        }
-    }
-
-    /// Takes what was written to the doorbell registers since the last call.
-    pub(super) fn take_doorbell_registers(&mut self) {
-        let mut written = std::mem::take(&mut self.written_doorbells);
+    /// Takes what was written to the doorbell registers since the last call. `wrong` is told what cannot be.
+    pub(super) fn take_registers(
+        &mut self,
+        registers: &RegisterFile,
+        queues: &mut Queues,
+        mut wrong: impl FnMut(DoorbellError),
+    ) {
         let stray = {
-            let mut registers = self.registers.lock();
+            let mut registers = registers.lock();
             if !std::mem::take(&mut registers.doorbell_rung) {
-                self.written_doorbells = written;
                 return;
             }
             let doorbells = registers.doorbells.iter_mut().enumerate();
-            written.extend(doorbells.filter_map(|(doorbell, value)| Some((doorbell, value.take()?))));
+            let written = doorbells.filter_map(|(doorbell, value)| Some((doorbell, value.take()?)));
+            self.written.extend(written);
             std::mem::take(&mut registers.stray_doorbell)
         };
         if stray {
-            self.doorbell_error(Event::InvalidDoorbellRegister);
+            wrong(DoorbellError::Register);
         }
-        for (doorbell, value) in written.drain(..) {
-            self.ring_by_register(doorbell, value.into());
-        }
-        self.written_doorbells = written;
-    }
-
-    fn ring_by_register(&mut self, doorbell: usize, value: u32) {
-        let in_shadow = match &self.state.shadow {
-            Some(shadow) => shadow.admin_untouched.get(doorbell).is_none_or(Option::is_none),
-            None => false,
-        };
-        if self.has_doorbell(doorbell) && in_shadow {
-            return;
-        }
-        match self.ring(doorbell, value) {
-            None => self.doorbell_error(Event::InvalidDoorbellRegister),
-            Some(Err(InvalidDoorbellValue)) => self.doorbell_error(Event::InvalidDoorbellValue),
-            Some(Ok(())) => {}
-        }
-    }
-
-    fn has_doorbell(&self, doorbell: usize) -> bool {
-        let queue = doorbell / 2;
-        if doorbell % 2 == 0 {
-            self.state.submission_queues.get(queue).is_some_and(Option::is_some)
-        } else {
-            self.state.completion_queues.get(queue).is_some_and(Option::is_some)
-        }
-    }
-
-    /// Gives the value to the queue; `None` if there is no such queue.
-    fn ring(&mut self, doorbell: usize, value: u32) -> Option<Result<(), InvalidDoorbellValue>> {
-        let queue = (doorbell / 2) as u16;
-        if doorbell % 2 == 0 {
-            Some(self.state.submission_queue(queue)?.ring(value))
-        } else {
-            Some(self.state.completion_queue(queue)?.ring(value))
-        }
-    }
-
-    /// Takes the shadow doorbells as they are now.
-    pub(super) fn take_shadow_doorbells(&mut self) {
-        let Some(mut shadow) = self.state.shadow.take() else {
-            return;
-        };
-        for doorbell in 0..2 * self.state.submission_queues.len() {
-            if !self.has_doorbell(doorbell) {
+        for (index, value) in self.written.drain(..) {
+            let doorbell = DoorbellOf::at(index);
+            let in_shadow = match &self.shadow {
+                Some(shadow) => shadow.admin_untouched.get(index).is_none_or(Option::is_none),
+                None => false,
+            };
+            if in_shadow && queues.doorbell(doorbell).is_some() {
                 continue;
             }
-            let Some(value) = shadow.value(&self.memory, doorbell) else {
+            match queues.ring(doorbell, value.into()) {
+                None => wrong(DoorbellError::Register),
+                Some(Err(InvalidDoorbellValue)) => wrong(DoorbellError::Value),
+                Some(Ok(())) => {}
+            }
+        }
+    }
+
+    /// Takes the shadow doorbells as they are now. `wrong` is told what cannot be, once for each value.
+    pub(super) fn take_shadow(
+        &mut self,
+        queues: &mut Queues,
+        memory: &dyn DmaMemory,
+        mut wrong: impl FnMut(DoorbellError),
+    ) {
+        let Some(shadow) = &mut self.shadow else { return };
+        for index in 0..2 * queues.count() {
+            let doorbell = DoorbellOf::at(index);
+            if queues.doorbell(doorbell).is_none() {
+                continue;
+            }
+            let Some(value) = shadow.value(memory, index) else {
                 continue;
             };
-            if let Some(Err(InvalidDoorbellValue)) = self.ring(doorbell, value) {
-                if shadow.is_news(doorbell, value) {
-                    self.doorbell_error(Event::InvalidDoorbellValue);
-                }
+            if queues.ring(doorbell, value) == Some(Err(InvalidDoorbellValue)) && shadow.is_news(index, value) {
+                wrong(DoorbellError::Value);
             }
         }
-        self.state.shadow = Some(shadow);
     }
 
-    /// Before going idle: asks the host to write the registers for what it does next, then looks once more, because the
-    /// host may have moved a doorbell just before it could see the request (section 7.13).
-    pub(super) fn arm_shadow_doorbells(&mut self) {
-        let Some(shadow) = &self.state.shadow else { return };
-        let by_pin = self.interrupts.mode() == InterruptMode::Intx;
-        for (id, queue) in self.state.submission_queues.iter().enumerate() {
-            if let Some(queue) = queue {
-                shadow.arm(&self.memory, tail_doorbell(id), queue.tail());
-            }
-        }
-        for (id, queue) in self.state.completion_queues.iter().enumerate() {
-            // The head matters to a queue that has no room left, and to the level of the pin.
-            let matters = |queue: &&CompletionQueue| queue.is_full() || by_pin && !queue.is_empty();
-            if let Some(queue) = queue.as_ref().filter(matters) {
-                shadow.arm(&self.memory, head_doorbell(id), queue.head());
+    /// Before going idle: asks the host to write the registers for what it does next. The host may have moved a doorbell just
+    /// before it could see the request: [`take_shadow`](Self::take_shadow) has to look once more (section 7.13). `by_pin`: the
+    /// level of the pin depends on the heads.
+    pub(super) fn arm_shadow(&self, queues: &Queues, memory: &dyn DmaMemory, by_pin: bool) {
+        let Some(shadow) = &self.shadow else { return };
+        for index in 0..2 * queues.count() {
+            let doorbell = DoorbellOf::at(index);
+            let matters = match doorbell {
+                DoorbellOf::Tail(_) => true,
+                // The head matters to a queue that has no room left, and to the level of the pin.
+                DoorbellOf::Head(id) => {
+                    let matters = |queue: &CompletionQueue| queue.is_full() || by_pin && !queue.is_empty();
+                    queues.completion(id).is_some_and(matters)
+                }
+            };
+            if let Some(value) = queues.doorbell(doorbell).filter(|_| matters) {
+                shadow.arm(memory, index, value);
             }
         }
         fence(Ordering::SeqCst);
-        self.take_shadow_doorbells();
     }
 }

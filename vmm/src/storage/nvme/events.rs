@@ -4,21 +4,21 @@
 
 use std::collections::VecDeque;
 
-use super::controller::Controller;
-use super::log_page::critical_warning;
-use super::spec::command::SubmissionEntry;
+use super::completion::Answer;
+use super::doorbells::DoorbellError;
+use super::queues::CommandRequest;
 use super::spec::features::NAMESPACE_ATTRIBUTE_NOTICES;
-use super::spec::log_page::{self, ErrorEntry};
-use super::spec::status::{Failure, Status};
+use super::spec::log_page;
+use super::spec::status::Status;
 
 /// Requests that can be outstanding at once (AERL + 1).
-pub const ASYNC_EVENT_REQUEST_LIMIT: usize = 4;
+pub(super) const ASYNC_EVENT_REQUEST_LIMIT: usize = 4;
 /// Bits of Asynchronous Event Configuration that the controller has: SMART / Health warnings, namespace notices.
-pub(super) const ASYNC_EVENT_CONFIGURATION: u32 = 0xff | NAMESPACE_ATTRIBUTE_NOTICES;
+const CONFIGURABLE: u32 = 0xff | NAMESPACE_ATTRIBUTE_NOTICES;
 
 /// An event (Figures 146 to 149; section 5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub(super) enum Event {
     /// Error status: a doorbell of a queue that does not exist was written.
     InvalidDoorbellRegister,
     /// Error status: a doorbell was written with a value that cannot be.
@@ -70,42 +70,83 @@ impl Event {
     }
 
     /// Dword 0 of the completion (Figure 145).
-    #[must_use]
-    pub fn dword0(self) -> u32 {
+    fn dword0(self) -> u32 {
         u32::from(self.kind()) | u32::from(self.information()) << 8 | u32::from(self.log_page()) << 16
     }
 }
 
+impl From<DoorbellError> for Event {
+    fn from(error: DoorbellError) -> Self {
+        match error {
+            DoorbellError::Register => Self::InvalidDoorbellRegister,
+            DoorbellError::Value => Self::InvalidDoorbellValue,
+        }
+    }
+}
+
 /// Requests and events that wait for each other.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AsyncEvents {
-    /// Command identifiers of the requests that are held, oldest first.
-    pub requests: VecDeque<u16>,
-    /// Command identifiers of requests that were aborted and whose completion is still to be posted.
-    pub aborted: VecDeque<u16>,
+#[derive(Debug, Default)]
+pub(super) struct AsyncEvents {
+    /// Requests that are held, oldest first.
+    requests: VecDeque<CommandRequest>,
+    /// Requests that were aborted and whose completion is still to be posted.
+    aborted: VecDeque<CommandRequest>,
     /// Events that are still to be reported, oldest first, each at most once.
-    pub pending: VecDeque<Event>,
+    pending: VecDeque<Event>,
     /// Types (by bit) that were reported and whose log page was not read since.
-    pub masked: u8,
+    masked: u8,
+    /// Which events are wanted (section 5.21.1.11).
+    configuration: u32,
 }
 
 impl AsyncEvents {
-    /// Whether the command identifier belongs to a request that has not completed.
-    #[must_use]
-    pub fn holds(&self, command_id: u16) -> bool {
-        self.requests.contains(&command_id) || self.aborted.contains(&command_id)
+    /// As after power on.
+    pub(super) fn reset(&mut self) {
+        let held = self.requests.drain(..).chain(self.aborted.drain(..));
+        held.for_each(CommandRequest::abandon);
+        *self = Self::default();
     }
 
-    /// Notes an event. While its type is masked, or the same event waits already, it is dropped.
-    pub fn raise(&mut self, event: Event) {
-        if self.masked & 1 << event.kind() == 0 && !self.pending.contains(&event) {
+    /// Command identifiers of the requests that have not completed.
+    pub(super) fn held_ids(&self) -> impl Iterator<Item = u16> + '_ {
+        let held = self.requests.iter().chain(&self.aborted);
+        held.map(|request| request.command().entry.command_id.get())
+    }
+
+    /// Asynchronous Event Request (section 5.2): held until there is an event. An answer only if there are too many.
+    pub(super) fn hold(&mut self, request: CommandRequest) -> Option<Answer> {
+        if self.requests.len() >= ASYNC_EVENT_REQUEST_LIMIT {
+            return Some(Answer::new(
+                request,
+                Err(Status::ASYNC_EVENT_REQUEST_LIMIT_EXCEEDED.into()),
+            ));
+        }
+        self.requests.push_back(request);
+        None
+    }
+
+    /// Ends a held request, if there is one with that identifier. Returns whether there is.
+    pub(super) fn abort(&mut self, command_id: u16) -> bool {
+        let is_meant = |request: &CommandRequest| request.command().entry.command_id.get() == command_id;
+        let held = self.requests.iter().position(is_meant);
+        let request = held.and_then(|index| self.requests.remove(index));
+        let found = request.is_some();
+        self.aborted.extend(request);
+        found
+    }
+
+    /// Notes an event, if the host wants to know of it. While its type is masked, or the same event waits already, it is
+    /// dropped.
+    pub(super) fn raise(&mut self, event: Event) {
+        let is_masked = self.masked & 1 << event.kind() != 0;
+        if event.is_wanted(self.configuration) && !is_masked && !self.pending.contains(&event) {
             self.pending.push_back(event);
         }
     }
 
     /// The log page was read without Retain Asynchronous Event, which clears the events that it is about: one that was
     /// reported may come again, one that still waits for a request is not reported any more (section 5.2).
-    pub fn log_page_read(&mut self, page: u8) {
+    pub(super) fn log_page_read(&mut self, page: u8) {
         let mask = match page {
             log_page::id::ERROR_INFORMATION => 1,
             log_page::id::SMART_HEALTH => 1 << 1,
@@ -118,93 +159,37 @@ impl AsyncEvents {
 
     /// Asynchronous Event Configuration was set: what is not wanted is not sent, also if it waits for a request already
     /// (section 5.21.1.11).
-    pub fn configure(&mut self, configuration: u32) {
+    pub(super) fn configure(&mut self, configuration: u32) {
+        self.configuration = configuration & CONFIGURABLE;
         self.pending.retain(|event| event.is_wanted(configuration));
     }
 
-    /// Takes the next completion that is due: command identifier, dword 0 and status.
-    pub fn next_completion(&mut self) -> Option<(u16, u32, Status)> {
-        if let Some(command_id) = self.aborted.pop_front() {
-            return Some((command_id, 0, Status::ABORT_REQUESTED));
+    /// Asynchronous Event Configuration.
+    pub(super) fn configuration(&self) -> u32 {
+        self.configuration
+    }
+
+    /// Takes the next request that is due a completion, with dword 0 and status of that.
+    pub(super) fn next_completion(&mut self) -> Option<(CommandRequest, u32, Status)> {
+        if let Some(request) = self.aborted.pop_front() {
+            return Some((request, 0, Status::ABORT_REQUESTED));
         }
         let event = *self.pending.front()?;
-        let command_id = self.requests.pop_front()?;
+        let request = self.requests.pop_front()?;
         self.masked |= 1 << event.kind();
         let masked = self.masked;
         self.pending.retain(|event| masked & 1 << event.kind() == 0);
-        Some((command_id, event.dword0(), Status::SUCCESS))
+        Some((request, event.dword0(), Status::SUCCESS))
     }
 
     /// Whether [`next_completion`](Self::next_completion) would give one.
-    #[must_use]
-    pub fn is_completion_due(&self) -> bool {
+    pub(super) fn is_completion_due(&self) -> bool {
         !self.aborted.is_empty() || !(self.pending.is_empty() || self.requests.is_empty())
     }
-}
 
-impl Controller {
-    /// Asynchronous Event Request (section 5.2): held until there is an event. `Ok(None)`: no completion now.
-    pub(super) fn async_event_request(&mut self, command: &SubmissionEntry) -> Result<Option<u32>, Failure> {
-        if self.state.events.requests.len() >= ASYNC_EVENT_REQUEST_LIMIT {
-            return Err(Status::ASYNC_EVENT_REQUEST_LIMIT_EXCEEDED.into());
-        }
-        self.state.events.requests.push_back(command.command_id.get());
-        Ok(None)
-    }
-
-    /// Abort (section 5.1). Commands run to their end as they are fetched, so what can be aborted is a held
-    /// Asynchronous Event Request; anything else is "not aborted" (bit 0 of dword 0).
-    pub(super) fn abort(&mut self, command: &SubmissionEntry) -> Result<u32, Failure> {
-        let queue = command.dword10.get() as u16;
-        let command_id = (command.dword10.get() >> 16) as u16;
-        if self.state.submission_queue(queue).is_none() {
-            return Err(Failure::at(Status::INVALID_FIELD, 10, 0));
-        }
-        let events = &mut self.state.events;
-        let held = events.requests.iter().position(|&held| held == command_id);
-        match held {
-            Some(index) if queue == 0 => {
-                events.requests.remove(index);
-                events.aborted.push_back(command_id);
-                Ok(0)
-            }
-            _ => Ok(1),
-        }
-    }
-
-    /// Reports a doorbell error and logs it (section 5.2, Error status).
-    pub(super) fn doorbell_error(&mut self, event: Event) {
-        self.state.error_log.push(ErrorEntry::without_command(Status::SUCCESS));
-        self.state.events.raise(event);
-    }
-
-    /// Raises an event if the host wants to know of it.
-    fn raise_if_wanted(&mut self, event: Event) {
-        if event.is_wanted(self.state.features.async_events) {
-            self.state.events.raise(event);
-        }
-    }
-
-    /// Raises the SMART / Health events of the critical warnings that the host wants to know of (section 5.21.1.11).
-    pub(super) fn check_health(&mut self) {
-        let warning = critical_warning(&self.state);
-        if warning & log_page::CRITICAL_WARNING_TEMPERATURE != 0 {
-            self.raise_if_wanted(Event::TemperatureThreshold);
-        }
-        if warning & log_page::CRITICAL_WARNING_READ_ONLY != 0 {
-            self.raise_if_wanted(Event::ReliabilityDegraded);
-        }
-    }
-
-    /// The medium of a namespace becomes read-only, for good: Identify Namespace, the SMART / Health log and, if wanted,
-    /// events say so. Nothing happens if there is no such namespace.
-    pub(super) fn make_read_only(&mut self, nsid: u32) {
-        let Ok((index, _)) = self.namespace(nsid) else { return };
-        if std::mem::replace(&mut self.state.media[index].read_only, true) {
-            return;
-        }
-        self.state.changed_namespaces.insert(nsid);
-        self.raise_if_wanted(Event::NamespaceAttributeChanged);
-        self.check_health();
+    /// How many requests are held and how many events wait.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        (self.requests.len(), self.pending.len())
     }
 }

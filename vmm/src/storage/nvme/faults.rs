@@ -9,9 +9,9 @@ use crate::storage::fault::{
 };
 
 /// Class of the commands of the admin queue.
-pub const ADMIN: u8 = 0;
+pub(super) const ADMIN: u8 = 0;
 /// Class of the commands of I/O queues.
-pub const IO: u8 = 1;
+pub(super) const IO: u8 = 1;
 
 /// What a command of that submission queue is to a fault plan.
 pub(super) fn code(queue: u16, opcode: u8) -> CommandCode {
@@ -28,13 +28,13 @@ pub(super) fn status(bits: u32) -> Status {
 }
 
 /// Every doorbell.
-pub const ANY_DOORBELL: RegisterMatch = RegisterMatch {
+pub(super) const ANY_DOORBELL: RegisterMatch = RegisterMatch {
     first: DOORBELLS,
     last: u64::MAX,
 };
 
 /// What a plan can say.
-pub const VOCABULARY: FaultVocabulary = FaultVocabulary {
+pub(super) const VOCABULARY: FaultVocabulary = FaultVocabulary {
     kinds: &[
         FaultWord {
             name: "fail",

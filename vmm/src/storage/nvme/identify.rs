@@ -5,27 +5,28 @@
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::config::{ControllerConfig, NamespaceIds, PCI_SUBSYSTEM_VENDOR_ID, PCI_VENDOR_ID};
-use super::controller::{Controller, Namespace};
 use super::events::ASYNC_EVENT_REQUEST_LIMIT;
 use super::log_page::ERROR_LOG_ENTRIES;
+use super::namespaces::{Namespace, Namespaces};
 use super::spec::command::SubmissionEntry;
 use super::spec::features::NAMESPACE_ATTRIBUTE_NOTICES;
 use super::spec::identify::{IdentifyController, IdentifyNamespace, cns};
 use super::spec::registers::VERSION;
 use super::spec::status::{Failure, Status};
+use super::transfer::Transfer;
 
 /// Maximum Data Transfer Size as a power of two of the page size (MDTS): 256 KiB.
-pub const MAX_TRANSFER_EXPONENT: u8 = 6;
+pub(super) const MAX_TRANSFER_EXPONENT: u8 = 6;
 /// Largest data transfer of one command, in bytes.
-pub const MAX_TRANSFER: usize = 4096 << MAX_TRANSFER_EXPONENT;
+pub(super) const MAX_TRANSFER: usize = 4096 << MAX_TRANSFER_EXPONENT;
 /// The one temperature the controller has, in kelvin.
-pub const TEMPERATURE: u16 = 313;
+pub(super) const TEMPERATURE: u16 = 313;
 /// Warning Composite Temperature Threshold (WCTEMP), in kelvin.
-pub const WARNING_TEMPERATURE: u16 = 343;
+pub(super) const WARNING_TEMPERATURE: u16 = 343;
 /// Critical Composite Temperature Threshold (CCTEMP), in kelvin.
-pub const CRITICAL_TEMPERATURE: u16 = 353;
+pub(super) const CRITICAL_TEMPERATURE: u16 = 353;
 /// Firmware revision (FR).
-pub const FIRMWARE_REVISION: [u8; 8] = *b"1.0     ";
+pub(super) const FIRMWARE_REVISION: [u8; 8] = *b"1.0     ";
 
 /// `text` in `N` bytes, cut or padded with spaces.
 fn padded<const N: usize>(text: &str) -> [u8; N] {
@@ -92,14 +93,14 @@ fn uuid_text(bytes: [u8; 16]) -> String {
 }
 
 impl IdentifyNamespace {
-    pub(super) fn new(namespace: &Namespace, read_only: bool, ids: NamespaceIds) -> Self {
+    pub(super) fn new(namespace: &Namespace, ids: NamespaceIds) -> Self {
         let mut data = Self::new_zeroed();
         data.size = namespace.blocks().into();
         data.capacity = data.size;
         data.utilization = data.size;
         // Deallocated blocks read as zeroes; Write Zeroes can deallocate.
         data.deallocate_features = 1 << 3 | 1;
-        data.attributes = u8::from(read_only);
+        data.attributes = u8::from(namespace.is_read_only());
         data.nguid = ids.nguid;
         data.eui64 = ids.eui64;
         data.lba_format_0.data_size = namespace.block_shift() as u8;
@@ -119,45 +120,43 @@ fn descriptors(ids: NamespaceIds) -> [u8; 4096] {
     list
 }
 
-impl Controller {
-    /// Identify (section 5.15).
-    pub(super) fn identify(&mut self, command: &SubmissionEntry) -> Result<u32, Failure> {
-        let nsid = command.namespace_id.get();
-        match command.dword10.get() as u8 {
-            cns::NAMESPACE => {
-                let (index, namespace) = self.namespace(nsid)?;
-                let ids = self.config.namespace_ids(index);
-                let data = IdentifyNamespace::new(namespace, self.is_read_only(index), ids);
-                self.send(command, data.as_bytes())?;
-            }
-            cns::CONTROLLER => {
-                let data = IdentifyController::new(&self.config, self.namespaces.len() as u32);
-                self.send(command, data.as_bytes())?;
-            }
-            cns::ACTIVE_NAMESPACES => {
-                let data = self.active_namespaces(nsid)?;
-                self.send(command, &data)?;
-            }
-            cns::NAMESPACE_DESCRIPTORS => {
-                let (index, _) = self.namespace(nsid)?;
-                let data = descriptors(self.config.namespace_ids(index));
-                self.send(command, &data)?;
-            }
-            _ => return Err(Failure::at(Status::INVALID_FIELD, 10, 0)),
+/// Identify (section 5.15).
+pub(super) fn identify(
+    command: &SubmissionEntry,
+    config: &ControllerConfig,
+    namespaces: &Namespaces,
+    transfer: &mut Transfer,
+) -> Result<u32, Failure> {
+    let nsid = command.namespace_id.get();
+    match command.dword10.get() as u8 {
+        cns::NAMESPACE => {
+            let (index, namespace) = namespaces.get(nsid)?;
+            let data = IdentifyNamespace::new(namespace, config.namespace_ids(index));
+            transfer.send(command, data.as_bytes())?;
         }
-        Ok(0)
+        cns::CONTROLLER => {
+            let data = IdentifyController::new(config, namespaces.count() as u32);
+            transfer.send(command, data.as_bytes())?;
+        }
+        cns::ACTIVE_NAMESPACES => transfer.send(command, &active_namespaces(nsid, namespaces.count())?)?,
+        cns::NAMESPACE_DESCRIPTORS => {
+            let (index, _) = namespaces.get(nsid)?;
+            transfer.send(command, &descriptors(config.namespace_ids(index)))?;
+        }
+        _ => return Err(Failure::at(Status::INVALID_FIELD, 10, 0)),
     }
+    Ok(0)
+}
 
-    /// The namespace identifiers greater than `after`, in order (section 5.15.2.3).
-    fn active_namespaces(&self, after: u32) -> Result<[u8; 4096], Failure> {
-        if after >= 0xffff_fffe {
-            return Err(Failure::at(Status::INVALID_NAMESPACE_OR_FORMAT, 1, 0));
-        }
-        let mut list = [0; 4096];
-        let active = (1..=self.namespaces.len() as u32).filter(|&nsid| nsid > after);
-        for (entry, nsid) in list.chunks_exact_mut(4).zip(active) {
-            entry.copy_from_slice(&nsid.to_le_bytes());
-        }
-        Ok(list)
+/// The namespace identifiers greater than `after`, in order (section 5.15.2.3).
+fn active_namespaces(after: u32, namespaces: usize) -> Result<[u8; 4096], Failure> {
+    if after >= 0xffff_fffe {
+        return Err(Failure::at(Status::INVALID_NAMESPACE_OR_FORMAT, 1, 0));
     }
+    let mut list = [0; 4096];
+    let active = (1..=namespaces as u32).filter(|&nsid| nsid > after);
+    for (entry, nsid) in list.chunks_exact_mut(4).zip(active) {
+        entry.copy_from_slice(&nsid.to_le_bytes());
+    }
+    Ok(list)
 }

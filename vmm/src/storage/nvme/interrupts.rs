@@ -10,8 +10,12 @@
 //!
 //! It must not know how a level or a message gets to a processor.
 
-use super::controller::Controller;
+use std::sync::Arc;
+
+use super::queues::Queues;
+use super::registers::RegisterFile;
 use crate::irq::InterruptMode;
+use crate::storage::interrupts::InterruptSink;
 
 /// The message that a queue with this vector uses, of so many that there are (a power of two, 32 at most). A vector that
 /// the host has given no message to shares one.
@@ -19,41 +23,59 @@ fn message_of(vector: u16, messages: u16) -> u16 {
     vector & messages.saturating_sub(1)
 }
 
-impl Controller {
+/// Sends the interrupts of completion queues.
+pub(super) struct QueueInterrupts {
+    sink: Arc<dyn InterruptSink>,
+    registers: Arc<RegisterFile>,
+    /// Vectors of MSI-X.
+    vectors: u16,
+}
+
+impl QueueInterrupts {
+    pub(super) fn new(sink: Arc<dyn InterruptSink>, registers: Arc<RegisterFile>, vectors: u16) -> Self {
+        Self {
+            sink,
+            registers,
+            vectors,
+        }
+    }
+
     /// Interrupt vectors that a completion queue can be given now (section 5.3.1).
-    pub(super) fn interrupt_vectors(&self) -> u16 {
-        match self.interrupts.mode() {
-            InterruptMode::Msix => self.config.queue_pairs + 1,
+    pub(super) fn vectors(&self) -> u16 {
+        match self.sink.mode() {
+            InterruptMode::Msix => self.vectors,
             InterruptMode::Msi { messages } => messages,
             InterruptMode::Intx => 1,
         }
     }
 
+    /// Whether the level of the pin is what interrupts now.
+    pub(super) fn are_by_pin(&self) -> bool {
+        self.sink.mode() == InterruptMode::Intx
+    }
+
     /// Entries were posted to a completion queue: sends the interrupt that is due for it.
-    pub(super) fn signal(&mut self, queue: u16) {
-        if self.interrupts.mode() != InterruptMode::Msix {
-            return self.update_interrupts();
+    pub(super) fn signal(&self, queues: &mut Queues, id: u16) {
+        if self.sink.mode() != InterruptMode::Msix {
+            return self.update(queues);
         }
-        let Some(queue) = self.state.completion_queue(queue) else {
+        let Some(queue) = queues.completion_mut(id) else {
             return;
         };
         if std::mem::take(&mut queue.interrupt_due) {
             if let Some(vector) = queue.vector {
-                self.interrupts.signal(vector);
+                self.sink.signal(vector);
             }
         }
     }
 
     /// Sets the pin, or sends the MSI messages that are due, by what the queues hold. With MSI-X there is nothing to do
     /// but to forget what the other modes need.
-    pub(super) fn update_interrupts(&mut self) {
-        match self.interrupts.mode() {
+    pub(super) fn update(&self, queues: &mut Queues) {
+        match self.sink.mode() {
             InterruptMode::Msix => self.set_pin(false),
-            InterruptMode::Intx => {
-                let pending = self.has_unacknowledged();
-                self.set_pin(pending);
-            }
-            InterruptMode::Msi { messages } => self.send_messages(messages),
+            InterruptMode::Intx => self.set_pin(has_unacknowledged(queues)),
+            InterruptMode::Msi { messages } => self.send_messages(queues, messages),
         }
     }
 
@@ -63,23 +85,13 @@ impl Controller {
         self.registers.set_interrupt_status(&mut registers, pending);
     }
 
-    /// Whether a queue that may interrupt holds entries that the host has not acknowledged.
-    fn has_unacknowledged(&mut self) -> bool {
-        let mut pending = false;
-        for queue in self.state.completion_queues.iter_mut().flatten() {
-            queue.interrupt_due = false;
-            pending |= queue.vector.is_some() && !queue.is_empty();
-        }
-        pending
-    }
-
     /// Under the registers' lock, so that a vector that the host has masked sends nothing more.
-    fn send_messages(&mut self, messages: u16) {
+    fn send_messages(&self, queues: &mut Queues, messages: u16) {
         let mut registers = self.registers.lock();
         let unmasked = std::mem::take(&mut registers.unmasked);
         self.registers.set_interrupt_status(&mut registers, false);
         let mut due = 0u32;
-        for queue in self.state.completion_queues.iter_mut().flatten() {
+        for queue in queues.completions_mut() {
             let Some(vector) = queue.vector else { continue };
             let bit = 1 << message_of(vector, messages);
             if registers.interrupt_mask & bit != 0 {
@@ -91,7 +103,17 @@ impl Controller {
             }
         }
         for message in (0..messages).filter(|message| due >> message & 1 != 0) {
-            self.interrupts.signal(message);
+            self.sink.signal(message);
         }
     }
+}
+
+/// Whether a queue that may interrupt holds entries that the host has not acknowledged.
+fn has_unacknowledged(queues: &mut Queues) -> bool {
+    let mut pending = false;
+    for queue in queues.completions_mut() {
+        queue.interrupt_due = false;
+        pending |= queue.vector.is_some() && !queue.is_empty();
+    }
+    pending
 }

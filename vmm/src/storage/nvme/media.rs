@@ -5,15 +5,15 @@
 use std::collections::BTreeMap;
 
 /// Ranges of unreadable blocks that are kept for one namespace: the host has to be able to hold them.
-pub const MAX_UNREADABLE: usize = 1024;
+pub(super) const MAX_UNREADABLE: usize = 1024;
 
 /// There would be more than [`MAX_UNREADABLE`] ranges. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooManyRanges;
+pub(super) struct TooManyRanges;
 
 /// Bytes of a namespace, checked to lie within it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ByteRange {
+pub(super) struct ByteRange {
     /// First byte.
     pub offset: u64,
     /// Bytes.
@@ -28,7 +28,7 @@ impl ByteRange {
 
 /// The state of one namespace's medium.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Media {
+pub(super) struct Media {
     /// Nothing can be written any more.
     pub read_only: bool,
     /// What Write Uncorrectable has marked: first byte and end of each range, which neither overlap nor touch.
@@ -38,7 +38,7 @@ pub struct Media {
 impl Media {
     /// Whether a block in the range cannot be read.
     #[must_use]
-    pub fn is_unreadable(&self, range: ByteRange) -> bool {
+    pub(super) fn is_unreadable(&self, range: ByteRange) -> bool {
         let mut before_end = self.unreadable.range(..range.end());
         range.length > 0 && before_end.next_back().is_some_and(|(_, &end)| end > range.offset)
     }
@@ -47,7 +47,7 @@ impl Media {
     ///
     /// # Errors
     /// [`TooManyRanges`].
-    pub fn mark(&mut self, range: ByteRange) -> Result<(), TooManyRanges> {
+    pub(super) fn mark(&mut self, range: ByteRange) -> Result<(), TooManyRanges> {
         if range.length == 0 {
             return Ok(());
         }
@@ -72,13 +72,13 @@ impl Media {
 
     /// Whether [`clear`](Self::clear) has room for what is left of a range that it cuts in two.
     #[must_use]
-    pub fn can_clear(&self, range: ByteRange) -> bool {
+    pub(super) fn can_clear(&self, range: ByteRange) -> bool {
         let cut = self.unreadable.range(..range.offset).next_back();
         self.unreadable.len() < MAX_UNREADABLE || cut.is_none_or(|(_, &end)| end <= range.end())
     }
 
     /// The range holds data again.
-    pub fn clear(&mut self, range: ByteRange) {
+    pub(super) fn clear(&mut self, range: ByteRange) {
         if range.length == 0 {
             return;
         }

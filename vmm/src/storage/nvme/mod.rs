@@ -16,35 +16,36 @@
 #![forbid(unsafe_code)]
 
 mod admin;
-pub mod completion;
-pub mod config;
-pub mod controller;
-pub mod device;
-pub mod doorbells;
-pub mod events;
-pub mod faults;
-pub mod features;
-pub mod identify;
-pub mod interrupts;
-pub mod log_page;
-pub mod media;
-pub mod nvm;
-pub mod prp;
-pub mod ranges;
-pub mod registers;
-pub mod rings;
+mod completion;
+mod config;
+mod controller;
+mod device;
+mod doorbells;
+mod events;
+mod faults;
+mod features;
+mod identify;
+mod interrupts;
+mod log_page;
+mod media;
+mod namespaces;
+mod nvm;
+mod prp;
+mod queues;
+mod ranges;
+mod registers;
+mod rings;
 pub mod spec;
-pub mod state;
+mod transfer;
 
 pub use config::{
     ConfigError, ControllerConfig, MAX_NAMESPACES, PCI_DEVICE_ID, PCI_OTHER_SUBSYSTEM_ID, PCI_SUBSYSTEM_ID,
     PCI_SUBSYSTEM_VENDOR_ID, PCI_VENDOR_ID,
 };
-pub use controller::{Controller, DoorbellRoute};
+pub use controller::Controller;
 pub use device::{NVME, NvmeDevice};
+pub use doorbells::DoorbellRoute;
 pub use registers::{MAX_QUEUE_PAIRS, RegisterFile, RegisterState};
-pub use spec::status::Status;
-pub use state::ControllerState;
 
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,7 @@ const ENTRY_SIZE: u64 = 8;
 /// # Errors
 /// * PRP Offset Invalid: PRP1 is not dword aligned, a list is not qword aligned, any other entry has an offset.
 /// * Data Transfer Error: a list is not in guest memory. (The data pages are not looked at.)
-pub fn walk<M: DmaMemory + ?Sized>(
+pub(super) fn walk<M: DmaMemory + ?Sized>(
     memory: &M,
     prp1: u64,
     prp2: u64,

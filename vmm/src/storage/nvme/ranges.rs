@@ -2,26 +2,29 @@
 //! 6.17).
 //!
 //! They may be about the whole disk, so they are done a piece at a time, one a call of
-//! [`process`](Controller::process): a pause, a reset or the end of a run waits for a piece. While one is in hand,
-//! no other command is fetched. It knows neither threads nor what a backend is.
+//! [`process`](crate::storage::worker::StorageController::process): a pause, a reset or the end of a run waits for a
+//! piece. While one is in hand, no other command is fetched. It knows neither threads nor what a backend is.
 
 use std::collections::VecDeque;
+use std::mem::size_of;
 
 use zerocopy::FromBytes;
 
-use super::controller::{Controller, Namespace};
+use super::completion::Answer;
 use super::identify::MAX_TRANSFER;
 use super::media::ByteRange;
-use super::nvm::{command_range, write_status};
+use super::namespaces::Namespace;
+use super::nvm::{IoContext, command_range};
+use super::queues::CommandRequest;
 use super::spec::command::{ATTRIBUTE_DEALLOCATE, DEALLOCATE, DatasetRange, SubmissionEntry};
 use super::spec::status::{Failure, Status};
 
 /// Bytes that a backend is asked to zero or to give back at once. It may have to write them.
-pub const PIECE: u64 = 16 << 20;
+pub(super) const PIECE: u64 = 16 << 20;
 
 /// What is done with the ranges of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Work {
+enum Work {
     /// Write Zeroes.
     Zero {
         /// The room may be given back.
@@ -35,153 +38,143 @@ pub enum Work {
     Verify,
 }
 
-/// The command that is done a piece at a time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InHand {
-    /// Its submission queue.
-    pub queue: u16,
-    /// The command.
-    pub command: SubmissionEntry,
-    /// Index of its namespace.
-    pub namespace: usize,
-    /// What is done.
-    pub work: Work,
-    /// Ranges that are not finished, in order; they do not overlap.
-    pub ranges: VecDeque<ByteRange>,
-    /// Bytes of the first of them that are done.
-    pub done: u64,
+/// What a command asks for.
+pub(super) struct RangeWork {
+    work: Work,
+    /// Index of the namespace.
+    namespace: usize,
+    /// In order; they do not overlap.
+    ranges: VecDeque<ByteRange>,
 }
 
-impl Controller {
-    /// Write Zeroes (section 6.17).
-    pub(super) fn write_zeroes(&mut self, queue: u16, command: &SubmissionEntry) -> Result<Option<u32>, Failure> {
-        let (namespace, data) = self.writable_namespace(command)?;
-        let range = command_range(data, command)?;
-        let work = Work::Zero {
-            deallocate: command.dword12.get() & DEALLOCATE != 0,
-            durable: self.wants_durable(command),
-        };
-        self.take_in_hand(queue, command, namespace, work, [range].into());
-        Ok(None)
-    }
+/// The command that is done a piece at a time.
+#[derive(Debug)]
+pub(super) struct InHand {
+    request: CommandRequest,
+    work: Work,
+    namespace: usize,
+    /// Ranges that are not finished.
+    ranges: VecDeque<ByteRange>,
+    /// Bytes of the first of them that are done.
+    done: u64,
+}
 
-    /// Verify (section 6.14): reads without handing the data out.
-    pub(super) fn verify(&mut self, queue: u16, command: &SubmissionEntry) -> Result<Option<u32>, Failure> {
-        let (namespace, data) = self.namespace(command.namespace_id.get())?;
-        let range = command_range(data, command)?;
-        self.prepare_reading(namespace, command)?;
-        self.take_in_hand(queue, command, namespace, Work::Verify, [range].into());
-        Ok(None)
-    }
-
-    /// Dataset Management (section 6.7). All ranges are checked before the first is deallocated; attributes other than
-    /// Deallocate are hints that are not used.
-    pub(super) fn dataset_management(&mut self, queue: u16, command: &SubmissionEntry) -> Result<Option<u32>, Failure> {
-        let count = (command.dword10.get() as usize & 0xff) + 1;
-        self.namespace(command.namespace_id.get())?;
-        let deallocate = command.dword11.get() & ATTRIBUTE_DEALLOCATE != 0;
-        if deallocate {
-            self.writable_namespace(command)?;
-        }
-        let data = self.receive(command, count * size_of::<DatasetRange>())?;
-        let (index, namespace) = self.namespace(command.namespace_id.get())?;
-        let ranges = byte_ranges(namespace, &data);
-        self.buffer = data;
-        let ranges = ranges?;
-        if !deallocate {
-            return Ok(Some(0));
-        }
-        self.take_in_hand(queue, command, index, Work::Deallocate, disjoint(ranges));
-        Ok(None)
-    }
-
-    fn take_in_hand(
-        &mut self,
-        queue: u16,
-        command: &SubmissionEntry,
-        namespace: usize,
-        work: Work,
-        ranges: VecDeque<ByteRange>,
-    ) {
-        self.state.in_hand = Some(InHand {
-            queue,
-            command: *command,
-            namespace,
-            work,
-            ranges,
+impl InHand {
+    pub(super) fn new(request: CommandRequest, asked: RangeWork) -> Self {
+        Self {
+            request,
+            work: asked.work,
+            namespace: asked.namespace,
+            ranges: asked.ranges,
             done: 0,
-        });
+        }
     }
 
-    /// Does one piece of the command in hand, and completes it after the last one. `false`: there is none.
-    pub(super) fn advance(&mut self) -> bool {
-        let Some(mut command) = self.state.in_hand.take() else {
-            return false;
-        };
-        let result = match self.do_piece(&mut command) {
-            Ok(()) if !command.ranges.is_empty() => {
-                self.state.in_hand = Some(command);
-                return true;
-            }
-            Ok(()) => self.finish_work(&command),
-            Err(status) => Err(status),
-        };
-        self.complete(
-            command.queue,
-            &command.command,
-            result.map(|()| 0).map_err(Failure::from),
-        );
-        true
+    pub(super) fn abandon(self) {
+        self.request.abandon();
     }
 
-    fn do_piece(&mut self, command: &mut InHand) -> Result<(), Status> {
-        let Some(&range) = command.ranges.front() else {
+    pub(super) fn answer(self, result: Result<u32, Failure>) -> Answer {
+        Answer::new(self.request, result)
+    }
+
+    /// Does one piece; `false`: it was the last one.
+    pub(super) fn advance(&mut self, context: &mut IoContext<'_>) -> Result<bool, Status> {
+        self.do_piece(context)?;
+        if !self.ranges.is_empty() {
+            return Ok(true);
+        }
+        if matches!(self.work, Work::Zero { durable: true, .. }) {
+            context.namespaces.flush(self.namespace)?;
+        }
+        Ok(false)
+    }
+
+    fn do_piece(&mut self, context: &mut IoContext<'_>) -> Result<(), Status> {
+        let Some(&range) = self.ranges.front() else {
             return Ok(());
         };
-        let limit = match command.work {
+        let limit = match self.work {
             Work::Verify => MAX_TRANSFER as u64,
             Work::Zero { .. } | Work::Deallocate => PIECE,
         };
         let piece = ByteRange {
-            offset: range.offset + command.done,
-            length: (range.length - command.done).min(limit),
+            offset: range.offset + self.done,
+            length: (range.length - self.done).min(limit),
         };
-        let index = command.namespace;
-        if command.work == Work::Verify {
-            let mut data = std::mem::take(&mut self.buffer);
-            let result = self.load(index, piece, &mut data);
-            self.buffer = data;
+        let (namespaces, index) = (&mut *context.namespaces, self.namespace);
+        if self.work == Work::Verify {
+            let mut data = context.transfer.take_buffer();
+            let result = namespaces.load(index, piece, &mut data);
+            context.transfer.give_back(data);
             result?;
-            // Section 5.14.1.2: what Verify reads is among the Data Units Read, the command none of the Host Read Commands.
-            self.state.counters.sectors_read += piece.length / 512;
+            namespaces.count_read(piece, false);
         } else {
             // Blocks that were unreadable are not any more, but only when the whole range is done.
-            if !self.state.media[index].can_clear(range) {
-                return Err(Status::INTERNAL_ERROR);
+            namespaces.check_clearable(index, range)?;
+            match self.work {
+                Work::Zero { deallocate, .. } => namespaces.write_zeroes(index, piece, deallocate)?,
+                _ => namespaces.discard(index, piece)?,
             }
-            let backend = &mut self.namespaces[index].backend;
-            let result = match command.work {
-                Work::Zero { deallocate, .. } => backend.write_zeroes(piece.offset, piece.length, deallocate),
-                _ => backend.discard(piece.offset, piece.length),
-            };
-            self.settle(result, write_status)?;
         }
-        command.done += piece.length;
-        if command.done == range.length {
-            command.ranges.pop_front();
-            command.done = 0;
-            if command.work != Work::Verify {
-                self.state.media[index].clear(range);
+        self.done += piece.length;
+        if self.done == range.length {
+            self.ranges.pop_front();
+            self.done = 0;
+            if self.work != Work::Verify {
+                namespaces.clear(index, range);
             }
         }
         Ok(())
     }
+}
 
-    fn finish_work(&mut self, command: &InHand) -> Result<(), Status> {
-        match command.work {
-            Work::Zero { durable: true, .. } => self.flush_namespace(command.namespace),
-            _ => Ok(()),
+/// What there is to do for a command; `None`: nothing.
+impl IoContext<'_> {
+    /// Write Zeroes (section 6.17).
+    pub(super) fn write_zeroes(&self, command: &SubmissionEntry) -> Result<Option<RangeWork>, Failure> {
+        let (namespace, data) = self.namespaces.get_writable(command.namespace_id.get())?;
+        let work = Work::Zero {
+            deallocate: command.dword12.get() & DEALLOCATE != 0,
+            durable: self.wants_durable(command),
+        };
+        Ok(Some(RangeWork {
+            work,
+            namespace,
+            ranges: [command_range(data, command)?].into(),
+        }))
+    }
+
+    /// Verify (section 6.14): reads without handing the data out.
+    pub(super) fn verify(&mut self, command: &SubmissionEntry) -> Result<Option<RangeWork>, Failure> {
+        let (namespace, data) = self.namespaces.get(command.namespace_id.get())?;
+        let range = command_range(data, command)?;
+        self.prepare_reading(namespace, command)?;
+        Ok(Some(RangeWork {
+            work: Work::Verify,
+            namespace,
+            ranges: [range].into(),
+        }))
+    }
+
+    /// Dataset Management (section 6.7). All ranges are checked before the first is deallocated; attributes other than
+    /// Deallocate are hints that are not used.
+    pub(super) fn dataset_management(&mut self, command: &SubmissionEntry) -> Result<Option<RangeWork>, Failure> {
+        let count = (command.dword10.get() as usize & 0xff) + 1;
+        let (index, mut namespace) = self.namespaces.get(command.namespace_id.get())?;
+        let deallocate = command.dword11.get() & ATTRIBUTE_DEALLOCATE != 0;
+        if deallocate {
+            (_, namespace) = self.namespaces.get_writable(command.namespace_id.get())?;
         }
+        let data = self.transfer.receive(command, count * size_of::<DatasetRange>())?;
+        let ranges = byte_ranges(namespace, &data);
+        self.transfer.give_back(data);
+        let ranges = ranges?;
+        Ok(deallocate.then(|| RangeWork {
+            work: Work::Deallocate,
+            namespace: index,
+            ranges: disjoint(ranges),
+        }))
     }
 }
 

@@ -22,13 +22,13 @@ use crate::storage::worker::Attention;
 /// The most I/O queue pairs a controller can be given.
 pub const MAX_QUEUE_PAIRS: u16 = 64;
 /// Entries of the largest queue (CAP.MQES + 1).
-pub const MAX_QUEUE_ENTRIES: u32 = 1024;
+pub(super) const MAX_QUEUE_ENTRIES: u32 = 1024;
 /// Doorbells there are at most: a tail and a head for the admin queues and each I/O queue pair.
-pub const DOORBELL_COUNT: usize = 2 * (MAX_QUEUE_PAIRS as usize + 1);
+pub(super) const DOORBELL_COUNT: usize = 2 * (MAX_QUEUE_PAIRS as usize + 1);
 
 /// CAP (section 3.1.1). DSTRD, MPSMIN and MPSMAX are 0, and so is AMS: round robin is all the arbitration there is, no
 /// weighted one and none of a vendor. The time-out is 15 s.
-pub const CAPABILITIES: u64 = (MAX_QUEUE_ENTRIES as u64 - 1)
+pub(super) const CAPABILITIES: u64 = (MAX_QUEUE_ENTRIES as u64 - 1)
     | cap::CONTIGUOUS_QUEUES_REQUIRED
     | 30 << cap::TIMEOUT_SHIFT
     | cap::SUBSYSTEM_RESET_SUPPORTED

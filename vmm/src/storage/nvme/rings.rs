@@ -10,11 +10,11 @@ use crate::storage::dma::{DmaMemory, NotMemory};
 
 /// A doorbell value that no correct host writes (section 5.2, "Invalid Doorbell Write Value").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InvalidDoorbellValue;
+pub(super) struct InvalidDoorbellValue;
 
 /// A submission queue: the host moves the tail, the controller the head.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SubmissionQueue {
+pub(super) struct SubmissionQueue {
     base: u64,
     entries: u32,
     head: u32,
@@ -26,7 +26,7 @@ pub struct SubmissionQueue {
 impl SubmissionQueue {
     /// An empty queue of `entries` (2 to 65536) entries at guest physical address `base`.
     #[must_use]
-    pub fn new(base: u64, entries: u32, completion_queue: u16) -> Self {
+    pub(super) fn new(base: u64, entries: u32, completion_queue: u16) -> Self {
         Self {
             base,
             entries,
@@ -38,19 +38,19 @@ impl SubmissionQueue {
 
     /// The entry that is fetched next.
     #[must_use]
-    pub fn head(&self) -> u16 {
+    pub(super) fn head(&self) -> u16 {
         self.head as u16
     }
 
     /// The host's tail.
     #[must_use]
-    pub fn tail(&self) -> u32 {
+    pub(super) fn tail(&self) -> u32 {
         self.tail
     }
 
     /// Whether every submitted command was fetched.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.head == self.tail
     }
 
@@ -69,7 +69,7 @@ impl SubmissionQueue {
     ///
     /// # Errors
     /// The value is outside the queue, or the tail would overtake the head.
-    pub fn ring(&mut self, tail: u32) -> Result<(), InvalidDoorbellValue> {
+    pub(super) fn ring(&mut self, tail: u32) -> Result<(), InvalidDoorbellValue> {
         if tail >= self.entries {
             return Err(InvalidDoorbellValue);
         }
@@ -86,7 +86,7 @@ impl SubmissionQueue {
     ///
     /// # Errors
     /// The queue is not in guest memory; the head has not moved.
-    pub fn fetch(&mut self, memory: &dyn DmaMemory) -> Result<SubmissionEntry, NotMemory> {
+    pub(super) fn fetch(&mut self, memory: &dyn DmaMemory) -> Result<SubmissionEntry, NotMemory> {
         let mut bytes = [0; SUBMISSION_ENTRY_SIZE as usize];
         memory.read(
             self.base.wrapping_add(u64::from(self.head) * SUBMISSION_ENTRY_SIZE),
@@ -99,7 +99,7 @@ impl SubmissionQueue {
 
 /// A completion queue: the controller moves the tail, the host the head.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CompletionQueue {
+pub(super) struct CompletionQueue {
     base: u64,
     entries: u32,
     head: u32,
@@ -114,7 +114,7 @@ pub struct CompletionQueue {
 impl CompletionQueue {
     /// An empty queue of `entries` (2 to 65536) entries at guest physical address `base`.
     #[must_use]
-    pub fn new(base: u64, entries: u32, vector: Option<u16>) -> Self {
+    pub(super) fn new(base: u64, entries: u32, vector: Option<u16>) -> Self {
         Self {
             base,
             entries,
@@ -128,19 +128,19 @@ impl CompletionQueue {
 
     /// The host's head.
     #[must_use]
-    pub fn head(&self) -> u32 {
+    pub(super) fn head(&self) -> u32 {
         self.head
     }
 
     /// Whether the host has acknowledged every entry.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.head == self.tail
     }
 
     /// Whether no further entry can be posted until the host consumes one.
     #[must_use]
-    pub fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         (self.tail + 1) % self.entries == self.head
     }
 
@@ -148,7 +148,7 @@ impl CompletionQueue {
     ///
     /// # Errors
     /// The value is outside the queue, or the head would overtake the tail.
-    pub fn ring(&mut self, head: u32) -> Result<(), InvalidDoorbellValue> {
+    pub(super) fn ring(&mut self, head: u32) -> Result<(), InvalidDoorbellValue> {
         if head >= self.entries {
             return Err(InvalidDoorbellValue);
         }
@@ -163,7 +163,7 @@ impl CompletionQueue {
     ///
     /// # Errors
     /// The queue is not in guest memory; the tail has not moved.
-    pub fn post(&mut self, memory: &dyn DmaMemory, entry: &CompletionEntry) -> Result<(), NotMemory> {
+    pub(super) fn post(&mut self, memory: &dyn DmaMemory, entry: &CompletionEntry) -> Result<(), NotMemory> {
         let address = self.base.wrapping_add(u64::from(self.tail) * COMPLETION_ENTRY_SIZE);
         let status = entry.status.get() & !1 | u16::from(self.phase);
         let last = u32::from(entry.command_id.get()) | u32::from(status) << 16;

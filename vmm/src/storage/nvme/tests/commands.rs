@@ -4,10 +4,10 @@ use zerocopy::FromBytes;
 
 use super::harness::*;
 use crate::storage::backend::MemoryBackend;
-use crate::storage::nvme::Status;
 use crate::storage::nvme::spec::command::{SubmissionEntry, admin, nvm};
 use crate::storage::nvme::spec::identify::{IdentifyController, IdentifyNamespace};
 use crate::storage::nvme::spec::log_page::{ErrorEntry, SmartHealth};
+use crate::storage::nvme::spec::status::Status;
 
 fn get_feature(dword10: u32, dword11: u32) -> SubmissionEntry {
     SubmissionEntry {

@@ -6,9 +6,9 @@ use zerocopy::IntoBytes;
 
 use super::harness::*;
 use crate::storage::backend::{Backend, BackendError, MemoryBackend};
-use crate::storage::nvme::Status;
 use crate::storage::nvme::spec::command::DatasetRange;
 use crate::storage::nvme::spec::command::{SubmissionEntry, admin, nvm};
+use crate::storage::nvme::spec::status::Status;
 
 fn pattern(length: usize, seed: u8) -> Vec<u8> {
     (0..length)
@@ -403,7 +403,7 @@ fn failures_of_the_backend_have_their_status() {
         driver.io_ok(command);
     }
     assert!(!Status::WRITE_FAULT.do_not_retry() && Status::CAPACITY_EXCEEDED.do_not_retry());
-    assert_eq!(driver.controller.state().counters.media_errors, 5);
+    assert_eq!(driver.controller.namespaces().counters().media_errors, 5);
     // A shutdown completes all the same.
     *probe.error.lock().unwrap() = Some(libc::EIO);
     driver.write(0x14, CC_ENABLE | 1 << 14);

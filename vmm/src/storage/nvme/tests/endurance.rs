@@ -12,8 +12,8 @@ use zerocopy::IntoBytes;
 use super::harness::{CC_ENABLE, Interrupts, Progress, StorageController as _};
 use super::hostile::{Escapes, Watched};
 use crate::storage::backend::MemoryBackend;
+use crate::storage::nvme::controller::Activity;
 use crate::storage::nvme::spec::command::{SubmissionEntry, admin};
-use crate::storage::nvme::state::Activity;
 use crate::storage::nvme::{Controller, ControllerConfig};
 
 /// What commands may reach: two pieces of RAM, with a hole between them.
@@ -445,9 +445,9 @@ impl Host {
             }
         }
         self.work();
-        let state = self.controller.state();
-        assert_eq!(state.activity, Activity::Running);
-        assert!(state.events.pending.len() <= 5 && state.error_log.entries.len() <= 16);
+        assert_eq!(self.controller.activity(), Activity::Running);
+        let admin = self.controller.admin();
+        assert!(admin.events().waiting().1 <= 5 && admin.errors().len() <= 16);
         assert_eq!(*self.escaped.lock().unwrap(), []);
     }
 }

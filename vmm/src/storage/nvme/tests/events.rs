@@ -1,8 +1,9 @@
 //! Asynchronous events and Abort.
 
 use super::harness::*;
-use crate::storage::nvme::Status;
+use crate::storage::nvme::queues::DoorbellOf;
 use crate::storage::nvme::spec::command::{SubmissionEntry, admin};
+use crate::storage::nvme::spec::status::Status;
 
 const INVALID_REGISTER: u32 = 0x01_00_00;
 const INVALID_VALUE: u32 = 0x01_01_00;
@@ -52,7 +53,7 @@ fn requests_are_held_until_something_happens() {
     driver.write(0x1000 + 8 * 3, 1);
     driver.settle();
     assert_eq!(event(&mut driver), Some((1, INVALID_REGISTER)));
-    assert_eq!(driver.controller.state().error_log.count, 1);
+    assert_eq!(driver.controller.admin().errors().count(), 1);
 }
 
 #[test]
@@ -91,14 +92,12 @@ fn a_tail_that_overtakes_the_head_is_wrong() {
     driver.controller.set_bus_master(false);
     driver.write(0x1008, 7);
     driver.controller.set_bus_master(true);
-    driver.controller.state.submission_queue(1).unwrap().ring(7).unwrap();
+    let tail = DoorbellOf::Tail(1);
+    driver.controller.queues().ring(tail, 7).unwrap().unwrap();
     driver.write(0x1008, 2);
     driver.controller.take_doorbell_registers();
-    assert_eq!(
-        driver.controller.state().submission_queues[1].as_ref().unwrap().tail(),
-        7
-    );
-    assert_eq!(driver.controller.state().events.pending.len(), 1);
+    assert_eq!(driver.controller.queues().doorbell(tail), Some(7));
+    assert_eq!(driver.controller.admin().events().waiting().1, 1);
 }
 
 #[test]
@@ -308,5 +307,5 @@ fn a_wrong_shadow_doorbell_is_reported_once() {
     driver.settle();
     driver.settle();
     assert_eq!(event(&mut driver), Some((1, INVALID_VALUE)));
-    assert_eq!(driver.controller.state().error_log.count, 1);
+    assert_eq!(driver.controller.admin().errors().count(), 1);
 }

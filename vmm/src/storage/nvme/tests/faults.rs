@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::harness::*;
-use crate::storage::nvme::Status;
+use crate::storage::nvme::controller::Activity;
 use crate::storage::nvme::spec::command::{SubmissionEntry, admin, nvm};
 use crate::storage::nvme::spec::log_page::{ErrorEntry, SmartHealth};
-use crate::storage::nvme::state::Activity;
+use crate::storage::nvme::spec::status::Status;
 use zerocopy::FromBytes;
 
 fn fault(kind: FaultKind, after: u64, count: u64) -> Fault {
@@ -198,27 +198,18 @@ fn so_many_delayed_completions_stop_the_fetching_and_no_more() {
     let time = Duration::from_secs(1);
     let mut driver = Driver::with_faults(&[completion(io(nvm::READ), CompletionFault::Delay(time), 0, u64::MAX)]);
     let mut sent = 0;
-    while driver.controller.state().submission_queues[1]
-        .as_ref()
-        .unwrap()
-        .is_empty()
-    {
+    while driver.is_all_fetched() {
         driver.send(blocks(nvm::READ, 0, 1));
         sent += 1;
         assert!(sent < 2000, "the delayed completions are not bounded");
     }
-    assert_eq!(driver.controller.state().withheld.delayed.len(), sent - 1);
+    assert_eq!(driver.controller.completions().withheld().0, sent - 1);
     assert_eq!(driver.controller.process(), Progress::Idle);
     let ticket = driver.controller.take_delays()[0].0;
     driver.controller.release(ticket);
     driver.settle();
     assert!(driver.reap(1).is_some());
-    assert!(
-        driver.controller.state().submission_queues[1]
-            .as_ref()
-            .unwrap()
-            .is_empty()
-    );
+    assert!(driver.is_all_fetched());
 }
 
 #[test]
@@ -280,7 +271,7 @@ fn a_fatal_error_at_a_command_stops_everything_until_a_reset() {
     driver.put(DATA, &[2; 512]);
     driver.send(blocks(nvm::WRITE, 0, 1));
     assert_eq!(driver.read(0x1c), 3, "CFS");
-    assert_eq!(driver.controller.state().activity, Activity::Fatal);
+    assert_eq!(driver.controller.activity(), Activity::Fatal);
     driver.send(blocks(nvm::READ, 0, 1));
     assert_eq!(driver.reap(1), None);
     driver.write(0x14, 0);
@@ -339,7 +330,7 @@ fn asynchronous_events_are_completions_like_others() {
     driver.settle();
     assert_eq!(driver.reap(0), None);
     assert_eq!(
-        (driver.injected(), driver.controller.state().events.requests.len()),
+        (driver.injected(), driver.controller.admin().events().waiting().0),
         (vec![1], 1)
     );
 }

@@ -9,7 +9,8 @@ use crate::irq::InterruptMode;
 use crate::storage::backend::{Backend, MemoryBackend};
 use crate::storage::nvme::faults::code;
 use crate::storage::nvme::spec::command::{CompletionEntry, SubmissionEntry, admin};
-use crate::storage::nvme::{Controller, ControllerConfig, DoorbellRoute, RegisterFile, Status};
+use crate::storage::nvme::spec::status::Status;
+use crate::storage::nvme::{Controller, ControllerConfig, DoorbellRoute, RegisterFile};
 
 pub(super) use crate::storage::dma::{DmaMemory, NotMemory};
 pub(super) use crate::storage::fault::{
@@ -298,6 +299,11 @@ impl Driver {
             .unwrap();
         ring.advance();
         command.command_id.get()
+    }
+
+    /// Whether queue 1 has no command that is still to be fetched.
+    pub(super) fn is_all_fetched(&mut self) -> bool {
+        self.controller.queues().submission(1).unwrap().is_empty()
     }
 
     pub(super) fn ring_tail(&mut self, queue: usize) -> bool {

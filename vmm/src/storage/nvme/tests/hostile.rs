@@ -10,7 +10,8 @@ use zerocopy::IntoBytes;
 use super::harness::*;
 use crate::storage::backend::MemoryBackend;
 use crate::storage::nvme::spec::command::SubmissionEntry;
-use crate::storage::nvme::{Controller, ControllerConfig, Status};
+use crate::storage::nvme::spec::status::Status;
+use crate::storage::nvme::{Controller, ControllerConfig};
 
 /// RAM of the machine: two pieces with a hole between them.
 const RAM: [(u64, u64); 2] = [(0, 0x8000), (0x1_0000, 0x8000)];
@@ -284,10 +285,11 @@ proptest! {
         // Every queue holds less than 2^16 commands, and every turn takes one at least.
         let idle = (0..20_000).any(|_| controller.process() == Progress::Idle);
         prop_assert!(idle, "the controller never becomes idle");
-        let state = controller.state();
-        prop_assert!(state.withheld.delayed.len() <= 1024 && state.withheld.due.len() <= 1024 + 4);
-        prop_assert!(state.events.requests.len() <= 4 && state.events.pending.len() <= 5);
-        prop_assert!(state.error_log.entries.len() <= 16);
+        let (delayed, due) = controller.completions().withheld();
+        prop_assert!(delayed <= 1024 && due <= 1024 + 4);
+        let (requests, events) = controller.admin().events().waiting();
+        prop_assert!(requests <= 4 && events <= 5);
+        prop_assert!(controller.admin().errors().len() <= 16);
         prop_assert_eq!(escaped.lock().unwrap().clone(), vec![]);
     }
 }

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::harness::*;
 use crate::irq::InterruptMode::{self, Intx, Msi, Msix};
-use crate::storage::nvme::Status;
 use crate::storage::nvme::spec::command::{SubmissionEntry, admin, nvm};
+use crate::storage::nvme::spec::status::Status;
 
 const INTMS: u64 = 0x0c;
 const INTMC: u64 = 0x10;

@@ -1,9 +1,9 @@
 //! Registers, enable, reset, shutdown, fatal errors.
 
 use super::harness::*;
-use crate::storage::nvme::Status;
+use crate::storage::nvme::controller::Activity;
 use crate::storage::nvme::spec::command::nvm;
-use crate::storage::nvme::state::Activity;
+use crate::storage::nvme::spec::status::Status;
 
 #[test]
 fn capabilities_are_those_of_nvme_1_4() {
@@ -148,10 +148,9 @@ fn reset_deletes_queues_and_forgets_features_but_keeps_admin_addresses() {
     assert_eq!(driver.read(0x1c), 0);
     assert_eq!(driver.reap(1), None, "no completion after the reset");
     assert_eq!(driver.read(0x28), ADMIN_SQ as u32);
-    let state = driver.controller.state();
-    assert_eq!(state.activity, Activity::Disabled);
-    assert!(state.submission_queues.iter().all(Option::is_none));
-    assert_eq!(state.features.arbitration, 3);
+    assert_eq!(driver.controller.activity(), Activity::Disabled);
+    assert!((0..5).all(|id| driver.controller.queues().submission(id).is_none()));
+    assert_eq!(driver.controller.admin().features().arbitration_burst(), 8);
     driver.enable();
     driver.create_queue_pair(1);
     driver.io_ok(blocks(nvm::READ, 0, 1));
@@ -164,7 +163,7 @@ fn enable_right_after_disable_is_still_a_reset() {
     driver.write(0x14, CC_ENABLE);
     driver.settle();
     assert_eq!(driver.read(0x1c), 1);
-    assert!(driver.controller.state().submission_queues[1].is_none());
+    assert!(driver.controller.queues().submission(1).is_none());
 }
 
 #[test]
@@ -258,7 +257,7 @@ fn a_subsystem_reset_clears_every_register_and_says_so() {
     for offset in [0x0c, 0x14, 0x20, 0x24, 0x28, 0x2c, 0x30, 0x34] {
         assert_eq!(driver.read(offset), 0, "{offset:#x}");
     }
-    assert_eq!(driver.controller.state().activity, Activity::Disabled);
+    assert_eq!(driver.controller.activity(), Activity::Disabled);
     assert_eq!(driver.reap(1), None);
 
     driver.write(0x1c, !(1 << 4));
@@ -297,16 +296,15 @@ fn after_a_reset_of_the_function_the_controller_is_as_new_but_for_its_logs() {
     driver.write(0x0c, 0xff);
     // A command is waiting, and one more doorbell is written before the reset.
     driver.write(0x1000, 1);
-    let counters = driver.controller.state().counters.clone();
+    let counters = driver.controller.namespaces().counters().clone();
     driver.registers.reset_function();
     let new = Driver::cold();
     assert_eq!(driver.read(0x1c), 0, "CSTS, before the controller has looked");
     driver.settle();
     let registers = |driver: &Driver| (0..0x40).step_by(4).map(|at| driver.read(at)).collect::<Vec<_>>();
     assert_eq!(registers(&driver), registers(&new));
-    let mut wanted = new.controller.state().clone();
-    wanted.counters = counters;
-    assert_eq!(*driver.controller.state(), wanted);
+    assert_eq!(driver.controller.memory(), new.controller.memory());
+    assert_eq!(*driver.controller.namespaces().counters(), counters);
     driver.enable();
     driver.create_queue_pair(1);
 }
@@ -316,5 +314,5 @@ fn a_controller_that_is_enabled_right_after_a_reset_forgets_first() {
     let mut driver = Driver::with_io_queue();
     driver.registers.reset_function();
     driver.enable();
-    assert!(driver.controller.state().submission_queues[1].is_none());
+    assert!(driver.controller.queues().submission(1).is_none());
 }

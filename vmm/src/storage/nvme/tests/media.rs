@@ -9,7 +9,8 @@ use crate::storage::nvme::spec::command::DatasetRange;
 use crate::storage::nvme::spec::command::{SubmissionEntry, admin, nvm};
 use crate::storage::nvme::spec::identify::{IdentifyController, IdentifyNamespace};
 use crate::storage::nvme::spec::log_page::SmartHealth;
-use crate::storage::nvme::{ControllerConfig, MAX_NAMESPACES, Status};
+use crate::storage::nvme::spec::status::Status;
+use crate::storage::nvme::{ControllerConfig, MAX_NAMESPACES};
 
 fn get_log(page: u32, bytes: u32) -> SubmissionEntry {
     SubmissionEntry {
@@ -271,7 +272,7 @@ fn media_that_become_read_only_are_write_protected_and_say_so() {
 fn changed_namespaces_are_reported_to_hosts_that_want_to_know() {
     let mut driver = failing_media(0);
     driver.admin_ok(set_feature(0x0b, 0xffff_ffff));
-    assert_eq!(driver.controller.state().features.async_events, 0x1ff);
+    assert_eq!(driver.controller.admin().events().configuration(), 0x1ff);
     for _ in 0..2 {
         driver.submit(0, command(admin::ASYNC_EVENT_REQUEST));
     }

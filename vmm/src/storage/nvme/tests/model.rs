@@ -7,9 +7,9 @@ use vm_memory::{Bytes, GuestAddress};
 use zerocopy::IntoBytes;
 
 use super::harness::*;
-use crate::storage::nvme::Status;
 use crate::storage::nvme::spec::command::DatasetRange;
 use crate::storage::nvme::spec::command::{SubmissionEntry, nvm};
+use crate::storage::nvme::spec::status::Status;
 
 /// The disk has few blocks, so that commands meet.
 const BLOCKS: u64 = 64;
@@ -255,7 +255,7 @@ proptest! {
             reap(&mut driver, &mut model, queue, 7)?;
         }
         // No wrong doorbell was seen in all this.
-        prop_assert!(driver.controller.state().events.pending.is_empty());
+        prop_assert!(driver.controller.admin().events().waiting().1 == 0);
         let guest: u32 = driver.memory.read_obj(GuestAddress(0)).unwrap();
         prop_assert_eq!(guest, 0, "page 0 belongs to nobody");
     }

@@ -3,9 +3,9 @@
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::storage::nvme::Status;
 use crate::storage::nvme::identify::MAX_TRANSFER;
 use crate::storage::nvme::prp::walk;
+use crate::storage::nvme::spec::status::Status;
 use crate::storage::segments::Segment;
 
 const PAGE: usize = 4096;

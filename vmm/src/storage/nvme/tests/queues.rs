@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use vm_memory::{GuestMemoryMmap, VolatileSlice};
 
 use super::harness::*;
-use crate::storage::nvme::Status;
 use crate::storage::nvme::rings::{InvalidDoorbellValue, SubmissionQueue};
 use crate::storage::nvme::spec::command::{SubmissionEntry, admin, nvm};
+use crate::storage::nvme::spec::status::Status;
 
 const CQ: u64 = 0x5_0000;
 const SIZE: u32 = 7 << 16;
@@ -380,7 +380,7 @@ fn a_command_that_comes_while_the_controller_goes_idle_is_not_lost() {
         memory: driver.memory.clone(),
         tail: Arc::clone(&tail),
     };
-    driver.controller.memory = crate::storage::dma::Dma::new(Box::new(racing));
+    driver.controller.replace_memory(Box::new(racing));
     driver.enable();
     driver.create_queue_pair(1);
     configure_shadow(&mut driver);
@@ -424,5 +424,5 @@ fn deleting_the_queue_in_service_ends_its_turn() {
     driver.settle();
     assert_eq!(driver.reap(0).unwrap().status, Status::SUCCESS);
     assert_eq!(driver.reap(0).unwrap().status, Status::SUCCESS);
-    assert_eq!(driver.controller.state().error_log.count, 0);
+    assert_eq!(driver.controller.admin().errors().count(), 0);
 }

@@ -6,10 +6,10 @@ use zerocopy::IntoBytes;
 
 use super::harness::*;
 use crate::storage::backend::{Backend, BackendError, MemoryBackend};
-use crate::storage::nvme::Status;
 use crate::storage::nvme::ranges::PIECE;
 use crate::storage::nvme::spec::command::DatasetRange;
 use crate::storage::nvme::spec::command::{SubmissionEntry, nvm};
+use crate::storage::nvme::spec::status::Status;
 
 /// What a backend was asked to zero: offset, length, whether the room may be given back.
 type Calls = Arc<Mutex<Vec<(u64, u64, bool)>>>;
@@ -152,7 +152,7 @@ fn a_failure_in_the_middle_is_the_commands_and_leaves_bad_blocks_bad() {
     driver.io_fails(command, Status::CAPACITY_EXCEEDED);
     assert_eq!(calls.lock().unwrap().len(), 2);
     driver.io_fails(blocks(nvm::READ, 3, 1), Status::UNRECOVERED_READ_ERROR);
-    assert!(driver.controller.state().in_hand.is_none());
+    assert!(!driver.controller.is_busy());
 }
 
 #[test]
