@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use machine::Fake;
+use storlock::notices::Silent;
 use storlock::gdb::{Conversation, SymbolFiles};
 use storlock::session::{Config, Session};
 use storlock::vmi::debuggee::{Debuggee, DebuggeeStop};
@@ -26,6 +27,7 @@ fn converse(chunks: impl Iterator<Item = Vec<u8>>) {
         session,
         Arc::new(SymbolFiles::default()),
         None,
+        Arc::new(Silent),
         DebuggeeStop::Start,
     );
     let mut sent = Vec::new();

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use machine::{CPUS, Fake};
+use storlock::notices::Silent;
 use storlock::gdb::{Conversation, Left, SymbolFiles};
 use storlock::session::{Config, Session};
 use storlock::vmi::debuggee::{Debuggee, DebuggeeStop};
@@ -218,6 +219,7 @@ fuzz_target!(|steps: Vec<Step>| {
         session,
         Arc::new(SymbolFiles::default()),
         None,
+        Arc::new(Silent),
         DebuggeeStop::Start,
     );
     for step in steps {

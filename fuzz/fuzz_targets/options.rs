@@ -2,9 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use storlock::cli::options::{Limit, Size};
+use storlock::run::spec::{Disk, Export, Limit, PlannedFault, Size, check_disks};
 use storlock::gdb::Address;
-use storlock::machine::{Disk, PlannedFault, check_disks};
 use storlock::session::ExportRequest;
 
 fuzz_target!(|text: &str| {
@@ -15,8 +14,8 @@ fuzz_target!(|text: &str| {
     if let Ok(disk) = text.parse::<Disk>() {
         let _ = check_disks(&[disk.clone(), disk]);
     }
-    if let Ok(export) = text.parse::<ExportRequest>() {
-        assert!(export.length <= ExportRequest::LIMIT);
+    if let Ok(export) = text.parse::<Export>() {
+        assert!(export.0.length <= ExportRequest::LIMIT);
     }
     let _ = text.parse::<Size>();
     let _ = text.parse::<Limit>();

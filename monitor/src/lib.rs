@@ -6,14 +6,14 @@
 
 pub mod backend;
 pub mod cli;
-pub mod diagnostics;
 pub mod dump;
 pub mod escape;
 pub mod gdb;
-pub mod machine;
+pub mod notices;
 pub mod outcome;
 pub mod output;
 pub mod report;
+pub mod run;
 pub mod session;
 pub mod threads;
 pub mod timing;

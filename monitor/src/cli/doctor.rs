@@ -13,10 +13,11 @@ use storlock_vmm::kvm::{Capabilities, Flavour};
 use storlock_vmm::run::{StepOverResult, probe_step_over};
 use storlock_vmm::sandbox::{FileLimit, Sandbox, SandboxError};
 
-use super::run::Format;
-use super::{Failure, output};
+use super::output;
 use crate::outcome::Condition;
 use crate::report::json;
+use crate::run::Failure;
+use crate::run::spec::Format;
 use crate::threads;
 
 /// What to examine, and how to print it.
@@ -26,7 +27,7 @@ pub struct Arguments {
     #[arg(long, value_name = "PATH", default_value = kvm::DEFAULT_DEVICE)]
     kvm: PathBuf,
     /// How to print the findings.
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    #[arg(long, value_enum, default_value = "text")]
     format: Format,
 }
 

@@ -14,7 +14,8 @@ use storlock_vmm::sandbox::{JoinHandle, Sandbox};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::diagnostics;
+use super::diagnostics;
+use super::diagnostics::tell;
 use crate::threads;
 use crate::vmi::RunControl;
 
@@ -51,7 +52,7 @@ impl Shared {
         let stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
         match &*stage {
             Stage::Preparing => {
-                crate::tell!("interrupted before the guest was started: nothing was run, there is no report");
+                tell!("interrupted before the guest was started: nothing was run, there is no report");
                 end_at_once();
             }
             Stage::Running { control, shutdown } => {
@@ -59,18 +60,18 @@ impl Shared {
                 match before + u32::from(!shutdown) {
                     0 => {
                         control.request_shutdown();
-                        crate::tell!("interrupted: the guest is asked to shut down; once more stops it");
+                        tell!("interrupted: the guest is asked to shut down; once more stops it");
                     }
                     1 => {
                         control.request_stop();
-                        crate::tell!("interrupted: writing the report of what was seen; once more ends at once");
+                        tell!("interrupted: writing the report of what was seen; once more ends at once");
                     }
                     _ => end_at_once(),
                 }
             }
             Stage::Reporting if before == 0 => {
                 self.happened.store(true, Ordering::Release);
-                crate::tell!("interrupted while the report is written; once more ends at once");
+                tell!("interrupted while the report is written; once more ends at once");
             }
             Stage::Reporting => end_at_once(),
         }

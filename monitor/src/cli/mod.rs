@@ -3,22 +3,12 @@
 //! Talks to the library and to the terminal. Every failure ends in one message that says what to do and in the exit
 //! code that the outcome module documents.
 
-pub mod boot;
-pub mod debugger;
-mod disk;
+mod diagnostics;
 pub mod doctor;
-mod dump;
-pub mod fault;
-pub mod firmware;
-pub mod images;
-mod input;
 pub mod interrupt;
 pub mod options;
-pub mod other_guest;
 pub mod output;
-mod places;
 pub mod progress;
-mod registry;
 pub mod replay;
 pub mod run;
 pub mod symbols;
@@ -29,10 +19,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use storlock_vmm::host::survive_the_file_size_limit;
 
-use crate::diagnostics;
+use self::diagnostics::tell;
 use crate::escape;
 use crate::outcome::Condition;
 use crate::output::PATIENCE;
+use crate::run::{Failure, Lines};
 
 /// Boots a Windows x64 guest with a Storport driver and reports every spin lock call that breaks its contract.
 #[derive(Debug, Parser)]
@@ -58,33 +49,6 @@ enum Command {
     Doctor(doctor::Arguments),
 }
 
-/// A command that could not do its work, with the exit code that says whose fault it is.
-#[derive(Debug)]
-pub struct Failure {
-    /// What holds.
-    pub condition: Condition,
-    /// What happened and what to do about it.
-    pub error: anyhow::Error,
-}
-
-impl Failure {
-    /// The command line asked for something impossible.
-    pub fn usage(error: impl Into<anyhow::Error>) -> Self {
-        Self {
-            condition: Condition::Usage,
-            error: error.into(),
-        }
-    }
-
-    /// The host failed: KVM, files.
-    pub fn infrastructure(error: impl Into<anyhow::Error>) -> Self {
-        Self {
-            condition: Condition::Infrastructure,
-            error: error.into(),
-        }
-    }
-}
-
 /// Runs the command line and gives the exit code of the process.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -101,14 +65,14 @@ fn command() -> u8 {
     let result = match Cli::try_parse() {
         Ok(cli) => execute(&cli.command),
         Err(error) if error.use_stderr() => {
-            crate::tell!("{}", error.render().to_string().trim_end());
+            tell!("{}", error.render().to_string().trim_end());
             return Condition::Usage.exit_code();
         }
         // Help and version.
         Err(text) => output::print(&text.render().to_string()).map(|()| 0),
     };
     result.unwrap_or_else(|failure| {
-        crate::tell!("error: {}", with_causes(&failure.error));
+        tell!("error: {}", with_causes(&failure.error));
         failure.condition.exit_code()
     })
 }
@@ -121,11 +85,6 @@ fn execute(command: &Command) -> Result<u8, Failure> {
         Command::Doctor(arguments) => doctor::execute(arguments),
     }
 }
-
-/// An error whose message has several lines on purpose. That of any other is shown on one line: it may quote a file.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Lines(pub String);
 
 /// An error and its causes in one line, without the causes that the text above them tells already.
 fn with_causes(error: &anyhow::Error) -> String {

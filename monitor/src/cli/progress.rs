@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use storlock_vmm::sandbox::{JoinHandle, Sandbox};
 
+use super::diagnostics::tell;
 use crate::escape;
 use crate::output::PATIENCE;
 use crate::session::Session;
@@ -66,7 +67,7 @@ fn show(session: &Session, limit: Duration, terminal: bool, milestones: bool, do
     let mut bar: Option<ProgressBar> = None;
     let mut told = 0;
     if milestones {
-        crate::tell!("{:>7.1} s  firmware started", 0.0);
+        tell!("{:>7.1} s  firmware started", 0.0);
     }
     while !done.load(Ordering::Acquire) {
         std::thread::park_timeout(PERIOD);
@@ -102,7 +103,7 @@ fn tell(session: &Session, told: usize, began: Instant, bar: Option<&ProgressBar
         let line = format!("{:>7.1} s  {milestone}", began.elapsed().as_secs_f64());
         match bar {
             Some(bar) => bar.println(line),
-            None => crate::tell!("{line}"),
+            None => tell!("{line}"),
         }
     }
     new.len()

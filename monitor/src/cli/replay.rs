@@ -7,9 +7,11 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
-use super::output::ReportDirectory;
-use super::run::Format;
-use super::{Failure, input, output, places};
+use super::diagnostics::StandardError;
+use super::output;
+use crate::run::report_directory::{JSON_FILE, ReportDirectory, TEXT_FILE};
+use crate::run::spec::Format;
+use crate::run::{Failure, input, places};
 use crate::session::replay;
 use crate::vmi::recording;
 
@@ -23,7 +25,7 @@ pub struct Arguments {
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// How the report is printed on standard output
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
     /// Directory for report.txt and report.json
     #[arg(long, value_name = "DIR")]
@@ -46,8 +48,8 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
 }
 
 fn report_directory(path: &Path) -> anyhow::Result<ReportDirectory> {
-    let claimed = ReportDirectory::claim(path, &[output::TEXT_FILE, output::JSON_FILE])?;
-    ReportDirectory::create(path, claimed, READER_PATIENCE)
+    let claimed = ReportDirectory::claim(path, &[TEXT_FILE, JSON_FILE], &StandardError)?;
+    ReportDirectory::create(path, claimed, READER_PATIENCE, &StandardError)
 }
 
 fn replay_file(arguments: &Arguments) -> anyhow::Result<crate::report::Report> {

@@ -11,10 +11,11 @@ use clap::Args;
 use serde::Serialize;
 use storlock_check::contract::{CONTRACTS, Contract, Role};
 
-use super::run::Format;
-use super::{Failure, output};
+use super::output;
 use crate::escape;
 use crate::report::json;
+use crate::run::Failure;
+use crate::run::spec::Format;
 use crate::watch;
 use crate::windows::{ExportTarget, Exports, FileImage, ImportName, Imports};
 
@@ -29,7 +30,7 @@ pub struct Arguments {
     /// A kernel or driver: any PE image for x64.
     image: PathBuf,
     /// How to print the list.
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    #[arg(long, value_enum, default_value = "text")]
     format: Format,
 }
 

@@ -68,7 +68,7 @@ pub(super) enum Asked {
 }
 
 impl Stub {
-    /// Puts one stop point in beside the others, or says on standard error why not: gdb has no text for it.
+    /// Puts one stop point in beside the others, or tells the user why not: gdb has no text for it.
     fn place(&mut self, stop_point: StopPoint, asked: Asked) -> TargetResult<bool, Self> {
         if self.placed.contains(&(stop_point, asked)) {
             return Ok(true);
@@ -78,7 +78,10 @@ impl Stub {
             Ok(()) => Ok(true),
             Err(error) => {
                 self.placed.pop();
-                crate::tell_bounded!("gdb: no breakpoint or watchpoint at {:#x}: {error}", stop_point.address);
+                self.notices.say_bounded(&format!(
+                    "gdb: no breakpoint or watchpoint at {:#x}: {error}",
+                    stop_point.address
+                ));
                 Err(ENOSPC.into())
             }
         }
@@ -103,10 +106,10 @@ impl Stub {
             && *last == StopPointKind::SoftwareBreakpoint
             && !std::mem::replace(&mut self.software_told, true)
         {
-            crate::tell_bounded!(
+            self.notices.say_bounded(&format!(
                 "gdb: the breakpoint at {address:#x} is an int3 in the guest's code: a guest that checks its code will find \
                  it (`monitor storlock breakpoints hard` forbids that)"
-            );
+            ));
         }
         placed
     }

@@ -19,6 +19,7 @@ use super::libraries::SymbolFiles;
 use super::packet::{NOT_ARRIVED, PACKET_LIMIT, PAYLOAD_LIMIT, Received, Receiver, framed};
 use super::snapshot::SnapshotFile;
 use super::stub::{EINVAL, Errno, Stub};
+use crate::notices::Notices;
 use crate::session::Session;
 use crate::vmi::debuggee::{Debuggee, DebuggeeStop};
 
@@ -70,15 +71,16 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// Begins it at a stop.
+    /// Begins it at a stop. What the client cannot be told goes to `notices`.
     pub fn begin(
         machine: Arc<dyn Debuggee>,
         session: Arc<Session>,
         files: Arc<SymbolFiles>,
         snapshot: Option<SnapshotFile>,
+        notices: Arc<dyn Notices>,
         standing: DebuggeeStop,
     ) -> Self {
-        let mut stub = Stub::new(Arc::clone(&machine), session, files, snapshot);
+        let mut stub = Stub::new(Arc::clone(&machine), session, files, snapshot, notices);
         stub.stopped(&standing);
         let outbox = Outbox::default();
         let gdb = GdbStub::builder(outbox.clone())
@@ -218,7 +220,10 @@ impl Conversation {
             };
             match next {
                 Ok(engine) => self.engine = Some(engine),
-                Err(problem) => crate::tell_bounded!("gdb: the debugger is cut off: {problem}"),
+                Err(problem) => self
+                    .stub
+                    .notices
+                    .say_bounded(&format!("gdb: the debugger is cut off: {problem}")),
             }
         }
         if self.engine.as_mut().is_some_and(is_running) {
@@ -249,12 +254,13 @@ impl Conversation {
             return;
         };
         match &stop {
-            DebuggeeStop::StopPointsLost(count) => crate::tell_bounded!(
+            DebuggeeStop::StopPointsLost(count) => self.stub.notices.say_bounded(&format!(
                 "gdb: {count} of your breakpoints were taken out: the watched routines need their debug registers"
-            ),
-            DebuggeeStop::Crashed(_, what) => {
-                crate::tell_bounded!("gdb: {what}; the guest can be looked at, but cannot go on")
-            }
+            )),
+            DebuggeeStop::Crashed(_, what) => self
+                .stub
+                .notices
+                .say_bounded(&format!("gdb: {what}; the guest can be looked at, but cannot go on")),
             _ => {}
         }
         let reason = self.stub.stopped(&stop);

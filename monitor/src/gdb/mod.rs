@@ -34,6 +34,7 @@ pub use server::OnDisconnect;
 use server::Server;
 pub use snapshot::SnapshotFile;
 
+use crate::notices::Notices;
 use crate::session::Session;
 use crate::threads;
 use crate::vmi::debuggee::{Debuggee, DebuggeeStop};
@@ -59,6 +60,8 @@ pub struct Served {
     pub snapshot: Option<SnapshotFile>,
     /// What becomes of the machine when a client vanishes.
     pub on_disconnect: OnDisconnect,
+    /// Who is told what a debugger cannot be told.
+    pub notices: Arc<dyn Notices>,
 }
 
 impl Socket {
@@ -118,6 +121,7 @@ impl Socket {
                 snapshot: served.snapshot,
                 stops: served.stops,
                 on_disconnect: served.on_disconnect,
+                notices: served.notices,
                 standing: None,
                 stand: false,
                 waiting: None,

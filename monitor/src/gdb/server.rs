@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
@@ -14,6 +15,7 @@ use super::conversation::{Conversation, Left};
 use super::libraries::SymbolFiles;
 use super::listener::{Address, Listener, Stream};
 use super::snapshot::SnapshotFile;
+use crate::notices::Notices;
 use crate::session::Session;
 use crate::vmi::debuggee::{Debuggee, DebuggeeStop};
 
@@ -27,7 +29,8 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 const GRACE: Duration = Duration::from_secs(1);
 
 /// What becomes of the machine when a client vanishes without a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum OnDisconnect {
     /// It stands still until another one attaches.
     Pause,
@@ -45,6 +48,7 @@ pub(crate) struct Server {
     pub(crate) snapshot: Option<SnapshotFile>,
     pub(crate) stops: UnboundedReceiver<DebuggeeStop>,
     pub(crate) on_disconnect: OnDisconnect,
+    pub(crate) notices: Arc<dyn Notices>,
     /// Why the machine stands still; `None` while it runs.
     pub(crate) standing: Option<DebuggeeStop>,
     /// The next stop is to stand, whatever it is: a client has vanished.
@@ -108,7 +112,8 @@ impl Server {
                 return;
             }
         };
-        crate::tell_bounded!("gdb: {why}; attach with: target remote {}", self.address);
+        self.notices
+            .say_bounded(&format!("gdb: {why}; attach with: target remote {}", self.address));
         self.standing = Some(stop);
     }
 
@@ -126,10 +131,10 @@ impl Server {
                 self.machine.interrupt();
             }
             (OnDisconnect::Pause, Some(_)) => {
-                crate::tell_bounded!(
+                self.notices.say_bounded(&format!(
                     "gdb: the debugger has vanished, the machine stands still; attach with: target remote {}",
                     self.address
-                );
+                ));
             }
         }
     }
@@ -155,6 +160,7 @@ impl Server {
             Arc::clone(&self.session),
             Arc::clone(&self.files),
             snapshot,
+            Arc::clone(&self.notices),
             standing,
         );
         let left = self.talk(&mut stream, &mut client).await;
@@ -192,7 +198,7 @@ impl Server {
                 }
                 () = tokio::time::sleep_until(given_up), if self.waiting.is_some() => {
                     self.waiting = None;
-                    crate::tell_bounded!("gdb: a second debugger was turned away: one is attached");
+                    self.notices.say_bounded(&format!("gdb: a second debugger was turned away: one is attached"));
                 }
             }
         }

@@ -33,6 +33,7 @@ use super::commands::Commands;
 use super::libraries::{self, SymbolFiles};
 use super::registers::{self, Register, RegisterSet, X64};
 use super::snapshot::SnapshotFile;
+use crate::notices::Notices;
 use crate::session::Session;
 use crate::vmi::debuggee::{AllRegisters, DebuggedCpu, Debuggee, DebuggeeStop, ResumeAction, StopPoint, ask};
 
@@ -68,6 +69,7 @@ pub(crate) struct Stub {
     session: Arc<Session>,
     files: Arc<SymbolFiles>,
     snapshot: Option<SnapshotFile>,
+    pub(super) notices: Arc<dyn Notices>,
     /// The processor that the last stop was about.
     pub(super) current: u32,
     /// The one that the old commands step.
@@ -94,12 +96,14 @@ impl Stub {
         session: Arc<Session>,
         files: Arc<SymbolFiles>,
         snapshot: Option<SnapshotFile>,
+        notices: Arc<dyn Notices>,
     ) -> Self {
         Self {
             machine,
             session,
             files,
             snapshot,
+            notices,
             current: 0,
             stepped: 0,
             placed: Vec::new(),
@@ -217,7 +221,8 @@ impl Stub {
     fn set_all(&self, cpu: u32, all: &AllRegisters) -> Result<(), Errno> {
         let all = *all;
         self.ask(cpu, move |cpu| cpu.set_all(&all))?.map_err(|error| {
-            crate::tell_bounded!("gdb: the registers cannot be changed: {error}");
+            self.notices
+                .say_bounded(&format!("gdb: the registers cannot be changed: {error}"));
             EIO
         })
     }

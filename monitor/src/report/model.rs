@@ -77,6 +77,9 @@ pub struct ConditionNote {
 pub struct RunInfo {
     /// The command line, one entry an argument, with the seed that was chosen: it repeats this run.
     pub command_line: Vec<String>,
+    /// The description of the run, which `storlock run --spec` takes; none if an earlier version has recorded the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec: Option<serde_json::Value>,
     /// Seed of every random choice.
     pub seed: u64,
     /// Number of virtual processors.

@@ -1,13 +1,14 @@
-//! The live backend for a debugger: the processors of a paused KVM machine, and the wait for its stops.
+//! The live backend for a debugger: the processors of a paused KVM machine, and the link to the thread that waits for its
+//! stops.
 //!
-//! Talks to the machine's handle. The thread that waits for the machine's end tells the stops and is told how to go on;
-//! the debugger's thread does everything else. It must not know a debugger's protocol.
+//! Talks to the machine's handle. The thread that waits for the machine tells each stop and takes a command; the
+//! debugger's thread does everything else. It must not know a debugger's protocol.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use storlock_vmm::run::{MachineHandle, MachineStop, RunningMachine};
+use storlock_vmm::run::{MachineHandle, MachineStop};
 use storlock_vmm::translate::TranslateError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -20,118 +21,93 @@ use crate::vmi::{CpuState, ReadError, Registers};
 
 const MSR_KERNEL_GS_BASE: u32 = 0xc000_0102;
 
-/// How a stopped machine goes on.
+/// What a debugger has decided about a stopped machine.
 #[derive(Debug)]
-pub enum Order {
-    /// Each processor by its resume action.
+pub enum DebuggerCommand {
+    /// Each processor goes on by its resume action.
     Resume(Vec<ResumeAction>),
-    /// Not at all; the machine has been told already.
-    End,
+    /// The run ends; the machine has been told already.
+    EndRun,
 }
 
 /// The debugger's end.
 pub struct KvmDebuggee {
     handle: MachineHandle,
     cpus: u32,
-    orders: mpsc::Sender<Order>,
+    commands: mpsc::Sender<DebuggerCommand>,
     interrupted: Arc<AtomicBool>,
 }
 
-/// The end of the thread that waits for the machine.
-pub struct Stops {
-    told: UnboundedSender<DebuggeeStop>,
-    orders: mpsc::Receiver<Order>,
-    /// The debugger has asked for a stop since it let the machine go. A machine that stands still for a moment does not
-    /// hear that.
+/// The end of the thread that waits for the machine's stops.
+pub struct DebuggerLink {
+    stops: UnboundedSender<DebuggeeStop>,
+    commands: mpsc::Receiver<DebuggerCommand>,
+    /// The debugger has asked for a stop since it let the machine go.
     interrupted: Arc<AtomicBool>,
-    /// The guest's first instruction waits for a debugger.
     hold_start: bool,
 }
 
-/// Ties a machine that has not started yet to a debugger. The last sender is for who ends the run early: an
-/// [`Order::End`] makes the waiting thread look.
+/// Both ends of the connection between a debugger and a machine.
+pub struct Connection {
+    /// For the debugger.
+    pub debuggee: KvmDebuggee,
+    /// The stops that the debugger is told.
+    pub stops: UnboundedReceiver<DebuggeeStop>,
+    /// For the thread that waits for the machine.
+    pub link: DebuggerLink,
+    /// For whoever ends the run early: [`DebuggerCommand::EndRun`] wakes a thread that waits for the debugger.
+    pub commands: mpsc::Sender<DebuggerCommand>,
+}
+
+/// Connects a debugger with a machine that has not started yet. With `hold_start` the guest's first instruction waits for
+/// the debugger.
 #[must_use]
-pub fn connect(
-    handle: MachineHandle,
-    cpus: u32,
-    hold_start: bool,
-) -> (KvmDebuggee, UnboundedReceiver<DebuggeeStop>, Stops, mpsc::Sender<Order>) {
-    let (stops, receiver) = unbounded_channel();
-    let (sender, orders) = mpsc::channel();
+pub fn connect(handle: MachineHandle, cpus: u32, hold_start: bool) -> Connection {
+    let (sender, stops) = unbounded_channel();
+    let (commands, receiver) = mpsc::channel();
     let interrupted = Arc::new(AtomicBool::new(false));
-    let debuggee = KvmDebuggee {
-        handle,
-        cpus,
-        orders: sender.clone(),
-        interrupted: Arc::clone(&interrupted),
-    };
-    let stops = Stops {
-        told: stops,
-        orders,
-        interrupted,
-        hold_start,
-    };
-    (debuggee, receiver, stops, sender)
+    Connection {
+        debuggee: KvmDebuggee {
+            handle,
+            cpus,
+            commands: commands.clone(),
+            interrupted: Arc::clone(&interrupted),
+        },
+        stops,
+        link: DebuggerLink {
+            stops: sender,
+            commands: receiver,
+            interrupted,
+            hold_start,
+        },
+        commands,
+    }
 }
 
-impl Stops {
-    /// Runs the machine to its end, telling the debugger each stop but for those at a violation of which `tells` says that
-    /// they are not the debugger's: then the machine goes on as before. `limit` counts the time in which it runs.
+impl DebuggerLink {
+    /// Whether the guest's first instruction waits for the debugger.
     #[must_use]
-    pub fn run(self, running: &RunningMachine, limit: Duration, mut tells: impl FnMut(u32) -> bool) -> MachineStop {
-        let mut left = limit;
-        let mut next = if self.hold_start {
-            self.tell(running, DebuggeeStop::Start, left)
-        } else {
-            running.begin();
-            None
-        };
-        loop {
-            let began = Instant::now();
-            let reason = next.take().unwrap_or_else(|| running.wait(Some(left)));
-            left = left.saturating_sub(began.elapsed());
-            let Some(stop) = stop(&reason) else {
-                return reason;
-            };
-            let told = !matches!(stop, DebuggeeStop::Violation(cpu) if !tells(cpu));
-            next = if told {
-                self.tell(running, stop, left)
-            } else {
-                running.begin();
-                self.interrupt_again(running);
-                None
-            };
-            if !reason.can_go_on() {
-                return reason;
-            }
-        }
+    pub fn holds_start(&self) -> bool {
+        self.hold_start
     }
 
-    /// Tells a stop, waits and obeys; gives why the machine has stopped again if it did so before it ran.
-    fn tell(&self, running: &RunningMachine, stop: DebuggeeStop, limit: Duration) -> Option<MachineStop> {
-        let order = self.told.send(stop).ok().and_then(|()| self.orders.recv().ok());
-        if let Some(Order::Resume(actions)) = order {
-            let went_on = running.go_on(&actions, limit);
-            self.interrupt_again(running);
-            if let Ok(stopped) = went_on {
-                return stopped;
-            }
-        }
-        // Ended, or the debugger's thread is gone; with something else to tell the machine stays paused.
-        running.begin();
-        None
+    /// Tells the debugger of a stop and waits for its command; `None` if nobody serves debuggers any more.
+    #[must_use]
+    pub fn ask(&self, stop: DebuggeeStop) -> Option<DebuggerCommand> {
+        self.stops.send(stop).ok()?;
+        self.commands.recv().ok()
     }
 
-    /// Stops a machine again that did not hear it while it stood still.
-    fn interrupt_again(&self, running: &RunningMachine) {
-        if self.interrupted.load(Ordering::SeqCst) {
-            running.handle().interrupt();
-        }
+    /// Whether the debugger has asked for a stop since it let the machine go.
+    #[must_use]
+    pub fn wants_interrupt(&self) -> bool {
+        self.interrupted.load(Ordering::SeqCst)
     }
 }
 
 /// The stop that a debugger is told; `None` for what simply is the end.
-fn stop(reason: &MachineStop) -> Option<DebuggeeStop> {
+#[must_use]
+pub fn debuggee_stop(reason: &MachineStop) -> Option<DebuggeeStop> {
     Some(match reason {
         MachineStop::Breakpoint { cpu } => DebuggeeStop::Violation(*cpu),
         MachineStop::StopPoint { cpu, stop_point } => DebuggeeStop::StopPoint(*cpu, *stop_point),
@@ -197,12 +173,12 @@ impl Debuggee for KvmDebuggee {
     fn resume(&self, actions: Vec<ResumeAction>) {
         self.interrupted.store(false, Ordering::SeqCst);
         // Whoever waits for the machine is gone only with the machine.
-        let _ = self.orders.send(Order::Resume(actions));
+        let _ = self.commands.send(DebuggerCommand::Resume(actions));
     }
 
     fn end(&self) {
         self.handle.stop();
-        let _ = self.orders.send(Order::End);
+        let _ = self.commands.send(DebuggerCommand::EndRun);
     }
 
     fn ran_on(&self) -> Vec<Option<Duration>> {

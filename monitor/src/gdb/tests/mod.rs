@@ -15,6 +15,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use self::rsp::{Client, hex, unhex};
 use super::{OnDisconnect, Served, Socket, SymbolFiles};
+use crate::notices::Silent;
 use crate::session::{Config, Session};
 use crate::vmi::debuggee::{
     AllRegisters, DebuggedCpu, Debuggee, DebuggeeStop, Look, Page, RegisterError, ResumeAction, StopPoint,
@@ -214,6 +215,7 @@ impl Scene {
             files: SymbolFiles::default(),
             snapshot: None,
             on_disconnect,
+            notices: Arc::new(Silent),
         };
         let thread = socket.serve(served, Sandbox::none()).unwrap();
         Self {

@@ -24,6 +24,7 @@ fn conversation(machine: &Fake) -> Conversation {
         session,
         files,
         None,
+        Arc::new(Silent),
         DebuggeeStop::Violation(1),
     );
     client.receive(&framed(b"QStartNoAckMode"));
@@ -62,7 +63,13 @@ fn a_client_looks_at_the_processor_that_stopped_until_it_says_otherwise() {
 #[test]
 fn each_command_goes_on_in_the_form_that_the_crate_takes() {
     let session = Arc::new(Session::new(Config::default(), None, None));
-    let mut stub = Stub::new(Arc::new(machine()), session, Arc::new(SymbolFiles::default()), None);
+    let mut stub = Stub::new(
+        Arc::new(machine()),
+        session,
+        Arc::new(SymbolFiles::default()),
+        None,
+        Arc::new(Silent),
+    );
     stub.stopped(&DebuggeeStop::Violation(1));
     for (packet, on) in [
         ("qSupported", "qSupported:multiprocess-"),

@@ -24,7 +24,7 @@ const PIECE: usize = 64 << 10;
 ///
 /// # Errors
 /// If it cannot be read, is longer or is something else; the message names it.
-pub(super) fn read(path: &Path, as_what: &str, limit: u64, patience: Duration) -> anyhow::Result<Vec<u8>> {
+pub fn read(path: &Path, as_what: &str, limit: u64, patience: Duration) -> anyhow::Result<Vec<u8>> {
     let whole = || {
         let found = fs::metadata(path)?;
         if found.file_type().is_fifo() {
@@ -45,7 +45,7 @@ pub(super) fn read(path: &Path, as_what: &str, limit: u64, patience: Duration) -
 ///
 /// # Errors
 /// If it cannot be opened or is no regular file.
-pub(super) fn open_regular(path: &Path) -> io::Result<File> {
+pub fn open_regular(path: &Path) -> io::Result<File> {
     // Not to wait for the writer of a pipe.
     let file = OpenOptions::new().read(true).custom_flags(NONBLOCK).open(path)?;
     if file.metadata()?.is_file() {

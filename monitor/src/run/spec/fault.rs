@@ -1,4 +1,4 @@
-//! `--fault SPEC`: an entry of the fault plan as it is written on the command line.
+//! An entry of the fault plan as it is written: `--fault SPEC`, and its help.
 //!
 //! Talks to the controllers' vocabularies, for help. It must not know what their words mean.
 
@@ -9,11 +9,12 @@ use std::time::Duration;
 use storlock_vmm::storage::fault::FaultVocabulary;
 use storlock_vmm::storage::{CONTROLLERS, ControllerKind};
 
-use super::options::Limit;
-use crate::machine::{PlannedFault, is_of_commands, number};
+use super::faults::{PlannedFault, is_of_commands, number};
+use super::units::{Limit, as_text};
 
 /// What `storlock run --help` says about `--fault`.
-pub(super) fn help() -> String {
+#[must_use]
+pub fn help() -> String {
     let mut text = BEGINNING.to_owned();
     for kind in CONTROLLERS {
         text.push_str(&controller_help(kind));
@@ -73,6 +74,14 @@ fn kinds(words: &FaultVocabulary, of_commands: bool) -> String {
     }
     text
 }
+
+impl std::fmt::Display for PlannedFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+as_text!(PlannedFault, "a fault, such as \"fail:read,after=3\"");
 
 /// The values behind WHAT.
 #[derive(Default)]

@@ -9,11 +9,9 @@ use std::path::{Path, PathBuf};
 use anyhow::anyhow;
 use storlock_vmm::storage::backend::image_files;
 
-use super::output::{REPORT_FILES, STANDARD_OUTPUT};
-use super::run::Arguments;
-use super::{Failure, debugger, firmware, images};
-use crate::gdb;
-use crate::machine::DiskPlace;
+use super::report_directory::REPORT_FILES;
+use super::spec::{DiskPlace, FilePath, RunSpec};
+use super::{Failure, firmware, images};
 use crate::output::{Identity, PARTIAL};
 
 /// How deep, and how many files of, a directory with symbols are looked at.
@@ -42,15 +40,17 @@ impl Named {
 ///
 /// # Errors
 /// [`Failure`] that names the two; nothing was touched then.
-pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
-    compare(&outputs(arguments), &inputs(arguments))
+pub(super) fn check(spec: &RunSpec, spec_file: Option<&Path>) -> Result<(), Failure> {
+    let mut inputs = inputs(spec);
+    inputs.extend(spec_file.map(|path| Named::new("--spec", path)));
+    compare(&outputs(spec), &inputs)
 }
 
 /// The same for `storlock replay`, which reads `file` and writes into `directory`.
 ///
 /// # Errors
 /// As [`check`].
-pub(super) fn check_replay(file: &Path, directory: Option<&Path>) -> Result<(), Failure> {
+pub fn check_replay(file: &Path, directory: Option<&Path>) -> Result<(), Failure> {
     let mut outputs = inherited();
     outputs.extend(
         directory
@@ -87,7 +87,7 @@ fn compare(outputs: &[Named], inputs: &[Named]) -> Result<(), Failure> {
 /// What standard output and standard error lead to, where that is a file.
 fn inherited() -> Vec<Named> {
     let streams = [
-        (STANDARD_OUTPUT, "/proc/self/fd/1"),
+        ("standard output", "/proc/self/fd/1"),
         ("standard error", "/proc/self/fd/2"),
     ];
     let files = streams
@@ -112,14 +112,14 @@ fn in_directory(directory: &Path, names: &[&str]) -> Vec<Named> {
         .collect()
 }
 
-fn outputs(arguments: &Arguments) -> Vec<Named> {
-    let mut all = in_directory(&arguments.report_dir, &REPORT_FILES);
+fn outputs(spec: &RunSpec) -> Vec<Named> {
+    let mut all = in_directory(&spec.report_dir, &REPORT_FILES);
     let named = [
-        ("--record", &arguments.record),
-        ("--serial", &arguments.serial),
-        ("--screenshot", &arguments.screenshot),
-        ("--dump-on-violation", &arguments.dump_on_violation),
-        ("--variables", &arguments.variables),
+        ("--record", &spec.record),
+        ("--serial", &spec.serial),
+        ("--screenshot", &spec.screenshot),
+        ("--dump-on-violation", &spec.dump_on_violation),
+        ("--variables", &spec.variables),
     ];
     for (option, path) in named {
         let Some(path) = path.as_deref().filter(|path| path.as_os_str() != "-") else {
@@ -132,34 +132,34 @@ fn outputs(arguments: &Arguments) -> Vec<Named> {
             all.push(Named::new(option, Path::new(&partial)));
         }
     }
-    if let Some(gdb::Address::Unix(path)) = &arguments.gdb {
-        all.push(Named::new(debugger::OPTION, path));
+    if let Some(path) = spec.gdb.as_deref().and_then(|address| address.strip_prefix("unix:")) {
+        all.push(Named::new("--gdb", Path::new(path)));
     }
     all.extend(inherited());
     all
 }
 
-fn inputs(arguments: &Arguments) -> Vec<Named> {
-    let mut all = vec![Named::new("--kvm", &arguments.kvm)];
-    let images: Vec<PathBuf> = image_paths(arguments);
+fn inputs(spec: &RunSpec) -> Vec<Named> {
+    let mut all = vec![Named::new("--kvm", &spec.kvm)];
+    let images: Vec<PathBuf> = image_paths(spec);
     all.extend(images.iter().map(|path| Named::new("the guest's", path)));
     for image in &images {
         let unstripped = images::unstripped_candidates(image, None);
         all.extend(unstripped.iter().map(|path| Named::new("the symbols in", path)));
     }
-    all.extend(arguments.registry.iter().map(|path| Named::new("--registry", path)));
-    all.extend(arguments.initrd.iter().map(|path| Named::new("--initrd", path)));
-    if let Some(code) = &arguments.firmware {
-        let files = firmware::files(code.as_deref());
+    all.extend(spec.registry.iter().map(|path| Named::new("--registry", path)));
+    all.extend(spec.initrd.iter().map(|path| Named::new("--initrd", path)));
+    if let Some(code) = &spec.firmware {
+        let files = firmware::files(code.file());
         all.extend(files.iter().map(|path| Named::new("the firmware", path)));
     }
-    for disk in &arguments.disk {
+    for disk in &spec.disk {
         if let DiskPlace::Image(path, options) = &disk.place {
             let files = image_files(path, options);
             all.extend(files.iter().map(|path| Named::new("the disk", path)));
         }
     }
-    if let Some(symbols) = &arguments.symbols {
+    if let Some(symbols) = &spec.symbols {
         let mut files = Vec::new();
         walk(symbols, SYMBOLS_DEPTH, &mut files);
         all.extend(files.iter().map(|path| Named::new("--symbols", path)));
@@ -168,18 +168,14 @@ fn inputs(arguments: &Arguments) -> Vec<Named> {
 }
 
 /// The images that the guest is built from; those that come with the program where none are named.
-fn image_paths(arguments: &Arguments) -> Vec<PathBuf> {
-    let built = [
-        (&arguments.kernel, "ntoskrnl.exe"),
-        (&arguments.port_driver, "storport.sys"),
-    ];
+fn image_paths(spec: &RunSpec) -> Vec<PathBuf> {
+    let built = [(&spec.kernel, "ntoskrnl.exe"), (&spec.port_driver, "storport.sys")];
     let built = built.into_iter().filter_map(|(given, name)| {
-        let given = given.clone();
+        let given = given.as_ref().map(|FilePath(path)| path.clone());
         given.or_else(|| images::built_image(name).ok())
     });
     built
-        .chain(arguments.driver.clone())
-        .chain(arguments.load.iter().cloned())
+        .chain(spec.driver.iter().chain(&spec.load).map(|FilePath(path)| path.clone()))
         .collect()
 }
 

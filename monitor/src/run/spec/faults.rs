@@ -10,7 +10,7 @@ use storlock_vmm::storage::fault::{
     WordKind,
 };
 
-use super::disks::{Disk, target_kind};
+use super::disk::{Disk, target_kind};
 
 /// An entry of the fault plan in words, which have a meaning once the kind of controller is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,7 +120,7 @@ impl PlannedFault {
 }
 
 /// A number, decimal or hexadecimal with `0x`.
-pub(crate) fn number(text: &str) -> Result<u64, String> {
+pub(super) fn number(text: &str) -> Result<u64, String> {
     let parsed = match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16),
         None => text.parse(),
@@ -129,7 +129,7 @@ pub(crate) fn number(text: &str) -> Result<u64, String> {
 }
 
 /// Whether a kind of fault is one of commands, not of register writes.
-pub(crate) fn is_of_commands(kind: WordKind) -> bool {
+pub(super) fn is_of_commands(kind: WordKind) -> bool {
     !matches!(kind, WordKind::Register(_))
 }
 

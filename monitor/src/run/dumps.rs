@@ -1,11 +1,10 @@
-//! A running machine that is stopped at violations and dumped there.
+//! The dump of a machine that is stopped at a violation.
+//!
+//! Talks to the machine and to the dump's writer. It must not know what was violated.
 
 use std::io;
-use std::time::{Duration, Instant};
 
-use storlock_vmm::run::MachineStop;
-
-use super::RunningGuest;
+use super::running::RunningGuest;
 use crate::backend::kvm::KvmCpu;
 use crate::dump::{Contents, DumpError, Plan, ProcessorRegisters, Subject};
 use crate::output::Cut;
@@ -16,59 +15,39 @@ pub(super) struct Dumped {
     pub(super) info: DumpInfo,
     /// Why it is not whole.
     pub(super) cut: Option<Cut>,
+    /// Its reader took nothing until the time limit.
+    pub(super) was_late: bool,
 }
 
 impl RunningGuest {
-    /// Runs the machine to its end without a debugger; `at_violation` is called where the session has stopped it. `limit`
-    /// counts the time in which it runs.
-    pub(super) fn run(
-        &self,
-        limit: Duration,
-        interrupted: &dyn Fn() -> bool,
-        mut at_violation: impl FnMut(u32),
-    ) -> MachineStop {
-        let mut left = limit;
-        loop {
-            let began = Instant::now();
-            let reason = self.running.wait(Some(left));
-            left = left.saturating_sub(began.elapsed());
-            let MachineStop::Breakpoint { cpu } = reason else {
-                return reason;
-            };
-            let before = interrupted();
-            at_violation(cpu);
-            if self.dump_was_late.get() {
-                left = Duration::ZERO;
-            }
-            // With something else to tell the machine stays paused.
-            self.running.begin();
-            if !before && interrupted() {
-                // A machine that stands still does not hear it.
-                self.running.handle().interrupt();
-            }
-        }
-    }
-
-    /// Dumps the machine, which the violation on `cpu` has paused, and says on standard error what has become of it.
-    /// A reader of a named pipe that takes nothing until the time limit ends the run.
+    /// Dumps the machine, which the violation on `cpu` has paused, and tells the user what has become of it. `None` if no dump
+    /// was asked for.
     pub(super) fn dump(&self, cpu: u32, subject: &Subject, interrupted: &dyn Fn() -> bool) -> Option<Dumped> {
         let plan = self.dump.as_ref()?;
         let written = self.write_dump(plan, cpu, subject, interrupted);
         let cause = written.as_ref().err().and_then(DumpError::system_error);
-        self.dump_was_late.set(cause == Some(io::ErrorKind::TimedOut));
         let info = plan.info(subject.event, &written);
         match &info.error {
-            None => crate::tell!("dump: {} has the machine at event {}", info.file, info.event),
-            Some(error) => crate::tell!("error: no dump of the machine at event {}: {error}", info.event),
+            None => self
+                .notices
+                .say(&format!("dump: {} has the machine at event {}", info.file, info.event)),
+            Some(error) => self.notices.say(&format!(
+                "error: no dump of the machine at event {}: {error}",
+                info.event
+            )),
         }
         for missing in &info.missing {
-            crate::tell!("dump: {missing}");
+            self.notices.say(&format!("dump: {missing}"));
         }
         let cut = info.error.clone().map(|error| match cause {
             Some(io::ErrorKind::BrokenPipe) => Cut::Note(format!("the dump ends early: {error}")),
             _ => Cut::Failure(error),
         });
-        Some(Dumped { info, cut })
+        Some(Dumped {
+            info,
+            cut,
+            was_late: cause == Some(io::ErrorKind::TimedOut),
+        })
     }
 
     fn write_dump(

@@ -5,40 +5,31 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use storlock_vmm::sandbox::{JoinHandle, Sandbox};
 
 use super::Failure;
+use super::guest::Guest;
 use super::images::ImageFile;
-use super::run::{Arguments, OnViolation};
+use super::report_directory::{Outputs, SCRIPT_FILE, SNAPSHOT_FILE};
+use super::spec::{CheckedSpec, OnViolation};
 use crate::gdb::{Address, Served, SnapshotFile, Socket, SymbolFiles};
-use crate::machine::Guest;
-use crate::output::{OutputFile, replace};
+use crate::notices::Notices;
+use crate::output::replace;
 use crate::session::Session;
-
-/// Its option, for messages.
-pub const OPTION: &str = "--gdb";
-/// Name of gdb's script in the report directory.
-pub const SCRIPT_FILE: &str = "attach.gdb";
-/// Name of the file for snapshots in the report directory.
-pub const SNAPSHOT_FILE: &str = "snapshots.txt";
 
 /// Listens, if a debugger is asked for.
 ///
 /// # Errors
-/// [`Failure`] if the address is not only this machine's and nobody said that it may be so, or cannot be had.
-pub fn open(arguments: &Arguments) -> Result<Option<Socket>, Failure> {
-    let Some(address) = &arguments.gdb else {
+/// [`Failure`] if the address cannot be had.
+pub(super) fn open(checked: &CheckedSpec, notices: &dyn Notices) -> Result<Option<Socket>, Failure> {
+    let Some(address) = &checked.gdb else {
         return Ok(None);
     };
     if !address.is_local() {
-        if !arguments.gdb_expose {
-            return Err(Failure::usage(anyhow!(
-                "other machines can reach {address}, and whoever connects controls the guest: use 127.0.0.1 or unix:PATH \
-                 (and ssh -L from elsewhere), or say --gdb-expose"
-            )));
-        }
-        crate::tell!("warning: everybody who reaches {address} can read and change the guest: there is no password");
+        notices.say(&format!(
+            "warning: everybody who reaches {address} can read and change the guest: there is no password"
+        ));
     }
     Socket::open(address).map(Some).map_err(Failure::infrastructure)
 }
@@ -47,44 +38,48 @@ pub fn open(arguments: &Arguments) -> Result<Option<Socket>, Failure> {
 ///
 /// # Errors
 /// If a file cannot be written or the thread not be started.
-pub fn serve(
-    arguments: &Arguments,
+pub(super) fn serve(
+    checked: &CheckedSpec,
     socket: Socket,
     images: &[ImageFile],
     guest: &mut Guest,
     session: &Arc<Session>,
-    sandbox: Sandbox,
+    outputs: &Outputs,
+    (sandbox, notices): (Sandbox, &Arc<dyn Notices>),
 ) -> anyhow::Result<JoinHandle<()>> {
-    let directory = &arguments.report_dir;
-    let files = symbol_files(arguments, images);
+    let directory = &checked.spec.report_dir;
+    let files = symbol_files(checked, images);
     let script = directory.join(SCRIPT_FILE);
     replace(&script, attach_script(socket.address(), &files).as_bytes())
         .with_context(|| format!("cannot write {}", script.display()))?;
+    outputs.add(&script);
     let snapshots = directory.join(SNAPSHOT_FILE);
-    let snapshot = OutputFile::open(&snapshots, arguments.time_limit.0)
+    let snapshot = outputs
+        .open(&snapshots, checked.time_limit())
         .with_context(|| format!("cannot write {}", snapshots.display()))?;
-    crate::tell!(
+    notices.say(&format!(
         "gdb: listening at {}; attach with: gdb -x {}",
         socket.address(),
         script.display()
-    );
-    session.stop_on_violations(arguments.on_violation == OnViolation::Stop);
-    let (machine, stops) = guest.debug(arguments.gdb_wait);
+    ));
+    session.stop_on_violations(checked.on_violation == OnViolation::Stop);
+    let (machine, stops) = guest.debug(checked.spec.gdb_wait);
     let served = Served {
         machine: Arc::new(machine),
         stops,
         session: Arc::clone(session),
         files,
         snapshot: Some(SnapshotFile::new(snapshot)),
-        on_disconnect: arguments.on_disconnect,
+        on_disconnect: checked.on_disconnect,
+        notices: Arc::clone(notices),
     };
     socket.serve(served, sandbox)
 }
 
 /// For each image the file with its symbols.
-fn symbol_files(arguments: &Arguments, images: &[ImageFile]) -> SymbolFiles {
+fn symbol_files(checked: &CheckedSpec, images: &[ImageFile]) -> SymbolFiles {
     let file = |image: &ImageFile| {
-        let unstripped = image.unstripped(arguments.symbols.as_deref());
+        let unstripped = image.unstripped(checked.spec.symbols.as_deref());
         let path = unstripped.map_or_else(|| image.path.clone(), |(path, _)| path);
         (image.name.clone(), absolute(&path))
     };

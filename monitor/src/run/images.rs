@@ -10,7 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use sha2::{Digest, Sha256};
 
-use super::{Lines, input};
+use super::failure::Lines;
+use super::input;
 use crate::report::ImageInfo;
 use crate::windows::{Exports, FileImage, ImportName, Imports};
 

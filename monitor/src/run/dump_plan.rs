@@ -6,14 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, anyhow};
 
 use super::images::{ImageFile, Role};
-use super::run::Arguments;
+use super::spec::CheckedSpec;
 use super::{Failure, input};
 use crate::dump::{DumpFile, Plan, Symbols};
 use crate::windows::CodeView;
 use crate::windows::pdb::KernelPdb;
 
-/// Its option, for messages.
-pub(super) const OPTION: &str = "--dump-on-violation";
 /// The PDB of every x64 kernel of Windows since Windows 8.
 const KERNEL_PDB: &str = "ntkrnlmp.pdb";
 /// Builds of a symbol store that are looked at.
@@ -23,16 +21,31 @@ const MOST_PDBS: usize = 64;
 ///
 /// # Errors
 /// [`Failure`] if the file cannot be written, or there is a PDB that is of no use.
-pub(super) fn plan(arguments: &Arguments, images: &[ImageFile]) -> Result<Option<Plan>, Failure> {
-    let Some(path) = &arguments.dump_on_violation else {
+pub(super) fn plan(checked: &CheckedSpec, images: &[ImageFile]) -> Result<Option<Plan>, Failure> {
+    let Some(path) = &checked.spec.dump_on_violation else {
         return Ok(None);
     };
     let kernel = images.iter().find(|image| image.role == Role::Kernel);
-    let symbols = symbols(kernel, arguments.symbols.as_deref()).map_err(Failure::usage)?;
-    let file = DumpFile::prepare(path, arguments.time_limit.0)
-        .context(OPTION)
+    let symbols = symbols(kernel, checked.spec.symbols.as_deref()).map_err(Failure::usage)?;
+    let file = DumpFile::prepare(path, checked.time_limit())
+        .context("--dump-on-violation")
         .map_err(Failure::infrastructure)?;
     Ok(Some(Plan { file, symbols }))
+}
+
+/// Makes sure that `--symbols` is what it can be.
+///
+/// # Errors
+/// [`Failure`] if it is neither a directory nor a PDB.
+pub(super) fn check_symbols(given: Option<&Path>) -> Result<(), Failure> {
+    let Some(path) = given else { return Ok(()) };
+    let what = || format!("--symbols: cannot use {}", path.display());
+    let found = fs::metadata(path).with_context(what).map_err(Failure::infrastructure)?;
+    if found.is_dir() || (found.is_file() && is_pdb(path)) {
+        return Ok(());
+    }
+    let wanted = "it is neither a directory nor a regular file with the ending .pdb";
+    Err(Failure::usage(anyhow!(wanted).context(what())))
 }
 
 /// The PDBs that may be the kernel's; which one is, the guest's memory says. A kernel that is known by now, and a PDB that
@@ -59,7 +72,7 @@ fn symbols(kernel: Option<&ImageFile>, given: Option<&Path>) -> anyhow::Result<S
     }
 }
 
-fn is_pdb(path: &Path) -> bool {
+pub(super) fn is_pdb(path: &Path) -> bool {
     path.extension()
         .is_some_and(|extension| extension.eq_ignore_ascii_case("pdb"))
 }

@@ -10,8 +10,9 @@ use std::time::Duration;
 use anyhow::Context;
 use storlock_vmm::sandbox::Sandbox;
 
-use super::GuestOptions;
-use crate::diagnostics;
+use super::guest::GuestOptions;
+use super::report_directory::Outputs;
+use crate::notices::Notices;
 use crate::output::{Cut, DISK_PATIENCE, Outlet, OutputFile, PATIENCE, WhenFull};
 
 /// Bytes on their way to a file at most.
@@ -28,7 +29,7 @@ pub(super) struct SerialLog {
 }
 
 enum Copy {
-    StandardError,
+    Notices(Arc<dyn Notices>),
     File(String, Outlet),
 }
 
@@ -37,9 +38,9 @@ pub(super) struct SerialWriter(pub(super) Arc<SerialLog>);
 
 impl SerialLog {
     /// Opens the files.
-    pub(super) fn create(options: &GuestOptions) -> anyhow::Result<Arc<Self>> {
+    pub(super) fn create(options: &GuestOptions, outputs: &Outputs) -> anyhow::Result<Arc<Self>> {
         let path = &options.serial_log;
-        let open = |path: &Path| OutputFile::open(path, options.reader_patience);
+        let open = |path: &Path| outputs.open(path, options.reader_patience);
         let log = open(path).with_context(|| format!("cannot write the serial log {}", path.display()))?;
         let patience = if log.regular().is_some() {
             DISK_PATIENCE
@@ -48,7 +49,7 @@ impl SerialLog {
         };
         let copy = match &options.serial_copy {
             None => None,
-            Some(path) if path.as_os_str() == "-" => Some(Copy::StandardError),
+            Some(path) if path.as_os_str() == "-" => Some(Copy::Notices(Arc::clone(&options.notices))),
             Some(path) => {
                 let what = || format!("cannot write the copy of the serial log {}", path.display());
                 let file = open(path).with_context(what)?;
@@ -90,7 +91,7 @@ impl Write for SerialWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.log.push(bytes);
         match &self.0.copy {
-            Some(Copy::StandardError) => diagnostics::guest_bytes(bytes),
+            Some(Copy::Notices(notices)) => notices.serial(bytes),
             Some(Copy::File(_, copy)) => copy.push(bytes),
             None => {}
         }

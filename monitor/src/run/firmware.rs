@@ -13,7 +13,8 @@ use storlock_vmm::devices::ramfb::Picture;
 use storlock_vmm::storage::backend::lock_for_writing;
 
 use super::input;
-use super::run::Arguments;
+use super::spec::CheckedSpec;
+use crate::notices::Notices;
 use crate::output::{Cut, Place, WholeFile, replace};
 
 /// Where the firmware's code is by the packages of Debian, Fedora and Arch, and the template of its variables.
@@ -48,18 +49,19 @@ pub fn read(path: &Path, patience: Duration) -> anyhow::Result<NamedFile> {
 /// # Errors
 /// If there is no firmware, or a file cannot be read or made.
 pub fn request(
-    arguments: &Arguments,
+    checked: &CheckedSpec,
     firmware: Option<&Path>,
     kernel: Option<LinuxRequest>,
+    notices: &dyn Notices,
 ) -> anyhow::Result<FirmwareRequest> {
     let (code, template) = find(firmware).context(
         "no OVMF was found: install it (Debian's package ovmf, edk2-ovmf elsewhere), or name its code by --firmware FILE",
     )?;
     Ok(FirmwareRequest {
-        code: read(&code, arguments.time_limit.0)?,
-        variables: variables(arguments, template.as_deref())?,
+        code: read(&code, checked.time_limit())?,
+        variables: variables(checked, template.as_deref(), notices)?,
         kernel,
-        display: arguments.screenshot.is_some(),
+        display: checked.spec.screenshot.is_some(),
     })
 }
 
@@ -90,9 +92,13 @@ fn template_beside(code: &Path) -> Option<PathBuf> {
     (template != code && template.exists()).then_some(template)
 }
 
-fn variables(arguments: &Arguments, template: Option<&Path>) -> anyhow::Result<Option<VariableStore>> {
-    let patience = arguments.time_limit.0;
-    let Some(path) = arguments.variables.as_deref() else {
+fn variables(
+    checked: &CheckedSpec,
+    template: Option<&Path>,
+    notices: &dyn Notices,
+) -> anyhow::Result<Option<VariableStore>> {
+    let patience = checked.time_limit();
+    let Some(path) = checked.spec.variables.as_deref() else {
         let template = template.map(|path| read(path, patience)).transpose()?;
         return Ok(template.map(|NamedFile { name, data }| VariableStore {
             name,
@@ -118,7 +124,7 @@ fn variables(arguments: &Arguments, template: Option<&Path>) -> anyhow::Result<O
     }
     let file = OpenOptions::new().read(true).write(true).open(path);
     let file = file.with_context(|| format!("cannot write the firmware's variables {}", path.display()))?;
-    lock(&file, path)?;
+    lock(&file, path, notices)?;
     let NamedFile { name, data } = read(path, patience)?;
     Ok(Some(VariableStore {
         name,
@@ -128,14 +134,16 @@ fn variables(arguments: &Arguments, template: Option<&Path>) -> anyhow::Result<O
 }
 
 /// Keeps a second guest, of this program or of QEMU, from the same variables.
-fn lock(file: &File, path: &Path) -> anyhow::Result<()> {
+fn lock(file: &File, path: &Path, notices: &dyn Notices) -> anyhow::Result<()> {
     let name = path.display();
     match lock_for_writing(file) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             bail!("the firmware's variables {name} are in use by another program: give each guest a file of its own")
         }
-        Err(error) => crate::tell!("note: the firmware's variables {name} cannot be locked: {error}"),
+        Err(error) => notices.say(&format!(
+            "note: the firmware's variables {name} cannot be locked: {error}"
+        )),
     }
     Ok(())
 }
@@ -144,11 +152,11 @@ fn lock(file: &File, path: &Path) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// If it cannot be written.
-pub fn prepare_screenshot(arguments: &Arguments) -> anyhow::Result<Option<WholeFile>> {
-    let Some(path) = &arguments.screenshot else {
+pub fn prepare_screenshot(checked: &CheckedSpec) -> anyhow::Result<Option<WholeFile>> {
+    let Some(path) = &checked.spec.screenshot else {
         return Ok(None);
     };
-    let file = WholeFile::prepare(path, arguments.time_limit.0);
+    let file = WholeFile::prepare(path, checked.time_limit());
     let file = file.with_context(|| format!("cannot write the screenshot {}", path.display()))?;
     Ok(Some(file))
 }

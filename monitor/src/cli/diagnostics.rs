@@ -19,6 +19,7 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::escape;
+use crate::notices::Notices;
 use crate::output::{Outlet, Progress, WhenFull};
 
 /// Bytes on their way to standard error at most.
@@ -43,29 +44,36 @@ static WANTED: AtomicBool = AtomicBool::new(false);
 static BRIEF: AtomicBool = AtomicBool::new(false);
 
 /// Says a line on standard error, formatted as by `format!`.
-#[macro_export]
 macro_rules! tell {
-    ($($text:tt)*) => { $crate::diagnostics::line(::std::format_args!($($text)*)) };
+    ($($text:tt)*) => { $crate::cli::diagnostics::line(::std::format_args!($($text)*)) };
 }
+pub(super) use tell;
 
-/// As [`tell!`], for what a guest or a debugger can cause over and over.
-#[macro_export]
-macro_rules! tell_bounded {
-    ($($text:tt)*) => { $crate::diagnostics::bounded_line(::std::format_args!($($text)*)) };
+/// Standard error, for what a run says while it goes on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StandardError;
+
+impl Notices for StandardError {
+    fn say(&self, text: &str) {
+        line(format_args!("{text}"));
+    }
+
+    fn say_bounded(&self, text: &str) {
+        if may_say_more() {
+            self.say(text);
+        }
+    }
+
+    fn serial(&self, bytes: &[u8]) {
+        guest_bytes(bytes);
+    }
 }
 
 /// See [`tell!`]. What a guest or a file chose in it cannot act on the terminal.
-pub fn line(text: fmt::Arguments<'_>) {
+pub(super) fn line(text: fmt::Arguments<'_>) {
     let mut text = escape::lines(&text.to_string()).into_owned();
     text.push('\n');
     write(text.as_bytes());
-}
-
-/// See [`tell_bounded!`].
-pub fn bounded_line(text: fmt::Arguments<'_>) {
-    if may_say_more() {
-        line(text);
-    }
 }
 
 /// Counts a line that was caused from outside; the last one that may be said is followed by a note.
@@ -80,7 +88,7 @@ fn may_say_more() -> bool {
 }
 
 /// Passes on what the guest says, up to a limit.
-pub fn guest_bytes(bytes: &[u8]) {
+fn guest_bytes(bytes: &[u8]) {
     let before = GUEST_BYTES.fetch_add(bytes.len() as u64, Ordering::Relaxed);
     if before < MOST_GUEST_BYTES {
         write(bytes);
@@ -103,7 +111,7 @@ fn write(bytes: &[u8]) {
 ///
 /// # Errors
 /// If it cannot be started.
-pub fn start(sandbox: Sandbox) -> io::Result<()> {
+pub(super) fn start(sandbox: Sandbox) -> io::Result<()> {
     BRIEF.store(sandbox.is_enforced(), Ordering::Relaxed);
     // Not by the language's own handle, whose lock a stuck write would keep.
     let out = File::from(io::stderr().as_fd().try_clone_to_owned()?);
@@ -138,14 +146,14 @@ impl Write for Forgiving {
 }
 
 /// Waits until what was said is written, or its reader has taken nothing for `patience`.
-pub fn drain(patience: Duration) {
+pub(super) fn drain(patience: Duration) {
     if let Some(outlet) = OUTLET.get() {
         outlet.drain(|stall| stall < patience);
     }
 }
 
 /// Has a panic say where and why by the same way. A backtrace, if one is asked for, opens files: a limited thread has none.
-pub fn report_panics() {
+pub(super) fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = thread::current();
         let name = thread.name().unwrap_or("unnamed");
@@ -162,7 +170,7 @@ pub fn report_panics() {
 }
 
 /// Sends what the libraries log the same way: warnings, or what `RUST_LOG` asks for.
-pub fn log() {
+pub(super) fn log() {
     WANTED.store(std::env::var_os(EnvFilter::DEFAULT_ENV).is_some(), Ordering::Relaxed);
     let filter = EnvFilter::builder()
         .with_default_directive(LevelFilter::WARN.into())

@@ -1,0 +1,375 @@
+//! The options of `storlock run`: what was given, and the description of a run that it makes.
+//!
+//! Talks to the file that `--spec` names. An option that was not given is nothing here: defaults, and what goes together
+//! with what, are the description's.
+
+use std::ffi::OsStr;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::Args;
+
+use crate::cli::options::Switch;
+use crate::gdb::OnDisconnect;
+use crate::run::spec::{
+    Disk, Export, Firmware, Format, Interrupts, Limit, OnViolation, PlannedFault, RunSpec, SIZE_LIMIT, Size, disk,
+    fault,
+};
+use crate::run::{Failure, input};
+
+/// Options of `storlock run`.
+#[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // Each is a switch of the command line.
+pub struct Arguments {
+    /// Run what this file describes, in JSON: the output of --print-spec, or the report.json of an earlier run; - is standard
+    /// input. Options beside it replace what it says. Paths in it count from the working directory
+    #[arg(long, value_name = "FILE|-")]
+    pub spec: Option<PathBuf>,
+    /// Print the description of the run that the options ask for, with every default and a seed chosen, and run nothing
+    #[arg(long)]
+    pub print_spec: bool,
+    /// Driver under test: a Storport miniport for x64. With --firmware its name in the guest, such as mydriver.sys; if it is
+    /// also the path of a file here, names and imports are read from that file. Linux, and firmware without a driver to
+    /// watch, run without this option
+    #[arg(long, value_name = "FILE|NAME")]
+    pub driver: Option<PathBuf>,
+    /// Kernel to boot: an NT-compatible one, or Linux (bzImage) [default: the test kernel that comes with Storlock]
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk of a Linux kernel [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// Boot by UEFI firmware (OVMF) instead of entering a kernel directly; FILE is the firmware's code [default FILE: the
+    /// installed OVMF]
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    #[allow(clippy::option_option, reason = "an option whose value may be left out")]
+    pub firmware: Option<Option<PathBuf>>,
+    /// With --firmware: file that keeps the firmware's variables; made from the firmware's template if it does not exist
+    /// [default: none, variables are forgotten at the end of the run]
+    #[arg(long, value_name = "FILE")]
+    pub variables: Option<PathBuf>,
+    /// With --firmware: give the guest a display, and write its last picture to this PNG file [default: no display]
+    #[arg(long, value_name = "FILE")]
+    pub screenshot: Option<PathBuf>,
+    /// End the run when the guest is reset. Without this option a guest that boots by firmware is started again; a kernel
+    /// that is entered directly always ends the run by a reset
+    #[arg(long)]
+    pub no_reboot: bool,
+    /// With --firmware: a triple fault resets the machine, as on a PC. Without this option it ends the run as a crash
+    #[arg(long)]
+    pub reboot_at_triple_fault: bool,
+    /// Show the guest the interface of Hyper-V instead of that of KVM, as Windows needs it [default: on with --firmware
+    /// and --driver, else off]
+    #[arg(long, value_enum, value_name = "on|off", num_args = 0..=1, require_equals = true, default_missing_value = "on")]
+    pub hyperv: Option<Switch>,
+    /// Port driver for the test kernel [default: the storport.sys that comes with Storlock]
+    #[arg(long, value_name = "FILE")]
+    pub port_driver: Option<PathBuf>,
+    /// Further driver for the test kernel to load; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub load: Vec<PathBuf>,
+    /// Registry file (.reg) with parameters of the drivers, for the test kernel
+    #[arg(long, value_name = "FILE")]
+    pub registry: Option<PathBuf>,
+    /// Number of virtual processors, 1 to 64 [default: 2]
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<u32>,
+    /// Guest memory [default: 256M; 4G with --firmware and --driver]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<Size>,
+    /// Seed of every random choice; the same seed repeats them [default: a new one, which the report tells]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Longest time that the guest may run; one that runs longer is taken for a hang. The time in which a debugger holds
+    /// the guest does not count [default: 10m]
+    #[arg(long, value_name = "DURATION")]
+    pub time_limit: Option<Limit>,
+    /// At the time limit and at the first Ctrl-C, press the power button and give the guest this long to shut down. Not
+    /// with --gdb [default: 60s with --firmware and --driver; else the guest is stopped at once]
+    #[arg(long, value_name = "DURATION")]
+    pub shutdown_grace: Option<Limit>,
+    /// Directory for report.txt, report.json, serial.log and the event trace; files of an earlier run are replaced
+    /// [default: storlock-report]
+    #[arg(long, value_name = "DIR")]
+    pub report_dir: Option<PathBuf>,
+    /// Record the run in this file, for `storlock replay` [default: no recording]
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Largest size of the recording and of the event trace, each; what does not fit is left out, and the report says so
+    /// [default: 16G]
+    #[arg(long, value_name = "SIZE")]
+    pub output_limit: Option<Size>,
+    /// How the report is printed on standard output [default: text]
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
+    /// An emulated disk, such as win.qcow2,snapshot; may be given several times [default: mem:64M]
+    #[arg(long, value_name = "FILE|mem:SIZE[,OPTION...]", long_help = disk::help())]
+    pub disk: Vec<Disk>,
+    /// The best kind of interrupts that the storage controllers offer, to see what a driver does without the better ones
+    /// [default: msix]
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub interrupts: Option<Interrupts>,
+    /// Inject a fault into the storage controller of the driver under test, such as fail:read,after=3; may be given several
+    /// times
+    #[arg(long, value_name = "SPEC", long_help = fault::help())]
+    pub fault: Vec<PlannedFault>,
+    /// The KVM device [default: /dev/kvm]
+    #[arg(long, value_name = "PATH")]
+    pub kvm: Option<PathBuf>,
+    /// Command line of the guest's kernel [default: empty]
+    #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
+    pub append: Option<String>,
+    /// Copy what the guest writes to its serial port to this file as well, byte by byte; - is standard error, and the
+    /// bytes act on a terminal there [default: no copy]
+    #[arg(long, value_name = "FILE|-")]
+    pub serial: Option<PathBuf>,
+    /// Directory with the images before their symbols were stripped, for names in reports, and with the PDB of the kernel,
+    /// for --dump-on-violation; or that PDB [default: `debug` beside an image or beside its directory]
+    #[arg(long, value_name = "DIR|FILE.pdb")]
+    pub symbols: Option<PathBuf>,
+    /// Write a crash dump for WinDbg of the whole machine at the first violation; see docs/dump.md [default: no dump]
+    #[arg(long, value_name = "FILE.dmp")]
+    pub dump_on_violation: Option<PathBuf>,
+    /// Log what drivers print by DbgPrint and the like, as far as debug registers are left for that; one register always
+    /// stays for the returns of lock routines
+    #[arg(long)]
+    pub debug_print: bool,
+    /// Check in the guest what Storlock relies on, and report what was found; for a first run with a Windows that nobody has
+    /// tried (docs/windows.md)
+    #[arg(long)]
+    pub check_guest: bool,
+    /// Show exported data of a guest module in the report, as it is when the watch begins and at the end; may be given
+    /// several times
+    #[arg(long, value_name = "MODULE!NAME:BYTES")]
+    pub dump_export: Vec<Export>,
+    /// Serve gdb at a TCP address (:PORT is on the loopback) or a Unix socket; see docs/gdb.md [default: no debugger]
+    #[arg(long, value_name = "ADDR:PORT|unix:PATH")]
+    pub gdb: Option<String>,
+    /// With --gdb: hold the guest before its first instruction until a debugger lets it go
+    #[arg(long)]
+    pub gdb_wait: bool,
+    /// With --gdb: allow an address that other machines reach. Whoever connects controls the guest
+    #[arg(long)]
+    pub gdb_expose: bool,
+    /// With --gdb: what a new violation does [default: stop]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub on_violation: Option<OnViolation>,
+    /// With --gdb: what becomes of the machine when a debugger vanishes without detaching [default: pause]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub on_disconnect: Option<OnDisconnect>,
+    /// Do not limit which system calls this program can make and which files it can open while the guest runs
+    #[arg(long)]
+    pub no_sandbox: bool,
+}
+
+impl Arguments {
+    /// The description of the run: that of `--spec`, or the defaults, with what the options say instead.
+    ///
+    /// # Errors
+    /// [`Failure`] if the file cannot be read or is no description of a run.
+    pub fn spec(&self) -> Result<RunSpec, Failure> {
+        let mut spec = match &self.spec {
+            None => RunSpec::default(),
+            Some(path) => read(path)?,
+        };
+        self.say_files(&mut spec);
+        self.say_machine(&mut spec);
+        self.say_watch(&mut spec);
+        Ok(spec)
+    }
+
+    /// What is read and written.
+    fn say_files(&self, spec: &mut RunSpec) {
+        let files = [
+            (&self.driver, &mut spec.driver),
+            (&self.kernel, &mut spec.kernel),
+            (&self.initrd, &mut spec.initrd),
+            (&self.variables, &mut spec.variables),
+            (&self.screenshot, &mut spec.screenshot),
+            (&self.port_driver, &mut spec.port_driver),
+            (&self.registry, &mut spec.registry),
+            (&self.record, &mut spec.record),
+            (&self.serial, &mut spec.serial),
+            (&self.symbols, &mut spec.symbols),
+            (&self.dump_on_violation, &mut spec.dump_on_violation),
+        ];
+        for (given, field) in files {
+            say_some(given.clone().map(Into::into), field);
+        }
+        say(self.report_dir.clone().map(Into::into), &mut spec.report_dir);
+        say(self.kvm.clone().map(Into::into), &mut spec.kvm);
+        say_some(self.firmware.clone().map(Firmware::from), &mut spec.firmware);
+        let load: Vec<_> = self.load.iter().cloned().map(Into::into).collect();
+        say_list(&load, &mut spec.load);
+        say(self.output_limit, &mut spec.output_limit);
+        say(self.format, &mut spec.format);
+    }
+
+    /// The machine and what it is to do.
+    fn say_machine(&self, spec: &mut RunSpec) {
+        spec.no_reboot |= self.no_reboot;
+        spec.reboot_at_triple_fault |= self.reboot_at_triple_fault;
+        say_some(self.hyperv.map(|switch| switch == Switch::On), &mut spec.hyperv);
+        say(self.cpus, &mut spec.cpus);
+        say_some(self.memory, &mut spec.memory);
+        say_some(self.seed, &mut spec.seed);
+        say(self.time_limit, &mut spec.time_limit);
+        say_some(self.shutdown_grace, &mut spec.shutdown_grace);
+        say_list(&self.disk, &mut spec.disk);
+        say(self.interrupts, &mut spec.interrupts);
+        say_list(&self.fault, &mut spec.fault);
+        say(self.append.clone(), &mut spec.append);
+        spec.no_sandbox |= self.no_sandbox;
+    }
+
+    /// What is watched, and by whom.
+    fn say_watch(&self, spec: &mut RunSpec) {
+        spec.debug_print |= self.debug_print;
+        spec.check_guest |= self.check_guest;
+        say_list(&self.dump_export, &mut spec.dump_export);
+        say_some(self.gdb.clone(), &mut spec.gdb);
+        spec.gdb_wait |= self.gdb_wait;
+        spec.gdb_expose |= self.gdb_expose;
+        say_some(self.on_violation, &mut spec.on_violation);
+        say_some(self.on_disconnect, &mut spec.on_disconnect);
+    }
+}
+
+fn say<T>(given: Option<T>, field: &mut T) {
+    if let Some(given) = given {
+        *field = given;
+    }
+}
+
+fn say_some<T>(given: Option<T>, field: &mut Option<T>) {
+    if given.is_some() {
+        *field = given;
+    }
+}
+
+fn say_list<T: Clone>(given: &[T], field: &mut Vec<T>) {
+    if !given.is_empty() {
+        *field = given.to_vec();
+    }
+}
+
+/// Reads the description that `--spec` names.
+fn read(path: &Path) -> Result<RunSpec, Failure> {
+    let standard_input = path.as_os_str() == "-";
+    let text = if standard_input {
+        let mut text = Vec::new();
+        let read = io::stdin().lock().take(SIZE_LIMIT).read_to_end(&mut text);
+        read.map(|_| text).context("--spec -: cannot read standard input")
+    } else {
+        input::read(
+            path,
+            " as the description of a run (--spec)",
+            SIZE_LIMIT,
+            RunSpec::default().time_limit.0,
+        )
+    };
+    let name = if standard_input {
+        OsStr::new("standard input")
+    } else {
+        path.as_os_str()
+    };
+    let spec = RunSpec::from_json(&text.map_err(Failure::infrastructure)?);
+    spec.with_context(|| format!("--spec: {} describes no run", name.display()))
+        .map_err(Failure::usage)
+}
+
+/// The command line that asks for what a description says.
+#[must_use]
+pub fn command_line(spec: &RunSpec) -> Vec<String> {
+    let mut words: Vec<String> = vec!["storlock".into(), "run".into()];
+    let mut option = |name: &str, value: &dyn std::fmt::Display| words.extend([name.to_owned(), value.to_string()]);
+    let files = [
+        ("--driver", &spec.driver),
+        ("--kernel", &spec.kernel),
+        ("--initrd", &spec.initrd),
+        ("--variables", &spec.variables),
+        ("--screenshot", &spec.screenshot),
+        ("--port-driver", &spec.port_driver),
+        ("--registry", &spec.registry),
+        ("--record", &spec.record),
+        ("--serial", &spec.serial),
+        ("--symbols", &spec.symbols),
+        ("--dump-on-violation", &spec.dump_on_violation),
+    ];
+    for (name, file) in files {
+        file.iter().for_each(|file| option(name, &file.display()));
+    }
+    spec.load.iter().for_each(|file| option("--load", &file.display()));
+    option("--report-dir", &spec.report_dir.display());
+    option("--kvm", &spec.kvm.display());
+    option("--output-limit", &spec.output_limit);
+    option("--cpus", &spec.cpus);
+    spec.memory.iter().for_each(|size| option("--memory", size));
+    spec.seed.iter().for_each(|seed| option("--seed", seed));
+    option("--time-limit", &spec.time_limit);
+    spec.shutdown_grace
+        .iter()
+        .for_each(|grace| option("--shutdown-grace", grace));
+    spec.disk.iter().for_each(|disk| option("--disk", disk));
+    spec.fault.iter().for_each(|fault| option("--fault", fault));
+    spec.dump_export
+        .iter()
+        .for_each(|export| option("--dump-export", export));
+    spec.gdb.iter().for_each(|address| option("--gdb", address));
+    if !spec.append.is_empty() {
+        option("--append", &spec.append);
+    }
+    words.extend(choices(spec));
+    words.extend(switches(spec));
+    words
+}
+
+fn choices(spec: &RunSpec) -> Vec<String> {
+    let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
+        value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    };
+    use clap::ValueEnum as _;
+    let mut words = vec![
+        "--format".to_owned(),
+        name(&|| spec.format.to_possible_value()),
+        "--interrupts".to_owned(),
+        name(&|| spec.interrupts.to_possible_value()),
+    ];
+    if let Some(value) = spec.on_violation {
+        words.extend(["--on-violation".to_owned(), name(&|| value.to_possible_value())]);
+    }
+    if let Some(value) = spec.on_disconnect {
+        words.extend(["--on-disconnect".to_owned(), name(&|| value.to_possible_value())]);
+    }
+    words
+}
+
+fn switches(spec: &RunSpec) -> Vec<String> {
+    let switches = [
+        ("--no-reboot", spec.no_reboot),
+        ("--reboot-at-triple-fault", spec.reboot_at_triple_fault),
+        ("--hyperv=on", spec.hyperv == Some(true)),
+        ("--hyperv=off", spec.hyperv == Some(false)),
+        ("--debug-print", spec.debug_print),
+        ("--check-guest", spec.check_guest),
+        ("--gdb-wait", spec.gdb_wait),
+        ("--gdb-expose", spec.gdb_expose),
+        ("--no-sandbox", spec.no_sandbox),
+    ];
+    let mut words: Vec<String> = switches
+        .into_iter()
+        .filter(|(_, given)| *given)
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    // Last: its value may be left out.
+    match &spec.firmware {
+        Some(Firmware::Installed) => words.push("--firmware".to_owned()),
+        Some(Firmware::File(code)) => words.extend(["--firmware".to_owned(), code.display().to_string()]),
+        None => {}
+    }
+    words
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,184 @@
+//! `storlock run`: boots a guest with a driver under test and watches its locks.
+//!
+//! Talks to the run and to the terminal. It must not know how a run is carried out.
+
+pub mod arguments;
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use storlock_vmm::sandbox::Sandbox;
+
+pub use self::arguments::Arguments;
+use super::diagnostics::{self, StandardError, tell};
+use super::interrupt::Interrupt;
+use super::output::{self, Printer};
+use super::progress::Progress;
+use crate::outcome::{self, Condition};
+use crate::report::{ConditionNote, FaultInfo, Report};
+use crate::run::spec::RunSpec;
+use crate::run::{self, Failure, Finished, Host, Prepared, UnwatchedEnd, UnwatchedRun, WatchedRun};
+use crate::threads;
+use storlock_vmm::run::MachineStop;
+
+/// Runs the guest and reports.
+///
+/// # Errors
+/// [`Failure`] if the guest could not be started. Once it has started there is a report, whatever happens.
+pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
+    let spec = arguments.spec()?;
+    if arguments.print_spec {
+        let checked = run::check(&spec)?;
+        let text = checked.spec.to_json().map_err(Failure::infrastructure)?;
+        return output::print(&text).map(|()| 0);
+    }
+    let spec_file = arguments.spec.as_deref().filter(|path| path.as_os_str() != "-");
+    let claimed = run::claim(&spec, spec_file, &StandardError)?;
+    let sandbox = sandbox(&spec)?;
+    let terminal = Terminal::start(sandbox).map_err(Failure::infrastructure)?;
+    let checked = run::check(&spec)?;
+    let host = Host {
+        notices: Arc::new(StandardError),
+        sandbox,
+        command_line: command_line(arguments, &checked.spec),
+    };
+    match run::prepare(checked, claimed, host)? {
+        Prepared::Watched(run) => terminal.watch(*run, sandbox),
+        Prepared::Unwatched(run) => terminal.run_unwatched(*run),
+    }
+}
+
+fn sandbox(spec: &RunSpec) -> Result<Sandbox, Failure> {
+    if spec.no_sandbox {
+        Ok(Sandbox::none())
+    } else {
+        Sandbox::enforced(&threads::all()).map_err(Failure::infrastructure)
+    }
+}
+
+/// The command line that repeats this run: as given, with the seed that was chosen. What comes from a file is written out:
+/// the file may change, and standard input is gone.
+fn command_line(arguments: &Arguments, decided: &RunSpec) -> Vec<String> {
+    if arguments.spec.is_some() {
+        return arguments::command_line(decided);
+    }
+    let mut words: Vec<String> = std::env::args_os()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    if let Some(first) = words.first_mut() {
+        "storlock".clone_into(first);
+    }
+    if let (None, Some(seed)) = (arguments.seed, decided.seed) {
+        words.extend(["--seed".to_owned(), seed.to_string()]);
+    }
+    words
+}
+
+/// What a run has to do with the terminal that it was started from, from its beginning to its end.
+struct Terminal {
+    /// Caught from before anything can take long.
+    interrupt: Interrupt,
+    /// Standard output.
+    printer: Printer,
+}
+
+impl Terminal {
+    fn start(sandbox: Sandbox) -> anyhow::Result<Self> {
+        diagnostics::start(sandbox).context("standard error")?;
+        Ok(Self {
+            interrupt: Interrupt::catch(sandbox).context("signals cannot be caught")?,
+            printer: Printer::start(sandbox)?,
+        })
+    }
+
+    fn watch(&self, run: WatchedRun, sandbox: Sandbox) -> Result<u8, Failure> {
+        let checked = run.spec();
+        let (limit, format) = (checked.time_limit(), checked.spec.format);
+        self.interrupt.stops(run.control(), checked.shutdown_grace.is_some());
+        let progress = Progress::start(run.session(), limit, checked.is_windows(), sandbox);
+        let Finished {
+            mut report,
+            directory,
+            deadline,
+        } = run.run(&|| self.interrupt.happened())?;
+        if progress.end() == Some(false) {
+            let text = "the thread that shows the progress panicked; this is a defect of the program";
+            report.conditions.push(output::infrastructure(text.to_owned()));
+        }
+        self.interrupt.reporting();
+        let before = was_interrupted(&report);
+        Ok(output::finish(&mut report, Some(&directory), format, |text| {
+            let interrupted = || self.interrupt.happened();
+            let printed = self.printer.print(text, deadline, &interrupted);
+            let mut notes: Vec<_> = printed.err().map(output::infrastructure).into_iter().collect();
+            if !before && interrupted() {
+                notes.push(ConditionNote {
+                    condition: Condition::Interrupted,
+                    reason: "the run was interrupted when it was over already; this report is whole".to_owned(),
+                });
+            }
+            notes
+        }))
+    }
+
+    fn run_unwatched(&self, run: UnwatchedRun) -> Result<u8, Failure> {
+        let interrupt = &self.interrupt;
+        interrupt.stops(run.control(), run.spec().shutdown_grace.is_some());
+        let mut end = run.run(&|| interrupt.happened())?;
+        let interrupted = interrupt.happened();
+        interrupt.reporting();
+        let printed = self
+            .printer
+            .print(text(&end).as_bytes(), end.deadline, &|| interrupt.happened());
+        end.failures.extend(printed.err());
+        let mut held: Vec<Condition> = condition(&end.stop, interrupted).into_iter().collect();
+        for reason in end.faults.iter().filter_map(FaultInfo::never_injected) {
+            tell!("inconclusive: {reason}");
+            held.push(Condition::Inconclusive);
+        }
+        for note in &end.notes {
+            tell!("note: {note}");
+        }
+        for failure in &end.failures {
+            tell!("error: {failure}");
+            held.push(Condition::Infrastructure);
+        }
+        Ok(outcome::exit_code(&held))
+    }
+}
+
+fn was_interrupted(report: &Report) -> bool {
+    let mut conditions = report.conditions.iter();
+    conditions.any(|note| note.condition == Condition::Interrupted)
+}
+
+/// How a guest has ended in which nothing was watched, in a line.
+fn text(end: &UnwatchedEnd) -> String {
+    let restarts = match end.restarts {
+        0 => String::new(),
+        1 => ", started again once".to_owned(),
+        more => format!(", started again {more} times"),
+    };
+    let shutdown = end
+        .shutdown
+        .as_ref()
+        .map(|text| format!("; {text}"))
+        .unwrap_or_default();
+    format!(
+        "{} (after {:.1} s{restarts}){shutdown}\n",
+        end.stop,
+        end.duration.as_secs_f64()
+    )
+}
+
+/// What the end of such a guest means; nothing if it is the one that was wanted.
+fn condition(stop: &MachineStop, interrupted: bool) -> Option<Condition> {
+    match stop {
+        MachineStop::PowerOff | MachineStop::Stopped | MachineStop::Interrupted if interrupted => {
+            Some(Condition::Interrupted)
+        }
+        MachineStop::PowerOff | MachineStop::Reset => None,
+        MachineStop::Failed(_) => Some(Condition::Infrastructure),
+        _ => Some(Condition::GuestFailed),
+    }
+}

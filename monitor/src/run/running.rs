@@ -1,0 +1,202 @@
+//! A watched guest that runs, to its end and to what the session is told of that.
+//!
+//! Talks to the machine, the supervisor and the session. It must not know locks or Windows.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use storlock_vmm::devices::power::PowerManagement;
+use storlock_vmm::devices::ramfb::{Picture, RamFb};
+use storlock_vmm::run::{InternalError, MachineStop, RunningMachine};
+use storlock_vmm::storage::backend::HostFailures;
+
+use super::disks::AttachedDisks;
+use super::guest::{FaultPlan, HitHandler};
+use super::serial::SerialLog;
+use super::supervisor::{AtViolation, Ending, KvmMachine, Supervisor};
+use crate::backend::kvm::KvmCpu;
+use crate::backend::kvm::debuggee::DebuggerLink;
+use crate::dump::Plan;
+use crate::notices::Notices;
+use crate::report::BugCheck;
+use crate::session::{End, EndKind, Session};
+
+/// A guest that runs.
+pub(super) struct RunningGuest {
+    pub(super) running: RunningMachine,
+    pub(super) session: Arc<Session>,
+    pub(super) stops: Arc<HitHandler>,
+    pub(super) cpus: u32,
+    pub(super) started: Instant,
+    pub(super) serial: Arc<SerialLog>,
+    pub(super) variable_failures: HostFailures,
+    pub(super) disks: AttachedDisks,
+    pub(super) faults: Option<FaultPlan>,
+    pub(super) display: Option<Arc<RamFb>>,
+    pub(super) power: Arc<PowerManagement>,
+    pub(super) shutdown_grace: Option<Duration>,
+    pub(super) debugger: Option<DebuggerLink>,
+    pub(super) dump: Option<Plan>,
+    pub(super) notices: Arc<dyn Notices>,
+}
+
+/// How a run has ended.
+pub(super) struct Ended {
+    /// What the session is told.
+    pub(super) end: End,
+    /// What the display showed.
+    pub(super) picture: Option<Picture>,
+}
+
+impl RunningGuest {
+    /// Waits for the guest's end, at most `limit` and the time for its shutdown; has the session look at every processor;
+    /// ends the machine. A stop counts as an interruption if `interrupted` says so then.
+    #[must_use]
+    pub(super) fn wait(mut self, limit: Duration, interrupted: &dyn Fn() -> bool) -> Ended {
+        if let (Some(plan), Some(deadline)) = (&self.dump, self.started.checked_add(limit)) {
+            plan.file.progress().give_up_at(deadline);
+        }
+        let mut dump = None;
+        let debugger = self.debugger.take();
+        let mut at_violation = |cpu| {
+            let stopped_for = self.session.stopped_for(cpu);
+            if let Some(subject) = stopped_for.dump {
+                dump = self.dump(cpu, &subject, interrupted);
+            }
+            AtViolation {
+                debugger: stopped_for.debugger,
+                time_is_over: dump.as_ref().is_some_and(|dump| dump.was_late),
+            }
+        };
+        let machine = KvmMachine {
+            running: &self.running,
+            power: &self.power,
+        };
+        let supervisor = Supervisor {
+            machine: &machine,
+            limit,
+            grace: self.shutdown_grace,
+            interrupted,
+            debugger,
+            at_violation: &mut at_violation,
+            notices: &*self.notices,
+        };
+        let ending = supervisor.run();
+        let mut end = self.describe_end(&ending, interrupted());
+        if let Some(dump) = dump {
+            end.dump = Some(dump.info);
+            end.note(dump.cut);
+        }
+        for cpu in order_of_last_looks(&ending.stop, self.cpus) {
+            let session = Arc::clone(&self.session);
+            end.activities
+                .extend(activity(&ending.stop, cpu).map(|text| (cpu, text)));
+            self.running
+                .inspect(cpu, move |stopped| session.look(&mut KvmCpu::new(stopped)));
+        }
+        self.close(end)
+    }
+
+    fn describe_end(&self, ending: &Ending, interrupted: bool) -> End {
+        let (mut kind, mut detail) = describe(&ending.stop);
+        if matches!(kind, EndKind::Stopped | EndKind::PowerOff | EndKind::TimeLimit) && interrupted {
+            kind = EndKind::Interrupted;
+        }
+        if let Some(shutdown) = &ending.shutdown {
+            detail = Some(detail.map_or_else(|| shutdown.clone(), |detail| format!("{detail}; {shutdown}")));
+        }
+        let mut end = End {
+            kind,
+            detail,
+            duration_ms: self.started.elapsed().as_millis() as u64,
+            handler_ns: self.stops.times.spread(),
+            ..End::default()
+        };
+        if let MachineStop::Crash { parameters, .. } = ending.stop {
+            let [code, parameters @ ..] = parameters;
+            end.bug_check = Some(BugCheck { code, parameters });
+        }
+        self.count_exits(&mut end);
+        end
+    }
+
+    /// Ends the machine, and adds what is known only then.
+    fn close(self, mut end: End) -> Ended {
+        let picture = self.display.as_ref().and_then(|display| display.picture());
+        // The images are closed with the machine, which may fail, too.
+        drop(self.running);
+        end.notes.extend(self.disks.notes.iter().cloned());
+        end.failures.extend(self.disks.failures());
+        end.failures.extend(describe_variables(&self.variable_failures));
+        for cut in self.serial.finish() {
+            end.note(Some(cut));
+        }
+        end.faults = self.faults.as_ref().map(FaultPlan::report).unwrap_or_default();
+        self.session.close(&mut end);
+        Ended { end, picture }
+    }
+
+    fn count_exits(&self, end: &mut End) {
+        for cpu in self.running.statistics() {
+            end.kvm_runs += cpu.runs;
+            end.debug_exits += cpu.debug_exits;
+            end.other_exits += cpu.pio_exits + cpu.mmio_exits + cpu.msr_exits + cpu.other_exits;
+            end.hit_requests += cpu.hit_requests;
+            end.hits += cpu.hits;
+        }
+    }
+}
+
+/// What the host failed to do with the firmware's variables.
+pub(super) fn describe_variables(failures: &HostFailures) -> Option<String> {
+    let (first, count) = failures.summary()?;
+    Some(format!(
+        "the firmware's variables could not be written to their file {count} times, first: {first}; what the guest stored \
+         there is lost with this run"
+    ))
+}
+
+fn describe(reason: &MachineStop) -> (EndKind, Option<String>) {
+    let kind = match reason {
+        MachineStop::PowerOff => return (EndKind::PowerOff, None),
+        MachineStop::Reset => EndKind::Reset,
+        MachineStop::TripleFault { .. } => EndKind::TripleFault,
+        MachineStop::Crash { .. } => EndKind::Crash,
+        MachineStop::TimeLimit => EndKind::TimeLimit,
+        MachineStop::InternalError(_) => EndKind::InternalError,
+        MachineStop::Breakpoint { .. }
+        | MachineStop::StopPoint { .. }
+        | MachineStop::Stepped { .. }
+        | MachineStop::Interrupted
+        | MachineStop::StopPointsLost { .. }
+        | MachineStop::Stopped => EndKind::Stopped,
+        MachineStop::Failed(_) => EndKind::Failed,
+    };
+    (kind, Some(reason.to_string()))
+}
+
+/// The processor after a triple fault comes last: KVM may have reset it, and the first one looked at is the one by whose
+/// page tables guest memory is read.
+fn order_of_last_looks(reason: &MachineStop, cpus: u32) -> impl Iterator<Item = u32> {
+    let last = match reason {
+        MachineStop::TripleFault { cpu } => Some(*cpu),
+        _ => None,
+    };
+    (0..cpus).filter(move |&cpu| Some(cpu) != last).chain(last)
+}
+
+/// What the exit reason says about one processor.
+fn activity(reason: &MachineStop, cpu: u32) -> Option<String> {
+    match reason {
+        MachineStop::InternalError(error) if error.cpu == cpu => Some(match error.instruction() {
+            Some((text, _)) if error.suberror == InternalError::EMULATION => {
+                format!("this KVM cannot execute `{text}`")
+            }
+            _ => error.to_string(),
+        }),
+        MachineStop::TripleFault { cpu: at } if *at == cpu => {
+            Some("triple fault; KVM may have reset it, then its registers say nothing".to_owned())
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,277 @@
+//! What goes together with what in the description of a run, and what is taken for what is left out: decided here and
+//! nowhere else.
+//!
+//! Talks to nothing. Messages name options of `storlock run`; a field has the name of its option.
+
+use std::time::Duration;
+
+use storlock_vmm::run::AtReset;
+
+use super::{FilePath, Limit, OnViolation, RunSpec, Size, check_disks, check_faults};
+use crate::gdb::{Address, OnDisconnect};
+
+/// Memory of a guest, and of one that boots by firmware with a driver to watch: Windows.
+const MEMORY: Size = Size(256 << 20);
+const WINDOWS_MEMORY: Size = Size(4 << 30);
+/// How long such a guest may take to shut down.
+const WINDOWS_GRACE: Limit = Limit(Duration::from_secs(60));
+/// Most virtual processors.
+const MOST_CPUS: u32 = 64;
+
+/// Why a run cannot be as it is described.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Contradiction(String);
+
+/// What a machine starts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Boot {
+    /// An NT-compatible kernel, entered directly.
+    Kernel,
+    /// A Linux kernel, entered directly.
+    Linux,
+    /// Firmware, with a Linux kernel for it to boot if there is one.
+    Firmware {
+        /// There is one.
+        linux: bool,
+    },
+}
+
+/// A description that makes sense, with everything decided that it leaves open.
+#[derive(Debug, Clone)]
+pub struct CheckedSpec {
+    /// The description, with what was left open.
+    pub spec: RunSpec,
+    /// What is booted.
+    pub boot: Boot,
+    /// Where debuggers are served.
+    pub gdb: Option<Address>,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Guest memory in bytes.
+    pub memory: u64,
+    /// Whether the guest sees Hyper-V's interface.
+    pub hyperv: bool,
+    /// How long the guest may take to shut down; `None`: the power button is not pressed.
+    pub shutdown_grace: Option<Duration>,
+    /// What a reset does to a guest that boots by firmware.
+    pub at_reset: AtReset,
+    /// What a new violation does under a debugger.
+    pub on_violation: OnViolation,
+    /// What becomes of the machine when a debugger vanishes.
+    pub on_disconnect: OnDisconnect,
+}
+
+impl CheckedSpec {
+    /// Whether there is a driver to watch.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        self.spec.driver.is_some()
+    }
+
+    /// Whether a driver is watched in what firmware boots: in Windows, as far as one can tell.
+    #[must_use]
+    pub fn is_windows(&self) -> bool {
+        self.is_watched() && matches!(self.boot, Boot::Firmware { .. })
+    }
+
+    /// How long the guest may run.
+    #[must_use]
+    pub fn time_limit(&self) -> Duration {
+        self.spec.time_limit.0
+    }
+}
+
+impl RunSpec {
+    /// Whether the run makes sense, and what it is with everything decided. `linux` says whether the kernel is one of Linux;
+    /// `seed` is taken if the description has none.
+    ///
+    /// # Errors
+    /// [`Contradiction`]: what does not go together, and what to do about it.
+    pub fn check(&self, linux: bool, seed: u64) -> Result<CheckedSpec, Contradiction> {
+        self.check_numbers()?;
+        self.check_companions()?;
+        let boot = self.boot(linux)?;
+        self.check_what_the_guest_is_given(boot)?;
+        check_disks(&self.disk).map_err(|reason| Contradiction(format!("--disk: {reason}")))?;
+        check_faults(&self.disk, &self.fault).map_err(|reason| Contradiction(format!("--fault: {reason}")))?;
+        let gdb = self.gdb_address()?;
+        let windows = self.driver.is_some() && matches!(boot, Boot::Firmware { .. });
+        let memory = self.memory.unwrap_or(if windows { WINDOWS_MEMORY } else { MEMORY });
+        let hyperv = self.hyperv.unwrap_or(windows);
+        // A debugger takes the interruptions that ask for a shutdown.
+        let grace = self
+            .shutdown_grace
+            .or(windows.then_some(WINDOWS_GRACE))
+            .filter(|_| gdb.is_none());
+        let seed = self.seed.unwrap_or(seed);
+        Ok(CheckedSpec {
+            boot,
+            seed,
+            memory: memory.0,
+            hyperv,
+            shutdown_grace: grace.map(|Limit(grace)| grace),
+            at_reset: match (self.no_reboot, self.reboot_at_triple_fault) {
+                (true, _) => AtReset::End,
+                (_, true) => AtReset::RestartAtTripleFault,
+                _ => AtReset::Restart,
+            },
+            on_violation: self.on_violation.unwrap_or_default(),
+            on_disconnect: self.on_disconnect.unwrap_or(OnDisconnect::Pause),
+            spec: Self {
+                seed: Some(seed),
+                memory: Some(memory),
+                hyperv: Some(hyperv),
+                shutdown_grace: grace,
+                ..self.clone()
+            },
+            gdb,
+        })
+    }
+
+    fn check_numbers(&self) -> Result<(), Contradiction> {
+        if self.cpus == 0 || self.cpus > MOST_CPUS {
+            return refuse(format!(
+                "--cpus {}: a machine has 1 to {MOST_CPUS} virtual processors",
+                self.cpus
+            ));
+        }
+        Ok(())
+    }
+
+    /// Options that mean something beside another one only, or that exclude each other.
+    fn check_companions(&self) -> Result<(), Contradiction> {
+        let needs = [
+            ("--variables", self.variables.is_some(), "--firmware"),
+            ("--screenshot", self.screenshot.is_some(), "--firmware"),
+            ("--reboot-at-triple-fault", self.reboot_at_triple_fault, "--firmware"),
+            ("--gdb-wait", self.gdb_wait, "--gdb"),
+            ("--gdb-expose", self.gdb_expose, "--gdb"),
+            ("--on-violation", self.on_violation.is_some(), "--gdb"),
+            ("--on-disconnect", self.on_disconnect.is_some(), "--gdb"),
+        ];
+        for (option, given, other) in needs {
+            let there = if other == "--gdb" {
+                self.gdb.is_some()
+            } else {
+                self.firmware.is_some()
+            };
+            if given && !there {
+                return refuse(format!("{option} means nothing without {other}"));
+            }
+        }
+        if self.no_reboot && self.reboot_at_triple_fault {
+            return refuse("--no-reboot and --reboot-at-triple-fault exclude each other");
+        }
+        if self.gdb.is_some() && self.shutdown_grace.is_some() {
+            return refuse(
+                "--shutdown-grace and --gdb exclude each other: a debugger takes the interruptions that ask for a shutdown",
+            );
+        }
+        Ok(())
+    }
+
+    /// What the kernel, the firmware and the driver make of the guest together.
+    fn boot(&self, linux: bool) -> Result<Boot, Contradiction> {
+        let linux = linux && self.kernel.is_some();
+        let watched = self.driver.is_some();
+        if self.initrd.is_some() && !linux {
+            return refuse("--initrd goes with a Linux kernel (--kernel)");
+        }
+        if watched && (linux || (self.firmware.is_some() && self.kernel.is_some())) {
+            return refuse(
+                "--driver goes with an NT-compatible kernel (--kernel), or with what firmware boots from a disk (--firmware \
+                 without --kernel): Linux has no such driver",
+            );
+        }
+        match (&self.firmware, &self.kernel) {
+            (Some(_), Some(_)) if !linux => refuse("firmware can boot a Linux kernel only: this --kernel is none"),
+            (Some(_), _) => Ok(Boot::Firmware { linux }),
+            (None, _) if linux => Ok(Boot::Linux),
+            (None, _) if watched => Ok(Boot::Kernel),
+            (None, _) => refuse(
+                "--driver is needed: the miniport whose locks are to be watched (a guest that is Linux, or boots by \
+                 --firmware, may run without)",
+            ),
+        }
+    }
+
+    /// Options that mean nothing to this guest.
+    fn check_what_the_guest_is_given(&self, boot: Boot) -> Result<(), Contradiction> {
+        let for_a_kernel = [
+            ("--port-driver", self.port_driver.is_some()),
+            ("--load", !self.load.is_empty()),
+            ("--registry", self.registry.is_some()),
+        ];
+        let append = ("--append", !self.append.is_empty());
+        let for_a_watch = [
+            ("--gdb", self.gdb.is_some()),
+            ("--dump-on-violation", self.dump_on_violation.is_some()),
+            ("--record", self.record.is_some()),
+            ("--debug-print", self.debug_print),
+            ("--check-guest", self.check_guest),
+            ("--dump-export", !self.dump_export.is_empty()),
+        ];
+        let first =
+            |options: &[(&'static str, bool)]| options.iter().find(|(_, given)| *given).map(|(option, _)| *option);
+        if let Boot::Firmware { linux: false } = boot {
+            if let Some(option) = first(&for_a_kernel).or_else(|| first(&[append])) {
+                return refuse(format!(
+                    "{option} is for a kernel that is entered directly: a guest that boots by firmware has its drivers and \
+                     settings on its disk"
+                ));
+            }
+        }
+        let Some(driver) = &self.driver else {
+            if let Some(option) = first(&for_a_watch) {
+                return refuse(format!(
+                    "{option} goes with a driver under test (--driver): without one nothing is watched, and Linux and firmware \
+                     run without a debugger so far"
+                ));
+            }
+            return match first(&for_a_kernel) {
+                Some(option) => refuse(format!(
+                    "{option} is for an NT-compatible kernel: Linux has no such drivers"
+                )),
+                None => Ok(()),
+            };
+        };
+        if matches!(boot, Boot::Firmware { .. }) {
+            guest_name(driver)?;
+        }
+        Ok(())
+    }
+
+    fn gdb_address(&self) -> Result<Option<Address>, Contradiction> {
+        let Some(text) = &self.gdb else { return Ok(None) };
+        let address: Address = text
+            .parse()
+            .map_err(|reason| Contradiction(format!("--gdb: {reason}")))?;
+        if !address.is_local() && !self.gdb_expose {
+            return refuse(format!(
+                "other machines can reach {address}, and whoever connects controls the guest: use 127.0.0.1 or unix:PATH \
+                 (and ssh -L from elsewhere), or say --gdb-expose"
+            ));
+        }
+        Ok(Some(address))
+    }
+}
+
+/// The file name by which a guest that loads its driver itself knows it.
+///
+/// # Errors
+/// If it is none that a driver can have.
+pub(crate) fn guest_name(driver: &FilePath) -> Result<String, Contradiction> {
+    let name = driver.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if name.contains('.') {
+        return Ok(name.to_owned());
+    }
+    refuse(format!(
+        "--driver {}: the file name by which the guest knows the driver is needed, with its extension, such as mydriver.sys",
+        driver.display()
+    ))
+}
+
+fn refuse<T>(text: impl Into<String>) -> Result<T, Contradiction> {
+    Err(Contradiction(text.into()))
+}

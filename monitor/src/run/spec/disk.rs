@@ -1,0 +1,403 @@
+//! The disks of a run as they are described: what each keeps its data in, and how; `--disk`.
+//!
+//! Talks to nothing. Both ways of writing a disk, as text and as fields, become a [`Form`], which is judged in one place.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use storlock_vmm::storage::backend::{ImageFormat, ImageOptions};
+use storlock_vmm::storage::{BLOCK_SIZE, CONTROLLERS, ControllerKind};
+
+use super::is_false;
+use super::units::{FilePath, Size};
+
+/// Largest overlay of a snapshot for which no size was given, in bytes.
+const SNAPSHOT_LIMIT: u64 = 16 << 30;
+/// PCI has 32 devices on a bus; the others are for what else a PC has.
+const DISK_LIMIT: usize = 16;
+/// Largest disk that is kept in memory, in bytes.
+const DISK_MEMORY_LIMIT: u64 = 16 << 30;
+
+/// Help of the option.
+#[must_use]
+pub fn help() -> String {
+    let kinds = CONTROLLERS.iter().enumerate().map(|(index, kind)| {
+        let default = if index == 0 { " [default]" } else { "" };
+        format!("\n                      {}: {}{default}", kind.name, kind.help)
+    });
+    HELP.replace("{controllers}", &kinds.collect::<String>())
+}
+
+const HELP: &str = "\
+What an emulated disk keeps its data in; may be given several times.
+
+Each disk has a controller of its own; the driver under test is meant for that of the first one, or of the one with
+`target`. FILE is a disk image by its name: .qcow2, .vmdk (flat, read only), else raw. A comma in it is written twice.
+
+  mem:SIZE          memory, all zeroes at first and gone after the run; without FILE and image options
+  format=FORMAT     raw, qcow2 or vmdk, whatever the name says
+  readonly          the guest cannot write
+  snapshot[=SIZE]   keep changes in a temporary file of at most SIZE (16G) and never touch FILE; gone after the run
+  backing=FILE      backing file of a qcow2 image instead of the one that it names, and wherever it is
+  controller=KIND   the kind of controller:{controllers}
+  namespace         no controller of its own: one more namespace of the controller of the disk before it
+  target            the controller that the driver under test is meant for; --fault is about this one
+
+Example: --disk win.qcow2,snapshot --disk scratch.img,target";
+
+/// An emulated disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Form", into = "Form")]
+pub struct Disk {
+    /// Where it keeps its data.
+    pub place: DiskPlace,
+    /// Its controller is the one that the driver under test is meant for.
+    pub target: bool,
+    /// It is one more namespace of the controller of the disk before it.
+    pub namespace: bool,
+    /// The kind of its controller, if one is named.
+    pub controller: Option<&'static ControllerKind>,
+}
+
+/// The disks of each controller.
+pub(in crate::run) fn by_controller(disks: &[Disk]) -> Vec<&[Disk]> {
+    disks.chunk_by(|_, next| next.namespace).collect()
+}
+
+/// The kind of the controller that has these disks.
+pub(in crate::run) fn kind(disks: &[Disk]) -> &'static ControllerKind {
+    disks.first().and_then(|disk| disk.controller).unwrap_or(CONTROLLERS[0])
+}
+
+/// Which of the controllers is the target's.
+pub(in crate::run) fn target(controllers: &[&[Disk]]) -> usize {
+    let is_target = |disks: &&[Disk]| disks.iter().any(|disk| disk.target);
+    controllers.iter().position(is_target).unwrap_or(0)
+}
+
+/// The kind of the controller that the driver under test is meant for.
+pub(super) fn target_kind(disks: &[Disk]) -> &'static ControllerKind {
+    let controllers = by_controller(disks);
+    controllers
+        .get(target(&controllers))
+        .map_or(CONTROLLERS[0], |disks| kind(disks))
+}
+
+/// Where an emulated disk keeps its data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskPlace {
+    /// Memory of this size in bytes; gone after the run.
+    Memory(u64),
+    /// A disk image.
+    Image(PathBuf, ImageOptions),
+}
+
+impl DiskPlace {
+    /// A disk in memory.
+    ///
+    /// # Errors
+    /// If it cannot have that size; the text says which sizes there are.
+    pub fn in_memory(bytes: u64) -> Result<Self, String> {
+        let block = u64::from(BLOCK_SIZE);
+        if bytes == 0 || bytes % block != 0 || bytes > DISK_MEMORY_LIMIT {
+            return Err(format!(
+                "a disk in memory has a multiple of {block} bytes, up to 16G, not {bytes}"
+            ));
+        }
+        Ok(Self::Memory(bytes))
+    }
+}
+
+/// Whether a machine can have these disks together.
+///
+/// # Errors
+/// Why not.
+pub fn check_disks(disks: &[Disk]) -> Result<(), String> {
+    if disks.len() > DISK_LIMIT {
+        return Err(format!("a machine has at most {DISK_LIMIT} disks, not {}", disks.len()));
+    }
+    if disks.iter().filter(|disk| disk.target).count() > 1 {
+        return Err("only one disk can be the target's".to_owned());
+    }
+    if disks.first().is_some_and(|disk| disk.namespace) {
+        return Err("the first disk cannot be a namespace of the controller of a disk before it".to_owned());
+    }
+    for disks in by_controller(disks) {
+        let kind = kind(disks);
+        if let Some(other) = disks
+            .iter()
+            .filter_map(|disk| disk.controller)
+            .find(|other| *other != kind)
+        {
+            return Err(format!(
+                "a disk with `namespace` has the controller of the disk before it, which is {}, not {}",
+                kind.name, other.name
+            ));
+        }
+        if disks.len() > kind.disk_limit {
+            let (name, limit) = (kind.name, kind.disk_limit);
+            return Err(format!(
+                "an {name} controller has at most {limit} disks, not {}",
+                disks.len()
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A disk as it is written in a run's description: an option of `--disk` a field, `file` or `memory` before them.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Form {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<Size>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<FilePath>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    format: Option<String>,
+    #[serde(skip_serializing_if = "is_false")]
+    readonly: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshot: Option<Size>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backing: Option<FilePath>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    controller: Option<String>,
+    #[serde(skip_serializing_if = "is_false")]
+    namespace: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    target: bool,
+}
+
+impl Form {
+    fn has_image_options(&self) -> bool {
+        self.format.is_some() || self.readonly || self.snapshot.is_some() || self.backing.is_some()
+    }
+}
+
+impl TryFrom<Form> for Disk {
+    type Error = String;
+
+    fn try_from(form: Form) -> Result<Self, String> {
+        if form.readonly && form.snapshot.is_some() {
+            return Err("readonly and snapshot exclude each other: a snapshot can be written".to_owned());
+        }
+        let about_image = form.has_image_options();
+        let place = match (form.memory, form.file) {
+            (Some(_), None) if about_image => return Err("a disk in memory has no options of an image".to_owned()),
+            (Some(Size(bytes)), None) => DiskPlace::in_memory(bytes)?,
+            (None, Some(file)) => {
+                let options = ImageOptions {
+                    format: form.format.map(|format| format.parse()).transpose()?,
+                    read_only: form.readonly,
+                    snapshot: form.snapshot.map(|Size(bytes)| bytes),
+                    backing: form.backing.map(|FilePath(path)| path),
+                };
+                DiskPlace::Image(file.0, options)
+            }
+            _ => return Err("a disk has either a `file` or `memory`".to_owned()),
+        };
+        Ok(Self {
+            place,
+            target: form.target,
+            namespace: form.namespace,
+            controller: form.controller.as_deref().map(named).transpose()?,
+        })
+    }
+}
+
+impl From<Disk> for Form {
+    fn from(disk: Disk) -> Self {
+        let form = Self {
+            namespace: disk.namespace,
+            target: disk.target,
+            controller: disk.controller.map(|kind| kind.name.to_owned()),
+            ..Self::default()
+        };
+        match disk.place {
+            DiskPlace::Memory(bytes) => Self {
+                memory: Some(Size(bytes)),
+                ..form
+            },
+            DiskPlace::Image(file, options) => Self {
+                file: Some(file.into()),
+                format: options.format.map(|format| format_name(format).to_owned()),
+                readonly: options.read_only,
+                snapshot: options.snapshot.map(Size),
+                backing: options.backing.map(FilePath),
+                ..form
+            },
+        }
+    }
+}
+
+/// The kind of controller of that name.
+fn named(name: &str) -> Result<&'static ControllerKind, String> {
+    ControllerKind::named(name).ok_or_else(|| {
+        let known: Vec<_> = CONTROLLERS.iter().map(|kind| kind.name).collect();
+        format!("unknown kind of controller `{name}`: use {}", known.join(" or "))
+    })
+}
+
+fn format_name(format: ImageFormat) -> &'static str {
+    match format {
+        ImageFormat::Raw => "raw",
+        ImageFormat::Qcow2 => "qcow2",
+        ImageFormat::Vmdk => "vmdk",
+    }
+}
+
+impl FromStr for Disk {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut words = words(text).into_iter();
+        let place = words.next().unwrap_or_default();
+        let mut form = Form::default();
+        match place.strip_prefix("mem:") {
+            Some(size) => form.memory = Some(size.parse()?),
+            None if place.is_empty() => return Err("it has to begin with a file or with mem:SIZE".to_owned()),
+            None => form.file = Some(place.as_str().into()),
+        }
+        for word in words {
+            let (key, value) = word
+                .split_once('=')
+                .map_or((word.as_str(), None), |(key, value)| (key, Some(value)));
+            match (key, value) {
+                ("target", None) => form.target = true,
+                ("namespace", None) => form.namespace = true,
+                ("controller", name) => form.controller = Some(name.unwrap_or_default().to_owned()),
+                ("readonly", None) => form.readonly = true,
+                ("snapshot", None) => form.snapshot = Some(Size(SNAPSHOT_LIMIT)),
+                ("snapshot", Some(size)) => form.snapshot = Some(size.parse()?),
+                ("format", Some(format)) => form.format = Some(format.to_owned()),
+                ("backing", Some(file)) if !file.is_empty() => form.backing = Some(file.into()),
+                _ => {
+                    return Err(format!(
+                        "unknown option `{key}`: format=, readonly, snapshot, backing=, controller=, namespace or target (a \
+                         comma in a file's name is written twice)"
+                    ));
+                }
+            }
+        }
+        form.try_into()
+    }
+}
+
+/// How a disk is written on the command line.
+impl std::fmt::Display for Disk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let comma = |text: &Path| text.to_string_lossy().replace(',', ",,");
+        match &self.place {
+            DiskPlace::Memory(bytes) => write!(f, "mem:{}", Size(*bytes))?,
+            DiskPlace::Image(file, options) => {
+                // A file of that name is not memory.
+                let here = if file.to_string_lossy().starts_with("mem:") {
+                    "./"
+                } else {
+                    ""
+                };
+                write!(f, "{here}{}", comma(file))?;
+                if let Some(format) = options.format {
+                    write!(f, ",format={}", format_name(format))?;
+                }
+                if options.read_only {
+                    write!(f, ",readonly")?;
+                }
+                if let Some(bytes) = options.snapshot {
+                    write!(f, ",snapshot={}", Size(bytes))?;
+                }
+                if let Some(backing) = &options.backing {
+                    write!(f, ",backing={}", comma(backing))?;
+                }
+            }
+        }
+        if let Some(kind) = self.controller {
+            write!(f, ",controller={}", kind.name)?;
+        }
+        if self.namespace {
+            write!(f, ",namespace")?;
+        }
+        if self.target {
+            write!(f, ",target")?;
+        }
+        Ok(())
+    }
+}
+
+/// Splits at commas; two of them are one in a word.
+fn words(text: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut letters = text.chars().peekable();
+    while let Some(letter) = letters.next() {
+        if letter == ',' && letters.next_if_eq(&',').is_none() {
+            words.push(String::new());
+        } else if let Some(word) = words.last_mut() {
+            word.push(letter);
+        }
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use storlock_vmm::storage::backend::ImageFormat;
+
+    use super::*;
+
+    fn image(text: &str) -> (String, ImageOptions) {
+        match text.parse::<Disk>().unwrap().place {
+            DiskPlace::Image(path, options) => (path.display().to_string(), options),
+            DiskPlace::Memory(_) => panic!("{text}"),
+        }
+    }
+
+    #[test]
+    fn a_disk_in_memory_has_whole_blocks_and_a_limit() {
+        assert_eq!("mem:1M".parse::<Disk>().unwrap().place, DiskPlace::Memory(1 << 20));
+        for size in ["mem:0", "mem:100", "mem:17G"] {
+            let message = size.parse::<Disk>().unwrap_err();
+            assert!(
+                message.contains("a multiple of 512 bytes, up to 16G"),
+                "{size}: {message}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_image_is_a_file_with_options() {
+        assert_eq!(image("a.img"), ("a.img".to_owned(), ImageOptions::default()));
+        let (path, options) = image("a,,b.img,controller=nvme,format=qcow2,readonly,backing=/x,,y");
+        assert_eq!(path, "a,b.img");
+        assert!(options.read_only && options.snapshot.is_none());
+        assert_eq!(options.format, Some(ImageFormat::Qcow2));
+        assert_eq!(options.backing, Some("/x,y".into()));
+        assert_eq!(image("a,snapshot").1.snapshot, Some(16 << 30));
+        assert_eq!(image("a,snapshot=1M").1.snapshot, Some(1 << 20));
+        assert!("a,target".parse::<Disk>().unwrap().target);
+        assert_eq!("a".parse::<Disk>().unwrap().controller, None);
+        let named = "a,controller=nvme".parse::<Disk>().unwrap().controller;
+        assert_eq!(named.map(|kind| kind.name), Some("nvme"));
+        assert!("mem:1M,target".parse::<Disk>().unwrap().target);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_a_reason() {
+        for (text, why) in [
+            ("", "begin with a file"),
+            (",readonly", "begin with a file"),
+            ("a,readonly,snapshot", "exclude each other"),
+            ("a,format=vhdx", "raw, qcow2 or vmdk"),
+            ("a,controller=ahci", "unknown kind of controller `ahci`: use nvme"),
+            ("a,controller", "unknown kind of controller ``"),
+            ("a,snapshot=lots", "whole number"),
+            ("a,backing=", "unknown option `backing`"),
+            ("a,rw", "unknown option `rw`"),
+            ("mem:1M,readonly", "no options of an image"),
+        ] {
+            let message = text.parse::<Disk>().unwrap_err();
+            assert!(message.contains(why), "{text}: {message}");
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! A run, described as data: what is booted, what it is given, what is watched, what is written where. The command line, a
+//! file (`storlock run --spec FILE`), a report and a recording all describe a run by a [`RunSpec`].
+//!
+//! Talks to nothing: no file is opened here. Every field has the name of its option of `storlock run`, and a value is
+//! written as there, in JSON where that has a form for it. A path is used as it is written: one that is relative, from the
+//! working directory of the program that runs the description. What is left out has its default, and what goes together
+//! with what, [`RunSpec::check`] decides.
+
+mod check;
+pub mod disk;
+pub mod fault;
+mod faults;
+pub mod units;
+
+use std::path::PathBuf;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+use storlock_vmm::storage::InterruptKind;
+
+pub(crate) use self::check::guest_name;
+pub use self::check::{Boot, CheckedSpec, Contradiction};
+pub use self::disk::{Disk, DiskPlace, check_disks};
+pub use self::faults::{PlannedFault, check_faults};
+pub use self::units::{Export, FilePath, Limit, Size};
+use crate::gdb::OnDisconnect;
+
+/// What a description begins with: its format and version.
+pub const SCHEMA: &str = "storlock-run/1";
+/// Largest description that is read, in bytes: a report may be one.
+pub const SIZE_LIMIT: u64 = 64 << 20;
+
+/// Schemas of reports, which hold the description of their run.
+const REPORTS: &str = "storlock-report/";
+
+/// How the report is printed on standard output.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// The best way to interrupt that the storage controllers offer, with those below it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Interrupts {
+    /// MSI-X, MSI and the INTx pin.
+    #[default]
+    Msix,
+    /// MSI and the INTx pin.
+    Msi,
+    /// The INTx pin only.
+    Intx,
+}
+
+impl From<Interrupts> for InterruptKind {
+    fn from(interrupts: Interrupts) -> Self {
+        match interrupts {
+            Interrupts::Msix => Self::Msix,
+            Interrupts::Msi => Self::Msi,
+            Interrupts::Intx => Self::Intx,
+        }
+    }
+}
+
+/// What a new violation does under a debugger.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnViolation {
+    /// The machine stops at the call, also while no debugger is attached.
+    #[default]
+    Stop,
+    /// It is only reported.
+    Report,
+}
+
+/// Firmware to boot by: `true`, that which is installed, or the file of its code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Firmware {
+    /// What the host's package has installed.
+    Installed,
+    /// The code in this file.
+    File(FilePath),
+}
+
+/// The description of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
+pub struct RunSpec {
+    schema: Schema,
+    /// Driver under test: its file, or with firmware its name in the guest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver: Option<FilePath>,
+    /// Kernel to boot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<FilePath>,
+    /// Initial RAM disk of a Linux kernel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initrd: Option<FilePath>,
+    /// Firmware to boot by, instead of entering a kernel directly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<Firmware>,
+    /// File of the firmware's variables.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variables: Option<FilePath>,
+    /// PNG file for what the display shows at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub screenshot: Option<FilePath>,
+    /// A reset ends the run.
+    #[serde(skip_serializing_if = "is_false")]
+    pub no_reboot: bool,
+    /// A triple fault is a reset.
+    #[serde(skip_serializing_if = "is_false")]
+    pub reboot_at_triple_fault: bool,
+    /// Whether the guest sees Hyper-V's interface.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hyperv: Option<bool>,
+    /// Port driver.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port_driver: Option<FilePath>,
+    /// Further drivers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub load: Vec<FilePath>,
+    /// Registry file for the drivers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registry: Option<FilePath>,
+    /// Number of virtual processors, 1 to 64.
+    pub cpus: u32,
+    /// Guest memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Size>,
+    /// Seed of every random choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// How long the guest may run.
+    pub time_limit: Limit,
+    /// How long it may take to shut down after the power button was pressed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shutdown_grace: Option<Limit>,
+    /// Directory for the run's files.
+    pub report_dir: FilePath,
+    /// File for the recording.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record: Option<FilePath>,
+    /// Largest size of the recording and of the event trace, each.
+    pub output_limit: Size,
+    /// How the report is printed.
+    pub format: Format,
+    /// The disks.
+    pub disk: Vec<Disk>,
+    /// The best way to interrupt that the controllers offer.
+    pub interrupts: Interrupts,
+    /// The fault plan.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fault: Vec<PlannedFault>,
+    /// The KVM device.
+    pub kvm: FilePath,
+    /// Command line of the guest's kernel.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub append: String,
+    /// Second place for the serial port's output; `-` is standard error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<FilePath>,
+    /// Directory with unstripped images and PDBs, or a PDB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub symbols: Option<FilePath>,
+    /// File for a crash dump at the first violation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dump_on_violation: Option<FilePath>,
+    /// Whether to log what drivers print for a debugger.
+    #[serde(skip_serializing_if = "is_false")]
+    pub debug_print: bool,
+    /// Whether to check what the monitor relies on in the guest.
+    #[serde(skip_serializing_if = "is_false")]
+    pub check_guest: bool,
+    /// Exported data that the report is to show.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dump_export: Vec<Export>,
+    /// Address at which debuggers are served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gdb: Option<String>,
+    /// The guest's first instruction waits for a debugger.
+    #[serde(skip_serializing_if = "is_false")]
+    pub gdb_wait: bool,
+    /// The address may be one that other machines reach.
+    #[serde(skip_serializing_if = "is_false")]
+    pub gdb_expose: bool,
+    /// What a new violation does under a debugger.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_violation: Option<OnViolation>,
+    /// What becomes of the machine when a debugger vanishes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_disconnect: Option<OnDisconnect>,
+    /// The program's threads are not limited.
+    #[serde(skip_serializing_if = "is_false")]
+    pub no_sandbox: bool,
+}
+
+impl Default for RunSpec {
+    fn default() -> Self {
+        Self {
+            schema: Schema,
+            driver: None,
+            kernel: None,
+            initrd: None,
+            firmware: None,
+            variables: None,
+            screenshot: None,
+            no_reboot: false,
+            reboot_at_triple_fault: false,
+            hyperv: None,
+            port_driver: None,
+            load: Vec::new(),
+            registry: None,
+            cpus: 2,
+            memory: None,
+            seed: None,
+            time_limit: Limit(std::time::Duration::from_secs(600)),
+            shutdown_grace: None,
+            report_dir: "storlock-report".into(),
+            record: None,
+            output_limit: Size(16 << 30),
+            format: Format::default(),
+            disk: vec![Disk {
+                place: DiskPlace::Memory(64 << 20),
+                target: false,
+                namespace: false,
+                controller: None,
+            }],
+            interrupts: Interrupts::default(),
+            fault: Vec::new(),
+            kvm: storlock_vmm::kvm::DEFAULT_DEVICE.into(),
+            append: String::new(),
+            serial: None,
+            symbols: None,
+            dump_on_violation: None,
+            debug_print: false,
+            check_guest: false,
+            dump_export: Vec::new(),
+            gdb: None,
+            gdb_wait: false,
+            gdb_expose: false,
+            on_violation: None,
+            on_disconnect: None,
+            no_sandbox: false,
+        }
+    }
+}
+
+/// Why a text is no description of a run.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    /// It is no JSON, or a field is unknown or has a value that it cannot have.
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    /// It does not say what it is.
+    #[error("it has no `schema`: a description of a run begins with {{\"schema\": \"{SCHEMA}\"}}")]
+    NoSchema,
+    /// It is something else, or of another version of this program.
+    #[error("its schema is `{0}`; this program reads {SCHEMA}, and reports (report.json), which hold one")]
+    Schema(String),
+    /// A report without the description of its run.
+    #[error("the report does not hold the description of its run: an earlier version of this program has written it")]
+    NotInReport,
+}
+
+impl RunSpec {
+    /// Reads a description in JSON, or that in a report in JSON.
+    ///
+    /// # Errors
+    /// [`SpecError`], which names the field or the place.
+    pub fn from_json(text: &[u8]) -> Result<Self, SpecError> {
+        #[derive(Deserialize)]
+        struct Head {
+            schema: Option<String>,
+        }
+        #[derive(Deserialize)]
+        struct Report {
+            run: Run,
+        }
+        #[derive(Deserialize)]
+        struct Run {
+            spec: Option<Value>,
+        }
+        let head: Head = serde_json::from_slice(text)?;
+        match head.schema {
+            Some(schema) if schema == SCHEMA => Ok(serde_json::from_slice(text)?),
+            Some(schema) if schema.starts_with(REPORTS) => {
+                let report: Report = serde_json::from_slice(text)?;
+                let spec = report.run.spec.ok_or(SpecError::NotInReport)?;
+                match spec.get("schema").and_then(Value::as_str) {
+                    Some(SCHEMA) => Ok(serde_json::from_value(spec)?),
+                    Some(other) => Err(SpecError::Schema(other.to_owned())),
+                    None => Err(SpecError::NoSchema),
+                }
+            }
+            Some(schema) => Err(SpecError::Schema(schema)),
+            None => Err(SpecError::NoSchema),
+        }
+    }
+
+    /// The description in JSON, for people too.
+    ///
+    /// # Errors
+    /// None that can happen: every value has a form in JSON.
+    pub fn to_json(&self) -> Result<String, SpecError> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+
+    /// The description as a report and a recording carry it.
+    #[must_use]
+    pub fn to_value(&self) -> Option<Value> {
+        serde_json::to_value(self).ok()
+    }
+}
+
+/// The value of `schema`: there is one that this program reads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Schema;
+
+impl Serialize for Schema {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(SCHEMA)
+    }
+}
+
+impl<'de> Deserialize<'de> for Schema {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let found = String::deserialize(deserializer)?;
+        if found == SCHEMA {
+            return Ok(Self);
+        }
+        Err(D::Error::custom(SpecError::Schema(found)))
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "`firmware` is true, for the installed one, or the path of its code"
+)]
+enum FirmwareForm {
+    Installed(bool),
+    File(FilePath),
+}
+
+impl Serialize for Firmware {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Installed => FirmwareForm::Installed(true),
+            Self::File(path) => FirmwareForm::File(path.clone()),
+        }
+        .serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Firmware {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match FirmwareForm::deserialize(deserializer)? {
+            FirmwareForm::Installed(true) => Ok(Self::Installed),
+            FirmwareForm::Installed(false) => Err(D::Error::custom(
+                "`firmware` is true or a path: leave it out to enter a kernel directly",
+            )),
+            FirmwareForm::File(path) => Ok(Self::File(path)),
+        }
+    }
+}
+
+impl Firmware {
+    /// The file of its code, if it is named.
+    #[must_use]
+    pub fn file(&self) -> Option<&std::path::Path> {
+        match self {
+            Self::Installed => None,
+            Self::File(path) => Some(path),
+        }
+    }
+}
+
+impl From<Option<PathBuf>> for Firmware {
+    fn from(path: Option<PathBuf>) -> Self {
+        path.map_or(Self::Installed, |path| Self::File(path.into()))
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+#[cfg(test)]
+mod tests;

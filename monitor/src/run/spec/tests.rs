@@ -1,0 +1,275 @@
+//! Descriptions as they are written, and what does not go together in them.
+
+use serde_json::json;
+
+use super::*;
+use crate::cli::run::arguments::tests::specs;
+use proptest::prelude::*;
+
+fn parse(value: &Value) -> Result<RunSpec, SpecError> {
+    RunSpec::from_json(value.to_string().as_bytes())
+}
+
+#[track_caller]
+fn refused(value: &Value, why: &str) {
+    let told = parse(value).unwrap_err().to_string();
+    assert!(told.contains(why), "{value}: {told}");
+}
+
+#[test]
+fn what_is_left_out_has_its_default() {
+    assert_eq!(parse(&json!({"schema": SCHEMA})).unwrap(), RunSpec::default());
+    let spec = parse(&json!({"schema": SCHEMA, "cpus": 4, "memory": "1G", "time_limit": 90})).unwrap();
+    assert_eq!(
+        (spec.cpus, spec.memory, spec.time_limit),
+        (4, Some(Size(1 << 30)), Limit(std::time::Duration::from_secs(90)))
+    );
+}
+
+#[test]
+fn a_disk_is_an_object_with_its_options() {
+    let disks = json!([{"memory": "64M", "target": true}, {"file": "a,b.qcow2", "snapshot": "1M", "backing": "c"}]);
+    let spec = parse(&json!({"schema": SCHEMA, "disk": disks})).unwrap();
+    let expected: Vec<Disk> = ["mem:64M,target", "a,,b.qcow2,snapshot=1M,backing=c"]
+        .map(|text| text.parse().unwrap())
+        .into();
+    assert_eq!(spec.disk, expected);
+    assert_eq!(serde_json::to_value(&spec.disk).unwrap(), disks);
+}
+
+#[test]
+fn what_is_not_understood_is_refused_by_its_name() {
+    refused(&json!({"cpus": 2}), "no `schema`");
+    refused(&json!({"schema": "storlock-run/2", "new": 1}), "storlock-run/2");
+    refused(&json!({"schema": "something"}), "something");
+    refused(&json!({"schema": 1}), "string");
+    refused(&json!([]), "expected");
+    for (field, value, why) in [
+        ("drvier", json!("x.sys"), "unknown field `drvier`"),
+        ("cpus", json!("two"), "u32"),
+        ("memory", json!("lots"), "a size"),
+        ("memory", json!(-1), "a size"),
+        ("time_limit", json!("0s"), "a limit of zero"),
+        ("fault", json!(["explode"]), "KIND:WHAT"),
+        (
+            "disk",
+            json!([{"file": "x", "read_only": true}]),
+            "unknown field `read_only`",
+        ),
+        (
+            "disk",
+            json!([{"file": "x", "memory": "1M"}]),
+            "either a `file` or `memory`",
+        ),
+        ("disk", json!([{}]), "either a `file` or `memory`"),
+        (
+            "disk",
+            json!([{"memory": "1M", "readonly": true}]),
+            "no options of an image",
+        ),
+        (
+            "disk",
+            json!([{"file": "x", "controller": "ahci"}]),
+            "unknown kind of controller `ahci`",
+        ),
+        ("dump_export", json!(["nothing"]), "MODULE!NAME:BYTES"),
+        ("interrupts", json!("smoke"), "unknown variant `smoke`"),
+        ("firmware", json!(false), "true or a path"),
+        ("firmware", json!(7), "true, for the installed one"),
+        ("driver", json!(""), "a path cannot be empty"),
+        ("seed", json!(1.5), "u64"),
+    ] {
+        let mut spec = json!({"schema": SCHEMA});
+        spec[field] = value;
+        refused(&spec, why);
+    }
+    let twice = format!(r#"{{"schema": "{SCHEMA}", "cpus": 1, "cpus": 2}}"#);
+    let told = RunSpec::from_json(twice.as_bytes()).unwrap_err().to_string();
+    assert!(
+        told.contains("duplicate field `cpus`") && told.contains("line 1"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_report_describes_its_run() {
+    let spec = RunSpec {
+        cpus: 7,
+        ..RunSpec::default()
+    };
+    let report = json!({"schema": "storlock-report/2", "run": {"cpus": 7, "spec": spec.to_value()}, "violations": []});
+    assert_eq!(parse(&report).unwrap(), spec);
+    refused(
+        &json!({"schema": "storlock-report/2", "run": {"cpus": 7}}),
+        "does not hold the description",
+    );
+    refused(&json!({"schema": "storlock-report/2"}), "missing field `run`");
+    let other = json!({"schema": "storlock-report/9", "run": {"spec": {"schema": "storlock-run/9", "x": 1}}});
+    refused(&other, "storlock-run/9");
+}
+
+/// A description from its fields beside the schema.
+fn spec(fields: &Value) -> RunSpec {
+    let mut all = json!({"schema": SCHEMA});
+    for (name, value) in fields.as_object().unwrap() {
+        all[name] = value.clone();
+    }
+    parse(&all).unwrap()
+}
+
+#[test]
+fn what_does_not_go_together_is_refused_with_a_reason() {
+    for (fields, linux, why) in [
+        (json!({}), false, "--driver is needed"),
+        (json!({"driver": "x.sys", "cpus": 0}), false, "1 to 64"),
+        (
+            json!({"driver": "x.sys", "fault": ["explode:read"]}),
+            false,
+            "--fault: explode:read: unknown kind `explode`",
+        ),
+        (json!({"driver": "x.sys", "cpus": 65}), false, "1 to 64"),
+        (
+            json!({"driver": "x.sys", "variables": "v"}),
+            false,
+            "--variables means nothing without --firmware",
+        ),
+        (
+            json!({"driver": "x.sys", "screenshot": "s"}),
+            false,
+            "--screenshot means nothing without --firmware",
+        ),
+        (
+            json!({"driver": "x.sys", "gdb_wait": true}),
+            false,
+            "--gdb-wait means nothing without --gdb",
+        ),
+        (
+            json!({"driver": "x.sys", "on_violation": "stop"}),
+            false,
+            "without --gdb",
+        ),
+        (
+            json!({"driver": "x.sys", "gdb": ":1", "shutdown_grace": "1s"}),
+            false,
+            "exclude each other",
+        ),
+        (json!({"driver": "x.sys", "gdb": "nowhere"}), false, "no address"),
+        (json!({"driver": "x.sys", "gdb": "0.0.0.0:1"}), false, "--gdb-expose"),
+        (
+            json!({"firmware": true, "no_reboot": true, "reboot_at_triple_fault": true}),
+            false,
+            "exclude each other",
+        ),
+        (
+            json!({"kernel": "bzImage", "driver": "x.sys"}),
+            true,
+            "Linux has no such driver",
+        ),
+        (
+            json!({"kernel": "k.exe", "driver": "x.sys", "firmware": true}),
+            false,
+            "--firmware without --kernel",
+        ),
+        (
+            json!({"kernel": "k.exe", "firmware": true}),
+            false,
+            "this --kernel is none",
+        ),
+        (json!({"kernel": "k.exe"}), false, "--driver is needed"),
+        (
+            json!({"driver": "x.sys", "initrd": "i"}),
+            false,
+            "--initrd goes with a Linux kernel",
+        ),
+        (
+            json!({"firmware": true, "initrd": "i"}),
+            false,
+            "--initrd goes with a Linux kernel",
+        ),
+        (
+            json!({"firmware": true, "driver": "mydriver"}),
+            false,
+            "with its extension",
+        ),
+        (
+            json!({"firmware": true, "driver": "x.sys", "load": ["y.sys"]}),
+            false,
+            "--load is for a kernel",
+        ),
+        (
+            json!({"firmware": true, "append": "x"}),
+            false,
+            "--append is for a kernel",
+        ),
+        (
+            json!({"kernel": "bzImage", "load": ["y.sys"]}),
+            true,
+            "--load is for an NT-compatible kernel",
+        ),
+        (
+            json!({"kernel": "bzImage", "record": "r"}),
+            true,
+            "--record goes with a driver",
+        ),
+        (
+            json!({"kernel": "bzImage", "gdb": ":1"}),
+            true,
+            "--gdb goes with a driver",
+        ),
+        (
+            json!({"firmware": true, "check_guest": true}),
+            false,
+            "--check-guest goes with a driver",
+        ),
+        (
+            json!({"driver": "x.sys", "disk": [{"memory": "1M", "namespace": true}]}),
+            false,
+            "--disk: the first disk",
+        ),
+    ] {
+        let told = spec(&fields).check(linux, 1).unwrap_err().to_string();
+        assert!(told.contains(why), "{fields}: {told}");
+    }
+}
+
+#[test]
+fn defaults_follow_the_guest() {
+    let direct = spec(&json!({"driver": "x.sys"})).check(false, 5).unwrap();
+    assert_eq!(
+        (direct.boot, direct.memory, direct.hyperv, direct.seed),
+        (Boot::Kernel, 256 << 20, false, 5)
+    );
+    assert_eq!(direct.shutdown_grace, None);
+    let windows = spec(&json!({"driver": "x.sys", "firmware": true, "seed": 3}))
+        .check(false, 5)
+        .unwrap();
+    assert_eq!((windows.memory, windows.hyperv, windows.seed), (4 << 30, true, 3));
+    assert_eq!(windows.shutdown_grace, Some(std::time::Duration::from_secs(60)));
+    assert!(windows.is_windows() && windows.is_watched());
+    let debugged = spec(&json!({"driver": "x.sys", "firmware": true, "gdb": ":1"}))
+        .check(false, 5)
+        .unwrap();
+    assert_eq!(debugged.shutdown_grace, None);
+    let linux = spec(&json!({"kernel": "bzImage", "append": "quiet"}))
+        .check(true, 5)
+        .unwrap();
+    assert_eq!((linux.boot, linux.is_watched()), (Boot::Linux, false));
+    let both = spec(&json!({"kernel": "bzImage", "firmware": "OVMF.fd", "append": "quiet"}))
+        .check(true, 5)
+        .unwrap();
+    assert_eq!(both.boot, Boot::Firmware { linux: true });
+}
+
+proptest! {
+    /// What was decided once stays, whatever this program's defaults and the next seed are.
+    #[test]
+    fn a_checked_description_decides_everything(spec in specs(), linux: bool, seeds: (u64, u64)) {
+        if let Ok(first) = spec.check(linux, seeds.0) {
+            let again = RunSpec::from_json(first.spec.to_json().unwrap().as_bytes()).unwrap();
+            let second = again.check(linux, seeds.1).unwrap();
+            prop_assert_eq!(&first.spec, &second.spec);
+            prop_assert_eq!((first.seed, first.memory, first.hyperv), (second.seed, second.memory, second.hyperv));
+            prop_assert_eq!((first.boot, first.shutdown_grace), (second.boot, second.shutdown_grace));
+        }
+    }
+}

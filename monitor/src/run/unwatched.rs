@@ -1,0 +1,220 @@
+//! The machine of a guest that is not watched: Linux, or what firmware boots.
+//!
+//! Talks to the virtual machine monitor and the supervisor. It must not know what the guest does.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use storlock_vmm::devices::ramfb::{Picture, RamFb};
+use storlock_vmm::run::{Machine, MachineConfig, MachineStop};
+
+use super::disks::{self, AttachedDisks};
+use super::guest::{Control, FaultPlan, GuestOptions, Start};
+use super::report_directory::{Outputs, ReportDirectory};
+use super::running::describe_variables;
+use super::serial::{SerialLog, SerialWriter};
+use super::spec::CheckedSpec;
+use super::supervisor::{AtViolation, KvmMachine, Supervisor};
+use super::{Failure, Host, boot, create_directory, firmware, limit_files, machine_options};
+use crate::notices::Notices;
+use crate::output::{Cut, WholeFile};
+use crate::report::FaultInfo;
+use crate::threads;
+use crate::vmi::RunControl;
+
+/// A run in which nothing is watched, ready to start.
+pub struct UnwatchedRun {
+    checked: CheckedSpec,
+    guest: UnwatchedGuest,
+    screenshot: Option<WholeFile>,
+    outputs: Arc<Outputs>,
+    /// Locked until the end.
+    _directory: ReportDirectory,
+}
+
+impl UnwatchedRun {
+    pub(super) fn prepare(
+        checked: CheckedSpec,
+        claimed: Option<ReportDirectory>,
+        host: Host,
+        outputs: &Arc<Outputs>,
+    ) -> Result<Self, Failure> {
+        let notices = &*host.notices;
+        let start = boot::unwatched(&checked, notices).map_err(Failure::infrastructure)?;
+        let directory = create_directory(&checked, claimed, notices)?;
+        let screenshot = firmware::prepare_screenshot(&checked).map_err(Failure::infrastructure)?;
+        let options = machine_options(&checked, &host);
+        let guest = UnwatchedGuest::prepare(&options, start, outputs).map_err(Failure::infrastructure)?;
+        let renamed: Vec<&Path> = screenshot.iter().filter_map(WholeFile::renamed_in).collect();
+        limit_files(&host, &renamed).map_err(Failure::infrastructure)?;
+        Ok(Self {
+            checked,
+            guest,
+            screenshot,
+            outputs: Arc::clone(outputs),
+            _directory: directory,
+        })
+    }
+
+    /// What is run.
+    #[must_use]
+    pub fn spec(&self) -> &CheckedSpec {
+        &self.checked
+    }
+
+    /// By which another thread can end the run early, also before it is started.
+    #[must_use]
+    pub fn control(&self) -> Arc<dyn RunControl> {
+        self.guest.control()
+    }
+
+    /// Runs the guest to its end.
+    ///
+    /// # Errors
+    /// [`Failure`] if it cannot be started.
+    pub fn run(self, interrupted: &dyn Fn() -> bool) -> Result<UnwatchedEnd, Failure> {
+        let deadline = Instant::now().checked_add(self.checked.time_limit());
+        let ended = self.guest.run(self.checked.time_limit(), interrupted);
+        let mut end = ended.map_err(|error| {
+            self.outputs.remove();
+            Failure::infrastructure(error)
+        })?;
+        end.deadline = deadline;
+        if let Some(screenshot) = &self.screenshot {
+            deadline.inspect(|deadline| screenshot.progress().give_up_at(*deadline));
+            let cut = firmware::write_screenshot(screenshot, end.picture.as_ref());
+            end.note(cut);
+        }
+        Ok(end)
+    }
+}
+
+/// A machine that is ready to start.
+struct UnwatchedGuest {
+    machine: Machine,
+    serial: Arc<SerialLog>,
+    disks: AttachedDisks,
+    display: Option<Arc<RamFb>>,
+    faults: Option<FaultPlan>,
+    shutdown_grace: Option<Duration>,
+    notices: Arc<dyn Notices>,
+}
+
+/// How it ended.
+pub struct UnwatchedEnd {
+    /// The last stop.
+    pub stop: MachineStop,
+    /// What came of pressing the power button, if it was pressed.
+    pub shutdown: Option<String>,
+    /// After which time.
+    pub duration: Duration,
+    /// How often it was reset and started again.
+    pub restarts: u64,
+    /// What the display showed.
+    pub picture: Option<Picture>,
+    /// What the host has failed to do.
+    pub failures: Vec<String>,
+    /// What else there is to say of outputs.
+    pub notes: Vec<String>,
+    /// What has become of the fault plan.
+    pub faults: Vec<FaultInfo>,
+    /// When nobody who reads an output is waited for any more.
+    pub deadline: Option<Instant>,
+}
+
+impl UnwatchedEnd {
+    fn note(&mut self, cut: Option<Cut>) {
+        match cut {
+            Some(Cut::Failure(text)) => self.failures.push(text),
+            Some(Cut::Note(text)) => self.notes.push(text),
+            None => {}
+        }
+    }
+}
+
+impl UnwatchedGuest {
+    /// Builds the machine and puts in what it starts with.
+    ///
+    /// # Errors
+    /// If KVM cannot be used, memory or disk cannot be had, or the guest cannot be loaded.
+    fn prepare(options: &GuestOptions, start: Start, outputs: &Outputs) -> anyhow::Result<Self> {
+        let serial = SerialLog::create(options, outputs)?;
+        let kvm = storlock_vmm::kvm::open(&options.kvm)?;
+        let config = MachineConfig {
+            cpus: options.cpus,
+            memory: options.memory,
+            serial: Some(Box::new(SerialWriter(Arc::clone(&serial)))),
+            hyperv: options.hyperv,
+            at_reset: options.at_reset,
+            sandbox: options.sandbox,
+            ..MachineConfig::default()
+        };
+        let mut machine = Machine::new(&kvm, config)?;
+        let disks = disks::attach(&mut machine, options)?;
+        let display = start.put_into(&mut machine)?;
+        Ok(Self {
+            machine,
+            serial,
+            faults: FaultPlan::of(&disks, options),
+            disks,
+            display,
+            shutdown_grace: options.shutdown_grace,
+            notices: Arc::clone(&options.notices),
+        })
+    }
+
+    /// A handle by which another thread can stop the guest.
+    fn control(&self) -> Arc<dyn RunControl> {
+        Arc::new(Control {
+            handle: self.machine.handle(),
+            debugger: None,
+            dump: None,
+        })
+    }
+
+    /// Runs the guest to its end, at most `limit` and the time for its shutdown. The calling thread is limited from here on.
+    ///
+    /// # Errors
+    /// If its threads cannot be started, or not be limited.
+    fn run(self, limit: Duration, interrupted: &dyn Fn() -> bool) -> anyhow::Result<UnwatchedEnd> {
+        let power = Arc::clone(self.machine.power());
+        let sandbox = self.machine.sandbox();
+        let variable_failures = self.machine.variable_failures();
+        let running = self.machine.start_paused()?;
+        sandbox.enter(&threads::MAIN)?;
+        let began = Instant::now();
+        let supervisor = Supervisor {
+            machine: &KvmMachine {
+                running: &running,
+                power: &power,
+            },
+            limit,
+            grace: self.shutdown_grace,
+            interrupted,
+            debugger: None,
+            // Nothing is watched.
+            at_violation: &mut |_| AtViolation::default(),
+            notices: &*self.notices,
+        };
+        let ending = supervisor.run();
+        let duration = began.elapsed();
+        let mut failures: Vec<String> = self.disks.failures().collect();
+        failures.extend(describe_variables(&variable_failures));
+        let mut end = UnwatchedEnd {
+            stop: ending.stop,
+            shutdown: ending.shutdown,
+            duration,
+            restarts: running.restarts(),
+            picture: self.display.and_then(|display| display.picture()),
+            failures,
+            notes: self.disks.notes.clone(),
+            faults: self.faults.as_ref().map(FaultPlan::report).unwrap_or_default(),
+            deadline: None,
+        };
+        for cut in self.serial.finish() {
+            end.note(Some(cut));
+        }
+        Ok(end)
+    }
+}

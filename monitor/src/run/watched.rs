@@ -1,0 +1,238 @@
+//! A run with a driver to watch, from its description to its report.
+//!
+//! Talks to the machine, the session, the debugger's server and the run's files. It must not know what a violation is.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use storlock_vmm::sandbox::JoinHandle;
+
+use super::boot::{self, WatchedBoot};
+use super::guest::Guest;
+use super::images::{ImageFile, Role};
+use super::report_directory::{Outputs, ReportDirectory, TRACE_FILE};
+use super::running::Ended;
+use super::spec::CheckedSpec;
+use super::{Failure, Host, create_directory, debugger, dump_plan, firmware, limit_files, machine_options};
+use crate::output::{OutputFile, WholeFile};
+use crate::report::{Report, RunInfo};
+use crate::session::recording::Recording;
+use crate::session::trace::Trace;
+use crate::session::{Config, DriverFile, Session};
+use crate::vmi::RunControl;
+use crate::windows::SymbolTable;
+
+/// How long the thread that serves debuggers may take to see the end of a run.
+const DEBUGGER_END: Duration = Duration::from_millis(300);
+
+/// A run that is ready to start.
+pub struct WatchedRun {
+    checked: CheckedSpec,
+    guest: Guest,
+    session: Arc<Session>,
+    directory: ReportDirectory,
+    debugger: Option<JoinHandle<()>>,
+    screenshot: Option<WholeFile>,
+    outputs: Arc<Outputs>,
+}
+
+/// A run that is over.
+pub struct Finished {
+    /// What it came to.
+    pub report: Report,
+    /// Where the report is to be written.
+    pub directory: ReportDirectory,
+    /// When nobody who reads an output is waited for any more.
+    pub deadline: Option<Instant>,
+}
+
+impl WatchedRun {
+    pub(super) fn prepare(
+        checked: CheckedSpec,
+        claimed: Option<ReportDirectory>,
+        host: Host,
+        outputs: &Arc<Outputs>,
+    ) -> Result<Self, Failure> {
+        let notices = &*host.notices;
+        let Some(driver) = checked.spec.driver.clone() else {
+            return Err(Failure::usage(anyhow!("there is no driver to watch")));
+        };
+        dump_plan::check_symbols(checked.spec.symbols.as_deref())?;
+        let WatchedBoot { target, images, start } = boot::watched(&checked, &driver, notices)?;
+        let directory = create_directory(&checked, claimed, notices)?;
+        let dump = dump_plan::plan(&checked, &images)?;
+        let socket = debugger::open(&checked, notices)?;
+        let screenshot = firmware::prepare_screenshot(&checked).map_err(Failure::infrastructure)?;
+        let streams = Streams::open(&checked, outputs).map_err(Failure::infrastructure)?;
+        let options = machine_options(&checked, &host);
+        let mut guest = Guest::prepare(&options, start, outputs).map_err(Failure::infrastructure)?;
+        let config = config(&checked, target, &images, &host, &guest).map_err(Failure::infrastructure)?;
+        config.check().map_err(|what| Failure::usage(anyhow!(what)))?;
+        let session = open_session(&checked, config, streams, &host).map_err(Failure::infrastructure)?;
+        let session = Arc::new(session);
+        let mut renamed = vec![directory.path()];
+        renamed.extend(dump.iter().filter_map(|plan| plan.file.renamed_in()));
+        renamed.extend(screenshot.iter().filter_map(WholeFile::renamed_in));
+        let renamed: Vec<PathBuf> = renamed.into_iter().map(Path::to_owned).collect();
+        if let Some(plan) = dump {
+            session.dump_first_violation();
+            guest.dump_to(plan);
+        }
+        let debugger = match socket {
+            Some(socket) => {
+                let terms = (host.sandbox, &host.notices);
+                let serving = debugger::serve(&checked, socket, &images, &mut guest, &session, outputs, terms);
+                Some(serving.map_err(Failure::infrastructure)?)
+            }
+            None => None,
+        };
+        let renamed: Vec<&Path> = renamed.iter().map(PathBuf::as_path).collect();
+        limit_files(&host, &renamed).map_err(Failure::infrastructure)?;
+        Ok(Self {
+            checked,
+            guest,
+            session,
+            directory,
+            debugger,
+            screenshot,
+            outputs: Arc::clone(outputs),
+        })
+    }
+
+    /// What is run.
+    #[must_use]
+    pub fn spec(&self) -> &CheckedSpec {
+        &self.checked
+    }
+
+    /// Who judges.
+    #[must_use]
+    pub fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// By which another thread can end the run early, also before it is started.
+    #[must_use]
+    pub fn control(&self) -> Arc<dyn RunControl> {
+        self.guest.control()
+    }
+
+    /// Runs the guest to its end. A stop counts as an interruption if `interrupted` says so then. From here on there is a report,
+    /// whatever happens.
+    ///
+    /// # Errors
+    /// [`Failure`] if the guest cannot be started.
+    pub fn run(self, interrupted: &dyn Fn() -> bool) -> Result<Finished, Failure> {
+        let limit = self.checked.time_limit();
+        let deadline = Instant::now().checked_add(limit);
+        let running = self.guest.start(&self.session).context("the guest cannot be started");
+        let running = running.map_err(|error| {
+            self.outputs.remove();
+            Failure::infrastructure(error)
+        })?;
+        let Ended { mut end, picture } = running.wait(limit, interrupted);
+        if let Some(screenshot) = &self.screenshot {
+            deadline.inspect(|deadline| screenshot.progress().give_up_at(*deadline));
+            end.note(firmware::write_screenshot(screenshot, picture.as_ref()));
+        }
+        if let Some(debugger) = self.debugger {
+            // It has seen the end of the run, too.
+            if let Some(Err(_)) = debugger.join_within(DEBUGGER_END) {
+                let text = "the thread that serves debuggers panicked; this is a defect of the program";
+                end.failures.push(text.to_owned());
+            }
+        }
+        deadline.inspect(|deadline| self.directory.give_up_at(*deadline));
+        Ok(Finished {
+            report: self.session.report(&end),
+            directory: self.directory,
+            deadline,
+        })
+    }
+}
+
+/// What the session is told before the guest starts.
+fn config(
+    checked: &CheckedSpec,
+    target: String,
+    images: &[ImageFile],
+    host: &Host,
+    guest: &Guest,
+) -> anyhow::Result<Config> {
+    let spec = &checked.spec;
+    let mut symbols = SymbolTable::default();
+    for image in images {
+        match image.unstripped(spec.symbols.as_deref()) {
+            Some((_, unstripped)) => symbols.add_unstripped(&image.name, &image.image, &unstripped),
+            None => symbols.add_file(&image.name, &image.image),
+        }
+    }
+    let file = images.iter().find(|image| image.role == Role::Target);
+    let target_file = file.map(|file| DriverFile::read(&file.image));
+    Ok(Config {
+        target,
+        target_file: target_file
+            .transpose()
+            .context("the imports of the driver under test")?,
+        processors: spec.cpus,
+        breakpoints: guest.breakpoints(),
+        step_over: guest.step_over(),
+        debug_print: spec.debug_print,
+        check_guest: spec.check_guest,
+        exports: spec.dump_export.iter().map(|export| export.0.clone()).collect(),
+        symbols,
+        run: RunInfo {
+            command_line: host.command_line.clone(),
+            spec: spec.to_value(),
+            seed: checked.seed,
+            cpus: spec.cpus,
+            memory: checked.memory,
+            images: images.iter().map(ImageFile::info).collect(),
+            ..RunInfo::default()
+        },
+    })
+}
+
+/// The files that are written while the guest runs.
+struct Streams {
+    trace: OutputFile,
+    recording: Option<OutputFile>,
+}
+
+impl Streams {
+    fn open(checked: &CheckedSpec, outputs: &Outputs) -> anyhow::Result<Self> {
+        let open = |path: &Path| outputs.open(path, checked.time_limit());
+        let path = trace_path(checked);
+        let trace = open(&path).with_context(|| format!("cannot write the event trace {}", path.display()))?;
+        let recording = checked
+            .spec
+            .record
+            .as_deref()
+            .map(|path| open(path).with_context(|| format!("cannot write the recording {}", path.display())));
+        Ok(Self {
+            trace,
+            recording: recording.transpose()?,
+        })
+    }
+}
+
+fn trace_path(checked: &CheckedSpec) -> PathBuf {
+    checked.spec.report_dir.join(TRACE_FILE)
+}
+
+fn open_session(checked: &CheckedSpec, config: Config, streams: Streams, host: &Host) -> anyhow::Result<Session> {
+    let (path, limit) = (trace_path(checked), checked.spec.output_limit.0);
+    let trace = Trace::create(streams.trace, &path, limit, host.sandbox)
+        .with_context(|| format!("cannot write the event trace {}", path.display()))?;
+    let recording = match streams.recording {
+        Some(file) => {
+            let header = serde_json::to_vec(&config).context("the recording's header")?;
+            let recording = Recording::create(file, limit, header, host.sandbox);
+            Some(recording.context("cannot write the recording")?)
+        }
+        None => None,
+    };
+    Ok(Session::new(config, Some(trace), recording))
+}
