@@ -3,6 +3,8 @@
 //! This crate knows Windows and locks; it never calls an ioctl. The machine comes from `storlock-vmm`, the verdicts
 //! from `storlock-check`.
 #![forbid(unsafe_code)]
+// The command line says everything, by one way (docs/contributing.md, "Who may print").
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod backend;
 pub mod cli;

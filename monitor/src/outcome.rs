@@ -66,8 +66,8 @@ impl Condition {
     }
 }
 
-/// The order in which exit codes win when several conditions hold. An interrupted run comes first: its report is
-/// partial whatever else it says.
+/// The order in which exit codes win when several conditions hold. An interrupted run comes first: whoever interrupted it
+/// (a shell, a job's time limit) looks for that code, and its report is partial whatever else it says.
 const PRECEDENCE: [u8; 6] = [130, 2, 5, 1, 3, 4];
 
 /// The process exit code when all of `conditions` hold; 0 when none does.
@@ -77,6 +77,17 @@ pub fn exit_code(conditions: &[Condition]) -> u8 {
         .into_iter()
         .find(|&code| conditions.iter().any(|c| c.exit_code() == code))
         .unwrap_or(0)
+}
+
+/// What sets the exit code where it is not the outcome: the code of a run that was interrupted or whose host failed says so,
+/// whatever was found until then.
+#[must_use]
+pub fn overriding(outcome: Outcome, exit_code: u8) -> Option<&'static str> {
+    match (outcome, exit_code) {
+        (_, 130) => Some("interrupted"),
+        (Outcome::Defect, 5) => Some("the host failed"),
+        _ => None,
+    }
 }
 
 /// The outcome when all of `conditions` hold. A defect stays a defect even if the run ended badly afterwards.
@@ -107,6 +118,10 @@ mod tests {
         assert_eq!(exit_code(&[Defect, Infrastructure]), 5);
         assert_eq!(exit_code(&[Infrastructure, Usage]), 2);
         assert_eq!(exit_code(&[Defect, Interrupted]), 130);
+        assert_eq!(overriding(Outcome::Defect, 130), Some("interrupted"));
+        assert_eq!(overriding(Outcome::Defect, 5), Some("the host failed"));
+        assert_eq!(overriding(Outcome::Defect, 1), None);
+        assert_eq!(overriding(Outcome::Inconclusive, 5), None);
     }
 
     #[test]

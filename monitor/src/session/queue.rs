@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
 use storlock_vmm::sandbox::{JoinHandle, Sandbox};
@@ -16,6 +16,9 @@ use crate::threads;
 
 /// How long the consumer sleeps when there is nothing to do.
 const POLL: Duration = Duration::from_millis(2);
+/// How often a consumer that has nothing to do may write out what it holds back: so much of a run is lost at most when
+/// the program is killed.
+const WRITE_OUT: Duration = Duration::from_millis(100);
 /// How long a consumer may take to end that was given up.
 const GIVING_UP: Duration = Duration::from_millis(50);
 /// How long a producer sleeps when the queue is full.
@@ -37,8 +40,9 @@ pub(crate) struct Queue<T> {
 }
 
 impl<T: Send + 'static> Queue<T> {
-    /// Starts the consumer: a thread that owns `consumer` and calls `consume` for each item in order. It ends after
-    /// [`Queue::close`], when all items are consumed; `join` then gives the consumer back.
+    /// Starts the consumer: a thread that owns `consumer` and calls `consume` for each item in order, and `write_out` from time to
+    /// time when there is none. It ends after [`Queue::close`], when all items are consumed; `join` then gives the consumer
+    /// back.
     ///
     /// # Errors
     /// If the thread cannot be started or limited.
@@ -49,6 +53,7 @@ impl<T: Send + 'static> Queue<T> {
         progress: Progress,
         mut consumer: C,
         mut consume: impl FnMut(&mut C, T) + Send + 'static,
+        mut write_out: impl FnMut(&mut C) + Send + 'static,
     ) -> std::io::Result<(Arc<Self>, JoinHandle<C>)> {
         let queue = Arc::new(Self {
             items: ArrayQueue::new(capacity.max(1)),
@@ -62,6 +67,7 @@ impl<T: Send + 'static> Queue<T> {
         let shared = Arc::clone(&queue);
         let consume_all = move || {
             let gone = GoneOnDrop(&shared.consumer_gone);
+            let mut written_out = Instant::now();
             loop {
                 // Asked before the queue is emptied: what was pushed before closing is then seen.
                 let closed = shared.closed.load(Ordering::Acquire);
@@ -71,6 +77,11 @@ impl<T: Send + 'static> Queue<T> {
                 }
                 if closed {
                     break;
+                }
+                if written_out.elapsed() >= WRITE_OUT {
+                    write_out(&mut consumer);
+                    shared.progress.step();
+                    written_out = Instant::now();
                 }
                 std::thread::sleep(POLL);
             }
@@ -184,6 +195,7 @@ mod tests {
                 std::thread::sleep(Duration::from_micros(50));
                 seen.push(item);
             },
+            |_| {},
         )
         .unwrap();
         (0..200).for_each(|item| queue.push(item));
@@ -202,7 +214,7 @@ mod tests {
                 std::thread::sleep(POLL);
             }
         };
-        let (queue, thread) = Queue::start("test", 1, Sandbox::none(), progress, (), consume).unwrap();
+        let (queue, thread) = Queue::start("test", 1, Sandbox::none(), progress, (), consume, |()| {}).unwrap();
         let asked = Arc::clone(&still);
         queue.ask(Box::new(move || asked.load(Ordering::Acquire)));
         let pushing = Arc::clone(&queue);
@@ -219,10 +231,9 @@ mod tests {
 
     #[test]
     fn producers_do_not_hang_when_the_consumer_is_gone() {
-        let (queue, thread) = Queue::start("test", 1, Sandbox::none(), Progress::default(), (), |(), _: u32| {
-            panic!("on purpose")
-        })
-        .unwrap();
+        let consume = |(): &mut (), _: u32| panic!("on purpose");
+        let (queue, thread) =
+            Queue::start("test", 1, Sandbox::none(), Progress::default(), (), consume, |()| {}).unwrap();
         queue.push(1);
         assert!(thread.join().is_err());
         (0..10).for_each(|item| queue.push(item));

@@ -49,6 +49,15 @@ impl Writer {
     }
 }
 
+impl Writer {
+    /// Writes what is held back, for the case that the program is killed.
+    fn write_out(&mut self) {
+        if self.error.is_none() {
+            self.error = self.file.flush().err();
+        }
+    }
+}
+
 /// Counts what is written.
 #[derive(Debug)]
 struct Counting {
@@ -93,7 +102,15 @@ impl Recording {
             error: None,
         };
         let consume = |writer: &mut Writer, frame| writer.write(&frame);
-        let (queue, thread) = Queue::start("recording", CAPACITY, sandbox, progress, writer, consume)?;
+        let (queue, thread) = Queue::start(
+            "recording",
+            CAPACITY,
+            sandbox,
+            progress,
+            writer,
+            consume,
+            Writer::write_out,
+        )?;
         Ok(Self {
             queue,
             thread: Mutex::new(Some(thread)),

@@ -49,7 +49,7 @@ impl Trace {
             Item::Event(event) => writer.add(&event),
             Item::End(mark) => writer.end(mark),
         };
-        let (queue, thread) = Queue::start("trace", CAPACITY, sandbox, progress, writer, consume)?;
+        let (queue, thread) = Queue::start("trace", CAPACITY, sandbox, progress, writer, consume, Writer::write_out)?;
         let file = path
             .file_name()
             .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
@@ -164,6 +164,13 @@ impl Writer {
                 let text = format!("it has reached its limit of {} bytes", self.limit);
                 self.error = Some(io::Error::other(text));
             }
+        }
+    }
+
+    /// Writes what is held back, for the case that the program is killed.
+    fn write_out(&mut self) {
+        if self.error.is_none() && !self.block.is_empty() {
+            self.flush();
         }
     }
 

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use super::{Renderer, words};
 use crate::escape::Escaped;
+use crate::outcome;
 use crate::report::{
     DumpInfo, DumpedExport, EndKind, EndOfRun, HistoryEntry, IgnoredHits, Location, Report, Violation, WatchInfo,
 };
@@ -185,10 +186,12 @@ fn end_text(text: &mut String, end: &EndOfRun) {
 fn summary_text(text: &mut String, report: &Report) {
     let run = &report.run;
     line!(*text, "summary");
+    let overriding = outcome::overriding(report.outcome, report.exit_code);
+    let overriding = overriding.map(|what| format!("; {what}")).unwrap_or_default();
     field(
         text,
         "outcome",
-        &format!("{} (exit code {})", report.outcome.text(), report.exit_code),
+        &format!("{}{overriding} (exit code {})", report.outcome.text(), report.exit_code),
     );
     for condition in &report.conditions {
         field(text, "", &format!("- {}", condition.reason));

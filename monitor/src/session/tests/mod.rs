@@ -23,6 +23,7 @@ use crate::windows::testing::{CODE, DATA, EXCEPTION, PeBuilder};
 mod debug_print;
 mod edits;
 mod hiding;
+mod killed;
 mod target;
 
 const KERNEL: u64 = 0xffff_f800_1000_0000;
