@@ -74,7 +74,7 @@ pub struct Response {
 }
 
 impl Response {
-    fn new(mut found: Vec<Found>, interest: ReturnInterest) -> Self {
+    pub(crate) fn new(mut found: Vec<Found>, interest: ReturnInterest) -> Self {
         if found.len() > 1 {
             found.sort_by_key(|found| found.verdict != Verdict::Semantic);
         }

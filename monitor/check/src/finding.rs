@@ -117,6 +117,8 @@ bitflags! {
         const UNRESOLVED = 1 << 5;
         /// The lock has contradicted what was recorded of it: it is touched in ways that are not seen.
         const CONTRADICTED = 1 << 6;
+        /// The run was over before the release could have come.
+        const RUN_ENDED = 1 << 7;
     }
 }
 
@@ -249,6 +251,11 @@ pub enum Evidence {
         kind: u32,
         /// `LockContext`.
         context: u64,
+    },
+    /// The last event of the run, until which no release was seen.
+    NeverReleased {
+        /// That event.
+        event: u64,
     },
     /// How the acquire is known to have come back with the lock.
     CameBack {

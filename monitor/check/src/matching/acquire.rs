@@ -2,7 +2,7 @@
 
 use super::core::Gap;
 use super::facts::{AcquireFacts, Fact, Facts, Site};
-use super::state::{Binding, Bound, Nesting, Open, Record};
+use super::state::{Binding, Bound, Lost, Nesting, Open, Record};
 use super::storport::{self, Taking};
 use crate::checker::{Checker, ReturnInterest};
 use crate::contract::{CONTRACTS, Contract, Mode, Role, Routine, RoutineSet, contract};
@@ -74,9 +74,10 @@ impl Checker {
     fn generation(&mut self, site: Site, call: &LockCall, place: u32) {
         let own = site.target || self.is_own_adapter(&call.operand);
         let Some(lock) = self.locks.at_mut(place) else { return };
+        let mut lost = Lost::default();
         if call.word == Some(0) {
             // Nobody holds it: what was recorded as held is over, by a release or a re-initialisation not seen.
-            self.core.statistics.holds_lost += lock.drop_holds(|record| record.held_since.is_none() || record.over);
+            lost = lock.drop_holds(|record| record.held_since.is_none() || record.over);
             lock.disturbed &= !lock.records.is_empty();
         }
         if lock.records.is_empty() && lock.target && !own {
@@ -84,6 +85,7 @@ impl Checker {
         }
         lock.target |= own;
         lock.dispossessed = lock.dispossessed.filter(|agent| !agent.is(&call.context));
+        self.lose(lost);
     }
 
     /// Whether a call names an adapter of the driver under test; one that it names itself is.
@@ -163,17 +165,21 @@ impl Checker {
             return;
         }
         let low = call.context.irql < DISPATCH_LEVEL;
-        let before = lock.records.len();
-        lock.records.retain(|record| {
-            let entered = &record.call.context;
-            let over = record.same_agent(&call.context)
-                && low != record.bound_to_processor()
-                && call.context.irql <= entered.irql.max(1)
-                && call.context.stack_pointer >= entered.stack_pointer
-                && !(row.mode == Mode::Shared && contract(record.call.routine).mode == Mode::Shared);
-            !over
-        });
-        self.core.statistics.holds_lost += (before - lock.records.len()) as u64;
+        if lock.records.is_empty() {
+            return;
+        }
+        // It has failed, or the caller waits for ever.
+        self.core.statistics.holds_lost += lock
+            .forget(|record| {
+                let entered = &record.call.context;
+                let over = record.same_agent(&call.context)
+                    && low != record.bound_to_processor()
+                    && call.context.irql <= entered.irql.max(1)
+                    && call.context.stack_pointer >= entered.stack_pointer
+                    && !(row.mode == Mode::Shared && contract(record.call.routine).mode == Mode::Shared);
+                !over
+            })
+            .all;
     }
 
     /// Opens a record and binds its handle.
@@ -205,6 +211,7 @@ impl Checker {
             place,
             call: prior,
             proved: false,
+            owed: 0,
         };
         self.follow(open, target);
     }
@@ -220,10 +227,8 @@ impl Checker {
                     let fails = contract(record.call.routine).result.may_fail();
                     seen && record.target && (record.held_since.is_some() || !fails)
                 };
-                let before = lock.records.len();
-                lock.records
-                    .retain(|record| record.call.sequence != old.acquire.sequence || keeps(record));
-                self.core.statistics.holds_lost += (before - lock.records.len()) as u64;
+                let lost = lock.forget(|record| record.call.sequence != old.acquire.sequence || keeps(record));
+                self.lose(lost);
             }
         }
         let target = self.locks.at(place).is_some_and(|lock| lock.target);
@@ -314,6 +319,7 @@ impl Checker {
                 place,
                 call: record.call,
                 proved: true,
+                owed: 0,
             };
             if self.prove(&open, Proof::Return, sequence, returned.context.processor) {
                 if let Some(processor) = self.core.processor(returned.context.processor) {
@@ -335,8 +341,12 @@ impl Checker {
         call.context.irql = APC_LEVEL;
         let mut record = Record::new(call, key.map_or(0, HandleKey::address), false);
         record.held_since = Some(prior.sequence);
+        let own = lock.target;
         lock.open(record, limit);
         self.core.grown += 1;
+        // Whose release that was is not known.
+        self.core.statistics.unknown_releases += 1;
+        self.core.statistics.target_unknown_releases += u64::from(own);
         if let Some(binding) = key.and_then(|key| self.handles.get_mut(&key)) {
             if binding.acquire.sequence == returned.call {
                 binding.state = Bound::Open;

@@ -5,7 +5,7 @@ use super::facts::{Fact, Facts, HoldEnded, Site};
 use super::state::{Bound, Open, Record};
 use super::storport::may_be_none;
 use super::{Gap, Thread};
-use crate::checker::Checker;
+use crate::checker::{Checker, Response, ReturnInterest};
 use crate::contract::{Mode, Role, contract};
 use crate::event::{Context, DISPATCH_LEVEL, LockCall, LockOperand};
 use crate::finding::Proof;
@@ -168,13 +168,14 @@ impl Checker {
             && !proved.maybe_converted
         {
             // Two cannot hold it: the other's hold has ended in a way that was not seen.
-            self.core.statistics.holds_lost += lock.drop_holds(|other| {
+            let lost = lock.drop_holds(|other| {
                 other.held_since.is_none()
                     || other.call.sequence == proved.call.sequence
                     || other.nested_in == Some(proved.call.sequence)
                     || proved.nested_in == Some(other.call.sequence)
                     || other.holder == processor
             });
+            self.lose(lost);
         }
         true
     }
@@ -239,51 +240,106 @@ impl Checker {
         found: &mut Vec<Found>,
     ) {
         for (open, target) in std::mem::take(&mut self.ended) {
-            let Some((identity, record)) = self.end_hold(&open).filter(|_| target && ordered) else {
+            let Some((identity, record, untouched)) = self.end_hold(&open) else {
                 continue;
             };
-            let row = contract(open.call.routine);
-            let gap = self.core.gap(super::acquire::releases_of(&identity), true);
-            // One that can fail has got the lock if its return said so.
-            let counts = (record.held_since.is_some() || !row.result.may_fail())
-                && row.role != Role::Convert
-                && !may_be_none(&identity)
-                && identity != LockIdentity::Cancel
-                && !(record.handle == 0 && matches!(identity, LockIdentity::StorPort { .. }));
-            if !counts || gap == Gap::Imported {
-                continue;
-            }
-            let call = LockCall {
-                routine: open.call.routine,
-                context: open.call.context,
-                operand: operand(identity, record.handle),
-                old_irql: None,
-                word: None,
-            };
-            let facts = Facts {
-                site: Site {
+            // Its acquire may have been a part of another one.
+            if target && record.nested_in.is_none() {
+                let seen = Some((processor, irql));
+                self.not_released(
                     sequence,
-                    ordered,
-                    target,
-                },
-                call: &call,
-                call_sequence: open.call.sequence,
-                row,
-                lock: &identity,
-                concerns_target: true,
-                fact: Fact::HoldEnded(HoldEnded {
-                    processor,
-                    irql,
-                    proof: record.held_since.map(|since| (since, record.proof)),
-                    certain: gap == Gap::None,
-                }),
-            };
-            self.judge(&facts, open.place, None, found);
+                    &record,
+                    (identity, open.place),
+                    seen,
+                    (ordered && untouched, found),
+                );
+            }
         }
     }
 
-    /// Ends a hold whose scope has been left. Its lock and record, if nothing happened to the lock that could have ended it.
-    fn end_hold(&mut self, open: &Open) -> Option<(LockIdentity, Record)> {
+    /// The run is over: what the driver under test has not released is told, by each place where it was acquired. `sequence`:
+    /// of the last event.
+    pub fn run_ended(&mut self, sequence: u64) -> Response {
+        let mut open: Vec<(u32, Record)> = Vec::new();
+        for (identity, lock) in self.locks.iter() {
+            let place = self.locks.find(identity);
+            let records = lock
+                .records
+                .iter()
+                .filter(|record| record.target && record.nested_in.is_none());
+            open.extend(records.filter_map(|record| Some((place?, *record))));
+        }
+        open.sort_by_key(|(_, record)| record.call.sequence);
+        let mut found = Vec::new();
+        for (place, record) in open {
+            let Some(identity) = self.locks.key_at(place).copied() else {
+                continue;
+            };
+            let untouched = self
+                .locks
+                .at(place)
+                .is_some_and(|lock| lock.is_untouched_since(&record));
+            self.not_released(sequence, &record, (identity, place), None, (untouched, &mut found));
+        }
+        Response::new(found, ReturnInterest::None)
+    }
+
+    /// An acquire of the driver under test is over, or the run is, and no release was seen. `seen`: the processor that has
+    /// shown it, and its IRQL. `certain`: nothing was seen that could have ended it.
+    fn not_released(
+        &mut self,
+        sequence: u64,
+        record: &Record,
+        (identity, place): (LockIdentity, u32),
+        seen: Option<(u32, u8)>,
+        (certain, found): (bool, &mut Vec<Found>),
+    ) {
+        let row = contract(record.call.routine);
+        let gap = self.core.gap(super::acquire::releases_of(&identity), true);
+        // One that can fail has got the lock if its return said so.
+        let counts = (record.held_since.is_some() || !row.result.may_fail())
+            && row.role != Role::Convert
+            && !may_be_none(&identity)
+            && identity != LockIdentity::Cancel
+            && !(record.handle == 0 && matches!(identity, LockIdentity::StorPort { .. }));
+        // One that is still waiting when the run ends is no hold.
+        let counts = counts && (seen.is_some() || record.held_since.is_some() || record.bound_to_processor());
+        if !counts || gap == Gap::Imported || !certain {
+            self.core.statistics.target_holds_lost += 1;
+            return;
+        }
+        let call = LockCall {
+            routine: record.call.routine,
+            context: record.call.context,
+            operand: operand(identity, record.handle),
+            old_irql: None,
+            word: None,
+        };
+        let facts = Facts {
+            site: Site {
+                sequence,
+                ordered: true,
+                target: true,
+            },
+            call: &call,
+            call_sequence: record.call.sequence,
+            row,
+            lock: &identity,
+            concerns_target: true,
+            fact: Fact::HoldEnded(HoldEnded {
+                processor: seen.map_or(record.holder, |(processor, _)| processor),
+                irql: seen.map_or(record.call.context.irql, |(_, irql)| irql),
+                run_ended: seen.is_none(),
+                proof: record.held_since.map(|since| (since, record.proof)),
+                certain: gap == Gap::None,
+            }),
+        };
+        self.judge(&facts, place, None, found);
+    }
+
+    /// Ends a hold whose scope has been left. Its lock and record, and whether nothing happened to the lock that could have
+    /// ended it.
+    fn end_hold(&mut self, open: &Open) -> Option<(LockIdentity, Record, bool)> {
         let identity = self.locks.key_at(open.place).copied()?;
         let lock = self.locks.at_mut(open.place)?;
         let mut records = lock.records.iter();
@@ -291,14 +347,10 @@ impl Checker {
         let record = lock.records.remove(index);
         lock.end_nested(open.call.sequence);
         self.core.statistics.holds_lost += 1;
-        let untouched = lock.last_release < open.call.sequence
-            && !lock.disturbed
-            && !lock.contradicted
-            && !lock.lost
-            && lock.words != Some(false);
+        let untouched = lock.is_untouched_since(&record);
         let key = handle_key(Some(identity), record.handle);
         self.close_handle(key, open.call.sequence, None);
-        (untouched && record.nested_in.is_none()).then_some((identity, record))
+        Some((identity, record, untouched))
     }
 
     /// Marks a handle as free if it belongs to that acquire. `released`: by which event, if by a release.

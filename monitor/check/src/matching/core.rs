@@ -33,9 +33,6 @@ pub(crate) struct Core {
     pub(crate) unreadable: Vec<u64>,
     /// The word of some lock of the kernel's was seen to be set while it was held.
     pub(crate) words_proven: bool,
-    /// The IRQL that the last release of the cancel spin lock went back to.
-    #[serde(default)]
-    pub(crate) cancel_irql: Option<u8>,
     pub(crate) last_sequence: Option<u64>,
     pub(crate) recent: Recent,
     pub(crate) statistics: Statistics,

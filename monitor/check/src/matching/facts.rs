@@ -138,10 +138,22 @@ pub(crate) struct ReleaseFacts<'a> {
     pub(crate) released_before: Option<&'a PriorCall>,
     /// That release went back to an IRQL below `DISPATCH_LEVEL`.
     pub(crate) lowered_before: bool,
-    /// The caller has another acquire open, whose old IRQL a release with an old IRQL may go back to.
-    pub(crate) other_open: bool,
+    /// The IRQL that it goes back to.
+    pub(crate) irql: Restored,
     /// What is missing for a sure verdict, apart from the word and the gap.
     pub(crate) shortfall: Shortfall,
+}
+
+/// The IRQL that a release goes back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Restored {
+    /// That of before its own acquire, or of another lock that the caller has acquired; or it is not an argument.
+    Right,
+    /// Lower than `DISPATCH_LEVEL`, which it was before the acquire: the caller may undo a raise of its own by that. Or that
+    /// of an acquire which may be the caller's.
+    Unknown,
+    /// None of these.
+    Wrong,
 }
 
 /// A hold that ended without a release.
@@ -153,6 +165,8 @@ pub(crate) struct HoldEnded {
     pub(crate) irql: u8,
     /// The event that showed the acquire to have come back, and how, if that was seen.
     pub(crate) proof: Option<(u64, Proof)>,
+    /// The run is over; the processor was not seen below `DISPATCH_LEVEL`.
+    pub(crate) run_ended: bool,
     /// Nothing was seen or may have happened unseen that could have ended the hold.
     pub(crate) certain: bool,
 }

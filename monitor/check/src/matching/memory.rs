@@ -173,6 +173,7 @@ impl Checker {
                     place,
                     call: record.call,
                     proved: record.held_since.is_some(),
+                    owed: 0,
                 };
                 open.push((entry, record.target, record.holder));
             }

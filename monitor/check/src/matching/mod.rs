@@ -26,7 +26,7 @@ mod storport;
 
 pub(crate) use self::core::{Core, Gap};
 pub(crate) use agents::Ended;
-pub(crate) use facts::{Fact, Facts, Pairing, ReleaseFacts, Site};
+pub(crate) use facts::{Fact, Facts, Pairing, ReleaseFacts, Restored, Site};
 pub use history::HISTORY;
 pub use look::OpenAcquire;
 pub(crate) use memory::Addresses;

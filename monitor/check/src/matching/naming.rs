@@ -188,6 +188,14 @@ fn now(operand: &LockOperand, lock: &LockIdentity) -> HandleNow {
     }
 }
 
+/// The last that happened to a lock, if that was a release by the caller of which nothing could be said: of the cancel
+/// spin lock, by a cancel routine.
+pub(crate) fn own_unknown_release(lock: &LockState, context: &Context) -> Option<PriorCall> {
+    let last = lock.history.newest_first().next()?;
+    let own = last.call.context.thread == context.thread;
+    (last.step == Step::Unknown && own).then_some(last.call)
+}
+
 /// The caller's release of a lock, if that is the last that it did to the lock apart from mistakes; and whether that
 /// release may be meant by a second one: nobody else has touched the lock since, and it was no interrupt's.
 pub(crate) fn own_release(lock: &LockState, context: &Context) -> Option<(PriorCall, bool)> {

@@ -1,6 +1,6 @@
 //! Releases: which lock, which acquire, and what is known when they are entered.
 
-use super::facts::{Fact, Facts, Pairing, ReleaseFacts, Site};
+use super::facts::{Fact, Facts, Pairing, ReleaseFacts, Restored, Site};
 use super::state::{Binding, Bound, LockState, Record, SMALLEST_INTERRUPT, fits, within};
 use super::storport;
 use crate::checker::Checker;
@@ -278,7 +278,10 @@ impl Checker {
         if let Some(record) = record.filter(|_| over) {
             self.learn_word(call, record, place, release);
             self.end(call, prior, place, record);
+            self.owe_irql(call, record);
         }
+        let raise = release.irql == Restored::Unknown && facts.site.target && over;
+        self.core.statistics.target_raises_undone += u64::from(raise);
         let broken = found.iter().any(|found| found.verdict != Verdict::Literal);
         let unread = matches!(
             call.operand,
@@ -287,7 +290,9 @@ impl Checker {
         self.core.statistics.target_unreadable_handles += u64::from(unread && facts.concerns_target);
         let paired = matches!(release.pairing, Pairing::Own | Pairing::TookNothing);
         if facts.row.class == LockClass::CancelSpinLock {
-            self.core.cancel_irql = call.old_irql;
+            if let Some(processor) = self.core.processor(call.context.processor) {
+                processor.cancel_irql = call.old_irql;
+            }
         }
         let statistics = &mut self.core.statistics;
         let step = if paired {
@@ -372,6 +377,7 @@ impl Checker {
         match call.word {
             Some(0) if record.held_since.is_some() && !lock.disturbed => {
                 self.core.statistics.words_contradicted += 1;
+                self.core.statistics.target_words_contradicted += u64::from(record.target);
                 if lock.words == Some(true) {
                     lock.contradicted = true;
                 }

@@ -2,8 +2,8 @@
 
 use super::acquire::{acquires_of, releases_of};
 use super::core::Gap;
-use super::facts::{Fact, Facts, Pairing, RecordFacts, ReleaseFacts, Site};
-use super::naming::own_release;
+use super::facts::{Fact, Facts, Pairing, RecordFacts, ReleaseFacts, Restored, Site};
+use super::naming::{own_release, own_unknown_release};
 use super::release::{Subject, other_holder};
 use super::state::{LockState, Record, fits};
 use super::storport;
@@ -52,10 +52,13 @@ impl Checker {
         let holder = lock.and_then(|lock| other_holder(lock, &call.context));
         let holder = holder.filter(|_| !storport::may_be_none(identity)).filter(believed);
         let asked = !paired && row.class == LockClass::CancelSpinLock;
-        let before = lock.filter(|_| asked).and_then(|lock| own_release(lock, &call.context));
+        let before = lock.filter(|_| asked).and_then(|lock| {
+            let paired = own_release(lock, &call.context).map(|(release, _)| release);
+            paired.or_else(|| own_unknown_release(lock, &call.context))
+        });
         Others {
             holder: holder.copied(),
-            released_before: before.map(|(release, _)| release),
+            released_before: before,
         }
     }
 
@@ -96,6 +99,13 @@ impl Checker {
                 .adapter()
                 .is_some_and(|adapter| core.unreadable.contains(&adapter));
         let concerns_target = site.target || lock.target;
+        let irql = match (call.old_irql, record) {
+            (Some(given), Some(record)) if given != record.call.context.irql => {
+                let (sure, possible) = self.owed(&call.context, Some(record));
+                restored(given, record.call.context.irql, sure, possible)
+            }
+            _ => Restored::Right,
+        };
         Facts {
             site,
             call,
@@ -114,14 +124,16 @@ impl Checker {
                     target: record.target,
                 }),
                 word_held,
-                words_proven: lock.words == Some(true),
+                words_proven: lock
+                    .words
+                    .unwrap_or(core.words_proven && matches!(identity, LockIdentity::Address(_))),
                 holder: holder.map(|holder| &holder.call),
                 known: core.known_for(&call.context) && !lock.lost && !unreadable,
                 half_seen: !concerns_target,
                 ambiguous: core.watch.ambiguous.contains(call.routine),
                 released_before: others.released_before.as_ref(),
-                lowered_before: core.cancel_irql.is_some_and(|irql| irql < DISPATCH_LEVEL),
-                other_open: call.old_irql.is_some() && self.other_open(&call.context, record, place),
+                lowered_before: self.has_lowered(call),
+                irql,
                 shortfall,
             }),
         }
@@ -229,23 +241,73 @@ impl Checker {
             && self.core.gap(acquires_of(identity), lock.target) == Gap::None
     }
 
-    /// Whether the caller has another acquire open than this.
-    fn other_open(&self, context: &Context, record: Option<&Record>, place: u32) -> bool {
+    /// Whether the last release of the cancel spin lock on the caller's processor went below `DISPATCH_LEVEL`.
+    fn has_lowered(&self, call: &LockCall) -> bool {
+        let processor = self.core.processors.get(call.context.processor as usize);
+        let last = processor.and_then(|processor| processor.cancel_irql);
+        last.is_some_and(|irql| irql < DISPATCH_LEVEL)
+    }
+
+    /// Old IRQLs, by bit, that the caller has not given back: those of its other open acquires, and of locks that were
+    /// released with another's; and those of acquires that may be somebody's that the caller has interrupted.
+    fn owed(&self, context: &Context, record: Option<&Record>) -> (u16, u16) {
         let own = record.map_or(0, |record| record.call.sequence);
         let thread = self.threads.get(&context.thread);
         let processor = self.core.processors.get(context.processor as usize);
         let of_thread = thread.map(|thread| &thread.open.0);
         let of_processor = processor.map(|processor| &processor.open.0);
         let lists = of_thread.into_iter().chain(of_processor);
-        lists
-            .flatten()
-            // A helper may have taken it for the driver, but none that ran at a higher IRQL: an interrupt's is none of the
-            // caller's, and is seen to be open still if its release was not seen.
-            .any(|(open, _)| {
-                let level = open.call.context.irql;
-                open.call.sequence != own && open.place != place && level <= context.irql.max(DISPATCH_LEVEL)
-            })
+        // A helper may have taken it for the driver, but none that ran at a higher IRQL: an interrupt's is none of the
+        // caller's, and is seen to be open still if its release was not seen.
+        let level = context.irql.max(DISPATCH_LEVEL);
+        let others = lists.flatten().filter(|(open, _)| open.call.context.irql <= level);
+        let (mut sure, mut possible) = (0, 0);
+        for (open, _) in others {
+            sure |= open.owed;
+            let old = irql_bit(open.call.context.irql);
+            match open.call.sequence == own {
+                true => {}
+                false if open.proved || open.call.context.irql >= DISPATCH_LEVEL => sure |= old,
+                false => possible |= old,
+            }
+        }
+        (sure, possible)
     }
+
+    /// A release has given another old IRQL than its own acquire's: that is the business of what its caller still holds.
+    pub(super) fn owe_irql(&mut self, call: &LockCall, record: &Record) {
+        let before = record.call.context.irql;
+        if call.old_irql.is_none_or(|given| given == before) {
+            return;
+        }
+        let context = &call.context;
+        let owed = irql_bit(before);
+        let thread = self.threads.get_mut(&context.thread).map(|thread| &mut thread.open.0);
+        let processor = self.core.processors.get_mut(context.processor as usize);
+        let lists = thread
+            .into_iter()
+            .chain(processor.map(|processor| &mut processor.open.0));
+        for (open, _) in lists.flatten() {
+            open.owed |= owed;
+        }
+    }
+}
+
+/// What the IRQL is that a release goes back to, if it is not that of before its own acquire.
+const fn restored(given: u8, before: u8, sure: u16, possible: u16) -> Restored {
+    let given_bit = irql_bit(given);
+    if sure & given_bit != 0 {
+        Restored::Right
+    } else if possible & given_bit != 0 || (before == DISPATCH_LEVEL && given < DISPATCH_LEVEL) {
+        Restored::Unknown
+    } else {
+        Restored::Wrong
+    }
+}
+
+/// An IRQL as a bit.
+const fn irql_bit(irql: u8) -> u16 {
+    1 << (irql & 15)
 }
 
 /// Whether a lock of the kernel's has no word only because that, or the handle in which some acquire has put its address,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::facts::{Fact, Facts};
-use super::state::Record;
+use super::state::{Lost, Record};
 use crate::checker::Checker;
 use crate::contract::Routine;
 use crate::event::CallerAttributed;
@@ -42,6 +42,10 @@ pub struct Statistics {
     pub freed_while_acquired: u64,
     /// Acquires that were over without a release being seen.
     pub holds_lost: u64,
+    /// Those of the driver under test of which nothing was found: they may have failed, or were released unseen, or not at
+    /// all.
+    #[serde(default)]
+    pub target_holds_lost: u64,
     /// Locks that were forgotten for want of room; only history was lost.
     pub idle_locks_evicted: u64,
     /// Locks that were forgotten with an open acquire.
@@ -58,8 +62,15 @@ pub struct Statistics {
     /// that of a release. Which of them belong together is a guess.
     #[serde(default)]
     pub target_unreadable_handles: u64,
+    /// Releases by the driver under test that lower an IRQL which was `DISPATCH_LEVEL` before the acquire: whether the driver
+    /// had raised it itself is not seen.
+    #[serde(default)]
+    pub target_raises_undone: u64,
     /// Lock words that were clear although the lock was certainly held.
     pub words_contradicted: u64,
+    /// Those of locks of the driver under test.
+    #[serde(default)]
+    pub target_words_contradicted: u64,
     /// Distinct violations that were only counted.
     pub violations_not_kept: u64,
     /// Verdicts about the driver under test, repetitions included.
@@ -105,6 +116,9 @@ impl Checker {
         } else if statistics.target_suspects > 0
             || statistics.target_unknown_releases > 0
             || statistics.target_unreadable_handles > 0
+            || statistics.target_holds_lost > 0
+            || statistics.target_words_contradicted > 0
+            || statistics.target_raises_undone > 0
             || !complete
         {
             Outcome::Inconclusive
@@ -113,6 +127,12 @@ impl Checker {
         } else {
             Outcome::Completed
         }
+    }
+
+    /// Counts acquires that are over, and nobody knows how.
+    pub(crate) fn lose(&mut self, lost: Lost) {
+        self.core.statistics.holds_lost += lost.all;
+        self.core.statistics.target_holds_lost += lost.target;
     }
 
     /// Adds to a lock's history.

@@ -154,6 +154,9 @@ pub(crate) struct Open {
     pub call: PriorCall,
     /// It has come back with the lock.
     pub proved: bool,
+    /// Old IRQLs, by bit, that its caller still has to give back: those of other locks, whose releases gave another.
+    #[serde(default)]
+    pub owed: u16,
 }
 
 impl Open {
@@ -278,6 +281,14 @@ pub(crate) struct LockState {
     pub history: History,
 }
 
+/// Acquires that are over, and nobody knows how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lost {
+    pub(crate) all: u64,
+    /// Those of them that are the driver's under test.
+    pub(crate) target: u64,
+}
+
 /// Who made an acquire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Agent {
@@ -317,14 +328,44 @@ impl LockState {
 
     /// Drops the holds that are over although their release was not seen: all that are proved but those that `stays`.
     /// How many there were.
-    pub(crate) fn drop_holds(&mut self, stays: impl Fn(&Record) -> bool) -> u64 {
+    pub(crate) fn drop_holds(&mut self, stays: impl Fn(&Record) -> bool) -> Lost {
         let before = self.records.len();
         let lost = self.records.iter().rfind(|record| !stays(record));
         self.dispossessed = lost.map(Record::agent).or(self.dispossessed);
-        self.records.retain(stays);
+        let target = self
+            .records
+            .iter()
+            .filter(|record| record.target && !stays(record))
+            .count();
+        self.records.retain(&stays);
         let gone = (before - self.records.len()) as u64;
         self.contradicted |= gone > 0 && !self.disturbed;
-        gone
+        Lost {
+            all: gone,
+            target: target as u64,
+        }
+    }
+
+    /// Whether nothing was seen since an acquire that could have ended its hold.
+    pub(crate) fn is_untouched_since(&self, record: &Record) -> bool {
+        self.last_release < record.call.sequence
+            && !self.disturbed
+            && !self.contradicted
+            && !self.lost
+            && self.words != Some(false)
+    }
+
+    /// Drops acquires that are over in a way that was not seen.
+    pub(crate) fn forget(&mut self, stays: impl Fn(&Record) -> bool) -> Lost {
+        let gone = |record: &&Record| !stays(record);
+        let lost = Lost {
+            all: self.records.iter().filter(gone).count() as u64,
+            target: self.records.iter().filter(gone).filter(|record| record.target).count() as u64,
+        };
+        if lost.all > 0 {
+            self.records.retain(stays);
+        }
+        lost
     }
 
     /// Adds an open acquire. True if one had to be forgotten.
@@ -447,6 +488,9 @@ pub(crate) struct Processor {
     pub seen_low: bool,
     /// Acquires entered at `DISPATCH_LEVEL` or above, and holds. They nest, so there are few.
     pub open: OpenList,
+    /// The IRQL that its last release of the cancel spin lock went back to.
+    #[serde(default)]
+    pub cancel_irql: Option<u8>,
     /// Where its thread was found last in the table of threads: a hint.
     pub thread: u32,
     /// A release that is being worked on, and its lock: its routine may call others to do it.

@@ -101,6 +101,11 @@ fn judge(events: &[Event], complete: bool) -> Judged {
             found.push(finding);
         }
     }
+    // What is open when the processors stand still is told, too.
+    let last = events.last().map_or(0, |event| event.sequence);
+    for hit in checker.run_ended(last).findings() {
+        found.push(checker.violations()[hit.index.expect("few violations")].clone());
+    }
     Judged {
         found,
         outcome: checker.outcome(complete),
@@ -447,10 +452,26 @@ const fn floor(broken: Broken, low: bool) -> u64 {
     }
 }
 
-/// Whether a run with this bug can end as Completed: the acquire has not proved to have come back, or the driver may have
-/// raised the IRQL itself, or may be a cancel routine.
-const fn may_be_missed((bug, broken, _): Row) -> bool {
-    matches!(broken, Broken::PastScope | Broken::NewIrql | Broken::Cleared) || matches!(bug, Bug::CancelTwice)
+/// Runs with this bug that may end as Completed, percent; why is in docs/rules.md.
+const fn may_be_missed((bug, broken, _): Row) -> u64 {
+    match (bug, broken) {
+        (Bug::CancelTwice, _) => 2,
+        (_, Broken::NewIrql) => 5,
+        (_, Broken::Cleared) => 4,
+        _ => 0,
+    }
+}
+
+/// No more runs end as Completed than may.
+fn assert_hardly_missed(table: &Table, examples: &Examples) {
+    for (row, outcomes) in table {
+        let total: u64 = outcomes.values().sum();
+        let missed = outcomes.get(&Recall::Missed).copied().unwrap_or(0);
+        // Of few runs one says nothing of the share.
+        let allowed = may_be_missed(*row) * total.max(50).div_ceil(100);
+        let seed = examples.get(&(*row, Recall::Missed));
+        assert!(missed <= allowed, "{row:?}: {missed} of {total}, seed {seed:?}");
+    }
 }
 
 #[test]
@@ -465,10 +486,7 @@ fn bugs_are_found_at_the_call_where_everything_is_seen() {
         let enough = total < 20 || found * 100 >= total * floor(*broken, *low);
         assert!(enough, "{bug:?} {broken:?} {low}: {row:?}");
     }
-    let missed = examples
-        .keys()
-        .find(|(row, got)| *got == Recall::Missed && !may_be_missed(*row));
-    assert!(missed.is_none(), "{missed:?}: seed {}", examples[missed.unwrap()]);
+    assert_hardly_missed(&table, &examples);
     assert!(table.len() > 20, "{table:?}");
     // Whoever cleared the lock is not seen: who has held it is not to blame.
     let blamed = examples
@@ -480,10 +498,7 @@ fn bugs_are_found_at_the_call_where_everything_is_seen() {
 #[test]
 fn wrong_driver_is_never_completed_whatever_is_not_seen() {
     let (table, examples) = recalls(100_000..108_000, dishonest);
-    let missed = examples
-        .keys()
-        .find(|(row, got)| *got == Recall::Missed && !may_be_missed(*row));
-    assert!(missed.is_none(), "{missed:?}: seed {}", examples[missed.unwrap()]);
+    assert_hardly_missed(&table, &examples);
     assert!(table.len() > 20, "{table:?}");
 }
 
@@ -523,6 +538,7 @@ fn print_findings() {
                 println!("{seed} {} {found:?}", event.sequence);
             }
         }
+        checker.run_ended(run.events.last().map_or(0, |event| event.sequence));
         let outcome = checker.outcome(run.complete);
         println!(
             "{seed} {outcome:?} {:?} {:?}",

@@ -1,9 +1,8 @@
 //! IrqlKeReleaseSpinLock (storport): a release sets the IRQL to the one before the acquire.
 
 use crate::contract::{IrqlAfter, Routine, contract};
-use crate::event::DISPATCH_LEVEL;
 use crate::finding::{Cause, Evidence, Shortfall, Verdict};
-use crate::matching::{Fact, Facts, Pairing};
+use crate::matching::{Fact, Facts, Pairing, Restored};
 use crate::rules::{Findings, Meta, Rule, RuleId};
 
 /// See [`META`].
@@ -24,8 +23,9 @@ impl Rule for KeReleaseSpinLock {
         &META
     }
 
-    /// Two locks that are released in the order in which they were taken swap their old IRQLs, and a driver that has
-    /// raised the IRQL to `DISPATCH_LEVEL` by itself may have the release lower it: neither is taken for wrong.
+    /// Two locks that are released in the order in which they were taken swap their old IRQLs, which is not wrong. A driver
+    /// that has raised the IRQL to `DISPATCH_LEVEL` by itself may have the release lower it, which does no harm: that is not
+    /// told, but makes the outcome Inconclusive.
     fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         let Fact::Release(release) = &facts.fact else { return };
         let (Some(given), Some(record)) = (facts.call.old_irql, release.record) else {
@@ -37,13 +37,12 @@ impl Rule for KeReleaseSpinLock {
         );
         let own = release.pairing == Pairing::Own && record.fits && (record.certain || record.only) && record.target;
         let raised = contract(record.call.routine).irql.after == IrqlAfter::Dispatch;
-        if !judged || !own || !raised || !facts.site.target || release.other_open {
+        let before = record.call.context.irql;
+        if !judged || !own || !raised || !facts.site.target || release.irql != Restored::Wrong {
             return;
         }
-        let before = record.call.context.irql;
-        let wrong = given != before && !(before == DISPATCH_LEVEL && given < DISPATCH_LEVEL);
         let upset = Shortfall::DISTURBED | Shortfall::CONTRADICTED;
-        if wrong && !release.shortfall.intersects(upset) {
+        if !release.shortfall.intersects(upset) {
             let (rule, cause) = (RuleId::IrqlKeReleaseSpinLock, Cause::WrongNewIrql);
             let draft = findings.broken(rule, facts, cause, Shortfall::empty());
             draft.because(Evidence::NewIrql { given, before });

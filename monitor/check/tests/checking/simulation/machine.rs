@@ -166,8 +166,9 @@ impl Machine {
     }
 
     fn done(&self) -> bool {
-        let finished = |stack: &Vec<Agent>| stack.len() == 1 && stack[0].next >= stack[0].steps.len();
-        self.stopping && self.processors.iter().all(finished)
+        let over = |agent: &Agent| agent.next >= agent.steps.len();
+        let finished = |stack: &Vec<Agent>| stack.len() == 1 && over(&stack[0]);
+        self.stopping && self.processors.iter().all(finished) && self.ready.iter().all(over)
     }
 
     /// The host begins to watch.
