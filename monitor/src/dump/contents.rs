@@ -121,8 +121,13 @@ impl Contents {
             let what = "the debugger data block (KDBG) stays encoded: its memory cannot be found";
             self.missing.push(what.to_owned());
         }
+        let Some(offset) = data.offset_prcb_context() else {
+            let what = "the contexts of the processors: the debugger data block (KDBG) of this kernel does not say where they \
+                        are kept, so that the registers of the violating one are in the file's header alone";
+            return self.missing.push(what.to_owned());
+        };
         for processor in processors {
-            if let Err(reason) = self.add_context(cpu, processor, data) {
+            if let Err(reason) = self.add_context(cpu, processor, data, offset) {
                 let what = format!("the context of vCPU {}: {reason}", processor.cpu);
                 self.missing.push(what);
             }
@@ -135,6 +140,7 @@ impl Contents {
         cpu: &dyn DebuggedCpu,
         of: &ProcessorRegisters,
         data: &DebuggerData,
+        offset: u16,
     ) -> Result<(), &'static str> {
         let processor = of
             .processor
@@ -148,7 +154,7 @@ impl Contents {
             return Err("KiProcessorBlock does not name its processor block");
         }
         let pointer = block
-            .checked_add(u64::from(data.offset_prcb_context()))
+            .checked_add(u64::from(offset))
             .and_then(|at| cpu.read_u64(at).ok())
             .ok_or("its processor block cannot be read")?;
         if self.patch(cpu, pointer, context(&of.registers).as_bytes()) {

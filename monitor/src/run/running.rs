@@ -143,6 +143,7 @@ impl RunningGuest {
             end.other_exits += cpu.pio_exits + cpu.mmio_exits + cpu.msr_exits + cpu.other_exits;
             end.hit_requests += cpu.hit_requests;
             end.hits += cpu.hits;
+            end.returns += cpu.returns + cpu.passes;
         }
     }
 }

@@ -156,6 +156,9 @@ pub struct End {
     pub queue_waits: u64,
     /// Breakpoint hits that the machine handed over.
     pub hits: u64,
+    /// Debug exits where a return was to be caught, whether it was that return or another one to the same place.
+    #[serde(default)]
+    pub returns: u64,
     /// System calls other than `KVM_RUN` that hits needed.
     pub hit_requests: u64,
     /// How long the session took for a hit of a breakpoint, in nanoseconds.

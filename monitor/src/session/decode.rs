@@ -20,7 +20,7 @@ pub(crate) fn context(cpu: &(impl CpuState + ?Sized)) -> Context {
     context_in(cpu, return_address)
 }
 
-/// The same right after a routine has returned: where it returned to is where the processor stands.
+/// Who runs on this processor right after a routine has returned. The instruction pointer is the return address then.
 pub(crate) fn context_after(cpu: &(impl CpuState + ?Sized)) -> Context {
     context_in(cpu, cpu.registers().rip)
 }

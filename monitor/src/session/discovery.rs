@@ -5,6 +5,9 @@
 //! a breakpoint there sees each driver between its mapping and its first instruction. That this holds is known from
 //! public sources of earlier kernels; `docs/windows.md` says how a user with Windows confirms it.
 //!
+//! A kernel before Windows 10 does not export the list's head. Then the first driver object leads to it, whose
+//! `DriverSection` is the driver's entry of the list; or else the debugger data block (KDBG), if it is plain.
+//!
 //! Talks to the guest's structures and to the processor that stopped. It must not know what is watched once the driver is
 //! there.
 
@@ -12,13 +15,15 @@ use std::fmt::Write as _;
 
 use super::arm::Evidence;
 use super::doubts::Doubt;
-use super::guest::{Guest, ModuleId};
+use super::guest::{Guest, ListWitness, ModuleId};
 use super::log::Log;
 use super::watching::Watching;
 use crate::report::ModuleInfo;
 use crate::vmi::recorder::Recorder;
 use crate::vmi::{Breakpoint, CpuState, GuestMemory, Interception};
-use crate::windows::Kernel;
+use crate::windows::modules::{DLL_BASE, head_of_list};
+use crate::windows::shared_user_data::interrupt_time;
+use crate::windows::{DebuggerData, Image, Kernel};
 
 /// The exported routine through which every new object goes.
 const WITNESS: &str = "ObInsertObject";
@@ -29,8 +34,13 @@ const MODULE_LIST: &str = "PsLoadedModuleList";
 const PATIENCE: u32 = 4096;
 /// Notes that writes of LSTAR can fill the report with.
 const NOTES: usize = 16;
+/// Guest time after which that wait is given up, too, in units of 100 ns: a minute. A library of other drivers has no
+/// driver object of its own, and few objects may be inserted in the rest of the run.
+const PATIENCE_TIME: u64 = 60 * 10_000_000;
 /// Offset of `DriverStart` in a `DRIVER_OBJECT`.
 const DRIVER_START: u64 = 0x18;
+/// Offset of `DriverSection` in a `DRIVER_OBJECT`: the driver's entry of the module list.
+const DRIVER_SECTION: u64 = 0x28;
 /// Offset of `DriverInit` in a `DRIVER_OBJECT`.
 const DRIVER_INIT: u64 = 0x58;
 /// `Type` and `Size` of a `DRIVER_OBJECT`: its first two 16-bit fields.
@@ -55,8 +65,35 @@ enum Stage {
 struct Waiting {
     /// The breakpoint on the witness of driver initialisation.
     breakpoint: Breakpoint,
+    /// Objects that were inserted.
+    objects: u32,
     /// Objects that may still be inserted before the wait for the driver's own object is given up.
     patience: u32,
+    /// The guest's time when the driver under test was first seen in the list.
+    mapped_at: Option<u64>,
+}
+
+impl Waiting {
+    /// Another object was inserted than the one that is waited for; `None` if it is to be waited for on.
+    fn give_up(&mut self, log: &mut Log, memory: &impl GuestMemory, target: &str) -> Option<()> {
+        // Boot drivers are mapped all at once, long before their turn comes.
+        self.patience = self.patience.saturating_sub(1);
+        let now = interrupt_time(memory);
+        self.mapped_at = self.mapped_at.or(now);
+        let waited = now
+            .zip(self.mapped_at)
+            .map_or(0, |(now, mapped)| now.saturating_sub(mapped));
+        if self.patience > 0 && waited < PATIENCE_TIME {
+            return None;
+        }
+        log.note(format!(
+            "{target} was loaded, and no driver object was made for it while {} other objects were inserted in {} s of the \
+             guest's time: a library that other drivers call (an export driver) has none",
+            PATIENCE - self.patience,
+            waited / 10_000_000
+        ));
+        Some(())
+    }
 }
 
 /// The search for the kernel and for the driver under test.
@@ -111,17 +148,20 @@ impl Discovery {
         cpu.end_msr_interception();
         let (witness, head) = (kernel.address_of(WITNESS), kernel.address_of(MODULE_LIST));
         guest.set_kernel(kernel);
-        let (Some(witness), Some(head)) = (witness, head) else {
-            let missing = if witness.is_none() { WITNESS } else { MODULE_LIST };
+        let Some(witness) = witness else {
             return self.fail(format!(
-                "the kernel does not export {missing}, without which the driver's start is not seen"
+                "the kernel does not export {WITNESS}, without which the driver's start is not seen"
             ));
         };
-        guest.set_module_list(head);
+        if let Some(head) = head {
+            guest.set_module_list(head, ListWitness::Export);
+        }
         let breakpoint = watching.new_breakpoint(witness);
         self.stage = Stage::Waiting(Waiting {
             breakpoint,
+            objects: 0,
             patience: PATIENCE,
+            mapped_at: None,
         });
         if let Err(error) = cpu.set_breakpoints(&[breakpoint]) {
             self.fail(error.to_string());
@@ -137,21 +177,26 @@ impl Discovery {
     /// about whether it has run.
     pub(crate) fn object_inserted(
         &mut self,
-        guest: &mut Guest,
+        (guest, log): (&mut Guest, &mut Log),
         cpu: &Recorder<'_>,
         target: &str,
     ) -> Option<(ModuleInfo, ModuleId, Evidence)> {
+        let Stage::Waiting(waiting) = &mut self.stage else {
+            return None;
+        };
+        waiting.objects = waiting.objects.saturating_add(1);
+        let object = cpu.registers().rcx();
+        if guest.listed().is_none() {
+            find_module_list(guest, log, cpu, object, waiting.objects);
+        }
         if guest.list_has_grown(cpu) {
             guest.refresh_modules(cpu);
         }
         let (module, id) = guest.modules().by_name(target)?;
-        let evidence = driver_object_of(cpu, cpu.registers().rcx(), module);
-        if let Stage::Waiting(waiting) = &mut self.stage {
-            // Boot drivers are mapped all at once, long before their turn comes.
-            waiting.patience = waiting.patience.saturating_sub(1);
-            if evidence == Evidence::Unknown && waiting.patience > 0 {
-                return None;
-            }
+        let mut evidence = Evidence::BeforeEntry;
+        if !is_driver_object_of(cpu, object, module) {
+            waiting.give_up(log, cpu, &module.name)?;
+            evidence = Evidence::Unknown;
         }
         Some((module.clone(), id, evidence))
     }
@@ -207,6 +252,19 @@ impl Discovery {
 
 /// Also names what the user may have meant.
 fn never_loaded(guest: &Guest, target: &str) -> String {
+    if guest.listed().is_none() {
+        return format!(
+            "the guest's modules are not known: its kernel does not export {MODULE_LIST}, and neither a driver object nor a \
+             debugger data block (KDBG) has led to the list"
+        );
+    }
+    if let Some((module, _)) = guest.modules().by_name(target) {
+        return format!(
+            "the guest loaded {target} at {:#x}, but no driver object was made for it until the end: its initialisation did \
+             not begin, or it is a library that other drivers call (an export driver), which has no driver object",
+            module.base
+        );
+    }
     let stem = |name: &str| name.split('.').next().unwrap_or_default().to_ascii_lowercase();
     let count = guest.modules().all().count();
     let mut text = format!("the guest never loaded {target} ({count} other modules were seen)");
@@ -217,14 +275,64 @@ fn never_loaded(guest: &Guest, target: &str) -> String {
     text
 }
 
+/// Whether a driver object is at this address.
+fn is_driver_object(memory: &impl GuestMemory, object: u64) -> bool {
+    memory.read_u32(object) == Ok(DRIVER_OBJECT_HEAD)
+}
+
+/// A field of an object, 0 if it cannot be read.
+fn field(memory: &impl GuestMemory, object: u64, offset: u64) -> u64 {
+    memory.read_u64(object.wrapping_add(offset)).unwrap_or(0)
+}
+
 /// Whether the object that is being inserted is the driver object of this module: then the module's `DriverEntry` has
 /// not been called yet.
-fn driver_object_of(memory: &impl GuestMemory, object: u64, module: &ModuleInfo) -> Evidence {
-    let field = |offset: u64| memory.read_u64(object.wrapping_add(offset)).unwrap_or(0);
-    let is_driver_object = memory.read_u32(object) == Ok(DRIVER_OBJECT_HEAD);
-    if is_driver_object && (field(DRIVER_START) == module.base || module.contains(field(DRIVER_INIT))) {
-        Evidence::BeforeEntry
-    } else {
-        Evidence::Unknown
+fn is_driver_object_of(memory: &impl GuestMemory, object: u64, module: &ModuleInfo) -> bool {
+    is_driver_object(memory, object)
+        && (field(memory, object, DRIVER_START) == module.base || module.contains(field(memory, object, DRIVER_INIT)))
+}
+
+/// Looks for the head of the module list of a kernel that does not export it, at the insertion of the object with this
+/// number. The object leads to it if it is a driver object; the debugger data block is looked for less and less often,
+/// since it may come late or never and all of the kernel's data is searched.
+fn find_module_list(guest: &mut Guest, log: &mut Log, memory: &impl GuestMemory, object: u64, number: u32) {
+    let Some(kernel) = guest.kernel() else { return };
+    let by_object = is_driver_object(memory, object)
+        .then(|| {
+            let (entry, base) = (
+                field(memory, object, DRIVER_SECTION),
+                field(memory, object, DRIVER_START),
+            );
+            head_of_list(memory, entry, base, &kernel.image)
+        })
+        .flatten();
+    let by_block = (by_object.is_some() || number.is_power_of_two())
+        .then(|| head_by_debugger_data(memory, &kernel.image))
+        .flatten();
+    if let (Some(object), Some(block)) = (by_object, by_block)
+        && object != block
+    {
+        let reason = format!(
+            "the first driver object leads to a module list at {object:#x}, which was taken, and the debugger data block to \
+             one at {block:#x}: what was loaded is not known for certain"
+        );
+        log.doubt(Doubt::Modules, reason);
     }
+    let witness = match (by_object, by_block) {
+        (Some(object), Some(block)) if object == block => ListWitness::Both,
+        (Some(_), _) => ListWitness::DriverObject,
+        (None, _) => ListWitness::DebuggerData,
+    };
+    if let Some(head) = by_object.or(by_block) {
+        log.milestone(format!("module list at {head:#x}, found by {witness}"));
+        guest.set_module_list(head, witness);
+    }
+}
+
+/// The head that the debugger data block names, once the list there has the kernel.
+fn head_by_debugger_data(memory: &impl GuestMemory, kernel: &Image) -> Option<u64> {
+    let head = DebuggerData::find(memory, kernel).ok()?.ps_loaded_module_list();
+    let first = memory.read_u64(head).ok()?;
+    let base = field(memory, first, DLL_BASE);
+    (head_of_list(memory, first, base, kernel) == Some(head)).then_some(head)
 }

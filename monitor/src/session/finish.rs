@@ -119,6 +119,8 @@ fn guest_checks(state: &State, end: &End) -> Vec<GuestCheck> {
         processors: state.config.processors,
         hits: state.ledger.hits().0,
         watched: state.watching.hits(),
+        bug_checked: bug_check(state, end).is_some(),
+        debugged: state.stops.was_debugged(),
         end,
     })
 }
@@ -246,7 +248,10 @@ fn guest_failure(state: &State, end: &End) -> Option<String> {
 
 /// As the guest told the hypervisor, or else as its kernel noted it.
 fn bug_check(state: &State, end: &End) -> Option<BugCheck> {
-    end.bug_check.or(state.ending.bug_check)
+    let told = end.bug_check.or(state.ending.bug_check)?;
+    // What is above comes from whatever the guest had in the register or beside the variable.
+    let code = u64::from(told.code as u32);
+    Some(BugCheck { code, ..told })
 }
 
 fn end_of_run(state: &State, end: &End) -> EndOfRun {

@@ -3,23 +3,23 @@
 //! Each check is one row of `docs/windows.md`'s list that a run can try by itself. Talks to the readers of Windows
 //! structures. It must not change what the session does: with the check off nothing here is called.
 
+use std::fmt::Write as _;
+
 use super::arm::Evidence;
 use super::config::End;
-use super::guest::Guest;
+use super::guest::{Guest, ListWitness};
 use crate::report::GuestCheck;
 use crate::vmi::{CpuState, GuestMemory};
+use crate::windows::shared_user_data::{has_debugger, interrupt_time};
 use crate::windows::{Image, Processor, kernel};
 
 /// Exports of the kernel that the monitor reads or sets breakpoints on, beside the lock routines.
-const EXPORTS: [&str; 5] = [
+const EXPORTS: [&str; 4] = [
     "ObInsertObject",
-    "PsLoadedModuleList",
     "KiBugCheckData",
     "KeAcquireSpinLockRaiseToDpc",
     "KeReleaseSpinLock",
 ];
-/// `KUSER_SHARED_DATA.InterruptTime`: a count of 100 ns, its low and high half, and the high half again.
-const INTERRUPT_TIME: u64 = 0xffff_f780_0000_0008;
 const LOWEST_KERNEL_ADDRESS: u64 = 0xffff_8000_0000_0000;
 /// How far the guest's clock may run ahead, in parts of a hundred and in milliseconds beside that. It lags where its
 /// processors have to wait for the host's, and stands still while the guest shuts down: by half at most.
@@ -37,6 +37,8 @@ pub(crate) struct GuestChecks {
     processors: Vec<(u32, Result<(), String>)>,
     started: Option<u64>,
     ended: Option<u64>,
+    /// A kernel debugger was connected to the guest at the end.
+    held: bool,
 }
 
 fn row(name: &str, result: Result<String, String>) -> GuestCheck {
@@ -84,6 +86,7 @@ impl GuestChecks {
     /// The machine has stopped for good.
     pub(crate) fn check_at_end(&mut self, memory: &impl GuestMemory) {
         self.ended = self.ended.or_else(|| interrupt_time(memory));
+        self.held |= has_debugger(memory);
     }
 }
 
@@ -134,10 +137,14 @@ fn check_modules(guest: &mut Guest, memory: &impl GuestMemory) -> Result<String,
             ));
         }
     }
-    Ok(format!(
+    let mut text = format!(
         "{} entries, each an image of the size that the list tells",
         modules.len()
-    ))
+    );
+    if let Some(witness) = guest.list_witness().filter(|&witness| witness != ListWitness::Export) {
+        let _ = write!(text, "; its head is not exported and was found by {witness}");
+    }
+    Ok(text)
 }
 
 fn check_processor(cpu: &impl CpuState) -> Result<(), String> {
@@ -152,12 +159,6 @@ fn check_processor(cpu: &impl CpuState) -> Result<(), String> {
     Ok(())
 }
 
-fn interrupt_time(memory: &impl GuestMemory) -> Option<u64> {
-    let low = memory.read_u32(INTERRUPT_TIME).ok()?;
-    let high = memory.read_u32(INTERRUPT_TIME + 4).ok()?;
-    Some(u64::from(high) << 32 | u64::from(low))
-}
-
 /// What the rest of the session and the machine say of a run, for the rows that need it.
 pub(crate) struct Seen<'a> {
     /// How breakpoints are stepped over, in words.
@@ -167,6 +168,10 @@ pub(crate) struct Seen<'a> {
     pub(crate) hits: u64,
     /// Watched routines by their names, and how often each was hit.
     pub(crate) watched: Vec<(Vec<String>, u64)>,
+    /// The guest has crashed.
+    pub(crate) bug_checked: bool,
+    /// A debugger of the machine was there.
+    pub(crate) debugged: bool,
     pub(crate) end: &'a End,
 }
 
@@ -177,7 +182,7 @@ impl GuestChecks {
         rows.push(row("processor control regions", self.processors()));
         rows.push(row("hits", hits(&seen.watched)));
         rows.push(row("stepping over", seen.step_over()));
-        rows.push(row("clock", self.clock(seen.end.armed_ms)));
+        rows.push(row("clock", self.clock(seen)));
         rows
     }
 
@@ -204,7 +209,8 @@ impl GuestChecks {
         }
     }
 
-    fn clock(&self, host_ms: u64) -> Result<String, String> {
+    fn clock(&self, seen: &Seen<'_>) -> Result<String, String> {
+        let host_ms = seen.end.armed_ms;
         let (Some(started), Some(ended)) = (self.started, self.ended) else {
             return Err("the interrupt time of KUSER_SHARED_DATA cannot be read".to_owned());
         };
@@ -212,6 +218,14 @@ impl GuestChecks {
         let text = format!("{guest_ms} ms passed in the guest, {host_ms} ms outside");
         let (parts, fixed) = CLOCK_TOLERANCE;
         let most = (host_ms.saturating_mul(100 + parts) / 100).saturating_add(fixed);
+        if seen.bug_checked {
+            return Ok(format!("not judged: the guest's clock stops at a bug check; {text}"));
+        }
+        if self.held || seen.debugged {
+            return Ok(format!(
+                "not judged: a debugger that was connected may have held the guest; {text}"
+            ));
+        }
         if guest_ms > most || guest_ms.saturating_mul(2).saturating_add(fixed) < host_ms {
             return Err(text);
         }
@@ -220,11 +234,16 @@ impl GuestChecks {
 }
 
 impl Seen<'_> {
-    /// By the resume flag there is one debug exit a hit.
+    /// By the resume flag there is one debug exit a hit, and one a return that is caught.
     fn step_over(&self) -> Result<String, String> {
         let (how, end) = (self.step_over, self.end);
-        let text = format!("by {how}; {} hits, {} debug exits", self.hits, end.debug_exits);
-        let single = end.debug_exits <= end.hits.max(self.hits).saturating_add(self.processors.into());
+        let mut text = format!("by {how}; {} hits, {} debug exits", self.hits, end.debug_exits);
+        if end.returns > 0 {
+            let _ = write!(text, ", {} of them for returns", end.returns);
+        }
+        // A processor may have been stopped between an exit and its count.
+        let expected = end.hits.max(self.hits).saturating_add(end.returns);
+        let single = end.debug_exits <= expected.saturating_add(self.processors.into());
         if how.contains("resume") && !single {
             return Err(format!("{text}: more than one exit a hit"));
         }

@@ -92,9 +92,8 @@ impl State {
         if let Some(checks) = &mut self.guest_checks {
             checks.object_inserted();
         }
-        let found = self
-            .discovery
-            .object_inserted(&mut self.guest, cpu, &self.config.target);
+        let parts = (&mut self.guest, &mut self.log);
+        let found = self.discovery.object_inserted(parts, cpu, &self.config.target);
         if let Some((module, id, evidence)) = found {
             arm::arm(self, cpu, &module, id, evidence);
         }

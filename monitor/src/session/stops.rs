@@ -22,6 +22,8 @@ pub struct StoppedFor {
 #[derive(Debug, Default)]
 pub(crate) struct StopPolicy {
     enabled: bool,
+    /// It was, at some time: a debugger was there.
+    was_enabled: bool,
     suspects: bool,
     ignored: Vec<RuleId>,
     /// The violation last found on each processor, by its place in the checker's list.
@@ -36,6 +38,12 @@ impl StopPolicy {
     /// Has violations stop the machine for a debugger, or not.
     pub(crate) fn enable(&mut self, stop: bool) {
         self.enabled = stop;
+        self.was_enabled |= stop;
+    }
+
+    /// Whether a debugger was there, which may have held the machine for any time.
+    pub(crate) fn was_debugged(&self) -> bool {
+        self.was_enabled
     }
 
     /// Has the first Defect stop the machine for a dump, whatever a debugger wants.

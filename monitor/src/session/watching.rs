@@ -223,8 +223,8 @@ impl Watching {
     /// Has the return of a call caught, which is the event `cookie`.
     pub(crate) fn catch_return(&mut self, call: &LockCall, cookie: u64) -> Action {
         let frame = (call.context.return_address, call.context.stack_pointer);
-        // Whoever calls from the same frame again has come back from the call before, if on another processor than the
-        // one that waits for it: that wait is for nothing, and must not be taken for this call's.
+        // A frame that calls again has returned from its earlier call, perhaps on another processor than the one that
+        // waits for the return. That wait will never end, and its cookie must not be taken for this call's.
         self.returns.retain(|older| older.frame != frame);
         if self.returns.len() >= OPEN_RETURNS {
             self.returns.pop_front();

@@ -68,12 +68,15 @@ struct Candidate {
 
 /// Chooses what to watch for a driver with these imports on processors with `registers` debug registers.
 ///
-/// If all its lock routines fit, all are watched. Else the set is chosen by which, in this order, there are most of:
-/// releases that can be judged; routines that the Storport rule SpinLockRelease names; the fewest routines of
-/// which only one half is seen; routines whose calls are seen.
-/// Among equals the one that comes first in the contract table wins, so that the choice is always the same. A register
-/// is never kept free at the price of a routine: what a routine returned can often be told later, a call that was not
-/// seen cannot.
+/// If all its lock routines fit, all are watched. Else the set is chosen that has, in this order:
+/// 1. most releases that can be judged,
+/// 2. most routines that the Storport rule SpinLockRelease names,
+/// 3. fewest routines of which only one half (acquire or release) is seen,
+/// 4. most routines whose calls are seen.
+///
+/// Among equal sets the first in the order of the contract table is taken, so that the choice is always the same. No
+/// register is kept free as long as a routine needs it: what a routine returned can often be told later, but a call that
+/// was not seen cannot.
 #[must_use]
 pub fn plan(imports: &Imports, registers: usize) -> WatchPlan {
     let is_imported = |row: &Contract| {

@@ -23,8 +23,9 @@ const PS_ACTIVE_PROCESS_HEAD: usize = 0x50;
 const MM_PFN_DATABASE: usize = 0xc0;
 const KI_PROCESSOR_BLOCK: usize = 0x218;
 const OFFSET_PRCB_CONTEXT: usize = 0x338;
-/// The table with all that is read from it. Windows 7 and later have it.
-const LEAST_SIZE: usize = OFFSET_PRCB_CONTEXT + 8;
+/// Windows Server 2003, the first with x64, has 318h bytes. Later kernels have appended fields: what an older block ends
+/// before is not known.
+const LEAST_SIZE: usize = 0x318;
 /// Windows 11 has less than 1 KiB.
 const LARGEST_SIZE: usize = PAGE_SIZE as usize;
 /// What tells the block: its header (a list entry, the tag, the size), and the kernel's address.
@@ -177,10 +178,12 @@ impl DebuggerData {
         self.quad(KI_PROCESSOR_BLOCK)
     }
 
-    /// Offset in the KPRCB of the pointer to the processor's `CONTEXT`.
+    /// Offset in the KPRCB of the pointer to the processor's `CONTEXT`; `None` if the kernel does not tell: Windows 7 was the
+    /// first to.
     #[must_use]
-    pub fn offset_prcb_context(&self) -> u16 {
-        field(&self.bytes, OFFSET_PRCB_CONTEXT).map_or(0, u16::from_le_bytes)
+    pub fn offset_prcb_context(&self) -> Option<u16> {
+        let offset = field(&self.bytes, OFFSET_PRCB_CONTEXT).map(u16::from_le_bytes);
+        offset.filter(|&offset| offset != 0)
     }
 
     fn quad(&self, offset: usize) -> u64 {

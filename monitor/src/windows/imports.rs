@@ -19,6 +19,11 @@ const MAX_MODULES: usize = 4096;
 const MAX_IMPORTS: usize = 0x4000;
 /// Above this a thunk is an address that the loader has put there, not an ordinal: of these only 16 bits count.
 const LOWEST_KERNEL_ADDRESS: u64 = 0xffff_8000_0000_0000;
+/// The bits of an entry that are an ordinal, if the top bit says so and all others are 0. An entry of a loaded image may be
+/// an address, which has the top bit, too.
+const ORDINAL: u64 = 0xffff;
+/// Bytes of the hint before a name.
+const HINT: u32 = 2;
 /// The longest module or routine name, in bytes.
 const MAX_NAME: usize = 1024;
 /// Names of one image together, in bytes, that of the module counted with each import. Many imports may lie at one name.
@@ -190,14 +195,10 @@ impl Imports {
             let bound = thunks.names == thunks.slots && thunk >= LOWEST_KERNEL_ADDRESS;
             let name = if bound {
                 ImportName::Bound
-            } else if thunk & IMAGE_ORDINAL_FLAG64 != 0 {
+            } else if thunk & !ORDINAL == IMAGE_ORDINAL_FLAG64 {
                 ImportName::Ordinal(thunk as u16)
             } else {
-                let hint = u32::try_from(thunk)
-                    .ok()
-                    .and_then(|hint| hint.checked_add(2))
-                    .ok_or_else(|| ImageError::Malformed(format!("an import name at {thunk:#x}")))?;
-                ImportName::Name(name_at(memory, image, hint)?)
+                ImportName::Name(name_of(memory, image, thunk)?)
             };
             self.entries.push(Import {
                 module: thunks.module.clone(),
@@ -235,6 +236,31 @@ fn in_image(image: &Image, rva: u32, offset: u32) -> Result<u64, ImageError> {
         Some(rva) => Ok(image.address(rva)),
         None => Err(ImageError::Malformed("an import table runs out of the image".into())),
     }
+}
+
+/// The name that an entry of the import lookup table leads to.
+///
+/// In a file the entry is relative to the image's base. A loader may leave the address there by which it has found the
+/// name: that is relative to where the image lies, or to where its header says that it was linked for. The first reading
+/// that leads to a name is taken.
+fn name_of(memory: &(impl GuestMemory + ?Sized), image: &Image, thunk: u64) -> Result<String, ImageError> {
+    let readings = [0, image.base, image.preferred_base].into_iter();
+    let rvas = readings.filter_map(|base| u32::try_from(thunk.checked_sub(base)?).ok());
+    let mut first = None;
+    for rva in rvas.filter(|&rva| rva < image.size) {
+        let Some(at) = rva.checked_add(HINT) else { continue };
+        match name_at(memory, image, at) {
+            Ok(name) if is_plausible(&name) => return Ok(name),
+            Ok(name) => first = first.or(Some(ImageError::Malformed(format!("an import is named `{name}`")))),
+            Err(error) => first = first.or(Some(error)),
+        }
+    }
+    Err(first.unwrap_or_else(|| ImageError::Malformed(format!("an import name at {thunk:#x}"))))
+}
+
+/// Whether a linker can have written this as the name of a routine or variable. C++ names have `?`, `@` and `$`.
+fn is_plausible(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\')
 }
 
 fn name_at(memory: &(impl GuestMemory + ?Sized), image: &Image, rva: u32) -> Result<String, ImageError> {

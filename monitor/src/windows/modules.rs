@@ -1,8 +1,10 @@
 //! The guest's loaded modules, from `PsLoadedModuleList`.
 //!
-//! An exported list head (Windows 10 and later); each entry is an `LDR_DATA_TABLE_ENTRY`. The list is empty until the
-//! kernel's initialisation fills it, so modules are looked up when they are needed, and read again when an address is
-//! in none of those known. Talks to [`GuestMemory`]; must not know which module matters.
+//! Windows 10 and later export the head of the list. Where it is not exported, any entry leads to it: the links form a
+//! ring, and the head is the one place of the ring that lies in the kernel's own data. Each entry is an
+//! `LDR_DATA_TABLE_ENTRY`. The list is empty until the kernel's initialisation fills it, so modules are looked up when they
+//! are needed, and read again when an address is in none of those known. Talks to [`GuestMemory`]. It must not know which
+//! module matters.
 
 use std::collections::HashMap;
 
@@ -13,7 +15,8 @@ use crate::vmi::{GuestMemory, ReadError};
 /// Offset of `Blink` in a `LIST_ENTRY`.
 const BLINK: u64 = 8;
 // LDR_DATA_TABLE_ENTRY, x64.
-const DLL_BASE: u64 = 0x30;
+/// Offset of `DllBase` in an entry.
+pub const DLL_BASE: u64 = 0x30;
 const BASE_DLL_NAME: u64 = 0x58;
 const ENTRY_BYTES: usize = 0x68;
 /// A machine with thousands of drivers does not exist; a list that long is damaged or a loop.
@@ -245,6 +248,39 @@ impl Modules {
         }
         self.at(address)
     }
+}
+
+/// The head of the list that has the `entry`, of a module at `base`: where the ring of links passes through the kernel's
+/// writable data. `None` if the entry is none of that module, or if the ring does not lead through the kernel once and back.
+#[must_use]
+pub fn head_of_list(memory: &(impl GuestMemory + ?Sized), entry: u64, base: u64, kernel: &Image) -> Option<u64> {
+    let is_head = |address: u64| {
+        let section = kernel.rva(address).and_then(|rva| kernel.section(rva));
+        section.is_some_and(|section| section.is_writable() && !section.is_executable())
+    };
+    if entry < LOWEST_KERNEL_ADDRESS || base_of(memory, entry) != base {
+        return None;
+    }
+    let (mut at, mut head, mut has_kernel) = (entry, None, base == kernel.base);
+    for _ in 0..=MAX_MODULES {
+        let next = memory.read_u64(at).ok().filter(|&next| next >= LOWEST_KERNEL_ADDRESS)?;
+        // A ring is linked both ways: memory that only looks like an entry is not.
+        if memory.read_u64(next.checked_add(BLINK)?) != Ok(at) {
+            return None;
+        }
+        if next == entry {
+            return head.filter(|_| has_kernel);
+        }
+        if is_head(next) {
+            if head.replace(next).is_some() {
+                return None;
+            }
+        } else {
+            has_kernel |= base_of(memory, next) == kernel.base;
+        }
+        at = next;
+    }
+    None
 }
 
 /// `DllBase` of the entry at this address, 0 if it cannot be read.

@@ -11,6 +11,9 @@ const SYSTEM_TIME: u64 = 0x14;
 const NT_BUILD_NUMBER: u64 = 0x260;
 const NT_PRODUCT_TYPE: u64 = 0x264;
 const SUITE_MASK: u64 = 0x2d0;
+const KD_DEBUGGER_ENABLED: u64 = 0x2d4;
+/// Bits of `KdDebuggerEnabled`: debugging is on, and a debugger is connected.
+const DEBUGGER_CONNECTED: u8 = 0b11;
 
 /// What the page says of the system. What cannot be read is 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,4 +44,17 @@ impl SharedUserData {
             suite_mask: word(SUITE_MASK),
         }
     }
+}
+
+/// `KUSER_SHARED_DATA.InterruptTime`: time since the guest started in units of 100 ns; `None` if it cannot be read.
+pub fn interrupt_time(memory: &(impl GuestMemory + ?Sized)) -> Option<u64> {
+    let low = memory.read_u32(ADDRESS + INTERRUPT_TIME).ok()?;
+    let high = memory.read_u32(ADDRESS + INTERRUPT_TIME + 4).ok()?;
+    Some(u64::from(high) << 32 | u64::from(low))
+}
+
+/// Whether a kernel debugger is connected to the guest, by `KUSER_SHARED_DATA.KdDebuggerEnabled`.
+pub fn has_debugger(memory: &(impl GuestMemory + ?Sized)) -> bool {
+    let enabled = memory.read_u8(ADDRESS + KD_DEBUGGER_ENABLED);
+    enabled.is_ok_and(|enabled| enabled & DEBUGGER_CONNECTED == DEBUGGER_CONNECTED)
 }

@@ -21,13 +21,39 @@ const MAX_READ: usize = 64;
 /// Names that are kept of modules as the guest has them, all together; a Windows kernel exports some 3000.
 const MAX_NAMES: usize = 1 << 18;
 
+/// How far behind an export an address may be to be called by its name, in bytes. Few routines of a kernel are longer; what
+/// lies further behind belongs to routines that are not exported.
+const EXPORT_REACH: u32 = 0x1000;
+/// The same for other names; a file that has them has most functions.
+const REACH: u32 = 0x1_0000;
+
 /// A name and where it is, relative to the image's base. Sorted by address; of names at one address the best is first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Symbol {
     pub(super) rva: u32,
-    /// 0 for a function, 1 for an export, 2 for anything else.
+    /// 0 for a function, [`DOCUMENTED`] or [`UNDOCUMENTED`] for an export, 2 for anything else.
     pub(super) rank: u8,
     pub(super) name: String,
+}
+
+/// Ranks of exports.
+const DOCUMENTED: u8 = 1;
+const UNDOCUMENTED: u8 = 3;
+
+/// What documented routines of kernel and port drivers begin with. An export of the same code with another prefix (`Kf`, `Ki`,
+/// `Exf`, `Nt`) is what a header's macro or the system itself calls.
+const DOCUMENTED_PREFIXES: [&str; 20] = [
+    "Ke", "Ex", "Io", "Mm", "Ob", "Ps", "Po", "Rtl", "Se", "Zw", "Hal", "Cc", "Cm", "FsRtl", "Dbg", "Etw", "Wmi", "Kd",
+    "StorPort", "Tm",
+];
+
+/// Whether a routine of this name is one that drivers are told to call: a documented prefix and then a word.
+fn looks_documented(name: &str) -> bool {
+    let rests = DOCUMENTED_PREFIXES
+        .iter()
+        .filter_map(|prefix| name.strip_prefix(prefix));
+    let mut words = rests.map(|rest| rest.starts_with(|letter: char| letter.is_ascii_uppercase()));
+    words.any(|is_word| is_word)
 }
 
 /// The names of one image.
@@ -45,7 +71,11 @@ impl Symbols {
         let symbol = |export: &super::Export| match (&export.name, &export.target) {
             (Some(name), ExportTarget::Rva(rva)) => Some(Symbol {
                 rva: *rva,
-                rank: 1,
+                rank: if looks_documented(name) {
+                    DOCUMENTED
+                } else {
+                    UNDOCUMENTED
+                },
                 name: name.clone(),
             }),
             _ => None,
@@ -88,9 +118,12 @@ impl Symbols {
             .find(|&(first, end)| (first..end).contains(&rva))?;
         // A recording's symbols need not be sorted.
         let distance = rva.checked_sub(symbol.rva)?;
-        (first..end)
-            .contains(&symbol.rva)
-            .then_some((symbol.name.as_str(), distance))
+        let reach = if symbol.rank == DOCUMENTED || symbol.rank == UNDOCUMENTED {
+            EXPORT_REACH
+        } else {
+            REACH
+        };
+        (distance < reach && (first..end).contains(&symbol.rva)).then_some((symbol.name.as_str(), distance))
     }
 }
 

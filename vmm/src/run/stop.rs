@@ -170,6 +170,8 @@ pub struct CpuStatistics {
     pub hits: u64,
     /// Returns caught and handed to the handler.
     pub returns: u64,
+    /// Visits of an address where a return is to be caught, by another frame than the one that is waited for.
+    pub passes: u64,
     /// Port I/O exits.
     pub pio_exits: u64,
     /// Memory-mapped I/O exits.

@@ -97,6 +97,19 @@ fn patched(patches: &writer::Patches, fake: &Fake, page: u64) -> Vec<u8> {
 }
 
 #[test]
+fn a_kernel_that_does_not_tell_where_contexts_are_gives_a_dump_that_says_so() {
+    let mut fake = Fake::new(2);
+    // As long as that of Windows Server 2003.
+    fake.write(KERNEL + u64::from(RVA_BLOCK) + 0x14, &0x318u32.to_le_bytes());
+    let contents = fake.contents(0, &fake.subject(), &Symbols::default()).unwrap();
+    assert_eq!(contents.header.kd_debugger_data_block, KERNEL + u64::from(RVA_BLOCK));
+    let [missing] = contents.missing.as_slice() else {
+        panic!("{:?}", contents.missing)
+    };
+    assert!(missing.contains("does not say where they are kept"), "{missing}");
+}
+
+#[test]
 fn what_is_missing_without_the_debugger_data_is_said_with_what_to_do() {
     let mut fake = Fake::new(2);
     fake.write(KERNEL + u64::from(RVA_BLOCK) + 0x10, b"xxxx");

@@ -21,11 +21,41 @@ use crate::windows::{Exports, Image, Imports, Kernel, Module, ModuleListError, M
 /// The exported record of a bug check: code and four parameters.
 const BUG_CHECK_DATA: &str = "KiBugCheckData";
 
+/// A bug check code has 32 bits, and the variable that holds one has 64.
+fn bug_check_code(variable: u64) -> u64 {
+    u64::from(variable as u32)
+}
+
+/// By what the head of the module list was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ListWitness {
+    /// The kernel exports it.
+    Export,
+    /// The first driver object.
+    DriverObject,
+    /// The debugger data block.
+    DebuggerData,
+    /// Both of these.
+    Both,
+}
+
+impl std::fmt::Display for ListWitness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Export => "the kernel's export",
+            Self::DriverObject => "the first driver object",
+            Self::DebuggerData => "the debugger data block (KDBG)",
+            Self::Both => "the first driver object and the debugger data block (KDBG)",
+        })
+    }
+}
+
 /// What is known of the guest.
 #[derive(Debug)]
 pub(crate) struct Guest {
     kernel: Option<Kernel>,
     names: Names,
+    list_witness: Option<ListWitness>,
     /// As of the last reading of the list.
     modules: ModuleMap,
 }
@@ -36,6 +66,7 @@ impl Guest {
         Self {
             kernel: None,
             names: Names::new(config.symbols.clone()),
+            list_witness: None,
             modules: ModuleMap::new(&config.target),
         }
     }
@@ -44,6 +75,7 @@ impl Guest {
     pub(crate) fn forget(&mut self) {
         self.kernel = None;
         self.names.set_list(None);
+        self.list_witness = None;
         self.modules.replace([]);
     }
 
@@ -53,8 +85,14 @@ impl Guest {
     }
 
     /// The head of the module list was found. Nothing is read yet.
-    pub(crate) fn set_module_list(&mut self, head: u64) {
+    pub(crate) fn set_module_list(&mut self, head: u64, witness: ListWitness) {
         self.names.set_list(Some(Modules::new(head)));
+        self.list_witness = Some(witness);
+    }
+
+    /// By what the head of the module list was found.
+    pub(crate) fn list_witness(&self) -> Option<ListWitness> {
+        self.list_witness
     }
 
     pub(crate) fn kernel(&self) -> Option<&Kernel> {
@@ -191,7 +229,7 @@ impl Guest {
     pub(crate) fn bug_check(&self, memory: &impl GuestMemory) -> Option<BugCheck> {
         let address = self.kernel_export(BUG_CHECK_DATA)?;
         let field = |index: u64| memory.read_u64(address.checked_add(index * 8)?).ok();
-        let code = field(0).filter(|&code| code != 0)?;
+        let code = field(0).map(bug_check_code).filter(|&code| code != 0)?;
         Some(BugCheck {
             code,
             parameters: [field(1)?, field(2)?, field(3)?, field(4)?],
@@ -201,7 +239,7 @@ impl Guest {
     /// Whether the kernel has recorded a bug check.
     pub(crate) fn has_bug_checked(&self, memory: &impl GuestMemory) -> bool {
         let address = self.kernel_export(BUG_CHECK_DATA);
-        address.is_some_and(|address| memory.read_u64(address).is_ok_and(|code| code != 0))
+        address.is_some_and(|address| memory.read_u64(address).is_ok_and(|code| bug_check_code(code) != 0))
     }
 }
 

@@ -22,6 +22,7 @@ use crate::windows::testing::{CODE, DATA, EXCEPTION, PeBuilder};
 
 mod debug_print;
 mod edits;
+mod foreign;
 mod hiding;
 mod killed;
 mod target;

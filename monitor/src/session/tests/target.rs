@@ -4,7 +4,7 @@ use super::*;
 
 impl Fake {
     /// Makes the kernel and the driver the modules of the list.
-    fn load_kernel_and_driver(&self) {
+    pub(super) fn load_kernel_and_driver(&self) {
         const ENTRY: u64 = 0xffff_9000_0003_8000;
         self.load_driver();
         let (head, driver) = (KERNEL + u64::from(list_rva()), 0xffff_9000_0003_0000);
@@ -247,4 +247,45 @@ fn each_check_fails_when_what_it_is_about_is_otherwise() {
         guest.space.borrow_mut().write_u64(KPCR + 0x188, 0x1000);
     });
     fails("clock", &|guest| guest.space.borrow_mut().write_u64(INTERRUPT_TIME, 0));
+}
+
+#[test]
+fn the_clock_of_a_guest_that_was_held_or_has_crashed_is_not_judged() {
+    let passes = |change: &dyn Fn(&mut Fake)| {
+        let rows = checked(|guest| {
+            guest.space.borrow_mut().write_u64(INTERRUPT_TIME, 0);
+            change(guest);
+        });
+        assert!(rows.iter().all(|(_, ok)| *ok), "{rows:?}");
+    };
+    passes(&|guest| guest.space.borrow_mut().write(INTERRUPT_TIME - 8 + 0x2d4, &[3]));
+    passes(&|guest| {
+        guest
+            .space
+            .borrow_mut()
+            .write_u64(KERNEL + u64::from(list_rva()) + 0x20, 0xd1)
+    });
+}
+
+#[test]
+fn exits_for_returns_are_no_second_exits_of_a_hit() {
+    let stepping = |returns: u64| {
+        let config = Config {
+            step_over: "the resume flag".to_owned(),
+            check_guest: true,
+            ..config()
+        };
+        let session = Session::new(config, None, None);
+        let mut guest = Fake::new();
+        guest.boot_and_arm(&session);
+        let end = End {
+            hits: 1492,
+            debug_exits: 1646,
+            returns,
+            ..power_off()
+        };
+        let rows = session.report(&end).guest_checks;
+        rows.iter().find(|row| row.name == "stepping over").map(|row| row.ok)
+    };
+    assert_eq!((stepping(0), stepping(154)), (Some(false), Some(true)));
 }

@@ -66,7 +66,7 @@ fn assert_is_the_block(found: &DebuggerData) {
     assert_eq!(found.ps_active_process_head(), 0xffff_f805_2222_2222);
     assert_eq!(found.mm_pfn_database(), 0xffff_f805_3333_3333);
     assert_eq!(found.ki_processor_block(), 0xffff_f805_4444_4444);
-    assert_eq!(found.offset_prcb_context(), 0x8cc0);
+    assert_eq!(found.offset_prcb_context(), Some(0x8cc0));
 }
 
 #[test]
@@ -88,6 +88,23 @@ fn a_plain_block_is_found_across_pages_and_behind_what_only_looks_like_one() {
     assert_eq!(found.address, KERNEL + u64::from(rva) + BLOCK as u64);
     assert!(!found.encoded);
     assert_is_the_block(&found);
+}
+
+#[test]
+fn a_block_of_each_kernel_since_server_2003_is_one_and_tells_what_it_has() {
+    for (size, tells) in [
+        (0x318, false),
+        (0x328, false),
+        (0x330, false),
+        (0x340, true),
+        (0x360, true),
+        (0x388, true),
+    ] {
+        let (space, image, _) = kernel(data_with(&[(BLOCK, &block(KERNEL, size))]));
+        let found = DebuggerData::find(&space, &image).unwrap();
+        assert_eq!(found.ps_loaded_module_list(), 0xffff_f805_1111_1111);
+        assert_eq!(found.offset_prcb_context().is_some(), tells, "{size:#x}");
+    }
 }
 
 #[test]
@@ -175,7 +192,7 @@ proptest! {
             DebuggerData::read(&space, &image, &DebuggerDataPlaces { block: rva + at as u32, encoding: None }),
         ].into_iter().flatten() {
             prop_assert!(base == KERNEL && at % 8 == 0 || found.address == KERNEL + u64::from(rva) + at as u64);
-            prop_assert!((0x340..=0x1000).contains(&found.bytes().len()));
+            prop_assert!((0x318..=0x1000).contains(&found.bytes().len()));
         }
     }
 }

@@ -332,6 +332,49 @@ fn imports_come_from_duplicate_descriptors_and_by_ordinal_and_from_slots_alone()
     );
 }
 
+/// A driver that was linked for another base than where it lies, and what is made of each entry of its import lookup table.
+fn loaded_elsewhere(change: impl Fn(u64) -> u64) -> Result<Vec<String>, ImageError> {
+    const LINKED: u64 = 0x1_4000_0000;
+    let mut builder = PeBuilder::new(LINKED);
+    builder.section(".text", CODE, vec![0xcc; 16]);
+    let slots = builder.imports(&[("ntoskrnl.exe", &["KeReleaseSpinLock", "?Mangled@@YAXXZ", "#7"])]);
+    builder.base = BASE;
+    let mut space = mapped(&builder);
+    space.write_u64(BASE + 0x80 + 24 + 24, LINKED);
+    let image = Image::read(&space, BASE).unwrap();
+    assert_eq!(image.preferred_base, LINKED);
+    // The lookup table lies before the slots, and both end with a zero.
+    let lookup = image.address(slots[0]) - 8 * (slots.len() as u64 + 1);
+    for entry in 0..slots.len() as u64 {
+        let thunk = space.read_u64(lookup + 8 * entry).unwrap();
+        if thunk >> 63 == 0 {
+            space.write_u64(lookup + 8 * entry, change(thunk));
+        }
+    }
+    Imports::read(&space, &image).map(|imports| names(&imports))
+}
+
+#[test]
+fn an_import_lookup_table_may_hold_addresses_of_where_the_image_lies_or_was_linked_for() {
+    let expected = [
+        "ntoskrnl.exe!KeReleaseSpinLock",
+        "ntoskrnl.exe!?Mangled@@YAXXZ",
+        "ntoskrnl.exe!#7",
+    ];
+    for base in [0, BASE, 0x1_4000_0000] {
+        assert_eq!(loaded_elsewhere(|rva| base + rva).unwrap(), expected, "{base:#x}");
+    }
+    // Addresses of anything else are neither ordinals nor names: the table is of no use then.
+    for change in [
+        |_| 0xffff_f800_7777_0000_u64,
+        |_| 0x8000_0000_0001_0007,
+        |rva| rva + 0x7_0000_0000,
+        |_| 0x1000,
+    ] {
+        assert!(loaded_elsewhere(change).is_err());
+    }
+}
+
 #[test]
 fn delayed_imports_are_imports_and_damage_in_them_spoils_nothing() {
     let mut builder = PeBuilder::new(BASE);

@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 
 use crate::vmi::fake::Space;
-use crate::windows::{ModuleListError, Modules};
+use crate::windows::modules::head_of_list;
+use crate::windows::testing::{CODE, DATA, PeBuilder};
+use crate::windows::{Image, ModuleListError, Modules};
 
 const HEAD: u64 = 0xffff_f800_0000_9000;
 const ENTRIES: u64 = 0xffff_9a00_0000_0000;
@@ -162,4 +164,66 @@ fn a_pinned_module_stays_where_it_is_whatever_the_list_says() {
     assert_eq!(names(&modules), &whole[..3]);
     modules.unpin(target.base);
     assert_eq!(names(&modules), &whole[..2]);
+}
+
+/// A kernel with its list head in writable data, and a ring of entries that leads through it.
+fn ring() -> (Space, Image, u64) {
+    let mut builder = PeBuilder::new(IMAGES);
+    builder.section(".text", CODE, vec![0x90; 0x1000]);
+    let head = IMAGES + u64::from(builder.section(".data", DATA, vec![0; 0x100])) + 0x40;
+    let mut space = Space::default();
+    for (index, name) in ["ntoskrnl.exe", "hal.dll", "storport.sys"].iter().enumerate() {
+        write_entry(&mut space, index, name);
+    }
+    builder.map(&mut space);
+    let places = [head, entry(0), entry(1), entry(2)];
+    for (index, &place) in places.iter().enumerate() {
+        space.write_u64(place, places[(index + 1) % 4]);
+        space.write_u64(place + 8, places[(index + 3) % 4]);
+    }
+    let image = Image::read(&space, IMAGES).unwrap();
+    (space, image, head)
+}
+
+#[test]
+fn any_entry_leads_to_the_head_of_its_list() {
+    let (space, kernel, head) = ring();
+    for index in 0..3 {
+        let base = IMAGES + index as u64 * 0x1_0000;
+        assert_eq!(head_of_list(&space, entry(index), base, &kernel), Some(head), "{index}");
+    }
+}
+
+#[test]
+fn what_is_no_entry_leads_to_no_head() {
+    let (space, kernel, head) = ring();
+    let found = |space: &Space, at: u64| head_of_list(space, at, IMAGES + 0x2_0000, &kernel);
+    assert_eq!(found(&space, entry(2)), Some(head));
+    assert_eq!(found(&space, entry(1)), None, "the entry of another module");
+    assert_eq!(found(&space, 0), None);
+    assert_eq!(found(&space, u64::MAX), None);
+    for (what, at, value) in [
+        ("a link back that is another's", entry(1) + 8, entry(1)),
+        ("a link to nowhere", entry(0), 0xffff_ffff_ffff_f000),
+        ("a loop beside the head", entry(0), entry(0)),
+        ("a link to user memory", entry(2), 0x1000),
+        ("a head in code", entry(2), IMAGES + 0x1000),
+    ] {
+        let mut damaged = space.clone();
+        damaged.write_u64(at, value);
+        assert_eq!(found(&damaged, entry(2)), None, "{what}");
+    }
+    // A ring without the kernel is another list.
+    let mut other = space.clone();
+    other.write_u64(entry(0) + 0x30, IMAGES + 0x7_0000);
+    assert_eq!(found(&other, entry(2)), None);
+    // A ring of millions ends.
+    let mut long = space;
+    for index in 3..5000 {
+        long.write_u64(entry(index), entry(index + 1));
+        long.write_u64(entry(index + 1) + 8, entry(index));
+    }
+    long.write_u64(entry(2), entry(3));
+    long.write_u64(entry(3) + 8, entry(2));
+    assert_eq!(found(&long, entry(2)), None);
 }

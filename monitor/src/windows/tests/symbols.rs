@@ -58,6 +58,27 @@ fn the_nearest_name_is_below_the_address_and_in_its_section() {
 }
 
 #[test]
+fn an_export_names_what_is_near_and_a_documented_name_goes_before_another_of_the_same_code() {
+    let mut builder = PeBuilder::new(BASE);
+    builder.section(".text", CODE, vec![0xcc; 0x5000]);
+    builder.exports(
+        "test.sys",
+        &[
+            ("ExfAcquireLock", Ok(0x1400)),
+            ("ExAcquireLock", Ok(0x1400)),
+            ("KeReleaseLock", Ok(0x1200)),
+            ("KfReleaseLock", Ok(0x1200)),
+            ("AaOther", Ok(0x1200)),
+        ],
+    );
+    let symbols = Symbols::from_file(&FileImage::parse(builder.file()).unwrap());
+    assert_eq!(symbols.nearest(0x1210), Some(("KeReleaseLock", 0x10)));
+    assert_eq!(symbols.nearest(0x1400), Some(("ExAcquireLock", 0)));
+    assert_eq!(symbols.nearest(0x23ff), Some(("ExAcquireLock", 0xfff)));
+    assert_eq!(symbols.nearest(0x2400), None, "as far as that it is another routine");
+}
+
+#[test]
 fn functions_of_the_symbol_table_are_named_before_labels_and_sections() {
     let records = [
         record(*b".text\0\0\0", 0, 1, 0, 3),

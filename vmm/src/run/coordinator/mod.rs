@@ -125,7 +125,7 @@ macro_rules! counters {
         }
     };
 }
-counters!(runs debug_exits hits returns pio_exits mmio_exits msr_exits other_exits hit_requests emulated steps);
+counters!(runs debug_exits hits returns passes pio_exits mmio_exits msr_exits other_exits hit_requests emulated steps);
 
 /// Counts one up; cheaper than an atomic addition because only one thread writes.
 pub(crate) fn count(counter: &AtomicU64) {

@@ -137,6 +137,7 @@ impl Vcpu {
     fn on_return(&mut self, slot: usize) -> Result<bool, Error> {
         // Cleared registers need no step over, but another frame's visit to the same address does.
         let Some(catch) = self.debug.take_catch(slot, self.registers.rsp) else {
+            count(&self.shared.cpus[self.index as usize].counters.passes);
             self.step_over_at = Some(self.at());
             return Ok(false);
         };
