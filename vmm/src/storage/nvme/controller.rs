@@ -1,6 +1,6 @@
 //! The controller: its life (enable, reset, shutdown) and the round over the queues.
 //!
-//! It composes the owners of its state (queues, doorbells, admin commands, I/O commands, namespaces, completions,
+//! It composes the owners of its state (life, queues, doorbells, admin commands, I/O commands, namespaces, completions,
 //! interrupts) and leads commands from one to the next; each keeps its state to itself. It talks to guest memory, an
 //! interrupt sink, backends and its [`RegisterFile`], all injected. It must not know threads, eventfds, PCI or KVM. One
 //! thread calls [`process`](StorageController::process); vCPUs touch the register file only.
@@ -14,15 +14,13 @@ use super::config::{ConfigError, ControllerConfig, MAX_NAMESPACES};
 use super::doorbells::{DoorbellRoute, Doorbells};
 use super::faults;
 use super::interrupts::QueueInterrupts;
+use super::life::{Activity, Life};
 use super::namespaces::Namespaces;
 use super::nvm::{IoCommands, IoContext};
 use super::queues::{CommandRequest, Queues};
 use super::registers::RegisterFile;
-use super::rings::{CompletionQueue, SubmissionQueue};
-use super::spec::command::{COMPLETION_ENTRY_SIZE, CompletionEntry, SUBMISSION_ENTRY_SIZE, admin};
-use super::spec::registers::{
-    Configuration, FATAL, READY, SHUTDOWN_COMPLETE, SHUTDOWN_OCCURRING, SUBSYSTEM_RESET_OCCURRED, aqa,
-};
+use super::spec::command::{CompletionEntry, admin};
+use super::spec::registers::Configuration;
 use super::spec::status::{Failure, Status};
 use super::transfer::Transfer;
 use crate::storage::backend::Backend;
@@ -34,26 +32,12 @@ use crate::storage::worker::{Attention, Progress, StorageController, Ticket};
 /// Commands taken from one queue in its turn, whatever burst the host would like.
 const MAX_BURST: u32 = 32;
 
-/// Whether a controller fetches commands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Activity {
-    /// CC.EN is 0.
-    #[default]
-    Disabled,
-    /// CSTS.RDY is 1.
-    Running,
-    /// After a shutdown: nothing is fetched until the next reset.
-    ShutDown,
-    /// CSTS.CFS is 1: only a reset helps.
-    Fatal,
-}
-
 /// An NVMe controller.
 pub struct Controller {
     config: ControllerConfig,
     registers: Arc<RegisterFile>,
     plan: Option<Arc<FaultInjector>>,
-    activity: Activity,
+    life: Life,
     transfer: Transfer,
     queues: Queues,
     doorbells: Doorbells,
@@ -93,7 +77,7 @@ impl Controller {
         let plan = (!config.faults.is_empty()).then(|| Arc::new(FaultInjector::new(&config.faults)));
         let registers = Arc::new(RegisterFile::new(plan.clone(), Arc::clone(&interrupts)));
         Ok(Self {
-            activity: Activity::Disabled,
+            life: Life::new(Arc::clone(&registers)),
             transfer: Transfer::new(memory),
             queues: Queues::new(config.queue_pairs),
             doorbells: Doorbells::new(doorbell_route),
@@ -123,7 +107,9 @@ impl Controller {
 
 impl Drop for Controller {
     fn drop(&mut self) {
-        self.abandon_requests();
+        // The machine has come to its end.
+        self.io.reset();
+        self.admin.reset();
     }
 }
 
@@ -139,7 +125,7 @@ impl StorageController for Controller {
     /// Acts on what the guest wrote to the registers, then gives each submission queue one turn.
     fn process(&mut self) -> Progress {
         self.take_configuration();
-        if self.activity != Activity::Running || !self.transfer.dma().is_bus_master() {
+        if !self.life.is_running() || !self.transfer.dma().is_bus_master() {
             return Progress::Idle;
         }
         if self.io.is_busy() {
@@ -187,29 +173,17 @@ impl StorageController for Controller {
 impl Controller {
     /// Carries out what was written to CC: reset, enable, shutdown (sections 3.1.5, 7.3.2 and 7.6.2).
     fn take_configuration(&mut self) {
-        let (reset, configuration, fatal) = {
-            let mut registers = self.registers.lock();
-            let fatal = std::mem::take(&mut registers.fatal_pending);
-            (registers.reset_pending, registers.configuration, fatal)
-        };
-        if reset {
+        let asked = self.life.take_asked();
+        if asked.reset {
             self.reset();
         }
-        if fatal {
-            self.fail();
+        if asked.fatal {
+            self.life.fail();
         }
-        if configuration.enabled() && self.activity == Activity::Disabled {
-            self.enable(configuration);
+        if asked.configuration.enabled() && self.life.activity() == Activity::Disabled {
+            self.enable(asked.configuration);
         }
-        let shutdown = {
-            let mut registers = self.registers.lock();
-            let shutdown = std::mem::take(&mut registers.shutdown_pending);
-            if shutdown {
-                registers.set_shutdown_status(SHUTDOWN_OCCURRING);
-            }
-            shutdown
-        };
-        if shutdown {
+        if self.life.take_shutdown() {
             self.shut_down();
         }
     }
@@ -217,66 +191,23 @@ impl Controller {
     /// Controller Reset: CC.EN went from 1 to 0 (section 7.3.2), where AQA, ASQ and ACQ keep their values; or NVM
     /// Subsystem Reset (section 7.3.1), which has cleared them. Logs and media survive, all else is as after power on.
     fn reset(&mut self) {
-        self.abandon_requests();
-        self.activity = Activity::Disabled;
-        self.queues.reset();
+        self.io.reset();
         self.admin.reset();
+        self.queues.reset();
         self.completions.reset();
         // Before CSTS.RDY is 0: the guest may enable the controller and ring doorbells right after.
         self.doorbells.reset();
-        let mut registers = self.registers.lock();
-        registers.status &= SUBSYSTEM_RESET_OCCURRED;
-        if std::mem::take(&mut registers.subsystem_reset_pending) {
-            registers.status = SUBSYSTEM_RESET_OCCURRED;
-        }
-        registers.reset_pending = false;
+        self.life.reset();
     }
 
-    /// Nobody waits for the commands that are held any more.
-    fn abandon_requests(&mut self) {
-        self.io.reset();
-        self.admin.events_mut().reset();
-    }
-
-    /// CC.EN went from 0 to 1: checks the configuration and starts the admin queues (section 7.6.1).
+    /// CC.EN went from 0 to 1: starts the admin queues (section 7.6.1).
     fn enable(&mut self, configuration: Configuration) {
-        let (attributes, submission_base, completion_base) = {
-            let registers = self.registers.lock();
-            (
-                registers.admin_queue_attributes,
-                registers.admin_submission_queue,
-                registers.admin_completion_queue,
-            )
+        let Some((submission, completion)) = self.life.admin_queues(configuration, self.transfer.dma()) else {
+            return self.life.fail();
         };
-        let submission_entries = aqa::submission_entries(attributes);
-        let completion_entries = aqa::completion_entries(attributes);
-        // A queue has two entries or more.
-        let fits = |base: u64, entries: u32, size: u64| {
-            let length = (u64::from(entries) * size) as usize;
-            entries >= 2 && self.transfer.dma().contains(base, length)
-        };
-        let usable = configuration.command_set() == 0
-            && configuration.memory_page_size() == 0
-            && configuration.arbitration() == 0
-            && fits(submission_base, submission_entries, SUBMISSION_ENTRY_SIZE)
-            && fits(completion_base, completion_entries, COMPLETION_ENTRY_SIZE);
-        if !usable {
-            tracing::warn!(
-                ?configuration,
-                attributes,
-                submission_base,
-                completion_base,
-                "NVMe controller cannot be enabled"
-            );
-            self.fail();
-            return;
-        }
-        let submission = SubmissionQueue::new(submission_base, submission_entries, 0);
-        let completion = CompletionQueue::new(completion_base, completion_entries, Some(0));
         self.queues.set_submission(0, Some(submission));
         self.queues.set_completion(0, Some(completion));
-        self.activity = Activity::Running;
-        self.registers.lock().status |= READY;
+        self.life.start();
     }
 
     /// Shutdown (section 7.6.2): everything becomes durable, and nothing is fetched until the next reset.
@@ -284,16 +215,7 @@ impl Controller {
         if let Err(status) = self.namespaces.flush_all() {
             tracing::warn!(?status, "NVMe shutdown could not make everything durable");
         }
-        if self.activity == Activity::Running {
-            self.activity = Activity::ShutDown;
-        }
-        self.registers.lock().set_shutdown_status(SHUTDOWN_COMPLETE);
-    }
-
-    /// Controller Fatal Status (section 9.5): a queue cannot be used; only a reset helps.
-    fn fail(&mut self) {
-        self.activity = Activity::Fatal;
-        self.registers.lock().status |= FATAL;
+        self.life.shut_down();
     }
 }
 
@@ -301,7 +223,7 @@ impl Controller {
 impl Controller {
     /// Whether nothing more may be fetched in this call of [`process`](StorageController::process).
     fn must_stop(&self) -> bool {
-        self.registers.wants_attention() || self.activity != Activity::Running || self.io.is_busy()
+        self.registers.wants_attention() || !self.life.is_running() || self.io.is_busy()
     }
 
     /// Whether a queue has both a command to fetch and room for its completion, or a completion can be posted.
@@ -349,7 +271,7 @@ impl Controller {
     fn serve_one(&mut self, id: u16) {
         let request = match self.queues.fetch(id, self.transfer.dma()) {
             Some(Ok(request)) => request,
-            Some(Err(NotMemory)) => return self.fail(),
+            Some(Err(NotMemory)) => return self.life.fail(),
             None => return,
         };
         let command = request.command();
@@ -357,7 +279,7 @@ impl Controller {
         let answer = match self.plan.as_deref().and_then(|plan| plan.command_fetched(code)) {
             Some(FetchFault::Fatal) => {
                 request.abandon();
-                return self.fail();
+                return self.life.fail();
             }
             Some(FetchFault::Fail(bits)) => {
                 let failure = self.failed_on_purpose(faults::status(bits));
@@ -402,7 +324,7 @@ impl Controller {
             let (io, mut context) = self.io();
             return io.execute(request, &mut context);
         }
-        let configuration = self.registers.lock().configuration;
+        let configuration = self.life.configuration();
         let mut context = AdminContext {
             config: &self.config,
             configuration,
@@ -462,7 +384,7 @@ impl Controller {
         let completion = (queue, opcode, entry);
         let result = self.completions.finish(completion, &mut self.queues, memory, held);
         if result.is_err() {
-            self.fail();
+            self.life.fail();
         }
         result.is_ok()
     }
@@ -478,7 +400,7 @@ impl Controller {
                 self.interrupts.signal(queues, queue);
             });
         if failed {
-            self.fail();
+            self.life.fail();
         }
         posted
     }
@@ -503,7 +425,7 @@ impl Controller {
 #[cfg(test)]
 impl Controller {
     pub(super) fn activity(&self) -> Activity {
-        self.activity
+        self.life.activity()
     }
 
     pub(super) fn queues(&mut self) -> &mut Queues {
@@ -533,7 +455,7 @@ impl Controller {
     /// What is remembered besides registers and what backends and counters keep.
     pub(super) fn memory(&self) -> String {
         let Self {
-            activity,
+            life,
             queues,
             doorbells,
             completions,
@@ -542,6 +464,9 @@ impl Controller {
             ..
         } = self;
         let shadow = doorbells.has_shadow();
-        format!("{activity:?} {queues:?} {shadow:?} {completions:?} {admin:?} {io:?}")
+        format!(
+            "{:?} {queues:?} {shadow:?} {completions:?} {admin:?} {io:?}",
+            life.activity()
+        )
     }
 }

@@ -26,6 +26,7 @@ mod faults;
 mod features;
 mod identify;
 mod interrupts;
+mod life;
 mod log_page;
 mod media;
 mod namespaces;

@@ -12,7 +12,7 @@ use zerocopy::IntoBytes;
 use super::harness::{CC_ENABLE, Interrupts, Progress, StorageController as _};
 use super::hostile::{Escapes, Watched};
 use crate::storage::backend::MemoryBackend;
-use crate::storage::nvme::controller::Activity;
+use crate::storage::nvme::life::Activity;
 use crate::storage::nvme::spec::command::{SubmissionEntry, admin};
 use crate::storage::nvme::{Controller, ControllerConfig};
 

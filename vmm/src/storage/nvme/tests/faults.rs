@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::harness::*;
-use crate::storage::nvme::controller::Activity;
+use crate::storage::nvme::life::Activity;
 use crate::storage::nvme::spec::command::{SubmissionEntry, admin, nvm};
 use crate::storage::nvme::spec::log_page::{ErrorEntry, SmartHealth};
 use crate::storage::nvme::spec::status::Status;

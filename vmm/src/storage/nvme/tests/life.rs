@@ -1,7 +1,7 @@
 //! Registers, enable, reset, shutdown, fatal errors.
 
 use super::harness::*;
-use crate::storage::nvme::controller::Activity;
+use crate::storage::nvme::life::Activity;
 use crate::storage::nvme::spec::command::nvm;
 use crate::storage::nvme::spec::status::Status;
 

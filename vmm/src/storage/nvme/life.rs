@@ -1,0 +1,157 @@
+//! The controller's life: disabled, running, shut down or failed, as CC asks and CSTS says (NVMe 1.4, sections 3.1.5,
+//! 3.1.6, 7.3 and 7.6).
+//!
+//! It knows registers and the admin queues that they name. What a reset or a shutdown means to others is the controller's.
+
+use std::sync::Arc;
+
+use super::registers::RegisterFile;
+use super::rings::{CompletionQueue, SubmissionQueue};
+use super::spec::command::{COMPLETION_ENTRY_SIZE, SUBMISSION_ENTRY_SIZE};
+use super::spec::registers::{
+    Configuration, FATAL, READY, SHUTDOWN_COMPLETE, SHUTDOWN_OCCURRING, SUBSYSTEM_RESET_OCCURRED, aqa,
+};
+use crate::storage::dma::DmaMemory;
+
+/// Whether a controller fetches commands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Activity {
+    /// CC.EN is 0.
+    #[default]
+    Disabled,
+    /// CSTS.RDY is 1.
+    Running,
+    /// After a shutdown: nothing is fetched until the next reset.
+    ShutDown,
+    /// CSTS.CFS is 1: only a reset helps.
+    Fatal,
+}
+
+/// What the registers ask for.
+pub(super) struct Asked {
+    /// A controller reset, or one of the NVM subsystem.
+    pub(super) reset: bool,
+    /// A fault has the controller fail.
+    pub(super) fatal: bool,
+    /// CC.
+    pub(super) configuration: Configuration,
+}
+
+/// Whether the controller is at work.
+pub(super) struct Life {
+    registers: Arc<RegisterFile>,
+    activity: Activity,
+}
+
+impl Life {
+    /// Disabled.
+    pub(super) fn new(registers: Arc<RegisterFile>) -> Self {
+        Self {
+            registers,
+            activity: Activity::Disabled,
+        }
+    }
+
+    pub(super) fn activity(&self) -> Activity {
+        self.activity
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.activity == Activity::Running
+    }
+
+    pub(super) fn configuration(&self) -> Configuration {
+        self.registers.lock().configuration
+    }
+
+    /// Takes what the guest asked for, but a shutdown. A reset is asked for until it [has been done](Self::reset).
+    pub(super) fn take_asked(&self) -> Asked {
+        let mut registers = self.registers.lock();
+        Asked {
+            reset: registers.reset_pending,
+            fatal: std::mem::take(&mut registers.fatal_pending),
+            configuration: registers.configuration,
+        }
+    }
+
+    /// Whether a shutdown was asked for (CC.SHN); it is occurring from now on.
+    pub(super) fn take_shutdown(&self) -> bool {
+        let mut registers = self.registers.lock();
+        let shutdown = std::mem::take(&mut registers.shutdown_pending);
+        if shutdown {
+            registers.set_shutdown_status(SHUTDOWN_OCCURRING);
+        }
+        shutdown
+    }
+
+    /// Everything that was to be made durable is.
+    pub(super) fn shut_down(&mut self) {
+        if self.is_running() {
+            self.activity = Activity::ShutDown;
+        }
+        self.registers.lock().set_shutdown_status(SHUTDOWN_COMPLETE);
+    }
+
+    /// A reset has been done.
+    pub(super) fn reset(&mut self) {
+        self.activity = Activity::Disabled;
+        let mut registers = self.registers.lock();
+        registers.status &= SUBSYSTEM_RESET_OCCURRED;
+        if std::mem::take(&mut registers.subsystem_reset_pending) {
+            registers.status = SUBSYSTEM_RESET_OCCURRED;
+        }
+        registers.reset_pending = false;
+    }
+
+    /// Checks the configuration; the admin queues if the controller can be enabled (section 7.6.1).
+    pub(super) fn admin_queues(
+        &self,
+        configuration: Configuration,
+        memory: &dyn DmaMemory,
+    ) -> Option<(SubmissionQueue, CompletionQueue)> {
+        let (attributes, submission_base, completion_base) = {
+            let registers = self.registers.lock();
+            (
+                registers.admin_queue_attributes,
+                registers.admin_submission_queue,
+                registers.admin_completion_queue,
+            )
+        };
+        let submission_entries = aqa::submission_entries(attributes);
+        let completion_entries = aqa::completion_entries(attributes);
+        // A queue has two entries or more.
+        let fits = |base: u64, entries: u32, size: u64| {
+            entries >= 2 && memory.contains(base, (u64::from(entries) * size) as usize)
+        };
+        let usable = configuration.command_set() == 0
+            && configuration.memory_page_size() == 0
+            && configuration.arbitration() == 0
+            && fits(submission_base, submission_entries, SUBMISSION_ENTRY_SIZE)
+            && fits(completion_base, completion_entries, COMPLETION_ENTRY_SIZE);
+        if !usable {
+            tracing::warn!(
+                ?configuration,
+                attributes,
+                submission_base,
+                completion_base,
+                "NVMe controller cannot be enabled"
+            );
+            return None;
+        }
+        let submission = SubmissionQueue::new(submission_base, submission_entries, 0);
+        let completion = CompletionQueue::new(completion_base, completion_entries, Some(0));
+        Some((submission, completion))
+    }
+
+    /// The admin queues are there.
+    pub(super) fn start(&mut self) {
+        self.activity = Activity::Running;
+        self.registers.lock().status |= READY;
+    }
+
+    /// Controller Fatal Status (section 9.5): a queue cannot be used; only a reset helps.
+    pub(super) fn fail(&mut self) {
+        self.activity = Activity::Fatal;
+        self.registers.lock().status |= FATAL;
+    }
+}
