@@ -27,6 +27,9 @@ PVOID MiPhysicalToVirtual(ULONG64 Physical);
 UCHAR MiGetPageInfo(ULONG64 Physical);
 VOID MiSetPageInfo(ULONG64 Physical, UCHAR Info);
 
+/* pool.c */
+BOOLEAN MiIsPagedPool(ULONG64 Physical);
+
 /* pagetable.c */
 BOOLEAN MiMapPage(ULONG_PTR Virtual, ULONG64 Physical, ULONG64 Flags);
 VOID MiProtectPage(ULONG_PTR Virtual, ULONG64 Flags);

@@ -4,9 +4,11 @@
  * It is as Windows has it where it was started with kernel debugging on: plain, in the kernel's data, not exported.
  * Layout: KDDEBUGGER_DATA64 of wdbgexts.h. What this kernel does not have is 0.
  */
+#include "foreign.h"
 #include "ki.h"
 
 #define KD_OWNER_TAG 0x4742444B /* "KDBG" */
+#define KD_LEAST_SIZE 0x318     /* Windows Server 2003 */
 
 typedef struct _KDDEBUGGER_DATA64 {
     LIST_ENTRY List;
@@ -36,6 +38,7 @@ typedef struct _KDDEBUGGER_DATA64 {
     ULONG64 Reserved11[6];
     USHORT OffsetPrcbContext;
     USHORT Reserved12[3];
+    ULONG64 Reserved13[24]; /* what later kernels have appended */
 } KDDEBUGGER_DATA64;
 
 _Static_assert(FIELD_OFFSET(KDDEBUGGER_DATA64, OwnerTag) == 0x10, "OwnerTag");
@@ -56,7 +59,7 @@ static LIST_ENTRY KdpDebuggerDataListHead;
 __attribute__((used)) KDDEBUGGER_DATA64 KdDebuggerDataBlock = {
     .List = {&KdpDebuggerDataListHead, &KdpDebuggerDataListHead},
     .OwnerTag = KD_OWNER_TAG,
-    .Size = sizeof(KDDEBUGGER_DATA64),
+    .Size = FIELD_OFFSET(KDDEBUGGER_DATA64, Reserved13),
     .KernBase = __ImageBase,
     .PsLoadedModuleList = &PsLoadedModuleList,
     .KiBugcheckData = KiBugCheckData,
@@ -72,3 +75,17 @@ __attribute__((used)) KDDEBUGGER_DATA64 KdDebuggerDataBlock = {
 };
 
 static LIST_ENTRY KdpDebuggerDataListHead = {&KdDebuggerDataBlock.List, &KdDebuggerDataBlock.List};
+
+/* Another kernel's size, another module list; or no block at all. Fields behind the size are not there. */
+VOID KdChangeDebuggerData(ULONG Size, PVOID ModuleList, BOOLEAN Present)
+{
+    KDDEBUGGER_DATA64 *data = &KdDebuggerDataBlock;
+
+    data->OwnerTag = Present ? KD_OWNER_TAG : 0;
+    data->PsLoadedModuleList = ModuleList;
+    if (Size < KD_LEAST_SIZE || Size > sizeof(*data))
+        return;
+    data->Size = Size;
+    if (Size < FIELD_OFFSET(KDDEBUGGER_DATA64, OffsetPrcbContext) + sizeof(USHORT))
+        data->OffsetPrcbContext = 0;
+}

@@ -2,6 +2,7 @@
  * phase1.c - the first system thread: load the drivers, start the devices, run the workload, power off.
  */
 #include "cm_internal.h"
+#include "foreign.h"
 #include "hal.h"
 #include "io_internal.h"
 #include "ki.h"
@@ -42,6 +43,7 @@ VOID KiPhase1(PVOID Context)
     IopStartWorkers();
     CmInitialize();
     MiInitializeLoader();
+    KiStartBeingForeign();
     KiLoadImages(LOADER_FILE_PORT_DRIVER, LOADER_FILE_PORT_DRIVER);
     KiLoadImages(LOADER_FILE_DRIVER_UNDER_TEST, LOADER_FILE_OTHER_DRIVER);
     PnpStartDevices(KiDrivers, KiStartDrivers());

@@ -1,6 +1,7 @@
 /*
  * start.c - from the entry point to the first system thread.
  */
+#include "foreign.h"
 #include "hal.h"
 #include "io_internal.h"
 #include "ipi.h"
@@ -45,9 +46,12 @@ VOID KiSystemStartup(LOADER_BLOCK *LoaderBlock, ULONG64 Number)
     if (LoaderBlock->Signature != LOADER_BLOCK_SIGNATURE || LoaderBlock->Version != LOADER_BLOCK_VERSION ||
         LoaderBlock->ProcessorCount > KI_MAXIMUM_PROCESSORS)
         HalpReset();
-    KiInitializeProcessor((ULONG)Number, stackTop);
     if (Number == 0) {
         KiLoaderBlock = LoaderBlock;
+        KiBecomeForeign();
+    }
+    KiInitializeProcessor((ULONG)Number, stackTop); /* the others wait in it for the first */
+    if (Number == 0) {
         KeNumberProcessors = (CCHAR)LoaderBlock->ProcessorCount;
         KiActiveProcessors = ~0ull >> (64 - LoaderBlock->ProcessorCount);
         KiInitializeKernel();

@@ -6,12 +6,13 @@
 
 #define MI_INFO_CONTIGUOUS 0x20 /* page information: 20h + order */
 
+/* 0 for memory that is not there, and for paged memory, which need not be. */
 PHYSICAL_ADDRESS MmGetPhysicalAddress(PVOID BaseAddress)
 {
     PHYSICAL_ADDRESS result;
     ULONG64 physical = MiTranslate((ULONG_PTR)BaseAddress);
 
-    result.QuadPart = physical == ~0ull ? 0 : (LONG64)physical;
+    result.QuadPart = physical == ~0ull || MiIsPagedPool(physical) ? 0 : (LONG64)physical;
     return result;
 }
 

@@ -1,6 +1,7 @@
 /*
  * import.c - export lookup (with forwarders) and import resolution of a mapped image.
  */
+#include "foreign.h"
 #include "ki.h"
 #include "mi.h"
 
@@ -110,7 +111,22 @@ static VOID MiReportMissing(const char *Image, const char *Library, LDR_DATA_TAB
         DbgPrint("loader: %s imports %s!#%u, which %s\n", Image, Library, Ordinal, why);
 }
 
-static ULONG MiResolveLibrary(PUCHAR Base, const IMAGE_IMPORT_DESCRIPTOR *Descriptor, const char *Image)
+/* What is left in the lookup table once a name has been found; NameBase 0: what the file has. */
+static VOID MiKeepName(IMAGE_THUNK_DATA64 *Thunk, ULONG64 NameBase)
+{
+    if (NameBase)
+        Thunk->u1.AddressOfData += NameBase;
+}
+
+static ULONG64 MiNameBase(PUCHAR Base, const IMAGE_NT_HEADERS64 *Headers)
+{
+    if (KiDiffers(KiImportsByAddress))
+        return (ULONG64)Base;
+    return KiDiffers(KiImportsByOldBase) ? Headers->OptionalHeader.ImageBase : 0;
+}
+
+static ULONG MiResolveLibrary(PUCHAR Base, const IMAGE_IMPORT_DESCRIPTOR *Descriptor, const char *Image,
+                              ULONG64 NameBase)
 {
     const char *library = (const char *)Base + Descriptor->Name;
     LDR_DATA_TABLE_ENTRY *module = MiFindModule(library);
@@ -126,7 +142,9 @@ static ULONG MiResolveLibrary(PUCHAR Base, const IMAGE_IMPORT_DESCRIPTOR *Descri
         ULONG ordinal = byOrdinal ? (ULONG)(names->u1.Ordinal & 0xFFFF) : 0;
         PVOID address = module ? MiFindExport(module, name, ordinal) : NULL;
         if (address) {
-            bound->u1.Function = (ULONG64)address;
+            if (name && names != bound)
+                MiKeepName(names, NameBase);
+            bound->u1.Function = (ULONG64)KiWrapImport(address);
         } else {
             MiReportMissing(Image, library, module, name, ordinal);
             missing++;
@@ -144,6 +162,6 @@ ULONG MiResolveImports(PUCHAR Base, IMAGE_NT_HEADERS64 *Headers, const char *Nam
         return 0;
     for (const IMAGE_IMPORT_DESCRIPTOR *at = (IMAGE_IMPORT_DESCRIPTOR *)(Base + directory.VirtualAddress);
          at->Name && at->FirstThunk; at++)
-        missing += MiResolveLibrary(Base, at, Name);
+        missing += MiResolveLibrary(Base, at, Name, MiNameBase(Base, Headers));
     return missing;
 }

@@ -7,6 +7,7 @@
  *
  * Images go to places chosen by the seed in the gigabyte above the kernel, 64 KiB apart at least.
  */
+#include "foreign.h"
 #include "ki.h"
 #include "mi.h"
 #include "workload_support.h"
@@ -62,7 +63,7 @@ static ULONG64 MiImageSize(const IMAGE_NT_HEADERS64 *Headers)
 
 static BOOLEAN MiOverlaps(ULONG_PTR Base, ULONG_PTR Size)
 {
-    for (PLIST_ENTRY at = PsLoadedModuleList.Flink; at != &PsLoadedModuleList; at = at->Flink) {
+    for (PLIST_ENTRY at = MiModuleList->Flink; at != MiModuleList; at = at->Flink) {
         LDR_DATA_TABLE_ENTRY *module = CONTAINING_RECORD(at, LDR_DATA_TABLE_ENTRY, InLoadOrderLinks);
         if (Base < (ULONG_PTR)module->DllBase + module->SizeOfImage + MI_IMAGE_ALIGNMENT &&
             (ULONG_PTR)module->DllBase < Base + Size + MI_IMAGE_ALIGNMENT)

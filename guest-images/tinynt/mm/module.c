@@ -1,6 +1,7 @@
 /*
  * module.c - PsLoadedModuleList and looking modules up.
  */
+#include "foreign.h"
 #include "ki.h"
 #include "mi.h"
 
@@ -8,6 +9,7 @@
 #define LDRP_ENTRY_PROCESSED 0x4000
 
 LIST_ENTRY PsLoadedModuleList = {&PsLoadedModuleList, &PsLoadedModuleList};
+PLIST_ENTRY MiModuleList = &PsLoadedModuleList;
 
 typedef struct _MI_MODULE {
     LDR_DATA_TABLE_ENTRY Entry;
@@ -47,7 +49,7 @@ LDR_DATA_TABLE_ENTRY *MiAddModule(PVOID Base, IMAGE_NT_HEADERS64 *Headers, const
     module->Entry.LoadCount = 1;
     module->Entry.FileKind = Kind;
     MiNameModule(module, Name);
-    InsertTailList(&PsLoadedModuleList, &module->Entry.InLoadOrderLinks);
+    InsertTailList(MiModuleList, &module->Entry.InLoadOrderLinks);
     return &module->Entry;
 }
 
@@ -63,7 +65,7 @@ LDR_DATA_TABLE_ENTRY *MiFindModule(const char *Name)
 {
     if (!RtlpCompareNoCase(Name, "hal.dll")) /* since Windows 10 version 2004 hal.dll only forwards to the kernel */
         Name = "ntoskrnl.exe";
-    for (PLIST_ENTRY at = PsLoadedModuleList.Flink; at != &PsLoadedModuleList; at = at->Flink) {
+    for (PLIST_ENTRY at = MiModuleList->Flink; at != MiModuleList; at = at->Flink) {
         LDR_DATA_TABLE_ENTRY *module = CONTAINING_RECORD(at, LDR_DATA_TABLE_ENTRY, InLoadOrderLinks);
         if (!RtlpCompareNoCase(module->Name, Name))
             return module;
@@ -73,7 +75,7 @@ LDR_DATA_TABLE_ENTRY *MiFindModule(const char *Name)
 
 LDR_DATA_TABLE_ENTRY *MiModuleOfAddress(ULONG_PTR Address)
 {
-    for (PLIST_ENTRY at = PsLoadedModuleList.Flink; at != &PsLoadedModuleList; at = at->Flink) {
+    for (PLIST_ENTRY at = MiModuleList->Flink; at != MiModuleList; at = at->Flink) {
         LDR_DATA_TABLE_ENTRY *module = CONTAINING_RECORD(at, LDR_DATA_TABLE_ENTRY, InLoadOrderLinks);
         if (Address - (ULONG_PTR)module->DllBase < module->SizeOfImage)
             return module;

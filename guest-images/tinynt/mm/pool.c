@@ -1,7 +1,8 @@
 /*
  * pool.c - pool blocks of 32 bytes to 2 KiB in pages of one size each; anything larger is whole pages.
  *
- * Blocks have no header: a page's size class is in its page information byte. All of it is non-executable.
+ * Blocks have no header: a page's size class is in its page information byte. All of it is non-executable. Paged pool
+ * is resident, too, but it is only for code below DISPATCH_LEVEL, and has no physical address that could be relied on.
  * Freed blocks are filled with a pattern (the first POOL_POISON_LIMIT bytes), so that use after free shows.
  */
 #include "ki.h"
@@ -9,8 +10,12 @@
 
 #define POOL_SMALLEST_SHIFT 5
 #define POOL_CLASSES 7       /* 32, 64 ... 2048 */
-#define POOL_INFO_SMALL 0x40 /* page information: 40h + class, 80h + order */
+#define POOL_INFO_SMALL 0x40 /* page information: 40h + class, 80h + order; and 20h for paged pool */
 #define POOL_INFO_PAGES 0x80
+#define POOL_INFO_PAGED 0x20
+#define POOL_BAD_CALLER 0xC2 /* BAD_POOL_CALLER, and its first parameters */
+#define POOL_ALLOCATED_AT_IRQL 0x8
+#define POOL_FREED_AT_IRQL 0x9
 #define POOL_POISON 0xDD
 #define POOL_POISON_LIMIT 256u
 
@@ -19,8 +24,9 @@ typedef struct _POOL_BLOCK {
 } POOL_BLOCK;
 
 static ULONG_PTR MiPoolLock;
-static POOL_BLOCK *MiPoolFree[POOL_CLASSES];
-static ULONG_PTR MiPoolFresh[POOL_CLASSES]; /* next never used block of the class's newest page; page-aligned: none */
+static POOL_BLOCK *MiPoolFree[2][POOL_CLASSES]; /* nonpaged, paged */
+static ULONG_PTR MiPoolFresh[2]
+                            [POOL_CLASSES]; /* next never used block of the class's newest page; page-aligned: none */
 
 static ULONG MiClassOf(SIZE_T Bytes)
 {
@@ -31,34 +37,34 @@ static ULONG MiClassOf(SIZE_T Bytes)
 }
 
 /* Fresh: the block's memory has not been used since its page was given out zeroed. */
-static PVOID MiAllocateSmall(ULONG Class, BOOLEAN *Fresh)
+static PVOID MiAllocateSmall(BOOLEAN Paged, ULONG Class, BOOLEAN *Fresh)
 {
     PVOID block = NULL;
     KIRQL old = KxLockRaise(&MiPoolLock);
 
     *Fresh = FALSE;
-    if (MiPoolFree[Class]) {
-        block = MiPoolFree[Class];
-        MiPoolFree[Class] = MiPoolFree[Class]->Next;
+    if (MiPoolFree[Paged][Class]) {
+        block = MiPoolFree[Paged][Class];
+        MiPoolFree[Paged][Class] = MiPoolFree[Paged][Class]->Next;
         KxUnlockLower(&MiPoolLock, old);
         return block;
     }
-    if (MiPoolFresh[Class] % PAGE_SIZE == 0) {
+    if (MiPoolFresh[Paged][Class] % PAGE_SIZE == 0) {
         ULONG64 page = MiAllocatePages(0, ~0ull);
-        MiPoolFresh[Class] = page ? (ULONG_PTR)MiPhysicalToVirtual(page) : 0;
+        MiPoolFresh[Paged][Class] = page ? (ULONG_PTR)MiPhysicalToVirtual(page) : 0;
         if (page)
-            MiSetPageInfo(page, (UCHAR)(POOL_INFO_SMALL + Class));
+            MiSetPageInfo(page, (UCHAR)(POOL_INFO_SMALL + Class + (Paged ? POOL_INFO_PAGED : 0)));
     }
-    if (MiPoolFresh[Class]) {
-        block = (PVOID)MiPoolFresh[Class];
-        MiPoolFresh[Class] += (ULONG_PTR)1 << (POOL_SMALLEST_SHIFT + Class);
+    if (MiPoolFresh[Paged][Class]) {
+        block = (PVOID)MiPoolFresh[Paged][Class];
+        MiPoolFresh[Paged][Class] += (ULONG_PTR)1 << (POOL_SMALLEST_SHIFT + Class);
         *Fresh = TRUE;
     }
     KxUnlockLower(&MiPoolLock, old);
     return block;
 }
 
-static PVOID MiAllocateLarge(SIZE_T Bytes)
+static PVOID MiAllocateLarge(BOOLEAN Paged, SIZE_T Bytes)
 {
     ULONG order = 0;
     ULONG64 page;
@@ -70,18 +76,21 @@ static PVOID MiAllocateLarge(SIZE_T Bytes)
     page = MiAllocatePages(order, ~0ull);
     if (!page)
         return NULL;
-    MiSetPageInfo(page, (UCHAR)(POOL_INFO_PAGES + order));
+    MiSetPageInfo(page, (UCHAR)(POOL_INFO_PAGES + order + (Paged ? POOL_INFO_PAGED : 0)));
     return MiPhysicalToVirtual(page);
 }
 
-static PVOID MiAllocatePool(SIZE_T Bytes, BOOLEAN Zero)
+static PVOID MiAllocatePool(BOOLEAN Paged, SIZE_T Bytes, BOOLEAN Zero)
 {
+    KIRQL irql = (KIRQL)KiReadCr8();
     BOOLEAN fresh;
     PVOID block;
 
+    if (irql > (Paged ? APC_LEVEL : DISPATCH_LEVEL))
+        KeBugCheckEx(POOL_BAD_CALLER, POOL_ALLOCATED_AT_IRQL, irql, Paged ? PagedPool : NonPagedPool, Bytes);
     if (Bytes > (PAGE_SIZE / 2))
-        return MiAllocateLarge(Bytes);
-    block = MiAllocateSmall(MiClassOf(Bytes ? Bytes : 1), &fresh);
+        return MiAllocateLarge(Paged, Bytes);
+    block = MiAllocateSmall(Paged, MiClassOf(Bytes ? Bytes : 1), &fresh);
     if (block && Zero && !fresh)
         RtlZeroMemory(block, Bytes);
     return block;
@@ -89,18 +98,18 @@ static PVOID MiAllocatePool(SIZE_T Bytes, BOOLEAN Zero)
 
 PVOID ExAllocatePoolWithTag(POOL_TYPE PoolType, SIZE_T NumberOfBytes, ULONG Tag)
 {
-    return MiAllocatePool(NumberOfBytes, FALSE);
+    return MiAllocatePool(PoolType & PagedPool, NumberOfBytes, FALSE);
 }
 
 #undef ExAllocatePool
 PVOID ExAllocatePool(POOL_TYPE PoolType, SIZE_T NumberOfBytes)
 {
-    return MiAllocatePool(NumberOfBytes, FALSE);
+    return MiAllocatePool(PoolType & PagedPool, NumberOfBytes, FALSE);
 }
 
 PVOID ExAllocatePool2(ULONG64 Flags, SIZE_T NumberOfBytes, ULONG Tag)
 {
-    return MiAllocatePool(NumberOfBytes, !(Flags & POOL_FLAG_UNINITIALIZED));
+    return MiAllocatePool((Flags & POOL_FLAG_PAGED) != 0, NumberOfBytes, !(Flags & POOL_FLAG_UNINITIALIZED));
 }
 
 VOID ExFreePoolWithTag(PVOID P, ULONG Tag)
@@ -108,8 +117,15 @@ VOID ExFreePoolWithTag(PVOID P, ULONG Tag)
     ULONG64 physical = (ULONG64)P - KiLoaderBlock->DirectMapBase;
     ULONG64 page = physical & ~(ULONG64)(PAGE_SIZE - 1);
     UCHAR info = physical < KiLoaderBlock->PhysicalMemoryEnd ? MiGetPageInfo(page) : 0;
-    ULONG class = info - POOL_INFO_SMALL;
-    KIRQL old;
+    BOOLEAN paged = info >= POOL_INFO_SMALL && (info & POOL_INFO_PAGED);
+    ULONG class;
+    KIRQL old = (KIRQL)KiReadCr8();
+
+    if (old > (paged ? APC_LEVEL : DISPATCH_LEVEL))
+        KeBugCheckEx(POOL_BAD_CALLER, POOL_FREED_AT_IRQL, old, paged ? PagedPool : NonPagedPool, (ULONG_PTR)P);
+    if (paged)
+        info &= ~POOL_INFO_PAGED;
+    class = info - POOL_INFO_SMALL;
 
     if (info >= POOL_INFO_PAGES && page == physical) {
         MiSetPageInfo(page, 0);
@@ -122,8 +138,8 @@ VOID ExFreePoolWithTag(PVOID P, ULONG Tag)
     SIZE_T size = (SIZE_T)1 << (POOL_SMALLEST_SHIFT + class);
     RtlFillMemory(P, size < POOL_POISON_LIMIT ? size : POOL_POISON_LIMIT, POOL_POISON);
     old = KxLockRaise(&MiPoolLock);
-    ((POOL_BLOCK *)P)->Next = MiPoolFree[class];
-    MiPoolFree[class] = P;
+    ((POOL_BLOCK *)P)->Next = MiPoolFree[paged][class];
+    MiPoolFree[paged][class] = P;
     KxUnlockLower(&MiPoolLock, old);
 }
 
@@ -137,4 +153,12 @@ VOID ExFreePool2(PVOID P, ULONG Tag, PVOID ExtendedParameters, ULONG ExtendedPar
 VOID ExFreePool2(PVOID P, ULONG Tag, PVOID ExtendedParameters, ULONG ExtendedParametersCount)
 {
     ExFreePoolWithTag(P, Tag);
+}
+
+/* Of any address in it. Only the first page of a large block is marked, so that one is told by its first page. */
+BOOLEAN MiIsPagedPool(ULONG64 Physical)
+{
+    UCHAR info = MiGetPageInfo(Physical & ~(ULONG64)(PAGE_SIZE - 1));
+
+    return info >= POOL_INFO_SMALL && (info & POOL_INFO_PAGED);
 }

@@ -89,11 +89,10 @@ static PKSPIN_LOCK QueuedLockOf(PRAID_ADAPTER Adapter, STOR_SPINLOCK Kind, PVOID
     switch (Kind) {
     case DpcLock:
     case ThreadedDpcLock:
+    case DpcLevelLock:
         return LockContext != NULL ? &((PSTOR_DPC)LockContext)->Lock : NULL;
     case StartIoLock:
         return &Adapter->StartIoSpinLock;
-    case DpcLevelLock:
-        return LockContext;
     default:
         return NULL;
     }
