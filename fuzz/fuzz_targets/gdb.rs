@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use machine::Fake;
-use storlock::notices::Silent;
 use storlock::gdb::{Conversation, SymbolFiles};
+use storlock::notices::Silent;
 use storlock::session::{Config, Session};
 use storlock::vmi::debuggee::{Debuggee, DebuggeeStop};
 

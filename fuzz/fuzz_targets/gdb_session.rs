@@ -10,8 +10,8 @@ use std::sync::Arc;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use machine::{CPUS, Fake};
-use storlock::notices::Silent;
 use storlock::gdb::{Conversation, Left, SymbolFiles};
+use storlock::notices::Silent;
 use storlock::session::{Config, Session};
 use storlock::vmi::debuggee::{Debuggee, DebuggeeStop};
 

@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use storlock::run::spec::{Disk, Export, Limit, PlannedFault, Size, check_disks};
 use storlock::gdb::Address;
+use storlock::run::spec::{Disk, Export, Limit, PlannedFault, Size, check_disks};
 use storlock::session::ExportRequest;
 
 fuzz_target!(|text: &str| {

@@ -349,3 +349,96 @@ fn guest_instruction_that_this_kvm_cannot_execute_is_named_with_its_place() {
         "{reason}"
     );
 }
+
+/// What of a report is the same in every run of a description, however its processors interleave.
+fn of_the_description(run: &Run) -> serde_json::Value {
+    let report = run.report();
+    let violations: Vec<_> = support::violations(&report)
+        .iter()
+        .map(|v| serde_json::json!([v["signature"], v["rule"], v["cause"], v["verdict"], v["caller"]]))
+        .collect();
+    let routines = report["watch"]["routines"].as_array().unwrap().iter();
+    let watched: Vec<_> = routines.map(|routine| routine["address"].clone()).collect();
+    let run = &report["run"];
+    serde_json::json!({
+        "outcome": report["outcome"], "exit_code": report["exit_code"], "conditions": report["conditions"],
+        "end": report["end"]["kind"], "target": report["target"], "modules": report["modules"], "rules": report["rules"],
+        "violations": violations, "watched": watched, "faults": report["faults"],
+        "run": [run["seed"], run["cpus"], run["memory"], run["images"]],
+    })
+}
+
+#[test]
+fn guest_a_run_by_the_description_in_a_report_is_the_same_run() {
+    let first = run(
+        "vdisk-release-without-acquire",
+        &[
+            "--seed",
+            "2",
+            "--append",
+            "ops=4 threads=2",
+            "--fault",
+            "delay:read,for=1ms",
+        ],
+    );
+    assert_eq!(first.code(), 1, "{first}");
+    let report = first.directory.path().join("report/report.json");
+    let directory = tempfile::tempdir().unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_storlock"))
+        .args(["run", "--spec", "-", "--report-dir"])
+        .arg(directory.path().join("report"))
+        .env("STORLOCK_IMAGES", images())
+        .stdin(fs::File::open(&report).unwrap())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let second = Run {
+        output: finish(child),
+        directory,
+    };
+    assert_eq!(of_the_description(&second), of_the_description(&first), "{second}");
+    // But for where the report goes the descriptions are the same, and the command line needs neither of them.
+    let spec = |run: &Run| {
+        let mut spec = run.report()["run"]["spec"].clone();
+        spec.as_object_mut().unwrap().remove("report_dir").unwrap();
+        spec
+    };
+    assert_eq!(spec(&second), spec(&first));
+    let again = second.report()["run"]["command_line"].to_string();
+    assert!(
+        again.contains("delay:read,for=1ms") && !again.contains("--spec"),
+        "{again}"
+    );
+}
+
+#[test]
+fn guest_whose_monitor_is_killed_leaves_what_was_seen() {
+    let directory = tempfile::tempdir().unwrap();
+    let recording = directory.path().join("run.rec");
+    let mut child = start_endless(directory.path(), &["--record", recording.to_str().unwrap()]);
+    let trace = directory.path().join("report/events.trace");
+    let size = |path: &Path| fs::metadata(path).map_or(0, |found| found.len());
+    let began = Instant::now();
+    // Both grow while the run goes on.
+    let (first, second) = (size(&trace), size(&recording));
+    while size(&trace) <= first || size(&recording) <= second {
+        assert!(began.elapsed() < LIMIT);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for file in [&trace, &recording] {
+        let output = Command::new(env!("CARGO_BIN_EXE_storlock"))
+            .args(["replay", "--format", "json"])
+            .arg(file)
+            .output()
+            .unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(
+            report["cost"]["hits"].as_u64() > Some(0),
+            "{}: {report}",
+            file.display()
+        );
+    }
+}

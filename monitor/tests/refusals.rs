@@ -200,3 +200,98 @@ fn what_means_nothing_to_a_guest_that_firmware_boots_is_refused() {
         assert!(text.contains(option), "{text}");
     }
 }
+
+#[test]
+fn a_run_that_is_refused_leaves_no_files_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let [report, recording, serial] = ["report", "run.rec", "serial"].map(|name| directory.path().join(name));
+    let (code, text) = refused(
+        &driver(),
+        &[
+            "--kvm",
+            "/nowhere/kvm",
+            "--report-dir",
+            report.to_str().unwrap(),
+            "--record",
+            recording.to_str().unwrap(),
+            "--serial",
+            serial.to_str().unwrap(),
+        ],
+    );
+    assert_eq!(code, Some(5), "{text}");
+    assert_eq!(fs::read_dir(&report).unwrap().count(), 0, "{text}");
+    assert!(!recording.exists() && !serial.exists(), "{text}");
+}
+
+#[test]
+fn symbols_are_a_directory_or_a_pdb_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let [fifo, file, missing] = ["pipe", "file", "missing"].map(|name| directory.path().join(name));
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    fs::write(&file, "no PDB").unwrap();
+    for (path, expected, why) in [
+        (fifo, 2, "neither a directory nor a regular file"),
+        (file, 2, "neither a directory nor a regular file"),
+        (missing, 5, "No such file"),
+    ] {
+        let (code, text) = refused(&driver(), &["--symbols", path.to_str().unwrap()]);
+        assert_eq!(code, Some(expected), "{text}");
+        assert!(text.contains("--symbols") && text.contains(why), "{text}");
+    }
+}
+
+#[test]
+fn a_description_that_is_not_understood_is_refused_before_anything_is_touched() {
+    let directory = tempfile::tempdir().unwrap();
+    let report = directory.path().join("report");
+    fs::create_dir(&report).unwrap();
+    fs::write(report.join("report.json"), "of an earlier run").unwrap();
+    let spec = directory.path().join("spec.json");
+    for (text, why) in [
+        (
+            r#"{"schema": "storlock-run/1", "drvier": "x"}"#,
+            "unknown field `drvier`",
+        ),
+        (r#"{"schema": "storlock-run/7"}"#, "storlock-run/7"),
+        (r#"{"cpus": 2}"#, "no `schema`"),
+        ("{", "EOF"),
+    ] {
+        fs::write(&spec, text).unwrap();
+        let spec = spec.to_str().unwrap();
+        let (code, told) = refused(&driver(), &["--spec", spec, "--report-dir", report.to_str().unwrap()]);
+        assert_eq!(code, Some(2), "{told}");
+        assert!(told.contains("spec.json") && told.contains(why), "{told}");
+        assert!(report.join("report.json").exists(), "nothing was touched");
+    }
+}
+
+#[test]
+fn what_is_printed_describes_the_run_and_runs_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let print = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_storlock"))
+            .arg("run")
+            .args(arguments)
+            .arg("--print-spec")
+            .current_dir(directory.path())
+            .env("STORLOCK_IMAGES", images())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let first = print(&[
+        "--driver",
+        "x.sys",
+        "--disk",
+        "a,,b.img,snapshot",
+        "--fault",
+        "drop:read",
+    ]);
+    assert!(first.contains(r#""seed": "#), "a seed was chosen: {first}");
+    fs::write(directory.path().join("spec.json"), &first).unwrap();
+    assert_eq!(print(&["--spec", "spec.json"]), first);
+    let other = print(&["--spec", "spec.json", "--cpus", "5"]);
+    assert_eq!(other, first.replace(r#""cpus": 2"#, r#""cpus": 5"#));
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing was made");
+}
