@@ -160,6 +160,7 @@ pub enum Evidence {
     AcquiredHandle { handle: u64 },
     SeenLow { event: u64, vcpu: u32, irql: u8 },
     Operand { spin_lock: u32, context: u64 },
+    NeverReleased { event: u64 },
     CameBack { event: u64, proof: Proof },
 }
 
@@ -197,6 +198,7 @@ impl Evidence {
                 spin_lock: kind,
                 context,
             },
+            E::NeverReleased { event } => Self::NeverReleased { event: *event },
             E::CameBack { event, proof } => Self::CameBack {
                 event: *event,
                 proof: *proof,

@@ -2,6 +2,7 @@
 //!
 //! Talks to every part of the session for what it has to say. It must not change what any of them says.
 
+use storlock_check::checker::Statistics;
 use storlock_check::rules::Verdict;
 
 use super::config::{End, EndKind};
@@ -70,6 +71,11 @@ impl Ending {
             log.doubt(Doubt::Kernel, reason);
         }
     }
+}
+
+/// Whether the guest came to its end: what is still held then is held for ever.
+pub(super) fn ended_by_itself(state: &State, end: &End) -> bool {
+    matches!(end.kind, EndKind::PowerOff | EndKind::NotRecorded) && bug_check(state, end).is_none()
 }
 
 /// The report of the run that ended with `end`.
@@ -188,6 +194,9 @@ fn conditions(state: &State, end: &End) -> Vec<ConditionNote> {
         );
         add(Condition::Inconclusive, reason);
     }
+    for reason in left_open(statistics) {
+        add(Condition::Inconclusive, reason);
+    }
     for reason in state.log.reasons() {
         add(Condition::Inconclusive, reason.to_owned());
     }
@@ -205,6 +214,33 @@ fn conditions(state: &State, end: &End) -> Vec<ConditionNote> {
         add(Condition::NotApplicable, reason);
     }
     list
+}
+
+/// What the calls of the driver have left open.
+fn left_open(statistics: &Statistics) -> Vec<String> {
+    let told = [
+        (
+            statistics.target_holds_lost,
+            "acquire",
+            "over in a way that was not seen: it may have failed, or its release is missing",
+        ),
+        (
+            statistics.target_words_contradicted,
+            "hold",
+            "released when the lock word said that nobody held the lock: somebody may have cleared it",
+        ),
+        (
+            statistics.target_raises_undone,
+            "release",
+            "given a NewIrql that is not the one before the acquire, but may be the one before a raise of the driver's own",
+        ),
+    ];
+    let told = told.into_iter().filter(|(times, ..)| *times > 0);
+    told.map(|(times, what, how)| match times {
+        1 => format!("1 {what} of the driver was {how}"),
+        _ => format!("{times} {what}s of the driver were {how}"),
+    })
+    .collect()
 }
 
 fn plural(count: usize) -> &'static str {

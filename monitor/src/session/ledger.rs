@@ -30,6 +30,8 @@ pub(crate) struct Ledger {
     /// Findings that were new, whether the checker kept them or not.
     new_findings: u64,
     unknowns: Unknowns,
+    /// What is not released has been told.
+    ended: bool,
 }
 
 impl Ledger {
@@ -45,6 +47,7 @@ impl Ledger {
             findings: Findings::default(),
             new_findings: 0,
             unknowns: Unknowns::default(),
+            ended: false,
         }
     }
 
@@ -76,6 +79,12 @@ impl Ledger {
         let unknown = self.checker.statistics().unknown_releases;
         let response = self.checker.apply(event);
         (response, self.checker.statistics().unknown_releases > unknown)
+    }
+
+    /// The run is over: finds what the driver under test has not released, once.
+    pub(crate) fn run_ended(&mut self) -> Option<Response> {
+        let first = !std::mem::replace(&mut self.ended, true);
+        first.then(|| self.checker.run_ended(self.sequence))
     }
 
     /// Number of the last event.

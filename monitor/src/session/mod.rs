@@ -241,7 +241,11 @@ impl Session {
     /// The report of the run that ended with `end`.
     #[must_use]
     pub fn report(&self, end: &End) -> Report {
-        finish::report(&self.lock(), end)
+        let mut state = self.lock();
+        if finish::ended_by_itself(&state, end) {
+            replay::find_what_is_not_released(&mut state);
+        }
+        finish::report(&state, end)
     }
 
     /// Hands a stop to the recording while `state` is still locked, so that stops are recorded in the order in which

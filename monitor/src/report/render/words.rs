@@ -142,6 +142,9 @@ fn sentence(v: &Violation, evidence: &Evidence) -> String {
             "kind {spin_lock} ({}) with LockContext {context:#x} takes no lock",
             kind_name(*spin_lock)
         ),
+        Evidence::NeverReleased { event } => {
+            format!("no release of this lock was seen until the run ended, after event {event}")
+        }
         Evidence::CameBack { event, proof } => came_back(*event, *proof),
     }
 }
@@ -237,6 +240,10 @@ const SHORTFALLS: &[(Shortfall, &str)] = &[
     (
         Shortfall::CONTRADICTED,
         "the lock has contradicted what was recorded of it: it is touched in ways that are not seen",
+    ),
+    (
+        Shortfall::RUN_ENDED,
+        "the run was over: the holder may have been stopped before its release",
     ),
     (
         Shortfall::LATE,
