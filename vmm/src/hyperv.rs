@@ -2,7 +2,7 @@
 //! Level Functional Specification" 6.0b, chapters 2 and 12; Linux documentation "virt/kvm/x86/hypercalls", "virt/kvm/api").
 //!
 //! KVM does the registers and hypercalls by itself; here is what CPUID says of them. Windows takes relaxed timing, the
-//! reference time and the synthetic timers from it, and reports its bug checks.
+//! reference time and the synthetic timers from it, and reports its crashes.
 #![forbid(unsafe_code)]
 
 use kvm_bindings::{KVM_CAP_HYPERV_SYNIC2, kvm_cpuid_entry2, kvm_enable_cap};
@@ -30,7 +30,7 @@ const CRASH_REGISTERS: u32 = 1 << 10;
 /// Recommended: hypercalls for flushing TLBs here and elsewhere, the registers for the APIC, relaxed timing (no watchdogs
 /// of processors that stand still), hypercalls for interprocessor interrupts, sets of more than 64 processors.
 const RECOMMENDED: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 10;
-/// How often a spin lock is tried before the hypervisor is told.
+/// How often a guest tries to take a lock before the hypervisor is told.
 const SPIN_RETRIES: u32 = 0xfff;
 /// Most virtual processors, and logical ones.
 const PROCESSOR_LIMIT: u32 = 64;

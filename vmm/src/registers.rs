@@ -97,7 +97,7 @@ pub struct SpecialRegisters {
     pub cr2: u64,
     pub cr3: u64,
     pub cr4: u64,
-    /// The task priority: the IRQL of a Windows x64 guest.
+    /// The task priority.
     pub cr8: u64,
     pub efer: u64,
     pub cs: Segment,
@@ -112,7 +112,7 @@ pub struct SpecialRegisters {
 }
 
 impl SpecialRegisters {
-    /// Base of GS: in kernel mode the processor block (KPCR) of a Windows guest.
+    /// Base of GS.
     #[must_use]
     pub fn gs_base(&self) -> u64 {
         self.gs.base

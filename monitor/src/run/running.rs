@@ -15,7 +15,7 @@ use super::guest::{FaultPlan, HitHandler};
 use super::serial::SerialLog;
 use super::supervisor::{AtViolation, Ending, KvmMachine, Supervisor};
 use crate::backend::kvm::KvmCpu;
-use crate::backend::kvm::debuggee::DebuggerLink;
+use crate::backend::kvm::debuggee::{DebuggerLink, in_words};
 use crate::dump::Plan;
 use crate::notices::Notices;
 use crate::report::BugCheck;
@@ -173,7 +173,7 @@ fn describe(reason: &MachineStop) -> (EndKind, Option<String>) {
         | MachineStop::Stopped => EndKind::Stopped,
         MachineStop::Failed(_) => EndKind::Failed,
     };
-    (kind, Some(reason.to_string()))
+    (kind, Some(in_words(reason)))
 }
 
 /// The processor after a triple fault comes last: KVM may have reset it, and the first one looked at is the one by whose

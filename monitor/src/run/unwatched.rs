@@ -17,6 +17,7 @@ use super::serial::{SerialLog, SerialWriter};
 use super::spec::CheckedSpec;
 use super::supervisor::{AtViolation, KvmMachine, Supervisor};
 use super::{Failure, Host, boot, create_directory, firmware, limit_files, machine_options};
+use crate::backend::kvm::debuggee;
 use crate::notices::Notices;
 use crate::output::{Cut, WholeFile};
 use crate::report::FaultInfo;
@@ -124,6 +125,12 @@ pub struct UnwatchedEnd {
 }
 
 impl UnwatchedEnd {
+    /// The last stop in words.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        debuggee::in_words(&self.stop)
+    }
+
     fn note(&mut self, cut: Option<Cut>) {
         match cut {
             Some(Cut::Failure(text)) => self.failures.push(text),

@@ -80,7 +80,7 @@ pub enum FileKind {
     Kernel = 1,
     /// The port driver.
     PortDriver = 2,
-    /// The driver under test.
+    /// The driver that the run is about.
     Driver = 3,
     /// Any other driver.
     OtherDriver = 4,

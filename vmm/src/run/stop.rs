@@ -21,11 +21,11 @@ pub enum MachineStop {
         /// Number of the vCPU.
         cpu: u32,
     },
-    /// The guest reported its crash through Hyper-V's crash registers: for Windows the bug check code and its parameters.
+    /// The guest reported its crash through Hyper-V's crash registers.
     Crash {
         /// Number of the vCPU.
         cpu: u32,
-        /// The registers P0 to P4.
+        /// The registers P0 to P4: a code of the guest's and its parameters.
         parameters: [u64; 5],
     },
     /// KVM gave up on a guest instruction.
@@ -89,7 +89,7 @@ impl fmt::Display for MachineStop {
                 parameters: [code, p1, p2, p3, p4],
             } => write!(
                 f,
-                "the guest crashed on processor {cpu}: bug check {code:#x} ({p1:#x}, {p2:#x}, {p3:#x}, {p4:#x})"
+                "the guest crashed on processor {cpu}: {code:#x} ({p1:#x}, {p2:#x}, {p3:#x}, {p4:#x})"
             ),
             Self::InternalError(error) => error.fmt(f),
             Self::Breakpoint { cpu } => write!(f, "processor {cpu} was stopped at a breakpoint"),

@@ -105,6 +105,18 @@ impl DebuggerLink {
     }
 }
 
+/// A stop in words. The crash that a Windows guest reports is a bug check.
+#[must_use]
+pub fn in_words(reason: &MachineStop) -> String {
+    match reason {
+        MachineStop::Crash {
+            cpu,
+            parameters: [code, p1, p2, p3, p4],
+        } => format!("the guest crashed on processor {cpu}: bug check {code:#x} ({p1:#x}, {p2:#x}, {p3:#x}, {p4:#x})"),
+        other => other.to_string(),
+    }
+}
+
 /// The stop that a debugger is told; `None` for what simply is the end.
 #[must_use]
 pub fn debuggee_stop(reason: &MachineStop) -> Option<DebuggeeStop> {
@@ -115,7 +127,7 @@ pub fn debuggee_stop(reason: &MachineStop) -> Option<DebuggeeStop> {
         MachineStop::Interrupted => DebuggeeStop::Interrupted,
         MachineStop::StopPointsLost { count } => DebuggeeStop::StopPointsLost(*count),
         MachineStop::TripleFault { cpu } | MachineStop::Crash { cpu, .. } => {
-            DebuggeeStop::Crashed(Some(*cpu), reason.to_string())
+            DebuggeeStop::Crashed(Some(*cpu), in_words(reason))
         }
         MachineStop::InternalError(error) => DebuggeeStop::Crashed(Some(error.cpu), reason.to_string()),
         MachineStop::Reset => DebuggeeStop::Crashed(None, reason.to_string()),
@@ -296,5 +308,23 @@ impl DebuggedCpu for KvmCpu<'_, '_> {
 
     fn read_physical(&self, gpa: u64, buf: &mut [u8]) -> bool {
         self.vmm().ram().read_memory(gpa, buf).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crash_that_a_guest_reports_is_a_bug_check() {
+        let crash = MachineStop::Crash {
+            cpu: 1,
+            parameters: [0x50, 1, 2, 3, 4],
+        };
+        assert_eq!(
+            in_words(&crash),
+            "the guest crashed on processor 1: bug check 0x50 (0x1, 0x2, 0x3, 0x4)"
+        );
+        assert_eq!(in_words(&MachineStop::PowerOff), "the guest powered off");
     }
 }

@@ -166,7 +166,7 @@ fn text(end: &UnwatchedEnd) -> String {
         .unwrap_or_default();
     format!(
         "{} (after {:.1} s{restarts}){shutdown}\n",
-        end.stop,
+        end.in_words(),
         end.duration.as_secs_f64()
     )
 }
