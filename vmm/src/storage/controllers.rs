@@ -67,7 +67,7 @@ pub struct ControllerOptions {
     pub processors: u32,
     /// The best way to interrupt.
     pub interrupts: InterruptKind,
-    /// Whether the driver under test is meant for it. Its PCI subsystem identifier tells it from others of its kind.
+    /// Whether it is the one that the run is about. Its PCI subsystem identifier tells it from others of its kind.
     pub is_target: bool,
     /// The faults that it is to inject; empty: none.
     pub faults: Vec<Fault>,

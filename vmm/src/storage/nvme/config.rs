@@ -16,9 +16,9 @@ pub const PCI_VENDOR_ID: u16 = 0x1af4;
 pub const PCI_DEVICE_ID: u16 = 0x10f0;
 /// PCI subsystem vendor.
 pub const PCI_SUBSYSTEM_VENDOR_ID: u16 = 0x1af4;
-/// PCI subsystem identifier of the controller that a driver under test is meant for.
+/// PCI subsystem identifier of the controller that a run is about.
 pub const PCI_SUBSYSTEM_ID: u16 = 0x10f0;
-/// PCI subsystem identifier of any other: an INF can name the one and leave the others to the system's own driver.
+/// PCI subsystem identifier of any other, so that a driver can be installed for the one alone.
 pub const PCI_OTHER_SUBSYSTEM_ID: u16 = 0x10f1;
 /// Most namespaces of one controller.
 pub const MAX_NAMESPACES: usize = 16;
