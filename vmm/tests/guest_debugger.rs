@@ -520,7 +520,7 @@ fn traps_by_int3_take_no_register_and_are_got_past_alone() {
         Some(reason) => reason,
         None => machine.wait(Some(LIMIT)),
     };
-    machine.begin();
+    machine.resume().unwrap();
     let mut reason = machine.wait(Some(LIMIT));
     let order = [5, 0, 1, 2, 3, 4];
     for number in 0..18 {
@@ -577,7 +577,7 @@ fn the_guests_own_int3_is_its_own() {
         length: 1,
     };
     machine.handle().set_stop_points(&[stop_point]).unwrap();
-    machine.begin();
+    machine.resume().unwrap();
     let reason = machine.wait(Some(LIMIT));
     assert!(matches!(reason, MachineStop::StopPoint { .. }), "{reason}");
     assert!(machine.go_on(&[], LIMIT).unwrap().is_none());

@@ -339,11 +339,12 @@ impl Machine {
     /// See [`Machine::start_paused`].
     pub fn start(self) -> Result<RunningMachine, Error> {
         let machine = self.start_paused()?;
-        machine.begin();
+        // A handle may have stopped it already; then waiting for it says so.
+        let _ = machine.resume();
         Ok(machine)
     }
 
-    /// Starts all threads; the guest waits for [`RunningMachine::begin`].
+    /// Starts all threads; the guest waits for [`RunningMachine::resume`].
     ///
     /// # Errors
     /// [`Error::Configuration`] if nothing was booted, [`Error::Sandbox`] if a thread cannot be started or
@@ -365,7 +366,7 @@ impl Machine {
         }
         let shared = Arc::clone(machine.shared());
         machine.add_thread(sandbox.spawn(&COORDINATOR_THREAD, "coordinator", move || shared.run_coordinator())?);
-        // One that came later would not learn by what resume action it is to go on.
+        // A vCPU takes its resume action when it stops being parked; one that parks after the resume would miss it.
         let parked = |control: &mut Control| control.cpus.iter().all(|cpu| cpu.parked);
         drop(machine.shared().wait_until(machine.shared().lock(), None, parked));
         Ok(machine)

@@ -114,7 +114,7 @@ pub(crate) fn software_breakpoints_work(kvm: &Kvm) -> Result<bool, Error> {
         length: 1,
     };
     let set = running.handle().set_stop_points(&[stop_point]);
-    running.begin();
+    running.resume()?;
     let reason = running.wait(Some(TIME_LIMIT));
     let works = set.is_ok() && matches!(reason, MachineStop::StopPoint { stop_point: hit, .. } if hit == stop_point);
     tracing::info!(works, %reason, "tried a breakpoint by int3");

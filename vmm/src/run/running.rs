@@ -43,12 +43,6 @@ impl RunningMachine {
         self.threads.push(thread);
     }
 
-    /// Lets the guest of [`crate::run::Machine::start_paused`] begin, unless it has been stopped already:
-    /// [`RunningMachine::wait`] says so then.
-    pub fn begin(&self) {
-        self.shared.request(Phase::Running, None);
-    }
-
     /// A handle for other threads.
     #[must_use]
     pub fn handle(&self) -> MachineHandle {
@@ -208,8 +202,8 @@ impl RunningMachine {
     }
 }
 
-/// Takes the next reason out. One that asked for a stop and got another is satisfied: where something else stopped the
-/// machine at the same time, it would only stand before what is to be seen.
+/// Takes the next reason out. [`MachineStop::Interrupted`] is left out where another reason follows it: whoever interrupted
+/// wanted the machine to stand still, and it does; the other reason tells more.
 fn next_reason(events: &mut VecDeque<MachineStop>) -> Option<MachineStop> {
     let reason = events.pop_front()?;
     if matches!(reason, MachineStop::Interrupted) {

@@ -31,9 +31,9 @@ pub struct Sandbox {
     enforced: bool,
 }
 
-/// Has the C library's allocator do without files: it would open one below /proc before it shrinks the heap of a thread,
-/// and (since glibc 2.39) one below /sys to count processors before it makes a ninth heap, unless it knows how many heaps
-/// there may be. So heaps are not given back, and their number is the one that it would have come to.
+/// Keeps the C library's allocator from opening files, which a limited thread may not. It opens one below /proc before it
+/// shrinks the heap of a thread: heaps are not shrunk. Since glibc 2.39 it opens one below /sys, to count processors,
+/// before it makes a ninth heap, unless the limit on heaps is set: it is set to the number that the count would give.
 fn tame_allocator() {
     let processors = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let heaps = libc::c_int::try_from(processors.saturating_mul(8)).unwrap_or(libc::c_int::MAX);

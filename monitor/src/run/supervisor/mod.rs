@@ -227,7 +227,8 @@ impl SupervisedMachine for KvmMachine<'_> {
     }
 
     fn resume(&self) {
-        self.running.begin();
+        // After the guest's end waiting for the machine says so.
+        let _ = self.running.resume();
     }
 
     fn resume_by(&self, actions: &[ResumeAction], limit: Duration) -> Result<Option<MachineStop>, ()> {

@@ -6,7 +6,7 @@
 //! so that two may wait at once.
 //!
 //! Talks to the vCPU threads by `attention` flags and a signal that interrupts KVM_RUN, and to [`DeviceWorker`]s. It must
-//! not know registers or exits.
+//! not know registers, nor what KVM's exits mean.
 #![forbid(unsafe_code)]
 
 mod in_force;

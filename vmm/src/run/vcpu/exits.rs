@@ -1,6 +1,6 @@
 //! One KVM_RUN, and what each kind of exit means.
 //!
-//! Talks to KVM and the buses. It must not know breakpoints or the coordinator.
+//! Talks to KVM and the buses. It must not know breakpoints, nor who may stop whom.
 
 use std::sync::Arc;
 

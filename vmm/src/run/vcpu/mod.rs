@@ -181,7 +181,7 @@ impl Vcpu {
         }
     }
 
-    /// Asks the machine to pause for good or at a breakpoint, or to start again.
+    /// Tells the coordinator why this vCPU stopped. It pauses the machine, or resets the guest.
     fn end(&self, reason: MachineStop) {
         self.shared.stop_for(reason);
     }
