@@ -99,7 +99,7 @@ fn attach_script(address: &Address, files: &SymbolFiles) -> String {
          # The machine is no Linux process: modules come from the list that storlock gives.\n\
          set architecture i386:x86-64\nset osabi none\n\
          # Symbol files are this machine's.\nset sysroot /\n\
-         # Modules are loaded while the guest runs.\ndefine breakpoint-stop\nsharedlibrary\nend\n",
+         # Modules are loaded while the guest runs.\ndefine hook-stop\nsharedlibrary\nend\n",
     );
     let mut directories: Vec<&Path> = files.0.iter().filter_map(|(_, path)| path.parent()).collect();
     directories.sort_unstable();
