@@ -198,7 +198,7 @@ impl Server {
                 }
                 () = tokio::time::sleep_until(given_up), if self.waiting.is_some() => {
                     self.waiting = None;
-                    self.notices.say_bounded(&format!("gdb: a second debugger was turned away: one is attached"));
+                    self.notices.say_bounded("gdb: a second debugger was turned away: one is attached");
                 }
             }
         }

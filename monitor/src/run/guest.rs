@@ -221,7 +221,7 @@ impl Guest {
 
     /// How many breakpoints a session can set.
     #[must_use]
-    pub(super) fn breakpoints(&self) -> usize {
+    pub(super) fn breakpoints() -> usize {
         BREAKPOINT_LIMIT
     }
 

@@ -87,7 +87,7 @@ pub fn check(spec: &RunSpec) -> Result<CheckedSpec, Failure> {
 ///
 /// # Errors
 /// [`Failure`] if a file or KVM cannot be used.
-pub fn prepare(checked: CheckedSpec, claimed: Option<ReportDirectory>, host: Host) -> Result<Prepared, Failure> {
+pub fn prepare(checked: CheckedSpec, claimed: Option<ReportDirectory>, host: &Host) -> Result<Prepared, Failure> {
     let outputs = Arc::new(Outputs::default());
     let prepared = if checked.is_watched() {
         WatchedRun::prepare(checked, claimed, host, &outputs).map(|run| Prepared::Watched(Box::new(run)))

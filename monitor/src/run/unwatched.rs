@@ -38,17 +38,17 @@ impl UnwatchedRun {
     pub(super) fn prepare(
         checked: CheckedSpec,
         claimed: Option<ReportDirectory>,
-        host: Host,
+        host: &Host,
         outputs: &Arc<Outputs>,
     ) -> Result<Self, Failure> {
         let notices = &*host.notices;
         let start = boot::unwatched(&checked, notices).map_err(Failure::infrastructure)?;
         let directory = create_directory(&checked, claimed, notices)?;
         let screenshot = firmware::prepare_screenshot(&checked).map_err(Failure::infrastructure)?;
-        let options = machine_options(&checked, &host);
+        let options = machine_options(&checked, host);
         let guest = UnwatchedGuest::prepare(&options, start, outputs).map_err(Failure::infrastructure)?;
         let renamed: Vec<&Path> = screenshot.iter().filter_map(WholeFile::renamed_in).collect();
-        limit_files(&host, &renamed).map_err(Failure::infrastructure)?;
+        limit_files(host, &renamed).map_err(Failure::infrastructure)?;
         Ok(Self {
             checked,
             guest,

@@ -52,7 +52,7 @@ impl WatchedRun {
     pub(super) fn prepare(
         checked: CheckedSpec,
         claimed: Option<ReportDirectory>,
-        host: Host,
+        host: &Host,
         outputs: &Arc<Outputs>,
     ) -> Result<Self, Failure> {
         let notices = &*host.notices;
@@ -66,11 +66,11 @@ impl WatchedRun {
         let socket = debugger::open(&checked, notices)?;
         let screenshot = firmware::prepare_screenshot(&checked).map_err(Failure::infrastructure)?;
         let streams = Streams::open(&checked, outputs).map_err(Failure::infrastructure)?;
-        let options = machine_options(&checked, &host);
+        let options = machine_options(&checked, host);
         let mut guest = Guest::prepare(&options, start, outputs).map_err(Failure::infrastructure)?;
-        let config = config(&checked, target, &images, &host, &guest).map_err(Failure::infrastructure)?;
+        let config = config(&checked, target, &images, host, &guest).map_err(Failure::infrastructure)?;
         config.check().map_err(|what| Failure::usage(anyhow!(what)))?;
-        let session = open_session(&checked, config, streams, &host).map_err(Failure::infrastructure)?;
+        let session = open_session(&checked, config, streams, host).map_err(Failure::infrastructure)?;
         let session = Arc::new(session);
         let mut renamed = vec![directory.path()];
         renamed.extend(dump.iter().filter_map(|plan| plan.file.renamed_in()));
@@ -89,7 +89,7 @@ impl WatchedRun {
             None => None,
         };
         let renamed: Vec<&Path> = renamed.iter().map(PathBuf::as_path).collect();
-        limit_files(&host, &renamed).map_err(Failure::infrastructure)?;
+        limit_files(host, &renamed).map_err(Failure::infrastructure)?;
         Ok(Self {
             checked,
             guest,
@@ -177,7 +177,7 @@ fn config(
             .transpose()
             .context("the imports of the driver under test")?,
         processors: spec.cpus,
-        breakpoints: guest.breakpoints(),
+        breakpoints: Guest::breakpoints(),
         step_over: guest.step_over(),
         debug_print: spec.debug_print,
         check_guest: spec.check_guest,

@@ -42,7 +42,7 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
         sandbox,
         command_line: command_line(arguments, &checked.spec),
     };
-    match run::prepare(checked, claimed, host)? {
+    match run::prepare(checked, claimed, &host)? {
         Prepared::Watched(run) => terminal.watch(*run, sandbox),
         Prepared::Unwatched(run) => terminal.run_unwatched(*run),
     }

@@ -2,7 +2,7 @@
 //!
 //! Talks to nothing. The same text is on the command line and in a run's description.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -211,14 +211,15 @@ struct Bytes {
 impl Serialize for FilePath {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use std::os::unix::ffi::OsStrExt as _;
-        match self.0.to_str() {
-            Some(text) => serializer.serialize_str(text),
-            None => {
-                let bytes = self.0.as_os_str().as_bytes();
-                let hex = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-                Bytes { hex }.serialize(serializer)
-            }
+        if let Some(text) = self.0.to_str() {
+            return serializer.serialize_str(text);
         }
+        let mut hex = String::new();
+        for byte in self.0.as_os_str().as_bytes() {
+            // Writing to a string cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+        }
+        Bytes { hex }.serialize(serializer)
     }
 }
 

@@ -8,7 +8,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::cli::options::Switch;
 use crate::gdb::OnDisconnect;
@@ -298,27 +298,38 @@ pub fn command_line(spec: &RunSpec) -> Vec<String> {
         ("--dump-on-violation", &spec.dump_on_violation),
     ];
     for (name, file) in files {
-        file.iter().for_each(|file| option(name, &file.display()));
+        if let Some(file) = file {
+            option(name, &file.display());
+        }
     }
-    spec.load.iter().for_each(|file| option("--load", &file.display()));
+    for file in &spec.load {
+        option("--load", &file.display());
+    }
     option("--report-dir", &spec.report_dir.display());
     option("--kvm", &spec.kvm.display());
     option("--output-limit", &spec.output_limit);
     option("--cpus", &spec.cpus);
-    spec.memory.iter().for_each(|size| option("--memory", size));
-    spec.seed.iter().for_each(|seed| option("--seed", seed));
     option("--time-limit", &spec.time_limit);
-    spec.shutdown_grace
-        .iter()
-        .for_each(|grace| option("--shutdown-grace", grace));
-    spec.disk.iter().for_each(|disk| option("--disk", disk));
-    spec.fault.iter().for_each(|fault| option("--fault", fault));
-    spec.dump_export
-        .iter()
-        .for_each(|export| option("--dump-export", export));
-    spec.gdb.iter().for_each(|address| option("--gdb", address));
-    if !spec.append.is_empty() {
-        option("--append", &spec.append);
+    for disk in &spec.disk {
+        option("--disk", disk);
+    }
+    for fault in &spec.fault {
+        option("--fault", fault);
+    }
+    for export in &spec.dump_export {
+        option("--dump-export", export);
+    }
+    let values: [(&str, Option<&dyn std::fmt::Display>); 5] = [
+        ("--memory", spec.memory.as_ref().map(|size| size as _)),
+        ("--seed", spec.seed.as_ref().map(|seed| seed as _)),
+        ("--shutdown-grace", spec.shutdown_grace.as_ref().map(|grace| grace as _)),
+        ("--gdb", spec.gdb.as_ref().map(|address| address as _)),
+        ("--append", (!spec.append.is_empty()).then_some(&spec.append as _)),
+    ];
+    for (name, value) in values {
+        if let Some(value) = value {
+            option(name, value);
+        }
     }
     words.extend(choices(spec));
     words.extend(switches(spec));
@@ -326,23 +337,17 @@ pub fn command_line(spec: &RunSpec) -> Vec<String> {
 }
 
 fn choices(spec: &RunSpec) -> Vec<String> {
-    let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
-        value().map(|value| value.get_name().to_owned()).unwrap_or_default()
-    };
-    use clap::ValueEnum as _;
-    let mut words = vec![
-        "--format".to_owned(),
-        name(&|| spec.format.to_possible_value()),
-        "--interrupts".to_owned(),
-        name(&|| spec.interrupts.to_possible_value()),
-    ];
-    if let Some(value) = spec.on_violation {
-        words.extend(["--on-violation".to_owned(), name(&|| value.to_possible_value())]);
+    fn words(option: &str, value: Option<impl ValueEnum>) -> Vec<String> {
+        let value = value.and_then(|value| value.to_possible_value());
+        value.map_or_else(Vec::new, |value| vec![option.to_owned(), value.get_name().to_owned()])
     }
-    if let Some(value) = spec.on_disconnect {
-        words.extend(["--on-disconnect".to_owned(), name(&|| value.to_possible_value())]);
-    }
-    words
+    [
+        words("--format", Some(spec.format)),
+        words("--interrupts", Some(spec.interrupts)),
+        words("--on-violation", spec.on_violation),
+        words("--on-disconnect", spec.on_disconnect),
+    ]
+    .concat()
 }
 
 fn switches(spec: &RunSpec) -> Vec<String> {

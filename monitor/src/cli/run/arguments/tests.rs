@@ -149,7 +149,6 @@ fn help_tells_the_defaults_that_a_description_has() {
         let help = argument.unwrap().get_help().unwrap().to_string();
         assert!(help.contains(&format!("[default: {value}]")), "{option}: {help}");
     }
-    use clap::ValueEnum as _;
     assert_eq!(default.format.to_possible_value().unwrap().get_name(), "text");
     assert_eq!(default.interrupts.to_possible_value().unwrap().get_name(), "msix");
     assert_eq!(OnViolation::default().to_possible_value().unwrap().get_name(), "stop");
