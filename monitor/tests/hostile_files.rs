@@ -366,6 +366,7 @@ fn a_recording_that_claims_much_stays_within_bounds() {
     let read = |number: u64, bytes: usize| RecordedRead {
         address: number * 8,
         length: bytes as u32,
+        physical: None,
         result: Ok(vec![0; bytes]),
     };
     let small = stop(

@@ -90,19 +90,32 @@ fn decode(
     Some((call, row))
 }
 
-/// What the lock word of a call holds. Read when the call gets its number, and not before: a word that is older than the
-/// events of other processors before it would contradict them.
-pub(crate) fn lock_word(cpu: &(impl CpuState + ?Sized), row: &Contract, operand: &LockOperand) -> Option<u64> {
-    let (address, width) = row.lock_word(operand)?;
-    read_word(cpu, address, width)
+/// The lock word of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LockWord {
+    /// What it holds.
+    pub(crate) value: u64,
+    /// Its guest virtual address, and the physical one if that is known.
+    pub(crate) address: u64,
+    pub(crate) physical: Option<u64>,
 }
 
-fn read_word(cpu: &(impl CpuState + ?Sized), address: u64, width: Width) -> Option<u64> {
-    match width {
-        Width::Byte => cpu.read_u8(address).ok().map(u64::from),
-        Width::Dword => cpu.read_u32(address).ok().map(u64::from),
-        Width::Qword => read_quadword(cpu, address),
-    }
+/// Reads the lock word of a call when the call gets its number, and not before: a word that is older than the events of
+/// other processors before it would contradict them.
+pub(crate) fn lock_word(cpu: &(impl CpuState + ?Sized), row: &Contract, operand: &LockOperand) -> Option<LockWord> {
+    let (address, width) = row.lock_word(operand)?;
+    let length = match width {
+        Width::Byte => 1,
+        Width::Dword => 4,
+        Width::Qword => 8,
+    };
+    let mut bytes = [0; 8];
+    let physical = cpu.read_at(address, bytes.get_mut(..length)?).ok()?;
+    Some(LockWord {
+        value: u64::from_le_bytes(bytes),
+        address,
+        physical,
+    })
 }
 
 fn argument(cpu: &(impl CpuState + ?Sized), registers: &Registers, place: Place) -> Option<u64> {

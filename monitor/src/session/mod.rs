@@ -23,6 +23,7 @@ mod guest;
 mod guest_check;
 mod ledger;
 mod log;
+mod pages;
 mod queue;
 pub mod recording;
 pub mod replay;

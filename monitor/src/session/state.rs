@@ -14,7 +14,7 @@ use storlock_check::finding::Finding;
 use super::arm;
 use super::config::Config;
 use super::debug_print::DebugLog;
-use super::decode::{self, Decoded};
+use super::decode::{self, Decoded, LockWord};
 use super::discovery::Discovery;
 use super::exports::ExportDumps;
 use super::finish::Ending;
@@ -23,13 +23,14 @@ use super::guest::{Guest, ModuleId};
 use super::guest_check::GuestChecks;
 use super::ledger::Ledger;
 use super::log::Log;
+use super::pages::LockPages;
 use super::stops::StopPolicy;
 use super::target::Target;
 use super::trace::Trace;
 use super::watching::{InForce, Watch, Watching};
 use crate::dump::Subject;
 use crate::vmi::recorder::Recorder;
-use crate::vmi::{Action, CpuState};
+use crate::vmi::{Action, CpuState, PAGE_SIZE};
 use crate::windows::debug_print::Printer;
 
 /// Repetitions of a finding whose callers are asked for, each; and of how many more one is. A driver may break a rule, or be
@@ -52,6 +53,7 @@ pub(crate) struct State {
     pub(super) watching: Watching,
     pub(super) module_changes: ModuleChanges,
     pub(super) ledger: Ledger,
+    pages: LockPages,
     pub(super) stops: StopPolicy,
     pub(super) log: Log,
     pub(super) exports: ExportDumps,
@@ -70,6 +72,7 @@ impl State {
             target: Target::default(),
             watching: Watching::new(&config, in_force),
             module_changes: ModuleChanges::default(),
+            pages: LockPages::default(),
             ledger: Ledger::new(config.run.seed, trace),
             stops: StopPolicy::default(),
             log: Log::default(),
@@ -127,8 +130,25 @@ impl State {
         } else {
             decoded
         };
-        call.word = decode::lock_word(cpu, row, &call.operand);
+        if let Some(word) = decode::lock_word(cpu, row, &call.operand) {
+            call.word = Some(word.value);
+            self.look_at_page(&word);
+        }
         self.called(cpu, call, row)
+    }
+
+    /// Notes that the memory of a lock is another than before.
+    fn look_at_page(&mut self, word: &LockWord) {
+        if !self.discovery.is_armed() {
+            return;
+        }
+        let changed = word
+            .physical
+            .and_then(|physical| self.pages.seen(word.address, physical));
+        if let Some(address) = changed {
+            let length = PAGE_SIZE;
+            self.ledger.append(EventKind::MemoryFreed { address, length });
+        }
     }
 
     /// A lock routine was entered.
@@ -207,6 +227,7 @@ impl State {
         self.guest.forget();
         self.target.forget();
         self.watching.restart();
+        self.pages.forget();
         self.guest_checks = self.config.check_guest.then(Box::default);
     }
 

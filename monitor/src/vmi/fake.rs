@@ -13,6 +13,8 @@ use super::memory::{GuestMemory, PAGE_SIZE, ReadError};
 #[derive(Default, Clone)]
 pub(crate) struct Space {
     pages: BTreeMap<u64, Vec<u8>>,
+    /// Physical page numbers by virtual ones.
+    backing: BTreeMap<u64, u64>,
     pub(crate) reads: Cell<u64>,
     pub(crate) bytes: Cell<u64>,
 }
@@ -41,6 +43,11 @@ impl Space {
     pub(crate) fn unmap(&mut self, address: u64) {
         self.pages.remove(&(address / PAGE_SIZE));
     }
+
+    /// Puts a physical page behind the address; without one it is told of no physical address.
+    pub(crate) fn back(&mut self, address: u64, physical: u64) {
+        self.backing.insert(address / PAGE_SIZE, physical / PAGE_SIZE);
+    }
 }
 
 impl GuestMemory for Space {
@@ -53,6 +60,13 @@ impl GuestMemory for Space {
             *byte = page[(at % PAGE_SIZE) as usize];
         }
         Ok(())
+    }
+}
+
+impl Space {
+    fn physical(&self, gva: u64) -> Option<u64> {
+        let page = self.backing.get(&(gva / PAGE_SIZE))?;
+        Some(page * PAGE_SIZE + gva % PAGE_SIZE)
     }
 }
 
@@ -73,6 +87,10 @@ pub(crate) struct FakeCpu {
 impl GuestMemory for FakeCpu {
     fn read(&self, gva: u64, buf: &mut [u8]) -> Result<(), ReadError> {
         self.space.borrow().read(gva, buf)
+    }
+
+    fn read_at(&self, gva: u64, buf: &mut [u8]) -> Result<Option<u64>, ReadError> {
+        self.read(gva, buf).map(|()| self.space.borrow().physical(gva))
     }
 }
 

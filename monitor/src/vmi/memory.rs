@@ -46,6 +46,16 @@ pub trait GuestMemory {
     /// [`ReadError`] with the first address that could not be read; the contents of `buf` are then unspecified.
     fn read(&self, gva: u64, buf: &mut [u8]) -> Result<(), ReadError>;
 
+    /// As [`GuestMemory::read`], and tells the guest physical address of the byte at `gva`, which comes from the same walk
+    /// of the page tables. `None` where the bytes have no physical address (a file), or none is known (a recording of format
+    /// version 1).
+    ///
+    /// # Errors
+    /// As [`GuestMemory::read`].
+    fn read_at(&self, gva: u64, buf: &mut [u8]) -> Result<Option<u64>, ReadError> {
+        self.read(gva, buf).map(|()| None)
+    }
+
     /// The byte at `gva`.
     ///
     /// # Errors
@@ -100,5 +110,9 @@ pub trait PhysicalMemory {
 impl<M: GuestMemory + ?Sized> GuestMemory for &M {
     fn read(&self, gva: u64, buf: &mut [u8]) -> Result<(), ReadError> {
         (**self).read(gva, buf)
+    }
+
+    fn read_at(&self, gva: u64, buf: &mut [u8]) -> Result<Option<u64>, ReadError> {
+        (**self).read_at(gva, buf)
     }
 }

@@ -27,6 +27,18 @@ impl<'a> Recorder<'a> {
         }
     }
 
+    /// Notes a read: where the bytes are in physical memory, as far as it was asked.
+    fn note(&self, gva: u64, result: Result<Option<u64>, ReadError>, buf: &[u8]) {
+        if let Some(reads) = &self.reads {
+            reads.borrow_mut().push(RecordedRead {
+                address: gva,
+                length: buf.len() as u32,
+                physical: result.ok().flatten(),
+                result: result.map(|_| buf.to_vec()),
+            });
+        }
+    }
+
     /// What was noted; `None` with recording off.
     pub fn finish(self) -> Option<RecordedStop> {
         let reads = self.reads?.into_inner();
@@ -44,13 +56,13 @@ impl<'a> Recorder<'a> {
 impl GuestMemory for Recorder<'_> {
     fn read(&self, gva: u64, buf: &mut [u8]) -> Result<(), ReadError> {
         let result = self.cpu.read(gva, buf);
-        if let Some(reads) = &self.reads {
-            reads.borrow_mut().push(RecordedRead {
-                address: gva,
-                length: buf.len() as u32,
-                result: result.map(|()| buf.to_vec()),
-            });
-        }
+        self.note(gva, result.map(|()| None), buf);
+        result
+    }
+
+    fn read_at(&self, gva: u64, buf: &mut [u8]) -> Result<Option<u64>, ReadError> {
+        let result = self.cpu.read_at(gva, buf);
+        self.note(gva, result, buf);
         result
     }
 }

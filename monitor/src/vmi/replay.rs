@@ -51,14 +51,19 @@ impl<'a> ReplayCpu<'a> {
 
 impl GuestMemory for ReplayCpu<'_> {
     fn read(&self, gva: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.read_at(gva, buf).map(|_| ())
+    }
+
+    fn read_at(&self, gva: u64, buf: &mut [u8]) -> Result<Option<u64>, ReadError> {
         let length = u32::try_from(buf.len()).map_err(|_| ReadError::NotRecorded(gva))?;
-        match self.find(gva, length).map(|read| &read.result) {
-            Some(Ok(bytes)) if bytes.len() == buf.len() => {
+        let read = self.find(gva, length).ok_or(ReadError::NotRecorded(gva))?;
+        match &read.result {
+            Ok(bytes) if bytes.len() == buf.len() => {
                 buf.copy_from_slice(bytes);
-                Ok(())
+                Ok(read.physical)
             }
-            Some(Err(error)) => Err(*error),
-            _ => Err(ReadError::NotRecorded(gva)),
+            Err(error) => Err(*error),
+            Ok(_) => Err(ReadError::NotRecorded(gva)),
         }
     }
 }
@@ -110,6 +115,7 @@ mod tests {
         RecordedRead {
             address,
             length: 8,
+            physical: None,
             result: Ok(value.to_le_bytes().to_vec()),
         }
     }
@@ -128,6 +134,17 @@ mod tests {
         let cpu = ReplayCpu::new(&stop);
         assert_eq!(cpu.read_u64(0x20), Ok(2));
         assert_eq!(cpu.read_u64(0x10), Ok(1));
+    }
+
+    #[test]
+    fn the_physical_address_is_told_if_it_was_recorded() {
+        let mut located = word(0x20, 2);
+        located.physical = Some(0x7020);
+        let stop = stop(vec![word(0x10, 1), located]);
+        let cpu = ReplayCpu::new(&stop);
+        let mut bytes = [0; 8];
+        assert_eq!(cpu.read_at(0x10, &mut bytes), Ok(None));
+        assert_eq!(cpu.read_at(0x20, &mut bytes), Ok(Some(0x7020)));
     }
 
     #[test]

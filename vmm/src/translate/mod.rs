@@ -280,9 +280,24 @@ fn translate_wide(ram: &GuestRam, cr3: u64, levels: u8, gva: u64) -> Result<Tran
 /// # Errors
 /// [`TranslateError`] for the first byte that cannot be read; `data` is then undefined.
 pub fn read_virtual(ram: &GuestRam, space: AddressSpace, gva: u64, data: &mut [u8]) -> Result<(), TranslateError> {
+    read_virtual_at(ram, space, gva, data).map(|_| ())
+}
+
+/// As [`read_virtual`], and tells the guest physical address of the first byte, of the same walk; `None` for no bytes.
+///
+/// # Errors
+/// As [`read_virtual`].
+pub fn read_virtual_at(
+    ram: &GuestRam,
+    space: AddressSpace,
+    gva: u64,
+    data: &mut [u8],
+) -> Result<Option<u64>, TranslateError> {
     let mut done = 0;
+    let mut first = None;
     while done < data.len() {
         let (translation, length) = piece(ram, space, gva, done, data.len())?;
+        first = first.or(Some(translation.address));
         ram.read_memory(translation.address, &mut data[done..done + length])
             .map_err(|error| TranslateError::OutsideMemory {
                 gva,
@@ -290,7 +305,7 @@ pub fn read_virtual(ram: &GuestRam, space: AddressSpace, gva: u64, data: &mut [u
             })?;
         done += length;
     }
-    Ok(())
+    Ok(first)
 }
 
 /// Writes guest-virtual memory as a supervisor with write protection on would. Nothing is written unless every page

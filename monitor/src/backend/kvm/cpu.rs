@@ -56,6 +56,10 @@ impl GuestMemory for KvmCpu<'_, '_> {
     fn read(&self, gva: u64, buf: &mut [u8]) -> Result<(), ReadError> {
         self.0.read_virtual(gva, buf).map_err(read_error)
     }
+
+    fn read_at(&self, gva: u64, buf: &mut [u8]) -> Result<Option<u64>, ReadError> {
+        self.0.read_virtual_at(gva, buf).map_err(read_error)
+    }
 }
 
 impl PhysicalMemory for GuestRam {

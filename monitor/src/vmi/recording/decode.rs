@@ -1,7 +1,7 @@
 //! Payloads to frames. Every step checks what is left, and every value whether a run can have written it.
 
 use super::limits;
-use super::{Frame, KIND_END, KIND_FAULT, KIND_HEADER, KIND_STOP, RecordedRead, RecordedStop};
+use super::{Frame, KIND_END, KIND_FAULT, KIND_HEADER, KIND_STOP, LOCATED, RecordedRead, RecordedStop};
 use crate::vmi::cpu::{CpuStop, Registers, SpecialRegisters};
 use crate::vmi::memory::ReadError;
 
@@ -217,23 +217,29 @@ fn read(c: &mut Cursor<'_>) -> Result<RecordedRead> {
     let what = "a guest read";
     let address = c.u64(what)?;
     let length = c.length("the length of a guest read", limits::READ, "more than is read at once")?;
+    let mut physical = None;
     let result = match c.u8(what)? {
         0 => Ok(c.bytes(length, what)?.to_vec()),
         1 => Err(ReadError::NotMapped(c.u64(what)?)),
         2 => Err(ReadError::NoMemory(c.u64(what)?)),
         3 => Err(ReadError::Invalid(c.u64(what)?)),
         4 => Err(ReadError::NotRecorded(c.u64(what)?)),
+        LOCATED => {
+            physical = Some(c.u64(what)?);
+            Ok(c.bytes(length, what)?.to_vec())
+        }
         tag => {
             return Err(Wrong::Value {
                 what: "the result of a guest read",
                 value: tag.into(),
-                allowed: "and there are only 0 to 4",
+                allowed: "and there are only 0 to 5",
             });
         }
     };
     Ok(RecordedRead {
         address,
         length: length as u32,
+        physical,
         result,
     })
 }

@@ -1,7 +1,7 @@
 //! The recording format: every stop of a processor with all that a decision was built on, so that a run can be replayed
 //! without its guest. What a reader takes is checked: lengths, and every value that the host and not the guest has chosen.
 //!
-//! Talks to the target's plain types only. It must not know what the session makes of a stop. Layout, version 1, all
+//! Talks to the plain types of this module only. It must not know what the session makes of a stop. Layout, version 2, all
 //! numbers little endian: magic, version (u32), then frames of length (u32), CRC-32 of the payload (u32), payload. The
 //! first byte of a payload says what it is: the header (JSON), a [`RecordedStop`], the number (u64) of a fault that the
 //! emulated hardware had, or the end of the run (JSON). A file cut short, or with flipped bits, yields its whole frames
@@ -17,8 +17,9 @@ use super::memory::ReadError;
 
 /// First bytes of every recording.
 pub const MAGIC: [u8; 8] = *b"STLKREC\n";
-/// Version of the format that this code writes and the only one that it reads.
-pub const VERSION: u32 = 1;
+/// Version of the format that this code writes. In version 1, which it reads too, no guest read tells a physical address.
+pub const VERSION: u32 = 2;
+const FIRST_VERSION: u32 = 1;
 /// Bounds of what a frame can hold. Nothing beyond them is written, and nothing read.
 pub mod limits {
     /// Longest payload, bytes.
@@ -41,6 +42,8 @@ pub mod limits {
     pub const CPL: u8 = 3;
 }
 
+/// Result of a guest read: its bytes, with their physical address before them.
+const LOCATED: u8 = 5;
 const KIND_HEADER: u8 = 1;
 const KIND_STOP: u8 = 2;
 const KIND_END: u8 = 3;
@@ -53,7 +56,7 @@ pub enum RecordingError {
     #[error("this is no recording: it does not start with the recording's magic bytes")]
     NoRecording,
     /// It was written by another version of the format.
-    #[error("the recording has format version {0}; this program reads version {VERSION}")]
+    #[error("the recording has format version {0}; this program reads versions {FIRST_VERSION} to {VERSION}")]
     Version(u32),
     /// The file ends within a frame.
     #[error("the recording ends in the middle of a frame (frame {0})")]
@@ -103,6 +106,8 @@ pub struct RecordedRead {
     pub address: u64,
     /// Number of bytes asked for.
     pub length: u32,
+    /// Guest physical address of the first byte, if that was asked for and the read succeeded.
+    pub physical: Option<u64>,
     /// The bytes, or why there are none.
     pub result: Result<Vec<u8>, ReadError>,
 }
@@ -222,7 +227,7 @@ impl<R: Read> Reader<R> {
             .then_some(())
             .ok_or(RecordingError::NoRecording)?;
         match u32::from_le_bytes(version) {
-            VERSION => Ok(Self {
+            FIRST_VERSION..=VERSION => Ok(Self {
                 input,
                 place: Place {
                     frame: 0,
@@ -351,7 +356,10 @@ fn encode_read(out: &mut Vec<u8>, read: &RecordedRead) {
     out.extend_from_slice(&read.length.to_le_bytes());
     match &read.result {
         Ok(bytes) => {
-            out.push(0);
+            out.push(if read.physical.is_some() { LOCATED } else { 0 });
+            if let Some(physical) = read.physical {
+                put(out, physical);
+            }
             out.extend_from_slice(bytes);
         }
         Err(error) => {

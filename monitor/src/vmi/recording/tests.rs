@@ -22,11 +22,13 @@ fn stop() -> RecordedStop {
             RecordedRead {
                 address: 0x10,
                 length: 3,
+                physical: Some(0x7010),
                 result: Ok(vec![1, 2, 3]),
             },
             RecordedRead {
                 address: 0x20,
                 length: 8,
+                physical: None,
                 result: Err(ReadError::NotMapped(0x20)),
             },
         ],
@@ -66,6 +68,19 @@ fn what_is_written_is_read_back() {
     assert_eq!(frames[1], Frame::Stop(Box::new(stop())));
     assert_eq!(frames[2], Frame::Fault(7));
     assert_eq!(frames.len(), 4);
+}
+
+#[test]
+fn the_version_before_is_read_and_any_other_refused() {
+    for (version, is_read) in [(0u32, false), (1, true), (2, true), (3, false)] {
+        let mut bytes = file();
+        bytes[8..12].copy_from_slice(&version.to_le_bytes());
+        let (frames, error) = read_all(&bytes);
+        assert_eq!((frames.len() == 4, error.is_none()), (is_read, is_read), "{version}");
+        if let Some(error) = error {
+            assert!(error.to_string().contains("reads versions 1 to 2"), "{error}");
+        }
+    }
 }
 
 /// Frames that are whole, with values that no run can have.

@@ -47,6 +47,14 @@ impl<'a> StoppedCpu<'a> {
         translate::read_virtual(self.vcpu.ram(), self.special().address_space(), gva, data)
     }
 
+    /// As [`StoppedCpu::read_virtual`], and tells the guest physical address of the first byte.
+    ///
+    /// # Errors
+    /// As [`StoppedCpu::read_virtual`].
+    pub fn read_virtual_at(&self, gva: u64, data: &mut [u8]) -> Result<Option<u64>, TranslateError> {
+        translate::read_virtual_at(self.vcpu.ram(), self.special().address_space(), gva, data)
+    }
+
     /// Writes guest-virtual memory that a supervisor may write.
     ///
     /// # Errors
