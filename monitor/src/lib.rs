@@ -17,6 +17,7 @@ pub mod output;
 pub mod report;
 pub mod run;
 pub mod session;
+pub mod stress;
 pub mod threads;
 pub mod timing;
 pub mod vmi;

@@ -3,14 +3,18 @@
 //! Talks to the library and to the terminal. Every failure ends in one message that says what to do and in the exit
 //! code that the outcome module documents.
 
+pub mod case;
 mod diagnostics;
 pub mod doctor;
+pub mod history;
 pub mod interrupt;
+pub mod merge;
 pub mod options;
 pub mod output;
 pub mod progress;
 pub mod replay;
 pub mod run;
+pub mod stress;
 pub mod symbols;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -45,6 +49,18 @@ enum Command {
     Replay(replay::Arguments),
     /// List the lock routines that a kernel or driver exports or imports.
     Symbols(symbols::Arguments),
+    /// Run a driver many times under faults and seeds, and tell what is new.
+    Stress(Box<stress::Arguments>),
+    /// Unite the output directories of a stress job's shards.
+    Merge(merge::Arguments),
+    /// Tell which findings of a stress job are new, open or gone, and since when.
+    History(history::Arguments),
+    /// Run a case of a stress job again.
+    ReplayCase(case::ReplayArguments),
+    /// Make a case of a stress job smaller: fewer faults, fewer vCPUs, a shorter workload.
+    Minimise(case::MinimiseArguments),
+    /// Find the build of a driver that brought what a case of a stress job shows.
+    Bisect(case::BisectArguments),
     /// Tell what this machine can do for a run, and what to do about the rest.
     Doctor(doctor::Arguments),
 }
@@ -52,6 +68,7 @@ enum Command {
 /// Runs the command line and gives the exit code of the process.
 #[must_use]
 pub fn main() -> ExitCode {
+    crate::stress::runner::end_with_parent();
     diagnostics::report_panics();
     diagnostics::log();
     survive_the_file_size_limit();
@@ -82,6 +99,12 @@ fn execute(command: &Command) -> Result<u8, Failure> {
         Command::Run(arguments) => run::execute(arguments),
         Command::Replay(arguments) => replay::execute(arguments),
         Command::Symbols(arguments) => symbols::execute(arguments),
+        Command::Stress(arguments) => stress::execute(arguments),
+        Command::Merge(arguments) => merge::execute(arguments),
+        Command::History(arguments) => history::execute(arguments),
+        Command::ReplayCase(arguments) => case::replay(arguments),
+        Command::Minimise(arguments) => case::minimise(arguments),
+        Command::Bisect(arguments) => case::bisect(arguments),
         Command::Doctor(arguments) => doctor::execute(arguments),
     }
 }

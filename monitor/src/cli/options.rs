@@ -7,6 +7,7 @@ use clap::builder::PossibleValue;
 
 use crate::gdb::OnDisconnect;
 use crate::run::spec::{Format, Interrupts, OnViolation};
+use crate::stress::planning::Profile;
 
 /// Whether something is to be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -34,6 +35,10 @@ macro_rules! choice {
     };
 }
 
+choice!(Profile {
+    Pr = "pr": "A change that waits to be reviewed: 10 minutes, stops at the first new finding",
+    Nightly = "nightly": "A night: 8 hours, goes on",
+});
 choice!(Format {
     Text = "text": "For people",
     Json = "json": "For programs",

@@ -77,7 +77,8 @@ pub(in crate::run) fn target(controllers: &[&[Disk]]) -> usize {
 }
 
 /// The kind of the controller that the driver under test is meant for.
-pub(super) fn target_kind(disks: &[Disk]) -> &'static ControllerKind {
+#[must_use]
+pub fn target_kind(disks: &[Disk]) -> &'static ControllerKind {
     let controllers = by_controller(disks);
     controllers
         .get(target(&controllers))

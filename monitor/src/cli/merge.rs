@@ -1,0 +1,142 @@
+//! `storlock merge`: unites the output directories of a job's shards.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+
+use super::stress::{failure, print, read_baseline};
+use crate::run::Failure;
+use crate::run::spec::Format;
+use crate::stress::history::{self, History, HistoryError};
+use crate::stress::runner::{OutputDirectory, now, owner, write_reports};
+use crate::stress::triage::report::case_directory;
+use crate::stress::triage::{Date, triage};
+
+/// Options of `storlock merge`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Output directories of one job
+    #[arg(value_name = "DIR", required = true)]
+    pub directories: Vec<PathBuf>,
+    /// Where the whole goes; nothing may be there
+    #[arg(long, short, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Findings that are known and accepted (TOML)
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Option<PathBuf>,
+    /// Cases that are kept of each finding
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub keep: u32,
+    /// How the report of the last night is printed on standard output
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// Unites the directories and reports on the last night.
+///
+/// # Errors
+/// [`Failure`] if they do not belong together, or files cannot be read or written.
+pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
+    let baseline = read_baseline(arguments.baseline.as_deref())?;
+    let job = one_job(&arguments.directories)?;
+    let target = &arguments.output;
+    if fs::symlink_metadata(target).is_ok() {
+        return Err(Failure::usage(anyhow!(
+            "{} is there already: name a directory that is not",
+            target.display()
+        )));
+    }
+    let partial = crate::output::partial_of(target);
+    // What an earlier merge has left that was killed.
+    if partial.is_dir() {
+        fs::remove_dir_all(&partial).map_err(Failure::infrastructure)?;
+    }
+    let report = {
+        let output = OutputDirectory::claim(&partial, &job, u64::MAX).map_err(failure)?;
+        let history = unite(&arguments.directories, &output)?;
+        copy_cases(&arguments.directories, &output, &wanted(&history, &job, arguments.keep)?)?;
+        let shown = |error: HistoryError| Failure::infrastructure(error);
+        let last = history.last_night(&job).map_err(shown)?;
+        let last = last.ok_or_else(|| Failure::usage(anyhow!("no night has begun in any of the directories")))?;
+        let night = history.load(&job, &last).map_err(shown)?;
+        let report = triage(&night, &baseline, Date::of(now()), false);
+        write_reports(&output, &report).map_err(failure)?;
+        report
+    };
+    fs::rename(&partial, target)
+        .with_context(|| format!("cannot make {}", target.display()))
+        .map_err(Failure::infrastructure)?;
+    print(&report, arguments.format)?;
+    Ok(report.exit_code)
+}
+
+/// The job that all directories belong to.
+fn one_job(directories: &[PathBuf]) -> Result<String, Failure> {
+    let mut job: Option<String> = None;
+    for directory in directories {
+        let name = owner(directory).map_err(failure)?;
+        match &job {
+            Some(known) if *known != name => {
+                return Err(Failure::usage(anyhow!(
+                    "{} belongs to the job {name}, and others to {known}: merge one job at a time",
+                    directory.display()
+                )));
+            }
+            _ => job = Some(name),
+        }
+    }
+    job.ok_or_else(|| Failure::usage(anyhow!("no directory is named")))
+}
+
+fn unite(directories: &[PathBuf], output: &OutputDirectory) -> Result<History, Failure> {
+    let mut whole = History::open(&output.path().join(history::FILE)).map_err(Failure::infrastructure)?;
+    for directory in directories {
+        let path = directory.join(history::FILE);
+        let part = History::open_existing(&path)
+            .with_context(|| format!("the history {}", path.display()))
+            .map_err(Failure::infrastructure)?;
+        whole.merge(&part).map_err(|error| {
+            let conflict = matches!(error, HistoryError::Conflict(_));
+            let error = anyhow!(error).context(format!("cannot take over {}", directory.display()));
+            if conflict { Failure::usage(error) } else { Failure::infrastructure(error) }
+        })?;
+    }
+    Ok(whole)
+}
+
+/// The cases that the whole keeps.
+fn wanted(history: &History, job: &str, keep: u32) -> Result<HashSet<String>, Failure> {
+    let mut wanted = HashSet::new();
+    for signature in history.signatures(job).map_err(Failure::infrastructure)? {
+        let first = history.first_runs(job, &signature, keep).map_err(Failure::infrastructure)?;
+        wanted.extend(first.into_iter().map(|(night, iteration, attempt)| case_directory(night, iteration, attempt)));
+    }
+    Ok(wanted)
+}
+
+fn copy_cases(directories: &[PathBuf], output: &OutputDirectory, wanted: &HashSet<String>) -> Result<(), Failure> {
+    for case in wanted {
+        let source = directories.iter().map(|directory| directory.join(case)).find(|path| path.is_dir());
+        // A shard keeps no more than its limit allows.
+        let Some(source) = source else { continue };
+        copy(&source, &output.path().join(case))
+            .with_context(|| format!("cannot copy {}", source.display()))
+            .map_err(Failure::infrastructure)?;
+    }
+    Ok(())
+}
+
+/// Copies the regular files of a case, which has no directories.
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            fs::copy(entry.path(), to.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
+}

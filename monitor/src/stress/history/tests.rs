@@ -1,0 +1,223 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::stress::planning::Shard;
+use crate::stress::triage::finding::FindingKind;
+use crate::stress::triage::{Baseline, Date, JobReport, Verdict, triage};
+
+fn finding(signature: &str) -> Finding {
+    Finding {
+        signature: signature.to_owned(),
+        kind: FindingKind::Violation,
+        weight: Weight::Failure,
+        class: "class".to_owned(),
+        title: format!("title {signature}"),
+    }
+}
+
+fn row(iteration: u64, findings: &[&str]) -> Row {
+    Row {
+        iteration,
+        attempt: 0,
+        plan: "plan".to_owned(),
+        point: Some(format!("drop:read,after={iteration}")),
+        seed: u64::MAX - iteration,
+        cpus: 2,
+        faults: vec![format!("drop:read,after={iteration}")],
+        verdict: if findings.is_empty() { Verdict::Completed } else { Verdict::Found },
+        reason: None,
+        findings: findings.iter().map(|&signature| signature.to_owned()).collect(),
+    }
+}
+
+fn shard(shard: Shard, state: ShardState) -> ShardRecord {
+    ShardRecord {
+        shard: shard.to_string(),
+        host: "host".to_owned(),
+        state,
+        ended: "done".to_owned(),
+        started_at: 100,
+        ended_at: 200,
+        active_ms: 5000,
+    }
+}
+
+fn new_night(number: u64) -> NewNight {
+    NewNight {
+        job: "job".to_owned(),
+        number,
+        identity: "identity".to_owned(),
+        setup: "setup".to_owned(),
+        definition: "{}".to_owned(),
+        driver: Some(("a.sys".to_owned(), Some("00".to_owned()))),
+    }
+}
+
+/// A history in memory, with these iterations of a night.
+fn history(number: u64, share: Shard, rows: &[Row]) -> History {
+    let mut history = History::open(Path::new(":memory:")).unwrap();
+    add(&mut history, number, share, rows);
+    history
+}
+
+fn add(history: &mut History, number: u64, share: Shard, rows: &[Row]) {
+    let night = history.begin(&new_night(number)).unwrap();
+    for row in rows {
+        let findings: Vec<Finding> = row.findings.iter().map(|signature| finding(signature)).collect();
+        let timing = Timing {
+            started_at: 5,
+            duration_ms: row.iteration,
+        };
+        let running = shard(share, ShardState::Running);
+        history.record(night.id, row, &findings, timing, &running).unwrap();
+    }
+    history.set_shard(night.id, &shard(share, ShardState::Complete)).unwrap();
+}
+
+fn report(history: &History, number: u64) -> JobReport {
+    let key = history.night("job", number).unwrap().unwrap();
+    let night = history.load("job", &key).unwrap();
+    triage(&night, &Baseline::default(), Date::of(0), false)
+}
+
+#[test]
+fn what_is_written_is_what_is_read() {
+    let rows = [row(0, &[]), row(3, &["aa", "bb"]), row(7, &["bb"])];
+    let history = history(2, Shard::WHOLE, &rows);
+    let key = history.last_night("job").unwrap().unwrap();
+    assert_eq!((key.number, key.identity.as_str()), (2, "identity"));
+    let night = history.load("job", &key).unwrap();
+    assert_eq!(night.rows, rows);
+    assert!(night.missing_shards.is_empty());
+    assert_eq!((night.execution.seconds, night.execution.started.as_str()), (5, "1970-01-01T00:01:40Z"));
+    assert_eq!(night.findings["aa"], finding("aa"));
+    assert_eq!(history.done(key.id).unwrap(), [(0, 0), (3, 0), (7, 0)].into());
+    assert_eq!(history.tried("job", "setup").unwrap().len(), 3);
+    assert!(history.tried("job", "other build").unwrap().is_empty());
+    assert!(history.night("job", 1).unwrap().is_none() && history.last_night("other").unwrap().is_none());
+    history.check().unwrap();
+}
+
+#[test]
+fn an_iteration_counts_once() {
+    let mut history = history(0, Shard::WHOLE, &[row(0, &["aa"])]);
+    let key = history.night("job", 0).unwrap().unwrap();
+    let again = history.record(key.id, &row(0, &[]), &[], Timing::default(), &shard(Shard::WHOLE, ShardState::Running));
+    assert!(again.is_err());
+    assert_eq!(history.load("job", &key).unwrap().rows, [row(0, &["aa"])]);
+    // The share's state was not written either.
+    assert_eq!(history.shards(key.id).unwrap()[0].state, ShardState::Complete);
+}
+
+#[test]
+fn earlier_nights_say_what_is_open_and_what_is_gone() {
+    let mut history = history(0, Shard::WHOLE, &[row(0, &["aa"]), row(1, &["bb"])]);
+    add(&mut history, 1, Shard::WHOLE, &[row(0, &["bb"]), row(1, &["cc"]), row(2, &[])]);
+    let report = report(&history, 1);
+    let status: Vec<_> = report.findings.iter().map(|one| (one.signature.as_str(), one.first_night)).collect();
+    assert_eq!(status, [("cc", 1), ("bb", 0)], "new ones first");
+    assert_eq!(report.gone.iter().map(|one| one.signature.as_str()).collect::<Vec<_>>(), ["aa"]);
+    assert!(history.seen_before("job", 1, "aa").unwrap() && !history.seen_before("job", 1, "cc").unwrap());
+    let view = history.view("job").unwrap();
+    let statuses: Vec<_> = view.findings.iter().map(|one| (one.signature.as_str(), one.status)).collect();
+    let expected = [("cc", ViewStatus::New), ("bb", ViewStatus::Open), ("aa", ViewStatus::Gone)];
+    assert_eq!(statuses, expected);
+    assert_eq!(view.findings[1].nights.len(), 2);
+    assert_eq!(history.first_runs("job", "bb", 1).unwrap(), [(0, 1, 0)]);
+    assert_eq!(history.first_runs("job", "bb", 9).unwrap(), [(0, 1, 0), (1, 0, 0)]);
+}
+
+#[test]
+fn what_comes_and_goes_at_one_case_is_flaky() {
+    let again = |attempt, findings: &[&str]| Row {
+        attempt,
+        ..row(4, findings)
+    };
+    let history = history(0, Shard::WHOLE, &[again(0, &["aa", "bb"]), again(1, &["bb"])]);
+    let flaky: Vec<_> = history.view("job").unwrap().findings.into_iter().map(|one| (one.signature, one.flaky)).collect();
+    assert_eq!(flaky, [("aa".to_owned(), true), ("bb".to_owned(), false)]);
+}
+
+#[test]
+fn parts_that_do_not_belong_together_are_refused_and_change_nothing() {
+    let part = |index, rows: &[Row]| history(0, Shard::new(index, 2).unwrap(), rows);
+    let mut one = part(1, &[row(0, &[])]);
+    let refused = |one: &mut History, other: &History, why: &str| {
+        let before = one.load("job", &one.night("job", 0).unwrap().unwrap()).unwrap().rows;
+        let error = one.merge(other).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+        assert_eq!(one.load("job", &one.night("job", 0).unwrap().unwrap()).unwrap().rows, before);
+    };
+    refused(&mut one, &part(2, &[row(0, &["aa"])]), "iteration 0 was run twice");
+    refused(&mut one, &history(0, Shard::new(3, 4).unwrap(), &[]), "cut in different ways");
+    let mut elsewhere = part(1, &[row(2, &[])]);
+    let night = elsewhere.night("job", 0).unwrap().unwrap();
+    let other_host = ShardRecord {
+        host: "other".to_owned(),
+        ..shard(Shard::new(1, 2).unwrap(), ShardState::Complete)
+    };
+    elsewhere.set_shard(night.id, &other_host).unwrap();
+    refused(&mut one, &elsewhere, "shard 1/2 was done twice, by host and by other");
+    let mut changed = History::open(Path::new(":memory:")).unwrap();
+    changed
+        .begin(&NewNight {
+            identity: "another".to_owned(),
+            ..new_night(0)
+        })
+        .unwrap();
+    refused(&mut one, &changed, "different jobs or drivers");
+    // Twice the same is once.
+    let same = part(1, &[row(0, &[])]);
+    one.merge(&same).unwrap();
+    assert_eq!(report(&one, 0).iterations.total, 1);
+    assert_eq!(report(&one, 0).missing_shards, ["2/2"]);
+}
+
+fn rows() -> impl Strategy<Value = Vec<Row>> {
+    let findings = prop::sample::subsequence(vec!["aa", "bb", "cc"], 0..=3);
+    proptest::collection::vec(findings, 1..40).prop_map(|list| {
+        let numbered = list.into_iter().enumerate();
+        numbered.map(|(number, findings)| row(number as u64, &findings)).collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn shards_merged_in_any_order_say_what_one_machine_says(rows in rows(), total in 1u32..6, first in 0u32..6, earlier in rows()) {
+        let mut whole = history(0, Shard::WHOLE, &earlier);
+        add(&mut whole, 1, Shard::WHOLE, &rows);
+        let mut merged = History::open(Path::new(":memory:")).unwrap();
+        for index in 0..total {
+            let share = Shard::new((index + first) % total + 1, total).unwrap();
+            let part = |rows: &[Row]| rows.iter().filter(|row| share.has(row.iteration)).cloned().collect::<Vec<_>>();
+            let mut one = history(0, share, &part(&earlier));
+            add(&mut one, 1, share, &part(&rows));
+            merged.merge(&one).unwrap();
+        }
+        for night in 0..2 {
+            let (mut one, mut many) = (report(&whole, night), report(&merged, night));
+            (one.execution, many.execution) = Default::default();
+            prop_assert_eq!(one, many);
+        }
+        merged.check().unwrap();
+    }
+}
+
+#[test]
+fn a_database_that_may_not_grow_says_that_it_is_full() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut history = History::open(&directory.path().join(FILE)).unwrap();
+    history.limit(200_000).unwrap();
+    let night = history.begin(&new_night(0)).unwrap();
+    let record = shard(Shard::WHOLE, ShardState::Running);
+    let mut written = 0;
+    let error = (0..10_000).find_map(|iteration| {
+        let error = history.record(night.id, &row(iteration, &["aa"]), &[finding("aa")], Timing::default(), &record).err();
+        written += u64::from(error.is_none());
+        error
+    });
+    assert!(error.unwrap().is_full());
+    history.check().unwrap();
+    assert_eq!(history.done(night.id).unwrap().len() as u64, written);
+}

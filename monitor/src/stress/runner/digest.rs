@@ -1,0 +1,100 @@
+//! What a job is made from, by contents: whether two nights, or two shards, ran the same thing.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use super::RunnerError;
+use crate::stress::case::FileDigest;
+use crate::run::spec::RunSpec;
+use crate::stress::planning::Job;
+use crate::stress::planning::run::files;
+
+/// Largest file that is part of a guest's description.
+const SIZE_LIMIT: u64 = 1 << 30;
+
+/// Digests of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Digests {
+    /// The files.
+    pub files: Vec<FileDigest>,
+    /// Of all that decides what the iterations are.
+    pub identity: String,
+    /// Of the guest and its files.
+    pub setup: String,
+}
+
+impl Digests {
+    /// Name and digest of the driver's file.
+    #[must_use]
+    pub fn driver(&self, run: &RunSpec) -> Option<(String, Option<String>)> {
+        let name = run.driver.as_ref()?.file_name()?.to_string_lossy().into_owned();
+        let file = self.files.iter().find(|file| file.role == "driver under test");
+        Some((name, file.map(|file| file.sha256.clone())))
+    }
+}
+
+/// Reads the files of a job's runs. A driver that is in the guest only is none.
+///
+/// # Errors
+/// If one cannot be read.
+pub fn digests(job: &Job, run: &RunSpec) -> Result<Digests, RunnerError> {
+    let files = file_digests(run)?;
+    let identity = job.identity();
+    let listed = format!("{files:?}");
+    let of = |what: &serde_json::Value| hex(&Sha256::digest(format!("{what}\n{listed}")));
+    let guest = serde_json::json!([identity["guest"], identity["cpus"]]);
+    Ok(Digests {
+        identity: of(&identity),
+        setup: of(&guest),
+        files,
+    })
+}
+
+/// Digests of the files of a run.
+///
+/// # Errors
+/// If one cannot be read.
+pub(super) fn file_digests(run: &RunSpec) -> Result<Vec<FileDigest>, RunnerError> {
+    let mut digests = Vec::new();
+    for (role, path) in files(run) {
+        let in_guest = role == "driver under test" && run.firmware.is_some() && !path.exists();
+        if in_guest {
+            continue;
+        }
+        let sha256 = of_file(&path).map_err(super::io(format!("the {role} {}", path.display())))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        digests.push(FileDigest {
+            role: role.to_owned(),
+            name,
+            sha256,
+        });
+    }
+    Ok(digests)
+}
+
+fn of_file(path: &Path) -> io::Result<String> {
+    // What is no regular file has no contents that could be the same tomorrow, and may have no end.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut file = File::open(path)?.take(SIZE_LIMIT);
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex(&hash.finalize())),
+            length => hash.update(&buffer[..length]),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

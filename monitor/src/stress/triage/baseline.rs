@@ -1,0 +1,205 @@
+//! The baseline: findings that are known and have been accepted, each with a reason and a reference, for a while.
+//!
+//! Talks to the TOML parser. It must not know whether what is listed was seen.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+use toml::value::Datetime;
+
+/// A day of the Gregorian calendar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Date {
+    /// Year.
+    pub year: i64,
+    /// Month, from 1.
+    pub month: u8,
+    /// Day, from 1.
+    pub day: u8,
+}
+
+impl Date {
+    /// The day of a time in seconds since 1970 (UTC).
+    #[must_use]
+    pub fn of(seconds: i64) -> Self {
+        // Days are counted from 0000-03-01, so that a leap day is the last of its year (Hinnant, "chrono-compatible
+        // low-level date algorithms").
+        let days = seconds.div_euclid(86_400) + 719_468;
+        let era = days.div_euclid(146_097);
+        let of_era = days.rem_euclid(146_097);
+        let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+        let of_year = of_era - (365 * year + year / 4 - year / 100);
+        let month = (5 * of_year + 2) / 153;
+        let day = of_year - (153 * month + 2) / 5 + 1;
+        let month = if month < 10 { month + 3 } else { month - 9 };
+        Self {
+            year: year + era * 400 + i64::from(month <= 2),
+            month: u8::try_from(month).unwrap_or(1),
+            day: u8::try_from(day).unwrap_or(1),
+        }
+    }
+}
+
+impl fmt::Display for Date {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04}-{:02}-{:02}", self.year, self.month, self.day)
+    }
+}
+
+/// A time in seconds since 1970 as people and programs write it (ISO 8601, UTC).
+#[must_use]
+pub fn timestamp(seconds: i64) -> String {
+    let of_day = seconds.rem_euclid(86_400);
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{}T{hour:02}:{minute:02}:{second:02}Z", Date::of(seconds))
+}
+
+/// An accepted finding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Known {
+    /// Its signature.
+    pub signature: String,
+    /// Why it is accepted.
+    pub reason: String,
+    /// Where it is followed up, such as the number of a bug.
+    pub reference: String,
+    /// Last day on which the entry counts without a warning.
+    pub expires: Option<Date>,
+}
+
+/// All accepted findings.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Baseline {
+    known: Vec<Known>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    known: Vec<Spanned<Entry>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    signature: String,
+    reason: String,
+    reference: String,
+    expires: Option<Datetime>,
+}
+
+impl Baseline {
+    /// Reads a baseline: a list of `[[known]]`.
+    ///
+    /// # Errors
+    /// What is wrong, with its line.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let file: File = toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        let mut known: Vec<Known> = Vec::new();
+        for entry in file.known {
+            let line = text.get(..entry.span().start).unwrap_or_default().matches('\n').count() + 1;
+            let entry = Self::entry(entry.into_inner()).map_err(|what| format!("line {line}: {what}"))?;
+            if known.iter().any(|other| other.signature == entry.signature) {
+                return Err(format!("line {line}: {} is listed twice", entry.signature));
+            }
+            known.push(entry);
+        }
+        Ok(Self { known })
+    }
+
+    fn entry(entry: Entry) -> Result<Known, String> {
+        let signature = entry.signature.to_ascii_lowercase();
+        if signature.len() != 16 || !signature.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(format!(
+                "`{}` is no signature: 16 hexadecimal digits",
+                entry.signature.escape_debug()
+            ));
+        }
+        for (key, text) in [("reason", &entry.reason), ("reference", &entry.reference)] {
+            if text.trim().is_empty() {
+                return Err(format!("{signature}: `{key}` is empty"));
+            }
+        }
+        let expires = match entry.expires {
+            None => None,
+            Some(datetime) => {
+                let date = datetime.date.ok_or_else(|| format!("{signature}: `expires` is a date, such as 2030-12-31"))?;
+                Some(Date {
+                    year: i64::from(date.year),
+                    month: date.month,
+                    day: date.day,
+                })
+            }
+        };
+        Ok(Known {
+            signature,
+            reason: entry.reason,
+            reference: entry.reference,
+            expires,
+        })
+    }
+
+    /// The entry of a finding.
+    #[must_use]
+    pub fn get(&self, signature: &str) -> Option<&Known> {
+        self.known.iter().find(|known| known.signature == signature)
+    }
+
+    /// All entries, in the file's order.
+    #[must_use]
+    pub fn all(&self) -> &[Known] {
+        &self.known
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_those_of_the_calendar() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (4_102_444_800, "2100-01-01T00:00:00Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+            (1_796_009_079, "2026-11-30T03:24:39Z"),
+            (-1, "1969-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(timestamp(seconds), text);
+        }
+    }
+
+    #[test]
+    fn an_entry_has_a_signature_a_reason_and_a_reference() {
+        let text = "[[known]]\nsignature = \"7147BAE26e99a974\"\nreason = \"fixed in 2.1\"\nreference = \"BUG-7\"\nexpires = 2027-01-31\n";
+        let baseline = Baseline::parse(text).unwrap();
+        let known = baseline.get("7147bae26e99a974").unwrap();
+        assert_eq!((known.reference.as_str(), known.expires.unwrap().to_string()), ("BUG-7", "2027-01-31".to_owned()));
+        assert_eq!(baseline.get("0000000000000000"), None);
+        assert_eq!(Baseline::parse("").unwrap(), Baseline::default());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        let entry = |more: &str| format!("\n[[known]]\nsignature = \"7147bae26e99a974\"\n{more}");
+        for (text, line, why) in [
+            (entry("reason = \"a\""), 2, "missing field `reference`"),
+            (entry("reason = \"a\"\nreference = \" \""), 2, "`reference` is empty"),
+            (entry("reason = \"a\"\nreference = \"b\"\nexpire = 2027-01-31"), 6, "unknown field `expire`"),
+            (entry("reason = \"a\"\nreference = \"b\"\nexpires = 12:00:00"), 2, "`expires` is a date"),
+            (
+                entry("reason = \"a\"\nreference = \"b\"").repeat(2),
+                6,
+                "listed twice",
+            ),
+            ("[[known]]\nsignature = \"71\"\nreason = \"a\"\nreference = \"b\"".to_owned(), 1, "no signature"),
+        ] {
+            let error = Baseline::parse(&text).unwrap_err();
+            assert!(error.contains(&format!("line {line}")) && error.contains(why), "{text}: {error}");
+        }
+    }
+}
