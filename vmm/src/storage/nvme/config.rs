@@ -11,17 +11,17 @@ use crate::storage::interrupts::InterruptKind;
 ///
 /// Drivers bind to the class code. The identifiers of other emulated controllers are avoided on purpose: Linux knows
 /// them and works around faults that this controller does not have.
-pub const PCI_VENDOR_ID: u16 = 0x1af4;
+pub(super) const PCI_VENDOR_ID: u16 = 0x1af4;
 /// PCI device identifier.
-pub const PCI_DEVICE_ID: u16 = 0x10f0;
+pub(super) const PCI_DEVICE_ID: u16 = 0x10f0;
 /// PCI subsystem vendor.
-pub const PCI_SUBSYSTEM_VENDOR_ID: u16 = 0x1af4;
+pub(super) const PCI_SUBSYSTEM_VENDOR_ID: u16 = 0x1af4;
 /// PCI subsystem identifier of the controller that a run is about.
-pub const PCI_SUBSYSTEM_ID: u16 = 0x10f0;
+pub(super) const PCI_SUBSYSTEM_ID: u16 = 0x10f0;
 /// PCI subsystem identifier of any other, so that a driver can be installed for the one alone.
-pub const PCI_OTHER_SUBSYSTEM_ID: u16 = 0x10f1;
+pub(super) const PCI_OTHER_SUBSYSTEM_ID: u16 = 0x10f1;
 /// Most namespaces of one controller.
-pub const MAX_NAMESPACES: usize = 16;
+pub(super) const MAX_NAMESPACES: usize = 16;
 
 /// Why a controller cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

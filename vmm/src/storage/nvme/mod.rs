@@ -39,14 +39,11 @@ mod rings;
 pub mod spec;
 mod transfer;
 
-pub use config::{
-    ConfigError, ControllerConfig, MAX_NAMESPACES, PCI_DEVICE_ID, PCI_OTHER_SUBSYSTEM_ID, PCI_SUBSYSTEM_ID,
-    PCI_SUBSYSTEM_VENDOR_ID, PCI_VENDOR_ID,
-};
+pub use config::{ConfigError, ControllerConfig};
 pub use controller::Controller;
 pub use device::{NVME, NvmeDevice};
 pub use doorbells::DoorbellRoute;
-pub use registers::{MAX_QUEUE_PAIRS, RegisterFile, RegisterState};
+pub use registers::RegisterFile;
 
 #[cfg(test)]
 mod tests;

@@ -20,7 +20,7 @@ use crate::storage::interrupts::InterruptSink;
 use crate::storage::worker::Attention;
 
 /// The most I/O queue pairs a controller can be given.
-pub const MAX_QUEUE_PAIRS: u16 = 64;
+pub(super) const MAX_QUEUE_PAIRS: u16 = 64;
 /// Entries of the largest queue (CAP.MQES + 1).
 pub(super) const MAX_QUEUE_ENTRIES: u32 = 1024;
 /// Doorbells there are at most: a tail and a head for the admin queues and each I/O queue pair.
@@ -37,39 +37,39 @@ pub(super) const CAPABILITIES: u64 = (MAX_QUEUE_ENTRIES as u64 - 1)
 /// The values of the registers, and what was written since the controller last looked: plain state that can be saved.
 // Each flag is a fact of its own.
 #[allow(clippy::struct_excessive_bools)]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RegisterState {
+#[derive(Debug)]
+pub(super) struct RegisterState {
     /// The mask that INTMS sets and INTMC clears.
-    pub interrupt_mask: u32,
+    pub(super) interrupt_mask: u32,
     /// Bits that INTMC cleared since the controller last looked.
-    pub unmasked: u32,
+    pub(super) unmasked: u32,
     /// The interrupt status of the pin (section 7.5.1): there are entries that the host has not acknowledged. Not set while
     /// a head doorbell is on its way.
-    pub interrupt_status: bool,
+    pub(super) interrupt_status: bool,
     /// CC.
-    pub configuration: Configuration,
+    pub(super) configuration: Configuration,
     /// CSTS.
-    pub status: u32,
+    pub(super) status: u32,
     /// AQA.
-    pub admin_queue_attributes: u32,
+    pub(super) admin_queue_attributes: u32,
     /// ASQ.
-    pub admin_submission_queue: u64,
+    pub(super) admin_submission_queue: u64,
     /// ACQ.
-    pub admin_completion_queue: u64,
+    pub(super) admin_completion_queue: u64,
     /// CC.EN went from 1 to 0 and the controller has not been reset yet.
-    pub reset_pending: bool,
+    pub(super) reset_pending: bool,
     /// That reset is one of the NVM subsystem.
-    pub subsystem_reset_pending: bool,
+    pub(super) subsystem_reset_pending: bool,
     /// A fault wants CSTS.CFS set, and the controller has not done so yet.
-    pub fatal_pending: bool,
+    pub(super) fatal_pending: bool,
     /// CC.SHN asked for a shutdown that has not been done yet.
-    pub shutdown_pending: bool,
+    pub(super) shutdown_pending: bool,
     /// The last value written to each doorbell since the controller last looked.
-    pub doorbells: Vec<Option<u16>>,
+    pub(super) doorbells: Vec<Option<u16>>,
     /// Some doorbell was written: saves the search of `doorbells`.
-    pub doorbell_rung: bool,
+    pub(super) doorbell_rung: bool,
     /// A doorbell that no controller of this kind has was written.
-    pub stray_doorbell: bool,
+    pub(super) stray_doorbell: bool,
 }
 
 impl Default for RegisterState {
@@ -325,12 +325,6 @@ impl RegisterFile {
             "register write of an unsupported width or alignment"
         );
         false
-    }
-
-    /// A copy of the whole state.
-    #[must_use]
-    pub fn state(&self) -> RegisterState {
-        self.lock().clone()
     }
 
     /// The flag that asks a controller at work to return after the command in hand.

@@ -4,13 +4,14 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::harness::*;
 use crate::storage::backend::MemoryBackend;
+use crate::storage::nvme::ControllerConfig;
+use crate::storage::nvme::config::MAX_NAMESPACES;
 use crate::storage::nvme::media::MAX_UNREADABLE;
 use crate::storage::nvme::spec::command::DatasetRange;
 use crate::storage::nvme::spec::command::{SubmissionEntry, admin, nvm};
 use crate::storage::nvme::spec::identify::{IdentifyController, IdentifyNamespace};
 use crate::storage::nvme::spec::log_page::SmartHealth;
 use crate::storage::nvme::spec::status::Status;
-use crate::storage::nvme::{ControllerConfig, MAX_NAMESPACES};
 
 fn get_log(page: u32, bytes: u32) -> SubmissionEntry {
     SubmissionEntry {
