@@ -11,13 +11,11 @@ use tokio::runtime::Runtime;
 use super::diagnostics::tell;
 use super::output;
 use super::stress::{failure, runtime};
+use crate::outcome::Condition;
 use crate::run::Failure;
 use crate::run::spec::{FilePath, RunSpec};
-use crate::outcome::Condition;
 use crate::stress::case::{self, Case};
-use crate::stress::runner::{
-    Repeated, Repeater, RunnerError, Sought, changed_files, meant, read_case, write_case,
-};
+use crate::stress::runner::{Repeated, Repeater, RunnerError, Sought, changed_files, meant, read_case, write_case};
 use crate::stress::search::{self, Bisected, Candidate};
 use crate::stress::triage::{Finding, FindingKind};
 
@@ -37,7 +35,12 @@ pub struct ReplayArguments {
     #[arg(long, value_name = "SIGNATURE", requires = "times")]
     pub signature: Option<String>,
     /// Directory for the reports of the run
-    #[arg(long, value_name = "DIR", default_value = "storlock-report", conflicts_with = "times")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "storlock-report",
+        conflicts_with = "times"
+    )]
     pub report_dir: PathBuf,
 }
 
@@ -144,7 +147,13 @@ impl Runs {
         })
     }
 
-    fn repeat(&mut self, run: &RunSpec, sought: &Sought, times: u32, until_seen: bool) -> Result<Repeated, RunnerError> {
+    fn repeat(
+        &mut self,
+        run: &RunSpec,
+        sought: &Sought,
+        times: u32,
+        until_seen: bool,
+    ) -> Result<Repeated, RunnerError> {
         let repeating = self.repeater.repeat(&self.case, run, sought, times, until_seen);
         let repeated = self.runtime.block_on(repeating)?;
         self.interrupted |= repeated.interrupted;
@@ -183,21 +192,27 @@ pub fn replay(arguments: &ReplayArguments) -> Result<u8, Failure> {
     }
     let report_dir = std::path::absolute(&arguments.report_dir).map_err(Failure::infrastructure)?;
     let mut command = Command::new("/proc/self/exe");
-    command.args(["run", "--format=text", "--spec"]).arg(run_file(&arguments.case, &case)?);
+    command
+        .args(["run", "--format=text", "--spec"])
+        .arg(run_file(&arguments.case, &case)?);
     command.arg("--report-dir").arg(report_dir);
     if let Some(address) = &arguments.gdb {
         command.arg(format!("--gdb={address}"));
     }
     // It becomes that run: it comes back only if it cannot.
     let error = command.exec();
-    Err(Failure::infrastructure(anyhow!(error).context("the run cannot be started")))
+    Err(Failure::infrastructure(
+        anyhow!(error).context("the run cannot be started"),
+    ))
 }
 
 /// The run of a case alone, which is beside it.
 fn run_file(path: &std::path::Path, case: &Case) -> Result<PathBuf, Failure> {
     let directory = if path.is_dir() { Some(path) } else { path.parent() };
     let file = directory.map_or_else(|| case::RUN_FILE.into(), |directory| directory.join(case::RUN_FILE));
-    let same = std::fs::read(&file).ok().and_then(|text| RunSpec::from_json(&text).ok());
+    let same = std::fs::read(&file)
+        .ok()
+        .and_then(|text| RunSpec::from_json(&text).ok());
     if same.as_ref() == Some(&case.run) {
         return Ok(file);
     }
@@ -209,11 +224,16 @@ fn run_file(path: &std::path::Path, case: &Case) -> Result<PathBuf, Failure> {
 
 fn replay_often(arguments: &ReplayArguments, times: u32) -> Result<u8, Failure> {
     let mut runs = Runs::new(&arguments.case, u64::MAX)?;
-    let finding = meant(&runs.case, arguments.signature.as_deref()).map_err(failure)?.clone();
+    let finding = meant(&runs.case, arguments.signature.as_deref())
+        .map_err(failure)?
+        .clone();
     let run = runs.case.run.clone();
     let sought = Sought::Signature(finding.signature.clone());
     let repeated = runs.repeat(&run, &sought, times, false).map_err(failure)?;
-    let mut text = format!("{} {}\nshown in {} runs\n", finding.signature, finding.title, repeated.rate);
+    let mut text = format!(
+        "{} {}\nshown in {} runs\n",
+        finding.signature, finding.title, repeated.rate
+    );
     for other in &repeated.others {
         text.push_str(&format!("also shown: {other}\n"));
     }
@@ -249,7 +269,9 @@ pub fn minimise(arguments: &MinimiseArguments) -> Result<u8, Failure> {
         )));
     }
     let mut runs = Runs::new(&arguments.case, arguments.runs)?;
-    let finding = meant(&runs.case, arguments.signature.as_deref()).map_err(failure)?.clone();
+    let finding = meant(&runs.case, arguments.signature.as_deref())
+        .map_err(failure)?
+        .clone();
     let sought = Sought::Signature(finding.signature.clone());
     let original = runs.case.run.clone();
     let began = candidate(&original);
@@ -279,7 +301,11 @@ pub fn minimise(arguments: &MinimiseArguments) -> Result<u8, Failure> {
     let rate = if runs.interrupted {
         None
     } else {
-        Some(runs.repeat(&run, &sought, arguments.times, false).map_err(failure)?.rate)
+        Some(
+            runs.repeat(&run, &sought, arguments.times, false)
+                .map_err(failure)?
+                .rate,
+        )
     };
     let case = Case {
         run,
@@ -295,7 +321,11 @@ pub fn minimise(arguments: &MinimiseArguments) -> Result<u8, Failure> {
         finding.title,
         arguments.output.display()
     ))?;
-    Ok(if runs.interrupted { Condition::Interrupted.exit_code() } else { 0 })
+    Ok(if runs.interrupted {
+        Condition::Interrupted.exit_code()
+    } else {
+        0
+    })
 }
 
 fn candidate(run: &RunSpec) -> Candidate {
@@ -335,7 +365,8 @@ pub fn bisect(arguments: &BisectArguments) -> Result<u8, Failure> {
     let mut drivers = Vec::new();
     for driver in &arguments.drivers {
         let path = std::path::absolute(driver).map_err(Failure::infrastructure)?;
-        std::fs::metadata(&path).map_err(|error| Failure::usage(anyhow!(error).context(driver.display().to_string())))?;
+        std::fs::metadata(&path)
+            .map_err(|error| Failure::usage(anyhow!(error).context(driver.display().to_string())))?;
         drivers.push(path);
     }
     let mut runs = Runs::new(&arguments.case, u64::MAX)?;
@@ -352,7 +383,12 @@ pub fn bisect(arguments: &BisectArguments) -> Result<u8, Failure> {
     let (text, code) = match found {
         None => ("interrupted\n".to_owned(), Condition::Interrupted.exit_code()),
         Some(Bisected::First(build)) => (
-            format!("{}\nfirst shown by {}, not by {}\n", finding.class, name(build), name(build - 1)),
+            format!(
+                "{}\nfirst shown by {}, not by {}\n",
+                finding.class,
+                name(build),
+                name(build - 1)
+            ),
             0,
         ),
         Some(Bisected::InOldest) => (
@@ -360,7 +396,11 @@ pub fn bisect(arguments: &BisectArguments) -> Result<u8, Failure> {
             Condition::Inconclusive.exit_code(),
         ),
         Some(Bisected::NotInNewest) => (
-            format!("{}\nthe newest build, {}, does not show it\n", finding.class, name(drivers.len() - 1)),
+            format!(
+                "{}\nthe newest build, {}, does not show it\n",
+                finding.class,
+                name(drivers.len() - 1)
+            ),
             Condition::Inconclusive.exit_code(),
         ),
     };

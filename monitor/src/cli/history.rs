@@ -39,12 +39,17 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
         )));
     }
     let what = || format!("the history {}", path.display());
-    let history = History::open_existing(&path).with_context(what).map_err(Failure::infrastructure)?;
+    let history = History::open_existing(&path)
+        .with_context(what)
+        .map_err(Failure::infrastructure)?;
     let mut jobs = history.jobs().with_context(what).map_err(Failure::infrastructure)?;
     if let Some(wanted) = &arguments.job {
         jobs.retain(|job| job == wanted);
         if jobs.is_empty() {
-            return Err(Failure::usage(anyhow!("no job in {} is called {wanted}", path.display())));
+            return Err(Failure::usage(anyhow!(
+                "no job in {} is called {wanted}",
+                path.display()
+            )));
         }
     }
     let views: Vec<JobView> = jobs
@@ -73,7 +78,11 @@ fn text(view: &JobView) -> String {
     let mut out = format!("job {}, {} nights\n", view.job, view.nights.len());
     for night in &view.nights {
         let complete = if night.complete { "" } else { ", not complete" };
-        let driver = night.driver_sha256.as_deref().and_then(|hash| hash.get(..12)).unwrap_or("unknown");
+        let driver = night
+            .driver_sha256
+            .as_deref()
+            .and_then(|hash| hash.get(..12))
+            .unwrap_or("unknown");
         // Writing to a string cannot fail.
         let _ = writeln!(
             out,
@@ -89,7 +98,10 @@ fn text(view: &JobView) -> String {
 
 fn one(finding: &SignatureView, out: &mut String) {
     let flaky = if finding.flaky { ", flaky" } else { "" };
-    let all = finding.nights.iter().fold(Rate::default(), |all, night| all.and(night.rate));
+    let all = finding
+        .nights
+        .iter()
+        .fold(Rate::default(), |all, night| all.and(night.rate));
     let _ = writeln!(
         out,
         "{} {}{flaky}: {}\n    first seen in night {} ({}), last in night {} ({}); in {} iterations of {} nights",

@@ -57,7 +57,11 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     let report = {
         let output = OutputDirectory::claim(&partial, &job, u64::MAX).map_err(failure)?;
         let history = unite(&arguments.directories, &output)?;
-        copy_cases(&arguments.directories, &output, &wanted(&history, &job, arguments.keep)?)?;
+        copy_cases(
+            &arguments.directories,
+            &output,
+            &wanted(&history, &job, arguments.keep)?,
+        )?;
         let shown = |error: HistoryError| Failure::infrastructure(error);
         let last = history.last_night(&job).map_err(shown)?;
         let last = last.ok_or_else(|| Failure::usage(anyhow!("no night has begun in any of the directories")))?;
@@ -101,7 +105,11 @@ fn unite(directories: &[PathBuf], output: &OutputDirectory) -> Result<History, F
         whole.merge(&part).map_err(|error| {
             let conflict = matches!(error, HistoryError::Conflict(_));
             let error = anyhow!(error).context(format!("cannot take over {}", directory.display()));
-            if conflict { Failure::usage(error) } else { Failure::infrastructure(error) }
+            if conflict {
+                Failure::usage(error)
+            } else {
+                Failure::infrastructure(error)
+            }
         })?;
     }
     Ok(whole)
@@ -111,15 +119,24 @@ fn unite(directories: &[PathBuf], output: &OutputDirectory) -> Result<History, F
 fn wanted(history: &History, job: &str, keep: u32) -> Result<HashSet<String>, Failure> {
     let mut wanted = HashSet::new();
     for signature in history.signatures(job).map_err(Failure::infrastructure)? {
-        let first = history.first_runs(job, &signature, keep).map_err(Failure::infrastructure)?;
-        wanted.extend(first.into_iter().map(|(night, iteration, attempt)| case_directory(night, iteration, attempt)));
+        let first = history
+            .first_runs(job, &signature, keep)
+            .map_err(Failure::infrastructure)?;
+        wanted.extend(
+            first
+                .into_iter()
+                .map(|(night, iteration, attempt)| case_directory(night, iteration, attempt)),
+        );
     }
     Ok(wanted)
 }
 
 fn copy_cases(directories: &[PathBuf], output: &OutputDirectory, wanted: &HashSet<String>) -> Result<(), Failure> {
     for case in wanted {
-        let source = directories.iter().map(|directory| directory.join(case)).find(|path| path.is_dir());
+        let source = directories
+            .iter()
+            .map(|directory| directory.join(case))
+            .find(|path| path.is_dir());
         // A shard keeps no more than its limit allows.
         let Some(source) = source else { continue };
         copy(&source, &output.path().join(case))

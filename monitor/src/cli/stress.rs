@@ -17,9 +17,9 @@ use super::diagnostics::{self, StandardError, tell};
 use super::interrupt::Signals;
 use super::options::Switch;
 use super::output;
+use crate::outcome::Condition;
 use crate::run::spec::{DiskPlace, FilePath, Firmware, Format, Limit, RunSpec};
 use crate::run::{Failure, Lines, input};
-use crate::outcome::Condition;
 use crate::stress::history::{self, History};
 use crate::stress::planning::settings::{OneOrMany, PlanSettings};
 use crate::stress::planning::{Job, JobFile, Profile, Shard, shard};
@@ -172,7 +172,12 @@ fn read_job(arguments: &Arguments) -> Result<Job, Failure> {
             let directory = absolute.parent().unwrap_or(Path::new("/")).to_owned();
             let mut file = file;
             from_directory(&mut file.guest, &directory);
-            (file, text, directory, path.file_stem().map(|stem| stem.to_string_lossy().into_owned()))
+            (
+                file,
+                text,
+                directory,
+                path.file_stem().map(|stem| stem.to_string_lossy().into_owned()),
+            )
         }
     };
     overlay(&mut file, arguments).map_err(Failure::infrastructure)?;
@@ -202,7 +207,12 @@ pub(super) fn read_text(path: &Path, what: &str) -> Result<String, Failure> {
 fn from_directory(guest: &mut RunSpec, directory: &Path) {
     let join = |path: &mut FilePath| *path = FilePath(directory.join(&path.0));
     // With firmware the driver may be in the guest only, by its name.
-    if guest.firmware.is_none() || guest.driver.as_ref().is_some_and(|driver| driver.components().count() > 1) {
+    if guest.firmware.is_none()
+        || guest
+            .driver
+            .as_ref()
+            .is_some_and(|driver| driver.components().count() > 1)
+    {
         guest.driver.iter_mut().for_each(join);
     }
     let single = [
@@ -346,7 +356,11 @@ fn tell_start(job: &Job, begun: &Begun, shard: Shard, jobs: u32, output: &Output
         return;
     }
     let how = if begun.resumed { "goes on with" } else { "begins" };
-    let share = if shard == Shard::WHOLE { String::new() } else { format!(", shard {shard}") };
+    let share = if shard == Shard::WHOLE {
+        String::new()
+    } else {
+        format!(", shard {shard}")
+    };
     tell!(
         "job {} {how} night {}{share}: {jobs} runs at a time, output in {}",
         job.name,
@@ -357,7 +371,11 @@ fn tell_start(job: &Job, begun: &Begun, shard: Shard, jobs: u32, output: &Output
 
 /// How many runs this machine can do at a time.
 fn guests(job: &Job) -> u32 {
-    let default = if job.guest.firmware.is_some() { FIRMWARE_MEMORY } else { MEMORY };
+    let default = if job.guest.firmware.is_some() {
+        FIRMWARE_MEMORY
+    } else {
+        MEMORY
+    };
     let memory = job.guest.memory.as_ref().map_or(default, |memory| memory.0);
     let cpus = job.cpus.iter().copied().max().unwrap_or(1);
     Capacity::here().guests(cpus, memory)

@@ -172,17 +172,38 @@ mod tests {
     #[test]
     fn what_does_not_matter_goes_and_what_matters_stays() {
         let big = case(
-            &["fail:read,after=1,count=5", "drop:write", "fatal:cc", "delay:read,for=1s"],
+            &[
+                "fail:read,after=1,count=5",
+                "drop:write",
+                "fatal:cc",
+                "delay:read,for=1s",
+            ],
             4,
             "ops=100 mode=fast threads=8 timeout=3",
         );
         let shows = |candidate: &Candidate| {
             let has = |what: &str| candidate.faults.iter().any(|fault| fault.starts_with(what));
-            let ops = candidate.append.split(' ').next().and_then(|word| word.strip_prefix("ops="));
-            Some(has("fail:read") && has("fatal") && candidate.cpus >= 2 && ops.is_some_and(|ops| ops.parse::<u32>().unwrap() >= 10))
+            let ops = candidate
+                .append
+                .split(' ')
+                .next()
+                .and_then(|word| word.strip_prefix("ops="));
+            Some(
+                has("fail:read")
+                    && has("fatal")
+                    && candidate.cpus >= 2
+                    && ops.is_some_and(|ops| ops.parse::<u32>().unwrap() >= 10),
+            )
         };
         let smallest = minimise(&big, shows);
-        assert_eq!(smallest, case(&["fail:read,after=1", "fatal:cc"], 2, "ops=12 mode=fast threads=1 timeout=1"));
+        assert_eq!(
+            smallest,
+            case(
+                &["fail:read,after=1", "fatal:cc"],
+                2,
+                "ops=12 mode=fast threads=1 timeout=1"
+            )
+        );
     }
 
     #[test]

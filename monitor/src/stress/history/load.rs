@@ -35,6 +35,7 @@ impl History {
             night: key.number,
             driver: driver.0.map(|name| DriverInfo { name, sha256: driver.1 }),
             missing_shards: missing(&shards),
+            own_shard: None,
             rows: rows.into_iter().map(|(row, _)| row).collect(),
             findings: self.findings()?,
             earlier: self.earlier(job, key.number)?,
@@ -100,7 +101,11 @@ impl History {
             let finding = Finding {
                 signature: signature.clone(),
                 kind: kind.ok_or_else(|| HistoryError::Damaged(format!("finding {signature} has no kind")))?,
-                weight: if weight == "warning" { Weight::Warning } else { Weight::Failure },
+                weight: if weight == "warning" {
+                    Weight::Warning
+                } else {
+                    Weight::Failure
+                },
                 class: row.get(3)?,
                 title: row.get(4)?,
             };
@@ -150,7 +155,8 @@ impl History {
 
     /// First and last time at which a night ran, in seconds since 1970.
     pub(super) fn times(&self, job: &str) -> Result<BTreeMap<u64, (i64, i64)>, HistoryError> {
-        let sql = "SELECT nights.number, min(started_at), max(ended_at) FROM shards JOIN nights ON nights.id = shards.night
+        let sql =
+            "SELECT nights.number, min(started_at), max(ended_at) FROM shards JOIN nights ON nights.id = shards.night
                    WHERE nights.job = ?1 GROUP BY nights.number";
         let mut statement = self.connection.prepare_cached(sql)?;
         let row = |row: &rusqlite::Row<'_>| Ok((uint(row.get(0)?), (row.get(1)?, row.get(2)?)));
@@ -160,8 +166,12 @@ impl History {
 
     /// The nights of a job, by number.
     pub(super) fn nights(&self, job: &str) -> Result<Vec<NightKey>, HistoryError> {
-        let mut statement = self.connection.prepare_cached("SELECT number FROM nights WHERE job = ?1 ORDER BY number")?;
-        let numbers: Vec<i64> = statement.query_map(params![job], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT number FROM nights WHERE job = ?1 ORDER BY number")?;
+        let numbers: Vec<i64> = statement
+            .query_map(params![job], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
         let mut nights = Vec::new();
         for number in numbers {
             nights.extend(self.night(job, uint(number))?);

@@ -36,7 +36,10 @@ impl History {
             }
         }
         let findings = other.findings()?;
-        let keys: Vec<NightKey> = parts.iter().map(|part| self.begin(&part.night)).collect::<Result<_, _>>()?;
+        let keys: Vec<NightKey> = parts
+            .iter()
+            .map(|part| self.begin(&part.night))
+            .collect::<Result<_, _>>()?;
         let transaction = self.connection.transaction()?;
         for finding in findings.values() {
             write_finding(&transaction, finding)?;
@@ -65,7 +68,8 @@ impl History {
         let conflict = |what: String| HistoryError::Conflict(format!("night {number} of {job}: {what}"));
         if key.identity != part.night.identity {
             return Err(conflict(
-                "the parts are of different jobs or drivers: give the nights numbers of their own by --night".to_owned(),
+                "the parts are of different jobs or drivers: give the nights numbers of their own by --night"
+                    .to_owned(),
             ));
         }
         let shards = self.shards(key.id)?;
@@ -81,17 +85,24 @@ impl History {
             }
         }
         check_division(shards.iter().chain(&part.shards)).map_err(conflict)?;
-        let here: BTreeMap<(u64, u32), (Row, Timing)> =
-            self.rows(key.id)?.into_iter().map(|(row, timing)| ((row.iteration, row.attempt), (row, timing))).collect();
+        let here: BTreeMap<(u64, u32), (Row, Timing)> = self
+            .rows(key.id)?
+            .into_iter()
+            .map(|(row, timing)| ((row.iteration, row.attempt), (row, timing)))
+            .collect();
         for (row, timing) in &part.rows {
             let Some((old, time)) = here.get(&(row.iteration, row.attempt)) else {
                 continue;
             };
             if old != row || time != timing {
-                return Err(conflict(format!("iteration {} was run twice: leave one out", row.iteration)));
+                return Err(conflict(format!(
+                    "iteration {} was run twice: leave one out",
+                    row.iteration
+                )));
             }
         }
-        part.rows.retain(|(row, _)| !here.contains_key(&(row.iteration, row.attempt)));
+        part.rows
+            .retain(|(row, _)| !here.contains_key(&(row.iteration, row.attempt)));
         Ok(part)
     }
 }

@@ -15,8 +15,8 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, params};
 
 pub use self::view::{JobView, SignatureView, ViewStatus};
-use super::triage::finding::{Finding, Weight};
 use super::triage::Row;
+use super::triage::finding::{Finding, Weight};
 
 /// Name of the database in an output directory.
 pub const FILE: &str = "history.sqlite";
@@ -196,10 +196,13 @@ impl History {
     /// # Errors
     /// [`HistoryError`]
     pub fn limit(&self, bytes: u64) -> Result<(), HistoryError> {
-        let page: i64 = self.connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
+        let page: i64 = self
+            .connection
+            .pragma_query_value(None, "page_size", |row| row.get(0))?;
         let pages = (int(bytes) / page.max(1)).max(1);
         // It answers with the limit that holds.
-        self.connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;
+        self.connection
+            .pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;
         Ok(())
     }
 
@@ -208,7 +211,9 @@ impl History {
     /// # Errors
     /// [`HistoryError::Damaged`] says what is wrong.
     pub fn check(&self) -> Result<(), HistoryError> {
-        let found: String = self.connection.pragma_query_value(None, "integrity_check", |row| row.get(0))?;
+        let found: String = self
+            .connection
+            .pragma_query_value(None, "integrity_check", |row| row.get(0))?;
         if found == "ok" {
             return Ok(());
         }
@@ -221,7 +226,10 @@ impl History {
     /// [`HistoryError`]
     pub fn night(&self, job: &str, number: u64) -> Result<Option<NightKey>, HistoryError> {
         let sql = "SELECT id, number, identity, setup FROM nights WHERE job = ?1 AND number = ?2";
-        Ok(self.connection.query_row(sql, params![job, int(number)], night_key).optional()?)
+        Ok(self
+            .connection
+            .query_row(sql, params![job, int(number)], night_key)
+            .optional()?)
     }
 
     /// The last night of a job.
@@ -238,11 +246,22 @@ impl History {
     /// # Errors
     /// [`HistoryError`]
     pub fn begin(&mut self, night: &NewNight) -> Result<NightKey, HistoryError> {
-        let (driver, hash) = night.driver.clone().map_or((None, None), |(name, hash)| (Some(name), hash));
+        let (driver, hash) = night
+            .driver
+            .clone()
+            .map_or((None, None), |(name, hash)| (Some(name), hash));
         self.connection.execute(
             "INSERT INTO nights (job, number, identity, setup, definition, driver, driver_sha256)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (job, number) DO NOTHING",
-            params![night.job, int(night.number), night.identity, night.setup, night.definition, driver, hash],
+            params![
+                night.job,
+                int(night.number),
+                night.identity,
+                night.setup,
+                night.definition,
+                driver,
+                hash
+            ],
         )?;
         let key = self.night(&night.job, night.number)?;
         key.ok_or_else(|| HistoryError::Damaged("a night that was begun is not there".to_owned()))
@@ -312,7 +331,9 @@ impl History {
     /// # Errors
     /// [`HistoryError`]
     pub fn done(&self, night: i64) -> Result<HashSet<(u64, u32)>, HistoryError> {
-        let mut statement = self.connection.prepare("SELECT iteration, attempt FROM iterations WHERE night = ?1")?;
+        let mut statement = self
+            .connection
+            .prepare("SELECT iteration, attempt FROM iterations WHERE night = ?1")?;
         let rows = statement.query_map(params![night], |row| Ok((uint(row.get(0)?), row.get(1)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -359,7 +380,8 @@ impl History {
     /// # Errors
     /// [`HistoryError`]
     pub fn signatures(&self, job: &str) -> Result<Vec<String>, HistoryError> {
-        let sql = "SELECT DISTINCT signature FROM sightings JOIN nights ON nights.id = sightings.night WHERE nights.job = ?1";
+        let sql =
+            "SELECT DISTINCT signature FROM sightings JOIN nights ON nights.id = sightings.night WHERE nights.job = ?1";
         let mut statement = self.connection.prepare(sql)?;
         let rows = statement.query_map(params![job], |row| row.get(0))?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -370,7 +392,9 @@ impl History {
     /// # Errors
     /// [`HistoryError`]
     pub fn jobs(&self) -> Result<Vec<String>, HistoryError> {
-        let mut statement = self.connection.prepare("SELECT DISTINCT job FROM nights ORDER BY job")?;
+        let mut statement = self
+            .connection
+            .prepare("SELECT DISTINCT job FROM nights ORDER BY job")?;
         let rows = statement.query_map([], |row| row.get(0))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }

@@ -102,7 +102,9 @@ fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<(), Histo
 }
 
 fn apply(transaction: &Transaction<'_>, migrations: &[&str]) -> rusqlite::Result<()> {
-    migrations.iter().try_for_each(|migration| transaction.execute_batch(migration))
+    migrations
+        .iter()
+        .try_for_each(|migration| transaction.execute_batch(migration))
 }
 
 fn application(connection: &Connection) -> rusqlite::Result<i32> {
@@ -127,7 +129,9 @@ mod tests {
         let both = ["CREATE TABLE one (a)", "ALTER TABLE one ADD COLUMN b DEFAULT 3"];
         for _ in 0..2 {
             migrate(&mut connection, &both).unwrap();
-            let row: (i64, i64) = connection.query_row("SELECT a, b FROM one", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+            let row: (i64, i64) = connection
+                .query_row("SELECT a, b FROM one", [], |row| Ok((row.get(0)?, row.get(1)?)))
+                .unwrap();
             assert_eq!(row, (7, 3));
         }
         let later = migrate(&mut connection, &["CREATE TABLE one (a)"]).unwrap_err();
@@ -140,7 +144,9 @@ mod tests {
         migrate(&mut connection, &["CREATE TABLE one (a)"]).unwrap();
         let broken = ["CREATE TABLE one (a)", "CREATE TABLE two (a)", "nonsense"];
         assert!(migrate(&mut connection, &broken).is_err());
-        let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).unwrap();
+        let tables: i64 = connection
+            .query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))
+            .unwrap();
         assert_eq!((tables, version(&connection).unwrap()), (1, 1));
     }
 

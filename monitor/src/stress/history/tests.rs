@@ -24,7 +24,11 @@ fn row(iteration: u64, findings: &[&str]) -> Row {
         seed: u64::MAX - iteration,
         cpus: 2,
         faults: vec![format!("drop:read,after={iteration}")],
-        verdict: if findings.is_empty() { Verdict::Completed } else { Verdict::Found },
+        verdict: if findings.is_empty() {
+            Verdict::Completed
+        } else {
+            Verdict::Found
+        },
         reason: None,
         findings: findings.iter().map(|&signature| signature.to_owned()).collect(),
     }
@@ -71,7 +75,9 @@ fn add(history: &mut History, number: u64, share: Shard, rows: &[Row]) {
         let running = shard(share, ShardState::Running);
         history.record(night.id, row, &findings, timing, &running).unwrap();
     }
-    history.set_shard(night.id, &shard(share, ShardState::Complete)).unwrap();
+    history
+        .set_shard(night.id, &shard(share, ShardState::Complete))
+        .unwrap();
 }
 
 fn report(history: &History, number: u64) -> JobReport {
@@ -89,7 +95,10 @@ fn what_is_written_is_what_is_read() {
     let night = history.load("job", &key).unwrap();
     assert_eq!(night.rows, rows);
     assert!(night.missing_shards.is_empty());
-    assert_eq!((night.execution.seconds, night.execution.started.as_str()), (5, "1970-01-01T00:01:40Z"));
+    assert_eq!(
+        (night.execution.seconds, night.execution.started.as_str()),
+        (5, "1970-01-01T00:01:40Z")
+    );
     assert_eq!(night.findings["aa"], finding("aa"));
     assert_eq!(history.done(key.id).unwrap(), [(0, 0), (3, 0), (7, 0)].into());
     assert_eq!(history.tried("job", "setup").unwrap().len(), 3);
@@ -102,7 +111,13 @@ fn what_is_written_is_what_is_read() {
 fn an_iteration_counts_once() {
     let mut history = history(0, Shard::WHOLE, &[row(0, &["aa"])]);
     let key = history.night("job", 0).unwrap().unwrap();
-    let again = history.record(key.id, &row(0, &[]), &[], Timing::default(), &shard(Shard::WHOLE, ShardState::Running));
+    let again = history.record(
+        key.id,
+        &row(0, &[]),
+        &[],
+        Timing::default(),
+        &shard(Shard::WHOLE, ShardState::Running),
+    );
     assert!(again.is_err());
     assert_eq!(history.load("job", &key).unwrap().rows, [row(0, &["aa"])]);
     // The share's state was not written either.
@@ -112,15 +127,35 @@ fn an_iteration_counts_once() {
 #[test]
 fn earlier_nights_say_what_is_open_and_what_is_gone() {
     let mut history = history(0, Shard::WHOLE, &[row(0, &["aa"]), row(1, &["bb"])]);
-    add(&mut history, 1, Shard::WHOLE, &[row(0, &["bb"]), row(1, &["cc"]), row(2, &[])]);
+    add(
+        &mut history,
+        1,
+        Shard::WHOLE,
+        &[row(0, &["bb"]), row(1, &["cc"]), row(2, &[])],
+    );
     let report = report(&history, 1);
-    let status: Vec<_> = report.findings.iter().map(|one| (one.signature.as_str(), one.first_night)).collect();
+    let status: Vec<_> = report
+        .findings
+        .iter()
+        .map(|one| (one.signature.as_str(), one.first_night))
+        .collect();
     assert_eq!(status, [("cc", 1), ("bb", 0)], "new ones first");
-    assert_eq!(report.gone.iter().map(|one| one.signature.as_str()).collect::<Vec<_>>(), ["aa"]);
+    assert_eq!(
+        report.gone.iter().map(|one| one.signature.as_str()).collect::<Vec<_>>(),
+        ["aa"]
+    );
     assert!(history.seen_before("job", 1, "aa").unwrap() && !history.seen_before("job", 1, "cc").unwrap());
     let view = history.view("job").unwrap();
-    let statuses: Vec<_> = view.findings.iter().map(|one| (one.signature.as_str(), one.status)).collect();
-    let expected = [("cc", ViewStatus::New), ("bb", ViewStatus::Open), ("aa", ViewStatus::Gone)];
+    let statuses: Vec<_> = view
+        .findings
+        .iter()
+        .map(|one| (one.signature.as_str(), one.status))
+        .collect();
+    let expected = [
+        ("cc", ViewStatus::New),
+        ("bb", ViewStatus::Open),
+        ("aa", ViewStatus::Gone),
+    ];
     assert_eq!(statuses, expected);
     assert_eq!(view.findings[1].nights.len(), 2);
     assert_eq!(history.first_runs("job", "bb", 1).unwrap(), [(0, 1, 0)]);
@@ -134,7 +169,13 @@ fn what_comes_and_goes_at_one_case_is_flaky() {
         ..row(4, findings)
     };
     let history = history(0, Shard::WHOLE, &[again(0, &["aa", "bb"]), again(1, &["bb"])]);
-    let flaky: Vec<_> = history.view("job").unwrap().findings.into_iter().map(|one| (one.signature, one.flaky)).collect();
+    let flaky: Vec<_> = history
+        .view("job")
+        .unwrap()
+        .findings
+        .into_iter()
+        .map(|one| (one.signature, one.flaky))
+        .collect();
     assert_eq!(flaky, [("aa".to_owned(), true), ("bb".to_owned(), false)]);
 }
 
@@ -146,10 +187,17 @@ fn parts_that_do_not_belong_together_are_refused_and_change_nothing() {
         let before = one.load("job", &one.night("job", 0).unwrap().unwrap()).unwrap().rows;
         let error = one.merge(other).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
-        assert_eq!(one.load("job", &one.night("job", 0).unwrap().unwrap()).unwrap().rows, before);
+        assert_eq!(
+            one.load("job", &one.night("job", 0).unwrap().unwrap()).unwrap().rows,
+            before
+        );
     };
     refused(&mut one, &part(2, &[row(0, &["aa"])]), "iteration 0 was run twice");
-    refused(&mut one, &history(0, Shard::new(3, 4).unwrap(), &[]), "cut in different ways");
+    refused(
+        &mut one,
+        &history(0, Shard::new(3, 4).unwrap(), &[]),
+        "cut in different ways",
+    );
     let mut elsewhere = part(1, &[row(2, &[])]);
     let night = elsewhere.night("job", 0).unwrap().unwrap();
     let other_host = ShardRecord {
@@ -177,7 +225,9 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
     let findings = prop::sample::subsequence(vec!["aa", "bb", "cc"], 0..=3);
     proptest::collection::vec(findings, 1..40).prop_map(|list| {
         let numbered = list.into_iter().enumerate();
-        numbered.map(|(number, findings)| row(number as u64, &findings)).collect()
+        numbered
+            .map(|(number, findings)| row(number as u64, &findings))
+            .collect()
     })
 }
 
@@ -213,7 +263,15 @@ fn a_database_that_may_not_grow_says_that_it_is_full() {
     let record = shard(Shard::WHOLE, ShardState::Running);
     let mut written = 0;
     let error = (0..10_000).find_map(|iteration| {
-        let error = history.record(night.id, &row(iteration, &["aa"]), &[finding("aa")], Timing::default(), &record).err();
+        let error = history
+            .record(
+                night.id,
+                &row(iteration, &["aa"]),
+                &[finding("aa")],
+                Timing::default(),
+                &record,
+            )
+            .err();
         written += u64::from(error.is_none());
         error
     });

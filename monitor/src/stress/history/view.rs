@@ -117,7 +117,10 @@ impl History {
                     night,
                     rate: Rate {
                         hits,
-                        runs: nights.iter().find(|one| one.night == night).map_or(0, |one| one.iterations),
+                        runs: nights
+                            .iter()
+                            .find(|one| one.night == night)
+                            .map_or(0, |one| one.iterations),
                     },
                 })
                 .collect();
@@ -156,7 +159,10 @@ impl History {
             let night = self.new_night(job, &key)?;
             views.push(NightView {
                 night: key.number,
-                started: times.get(&key.number).map(|(began, _)| timestamp(*began)).unwrap_or_default(),
+                started: times
+                    .get(&key.number)
+                    .map(|(began, _)| timestamp(*began))
+                    .unwrap_or_default(),
                 iterations: sizes.get(&key.number).copied().unwrap_or(0),
                 findings: hits.iter().filter(|(_, number, _)| *number == key.number).count() as u64,
                 driver_sha256: night.driver.and_then(|(_, hash)| hash),

@@ -87,7 +87,9 @@ impl Job {
         let Faults::Systematic(points) = &self.plans[plan].faults else {
             return None;
         };
-        let turns: Vec<usize> = (0..self.schedule.len()).filter(|&turn| self.schedule[turn] == plan).collect();
+        let turns: Vec<usize> = (0..self.schedule.len())
+            .filter(|&turn| self.schedule[turn] == plan)
+            .collect();
         let last = points.len().saturating_sub(1);
         let round = (last / turns.len()) as u64;
         let case = round * self.schedule.len() as u64 + turns[last % turns.len()] as u64;
@@ -125,8 +127,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::stress::planning::shard::{Shard, Way};
     use crate::stress::planning::JobFile;
+    use crate::stress::planning::shard::{Shard, Way};
 
     fn job(text: &str) -> Job {
         let text = format!("cpus = [1, 2, 4]\n{text}\n[guest]\ndriver = \"a.sys\"\n");
@@ -220,7 +222,11 @@ mod tests {
 
     #[test]
     fn nights_differ_by_a_base_and_not_by_a_range() {
-        let all = |job: &Job, night| (0..40).map(|iteration| job.choice(night, iteration)).collect::<Vec<_>>();
+        let all = |job: &Job, night| {
+            (0..40)
+                .map(|iteration| job.choice(night, iteration))
+                .collect::<Vec<_>>()
+        };
         let base = job("plan = [{ mode = \"random\" }]");
         assert_ne!(all(&base, 0), all(&base, 1));
         let range = job("seeds = { first = 5, count = 8 }\nplan = [{ mode = \"random\" }]");
@@ -241,17 +247,23 @@ mod tests {
     #[test]
     fn a_repeated_case_is_the_same_and_others_are_not() {
         let job = job("repeat = 3\nplan = [{ mode = \"random\" }]");
-        let cases: Vec<_> = (0..300).map(|iteration| run(&job.choice(0, iteration)).clone()).collect();
+        let cases: Vec<_> = (0..300)
+            .map(|iteration| run(&job.choice(0, iteration)).clone())
+            .collect();
         assert!(cases.chunks(3).all(|same| same[0] == same[1] && same[1] == same[2]));
         assert_eq!(cases.iter().collect::<HashSet<_>>().len(), 100);
-        assert_eq!(cases.iter().map(|case| case.cpus).collect::<BTreeSet<_>>(), [1, 2, 4].into());
+        assert_eq!(
+            cases.iter().map(|case| case.cpus).collect::<BTreeSet<_>>(),
+            [1, 2, 4].into()
+        );
     }
 
     #[test]
     fn the_end_is_the_earlier_of_two() {
         assert_eq!(job("iterations = 7").end(), Some(7));
         assert_eq!(job("duration = \"1h\"").end(), None);
-        let each = "plan = [{ mode = \"systematic\", occurrences = 1, what = [\"read\"], kinds = [\"drop\", \"fatal\"] }]";
+        let each =
+            "plan = [{ mode = \"systematic\", occurrences = 1, what = [\"read\"], kinds = [\"drop\", \"fatal\"] }]";
         assert_eq!(job(each).end(), Some(2));
         assert_eq!(job(&format!("iterations = 1\n{each}")).end(), Some(1));
     }

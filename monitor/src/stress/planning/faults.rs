@@ -132,7 +132,9 @@ fn check_words(kinds: &Weighted, what: &Weighted, controller: &ControllerKind) -
         if tried.into_iter().any(|fits| fits) {
             return Ok(());
         }
-        Err(check(&vocabulary::fault("drop", what, 0, 1, None), controller).err().unwrap_or_default())
+        Err(check(&vocabulary::fault("drop", what, 0, 1, None), controller)
+            .err()
+            .unwrap_or_default())
     })
 }
 
@@ -160,11 +162,17 @@ impl Vocabulary {
             what: what
                 .iter()
                 .map(|(what, weight)| {
-                    let fit = kinds.iter().filter(|(kind, _)| vocabulary::fits(kind, what, controller));
+                    let fit = kinds
+                        .iter()
+                        .filter(|(kind, _)| vocabulary::fits(kind, what, controller));
                     (what.clone(), *weight, fit.cloned().collect())
                 })
                 .collect(),
-            statuses: list(plan.statuses.as_ref(), &vocabulary::default_statuses(controller), "statuses")?,
+            statuses: list(
+                plan.statuses.as_ref(),
+                &vocabulary::default_statuses(controller),
+                "statuses",
+            )?,
             delays: list(
                 plan.delays.as_ref(),
                 &vocabulary::DEFAULT_DELAYS.map(str::to_owned),
@@ -176,16 +184,21 @@ impl Vocabulary {
     }
 
     fn check(&self, kinds: &Weighted, controller: &ControllerKind) -> Result<(), String> {
-        if let Some((idle, _)) = kinds
-            .iter()
-            .find(|(kind, _)| !self.what.iter().any(|(_, _, fit)| fit.iter().any(|(one, _)| one == kind)))
-        {
+        if let Some((idle, _)) = kinds.iter().find(|(kind, _)| {
+            !self
+                .what
+                .iter()
+                .any(|(_, _, fit)| fit.iter().any(|(one, _)| one == kind))
+        }) {
             return Err(format!("kind `{idle}` fits nothing that the plan is about"));
         }
         if let Some((what, ..)) = self.what.iter().find(|(_, _, kinds)| kinds.is_empty()) {
             return Err(format!("none of the plan's kinds fits `{what}`"));
         }
-        for (kind, _) in kinds.iter().filter(|(kind, _)| ["fail", "delay"].contains(&kind.as_str())) {
+        for (kind, _) in kinds
+            .iter()
+            .filter(|(kind, _)| ["fail", "delay"].contains(&kind.as_str()))
+        {
             self.values(kind)
                 .iter()
                 .try_for_each(|value| check(&vocabulary::fault(kind, "any", 0, 1, value.as_ref()), controller))?;
@@ -274,13 +287,22 @@ mod tests {
         refused("", "needs `faults`, or `mode`");
         refused("faults = [\"fail:reed\"]", "`reed` is no command");
         refused("mode = \"random\"\nfaults = []", "`faults` means nothing");
-        refused("faults = []\nmost = 3", "`most` means nothing in a plan whose mode is fixed");
+        refused(
+            "faults = []\nmost = 3",
+            "`most` means nothing in a plan whose mode is fixed",
+        );
         refused("mode = \"systematic\"\nleast = 1", "`least` means nothing");
         refused("faults = []\nweight = 0", "weight 0");
         refused("mode = \"random\"\nkinds = [\"explode\"]", "unknown kind `explode`");
         refused("mode = \"random\"\nwhat = [\"reed\"]", "`reed` is no command");
-        refused("mode = \"random\"\nkinds = [\"delay\"]\nwhat = [\"cc\"]", "fits nothing");
-        refused("mode = \"random\"\nkinds = [\"delay\"]\nwhat = [\"cc\", \"read\"]", "fits `cc`");
+        refused(
+            "mode = \"random\"\nkinds = [\"delay\"]\nwhat = [\"cc\"]",
+            "fits nothing",
+        );
+        refused(
+            "mode = \"random\"\nkinds = [\"delay\"]\nwhat = [\"cc\", \"read\"]",
+            "fits `cc`",
+        );
         refused("mode = \"random\"\nwhat = []", "`what` is empty");
         refused("mode = \"random\"\nkinds = { fail = 0 }", "`kinds` is empty");
         refused("mode = \"random\"\nwhat = [\"read\", \"read\"]", "`read` twice");

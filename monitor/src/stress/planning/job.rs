@@ -192,14 +192,27 @@ fn check_guest(guest: &RunSpec) -> Result<(), String> {
     }
     let mut tried = guest.clone();
     tried.seed = Some(0);
-    tried.check(false, 0).map(drop).map_err(|reason| format!("[guest]: {reason}"))
+    tried
+        .check(false, 0)
+        .map(drop)
+        .map_err(|reason| format!("[guest]: {reason}"))
 }
 
 /// A description without what differs from machine to machine or from run to run.
 fn guest_identity(guest: &RunSpec) -> serde_json::Value {
     let mut value = guest.to_value().unwrap_or_default();
     if let Some(fields) = value.as_object_mut() {
-        for key in ["symbols", "kvm", "no_sandbox", "report_dir", "output_limit", "cpus", "seed", "fault", "format"] {
+        for key in [
+            "symbols",
+            "kvm",
+            "no_sandbox",
+            "report_dir",
+            "output_limit",
+            "cpus",
+            "seed",
+            "fault",
+            "format",
+        ] {
             fields.remove(key);
         }
         // The command line of the kernel is no path, whatever is in it.
@@ -246,7 +259,10 @@ fn plans(file: &JobFile, text: &str) -> Result<Vec<Plan>, JobError> {
 /// In which order plans take turns: each as often as its weight says, spread evenly.
 fn schedule(plans: &[Plan]) -> Vec<usize> {
     let divisor = plans.iter().fold(0, |divisor, plan| gcd(divisor, plan.weight));
-    let weights: Vec<i64> = plans.iter().map(|plan| i64::from(plan.weight / divisor.max(1))).collect();
+    let weights: Vec<i64> = plans
+        .iter()
+        .map(|plan| i64::from(plan.weight / divisor.max(1)))
+        .collect();
     let sum: i64 = weights.iter().sum();
     let mut credit = vec![0i64; plans.len()];
     (0..sum)
@@ -268,9 +284,7 @@ fn gcd(a: u32, b: u32) -> u32 {
 
 fn seeds(seeds: &SeedSettings) -> Result<Seeds, String> {
     match (seeds.base, seeds.first, seeds.count) {
-        (Some(_), Some(_), _) | (Some(_), _, Some(_)) => {
-            Err("seeds: either `base`, or `first` and `count`".to_owned())
-        }
+        (Some(_), Some(_), _) | (Some(_), _, Some(_)) => Err("seeds: either `base`, or `first` and `count`".to_owned()),
         (base, None, None) => Ok(Seeds::Base(base.unwrap_or(1))),
         (None, Some(_), None) => Err("seeds: `first` needs `count`".to_owned()),
         (None, first, Some(count)) => {
@@ -360,12 +374,16 @@ mod tests {
         assert!(pr.stop_at_first_new && pr.duration == Some(PR_DURATION));
         assert_eq!(pr.baseline, Some("/jobs/known.toml".into()));
         let said = job("profile = \"pr\"\niterations = 5\nstop_at_first_new = false").unwrap();
-        assert_eq!((said.duration, said.iterations, said.stop_at_first_new), (None, Some(5), false));
+        assert_eq!(
+            (said.duration, said.iterations, said.stop_at_first_new),
+            (None, Some(5), false)
+        );
     }
 
     #[test]
     fn a_range_of_seeds_meets_every_plan_and_ends() {
-        let text = "seeds = { first = 10, count = 4 }\nrepeat = 3\nplan = [{ faults = [] }, { faults = [\"drop:read\"] }]";
+        let text =
+            "seeds = { first = 10, count = 4 }\nrepeat = 3\nplan = [{ faults = [] }, { faults = [\"drop:read\"] }]";
         assert_eq!(job(text).unwrap().iterations, Some(4 * 2 * 3));
     }
 
@@ -403,7 +421,9 @@ mod tests {
             ("reboot_at_triple_fault = true", "--firmware"),
         ] {
             let text = format!("[guest]\ndriver = \"a.sys\"\n{line}");
-            let error = Job::new(&JobFile::parse(&text).unwrap(), &text, Path::new("/"), "x").unwrap_err().to_string();
+            let error = Job::new(&JobFile::parse(&text).unwrap(), &text, Path::new("/"), "x")
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(why), "{line}: {error}");
         }
         let error = Job::new(&JobFile::default(), "", Path::new("/"), "x").unwrap_err();
@@ -414,14 +434,27 @@ mod tests {
     fn the_identity_is_what_decides_the_iterations_and_nothing_else() {
         let identity = |text: &str| job(text).unwrap().identity();
         let one = identity("");
-        for same in ["duration = \"5m\"", "jobs = 7", "keep = 1", "output = \"/x\"", "confirm = 0"] {
+        for same in [
+            "duration = \"5m\"",
+            "jobs = 7",
+            "keep = 1",
+            "output = \"/x\"",
+            "confirm = 0",
+        ] {
             assert_eq!(identity(same), one, "{same}");
         }
-        for other in ["name = \"x\"", "seeds = { base = 2 }", "repeat = 2", "plan = [{ mode = \"random\" }]"] {
+        for other in [
+            "name = \"x\"",
+            "seeds = { base = 2 }",
+            "repeat = 2",
+            "plan = [{ mode = \"random\" }]",
+        ] {
             assert_ne!(identity(other), one, "{other}");
         }
         let moved = |directory: &str| {
-            let text = format!("[guest]\ndriver = \"{directory}/b.sys\"\ndisk = [\"{directory}/d.img,snapshot\"]\nappend = \"a=/b/c\"");
+            let text = format!(
+                "[guest]\ndriver = \"{directory}/b.sys\"\ndisk = [\"{directory}/d.img,snapshot\"]\nappend = \"a=/b/c\""
+            );
             let file = JobFile::parse(&text).unwrap();
             Job::new(&file, &text, Path::new(directory), "x").unwrap().identity()
         };

@@ -150,22 +150,36 @@ mod tests {
 
     #[test]
     fn weights_are_shares_and_the_whole_range_is_reached() {
-        let plan = plan("kinds = { drop = 3, fatal = 1 }\nwhat = [\"read\"]\nleast = 1\nmost = 1\noccurrences = 4").unwrap();
+        let plan =
+            plan("kinds = { drop = 3, fatal = 1 }\nwhat = [\"read\"]\nleast = 1\nmost = 1\noccurrences = 4").unwrap();
         let mut random = ChaCha8Rng::seed_from_u64(1);
         let mut seen = BTreeMap::<String, u32>::new();
         for _ in 0..4000 {
             *seen.entry(plan.faults(&mut random).remove(0)).or_default() += 1;
         }
         assert_eq!(seen.len(), 8, "{seen:?}");
-        let drops: u32 = seen.iter().filter(|(fault, _)| fault.starts_with("drop")).map(|(_, n)| n).sum();
+        let drops: u32 = seen
+            .iter()
+            .filter(|(fault, _)| fault.starts_with("drop"))
+            .map(|(_, n)| n)
+            .sum();
         assert!((2850..3150).contains(&drops), "{drops}");
     }
 
     #[test]
     fn numbers_without_sense_are_refused() {
-        for text in ["least = 3\nmost = 2", "most = 33", "occurrences = 0", "counts = [0]", "counts = []"] {
+        for text in [
+            "least = 3\nmost = 2",
+            "most = 33",
+            "occurrences = 0",
+            "counts = [0]",
+            "counts = []",
+        ] {
             assert!(plan(text).is_err(), "{text}");
         }
-        assert_eq!(plan("most = 0").unwrap().faults(&mut ChaCha8Rng::seed_from_u64(1)), [""; 0]);
+        assert_eq!(
+            plan("most = 0").unwrap().faults(&mut ChaCha8Rng::seed_from_u64(1)),
+            [""; 0]
+        );
     }
 }

@@ -198,7 +198,11 @@ mod tests {
             ("\n\n[guest]\ndriver = \"a.sys\"\ncpu = 2\n", 5, "cpu"),
             ("[seeds]\nbase = 1\nlast = 3\n", 3, "last"),
             ("[[plan]]\nmode = \"random\"\n[[plan]]\nkind = [\"fail\"]\n", 4, "kind"),
-            ("[[serial]]\nfinding = \"a\"\ncontains = \"b\"\nregex = \"c\"\n", 4, "regex"),
+            (
+                "[[serial]]\nfinding = \"a\"\ncontains = \"b\"\nregex = \"c\"\n",
+                4,
+                "regex",
+            ),
             ("[guests]\n", 1, "guests"),
         ] {
             let error = error(text);
@@ -212,7 +216,11 @@ mod tests {
         for (text, line, what) in [
             ("name = \"a\"\nduration = \"3 weeks\"\n", 2, "weeks"),
             ("[guest]\nmemory = \"1T\"\n", 2, "unknown suffix `T`"),
-            ("[guest]\nappend = \"a\"\nfault = [\"drop:read,x=1\"]\n", 3, "unknown key `x`"),
+            (
+                "[guest]\nappend = \"a\"\nfault = [\"drop:read,x=1\"]\n",
+                3,
+                "unknown key `x`",
+            ),
             ("\n\ncpus = \"two\"\n", 3, "expected a number or a list of numbers"),
             ("profile = \"weekly\"\n", 1, "weekly"),
             ("[[plan]]\nmode = \"clever\"\n", 2, "clever"),

@@ -224,7 +224,10 @@ fn slurm_share(variable: &impl Fn(&str) -> Option<String>) -> Result<Option<(Sha
         None => default.ok_or_else(|| format!("{ID} is set and {name} is not: use --shard")),
     };
     let (id, total) = (number(ID, &id)?, get(COUNT, None)?);
-    let (first, step) = (get("SLURM_ARRAY_TASK_MIN", Some(0))?, get("SLURM_ARRAY_TASK_STEP", Some(1))?);
+    let (first, step) = (
+        get("SLURM_ARRAY_TASK_MIN", Some(0))?,
+        get("SLURM_ARRAY_TASK_STEP", Some(1))?,
+    );
     let place = format!("{ID} and {COUNT} (Slurm)");
     let odd = || format!("{place}: task {id} is none of {total} from {first} in steps of {step}: use --shard");
     let distance = id.checked_sub(first).ok_or_else(odd)?;
@@ -328,8 +331,16 @@ mod tests {
         let gitlab = [("CI_NODE_INDEX", "1"), ("CI_NODE_TOTAL", "1")];
         assert_eq!(found(&gitlab), Ok(None));
         assert_eq!(found(&[("CI_NODE_TOTAL", "1")]), Ok(None));
-        assert!(found(&[("JOB_COMPLETION_INDEX", "3")]).unwrap_err().contains("STORLOCK_SHARDS"));
-        assert!(found(&[("CI_NODE_INDEX", "x"), ("CI_NODE_TOTAL", "2")]).unwrap_err().contains("CI_NODE_INDEX=x"));
+        assert!(
+            found(&[("JOB_COMPLETION_INDEX", "3")])
+                .unwrap_err()
+                .contains("STORLOCK_SHARDS")
+        );
+        assert!(
+            found(&[("CI_NODE_INDEX", "x"), ("CI_NODE_TOTAL", "2")])
+                .unwrap_err()
+                .contains("CI_NODE_INDEX=x")
+        );
         assert!(found(&[(VARIABLE, "3/2")]).unwrap_err().contains(VARIABLE));
     }
 
@@ -342,7 +353,10 @@ mod tests {
             ("SLURM_ARRAY_TASK_COUNT", "9"),
         ];
         let error = found(&both).unwrap_err();
-        assert!(error.contains("CI_NODE_INDEX") && error.contains("SLURM_ARRAY_TASK_ID"), "{error}");
+        assert!(
+            error.contains("CI_NODE_INDEX") && error.contains("SLURM_ARRAY_TASK_ID"),
+            "{error}"
+        );
         both.push((VARIABLE, "hash:7/7"));
         assert_eq!(found(&both).unwrap().unwrap().0.to_string(), "hash:7/7");
     }

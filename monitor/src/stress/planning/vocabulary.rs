@@ -11,7 +11,14 @@ use crate::run::spec::PlannedFault;
 /// the driver does.
 const NOT_BY_DEFAULT: [&str; 1] = ["read-only"];
 /// What a plan's faults are about without being told: what a Storport workload sends, as far as the controller has it.
-const DEFAULT_COMMANDS: [&str; 6] = ["read", "write", "flush", "dataset-management", "unmap", "synchronize-cache"];
+const DEFAULT_COMMANDS: [&str; 6] = [
+    "read",
+    "write",
+    "flush",
+    "dataset-management",
+    "unmap",
+    "synchronize-cache",
+];
 /// Statuses of failed NVMe commands: Unrecovered Read Error, Write Fault, Internal Error, LBA Out of Range, and Namespace
 /// Not Ready with Do Not Retry (NVMe Base Specification 2.0, figures 99 to 102).
 const NVME_STATUSES: [u64; 5] = [0x281, 0x280, 0x6, 0x80, 0x4082];
@@ -51,7 +58,9 @@ pub fn default_kinds(controller: &ControllerKind) -> Vec<&'static str> {
 #[must_use]
 pub fn default_commands(controller: &ControllerKind) -> Vec<&'static str> {
     let classes = controller.faults.classes.iter();
-    let all: Vec<&str> = classes.flat_map(|class| class.commands.iter().map(|(name, _)| *name)).collect();
+    let all: Vec<&str> = classes
+        .flat_map(|class| class.commands.iter().map(|(name, _)| *name))
+        .collect();
     let usual: Vec<&str> = DEFAULT_COMMANDS.into_iter().filter(|name| all.contains(name)).collect();
     if usual.is_empty() { all } else { usual }
 }
@@ -82,7 +91,9 @@ pub fn fits(kind: &str, what: &str, controller: &ControllerKind) -> bool {
 /// # Errors
 /// Why not.
 pub fn check(fault: &str, controller: &ControllerKind) -> Result<(), String> {
-    let parsed = fault.parse::<PlannedFault>().map_err(|reason| format!("fault `{fault}`: {reason}"))?;
+    let parsed = fault
+        .parse::<PlannedFault>()
+        .map_err(|reason| format!("fault `{fault}`: {reason}"))?;
     parsed.resolve(&controller.faults).map(drop)
 }
 

@@ -48,13 +48,19 @@ fn free_memory(meminfo: &str) -> u64 {
 
 /// What is left of the limits of this process's control group (version 2) and those above it.
 fn group_memory(groups: &str, root: &Path) -> u64 {
-    let path = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let path = groups
+        .lines()
+        .find_map(|line| line.strip_prefix("0::/"))
+        .unwrap_or_default();
     let group = root.join(path);
     let number = |group: &Path, file: &str| fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok();
-    let left = group.ancestors().take_while(|group| group.starts_with(root)).filter_map(|group| {
-        let limit = number(group, "memory.max")?;
-        Some(limit.saturating_sub(number(group, "memory.current").unwrap_or(0)))
-    });
+    let left = group
+        .ancestors()
+        .take_while(|group| group.starts_with(root))
+        .filter_map(|group| {
+            let limit = number(group, "memory.max")?;
+            Some(limit.saturating_sub(number(group, "memory.current").unwrap_or(0)))
+        });
     left.min().unwrap_or(u64::MAX)
 }
 

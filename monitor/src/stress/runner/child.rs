@@ -17,9 +17,9 @@ use tokio::sync::watch;
 use super::now;
 use crate::outcome::Condition;
 use crate::report::Report;
-use crate::stress::history::Timing;
 use crate::run::spec::RunSpec;
 use crate::stress::case::RUN_FILE;
+use crate::stress::history::Timing;
 use crate::stress::planning::SerialFinding;
 use crate::stress::triage::{Finding, Verdict, findings, verdict};
 
@@ -38,6 +38,8 @@ const LOG_LIMIT: u64 = 16 << 20;
 const GRACE: Duration = Duration::from_secs(60);
 /// What a guest that boots by firmware may take to shut down, if nothing else is said.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(60);
+/// How much later than its children the job may get a signal that is meant for all.
+const HEARSAY: Duration = Duration::from_secs(1);
 /// How long a child may take to end when it is told to.
 const LAST_GRACE: Duration = Duration::from_secs(5);
 
@@ -96,23 +98,35 @@ impl Child {
         let (began, started_at) = (Instant::now(), now());
         let mut child = self.command()?.spawn()?;
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
-        let limit = self.run.time_limit.0.saturating_add(self.shutdown_grace()).saturating_add(GRACE);
-        let cancelled = async {
+        let limit = self
+            .run
+            .time_limit
+            .0
+            .saturating_add(self.shutdown_grace())
+            .saturating_add(GRACE);
+        let mut cancelled = std::pin::pin!(async {
             // Whoever could cancel it may be gone, which is no reason to.
             if cancel.wait_for(|&cancel| cancel).await.is_err() {
                 std::future::pending::<()>().await;
             }
-        };
+        });
         let ended = tokio::select! {
             status = child.wait() => Some(status?),
             () = tokio::time::sleep(limit) => None,
-            () = cancelled => {
+            () = &mut cancelled => {
                 end(&mut child, pid).await?;
                 return Ok(Outcome::Cancelled);
             }
         };
-        if ended.is_none() {
-            end(&mut child, pid).await?;
+        match ended {
+            None => end(&mut child, pid).await?,
+            // Whoever ends the job may end its children at the same time: the job is about to hear of it.
+            Some(status) if status.code() == Some(i32::from(Condition::Interrupted.exit_code())) => {
+                if tokio::time::timeout(HEARSAY, &mut cancelled).await.is_ok() {
+                    return Ok(Outcome::Cancelled);
+                }
+            }
+            Some(_) => {}
         }
         let timing = Timing {
             started_at,
@@ -165,7 +179,9 @@ impl Child {
             return Outcome::Impossible(String::from_utf8_lossy(&text).trim().to_owned());
         }
         let report = read(&self.directory.join(REPORT), REPORT_LIMIT);
-        let report = report.ok().and_then(|bytes| serde_json::from_slice::<Report>(&bytes).ok());
+        let report = report
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Report>(&bytes).ok());
         let Some(report) = report else {
             return failed(&format!("the process left no report and exit code {code}"), said);
         };
@@ -175,11 +191,17 @@ impl Child {
         let serial = read(&self.directory.join(SERIAL), LOG_LIMIT).unwrap_or_default();
         let mut found = findings(&report, &String::from_utf8_lossy(&serial), &self.serial);
         if code != i32::from(report.exit_code) {
-            found.push(Finding::host(&format!("the process ended with exit code {code}, which its report does not say")));
+            found.push(Finding::host(&format!(
+                "the process ended with exit code {code}, which its report does not say"
+            )));
         }
         let verdict = verdict(&report, &found);
         let why = matches!(verdict, Verdict::Inconclusive | Verdict::HostFailed);
-        let reason = report.conditions.first().filter(|_| why).map(|note| note.reason.clone());
+        let reason = report
+            .conditions
+            .first()
+            .filter(|_| why)
+            .map(|note| note.reason.clone());
         Outcome::Result {
             verdict,
             reason,
@@ -211,7 +233,11 @@ fn read(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
 fn last_line(path: &Path) -> String {
     let bytes = read(path, LOG_LIMIT).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
-    let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+    let line = text
+        .lines()
+        .rev()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or("it said nothing");
     line.chars().take(500).collect()
 }
 
@@ -247,10 +273,24 @@ mod tests {
         let child = child(directory.path());
         let with = |status| child.result(status, Timing::default());
         failed(with(None), "the process hung and was killed", "out of luck");
-        failed(with(Some(ExitStatus::from_raw(9))), "the process was killed by signal 9", "out of luck");
-        failed(with(Some(ExitStatus::from_raw(101 << 8))), "the process left no report and exit code 101", "out of luck");
+        failed(
+            with(Some(ExitStatus::from_raw(9))),
+            "the process was killed by signal 9",
+            "out of luck",
+        );
+        failed(
+            with(Some(ExitStatus::from_raw(101 << 8))),
+            "the process left no report and exit code 101",
+            "out of luck",
+        );
         std::fs::write(directory.path().join(REPORT), "{\"schema\": ").unwrap();
-        failed(with(Some(ExitStatus::from_raw(0))), "the process left no report and exit code 0", "out of luck");
-        assert!(matches!(with(Some(ExitStatus::from_raw(2 << 8))), Outcome::Impossible(text) if text.starts_with("one")));
+        failed(
+            with(Some(ExitStatus::from_raw(0))),
+            "the process left no report and exit code 0",
+            "out of luck",
+        );
+        assert!(
+            matches!(with(Some(ExitStatus::from_raw(2 << 8))), Outcome::Impossible(text) if text.starts_with("one"))
+        );
     }
 }

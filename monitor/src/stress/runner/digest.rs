@@ -8,8 +8,8 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::RunnerError;
-use crate::stress::case::FileDigest;
 use crate::run::spec::RunSpec;
+use crate::stress::case::FileDigest;
 use crate::stress::planning::Job;
 use crate::stress::planning::run::files;
 

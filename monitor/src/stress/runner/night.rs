@@ -3,8 +3,8 @@
 //! Talks to the history.
 
 use super::{Digests, RunnerError, now};
-use crate::stress::history::{History, HistoryError, NewNight, NightKey, ShardRecord, ShardState};
 use crate::run::spec::RunSpec;
+use crate::stress::history::{History, HistoryError, NewNight, NightKey, ShardRecord, ShardState};
 use crate::stress::planning::{Job, Shard};
 
 /// What the user asks for.
@@ -107,7 +107,10 @@ fn decide(
     let shards = history.shards(night.id)?;
     check_division(&shards, wish.shard).map_err(HistoryError::Conflict)?;
     let old = shards.into_iter().find(|shard| shard.shard == wish.shard.to_string());
-    let (resumed, complete) = (old.is_some(), old.as_ref().is_some_and(|shard| shard.state == ShardState::Complete));
+    let (resumed, complete) = (
+        old.is_some(),
+        old.as_ref().is_some_and(|shard| shard.state == ShardState::Complete),
+    );
     let began = now();
     let mut shard = old.unwrap_or_else(|| ShardRecord {
         shard: wish.shard.to_string(),
@@ -135,7 +138,9 @@ fn decide(
 /// Shares of a night are cut in one way.
 fn check_division(shards: &[ShardRecord], mine: Shard) -> Result<(), String> {
     let others = shards.iter().filter_map(|shard| shard.shard.parse::<Shard>().ok());
-    let other = others.into_iter().find(|other| (other.way, other.total) != (mine.way, mine.total));
+    let other = others
+        .into_iter()
+        .find(|other| (other.way, other.total) != (mine.way, mine.total));
     match other {
         None => Ok(()),
         Some(other) => Err(format!(

@@ -101,7 +101,9 @@ impl OutputDirectory {
     /// If it cannot be made.
     pub fn begin(&self, iteration: u64, attempt: u32) -> Result<PathBuf, RunnerError> {
         let path = self.path.join(WORK).join(format!("{iteration}.{attempt}"));
-        remove(&path).and_then(|()| fs::create_dir(&path)).map_err(io(path.display().to_string()))?;
+        remove(&path)
+            .and_then(|()| fs::create_dir(&path))
+            .map_err(io(path.display().to_string()))?;
         Ok(path)
     }
 
@@ -218,7 +220,12 @@ mod tests {
         assert!(claim(&path, "one").unwrap_err().to_string().contains("in use"));
         drop(first);
         claim(&path, "one").unwrap();
-        assert!(claim(&path, "two").unwrap_err().to_string().contains("belongs to the job one"));
+        assert!(
+            claim(&path, "two")
+                .unwrap_err()
+                .to_string()
+                .contains("belongs to the job one")
+        );
         assert_eq!(owner(&path).unwrap(), "one");
         assert!(owner(root.path()).is_err());
     }
@@ -228,7 +235,12 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("work")).unwrap();
         fs::write(root.path().join("work/thesis"), "x").unwrap();
-        assert!(claim(root.path(), "one").unwrap_err().to_string().contains("something else"));
+        assert!(
+            claim(root.path(), "one")
+                .unwrap_err()
+                .to_string()
+                .contains("something else")
+        );
         assert!(root.path().join("work/thesis").exists());
     }
 
@@ -243,7 +255,10 @@ mod tests {
         };
         let (small, large) = (run(&output, 1, 60), run(&output, 2, 60));
         assert!(output.keep(&small, "cases/0-1", 0).unwrap());
-        assert!(!output.keep(&large, "cases/0-2", 0).unwrap(), "60 + 60 are more than 100");
+        assert!(
+            !output.keep(&large, "cases/0-2", 0).unwrap(),
+            "60 + 60 are more than 100"
+        );
         assert!(output.has("cases/0-1") && !output.has("cases/0-2") && large.exists());
         drop(output);
         let mut output = claim(root.path(), "one").unwrap();

@@ -7,8 +7,8 @@ use tokio::sync::watch;
 use super::digest::file_digests;
 use super::{Child, Outcome, RunnerError, io};
 use crate::output::replace;
-use crate::stress::case::{self, Case};
 use crate::run::spec::RunSpec;
+use crate::stress::case::{self, Case};
 use crate::stress::triage::rate::Rate;
 use crate::stress::triage::{Finding, Weight};
 
@@ -20,7 +20,11 @@ const LIMIT: u64 = 16 << 20;
 /// # Errors
 /// [`RunnerError::Usage`]
 pub fn read_case(path: &Path) -> Result<Case, RunnerError> {
-    let file = if path.is_dir() { path.join(case::FILE) } else { path.to_owned() };
+    let file = if path.is_dir() {
+        path.join(case::FILE)
+    } else {
+        path.to_owned()
+    };
     let shown = file.display();
     let wrong = |what: String| RunnerError::Usage(format!("{shown}: {what}"));
     let found = std::fs::metadata(&file).map_err(|error| wrong(error.to_string()))?;
@@ -30,7 +34,11 @@ pub fn read_case(path: &Path) -> Result<Case, RunnerError> {
     let bytes = std::fs::read(&file).map_err(|error| wrong(error.to_string()))?;
     let case: Case = serde_json::from_slice(&bytes).map_err(|error| wrong(format!("it is no case: {error}")))?;
     if case.schema != case::SCHEMA {
-        return Err(wrong(format!("it has the layout {}, and this program knows {}", case.schema, case::SCHEMA)));
+        return Err(wrong(format!(
+            "it has the layout {}, and this program knows {}",
+            case.schema,
+            case::SCHEMA
+        )));
     }
     Ok(case)
 }
@@ -116,7 +124,11 @@ impl Repeater {
                 directory: self.directory.clone(),
                 serial: case.serial.clone(),
             };
-            match child.run(self.cancel.clone()).await.map_err(io("a run cannot be started"))? {
+            match child
+                .run(self.cancel.clone())
+                .await
+                .map_err(io("a run cannot be started"))?
+            {
                 Outcome::Impossible(text) => return Err(RunnerError::Usage(text)),
                 Outcome::Cancelled => {
                     repeated.interrupted = true;
@@ -129,7 +141,9 @@ impl Repeater {
                     let failed = verdict == crate::stress::triage::Verdict::HostFailed;
                     repeated.host_failures += u64::from(failed && !seen);
                     for finding in findings {
-                        if !Sought::is_in(sought, std::slice::from_ref(&finding)) && !repeated.others.contains(&finding.title) {
+                        if !Sought::is_in(sought, std::slice::from_ref(&finding))
+                            && !repeated.others.contains(&finding.title)
+                        {
                             repeated.others.push(finding.title);
                         }
                     }
@@ -149,7 +163,10 @@ impl Repeater {
 /// If there is none.
 pub fn meant<'a>(case: &'a Case, signature: Option<&str>) -> Result<&'a Finding, RunnerError> {
     let found = match signature {
-        Some(signature) => case.findings.iter().find(|finding| finding.signature.eq_ignore_ascii_case(signature)),
+        Some(signature) => case
+            .findings
+            .iter()
+            .find(|finding| finding.signature.eq_ignore_ascii_case(signature)),
         None => case.findings.first(),
     };
     found.ok_or_else(|| match signature {
@@ -166,7 +183,10 @@ pub fn changed_files(case: &Case) -> Result<Vec<String>, RunnerError> {
     let now = file_digests(&case.run)?;
     let changed = now.iter().filter(|file| !case.files.contains(file));
     let sentence = |file: &crate::stress::case::FileDigest| {
-        format!("the {} {} is not the file that the case was run with", file.role, file.name)
+        format!(
+            "the {} {} is not the file that the case was run with",
+            file.role, file.name
+        )
     };
     Ok(changed.map(sentence).collect())
 }

@@ -49,7 +49,10 @@ impl Iterator for Schedule<'_> {
                 continue;
             }
             if let Choice::Run(chosen) = self.job.choice(self.night, iteration)
-                && chosen.point.as_ref().is_none_or(|point| self.tried.insert(point.clone()))
+                && chosen
+                    .point
+                    .as_ref()
+                    .is_none_or(|point| self.tried.insert(point.clone()))
             {
                 return Some((iteration, chosen));
             }
@@ -76,7 +79,14 @@ mod tests {
     }
 
     fn all(job: &Job, shard: Shard, done: &[u64], tried: &[String]) -> Vec<(u64, Chosen)> {
-        Schedule::new(job, 1, shard, done.iter().copied().collect(), tried.iter().cloned().collect()).collect()
+        Schedule::new(
+            job,
+            1,
+            shard,
+            done.iter().copied().collect(),
+            tried.iter().cloned().collect(),
+        )
+        .collect()
     }
 
     proptest! {
@@ -101,7 +111,10 @@ mod tests {
         let point = |(_, chosen): &(u64, Chosen)| chosen.point.clone();
         let points: Vec<String> = all(&job, Shard::WHOLE, &[], &[]).iter().filter_map(point).collect();
         assert_eq!(points.len(), 3);
-        let later: Vec<String> = all(&job, Shard::WHOLE, &[], &points[..2]).iter().filter_map(point).collect();
+        let later: Vec<String> = all(&job, Shard::WHOLE, &[], &points[..2])
+            .iter()
+            .filter_map(point)
+            .collect();
         assert_eq!(later, points[2..]);
     }
 

@@ -14,13 +14,13 @@ use tokio::task::JoinSet;
 use super::output::OutputDirectory;
 use super::schedule::Schedule;
 use super::{Begun, Child, Digests, Outcome, RunnerError, io, now, write_case};
-use crate::stress::case::{SCHEMA, Case};
-use crate::stress::history::{History, HistoryError, ShardState};
 use crate::notices::Notices;
+use crate::stress::case::{Case, SCHEMA};
+use crate::stress::history::{History, HistoryError, ShardState};
 use crate::stress::planning::{Choice, Chosen, Job, Shard};
 use crate::stress::triage::finding::FindingKind;
 use crate::stress::triage::report::case_directory;
-use crate::stress::triage::{Baseline, Finding, JobReport, Row, Verdict, Weight, Date, render, triage};
+use crate::stress::triage::{Baseline, Date, Finding, JobReport, Row, Verdict, Weight, render, triage};
 
 /// After so many runs at the start that the host failed, and none that it did not, nothing more is tried.
 const MOST_FAILURES: u32 = 5;
@@ -132,7 +132,11 @@ impl Supervisor {
         let done = self.check(|history, night| history.done(night))?;
         let tried = self.check(|history, _| history.tried(&self.job.name, &self.digests.setup))?;
         self.forget_orphans()?;
-        let first: HashSet<u64> = done.iter().filter(|(_, attempt)| *attempt == 0).map(|(iteration, _)| *iteration).collect();
+        let first: HashSet<u64> = done
+            .iter()
+            .filter(|(_, attempt)| *attempt == 0)
+            .map(|(iteration, _)| *iteration)
+            .collect();
         let mut progress = Progress {
             began: Instant::now(),
             before_ms: self.begun.shard.active_ms,
@@ -154,7 +158,11 @@ impl Supervisor {
         let mut ending = self.carry_out(tasks, deadline, &mut stop, &mut progress).await?;
         if matches!(ending, Ending::Duration | Ending::Exhausted | Ending::FirstNew) {
             let again = self.confirmations(&done)?;
-            if self.carry_out(again.into_iter(), None, &mut stop, &mut progress).await? == Ending::Interrupted {
+            if self
+                .carry_out(again.into_iter(), None, &mut stop, &mut progress)
+                .await?
+                == Ending::Interrupted
+            {
                 ending = Ending::Interrupted;
             }
         }
@@ -204,7 +212,8 @@ impl Supervisor {
                 }
             };
             if let Some(joined) = joined {
-                let done = joined.map_err(|error| RunnerError::Other(format!("a task of the job panicked: {error}")))?;
+                let done =
+                    joined.map_err(|error| RunnerError::Other(format!("a task of the job panicked: {error}")))?;
                 let why = self.finish(done, progress)?;
                 ending = ending.or(why);
             }
@@ -311,7 +320,10 @@ impl Supervisor {
         for finding in findings {
             let (job, most) = (&self.job.name, self.job.keep);
             let first = self.check(|history, _| history.first_runs(job, &finding.signature, most))?;
-            wanted |= (first.len() as u64) < u64::from(most) || first.last().is_some_and(|&(night, iteration, attempt)| me < (attempt > 0, night, iteration, attempt));
+            wanted |= (first.len() as u64) < u64::from(most)
+                || first
+                    .last()
+                    .is_some_and(|&(night, iteration, attempt)| me < (attempt > 0, night, iteration, attempt));
         }
         if !wanted || self.job.keep == 0 {
             return Ok(false);
@@ -348,7 +360,11 @@ impl Supervisor {
         let mut wanted = HashSet::new();
         for signature in self.check(|history, _| history.signatures(&job))? {
             let first = self.check(|history, _| history.first_runs(&job, &signature, most))?;
-            wanted.extend(first.into_iter().map(|(night, iteration, attempt)| case_directory(night, iteration, attempt)));
+            wanted.extend(
+                first
+                    .into_iter()
+                    .map(|(night, iteration, attempt)| case_directory(night, iteration, attempt)),
+            );
         }
         self.output.keep_only(&wanted);
         Ok(())
@@ -369,7 +385,11 @@ impl Supervisor {
         let mut cases: Vec<u64> = failing.map(|finding| finding.first.iteration).collect();
         cases.sort_unstable();
         cases.dedup();
-        for iteration in cases.into_iter().filter(|&iteration| self.shard.has(iteration)).take(MOST_CONFIRMED) {
+        for iteration in cases
+            .into_iter()
+            .filter(|&iteration| self.shard.has(iteration))
+            .take(MOST_CONFIRMED)
+        {
             let Choice::Run(chosen) = self.job.choice(self.begun.night.number, iteration) else {
                 continue;
             };
@@ -386,7 +406,8 @@ impl Supervisor {
     fn tell_progress(&self, progress: &mut Progress, running: usize) {
         progress.told = Instant::now();
         let minutes = progress.began.elapsed().as_secs() / 60;
-        self.notices.say(&format!("{} runs in {minutes} min, {running} at work", progress.runs));
+        self.notices
+            .say(&format!("{} runs in {minutes} min, {running} at work", progress.runs));
     }
 
     fn save_shard(&mut self, progress: &Progress) -> Result<(), RunnerError> {
@@ -405,7 +426,11 @@ impl Supervisor {
     /// # Errors
     /// [`RunnerError`]
     pub fn report(&self, interrupted: bool) -> Result<JobReport, RunnerError> {
-        let night = self.history.load(&self.job.name, &self.begun.night).map_err(|error| self.failed(error))?;
+        let mut night = self
+            .history
+            .load(&self.job.name, &self.begun.night)
+            .map_err(|error| self.failed(error))?;
+        night.own_shard = Some(self.shard.to_string());
         Ok(triage(&night, &self.baseline, Date::of(now()), interrupted))
     }
 

@@ -125,7 +125,9 @@ impl Baseline {
         let expires = match entry.expires {
             None => None,
             Some(datetime) => {
-                let date = datetime.date.ok_or_else(|| format!("{signature}: `expires` is a date, such as 2030-12-31"))?;
+                let date = datetime
+                    .date
+                    .ok_or_else(|| format!("{signature}: `expires` is a date, such as 2030-12-31"))?;
                 Some(Date {
                     year: i64::from(date.year),
                     month: date.month,
@@ -178,7 +180,10 @@ mod tests {
         let text = "[[known]]\nsignature = \"7147BAE26e99a974\"\nreason = \"fixed in 2.1\"\nreference = \"BUG-7\"\nexpires = 2027-01-31\n";
         let baseline = Baseline::parse(text).unwrap();
         let known = baseline.get("7147bae26e99a974").unwrap();
-        assert_eq!((known.reference.as_str(), known.expires.unwrap().to_string()), ("BUG-7", "2027-01-31".to_owned()));
+        assert_eq!(
+            (known.reference.as_str(), known.expires.unwrap().to_string()),
+            ("BUG-7", "2027-01-31".to_owned())
+        );
         assert_eq!(baseline.get("0000000000000000"), None);
         assert_eq!(Baseline::parse("").unwrap(), Baseline::default());
     }
@@ -189,17 +194,28 @@ mod tests {
         for (text, line, why) in [
             (entry("reason = \"a\""), 2, "missing field `reference`"),
             (entry("reason = \"a\"\nreference = \" \""), 2, "`reference` is empty"),
-            (entry("reason = \"a\"\nreference = \"b\"\nexpire = 2027-01-31"), 6, "unknown field `expire`"),
-            (entry("reason = \"a\"\nreference = \"b\"\nexpires = 12:00:00"), 2, "`expires` is a date"),
             (
-                entry("reason = \"a\"\nreference = \"b\"").repeat(2),
+                entry("reason = \"a\"\nreference = \"b\"\nexpire = 2027-01-31"),
                 6,
-                "listed twice",
+                "unknown field `expire`",
             ),
-            ("[[known]]\nsignature = \"71\"\nreason = \"a\"\nreference = \"b\"".to_owned(), 1, "no signature"),
+            (
+                entry("reason = \"a\"\nreference = \"b\"\nexpires = 12:00:00"),
+                2,
+                "`expires` is a date",
+            ),
+            (entry("reason = \"a\"\nreference = \"b\"").repeat(2), 6, "listed twice"),
+            (
+                "[[known]]\nsignature = \"71\"\nreason = \"a\"\nreference = \"b\"".to_owned(),
+                1,
+                "no signature",
+            ),
         ] {
             let error = Baseline::parse(&text).unwrap_err();
-            assert!(error.contains(&format!("line {line}")) && error.contains(why), "{text}: {error}");
+            assert!(
+                error.contains(&format!("line {line}")) && error.contains(why),
+                "{text}: {error}"
+            );
         }
     }
 }

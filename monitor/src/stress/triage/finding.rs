@@ -165,7 +165,11 @@ fn violation(violation: &Violation) -> Option<Finding> {
     }
     let signature = &violation.signature;
     let (rule, cause) = (violation.rule.meta().name, signature.cause.name());
-    let name = violation.caller.symbol.as_ref().map_or_else(String::new, |(name, _)| format!(" ({name})"));
+    let name = violation
+        .caller
+        .symbol
+        .as_ref()
+        .map_or_else(String::new, |(name, _)| format!(" ({name})"));
     Some(Finding {
         signature: signature.id.clone(),
         kind: FindingKind::Violation,
@@ -182,7 +186,11 @@ fn guest_failure(report: &Report) -> Finding {
         return Finding::new(FindingKind::BugCheck, class, &asked_for_bug_check(&end.processors));
     }
     match end.kind {
-        EndKind::TimeLimit => Finding::new(FindingKind::Hang, "no end within the time limit".to_owned(), &stuck(&end.processors)),
+        EndKind::TimeLimit => Finding::new(
+            FindingKind::Hang,
+            "no end within the time limit".to_owned(),
+            &stuck(&end.processors),
+        ),
         EndKind::TripleFault => {
             let class = end.kind.text().to_owned();
             let innermost = end.processors.iter().find_map(|processor| place(&processor.location));
@@ -212,7 +220,10 @@ fn stuck(processors: &[ProcessorState]) -> String {
         .map(|processor| {
             let module = processor.location.module.as_deref().unwrap_or("no module");
             let callers = places(processor.stack.get(1..).unwrap_or_default());
-            format!("at DISPATCH_LEVEL or above in {}, called from {callers}", module.to_lowercase())
+            format!(
+                "at DISPATCH_LEVEL or above in {}, called from {callers}",
+                module.to_lowercase()
+            )
         })
         .collect();
     stacks.sort();
@@ -282,7 +293,11 @@ mod tests {
     }
 
     fn crash(base: u64, caller: u64, code: u64) -> Report {
-        let idle = processor(0, 0, vec![location("ntoskrnl.exe", 0x99 + base, Some("KiIdleLoop"), base)]);
+        let idle = processor(
+            0,
+            0,
+            vec![location("ntoskrnl.exe", 0x99 + base, Some("KiIdleLoop"), base)],
+        );
         let stack = vec![
             location("ntoskrnl.exe", 0x10, Some("HalpReset"), base),
             location("ntoskrnl.exe", 0x20, Some("KeBugCheckEx"), base),
@@ -295,7 +310,10 @@ mod tests {
     #[test]
     fn a_bug_check_is_told_by_its_code_and_who_asked_for_it() {
         let one = only(&crash(0x1000, 0x55, 0xd1));
-        assert_eq!((one.kind, one.class.as_str()), (FindingKind::BugCheck, "bug check 0xd1"));
+        assert_eq!(
+            (one.kind, one.class.as_str()),
+            (FindingKind::BugCheck, "bug check 0xd1")
+        );
         assert_eq!(one.title, "bug check 0xd1: ntoskrnl.exe+0x30 < nvme.sys+0x55");
         assert_eq!(one.signature.len(), 16);
         // Wherever the modules are; the parameters are addresses as a rule.
@@ -311,7 +329,10 @@ mod tests {
             processor(
                 vcpu,
                 2,
-                vec![location("nvme.sys", innermost, None, 0), location("storport.sys", caller, None, 0)],
+                vec![
+                    location("nvme.sys", innermost, None, 0),
+                    location("storport.sys", caller, None, 0),
+                ],
             )
         };
         failed(EndKind::TimeLimit, None, vec![idle, spinning(1), spinning(2)])
@@ -346,7 +367,10 @@ mod tests {
         };
         let report = crate::stress::triage::judge::tests::report();
         let found = findings(&report, "a\nworkload: LOST: block 7\n", &[lost.clone()]);
-        assert_eq!((found.len(), found[0].kind, found[0].title.as_str()), (1, FindingKind::Said, "data loss"));
+        assert_eq!(
+            (found.len(), found[0].kind, found[0].title.as_str()),
+            (1, FindingKind::Said, "data loss")
+        );
         assert!(findings(&report, "workload: PASS\n", &[lost]).is_empty());
     }
 

@@ -85,7 +85,10 @@ mod tests {
             (3, 200, 0.005_1, 0.043_1),
         ] {
             let (found_low, found_high) = Rate { hits, runs }.interval();
-            assert!((found_low - low).abs() < 1e-3 && (found_high - high).abs() < 1e-3, "{hits} of {runs}: {found_low} {found_high}");
+            assert!(
+                (found_low - low).abs() < 1e-3 && (found_high - high).abs() < 1e-3,
+                "{hits} of {runs}: {found_low} {found_high}"
+            );
         }
         assert_eq!(Rate::default().interval(), (0.0, 1.0));
     }

@@ -210,6 +210,10 @@ pub struct ShardReport {
 /// Where the files of a run are kept, below the output directory.
 #[must_use]
 pub fn case_directory(night: u64, iteration: u64, attempt: u32) -> String {
-    let again = if attempt == 0 { String::new() } else { format!(".{attempt}") };
+    let again = if attempt == 0 {
+        String::new()
+    } else {
+        format!(".{attempt}")
+    };
     format!("cases/{night}-{iteration}{again}")
 }

@@ -72,7 +72,10 @@ pub fn verdict(report: &Report, findings: &[Finding]) -> Verdict {
         Verdict::Found
     } else if report.outcome == Outcome::Completed {
         Verdict::Completed
-    } else if missed > 0 && doubts.len() == missed && doubts.iter().all(|note| note.condition == Condition::Inconclusive) {
+    } else if missed > 0
+        && doubts.len() == missed
+        && doubts.iter().all(|note| note.condition == Condition::Inconclusive)
+    {
         Verdict::NotReached
     } else {
         Verdict::Inconclusive
@@ -126,6 +129,8 @@ pub struct Night {
     pub driver: Option<DriverInfo>,
     /// Shards that have not come to their end, or are not here.
     pub missing_shards: Vec<String>,
+    /// The share of whoever asks, who does not answer for the others; `None`: all are asked for.
+    pub own_shard: Option<String>,
     /// Its runs, by iteration and attempt.
     pub rows: Vec<Row>,
     /// What each finding is, of this and earlier nights.
@@ -158,7 +163,9 @@ pub fn triage(night: &Night, baseline: &Baseline, today: Date, interrupted: bool
         inconclusive: reasons(&night.rows),
         execution: night.execution.clone(),
     };
-    report.exit_code = job_exit_code(&report, interrupted);
+    let lacks = |missing: &String| night.own_shard.as_ref().is_none_or(|own| own == missing);
+    let lacking = night.missing_shards.iter().any(lacks);
+    report.exit_code = job_exit_code(&report, lacking, interrupted);
     report
 }
 
@@ -210,7 +217,9 @@ fn found(night: &Night, baseline: &Baseline, today: Date) -> Vec<FindingReport> 
             let finding = night.findings.get(signature)?;
             let accepted = baseline.get(signature).map(|known| accept(known, today));
             let earlier = night.earlier.get(signature);
-            let first = rows.iter().min_by_key(|row| (row.attempt > 0, row.iteration, row.attempt))?;
+            let first = rows
+                .iter()
+                .min_by_key(|row| (row.attempt > 0, row.iteration, row.attempt))?;
             let plans: BTreeSet<&str> = rows.iter().map(|row| row.plan.as_str()).collect();
             let seen = Rate {
                 hits: rows.iter().filter(|row| row.attempt == 0).count() as u64,
@@ -282,7 +291,10 @@ fn at_the_same_case(signature: &str, rows: &[&Row], cases: &HashMap<CaseKey<'_>,
         .filter_map(|key| cases.get(key))
         .filter(|runs| runs.len() > 1)
         .map(|runs| Rate {
-            hits: runs.iter().filter(|row| row.findings.iter().any(|one| one == signature)).count() as u64,
+            hits: runs
+                .iter()
+                .filter(|row| row.findings.iter().any(|one| one == signature))
+                .count() as u64,
             runs: runs.len() as u64,
         })
         .collect();
@@ -311,7 +323,11 @@ fn accept(known: &Known, today: Date) -> Accepted {
 
 /// What was not seen, if the night came to its end.
 fn gone(night: &Night, baseline: &Baseline, today: Date, complete: bool) -> Vec<GoneReport> {
-    let seen: BTreeSet<&str> = night.rows.iter().flat_map(|row| row.findings.iter().map(String::as_str)).collect();
+    let seen: BTreeSet<&str> = night
+        .rows
+        .iter()
+        .flat_map(|row| row.findings.iter().map(String::as_str))
+        .collect();
     let runs = night.rows.iter().filter(|row| row.attempt == 0).count() as u64;
     if !complete || runs == 0 {
         return Vec::new();
@@ -348,7 +364,9 @@ fn warnings(findings: &[FindingReport]) -> Vec<String> {
 
 fn reasons(rows: &[Row]) -> Vec<ReasonCount> {
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
-    let inconclusive = rows.iter().filter(|row| row.attempt == 0 && row.verdict == Verdict::Inconclusive);
+    let inconclusive = rows
+        .iter()
+        .filter(|row| row.attempt == 0 && row.verdict == Verdict::Inconclusive);
     for reason in inconclusive.filter_map(|row| row.reason.as_deref()) {
         *counts.entry(reason).or_default() += 1;
     }
@@ -363,7 +381,7 @@ fn reasons(rows: &[Row]) -> Vec<ReasonCount> {
 }
 
 /// By the same rules as that of one run. What is known does not count; a night that has shown nothing is inconclusive.
-fn job_exit_code(report: &JobReport, interrupted: bool) -> u8 {
+fn job_exit_code(report: &JobReport, lacking: bool, interrupted: bool) -> u8 {
     let mut conditions = Vec::new();
     let fails = |finding: &&FindingReport| finding.weight == Weight::Failure && finding.status != Status::Known;
     for finding in report.findings.iter().filter(fails) {
@@ -374,7 +392,7 @@ fn job_exit_code(report: &JobReport, interrupted: bool) -> u8 {
         });
     }
     let counts = &report.iterations;
-    if counts.inconclusive > 0 || counts.completed + counts.found == 0 || (!report.complete && !interrupted) {
+    if counts.inconclusive > 0 || counts.completed + counts.found == 0 || (lacking && !interrupted) {
         conditions.push(Condition::Inconclusive);
     }
     if interrupted {

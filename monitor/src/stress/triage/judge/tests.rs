@@ -94,7 +94,11 @@ fn row(iteration: u64, findings: &[&str]) -> Row {
         seed: iteration,
         cpus: 2,
         faults: Vec::new(),
-        verdict: if findings.is_empty() { Verdict::Completed } else { Verdict::Found },
+        verdict: if findings.is_empty() {
+            Verdict::Completed
+        } else {
+            Verdict::Found
+        },
         reason: None,
         findings: findings.iter().map(|&signature| signature.to_owned()).collect(),
     }
@@ -124,7 +128,8 @@ const TODAY: Date = Date {
 };
 
 fn known(signature: &str, expires: &str) -> Baseline {
-    let text = format!("[[known]]\nsignature = \"{signature}\"\nreason = \"r\"\nreference = \"BUG-1\"\nexpires = {expires}");
+    let text =
+        format!("[[known]]\nsignature = \"{signature}\"\nreason = \"r\"\nreference = \"BUG-1\"\nexpires = {expires}");
     Baseline::parse(&text).unwrap()
 }
 
@@ -137,7 +142,10 @@ fn a_finding_is_new_open_or_known() {
     let mut night = night(vec![row(0, &[]), row(1, &[A]), row(2, &[A])]);
     let new = judged(&night, &Baseline::default());
     let found = &new.findings[0];
-    assert_eq!((found.status, found.seen, found.flaky), (Status::New, Rate { hits: 2, runs: 3 }, false));
+    assert_eq!(
+        (found.status, found.seen, found.flaky),
+        (Status::New, Rate { hits: 2, runs: 3 }, false)
+    );
     assert_eq!((found.first.iteration, found.first.case.as_str()), (1, "cases/0-1"));
     assert_eq!(new.exit_code, 1);
     let earlier = Earlier {
@@ -148,7 +156,10 @@ fn a_finding_is_new_open_or_known() {
     night.night = 3;
     night.earlier.insert(A.to_owned(), earlier);
     let open = judged(&night, &Baseline::default());
-    assert_eq!((open.findings[0].status, open.findings[0].first_night, open.exit_code), (Status::Open, 0, 1));
+    assert_eq!(
+        (open.findings[0].status, open.findings[0].first_night, open.exit_code),
+        (Status::Open, 0, 1)
+    );
     let accepted = judged(&night, &known(A, "2026-11-30"));
     assert_eq!((accepted.findings[0].status, accepted.exit_code), (Status::Known, 0));
     assert!(accepted.warnings.is_empty());
@@ -158,7 +169,11 @@ fn a_finding_is_new_open_or_known() {
 fn an_expired_entry_still_counts_and_warns() {
     let report = judged(&night(vec![row(0, &[A]), row(1, &[])]), &known(A, "2026-11-29"));
     assert_eq!((report.findings[0].status, report.exit_code), (Status::Known, 0));
-    assert!(report.warnings[0].contains("BUG-1") && report.warnings[0].contains("2026-11-29"), "{:?}", report.warnings);
+    assert!(
+        report.warnings[0].contains("BUG-1") && report.warnings[0].contains("2026-11-29"),
+        "{:?}",
+        report.warnings
+    );
 }
 
 #[test]
@@ -172,7 +187,14 @@ fn what_was_not_seen_is_gone_only_after_the_whole_night() {
     };
     night.earlier.insert(B.to_owned(), earlier);
     let report = judged(&night, &Baseline::default());
-    assert_eq!((report.gone.len(), report.gone[0].signature.as_str(), report.gone[0].last_night), (1, B, Some(4)));
+    assert_eq!(
+        (
+            report.gone.len(),
+            report.gone[0].signature.as_str(),
+            report.gone[0].last_night
+        ),
+        (1, B, Some(4))
+    );
     assert!((report.gone[0].missed - 0.25).abs() < 1e-9);
     night.missing_shards = vec!["2/2".to_owned()];
     let partial = judged(&night, &Baseline::default());
@@ -191,7 +213,10 @@ fn a_finding_that_comes_and_goes_at_one_case_is_flaky() {
     );
     let found = &report.findings[0];
     assert!(found.flaky);
-    assert_eq!((found.same_case, found.seen), (Rate { hits: 2, runs: 3 }, Rate { hits: 1, runs: 2 }));
+    assert_eq!(
+        (found.same_case, found.seen),
+        (Rate { hits: 2, runs: 3 }, Rate { hits: 1, runs: 2 })
+    );
     assert_eq!((report.iterations.total, report.iterations.confirmations), (2, 2));
     let always = judged(&night(vec![again(0, &[A]), again(1, &[A])]), &Baseline::default());
     assert!(!always.findings[0].flaky && always.findings[0].same_case == Rate { hits: 2, runs: 2 });
@@ -204,15 +229,23 @@ fn the_exit_code_is_that_of_a_run_with_all_of_it() {
     assert_eq!(code(vec![row(0, &[B])]), 3);
     assert_eq!(code(vec![row(0, &[B]), row(1, &[A])]), 1);
     assert_eq!(code(vec![]), 4, "nothing was shown");
-    let with = |verdict| Row {
-        verdict,
-        ..row(1, &[])
-    };
+    let with = |verdict| Row { verdict, ..row(1, &[]) };
     assert_eq!(code(vec![row(0, &[]), with(Verdict::NotReached)]), 0);
     assert_eq!(code(vec![with(Verdict::NotReached)]), 4);
     assert_eq!(code(vec![row(0, &[]), with(Verdict::Inconclusive)]), 4);
     let interrupted = triage(&night(vec![row(0, &[A])]), &Baseline::default(), TODAY, true);
     assert_eq!(interrupted.exit_code, 130);
+}
+
+#[test]
+fn a_shard_does_not_answer_for_the_others() {
+    let mut night = night(vec![row(0, &[])]);
+    night.missing_shards = vec!["2/2".to_owned()];
+    assert_eq!(judged(&night, &Baseline::default()).exit_code, 4);
+    night.own_shard = Some("1/2".to_owned());
+    assert_eq!(judged(&night, &Baseline::default()).exit_code, 0);
+    night.own_shard = Some("2/2".to_owned());
+    assert_eq!(judged(&night, &Baseline::default()).exit_code, 4);
 }
 
 fn rows() -> impl Strategy<Value = Vec<Row>> {
@@ -258,12 +291,18 @@ proptest! {
 
 /// One finding that is new, one that is known.
 pub(in crate::stress::triage) fn known_and_new() -> JobReport {
-    judged(&night(vec![row(0, &[A]), row(1, &[B]), row(2, &[])]), &known(A, "2030-01-01"))
+    judged(
+        &night(vec![row(0, &[A]), row(1, &[B]), row(2, &[])]),
+        &known(A, "2030-01-01"),
+    )
 }
 
 /// A violation and a hang with this title.
 pub(in crate::stress::triage) fn one_of_each(title: &str) -> JobReport {
     let mut night = night(vec![row(0, &[A, B])]);
-    night.findings.values_mut().for_each(|finding| title.clone_into(&mut finding.title));
+    night
+        .findings
+        .values_mut()
+        .for_each(|finding| title.clone_into(&mut finding.title));
     judged(&night, &Baseline::default())
 }

@@ -97,7 +97,11 @@ mod tests {
     #[test]
     fn a_new_finding_fails_and_a_known_one_is_skipped() {
         let xml = junit::render(&known_and_new()).unwrap();
-        assert_eq!((count(&xml, "<failure"), count(&xml, "<skipped"), count(&xml, "<error")), (1, 1, 0), "{xml}");
+        assert_eq!(
+            (count(&xml, "<failure"), count(&xml, "<skipped"), count(&xml, "<error")),
+            (1, 1, 0),
+            "{xml}"
+        );
         assert!(xml.contains("tests=\"3\"") && xml.contains("failures=\"1\""), "{xml}");
         assert!(xml.contains("BUG-1"), "{xml}");
     }
@@ -105,11 +109,19 @@ mod tests {
     #[test]
     fn every_format_names_every_finding_and_nothing_acts_on_a_terminal() {
         let report = one_of_each("title\x1b[31m \u{202e}<&\"");
-        let (text, json, xml) = (text::render(&report), json(&report).unwrap(), junit::render(&report).unwrap());
+        let (text, json, xml) = (
+            text::render(&report),
+            json(&report).unwrap(),
+            junit::render(&report).unwrap(),
+        );
         for finding in &report.findings {
             assert!([&text, &json, &xml].iter().all(|all| all.contains(&finding.signature)));
         }
-        assert!(![&text, &json].iter().any(|all| all.contains('\x1b') || all.contains('\u{202e}')));
+        assert!(
+            ![&text, &json]
+                .iter()
+                .any(|all| all.contains('\x1b') || all.contains('\u{202e}'))
+        );
         assert!(!xml.contains('\x1b') && xml.contains("&lt;&amp;"), "{xml}");
         let again: JobReport = serde_json::from_str(&json).unwrap();
         assert_eq!(again, report);

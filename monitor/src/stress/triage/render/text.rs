@@ -20,7 +20,12 @@ pub fn render(report: &JobReport) -> String {
     let list = |filter: &dyn Fn(&&FindingReport) -> bool| report.findings.iter().filter(filter).collect::<Vec<_>>();
     findings("findings", &list(&failing), report.night, &mut out);
     findings("known findings", &list(&known), report.night, &mut out);
-    findings("too little evidence for a verdict", &list(&warning), report.night, &mut out);
+    findings(
+        "too little evidence for a verdict",
+        &list(&warning),
+        report.night,
+        &mut out,
+    );
     gone(&report.gone, &mut out);
     for warning in &report.warnings {
         line(&mut out, &format!("warning      {warning}"));
@@ -34,7 +39,10 @@ pub fn render(report: &JobReport) -> String {
         ),
     );
     for shard in &execution.shards {
-        line(&mut out, &format!("execution    shard {} on {}: {}", shard.shard, shard.host, shard.ended));
+        line(
+            &mut out,
+            &format!("execution    shard {} on {}: {}", shard.shard, shard.host, shard.ended),
+        );
     }
     escape::lines(&out).into_owned()
 }
@@ -45,7 +53,10 @@ fn line(out: &mut String, text: &str) {
 }
 
 fn head(report: &JobReport, out: &mut String) {
-    line(out, &format!("Storlock stress job {}, night {}", report.job, report.night));
+    line(
+        out,
+        &format!("Storlock stress job {}, night {}", report.job, report.night),
+    );
     if let Some(driver) = &report.driver {
         let hash = driver.sha256.as_deref().unwrap_or("in the guest only");
         line(out, &format!("driver       {} ({hash})", driver.name));
@@ -53,12 +64,20 @@ fn head(report: &JobReport, out: &mut String) {
     line(out, &format!("verdict      {}", sentence(report)));
     if !report.missing_shards.is_empty() {
         let missing = report.missing_shards.join(", ");
-        line(out, &format!("incomplete   shards that have not come to their end: {missing}"));
+        line(
+            out,
+            &format!("incomplete   shards that have not come to their end: {missing}"),
+        );
     }
     line(out, &format!("iterations   {}", counts(&report.iterations)));
     for plan in &report.plans {
-        let points = plan.points.map_or_else(String::new, |points| format!(", {points} different faults tried"));
-        line(out, &format!("plan         {}: {}{points}", plan.name, counts(&plan.iterations)));
+        let points = plan
+            .points
+            .map_or_else(String::new, |points| format!(", {points} different faults tried"));
+        line(
+            out,
+            &format!("plan         {}: {}{points}", plan.name, counts(&plan.iterations)),
+        );
     }
     for reason in &report.inconclusive {
         line(out, &format!("inconclusive {} times: {}", reason.count, reason.reason));
@@ -104,7 +123,10 @@ fn findings(title: &str, list: &[&FindingReport], night: u64, out: &mut String) 
         one(finding, night, out);
     }
     if list.len() > MOST_FINDINGS {
-        line(out, &format!("  and {} more; report.json has all", list.len() - MOST_FINDINGS));
+        line(
+            out,
+            &format!("  and {} more; report.json has all", list.len() - MOST_FINDINGS),
+        );
     }
 }
 
@@ -115,10 +137,17 @@ fn one(finding: &FindingReport, night: u64, out: &mut String) {
         Status::Known => "known",
     };
     let flaky = if finding.flaky { ", flaky" } else { "" };
-    line(out, &format!("  {} {status}{flaky}: {}", finding.signature, finding.title));
     line(
         out,
-        &format!("      seen in {} iterations of {}", finding.seen, finding.plans.join(", ")),
+        &format!("  {} {status}{flaky}: {}", finding.signature, finding.title),
+    );
+    line(
+        out,
+        &format!(
+            "      seen in {} iterations of {}",
+            finding.seen,
+            finding.plans.join(", ")
+        ),
     );
     if finding.same_case.runs > 0 {
         line(out, &format!("      with the same case again: {}", finding.same_case));
@@ -133,7 +162,10 @@ fn one(finding: &FindingReport, night: u64, out: &mut String) {
     let faults: String = first.faults.iter().map(|fault| format!(" --fault {fault}")).collect();
     line(
         out,
-        &format!("      first in {}: --seed {} --cpus {}{faults}", first.case, first.seed, first.cpus),
+        &format!(
+            "      first in {}: --seed {} --cpus {}{faults}",
+            first.case, first.seed, first.cpus
+        ),
     );
 }
 
@@ -151,7 +183,10 @@ fn gone(list: &[GoneReport], out: &mut String) {
         line(out, "\ngone");
     }
     for gone in list {
-        let title = gone.title.as_deref().unwrap_or("listed in the baseline, never seen in this history");
+        let title = gone
+            .title
+            .as_deref()
+            .unwrap_or("listed in the baseline, never seen in this history");
         line(out, &format!("  {}: {title}", gone.signature));
         if let Some(night) = gone.last_night {
             let percent = gone.missed * 100.0;
