@@ -266,8 +266,8 @@ impl Session {
             return "busy".to_owned();
         };
         let (hits, _) = state.ledger.hits();
-        let stage = state.discovery.progress(&state.guest, &self.config.target, hits);
-        format!("{stage}, {} violations", state.ledger.new_findings())
+        let reached = state.discovery.progress(&state.guest, &self.config.target, hits);
+        format!("{reached}, {} violations", state.ledger.new_findings())
     }
 
     /// What has been reached since the first `from` milestones. Never waits for the lock.

@@ -18,12 +18,22 @@ pub struct StoppedFor {
     pub dump: Option<Subject>,
 }
 
+/// Whether violations stop the machine for a debugger.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Debugger {
+    /// They never did.
+    #[default]
+    Never,
+    /// They do.
+    Attached,
+    /// They did.
+    Gone,
+}
+
 /// Which violations stop the machine.
 #[derive(Debug, Default)]
 pub(crate) struct StopPolicy {
-    enabled: bool,
-    /// It was, at some time: a debugger was there.
-    was_enabled: bool,
+    debugger: Debugger,
     suspects: bool,
     ignored: Vec<RuleId>,
     /// The violation last found on each processor, by its place in the checker's list.
@@ -37,13 +47,16 @@ pub(crate) struct StopPolicy {
 impl StopPolicy {
     /// Has violations stop the machine for a debugger, or not.
     pub(crate) fn enable(&mut self, stop: bool) {
-        self.enabled = stop;
-        self.was_enabled |= stop;
+        self.debugger = match (stop, self.debugger) {
+            (true, _) => Debugger::Attached,
+            (false, Debugger::Never) => Debugger::Never,
+            (false, _) => Debugger::Gone,
+        };
     }
 
     /// Whether a debugger was there, which may have held the machine for any time.
     pub(crate) fn was_debugged(&self) -> bool {
-        self.was_enabled
+        self.debugger != Debugger::Never
     }
 
     /// Has the first Defect stop the machine for a dump, whatever a debugger wants.
@@ -66,12 +79,12 @@ impl StopPolicy {
 
     /// Whether violations of a rule stop the machine for a debugger.
     pub(crate) fn is_armed(&self, rule: RuleId) -> bool {
-        self.enabled && !self.ignored.contains(&rule)
+        self.debugger == Debugger::Attached && !self.ignored.contains(&rule)
     }
 
     /// Whether suspicions do.
     pub(crate) fn are_suspects_armed(&self) -> bool {
-        self.enabled && self.suspects
+        self.debugger == Debugger::Attached && self.suspects
     }
 
     /// Notes a new violation of a processor, which has this place in the checker's list; says whether the machine is to stop

@@ -203,10 +203,8 @@ impl Watching {
     /// Whether an export (`module!name`) is watched or known not to be.
     pub(crate) fn knows(&self, routine: &str) -> bool {
         let watches = self.in_force.watches();
-        let watched = watches
-            .iter()
-            .any(|watch| watch.names.iter().any(|name| name == routine));
-        watched || self.gaps.iter().any(|gap| gap.routine == routine)
+        let named = |watch: &Watch| watch.names.iter().any(|name| name == routine);
+        watches.iter().any(named) || self.gaps.iter().any(|gap| gap.routine == routine)
     }
 
     /// Notes that an export is not watched.

@@ -29,7 +29,7 @@ pub(super) struct Alarm {
 
 impl Alarm {
     /// How many seconds after `time` (seconds since 1970) it comes, 1 to 86,400; `None`: never, since there is no such time.
-    pub(super) fn seconds_until(&self, time: i64) -> Option<u32> {
+    pub(super) fn seconds_until(self, time: i64) -> Option<u32> {
         let first = time.rem_euclid(i64::from(DAY)) as u32 + 1;
         let is = |field: Option<u8>, value: u32| field.is_none_or(|field| u32::from(field) == value);
         let mut at = first;
@@ -99,7 +99,7 @@ impl Causes {
             return false;
         };
         // Less than a period, which is half a second at most.
-        self.period_began = elapsed - Duration::from_nanos(begun as u64);
+        self.period_began = elapsed.saturating_sub(Duration::from_nanos(begun as u64));
         since >= period
     }
 
@@ -177,7 +177,7 @@ mod tests {
             let (mut now, mut last) = (Duration::from_secs(7), 0);
             for step in steps {
                 now += Duration::from_nanos(step);
-                let ended = (now - Duration::from_secs(7)).as_nanos() / period.as_nanos();
+                let ended = now.saturating_sub(Duration::from_secs(7)).as_nanos() / period.as_nanos();
                 prop_assert_eq!(causes.pass_periods(now, period), ended > last);
                 let until = causes.until_period(now, period);
                 prop_assert!(until > Duration::ZERO && until <= period);
