@@ -11,7 +11,7 @@ use crate::finding::{Finding, Verdict};
 use crate::identity::{HandleKey, LockIdentity};
 pub use crate::ledger::Found;
 use crate::ledger::Ledger;
-use crate::matching::{Addresses, Binding, Core, Ended, LockState, Site, Thread};
+use crate::matching::{Addresses, Binding, CHAINS, Chain, Core, Ended, LockOrder, LockState, Site, Thread};
 pub use crate::matching::{HISTORY, OpenAcquire, Outcome, Statistics};
 use crate::modules::{Modules, Range};
 use crate::table::Table;
@@ -97,6 +97,8 @@ impl Response {
 pub struct SavedState {
     core: Core,
     ledger: Ledger,
+    #[serde(default)]
+    order: LockOrder,
     locks: Vec<(LockIdentity, LockState)>,
     handles: Vec<(HandleKey, Binding)>,
 }
@@ -109,6 +111,9 @@ pub struct Checker {
     pub(crate) locks: Table<LockIdentity, LockState>,
     pub(crate) handles: Table<HandleKey, Binding>,
     pub(crate) threads: Table<u64, Thread>,
+    /// In which order locks are taken, and the chains that are known.
+    pub(crate) order: LockOrder,
+    pub(crate) chains: Table<u64, Chain>,
     /// Where locks and handles lie.
     pub(crate) addresses: Addresses,
     /// Acquires whose scope the present event shows to be left.
@@ -133,6 +138,8 @@ impl Checker {
             locks: Table::new(limits.locks, seed),
             handles: Table::new(limits.handles, seed.rotate_left(32)),
             threads: Table::new(limits.names, seed.rotate_left(16)),
+            order: LockOrder::default(),
+            chains: Table::new(CHAINS, seed.rotate_left(48)),
             addresses: Addresses::default(),
             ended: Vec::new(),
         }
@@ -144,6 +151,7 @@ impl Checker {
         SavedState {
             core: self.core.clone(),
             ledger: self.ledger.clone(),
+            order: self.order.clone(),
             locks: self.locks.iter().map(|(key, value)| (*key, value.clone())).collect(),
             handles: self.handles.iter().map(|(key, value)| (*key, *value)).collect(),
         }
@@ -155,6 +163,7 @@ impl Checker {
         let mut checker = Self::new(saved.core.limits, seed);
         checker.core = saved.core;
         checker.ledger = saved.ledger;
+        checker.order = saved.order;
         for (key, value) in saved.locks {
             checker.locks.insert(key, value);
         }
@@ -222,10 +231,13 @@ impl Checker {
                 self.core.modules.unload(base);
                 self.forget_memory(Range { base, size });
             }
-            &EventKind::MemoryFreed { address, length } => self.forget_memory(Range {
-                base: address,
-                size: length,
-            }),
+            &EventKind::MemoryFreed { address, length } => {
+                let range = Range {
+                    base: address,
+                    size: length,
+                };
+                self.forget_memory(range);
+            }
             EventKind::WatchSetChanged(watch) => self.watch_set_changed(watch),
             EventKind::FaultInjected { .. } => self.core.statistics.faults += 1,
             EventKind::Restored => self.restored(),

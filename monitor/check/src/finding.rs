@@ -78,13 +78,17 @@ causes! {
     /// The acquire takes no lock: a kind that the routine does not know, or no context.
     AcquiresNothing = 11, "acquires_nothing", "the acquire takes no lock";
     /// The holder has left the scope of the lock and lowered its IRQL without a release.
-    MissingRelease = 12, "missing_release", "the lock is not released: its holder has gone on below DISPATCH_LEVEL";
+    MissingRelease = 12, "missing_release", "the lock is not released: its holder has gone on below DISPATCH_LEVEL, or the run is over";
     /// Nobody holds the lock that its holder releases: somebody has cleared it meanwhile.
     LockCleared = 13, "lock_cleared", "the lock was cleared while it was held";
     /// The routine was called at an IRQL at which its page does not allow it.
     WrongIrql = 14, "wrong_irql", "the routine is called at an IRQL at which it may not be called";
     /// The release goes back to another IRQL than that of the acquire.
     WrongNewIrql = 15, "wrong_new_irql", "the release sets another IRQL than the one before the acquire";
+    /// The lock is taken in another order than before, with the locks that its caller holds.
+    LockOrderInversion = 16, "lock_order_inversion", "the lock is taken in an order that contradicts another one";
+    /// The lock lies on the stack of its caller.
+    LockOnStack = 17, "lock_on_stack", "the lock lies on a kernel stack";
 }
 
 impl Cause {
@@ -119,6 +123,10 @@ bitflags! {
         const CONTRADICTED = 1 << 6;
         /// The run was over before the release could have come.
         const RUN_ENDED = 1 << 7;
+        /// The contradicting orders were not seen at the same time.
+        const NOT_TOGETHER = 1 << 8;
+        /// Whether the lock is shared with others, as it has to be, was not seen.
+        const MAYBE_SHARED = 1 << 9;
     }
 }
 
@@ -252,6 +260,10 @@ pub enum Evidence {
         /// `LockContext`.
         context: u64,
     },
+    /// A lock that was taken while another one was held, in the circle of which the call is a part.
+    Order(OrderStep),
+    /// The stack pointer of the call.
+    StackPointer(u64),
     /// The last event of the run, until which no release was seen.
     NeverReleased {
         /// That event.
@@ -264,6 +276,19 @@ pub enum Evidence {
         /// How.
         proof: Proof,
     },
+}
+
+/// A lock that was taken while another one was held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderStep {
+    /// The lock that was held.
+    pub held: LockIdentity,
+    /// Its acquire.
+    pub held_by: PriorCall,
+    /// The lock that was taken.
+    pub taken: LockIdentity,
+    /// Its acquire.
+    pub taken_by: PriorCall,
 }
 
 /// How an acquire is known to have come back with the lock.
@@ -488,12 +513,13 @@ impl Finding {
 
     /// Code addresses of the calls that it refers to.
     pub fn code_addresses(&self) -> impl Iterator<Item = u64> + '_ {
-        let told = self.evidence.iter().filter_map(|evidence| match evidence {
-            Evidence::Acquire(call) | Evidence::Holder(call) | Evidence::Refused(call) => Some(call),
-            Evidence::ReleasedBefore { release, .. } => Some(release),
-            _ => None,
+        let told = self.evidence.iter().flat_map(|evidence| match evidence {
+            Evidence::Acquire(call) | Evidence::Holder(call) | Evidence::Refused(call) => [Some(call), None],
+            Evidence::ReleasedBefore { release, .. } => [Some(release), None],
+            Evidence::Order(step) => [Some(&step.held_by), Some(&step.taken_by)],
+            _ => [None, None],
         });
         let past = self.history.iter().map(|entry| &entry.call);
-        told.chain(past).map(|call| call.context.return_address)
+        told.flatten().chain(past).map(|call| call.context.return_address)
     }
 }

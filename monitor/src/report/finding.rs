@@ -145,23 +145,67 @@ pub struct HistoryEntry {
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[allow(missing_docs, reason = "documented where the checker makes them")]
 pub enum Evidence {
-    Word { value: u64 },
+    Word {
+        value: u64,
+    },
     Acquire(PriorCall),
     NoAcquire,
     Holder(PriorCall),
-    AlsoAcquired { lock: LockIdentity, event: u64 },
-    ReleasedBefore { certain: bool, release: PriorCall },
+    AlsoAcquired {
+        lock: LockIdentity,
+        event: u64,
+    },
+    ReleasedBefore {
+        certain: bool,
+        release: PriorCall,
+    },
     Handle(HandleBefore),
     Refused(PriorCall),
-    Irql { at: u8, min: u8, max: u8 },
-    NewIrql { given: u8, before: u8 },
-    Adapter { acquired: u64, released: u64 },
-    Kind { acquired: u32, now: u32 },
-    AcquiredHandle { handle: u64 },
-    SeenLow { event: u64, vcpu: u32, irql: u8 },
-    Operand { spin_lock: u32, context: u64 },
-    NeverReleased { event: u64 },
-    CameBack { event: u64, proof: Proof },
+    Irql {
+        at: u8,
+        min: u8,
+        max: u8,
+    },
+    NewIrql {
+        given: u8,
+        before: u8,
+    },
+    Adapter {
+        acquired: u64,
+        released: u64,
+    },
+    Kind {
+        acquired: u32,
+        now: u32,
+    },
+    AcquiredHandle {
+        handle: u64,
+    },
+    SeenLow {
+        event: u64,
+        vcpu: u32,
+        irql: u8,
+    },
+    Operand {
+        spin_lock: u32,
+        context: u64,
+    },
+    Order {
+        held: LockIdentity,
+        held_by: PriorCall,
+        taken: LockIdentity,
+        taken_by: PriorCall,
+    },
+    StackPointer {
+        value: u64,
+    },
+    NeverReleased {
+        event: u64,
+    },
+    CameBack {
+        event: u64,
+        proof: Proof,
+    },
 }
 
 impl Evidence {
@@ -198,6 +242,13 @@ impl Evidence {
                 spin_lock: kind,
                 context,
             },
+            E::Order(step) => Self::Order {
+                held: step.held,
+                held_by: PriorCall::new(&step.held_by, place),
+                taken: step.taken,
+                taken_by: PriorCall::new(&step.taken_by, place),
+            },
+            E::StackPointer(value) => Self::StackPointer { value: *value },
             E::NeverReleased { event } => Self::NeverReleased { event: *event },
             E::CameBack { event, proof } => Self::CameBack {
                 event: *event,

@@ -2,12 +2,12 @@
 
 use super::core::Gap;
 use super::facts::{AcquireFacts, Fact, Facts, Site};
-use super::state::{Binding, Bound, Lost, Nesting, Open, Record};
+use super::state::{Binding, Bound, Lost, Nesting, Open, Record, STACK};
 use super::storport::{self, Taking};
 use crate::checker::{Checker, ReturnInterest};
 use crate::contract::{CONTRACTS, Contract, Mode, Role, Routine, RoutineSet, contract};
 use crate::event::{APC_LEVEL, DISPATCH_LEVEL, LockCall, LockOperand, LockReturn};
-use crate::finding::{PriorCall, Proof, Shortfall, Step};
+use crate::finding::{OrderStep, PriorCall, Proof, Shortfall, Step};
 use crate::identity::{HandleKey, LockIdentity};
 use crate::ledger::Found;
 
@@ -43,7 +43,11 @@ impl Checker {
         self.generation(site, call, place);
         let taking = storport::taking(call);
         let own = self.own_hold(row, call, &identity, (place, taking));
-        let facts = self.acquire_facts(site, row, call, &identity, (place, own.as_ref()));
+        let circle = match taking {
+            Taking::Lock if own.is_none() => self.order(site, row, call, (prior, place)),
+            _ => Vec::new(),
+        };
+        let facts = self.acquire_facts(site, row, call, &identity, (place, own.as_ref(), &circle));
         self.judge(&facts, place, None, found);
         if taking != Taking::Lock {
             let state = if taking == Taking::Nothing {
@@ -123,7 +127,7 @@ impl Checker {
         row: &'static Contract,
         call: &'a LockCall,
         identity: &'a LockIdentity,
-        (place, own): (u32, Option<&'a Record>),
+        (place, own, circle): (u32, Option<&'a Record>, &'a [OrderStep]),
     ) -> Facts<'a> {
         let lock = self.locks.at(place);
         let target = lock.is_some_and(|lock| lock.target);
@@ -151,6 +155,8 @@ impl Checker {
                 own: own.filter(|_| !word_missing).and_then(Record::held),
                 word_held: call.word.map(|word| word != 0),
                 takes_nothing: storport::taking(call) == Taking::Nothing,
+                on_stack: lies_on_stack(identity, call),
+                circle,
                 gap: self.core.gap(releases_of(identity), target),
                 shortfall,
             }),
@@ -352,6 +358,14 @@ impl Checker {
                 binding.state = Bound::Open;
             }
         }
+    }
+}
+
+/// Whether a lock lies on the stack of its caller: above the stack pointer, and not far from it.
+const fn lies_on_stack(identity: &LockIdentity, call: &LockCall) -> bool {
+    match identity {
+        LockIdentity::Address(lock) => lock.wrapping_sub(call.context.stack_pointer) < STACK,
+        _ => false,
     }
 }
 

@@ -308,13 +308,7 @@ impl Checker {
             self.core.statistics.target_holds_lost += 1;
             return;
         }
-        let call = LockCall {
-            routine: record.call.routine,
-            context: record.call.context,
-            operand: operand(identity, record.handle),
-            old_irql: None,
-            word: None,
-        };
+        let call = record.as_call(identity);
         let facts = Facts {
             site: Site {
                 sequence,
@@ -369,6 +363,19 @@ fn handle_key(lock: Option<LockIdentity>, handle: u64) -> Option<HandleKey> {
         _ if handle == 0 => None,
         LockIdentity::StorPort { .. } => Some(HandleKey::StorPort(handle)),
         _ => Some(HandleKey::Queued(handle)),
+    }
+}
+
+impl Record {
+    /// The acquire as a call of that lock.
+    pub(super) fn as_call(&self, identity: LockIdentity) -> LockCall {
+        LockCall {
+            routine: self.call.routine,
+            context: self.call.context,
+            operand: operand(identity, self.handle),
+            old_irql: None,
+            word: None,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::core::Gap;
 use crate::contract::{Contract, Routine};
 use crate::event::LockCall;
-use crate::finding::{PriorCall, Proof, Shortfall};
+use crate::finding::{OrderStep, PriorCall, Proof, Shortfall};
 use crate::identity::LockIdentity;
 
 /// What is known of an event besides its operands.
@@ -57,6 +57,10 @@ pub(crate) struct AcquireFacts<'a> {
     pub(crate) word_held: Option<bool>,
     /// The routine takes no lock with these operands, and says nothing of it.
     pub(crate) takes_nothing: bool,
+    /// The lock lies on the stack of its caller.
+    pub(crate) on_stack: bool,
+    /// The steps of a circle of locks that the caller closes by taking this one; none, if it closes none.
+    pub(crate) circle: &'a [OrderStep],
     /// Releases of such locks that are not watched.
     pub(crate) gap: Gap,
     /// What is missing for a sure verdict.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::facts::Held;
 use super::history::History;
+use super::order::Node;
 use super::records::Records;
 use crate::contract::{Routine, RoutineSet, contract};
 use crate::event::{Context, DISPATCH_LEVEL, LockCall};
@@ -270,6 +271,9 @@ pub(crate) struct LockState {
     pub lost: bool,
     /// Its word was seen to be set while it was held; `Some(false)`: seen to be clear while held.
     pub words: Option<bool>,
+    /// What it is in the order of locks.
+    #[serde(default)]
+    pub node: Node,
     /// Sequence number of the last release, of whatever kind.
     pub last_release: u64,
     /// Whoever held it last when it was seen to be free, and has not called anything with it since.
@@ -324,6 +328,7 @@ impl LockState {
         self.lost = false;
         self.words = None;
         self.dispossessed = None;
+        self.node = 0;
     }
 
     /// Drops the holds that are over although their release was not seen: all that are proved but those that `stays`.

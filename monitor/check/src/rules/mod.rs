@@ -5,6 +5,8 @@
 
 mod draft;
 mod irql;
+mod memory;
+mod order;
 mod pairing;
 mod storport;
 
@@ -87,6 +89,10 @@ registry! {
     IrqlKeReleaseSpinLock => irql::KeReleaseSpinLock;
     /// No call of a lock routine outside of its IRQL range.
     LockRoutineIrql => irql::LockRoutine;
+    /// Locks are taken in one order.
+    LockOrder => order::LockOrder;
+    /// A lock lies in memory that stays.
+    LockStorage => memory::LockStorage;
 }
 
 impl RuleId {

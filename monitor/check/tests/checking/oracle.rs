@@ -369,6 +369,7 @@ const fn names(broken: Broken) -> &'static [Cause] {
         Broken::TakesNothing => &[Cause::AcquiresNothing],
         Broken::WrongIrql => &[Cause::WrongIrql],
         Broken::Cleared => &[Cause::LockCleared],
+        Broken::OutOfOrder => &[Cause::LockOrderInversion],
     }
 }
 
@@ -448,7 +449,7 @@ const fn floor(broken: Broken, low: bool) -> u64 {
         Broken::HeldByOther => 60,
         Broken::PastScope => 45,
         Broken::NewIrql if low => 65,
-        Broken::NewIrql | Broken::Cleared => 0,
+        Broken::NewIrql | Broken::Cleared | Broken::OutOfOrder => 0,
     }
 }
 
@@ -458,6 +459,8 @@ const fn may_be_missed((bug, broken, _): Row) -> u64 {
         (Bug::CancelTwice, _) => 2,
         (_, Broken::NewIrql) => 5,
         (_, Broken::Cleared) => 4,
+        // A hold that is not certain has no order.
+        (_, Broken::OutOfOrder) => 50,
         _ => 0,
     }
 }
@@ -489,10 +492,15 @@ fn bugs_are_found_at_the_call_where_everything_is_seen() {
     assert_hardly_missed(&table, &examples);
     assert!(table.len() > 20, "{table:?}");
     // Whoever cleared the lock is not seen: who has held it is not to blame.
-    let blamed = examples
-        .iter()
-        .find(|(((_, broken, _), got), _)| *broken == Broken::Cleared && *got == Recall::Elsewhere);
-    assert!(blamed.is_none(), "{blamed:?}");
+    let cleared = table.iter().filter(|((_, broken, _), _)| *broken == Broken::Cleared);
+    for (row, outcomes) in cleared {
+        let blamed = outcomes.get(&Recall::Elsewhere).copied().unwrap_or(0);
+        let seed = examples.get(&(*row, Recall::Elsewhere));
+        assert!(
+            blamed * 200 <= outcomes.values().sum(),
+            "{row:?}: {blamed}, seed {seed:?}"
+        );
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use storlock_check::contract::Routine as R;
 use storlock_check::event::LockOperand;
 use storlock_check::rules::RuleId;
 
-use crate::sequences::{LOCK, PAIR, Sequence, stack, stor, stor_handle, who};
+use crate::sequences::{LOCK, PAIR, SECOND, Sequence, stack, stor, stor_handle, who};
 
 const DOCUMENTATION: &str = include_str!("../../../../docs/rules.md");
 
@@ -28,6 +28,14 @@ const fn queued_handle(handle: u64) -> LockOperand {
 fn pair(s: &mut Sequence) {
     s.call(who(0, 0, 1), PAIR[0], LOCK, Some(0));
     s.call_back_to(who(0, 2, 1), PAIR[1], LOCK, Some(1), Some(0));
+}
+
+/// Two locks, the one inside of the other.
+fn taken_together(s: &mut Sequence, outer: LockOperand, inner: LockOperand) {
+    s.call(who(0, 0, 1), PAIR[0], outer, Some(0));
+    s.call((0, 2, 1, 0xf040, stack(1)), PAIR[0], inner, Some(0));
+    s.call_back_to(who(0, 2, 1), PAIR[1], inner, Some(1), Some(2));
+    s.call_back_to(who(0, 2, 1), PAIR[1], outer, Some(1), Some(0));
 }
 
 fn stor_pair(s: &mut Sequence) {
@@ -112,6 +120,22 @@ fn scenes(rule: RuleId) -> (Scene, Scene) {
             s.call(who(0, 0, 1), PAIR[0], LOCK, Some(0));
             s.call_back_to(who(0, 2, 1), PAIR[1], LOCK, Some(1), Some(2));
         }),
+        RuleId::LockOrder => (
+            |s| {
+                for _ in 0..2 {
+                    taken_together(s, LOCK, SECOND);
+                }
+            },
+            |s| {
+                taken_together(s, LOCK, SECOND);
+                taken_together(s, SECOND, LOCK);
+            },
+        ),
+        RuleId::LockStorage => (pair, |s| {
+            let on_stack = LockOperand::Address(stack(1) + 0x20);
+            s.call(who(0, 0, 1), PAIR[0], on_stack, Some(0));
+            s.call_back_to(who(0, 2, 1), PAIR[1], on_stack, Some(1), Some(0));
+        }),
         RuleId::LockRoutineIrql => (pair, |s| {
             s.call(
                 (0, 0, 1, 0xf000, stack(1)),
@@ -185,6 +209,8 @@ fn numbers_and_names_of_rules_are_their_own() {
         (RuleId::LockCleared, 8),
         (RuleId::CancelSpinLock, 9),
         (RuleId::StorPortSpinLock, 10),
+        (RuleId::LockOrder, 11),
+        (RuleId::LockStorage, 12),
     ];
     for (rule, number) in known {
         assert_eq!(rule.number(), number);

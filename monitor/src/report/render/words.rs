@@ -142,6 +142,19 @@ fn sentence(v: &Violation, evidence: &Evidence) -> String {
             "kind {spin_lock} ({}) with LockContext {context:#x} takes no lock",
             kind_name(*spin_lock)
         ),
+        Evidence::Order {
+            held,
+            held_by,
+            taken,
+            taken_by,
+        } => format!(
+            "{taken} was acquired {} while {held} was held, acquired {}",
+            told(taken_by),
+            told(held_by)
+        ),
+        Evidence::StackPointer { value } => {
+            format!("the lock lies on the stack of its caller, whose pointer is {value:#x}")
+        }
         Evidence::NeverReleased { event } => {
             format!("no release of this lock was seen until the run ended, after event {event}")
         }
@@ -244,6 +257,14 @@ const SHORTFALLS: &[(Shortfall, &str)] = &[
     (
         Shortfall::RUN_ENDED,
         "the run was over: the holder may have been stopped before its release",
+    ),
+    (
+        Shortfall::NOT_TOGETHER,
+        "the contradicting orders were not seen at the same time: something else may keep them apart",
+    ),
+    (
+        Shortfall::MAYBE_SHARED,
+        "whether others take the same lock while its function waits for them was not seen",
     ),
     (
         Shortfall::LATE,

@@ -25,10 +25,11 @@ pub enum Bug {
     RefusedIgnored,
     WrongIrql,
     Cleared,
+    Order,
 }
 
 impl Bug {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Stray,
         Self::WrongOwner,
         Self::Twice,
@@ -45,6 +46,7 @@ impl Bug {
         Self::RefusedIgnored,
         Self::WrongIrql,
         Self::Cleared,
+        Self::Order,
     ];
 }
 
@@ -72,6 +74,23 @@ impl Author<'_> {
         program
     }
 
+    /// Two locks in the order of their groups, and in the other.
+    fn both_orders(&mut self, locks: &[usize]) -> Vec<Step> {
+        let pair = (R::KeAcquireSpinLockRaiseToDpc, R::KeReleaseSpinLock, 0);
+        let mut sections = Vec::new();
+        for [outer, inner] in [[locks[0], locks[1]], [locks[1], locks[0]]] {
+            let mut own = |lock| {
+                self.pair(lock, Owner::Target, pair).map(|step| Step {
+                    owner: Owner::Target,
+                    ..step
+                })
+            };
+            let ([first, last], [second, third]) = (own(outer), own(inner));
+            sections.extend([first, second, third, last]);
+        }
+        sections
+    }
+
     /// Puts a bug in.
     fn spoil(&mut self, steps: &mut Vec<Step>, bug: Bug, irql: u8) {
         let classes: &[Class] = match bug {
@@ -80,7 +99,7 @@ impl Author<'_> {
             Bug::WrongAdapter => &[Class::Dpc, Class::StartIo],
             Bug::TakesNothing | Bug::RefusedIgnored => &[Class::Dpc],
             Bug::OtherLock => &[Class::Spin, Class::Dpc, Class::StartIo],
-            Bug::Cleared | Bug::WrongIrql => &[Class::Spin],
+            Bug::Cleared | Bug::WrongIrql | Bug::Order => &[Class::Spin],
             Bug::NewIrql => &[Class::Spin, Class::Ex],
             _ => &[Class::Spin, Class::Queued, Class::Ex, Class::Dpc, Class::StartIo],
         };
@@ -205,6 +224,7 @@ impl Author<'_> {
                 acquire.no_context = irql >= 2;
                 vec![acquire, release]
             }
+            Bug::Order => self.both_orders(&of_class),
             Bug::WrongIrql if irql < 2 => {
                 acquire.routine = R::KeAcquireSpinLockAtDpcLevel;
                 release.routine = R::KeReleaseSpinLockFromDpcLevel;

@@ -336,7 +336,11 @@ impl Machine {
         };
         let whole = own.is_none_or(|own| own.call.is_some());
         let before = own.map_or(agent.irql, |own| own.before);
-        if let Some(broken) = pages::judge(&call) {
+        let waits = matches!(step.act, Act::Acquire) && own.is_none() && !step.no_context;
+        let later = |(other, _): (usize, &Holder)| self.locks.0[other].group > lock.group;
+        let out_of_order = waits && self.locks.holds_of(agent.id).any(later);
+        let broken = pages::judge(&call).or(out_of_order.then_some(pages::Broken::OutOfOrder));
+        if let Some(broken) = broken {
             // A release is judged before its event, an acquire after it.
             let seen = if step.act == Act::Release { None } else { agent.call };
             self.wrong(broken, seen, before, whole);

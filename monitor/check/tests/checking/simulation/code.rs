@@ -167,7 +167,12 @@ impl Author<'_> {
             routine: R::KeReleaseSpinLock,
             slot: 0,
             depth: self.random.next() % 4,
-            site: self.random.next() % 200,
+            // A few places take all the locks, by a function of the driver's own; the others are a lock's.
+            site: if self.random.percent(3) {
+                500
+            } else {
+                lock as u64 * 16 + self.random.next() % 16
+            },
             owner: if helped { Owner::Helper } else { owner },
             kind: 0,
             no_context: false,

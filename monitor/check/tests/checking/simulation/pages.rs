@@ -34,6 +34,8 @@ pub enum Broken {
     WrongIrql,
     /// The lock was initialised again while it was held.
     Cleared,
+    /// It is taken while one is held that comes after it in the hierarchy.
+    OutOfOrder,
 }
 
 /// One call and the truth about it.
