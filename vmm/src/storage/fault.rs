@@ -73,6 +73,8 @@ pub enum FetchFault {
     Fatal,
     /// Its medium becomes read-only, for good; then it is executed.
     ReadOnly,
+    /// Its disk is gone, for good or for so long; then it is executed, as far as that is possible.
+    Remove(Option<Duration>),
 }
 
 /// What happens to the completion of a command that was executed.
@@ -238,6 +240,8 @@ pub enum WordKind {
     Fail,
     /// [`CompletionFault::Delay`], which takes a time.
     Delay,
+    /// [`FetchFault::Remove`], which may take a time.
+    Remove,
     /// Any other when a command was fetched.
     Fetch(FetchFault),
     /// Any other when a completion is about to be posted.

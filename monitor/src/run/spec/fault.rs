@@ -31,7 +31,7 @@ Keys:
   after=N     matching commands or writes that are spared first [default: 0]
   count=N     how many are hit from then on, or all [default: 1]
   status=N    with fail: the status, see below
-  for=TIME    with delay: such as 200ms or 5s
+  for=TIME    with delay and remove: such as 200ms or 5s
 
 KIND, WHAT and status are those of the kind of controller.
 ";

@@ -70,8 +70,14 @@ impl PlannedFault {
         if kind != WordKind::Fail && self.status.is_some() {
             return Err(format!("`status` belongs to fail, not to {}", self.kind));
         }
-        if kind != WordKind::Delay && self.time.is_some() {
-            return Err(format!("`for` belongs to delay, not to {}", self.kind));
+        if !takes_time(kind) && self.time.is_some() {
+            let takers = words.kinds.iter().filter(|word| takes_time(word.kind));
+            let takers: Vec<&str> = takers.map(|word| word.name).collect();
+            return Err(format!(
+                "`for` belongs to {}, not to {}",
+                takers.join(" and "),
+                self.kind
+            ));
         }
         Ok(match (kind, what) {
             (WordKind::Fail, About::Commands(commands)) => {
@@ -81,6 +87,7 @@ impl PlannedFault {
                 let time = self.time.ok_or("delay needs for=DURATION, such as for=200ms")?;
                 FaultKind::Completion(*commands, CompletionFault::Delay(time))
             }
+            (WordKind::Remove, About::Commands(commands)) => FaultKind::Fetch(*commands, FetchFault::Remove(self.time)),
             (WordKind::Fetch(fault), About::Commands(commands)) => FaultKind::Fetch(*commands, fault),
             (WordKind::Completion(fault), About::Commands(commands)) => FaultKind::Completion(*commands, fault),
             (WordKind::Register(fault), About::Registers(registers)) => FaultKind::Register(*registers, fault),
@@ -126,6 +133,11 @@ pub(super) fn number(text: &str) -> Result<u64, String> {
         None => text.parse(),
     };
     parsed.map_err(|_| format!("`{text}` is not a number"))
+}
+
+/// Whether `for=` can follow the word.
+fn takes_time(kind: WordKind) -> bool {
+    matches!(kind, WordKind::Delay | WordKind::Remove)
 }
 
 /// Whether a kind of fault is one of commands, not of register writes.

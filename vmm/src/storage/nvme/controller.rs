@@ -289,7 +289,8 @@ impl Controller {
                 self.make_read_only(command.entry.namespace_id.get());
                 self.execute(request)
             }
-            None => self.execute(request),
+            // That a disk goes is none of this controller's kinds.
+            Some(FetchFault::Remove(_)) | None => self.execute(request),
         };
         if let Some(answer) = answer {
             self.post_answer(answer);
