@@ -10,6 +10,7 @@ use super::backend::Backend;
 use super::fault::{Fault, FaultInjector, FaultVocabulary};
 use super::interrupts::{InterruptKind, MakeVectors};
 use super::nvme;
+use super::sas;
 use super::worker::OnFailure;
 use crate::devices::DeviceWorker;
 use crate::doorbell::DoorbellHost;
@@ -18,7 +19,7 @@ use crate::pci::{PciError, PciFunction};
 use crate::sandbox::{Sandbox, SandboxError};
 
 /// Every kind there is; the first one is meant where none is named.
-pub const CONTROLLERS: &[&ControllerKind] = &[&nvme::NVME];
+pub const CONTROLLERS: &[&ControllerKind] = &[&nvme::NVME, &sas::SAS];
 
 /// Makes a controller with a disk on each backend.
 type MakeController =
@@ -105,6 +106,9 @@ pub enum ControllerError {
     /// An NVMe controller cannot be made like that.
     #[error(transparent)]
     Nvme(#[from] nvme::ConfigError),
+    /// A SAS controller cannot be made like that.
+    #[error(transparent)]
+    Sas(#[from] sas::ConfigError),
     /// Its interrupt vectors cannot be had.
     #[error("a storage controller gets no interrupt vectors: {0}")]
     Interrupts(#[from] IrqError),

@@ -12,6 +12,7 @@ pub mod interrupts;
 pub mod kernel_doorbells;
 pub mod nvme;
 pub mod request;
+pub mod sas;
 pub mod scsi;
 pub mod segments;
 mod thread;

@@ -1,0 +1,209 @@
+//! What a fault plan for this controller can be about: SCSI commands, task management, messages, registers; and statuses.
+
+use super::message::Frame;
+use super::spec::{function, ioc_status, offset, task_type};
+use crate::storage::fault::{
+    CommandClass, CommandCode, CompletionFault, FaultVocabulary, FaultWord, FetchFault, RegisterFault, RegisterMatch,
+    WordKind,
+};
+use crate::storage::scsi::Sense;
+use crate::storage::scsi::spec::{asc, opcode, sense_key, status};
+
+/// Class of SCSI commands, by operation code.
+pub const IO: u8 = 0;
+/// Class of task management functions, by TaskType.
+pub const TASK_MANAGEMENT: u8 = 1;
+/// Class of other messages, by Function.
+pub const MESSAGE: u8 = 2;
+
+/// What a request is to a fault plan.
+pub(super) fn code(frame: &Frame) -> CommandCode {
+    let (class, code) = match frame.function() {
+        function::SCSI_IO_REQUEST => (IO, form(frame.cdb()[0])),
+        function::SCSI_TASK_MGMT => (TASK_MANAGEMENT, frame.u8(0x05)),
+        message => (MESSAGE, message),
+    };
+    CommandCode {
+        class,
+        code: code.into(),
+    }
+}
+
+/// The one operation code that stands for all forms of a command.
+fn form(code: u8) -> u8 {
+    match code {
+        opcode::READ_6 | opcode::READ_12 | opcode::READ_16 => opcode::READ_10,
+        opcode::WRITE_6 | opcode::WRITE_12 | opcode::WRITE_16 => opcode::WRITE_10,
+        opcode::VERIFY_12 | opcode::VERIFY_16 => opcode::VERIFY_10,
+        opcode::SYNCHRONIZE_CACHE_16 => opcode::SYNCHRONIZE_CACHE_10,
+        opcode::WRITE_SAME_16 => opcode::WRITE_SAME_10,
+        opcode::MODE_SENSE_6 => opcode::MODE_SENSE_10,
+        opcode::MODE_SELECT_6 => opcode::MODE_SELECT_10,
+        other => other,
+    }
+}
+
+/// How a request fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FaultStatus {
+    /// With that SCSI status and no sense data.
+    Scsi(u8),
+    /// With CHECK CONDITION.
+    Sense(Sense),
+    /// With that IOCStatus.
+    Ioc(u16),
+}
+
+/// In a status: IOCStatus is in the low half.
+const IOC: u32 = 0x8000_0000;
+
+impl FaultStatus {
+    /// What a status in the form of [`VOCABULARY`] means.
+    pub(super) fn decode(bits: u32) -> Self {
+        let [first, key, _, _] = bits.to_be_bytes();
+        if bits & IOC != 0 {
+            Self::Ioc(bits as u16)
+        } else if first == status::CHECK_CONDITION {
+            Self::Sense(Sense::new(key & 0xf, bits as u16))
+        } else {
+            Self::Scsi(bits as u8)
+        }
+    }
+}
+
+/// The status of a number, if it is a failure.
+fn status_of(number: u64) -> Option<u32> {
+    let bits = u32::try_from(number).ok()?;
+    let [first, key, _, _] = bits.to_be_bytes();
+    let known = match first {
+        // Not CHECK CONDITION, which comes with sense data.
+        0 => {
+            matches!(
+                bits as u8,
+                status::BUSY | status::RESERVATION_CONFLICT | status::TASK_SET_FULL | status::TASK_ABORTED
+            ) && bits <= 0xff
+        }
+        status::CHECK_CONDITION => key <= 0xf,
+        0x80 => bits & 0x00ff_8000 == 0 && bits as u16 != ioc_status::SUCCESS,
+        _ => false,
+    };
+    known.then_some(bits)
+}
+
+/// What a plan can say.
+pub const VOCABULARY: FaultVocabulary = FaultVocabulary {
+    kinds: &[
+        FaultWord {
+            name: "fail",
+            kind: WordKind::Fail,
+            help: "the request is not executed and ends with status=STATUS; task management fails whatever the status",
+        },
+        FaultWord {
+            name: "delay",
+            kind: WordKind::Delay,
+            help: "its reply comes for=DURATION later",
+        },
+        FaultWord {
+            name: "drop",
+            kind: WordKind::Completion(CompletionFault::Drop),
+            help: "its reply never comes",
+        },
+        FaultWord {
+            name: "duplicate",
+            kind: WordKind::Completion(CompletionFault::Duplicate),
+            help: "its reply comes twice",
+        },
+        FaultWord {
+            name: "stray",
+            kind: WordKind::Completion(CompletionFault::Stray),
+            help: "a reply for a request that had its reply before follows its own",
+        },
+        FaultWord {
+            name: "remove",
+            kind: WordKind::Remove,
+            help: "its disk is gone, for good or for=DURATION; events tell",
+        },
+        FaultWord {
+            name: "fatal",
+            kind: WordKind::Fetch(FetchFault::Fatal),
+            help: "the IOC goes to FAULT state and stops until a diagnostic reset",
+        },
+        FaultWord {
+            name: "drop",
+            kind: WordKind::Register(RegisterFault::Drop),
+            help: "the write has no effect",
+        },
+        FaultWord {
+            name: "fatal",
+            kind: WordKind::Register(RegisterFault::Fatal),
+            help: "the write has its effect, then the IOC goes to FAULT state",
+        },
+    ],
+    classes: &[
+        CommandClass {
+            name: "io",
+            class: IO,
+            help: "all SCSI commands; READ(10) stands for all its forms, and so do others",
+            last_code: 0xff,
+            commands: &[
+                ("read", opcode::READ_10 as u16),
+                ("write", opcode::WRITE_10 as u16),
+                ("test-unit-ready", opcode::TEST_UNIT_READY as u16),
+                ("inquiry", opcode::INQUIRY as u16),
+                ("report-luns", opcode::REPORT_LUNS as u16),
+                ("read-capacity", opcode::READ_CAPACITY_10 as u16),
+                ("mode-sense", opcode::MODE_SENSE_10 as u16),
+                ("synchronize-cache", opcode::SYNCHRONIZE_CACHE_10 as u16),
+                ("unmap", opcode::UNMAP as u16),
+                ("write-same", opcode::WRITE_SAME_10 as u16),
+                ("verify", opcode::VERIFY_10 as u16),
+                ("start-stop", opcode::START_STOP_UNIT as u16),
+            ],
+        },
+        CommandClass {
+            name: "task-management",
+            class: TASK_MANAGEMENT,
+            help: "all task management functions",
+            last_code: 0xff,
+            commands: &[
+                ("abort-task", task_type::ABORT_TASK as u16),
+                ("abort-task-set", task_type::ABRT_TASK_SET as u16),
+                ("target-reset", task_type::TARGET_RESET as u16),
+                ("bus-reset", task_type::RESET_BUS as u16),
+                ("lun-reset", task_type::LOGICAL_UNIT_RESET as u16),
+                ("query-task", task_type::QUERY_TASK as u16),
+            ],
+        },
+        CommandClass {
+            name: "message",
+            class: MESSAGE,
+            help: "all other messages, those of the doorbell included; the latter have no delay, drop, duplicate or stray",
+            last_code: 0xff,
+            commands: &[
+                ("ioc-init", function::IOC_INIT as u16),
+                ("ioc-facts", function::IOC_FACTS as u16),
+                ("port-facts", function::PORT_FACTS as u16),
+                ("port-enable", function::PORT_ENABLE as u16),
+                ("config", function::CONFIG as u16),
+                ("event-notification", function::EVENT_NOTIFICATION as u16),
+                ("sas-io-unit-control", function::SAS_IO_UNIT_CONTROL as u16),
+            ],
+        },
+    ],
+    registers: &[
+        ("doorbell", RegisterMatch::at(offset::DOORBELL)),
+        ("diagnostic", RegisterMatch::at(offset::DIAGNOSTIC)),
+        ("interrupt-status", RegisterMatch::at(offset::HOST_INTERRUPT_STATUS)),
+        ("interrupt-mask", RegisterMatch::at(offset::HOST_INTERRUPT_MASK)),
+        ("request-queue", RegisterMatch::at(offset::REQUEST_QUEUE)),
+        ("reply-queue", RegisterMatch::at(offset::REPLY_QUEUE)),
+        ("hi-pri-queue", RegisterMatch::at(offset::HI_PRI_REQUEST_QUEUE)),
+    ],
+    status: status_of,
+    status_help: "0x02KKAAQQ: CHECK CONDITION with sense key, ASC and ASCQ; 0x08 (busy), 0x18 (reservation conflict), 0x28 \
+                  (task set full), 0x40 (task aborted); 0x8000NNNN: IOCStatus, such as 0x8000004b (IOC terminated)",
+    status_range: "0x02KKAAQQ, 0x08, 0x18, 0x28, 0x40, or 0x80000001 to 0x80007fff",
+    default_status: (status::CHECK_CONDITION as u32) << 24
+        | (sense_key::HARDWARE_ERROR as u32) << 16
+        | asc::INTERNAL_TARGET_FAILURE as u32,
+};

@@ -1,0 +1,44 @@
+//! An LSI SAS1068: a SAS host bus adapter that speaks Fusion-MPT 1 (MPI 1.5).
+//!
+//! * [`Controller`] is the state machine (the "IOC" of MPI): it fetches messages from guest memory, has
+//!   [targets](super::scsi) execute SCSI commands and posts replies. Memory, interrupts and backends are injected; it knows
+//!   neither threads nor KVM nor PCI.
+//! * [`RegisterFile`] is the half of it that vCPUs touch: the doorbell, the FIFOs of requests and replies. It never waits
+//!   for DMA.
+//! * [`SasDevice`](device) is the PCI function: a controller, its [worker](super::worker) thread and interrupts.
+//!
+//! What there is: one port of 8 phys or more with a disk at each (no expander), all messages of an initiator, configuration
+//! pages, events, task management, simple and chain SGEs of 32 and 64 bits, the pin, MSI and MSI-X with one message. What
+//! there is not: SATA, RAID, target mode, SMP, LAN, firmware, the host page buffer; such messages get the specified
+//! status. Names are those of the MPI headers.
+//!
+//! A controller does wrong what its [fault plan](super::fault) says, and nothing else.
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod config_pages;
+pub mod controller;
+pub mod device;
+pub mod events;
+pub mod faults;
+mod handshake;
+mod ioc;
+pub mod message;
+mod page_content;
+pub mod registers;
+mod replies;
+mod scsi_io;
+pub mod sgl;
+pub mod spec;
+pub mod state;
+mod task_management;
+mod topology;
+
+pub use config::{ConfigError, MAX_DISKS, SasConfig};
+pub use controller::Controller;
+pub use device::SAS;
+pub use registers::RegisterFile;
+pub use state::ControllerState;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,13 @@
+//! The controller under test, as a driver sees it.
+
+mod events;
+mod faults;
+mod harness;
+mod hostile;
+mod interrupts;
+mod life;
+mod model;
+mod pages;
+mod scsi_io;
+mod sgl;
+mod task_management;
