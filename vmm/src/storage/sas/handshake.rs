@@ -7,8 +7,8 @@ use super::spec::function;
 use super::state::Answer;
 
 impl Controller {
-    /// Executes the message of a handshake that is complete. Its reply goes the same way, except for those that the host
-    /// expects in the reply FIFO: task management and events (MPI: messages with a context of the driver's queues).
+    /// Executes the message of a handshake that is complete. Its reply goes the same way, except for those of SCSI, which
+    /// the host expects in the reply FIFO.
     pub(super) fn take_handshake(&mut self) {
         let words = {
             let mut registers = self.registers.lock();
@@ -20,17 +20,14 @@ impl Controller {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let frame = Frame::new(&bytes);
         let executed = self.execute_or_fail(&frame);
-        let by_doorbell = !matches!(
-            frame.function(),
-            function::SCSI_IO_REQUEST | function::SCSI_TASK_MGMT | function::EVENT_NOTIFICATION
-        );
+        let of_scsi = matches!(frame.function(), function::SCSI_IO_REQUEST | function::SCSI_TASK_MGMT);
         let mut registers = self.registers.lock();
         let queued = match executed {
             Executed::Fault(code) => {
                 registers.fail(code);
                 None
             }
-            Executed::Done(Answer::Frame(reply)) if by_doorbell => {
+            Executed::Done(Answer::Frame(reply)) if !of_scsi => {
                 registers.answer(reply.bytes());
                 None
             }

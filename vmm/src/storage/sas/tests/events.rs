@@ -20,6 +20,12 @@ fn the_first_reply_tells_whether_more_will_come() {
     assert_eq!(facts[0x27], 1, "EventState");
     let reply = listen(&mut driver, false);
     assert_eq!((reply[7], reply[0x1c]), (0, 0));
+    // By the doorbell as well, which is where Linux turns it on.
+    let mut request = message(function::EVENT_NOTIFICATION);
+    request[0] = 1;
+    let reply = driver.handshake(&request[..12]);
+    assert_eq!((u32_at(&reply, 0x14), reply[0x1c], ioc_status(&reply)), (0x0a, 1, 0));
+    assert_eq!(driver.reap(), None);
     let ack = driver.run(&message(function::EVENT_ACK)).frame();
     assert_eq!(ioc_status(&ack), 0);
 }
