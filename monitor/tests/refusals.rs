@@ -114,6 +114,16 @@ fn disks_that_cannot_be_together_are_a_usage_error() {
     for (arguments, why) in [
         (&["--disk", "mem:1M,namespace"][..], "the first disk"),
         (&["--disk", "mem:1M,target", "--disk", "mem:1M,target"], "only one disk"),
+        (&["--disk", "mem:1M,target=1"], "the first disk"),
+        (
+            &["--disk", "mem:1M,controller=sas", "--disk", "mem:1M,target=2"],
+            "this one is 1",
+        ),
+        (
+            &["--disk", "mem:1M,controller=sas", "--disk", "mem:1M,namespace"],
+            "`target=1`",
+        ),
+        (&["--disk", "mem:1M,target=0"], "not for nvme"),
         (&many, "at most 16 disks"),
     ] {
         let (code, text) = refused(&driver(), arguments);

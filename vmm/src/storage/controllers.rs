@@ -25,6 +25,15 @@ pub const CONTROLLERS: &[&ControllerKind] = &[&nvme::NVME, &sas::SAS];
 type MakeController =
     fn(ControllerOptions, Vec<Box<dyn Backend>>, Connections) -> Result<StorageDevice, ControllerError>;
 
+/// What a controller calls each of its disks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskName {
+    /// A namespace; identifiers begin with 1.
+    Namespace,
+    /// A SCSI target; identifiers begin with 0.
+    Target,
+}
+
 /// A kind of storage controller.
 #[derive(Debug)]
 pub struct ControllerKind {
@@ -34,6 +43,8 @@ pub struct ControllerKind {
     pub help: &'static str,
     /// Most disks of one controller.
     pub disk_limit: usize,
+    /// What a disk is to the controller.
+    pub disk: DiskName,
     /// Which faults it can inject.
     pub faults: FaultVocabulary,
     /// Makes one.

@@ -19,7 +19,7 @@ mod thread;
 pub mod worker;
 
 pub use controllers::{
-    BLOCK_SIZE, CONTROLLERS, Connections, ControllerError, ControllerKind, ControllerOptions, StorageDevice,
+    BLOCK_SIZE, CONTROLLERS, Connections, ControllerError, ControllerKind, ControllerOptions, DiskName, StorageDevice,
 };
 pub use fault::{Fault, FaultCount, FaultInjector};
 pub use interrupts::InterruptKind;

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use storlock_vmm::storage::backend::{ImageFormat, ImageOptions};
-use storlock_vmm::storage::{BLOCK_SIZE, CONTROLLERS, ControllerKind};
+use storlock_vmm::storage::{BLOCK_SIZE, CONTROLLERS, ControllerKind, DiskName};
 
 use super::is_false;
 use super::units::{FilePath, Size};
@@ -41,7 +41,8 @@ Each disk has a controller of its own; the driver under test is meant for that o
   snapshot[=SIZE]   keep changes in a temporary file of at most SIZE (16G) and never touch FILE; gone after the run
   backing=FILE      backing file of a qcow2 image instead of the one that it names, and wherever it is
   controller=KIND   the kind of controller:{controllers}
-  namespace         no controller of its own: one more namespace of the controller of the disk before it
+  namespace         no controller of its own: one more namespace of the NVMe controller of the disk before it
+  target=N          SCSI target identifier on a SAS controller; from 1 on that of the disk before it
   target            the controller that the driver under test is meant for; --fault is about this one
 
 Example: --disk win.qcow2,snapshot --disk scratch.img,target";
@@ -56,13 +57,23 @@ pub struct Disk {
     pub target: bool,
     /// It is one more namespace of the controller of the disk before it.
     pub namespace: bool,
+    /// Its SCSI target identifier, if one is given: its place among the disks of its controller. From 1 on that is the one of
+    /// the disk before it.
+    pub scsi_target: Option<u64>,
     /// The kind of its controller, if one is named.
     pub controller: Option<&'static ControllerKind>,
 }
 
+impl Disk {
+    /// Whether it has no controller of its own, but is one more disk of that of the disk before it.
+    fn joins(&self) -> bool {
+        self.namespace || self.scsi_target.is_some_and(|target| target > 0)
+    }
+}
+
 /// The disks of each controller.
 pub(in crate::run) fn by_controller(disks: &[Disk]) -> Vec<&[Disk]> {
-    disks.chunk_by(|_, next| next.namespace).collect()
+    disks.chunk_by(|_, next| next.joins()).collect()
 }
 
 /// The kind of the controller that has these disks.
@@ -121,8 +132,8 @@ pub fn check_disks(disks: &[Disk]) -> Result<(), String> {
     if disks.iter().filter(|disk| disk.target).count() > 1 {
         return Err("only one disk can be the target's".to_owned());
     }
-    if disks.first().is_some_and(|disk| disk.namespace) {
-        return Err("the first disk cannot be a namespace of the controller of a disk before it".to_owned());
+    if disks.first().is_some_and(Disk::joins) {
+        return Err("the first disk cannot belong to the controller of a disk before it".to_owned());
     }
     for disks in by_controller(disks) {
         let kind = kind(disks);
@@ -132,16 +143,43 @@ pub fn check_disks(disks: &[Disk]) -> Result<(), String> {
             .find(|other| *other != kind)
         {
             return Err(format!(
-                "a disk with `namespace` has the controller of the disk before it, which is {}, not {}",
+                "a disk with `namespace` or `target=N` has the controller of the disk before it, which is {}, not {}",
                 kind.name, other.name
             ));
         }
+        check_names(disks, kind)?;
         if disks.len() > kind.disk_limit {
             let (name, limit) = (kind.name, kind.disk_limit);
             return Err(format!(
                 "an {name} controller has at most {limit} disks, not {}",
                 disks.len()
             ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the disks of a controller are called what that kind calls them.
+fn check_names(disks: &[Disk], kind: &ControllerKind) -> Result<(), String> {
+    let name = kind.name;
+    for (index, disk) in (0..).zip(disks) {
+        match (kind.disk, disk.scsi_target) {
+            (DiskName::Namespace, Some(_)) => {
+                return Err(format!(
+                    "`target=N` is for controllers with SCSI targets, not for {name}"
+                ));
+            }
+            (DiskName::Target, None) if index > 0 => {
+                return Err(format!(
+                    "`namespace` is not for {name}, where a further disk is `target={index}`"
+                ));
+            }
+            (DiskName::Target, Some(target)) if target != index => {
+                return Err(format!(
+                    "`target={target}`: the identifiers of a controller's disks go up one by one; this one is {index}"
+                ));
+            }
+            _ => {}
         }
     }
     Ok(())
@@ -167,6 +205,8 @@ pub struct Form {
     controller: Option<String>,
     #[serde(skip_serializing_if = "is_false")]
     namespace: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scsi_target: Option<u64>,
     #[serde(skip_serializing_if = "is_false")]
     target: bool,
 }
@@ -203,6 +243,7 @@ impl TryFrom<Form> for Disk {
             place,
             target: form.target,
             namespace: form.namespace,
+            scsi_target: form.scsi_target,
             controller: form.controller.as_deref().map(named).transpose()?,
         })
     }
@@ -212,6 +253,7 @@ impl From<Disk> for Form {
     fn from(disk: Disk) -> Self {
         let form = Self {
             namespace: disk.namespace,
+            scsi_target: disk.scsi_target,
             target: disk.target,
             controller: disk.controller.map(|kind| kind.name.to_owned()),
             ..Self::default()
@@ -267,6 +309,11 @@ impl FromStr for Disk {
                 .map_or((word.as_str(), None), |(key, value)| (key, Some(value)));
             match (key, value) {
                 ("target", None) => form.target = true,
+                ("target", Some(number)) => {
+                    let number = number.parse();
+                    let number = number.map_err(|_| format!("`{word}`: a SCSI target identifier is a number"))?;
+                    form.scsi_target = Some(number);
+                }
                 ("namespace", None) => form.namespace = true,
                 ("controller", name) => form.controller = Some(name.unwrap_or_default().to_owned()),
                 ("readonly", None) => form.readonly = true,
@@ -276,7 +323,7 @@ impl FromStr for Disk {
                 ("backing", Some(file)) if !file.is_empty() => form.backing = Some(file.into()),
                 _ => {
                     return Err(format!(
-                        "unknown option `{key}`: format=, readonly, snapshot, backing=, controller=, namespace or target (a \
+                        "unknown option `{key}`: format=, readonly, snapshot, backing=, controller=, namespace, target= or target (a \
                          comma in a file's name is written twice)"
                     ));
                 }
@@ -319,6 +366,9 @@ impl std::fmt::Display for Disk {
         }
         if self.namespace {
             write!(f, ",namespace")?;
+        }
+        if let Some(target) = self.scsi_target {
+            write!(f, ",target={target}")?;
         }
         if self.target {
             write!(f, ",target")?;
@@ -384,13 +434,27 @@ mod tests {
     }
 
     #[test]
+    fn a_further_disk_of_a_controller_is_a_namespace_or_a_target() {
+        let read = |text: &str| {
+            let disk = text.parse::<Disk>()?;
+            assert_eq!(disk.to_string().parse::<Disk>().as_ref(), Ok(&disk));
+            Ok::<_, String>((disk.joins(), disk.scsi_target, disk.target))
+        };
+        assert_eq!(read("a,namespace"), Ok((true, None, false)));
+        assert_eq!(read("a,controller=sas"), Ok((false, None, false)));
+        assert_eq!(read("a,controller=sas,target=0,target"), Ok((false, Some(0), true)));
+        assert_eq!(read("a,target=3"), Ok((true, Some(3), false)));
+        assert!(read("a,target=x").unwrap_err().contains("is a number"));
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused_with_a_reason() {
         for (text, why) in [
             ("", "begin with a file"),
             (",readonly", "begin with a file"),
             ("a,readonly,snapshot", "exclude each other"),
             ("a,format=vhdx", "raw, qcow2 or vmdk"),
-            ("a,controller=ahci", "unknown kind of controller `ahci`: use nvme"),
+            ("a,controller=ahci", "unknown kind of controller `ahci`: use nvme or sas"),
             ("a,controller", "unknown kind of controller ``"),
             ("a,snapshot=lots", "whole number"),
             ("a,backing=", "unknown option `backing`"),

@@ -231,6 +231,7 @@ impl Default for RunSpec {
                 place: DiskPlace::Memory(64 << 20),
                 target: false,
                 namespace: false,
+                scsi_target: None,
                 controller: None,
             }],
             interrupts: Interrupts::default(),

@@ -16,7 +16,9 @@ use super::registers::{MAX_QUEUE_PAIRS, RegisterFile};
 use super::spec::registers::DOORBELLS;
 use crate::pci::{Bar, FunctionDescription, MsixLayout, PciDevice, PciFunction};
 use crate::storage::backend::Backend;
-use crate::storage::controllers::{Connections, ControllerError, ControllerKind, ControllerOptions, StorageDevice};
+use crate::storage::controllers::{
+    Connections, ControllerError, ControllerKind, ControllerOptions, DiskName, StorageDevice,
+};
 use crate::storage::interrupts;
 use crate::storage::kernel_doorbells::KernelDoorbells;
 use crate::storage::worker::Worker;
@@ -37,6 +39,7 @@ pub const NVME: ControllerKind = ControllerKind {
     name: "nvme",
     help: "NVMe 1.4, one namespace a disk",
     disk_limit: MAX_NAMESPACES,
+    disk: DiskName::Namespace,
     faults: VOCABULARY,
     make: |options, backends, connections| NvmeDevice::new(config(options), backends, connections),
 };

@@ -14,7 +14,9 @@ use super::faults::VOCABULARY;
 use super::registers::RegisterFile;
 use crate::pci::{Bar, FunctionDescription, MsixLayout, PciDevice, PciFunction};
 use crate::storage::backend::Backend;
-use crate::storage::controllers::{Connections, ControllerError, ControllerKind, ControllerOptions, StorageDevice};
+use crate::storage::controllers::{
+    Connections, ControllerError, ControllerKind, ControllerOptions, DiskName, StorageDevice,
+};
 use crate::storage::interrupts;
 use crate::storage::worker::Worker;
 
@@ -37,6 +39,7 @@ pub const SAS: ControllerKind = ControllerKind {
     name: "sas",
     help: "LSI SAS1068 (Fusion-MPT 1), one target a disk",
     disk_limit: MAX_DISKS,
+    disk: DiskName::Target,
     faults: VOCABULARY,
     make: |options, backends, connections| SasDevice::new(config(options), backends, connections),
 };
