@@ -16,7 +16,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pc::{Console, DebianKernel, REPORT, check_report, machine_with, run_to, test_platform_runs_operating_systems};
+use pc::{
+    Console, DebianKernel, REPORT, check_report, guest_root, guest_system, machine_with, run_to,
+    test_platform_runs_operating_systems,
+};
 use storlock_vmm::boot::LinuxRequest;
 use storlock_vmm::machine::{Machine, MachineConfig};
 use storlock_vmm::pci::PciAddress;
@@ -60,8 +63,16 @@ struct Pc {
     _directory: tempfile::TempDir,
 }
 
+/// Most that a test may change of the root.
+const CHANGES_LIMIT: u64 = 256 << 20;
+
 /// A machine with so many disks on one controller.
 fn pc(cpus: u32, disks: usize, interrupts: InterruptKind, faults: Vec<Fault>) -> Pc {
+    pc_of(cpus, None, disks, interrupts, faults)
+}
+
+/// As [`pc`], with `root` as the first disk, of which nothing is kept.
+fn pc_of(cpus: u32, root: Option<&Path>, disks: usize, interrupts: InterruptKind, faults: Vec<Fault>) -> Pc {
     let directory = tempfile::tempdir().unwrap();
     let console = Console::default();
     let config = MachineConfig {
@@ -81,7 +92,13 @@ fn pc(cpus: u32, disks: usize, interrupts: InterruptKind, faults: Vec<Fault>) ->
         let image = ImageBackend::open(path, BLOCK_SIZE, &ImageOptions::default()).unwrap();
         Box::new(image) as Box<dyn Backend>
     };
-    let backends = disks.iter().map(open).collect();
+    let snapshot = ImageOptions {
+        snapshot: Some(CHANGES_LIMIT),
+        ..ImageOptions::default()
+    };
+    let root = root.map(|path| ImageBackend::open(path, BLOCK_SIZE, &snapshot).unwrap());
+    let root = root.map(|image| Box::new(image) as Box<dyn Backend>);
+    let backends = root.into_iter().chain(disks.iter().map(open)).collect();
     let options = ControllerOptions {
         index: 0,
         processors: cpus,
@@ -191,12 +208,12 @@ fn linux_keeps_data_and_a_file_system_on_sas_disks() {
     let (said, disks) = pc.run(USE, &USED);
     // By the pin, which is what the driver chooses; nothing had to be tried again.
     assert!(!said.contains("nobody cared") && !said.contains("attempting"), "{said}");
-    let [first, second] = &disks[..] else {
-        panic!("two disks")
-    };
-    assert!(first[..1 << 20].iter().any(|byte| *byte != 0));
-    assert!(first[1 << 20..2 << 20].iter().all(|byte| *byte == 0));
-    assert_eq!(second[1080..1082], [0x53, 0xef], "the superblock's magic");
+    // Disks are named as they are found.
+    let has_file_system = |disk: &&Vec<u8>| disk[1080..1082] == [0x53, 0xef];
+    assert_eq!(disks.iter().filter(has_file_system).count(), 1);
+    let raw = disks.iter().find(|disk| !has_file_system(disk)).unwrap();
+    assert!(raw[..1 << 20].iter().any(|byte| *byte != 0));
+    assert!(raw[1 << 20..2 << 20].iter().all(|byte| *byte == 0));
 }
 
 /// The driver is loaded again and told to use MSI: that takes a reset of the message unit as well.
@@ -286,4 +303,158 @@ $B dd if=/dev/sda of=/dev/null bs=4k count=400 iflag=direct 2>/dev/null && echo 
     assert!(said.contains("IOC is in FAULT state"), "{said}");
     let counts = injector.counts();
     assert!(counts.iter().all(|count| count.injected > 0), "{counts:?}");
+}
+
+/// What a job of the system that `scripts/lab/guest` makes begins with. `refused` wants a command to fail.
+const JOB: &str = r#"#!/bin/sh
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin LD_LIBRARY_PATH=/lib64 HOME=/root
+step() {
+    name=$1
+    shift
+    if "$@" >/run/out 2>&1; then echo "done: $name"; else echo "FAILED: $name ($?)"; cat /run/out; fi
+}
+refused() {
+    name=$1
+    wanted=$2
+    shift 2
+    if "$@" >/run/out 2>&1 || ! grep -qi "$wanted" /run/out; then echo "FAILED: $name"; cat /run/out; else echo "refused: $name"; fi
+}
+echo "root: $(grep ' / ' /proc/mounts | tail -n 1 | cut -d ' ' -f 1,3)"
+# Disks are named as they are found; the other one is to be worked on.
+D=/dev/sdb
+grep -q '^/dev/sdb / ' /proc/mounts && D=/dev/sda
+verified() {
+    name=$1
+    shift
+    step "$name" fio --name="$name" --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1 --numjobs="$(nproc)" \
+        --cpus_allowed_policy=split --group_reporting "$@"
+}
+verified random --filename=$D --rw=randrw --bs=4k --iodepth=16 --size=3m --offset_increment=4m
+verified sequential --filename=$D --rw=rw --bs=128k --iodepth=4 --size=4m --offset_increment=4m
+verified sizes --filename=$D --rw=randwrite --bsrange=512-64k --iodepth=8 --size=2m --offset_increment=4m --do_verify=1
+verified trims --filename=$D --rw=randtrim --bs=16k --iodepth=8 --size=1m --offset_increment=4m
+verified files --directory=/var/tmp --rw=randwrite --bs=8k --iodepth=8 --size=2m --fsync=16 --do_verify=1
+"#;
+
+/// sg3_utils, which look closer than a kernel does.
+const SG: &str = r#"
+step sg_inq sg_inq $D
+for page in sv sn di bl bdc lbpv; do step "sg_vpd $page" sg_vpd -p $page $D; done
+step sg_readcap sg_readcap $D
+step "sg_readcap 16" sg_readcap -16 $D
+step sg_luns sg_luns $D
+step sg_turs sg_turs $D
+step sg_requests sg_requests $D
+step sg_modes sg_modes -a $D
+step "sg_modes 6" sg_modes -6 -a $D
+step sg_logs sg_logs -a $D
+step sg_opcodes sg_opcodes $D
+step sg_sync sg_sync $D
+step sg_verify sg_verify --lba=0 --count=64 $D
+step "sg_verify 16" sg_verify --16 --lba=0 --count=64 $D
+step sg_write_same sg_write_same --10 --unmap --lba=0 --num=64 --in=/dev/zero --xferlen=512 $D
+step "sg_write_same 16" sg_write_same --16 --lba=64 --num=64 --in=/dev/zero --xferlen=512 $D
+step "sg_write_same ndob" sg_write_same --16 --ndob --lba=128 --num=64 $D
+step sg_unmap sg_unmap --lba=192 --num=64 $D
+step zeroes sh -c "dd if=$D bs=64k count=2 iflag=direct 2>/dev/null | cmp -n 131072 - /dev/zero"
+refused "an unmap beyond the end" "out of range" sg_unmap -v --lba=0xffffffff --num=1 $D
+refused "a write same of nothing" "illegal request" sg_write_same -v --16 --lba=0 --num=0 --in=/dev/zero --xferlen=512 $D
+refused "a page that there is not" "page" sg_vpd -v -p 0xb5 $D
+refused "enclosure services" "illegal\|not supported\|not seem" sg_ses -v $D
+step "register" sg_persist --out --register --param-sark=123abc $D
+step "reserve" sg_persist --out --reserve --param-rk=123abc --prout-type=1 $D
+step "read keys" sg_persist --in -k $D
+step "read reservation" sg_persist --in -r $D
+step "read full status" sg_persist --in -s $D
+step "report capabilities" sg_persist --in -c $D
+step "release" sg_persist --out --release --param-rk=123abc --prout-type=1 $D
+step "unregister" sg_persist --out --register --param-rk=123abc $D
+step "stop" sg_start --stop $D
+refused "a stopped disk" "not ready" sg_turs -v $D
+step "start" sg_start --start $D
+for what in device target bus host; do
+    step "sg_reset $what" sg_reset --$what $D
+    sleep 1
+    sg_turs $D >/dev/null 2>&1
+    sg_turs $D >/dev/null 2>&1
+    step "after $what reset" dd if=$D of=/dev/null bs=64k count=4 iflag=direct
+done
+sync
+"#;
+
+const STEPS: [&str; 40] = [
+    "root: /dev/sd",
+    "done: random",
+    "done: sequential",
+    "done: sizes",
+    "done: trims",
+    "done: files",
+    "done: sg_inq",
+    "done: sg_vpd sv",
+    "done: sg_vpd di",
+    "done: sg_vpd bl",
+    "done: sg_vpd bdc",
+    "done: sg_vpd lbpv",
+    "done: sg_readcap 16",
+    "done: sg_luns",
+    "done: sg_requests",
+    "done: sg_modes",
+    "done: sg_modes 6",
+    "done: sg_logs",
+    "done: sg_opcodes",
+    "done: sg_sync",
+    "done: sg_verify",
+    "done: sg_verify 16",
+    "done: sg_write_same",
+    "done: sg_write_same 16",
+    "done: sg_write_same ndob",
+    "done: sg_unmap",
+    "done: zeroes",
+    "refused: an unmap beyond the end",
+    "refused: a write same of nothing",
+    "refused: a page that there is not",
+    "refused: enclosure services",
+    "done: reserve",
+    "done: read full status",
+    "done: unregister",
+    "refused: a stopped disk",
+    "done: start",
+    "done: after device reset",
+    "done: after target reset",
+    "done: after bus reset",
+    "done: after host reset",
+];
+
+/// The root is on the first disk, fio and sg3_utils work on the second one.
+fn everything(cpus: u32, end: &str, reason: &str) {
+    if !test_platform_runs_operating_systems() {
+        return;
+    }
+    let Pc {
+        mut machine,
+        console,
+        disks,
+        _directory,
+        ..
+    } = pc_of(cpus, Some(&guest_root()), 1, InterruptKind::Msix, Vec::new());
+    let job = format!("{JOB}{SG}{REPORT}{end}\n");
+    machine.boot_linux(&guest_system(&job)).unwrap();
+    run_to(machine, &console, reason);
+    let said = console.text();
+    println!("{said}");
+    check_report(&said, &STEPS);
+    let content = fs::read(&disks[0]).unwrap();
+    assert!(content.iter().any(|byte| *byte != 0), "fio has written nothing");
+}
+
+#[test]
+#[ignore = "fio and sg3_utils: some minutes in the lab"]
+fn linux_on_ext4_with_two_processors_passes_fio_and_sg3_utils_and_powers_off() {
+    everything(2, "poweroff", "power-off");
+}
+
+#[test]
+#[ignore = "fio and sg3_utils: some minutes in the lab"]
+fn linux_on_ext4_with_four_processors_passes_fio_and_sg3_utils_and_reboots() {
+    everything(4, "reboot", "reset");
 }
