@@ -116,7 +116,15 @@ impl Controller {
     pub fn process(&mut self) -> Progress {
         self.take_reset();
         self.take_handshake();
-        if !self.dma.is_bus_master() || !self.registers.lock().is_operational() {
+        let (operational, requests) = {
+            let registers = self.registers.lock();
+            let settled = registers.reset.is_none() && !registers.is_handshake_complete();
+            (registers.is_operational(), registers.has_requests() && settled)
+        };
+        if !operational && requests {
+            self.fail(fault::FIFO);
+        }
+        if !self.dma.is_bus_master() || !operational {
             return Progress::Idle;
         }
         for _ in 0..BURST {
@@ -162,6 +170,10 @@ impl Controller {
     /// The IOC comes into FAULT state.
     pub(super) fn fail(&mut self, code: u16) {
         let mut registers = self.registers.lock();
+        if registers.reset.is_some() {
+            // What went wrong was before the reset.
+            return;
+        }
         registers.fail(code);
         self.registers.update_interrupt(&mut registers);
     }

@@ -23,6 +23,8 @@ impl Controller {
         let of_scsi = matches!(frame.function(), function::SCSI_IO_REQUEST | function::SCSI_TASK_MGMT);
         let mut registers = self.registers.lock();
         let queued = match executed {
+            // There was a reset meanwhile.
+            _ if !registers.awaits_answer() => None,
             Executed::Fault(code) => {
                 registers.fail(code);
                 None

@@ -59,7 +59,7 @@ impl Controller {
             sense_buffer_high: frame.u32(0x14),
         };
         let mut registers = self.registers.lock();
-        if registers.ioc_state != ioc_state::READY {
+        if registers.ioc_state != ioc_state::READY || registers.reset.is_some() {
             return reply.status(ioc_status::INVALID_STATE);
         }
         let known = (who_init::NO_ONE + 1..=who_init::MANUFACTURER).contains(&told.who_init);

@@ -116,19 +116,19 @@ impl Registers {
         }
     }
 
-    /// As after a reset of that kind has been carried out; what outlives it stays.
+    /// The controller has carried out a reset of that kind: it is acknowledged, unless there was a harder one meanwhile.
     pub(super) fn finish_reset(&mut self, reset: Reset) {
-        let (mask, diagnostic, keys) = (self.interrupt_mask, self.diagnostic, self.keys);
-        *self = Self {
-            pending: self.pending,
-            // A reset function is acknowledged when it has been carried out.
-            ..Self::new()
-        };
-        if reset == Reset::Hard {
-            self.diagnostic = diagnostic;
-        } else {
-            (self.interrupt_mask, self.diagnostic, self.keys) = (mask, diagnostic, keys);
+        if self.reset == Some(reset) {
+            self.reset = None;
+            if self.ioc_state == ioc_state::RESET {
+                self.ioc_state = ioc_state::READY;
+            }
         }
+    }
+
+    /// Whether the handshake whose request the controller has taken still waits for its reply.
+    pub(super) fn awaits_answer(&self) -> bool {
+        matches!(&self.handshake, Handshake::Received(words) if words.is_empty())
     }
 
     /// The IOC faults: only a diagnostic reset helps.
@@ -184,7 +184,7 @@ impl Registers {
     }
 
     fn status(&self) -> u32 {
-        let doorbell_pending = matches!(self.handshake, Handshake::Received(_)) || self.reset.is_some();
+        let doorbell_pending = self.is_handshake_complete() || self.reset.is_some();
         let bit = |set, bit| if set { bit } else { 0 };
         bit(doorbell_pending, his::IOP_DOORBELL_STATUS)
             | bit(!self.reply_post.is_empty(), his::REPLY_MESSAGE_INTERRUPT)
@@ -275,10 +275,23 @@ impl Registers {
         }
     }
 
+    /// The registers are reset at once: EDK2's driver does not wait for the acknowledgement before it begins a handshake.
+    /// What is behind them the controller resets.
     fn begin_reset(&mut self, reset: Reset) -> bool {
-        self.reset = self.reset.max(Some(reset));
-        self.requests.clear();
-        self.urgent.clear();
+        let fresh = Self::new();
+        let (state, mask, keys) = match reset {
+            Reset::Hard => (ioc_state::RESET, fresh.interrupt_mask, 0),
+            Reset::MessageUnit | Reset::IoUnit => (ioc_state::READY, self.interrupt_mask, self.keys),
+        };
+        *self = Self {
+            ioc_state: state,
+            interrupt_mask: mask,
+            keys,
+            diagnostic: self.diagnostic,
+            reset: self.reset.max(Some(reset)),
+            pending: self.pending,
+            ..fresh
+        };
         true
     }
 
@@ -320,11 +333,6 @@ impl Registers {
         }
         if value & diag::RESET_ADAPTER != 0 {
             self.diagnostic = diag::RESET_HISTORY;
-            self.ioc_state = ioc_state::RESET;
-            self.handshake = Handshake::Idle;
-            self.doorbell_interrupt = false;
-            self.reply_free.clear();
-            self.reply_post.clear();
             return self.begin_reset(Reset::Hard);
         }
         let kept = diag::RESET_HISTORY | diag::DISABLE_ARM;
@@ -333,16 +341,23 @@ impl Registers {
         false
     }
 
+    /// Whether a message of the doorbell waits for the controller, or is with it.
+    pub(super) fn is_handshake_complete(&self) -> bool {
+        matches!(self.handshake, Handshake::Received(_))
+    }
+
     fn push_request(&mut self, descriptor: u32, urgent: bool) -> bool {
-        if self.reset.is_some() || self.ioc_state == ioc_state::FAULT {
+        if self.ioc_state == ioc_state::FAULT {
             return false;
         }
+        // A message of the doorbell that was not looked at yet may be IOC Init: EDK2's driver does not wait for its reply.
+        let ready = self.ioc_state == ioc_state::OPERATIONAL || self.is_handshake_complete();
         let (queue, limit) = if urgent {
             (&mut self.urgent, HIGH_PRIORITY_DEPTH)
         } else {
             (&mut self.requests, GLOBAL_CREDITS)
         };
-        if self.ioc_state != ioc_state::OPERATIONAL || queue.len() >= limit.into() {
+        if !ready || queue.len() >= limit.into() {
             self.fail(fault::FIFO);
             return true;
         }
@@ -436,10 +451,8 @@ impl RegisterFile {
     /// The PCI function was reset.
     pub fn reset_function(&self) {
         let mut registers = self.lock();
-        let mut fresh = Registers::new();
-        fresh.begin_reset(Reset::Hard);
-        (fresh.ioc_state, fresh.pending) = (ioc_state::RESET, registers.pending);
-        *registers = fresh;
+        registers.begin_reset(Reset::Hard);
+        registers.diagnostic = 0;
         self.update_interrupt(&mut registers);
     }
 

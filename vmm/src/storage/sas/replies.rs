@@ -67,6 +67,10 @@ impl Controller {
     pub(super) fn flush_replies(&mut self) -> bool {
         let mut failed = None;
         let mut registers = self.registers.lock();
+        if registers.reset.is_some() {
+            // They are those of before the reset.
+            self.state.replies.clear();
+        }
         while let Some(answer) = self.state.replies.front() {
             let descriptor = match answer {
                 _ if !registers.has_room() => None,

@@ -61,6 +61,30 @@ fn a_message_unit_reset_forgets_requests_and_replies() {
 }
 
 #[test]
+fn a_driver_need_not_wait_for_a_reset_before_it_begins_a_handshake() {
+    let mut driver = Driver::new();
+    driver.post(&message(0x7f));
+    // The controller does not get to look in between.
+    driver.registers.write(offset::DOORBELL, &(0x40u32 << 24).to_le_bytes());
+    let mut data = [0; 4];
+    driver.registers.read(offset::HOST_INTERRUPT_STATUS, &mut data);
+    assert_eq!(u32::from_le_bytes(data), his::IOP_DOORBELL_STATUS);
+    let facts = message(function::IOC_FACTS);
+    driver
+        .registers
+        .write(offset::DOORBELL, &(0x42 << 24 | 3u32 << 16).to_le_bytes());
+    for word in facts[..12].chunks_exact(4) {
+        driver.registers.write(offset::DOORBELL, word);
+    }
+    driver.settle();
+    assert_eq!(driver.get(offset::HOST_INTERRUPT_STATUS), his::DOORBELL_INTERRUPT);
+    assert_eq!(
+        driver.get(offset::DOORBELL),
+        ioc_state::READY | doorbell::ACTIVE | 0x0105
+    );
+}
+
+#[test]
 fn an_io_unit_reset_resets_the_disks_as_well() {
     let mut driver = Driver::new();
     driver.put(offset::DOORBELL, 0x41 << 24);
@@ -128,6 +152,30 @@ fn what_a_driver_does_too_early_or_too_often_is_a_fault() {
         driver.put(offset::REPLY_QUEUE, 0x8000 + 0x100 * frame);
     }
     fault(&mut driver);
+}
+
+#[test]
+fn requests_that_come_while_the_controller_is_initialised_are_served_if_it_is() {
+    for good in [true, false] {
+        let mut driver = cold();
+        let mut init = message(function::IOC_INIT);
+        (init[0], init[5], init[6], init[0x0c]) = (u8::from(good), 8, 1, 80);
+        let request = driver.place(&scsi(0, &[0x12, 0, 0, 0, 36, 0], Way::In, 36));
+        // The controller has not looked yet.
+        driver
+            .registers
+            .write(offset::DOORBELL, &(0x42 << 24 | 11u32 << 16).to_le_bytes());
+        for word in init[..0x2c].chunks_exact(4) {
+            driver.registers.write(offset::DOORBELL, word);
+        }
+        driver.registers.write(offset::REQUEST_QUEUE, &request.to_le_bytes());
+        driver.settle();
+        if good {
+            assert_eq!(driver.reap(), Some(Got::Context(0x0001_0007)));
+        } else {
+            assert_eq!(driver.get(offset::DOORBELL) & 0xf000_ffff, ioc_state::FAULT | 0x8180);
+        }
+    }
 }
 
 #[test]
