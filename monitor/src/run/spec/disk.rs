@@ -454,7 +454,10 @@ mod tests {
             (",readonly", "begin with a file"),
             ("a,readonly,snapshot", "exclude each other"),
             ("a,format=vhdx", "raw, qcow2 or vmdk"),
-            ("a,controller=ahci", "unknown kind of controller `ahci`: use nvme or sas"),
+            (
+                "a,controller=ahci",
+                "unknown kind of controller `ahci`: use nvme or sas",
+            ),
             ("a,controller", "unknown kind of controller ``"),
             ("a,snapshot=lots", "whole number"),
             ("a,backing=", "unknown option `backing`"),

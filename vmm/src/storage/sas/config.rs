@@ -12,9 +12,9 @@ pub const PCI_VENDOR_ID: u16 = 0x1000;
 pub const PCI_DEVICE_ID: u16 = 0x0054;
 /// PCI subsystem vendor: Red Hat's, whose range 10F0h to 10FFh anybody may use for experiments.
 pub const PCI_SUBSYSTEM_VENDOR_ID: u16 = 0x1af4;
-/// PCI subsystem identifier of the controller that a driver under test is meant for.
+/// PCI subsystem identifier of the controller that a run is about.
 pub const PCI_SUBSYSTEM_ID: u16 = 0x10f0;
-/// PCI subsystem identifier of any other.
+/// PCI subsystem identifier of any other, so that a driver can be installed for the one alone.
 pub const PCI_OTHER_SUBSYSTEM_ID: u16 = 0x10f1;
 /// Most disks of one controller: one a phy.
 pub const MAX_DISKS: usize = 16;
