@@ -31,19 +31,42 @@ enum Mode {
 
 #[derive(Debug, Arbitrary)]
 enum Step<'a> {
-    Write { offset: u8, value: u32 },
-    WriteOdd { offset: u16, data: [u8; 7], length: u8 },
-    Read { offset: u16, length: u8 },
+    Write {
+        offset: u8,
+        value: u32,
+    },
+    WriteOdd {
+        offset: u16,
+        data: [u8; 7],
+        length: u8,
+    },
+    Read {
+        offset: u16,
+        length: u8,
+    },
     /// Into guest memory, in the first pages.
-    Memory { address: u16, data: [u8; 12] },
+    Memory {
+        address: u16,
+        data: [u8; 12],
+    },
     /// A request in a frame, and its post.
-    Message { frame: u8, function: u8, data: &'a [u8], urgent: bool },
+    Message {
+        frame: u8,
+        function: u8,
+        data: &'a [u8],
+        urgent: bool,
+    },
     /// A message by the doorbell.
-    Handshake { function: u8, data: &'a [u8] },
+    Handshake {
+        function: u8,
+        data: &'a [u8],
+    },
     /// The keys, and a diagnostic reset.
     Reset,
     /// From a reset to a controller that takes requests, with frames for replies.
-    Initialise { frames: u8 },
+    Initialise {
+        frames: u8,
+    },
     BusMaster(bool),
     Interrupts(Mode),
     Process,
@@ -157,7 +180,12 @@ impl Bench {
             Step::Memory { address, data } => {
                 let _ = self.memory.write_slice(&data, GuestAddress(u64::from(address)));
             }
-            Step::Message { frame, function, data, urgent } => {
+            Step::Message {
+                frame,
+                function,
+                data,
+                urgent,
+            } => {
                 let mut message = [0; 128];
                 let length = data.len().min(128);
                 message[..length].copy_from_slice(&data[..length]);
