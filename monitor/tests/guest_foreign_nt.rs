@@ -18,7 +18,7 @@ const IMPORTS: [&str; 3] = ["", "va", "oldva"];
 const REST: [&str; 4] = ["alias", "half", "wrap", "latekdbg"];
 /// `kdbg=`: the size of the debugger data block as of Windows Server 2003, Vista, 7 and 11; 0 for none.
 const BLOCK: [&str; 5] = ["340", "318", "328", "388", "0"];
-const ALL: usize = LIST.len() * IMPORTS.len() * BLOCK.len() << REST.len();
+const ALL: usize = (LIST.len() * IMPORTS.len() * BLOCK.len()) << REST.len();
 
 /// The combination with that number, as it goes on the command line.
 fn combination(number: usize) -> String {

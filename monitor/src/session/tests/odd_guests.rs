@@ -250,6 +250,8 @@ fn a_lock_whose_memory_is_another_page_is_another_lock() {
         guest.call(&session, ACQUIRE, 0x1100, 2, 0);
         guest.space.borrow_mut().back(LOCK, second);
         guest.call(&session, ACQUIRE, 0x1120, 2, 1);
+        // NewIrql: the acquire was made at DISPATCH_LEVEL.
+        guest.registers.gpr[2] = 2;
         guest.call(&session, RELEASE, 0x1130, 2, 1);
         let report = session.report(&power_off());
         assert_eq!(report.outcome, outcome, "{second:#x}: {:?}", report.conditions);
