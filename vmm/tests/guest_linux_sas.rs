@@ -21,13 +21,13 @@ use pc::{
     test_platform_runs_operating_systems,
 };
 use storlock_vmm::boot::LinuxRequest;
-use storlock_vmm::machine::{Machine, MachineConfig};
 use storlock_vmm::pci::PciAddress;
 use storlock_vmm::storage::backend::{Backend, ImageBackend, ImageOptions};
 use storlock_vmm::storage::fault::{
     CommandCode, CommandMatch, CompletionFault, Fault, FaultInjector, FaultKind, FetchFault,
 };
 use storlock_vmm::storage::{BLOCK_SIZE, ControllerKind, ControllerOptions, InterruptKind};
+use storlock_vmm::{Machine, MachineConfig};
 
 /// PCI slot of the controller.
 const SLOT: u8 = 4;
