@@ -3,6 +3,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::print_stderr,
     reason = "a test that cannot go on has failed"
 )]
 
@@ -41,8 +42,10 @@ impl Job {
     fn new(miniport: &str, settings: &str, guest: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let driver = support::images().join("miniports").join(format!("{miniport}.sys"));
-        let text =
-            format!("{settings}\n[guest]\ndriver = {driver:?}\nappend = \"{SHORT}\"\ntime_limit = \"200s\"\n{guest}\n");
+        let driver = driver.display();
+        let text = format!(
+            "{settings}\n[guest]\ndriver = \"{driver}\"\nappend = \"{SHORT}\"\ntime_limit = \"200s\"\n{guest}\n"
+        );
         fs::write(directory.path().join("job.toml"), text).unwrap();
         Self { directory }
     }

@@ -235,7 +235,9 @@ fn replay_often(arguments: &ReplayArguments, times: u32) -> Result<u8, Failure> 
         finding.signature, finding.title, repeated.rate
     );
     for other in &repeated.others {
-        text.push_str(&format!("also shown: {other}\n"));
+        text.push_str("also shown: ");
+        text.push_str(other);
+        text.push('\n');
     }
     output::print(&text)?;
     Ok(exit_code(&finding, &repeated))

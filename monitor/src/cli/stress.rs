@@ -356,13 +356,13 @@ fn tell_start(job: &Job, begun: &Begun, shard: Shard, jobs: u32, output: &Output
         return;
     }
     let how = if begun.resumed { "goes on with" } else { "begins" };
-    let share = if shard == Shard::WHOLE {
+    let part = if shard == Shard::WHOLE {
         String::new()
     } else {
         format!(", shard {shard}")
     };
     tell!(
-        "job {} {how} night {}{share}: {jobs} runs at a time, output in {}",
+        "job {} {how} night {}{part}: {jobs} runs at a time, output in {}",
         job.name,
         begun.night.number,
         output.path().display()

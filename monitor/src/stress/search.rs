@@ -48,11 +48,11 @@ type Shows<'a> = &'a mut dyn FnMut(&Candidate) -> Option<bool>;
 
 /// Takes over the candidate if it shows it.
 fn try_one(best: &mut Candidate, candidate: Candidate, shows: Shows<'_>) -> Option<bool> {
-    let shown = shows(&candidate)?;
-    if shown {
+    let better = shows(&candidate)?;
+    if better {
         *best = candidate;
     }
-    Some(shown)
+    Some(better)
 }
 
 /// Leaves out faults: all, halves, then each.

@@ -114,7 +114,9 @@ impl Job {
             Seeds::Base(base) => [0, base, night, case],
             Seeds::Range { first, count } => [1, first + round % count, 0, case % self.schedule.len() as u64],
         };
-        numbers.iter().for_each(|number| hash.update(number.to_le_bytes()));
+        for number in numbers {
+            hash.update(number.to_le_bytes());
+        }
         ChaCha8Rng::from_seed(hash.finalize().into())
     }
 }

@@ -100,16 +100,17 @@ pub fn check(fault: &str, controller: &ControllerKind) -> Result<(), String> {
 /// A fault as `--fault` takes it; `value` is the status of `fail` or the time of `delay`.
 #[must_use]
 pub fn fault(kind: &str, what: &str, after: u64, count: u64, value: Option<&Value>) -> String {
-    let mut text = format!("{kind}:{what},after={after}");
-    if count != 1 {
-        text.push_str(&format!(",count={count}"));
-    }
-    match value {
-        Some(Value::Status(status)) => text.push_str(&format!(",status={status:#x}")),
-        Some(Value::Time(time)) => text.push_str(&format!(",for={time}")),
-        None => {}
-    }
-    text
+    let count = if count == 1 {
+        String::new()
+    } else {
+        format!(",count={count}")
+    };
+    let value = match value {
+        Some(Value::Status(status)) => format!(",status={status:#x}"),
+        Some(Value::Time(time)) => format!(",for={time}"),
+        None => String::new(),
+    };
+    format!("{kind}:{what},after={after}{count}{value}")
 }
 
 #[cfg(test)]

@@ -68,13 +68,12 @@ fn decide(
         (None, Some(last)) => {
             let shards = history.shards(last.id)?;
             let mine = shards.iter().find(|shard| shard.shard == wish.shard.to_string());
-            let ended = match mine {
-                Some(shard) => shard.state == ShardState::Complete,
+            let ended = if let Some(shard) = mine {
+                shard.state == ShardState::Complete
+            } else {
                 // Another share of it, or a night that was cut in another way and is over.
-                None => {
-                    let over = shards.iter().all(|shard| shard.state == ShardState::Complete);
-                    over && check_division(&shards, wish.shard).is_err()
-                }
+                let over = shards.iter().all(|shard| shard.state == ShardState::Complete);
+                over && check_division(&shards, wish.shard).is_err()
             };
             let same = last.identity == digests.identity;
             if !ended && !wish.anew && same {

@@ -19,7 +19,7 @@ use crate::stress::case::{Case, SCHEMA};
 use crate::stress::history::{History, HistoryError, ShardState};
 use crate::stress::planning::{Choice, Chosen, Job, Shard};
 use crate::stress::triage::finding::FindingKind;
-use crate::stress::triage::report::case_directory;
+use crate::stress::triage::report::{case_directory, fault_options};
 use crate::stress::triage::{Baseline, Date, Finding, JobReport, Row, Verdict, Weight, render, triage};
 
 /// After so many runs at the start that the host failed, and none that it did not, nothing more is tried.
@@ -129,7 +129,7 @@ impl Supervisor {
     /// [`RunnerError`]. What was written before stays.
     pub async fn run(&mut self, stop: impl Future<Output = ()>) -> Result<Ending, RunnerError> {
         let mut stop = std::pin::pin!(stop);
-        let done = self.check(|history, night| history.done(night))?;
+        let done = self.check(History::done)?;
         let tried = self.check(|history, _| history.tried(&self.job.name, &self.digests.setup))?;
         self.forget_orphans()?;
         let first: HashSet<u64> = done
@@ -301,7 +301,7 @@ impl Supervisor {
             if !known && !before {
                 new = true;
                 if tonight.is_empty() {
-                    let faults: String = row.faults.iter().map(|fault| format!(" --fault {fault}")).collect();
+                    let faults = fault_options(&row.faults);
                     self.notices.say(&format!(
                         "new: {signature} {} (iteration {}, --seed {} --cpus {}{faults})",
                         finding.title, row.iteration, row.seed, row.cpus

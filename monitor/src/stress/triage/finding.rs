@@ -366,7 +366,7 @@ mod tests {
             contains: "LOST:".to_owned(),
         };
         let report = crate::stress::triage::judge::tests::report();
-        let found = findings(&report, "a\nworkload: LOST: block 7\n", &[lost.clone()]);
+        let found = findings(&report, "a\nworkload: LOST: block 7\n", std::slice::from_ref(&lost));
         assert_eq!(
             (found.len(), found[0].kind, found[0].title.as_str()),
             (1, FindingKind::Said, "data loss")

@@ -99,6 +99,7 @@ mod tests {
             let rate = Rate { hits, runs: hits + more };
             prop_assume!(rate.runs > 0);
             let (low, high) = rate.interval();
+            #[allow(clippy::cast_precision_loss, reason = "the numbers are small")]
             let share = hits as f64 / rate.runs as f64;
             prop_assert!(low <= share + 1e-9 && share <= high + 1e-9);
             let many = Rate { hits: hits * times, runs: rate.runs * times };

@@ -217,3 +217,11 @@ pub fn case_directory(night: u64, iteration: u64, attempt: u32) -> String {
     };
     format!("cases/{night}-{iteration}{again}")
 }
+
+/// Faults as options of `storlock run`, each with a space before it.
+#[must_use]
+pub fn fault_options(faults: &[String]) -> String {
+    faults
+        .iter()
+        .fold(String::new(), |text, fault| text + " --fault " + fault)
+}

@@ -71,7 +71,7 @@ fn what_was_found_wins_over_everything_but_the_host() {
     warning.weight = Weight::Warning;
     assert_eq!(verdict(&run, &[warning]), Verdict::Completed);
     let hang = finding("a", FindingKind::Hang);
-    assert_eq!(verdict(&run, &[hang.clone()]), Verdict::Found);
+    assert_eq!(verdict(&run, std::slice::from_ref(&hang)), Verdict::Found);
     assert_eq!(verdict(&run, &[hang, Finding::host("killed")]), Verdict::HostFailed);
 }
 

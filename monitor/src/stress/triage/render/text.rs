@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::escape;
 use crate::stress::triage::finding::Weight;
-use crate::stress::triage::report::{Accepted, Counts, FindingReport, GoneReport, JobReport, Status};
+use crate::stress::triage::report::{Accepted, Counts, FindingReport, GoneReport, JobReport, Status, fault_options};
 
 /// Findings that are told at length.
 const MOST_FINDINGS: usize = 200;
@@ -159,7 +159,7 @@ fn one(finding: &FindingReport, night: u64, out: &mut String) {
         line(out, &format!("      {}", acceptance(accepted)));
     }
     let first = &finding.first;
-    let faults: String = first.faults.iter().map(|fault| format!(" --fault {fault}")).collect();
+    let faults = fault_options(&first.faults);
     line(
         out,
         &format!(
