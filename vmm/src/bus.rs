@@ -3,12 +3,12 @@
 //! A bus talks to whatever implements [`BusDevice`]. It must not know what kind of device that is, nor KVM: the vCPU
 //! loop turns an exit into one [`Bus::read`] or [`Bus::write`].
 //!
-//! Every I/O exit of every vCPU comes through here, so a lookup takes no lock: the sorted table of ranges is immutable
-//! and replaced as a whole when something moves. A device locks itself, as finely as it likes.
+//! Every I/O exit of every vCPU comes through here, so a lookup takes no lock: the sorted table of ranges is immutable,
+//! and a change replaces the whole table. Each device does its own locking.
 //!
 //! There are two layers. *Fixed* ranges are put in while the machine is built and never overlap. *Movable* ranges are
-//! what PCI base address registers decode at this moment; the guest chooses them, so they may well collide, and then
-//! the fixed range, or else the movable range named first, wins.
+//! what PCI base address registers decode at this moment. The guest chooses them, so they may overlap; then a fixed
+//! range wins over a movable one, and the first in the list over later ones.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;

@@ -1,7 +1,8 @@
-//! What CPUID tells the guest: the host's features as KVM supports them, minus virtualization, plus our topology.
+//! What CPUID tells the guest: the features that KVM supports on this host, without virtualization, with this machine's
+//! topology.
 //!
-//! Talks to KVM's supported set; must not know machines. Sources: Intel SDM volume 2 (CPUID), AMD APM volume 3
-//! appendix E.
+//! Asks KVM what it supports. It must not know machines. Sources: Intel SDM volume 2 (CPUID), AMD APM volume 3 appendix
+//! E.
 #![forbid(unsafe_code)]
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};

@@ -1,5 +1,5 @@
-//! What this program asks of the host's kernel beside KVM: locks of the files that it writes, and to be told of a limit
-//! on their size instead of being killed.
+//! What this program asks of the host's kernel beside KVM: locks on the files that it writes, and an error instead of a
+//! signal where a file reaches its size limit.
 //!
 //! It must not know what the files are for.
 

@@ -1,8 +1,8 @@
-//! The interface by which a guest of Hyper-V finds its hypervisor, as far as KVM implements it (Microsoft, "Hypervisor Top
-//! Level Functional Specification" 6.0b, chapters 2 and 12; Linux documentation "virt/kvm/x86/hypercalls", "virt/kvm/api").
+//! CPUID's part of Hyper-V's guest interface, as far as KVM implements that (Microsoft, "Hypervisor Top Level
+//! Functional Specification" 6.0b, chapters 2 and 12; Linux documentation "virt/kvm/x86/hypercalls", "virt/kvm/api").
 //!
-//! KVM does the registers and hypercalls by itself; here is what CPUID says of them. Windows takes relaxed timing, the
-//! reference time and the synthetic timers from it, and reports its crashes.
+//! KVM implements the registers and hypercalls; here is what CPUID says of them. By it Windows uses relaxed timing, the
+//! reference time, the synthetic timers and the crash registers.
 #![forbid(unsafe_code)]
 
 use kvm_bindings::{KVM_CAP_HYPERV_SYNIC2, kvm_cpuid_entry2, kvm_enable_cap};

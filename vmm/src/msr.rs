@@ -1,7 +1,7 @@
-//! Making the guest's writes of a few model-specific registers visible.
+//! Has the guest's writes of a few model-specific registers exit to user space, so that a handler sees them.
 //!
-//! Talks to KVM's MSR filter (`KVM_X86_SET_MSR_FILTER`, one for the whole virtual machine). A filtered write exits to
-//! user space instead of being performed; the vCPU loop performs it, then tells the handler.
+//! Talks to KVM's MSR filter (`KVM_X86_SET_MSR_FILTER`, one for the whole virtual machine). KVM does not perform a
+//! filtered write: the vCPU loop does, and then tells the handler.
 #![forbid(unsafe_code)]
 
 use kvm_bindings::{KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER, Msrs, kvm_enable_cap, kvm_msr_entry};

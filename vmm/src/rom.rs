@@ -1,7 +1,8 @@
-//! Firmware images in the guest's memory, ending at 4 GiB: read-only memory slots, and the variables' file behind one.
+//! Firmware images in the guest's memory, ending at 4 GiB, as read-only memory slots; the variables' slot is backed by
+//! a file.
 //!
-//! Talks to KVM. A write of the guest to such a slot exits as memory-mapped I/O and reaches the device that is on the bus
-//! there: [`Flash`](crate::devices::pflash::Flash) for the variables, nothing for the code.
+//! Talks to KVM. A guest's write to such a slot exits as memory-mapped I/O and goes to the device at that address:
+//! [`Flash`](crate::devices::pflash::Flash) for the variables, none for the code.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

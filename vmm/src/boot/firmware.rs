@@ -1,7 +1,7 @@
-//! Booting by firmware: an image ending at 4 GiB, its variables below it, and what it is told through the firmware
-//! configuration device.
+//! Boots by firmware: puts its code below 4 GiB and its variables below the code, and fills the firmware configuration
+//! device with what the firmware reads there.
 //!
-//! Made for OVMF (edk2's firmware for QEMU's PCs), whose code and variables come as two files.
+//! Written for OVMF (edk2's firmware for QEMU's PCs), whose code and variables come as two files.
 
 use std::fs::File;
 

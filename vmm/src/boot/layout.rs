@@ -1,6 +1,6 @@
-//! Deciding where in guest memory everything goes, and putting it there.
+//! Decides where in guest memory everything goes, and puts it there.
 //!
-//! The seed alone decides all random choices, so that a run can be repeated. Talks to guest memory.
+//! All random choices follow from the seed, so that a run can be repeated. Talks to guest memory.
 
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};

@@ -1,5 +1,5 @@
-//! Direct boot of Linux: the boot loader's and the firmware's work in one, by the 64-bit boot protocol (Linux
-//! documentation "arch/x86/boot", "zero-page").
+//! Direct boot of Linux: does the work of firmware and boot loader, by the 64-bit boot protocol (Linux documentation
+//! "arch/x86/boot", "zero-page").
 //!
 //! The kernel enters at its 64-bit entry point with identity-mapped memory, finds the zero page with a memory map and the
 //! ACPI root pointer, and starts the other processors by itself. Talks to guest memory.

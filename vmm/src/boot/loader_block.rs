@@ -1,5 +1,5 @@
-//! The loader block as bytes: what the kernel is told at its entry point. Layouts are those of
-//! `docs/loader-block.md`; must not know how the values were chosen.
+//! Writes the loader block, which tells the kernel at its entry point about the machine, as bytes.
+//! `docs/loader-block.md` has the layouts. It must not know how the values were chosen.
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{Immutable, IntoBytes};

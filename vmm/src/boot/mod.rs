@@ -1,7 +1,7 @@
 //! What a machine starts with: firmware, or a PE64 or Linux kernel put into guest RAM and entered in long mode.
 //!
-//! What a PE kernel finds is described in `docs/loader-block.md`; Linux is booted by its own protocol. Talks to guest
-//! memory and, for the registers at the entry point, to KVM. It must not know what the files mean.
+//! `docs/loader-block.md` describes what a PE kernel finds; Linux is booted by its own protocol. Talks to guest memory
+//! and, for the registers at the entry point, to KVM. It must not know what the files beside the kernel contain.
 #![forbid(unsafe_code)]
 
 mod entry;

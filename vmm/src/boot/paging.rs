@@ -1,6 +1,7 @@
-//! Building the guest's first page tables.
+//! Builds the guest's first page tables.
 //!
-//! Talks to guest memory through a buffer of table pages; must not know what is mapped. Source: Intel SDM volume 3, 5.5.
+//! Works in a buffer of table pages, which the caller copies to guest memory. It must not know what is mapped. Source:
+//! Intel SDM volume 3, 5.5.
 
 const PRESENT: u64 = 1 << 0;
 const WRITABLE: u64 = 1 << 1;

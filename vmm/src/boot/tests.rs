@@ -1,4 +1,4 @@
-//! What a kernel would find in memory, read back through the page tables as it would.
+//! Tests of what a booted kernel finds in memory, read through its page tables.
 
 use proptest::prelude::*;
 

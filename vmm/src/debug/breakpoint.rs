@@ -1,4 +1,4 @@
-//! Execution breakpoints, of which a handler is told, and what it answers. Plain data.
+//! Execution breakpoints: a handler is told of each hit and answers with an action. Plain data.
 #![forbid(unsafe_code)]
 
 use thiserror::Error;

@@ -1,7 +1,8 @@
-//! Debugging a guest from outside: breakpoints and stop points, the debug registers of a vCPU, getting past a breakpoint.
+//! Debugs a guest from outside: breakpoints and stop points, the debug registers of a vCPU, getting past a breakpoint.
 //!
-//! What is armed and what a handler answers, as data, and the rules for it; [`crate::run`] gives it to KVM. It must not
-//! know KVM's descriptors, threads, or why an address is watched. Sources: Intel SDM volume 3, 19.2 (debug registers), 19.3.1.1 (instruction breakpoints and RFLAGS.RF).
+//! It holds what is armed and what a handler answers, as data, with the rules for both; [`crate::run`] makes KVM's
+//! requests with it. It must not know KVM's file descriptors, threads, or why an address is watched. Sources: Intel SDM
+//! volume 3, 19.2 (debug registers), 19.3.1.1 (instruction breakpoints and RFLAGS.RF).
 //!
 //! # What a guest can tell from bare metal
 //! A debug exception that is not ours is given back to the guest (DR6.BS and an injected #DB). What differs:

@@ -1,7 +1,8 @@
 //! The four debug registers of one vCPU: which breakpoint, stop point or awaited return each of them holds.
 //!
-//! Breakpoints come first, then stop points, then returns, as far as registers are left. Talks to nothing; the vCPU
-//! loop gives the requests made here to KVM. Sources: Intel SDM volume 3, 19.2.4 (DR7), 19.2.3 (DR6).
+//! Breakpoints take registers first, then stop points, then awaited returns, until none is left. It builds the
+//! requests; the vCPU loop makes them. It must not know KVM's file descriptors. Sources: Intel SDM volume 3, 19.2.4
+//! (DR7), 19.2.3 (DR6).
 #![forbid(unsafe_code)]
 
 use kvm_bindings::{

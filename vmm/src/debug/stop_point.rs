@@ -1,7 +1,6 @@
-//! What a debugger's user asks for: stops at instructions and at accesses to data, and single steps.
+//! What a debugger asks for: stops at instructions and at accesses to data, and single steps.
 //!
-//! Those that need a debug register share the four with the [`Breakpoint`]s, which have the first right to them. Plain
-//! data.
+//! Stop points that need a debug register share the four with the [`Breakpoint`]s, which take theirs first. Plain data.
 #![forbid(unsafe_code)]
 
 use thiserror::Error;

@@ -1,4 +1,4 @@
-//! Which debug register is for what, without KVM.
+//! Tests of who gets which debug register, without KVM.
 
 use kvm_bindings::{
     KVM_GUESTDBG_BLOCKIRQ, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_SW_BP, kvm_guest_debug,

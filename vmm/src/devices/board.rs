@@ -1,7 +1,7 @@
-//! The board: all devices that every PC here has, connected to the buses at their places.
+//! The board: makes the devices that every machine has and puts them at their places on the buses.
 //!
-//! Talks to the buses and to what the machine injects. It must not know KVM, nor the storage controllers: those are
-//! plugged into [`Board::pci`] afterwards.
+//! Talks to the buses and to what the machine injects. It must not know KVM, nor the storage controllers: the machine
+//! plugs these into [`Board::pci`] afterwards.
 
 use std::sync::Arc;
 

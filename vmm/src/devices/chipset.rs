@@ -1,8 +1,8 @@
 //! The PCI functions that every PC has: the host bridge of the i440FX, the ISA bridge of the PIIX3 and the power
 //! management function of the PIIX4 (Intel 82441FX, 82371SB and 82371AB data sheets).
 //!
-//! Only configuration space; what the ISA bridge's route control registers do is in [`super::pirq`], the ports of power
-//! management in [`super::power`].
+//! Only their configuration space is here. What the ISA bridge's route control registers do is in [`super::pirq`]; the
+//! ports of power management are in [`super::power`].
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! The debug console: a port that prints every byte written to it (as in Bochs and QEMU).
 //!
-//! Talks to a writer. Reading gives a fixed value by which a guest finds out that it is there.
+//! Talks to a writer. A read gives a fixed value, by which a guest detects the port.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -1,8 +1,8 @@
 //! The firmware configuration device: named and numbered items that firmware selects and reads, by a data port or by DMA
 //! (QEMU documentation "docs/specs/fw_cfg").
 //!
-//! Talks to guest memory. What the items mean is the business of whoever puts them in; a file that the guest may write
-//! has a [`Receiver`].
+//! Talks to guest memory. It must not know what the items mean: whoever puts them in does. A file that the guest may
+//! write has a [`Receiver`].
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -2,7 +2,7 @@
 //! technical references, "keyboard and auxiliary device controller" and "keyboard").
 //!
 //! Talks to an interrupt line (IRQ 1) and, for the reset that the controller can pulse, to the machine's power control.
-//! There is no auxiliary device. Firmware and operating systems take the answers here as the sign of a PC.
+//! There is no auxiliary device. It is here because firmware and operating systems look for it on every PC.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,7 +1,7 @@
 //! The devices of the PC, one file each.
 //!
-//! Each is a state machine with its interrupt, clock and other effects injected, knows nothing of KVM and keeps what
-//! the guest can see in one plain struct.
+//! Each is a state machine that gets its interrupt line, clock and other effects injected, and keeps what the guest can
+//! see in one plain struct. It must not know KVM.
 #![forbid(unsafe_code)]
 
 pub mod board;

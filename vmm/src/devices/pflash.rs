@@ -1,8 +1,9 @@
 //! Parallel NOR flash with the Intel command set, as far as firmware uses it to keep its variables (Intel 28F016 family
 //! data sheets; JEDEC JESD68, "Common Flash Interface"; edk2 `OvmfPkg/QemuFlashFvbServicesRuntimeDxe/QemuFlash.c`).
 //!
-//! Reads give the array until a command changes that. While they do, the guest may read the array without this device,
-//! which says so through [`FlashArray::set_direct`]. One byte wide; words are bytes one after another.
+//! Reads give the array until a command changes that. While they do, the guest may read the array without an exit; the
+//! device says when, through [`FlashArray::set_direct`]. The flash is one byte wide; a wider access is made of single
+//! bytes.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

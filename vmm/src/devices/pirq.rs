@@ -1,7 +1,7 @@
 //! The PIRQ router of the PIIX3: INTx pins of PCI slots, four PIRQ lines, and the inputs of the interrupt controllers
 //! that the route control registers connect them to (Intel 82371SB data sheet, "PIRQRC[A:D]").
 //!
-//! Talks to interrupt lines. Where the registers are is the business of [`super::chipset`].
+//! Talks to interrupt lines. It must not know where the registers are ([`super::chipset`] does).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

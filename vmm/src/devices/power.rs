@@ -1,8 +1,8 @@
 //! ACPI power management of the PIIX4: the PM1a event and control registers and the power management timer.
 //!
-//! Register names and layouts: ACPI Specification 6.4, section 4.8.3. Talks to the guest's clock, to the machine's power
-//! control and to the SCI. The one event is the power button: there is no status for the timer's wrapping around, for
-//! the global lock (nobody else holds it) or for the real-time clock (it has no alarm).
+//! Register names and layouts: ACPI Specification 6.4, section 4.8.3. Talks to the guest's clock, to the machine's
+//! power control and to the SCI. The one event is the power button. There is no status for the timer's overflow, for
+//! the global lock (nobody else takes it) or for the real-time clock (its alarm wakes nobody).
 
 use std::sync::{Arc, Mutex, PoisonError};
 

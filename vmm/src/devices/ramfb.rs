@@ -1,8 +1,8 @@
-//! A display without hardware: the guest's firmware names a piece of RAM as its frame buffer by a firmware configuration
-//! file (QEMU documentation "docs/specs/ramfb"; edk2 `OvmfPkg/QemuRamfbDxe`). Operating systems draw there as well, as
-//! long as they have no driver of their own.
+//! A display without hardware: by a firmware configuration file the guest's firmware says which RAM is its frame buffer
+//! (QEMU documentation "docs/specs/ramfb"; edk2 `OvmfPkg/QemuRamfbDxe`). Operating systems without a display driver of
+//! their own draw there too.
 //!
-//! Talks to guest memory, when somebody wants to see the picture.
+//! Reads guest memory when the picture is asked for.
 
 use std::sync::{Mutex, PoisonError};
 

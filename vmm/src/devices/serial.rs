@@ -1,7 +1,8 @@
-//! The serial port: a 16550A UART by vm-superio, with its output written to whatever the machine was given.
+//! The serial port: vm-superio's 16550A UART, whose output goes to a writer.
 //!
-//! Talks to an interrupt line (IRQ 4 for COM1, 3 for COM2) and a writer. A UART's interrupt is a level, but on a PC it goes to an
-//! edge-triggered input, so a pulse for each new cause is what the guest can see.
+//! Talks to an interrupt line (IRQ 4 for COM1, 3 for COM2) and a writer. A UART's interrupt is a level, but on a PC it
+//! goes to an edge-triggered input; so each new cause is signalled as a pulse, which is all that the guest could see of
+//! it.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,4 @@
-//! What unit tests of devices inject.
+//! Fakes that unit tests inject into devices.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! What a machine asks of the threads that a device has of its own.
+//! The trait by which a machine starts, pauses and stops the threads of a device.
 //!
 //! It must not know what they do.
 

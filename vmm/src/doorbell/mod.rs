@@ -1,7 +1,7 @@
 //! Doorbells in the kernel: a guest's write to an address wakes a device worker without stopping the vCPU (ioeventfd).
 //!
-//! Devices know the trait only. The written value is lost, so this suits devices that find the value in memory, such as
-//! NVMe controllers with shadow doorbells, or doorbells told apart by the value itself.
+//! Devices know the trait only. KVM drops the written value, so this is for devices that find the value in memory, such
+//! as NVMe controllers with shadow doorbells, or that have one doorbell a value.
 #![forbid(unsafe_code)]
 
 mod kvm;

@@ -1,4 +1,5 @@
-//! The differentiated system description: what cannot be found by looking (ACPI Specification 6.4, chapters 6 and 19).
+//! The differentiated system description table: what an operating system cannot detect by itself (ACPI Specification
+//! 6.4, chapters 6 and 19).
 //!
 //! PCI bus 0 with its windows and interrupt routing, the PIRQ links of the PIIX3, the devices at fixed ports, the
 //! processors, and how to switch off.

@@ -1,5 +1,5 @@
-//! The memory map: QEMU's `etc/e820`, which firmware reads, and the same in the shape that Linux takes from a boot loader
-//! (ACPI 15.1, "INT 15H, E820H").
+//! The memory map: as QEMU's `etc/e820`, which firmware reads, and as Linux takes it from a boot loader (ACPI 15.1,
+//! "INT 15H, E820H").
 
 use super::Platform;
 

@@ -1,7 +1,7 @@
 //! What the machine tells its firmware and, through it, the operating system: ACPI and SMBIOS tables and the memory map.
 //!
-//! Pure construction of bytes. Where they go is the business of [`crate::boot`]: firmware fetches them through the
-//! firmware configuration device; without firmware they are put into guest memory as firmware would do it.
+//! It only makes bytes. [`crate::boot`] decides where they go: firmware fetches them through the firmware configuration
+//! device; without firmware they are put into guest memory as firmware would do it.
 #![forbid(unsafe_code)]
 
 mod acpi;

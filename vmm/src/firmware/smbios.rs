@@ -1,6 +1,6 @@
 //! SMBIOS tables: types 0, 1, 4, 16, 17, 32 and the end mark, with the 32-bit entry point (DMTF DSP0134, version 2.8).
 //!
-//! Operating systems take the machine's name and memory size from here and little else.
+//! Operating systems take little more from here than the machine's name and memory size.
 
 use super::Platform;
 

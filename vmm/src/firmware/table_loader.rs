@@ -1,5 +1,5 @@
-//! The script by which firmware places tables that it did not make: QEMU's `etc/table-loader` (QEMU documentation
-//! "docs/specs/fw_cfg", source `bios-linker-loader`; edk2 `OvmfPkg/AcpiPlatformDxe/QemuFwCfgAcpi.c`).
+//! The script by which firmware places tables that it did not make itself: QEMU's `etc/table-loader` (QEMU
+//! documentation "docs/specs/fw_cfg", source `bios-linker-loader`; edk2 `OvmfPkg/AcpiPlatformDxe/QemuFwCfgAcpi.c`).
 //!
 //! Tables hold offsets where addresses belong; the script says where, and which checksums follow. [`TableFiles::place`]
 //! carries the script out for guests that have no firmware.

@@ -1,4 +1,4 @@
-//! What is in the tables, and that ACPI's own tools find nothing to complain about.
+//! Tests of what is in the tables; ACPI's own tools must accept them without a warning.
 
 use std::path::Path;
 use std::process::Command;

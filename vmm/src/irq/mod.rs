@@ -1,6 +1,6 @@
-//! Interrupts: the traits that devices signal through, and in `kvm` what is behind them on KVM.
+//! Interrupts: the traits by which devices signal them; `kvm` implements the traits on KVM.
 //!
-//! Devices know only [`InterruptLine`] and [`MessageSink`], so that each is testable without KVM; the machine gives them
+//! Devices know only [`InterruptLine`] and [`MessageSink`], so that they can be tested without KVM; the machine injects
 //! what an [`IrqRouter`] makes.
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,6 @@
-//! What this KVM can do, asked once: for choosing a way to step over, and for showing to the user.
+//! What this KVM can do. It is asked once; the answer decides the way of stepping over and is shown to the user.
 //!
-//! Talks to KVM. What KVM does not tell is tried on a throw-away machine ([`crate::run::probe_step_over`]).
+//! Talks to KVM. What KVM does not tell is tried elsewhere, on a throw-away machine ([`crate::run::probe_step_over`]).
 #![forbid(unsafe_code)]
 
 use kvm_bindings::{

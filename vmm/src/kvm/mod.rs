@@ -1,4 +1,4 @@
-//! The KVM device: opening it, and what it can do. Talks to `/dev/kvm` only; knows nothing of machines.
+//! The KVM device: opening it, and what it can do. Talks to `/dev/kvm` only. It must not know machines.
 #![forbid(unsafe_code)]
 
 mod capabilities;

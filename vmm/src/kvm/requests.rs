@@ -1,4 +1,4 @@
-//! Numbers of the requests to KVM's descriptors (linux/kvm.h) that a limited thread makes.
+//! Numbers of KVM's ioctl requests (linux/kvm.h), for the system call filters of the threads that make them.
 #![forbid(unsafe_code)]
 
 use kvm_bindings::{

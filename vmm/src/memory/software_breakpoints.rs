@@ -1,7 +1,6 @@
-//! Bytes of guest RAM that INT3 has been written over, and what the host sees there instead.
+//! Where INT3 has been written into guest RAM, and the original bytes, which the host sees instead.
 //!
-//! Plain bookkeeping under a lock of its own, which nobody takes while there are none. It must not know who asked for
-//! them.
+//! Its lock is taken only while there are any. It must not know who asked for them.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,6 +1,6 @@
 //! Base address registers: what a function decodes, and where the guest put it.
 //!
-//! Pure arithmetic on register values; `config` keeps the registers, `host` moves the ranges on the buses.
+//! Only arithmetic on register values; `config` keeps the registers, `host` moves the ranges on the buses.
 
 /// The kind of address space that a BAR decodes (PCI 6.2.5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Configuration space of one function: the 256 bytes that every PCI function shows (type 0 header, PCI 6.1).
 //!
-//! A byte array with a mask of what software may change. It must not know what the registers mean to others: the
-//! function compares before and after a write and acts.
+//! A byte array with a mask of what software may change. It must not know what a change means: the function compares
+//! the registers before and after a write, and acts.
 
 use thiserror::Error;
 

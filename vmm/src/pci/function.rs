@@ -1,6 +1,6 @@
 //! One PCI function: configuration space, interrupts and the device behind the BARs, put together.
 //!
-//! Must not know where on the bus it sits, nor the buses on which its BARs are decoded.
+//! It must not know its own place on the bus, nor the buses on which its BARs are decoded.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

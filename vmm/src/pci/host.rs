@@ -1,5 +1,5 @@
-//! The host's side of PCI: bus 0 with its functions, configuration mechanism #1 (ports 0xCF8 and 0xCFC), and keeping
-//! the BARs on the I/O buses where the guest puts them.
+//! The host bridge's side of PCI: bus 0 with its functions, and configuration mechanism #1 (ports 0xCF8 and 0xCFC). It
+//! keeps each BAR on the I/O buses where the guest puts it.
 //!
 //! Talks to the functions and to the two [`Bus`]es; must not know what any function does.
 

@@ -1,6 +1,6 @@
-//! The ways in which a function can interrupt, of which one is in use: MSI-X if it is enabled, else MSI if it is, else the
-//! INTx pin (PCI 6.8: a function uses no pin while it uses messages; to enable both kinds of messages is a fault of the
-//! guest, and MSI-X wins).
+//! The ways in which a function can interrupt. One is in use: MSI-X if it is enabled, else MSI if that is, else the
+//! INTx pin (PCI 6.8: a function that uses messages does not use its pin. A guest must not enable both kinds of
+//! messages; if it does, MSI-X wins).
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! The INTx pin of a function (PCI 2.2.6 and 6.2): a level, and what keeps it from the board.
+//! The INTx pin of a function (PCI 2.2.6 and 6.2): its level, and whether the board sees it (Interrupt Disable,
+//! messages in use).
 //!
 //! Talks to an [`InterruptLine`]; must not know where that leads.
 

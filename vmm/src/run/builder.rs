@@ -1,4 +1,4 @@
-//! Building a machine from its configuration, booting and starting it, all on one thread.
+//! Builds a machine from its configuration, boots and starts it, all on one thread.
 //!
 //! Talks to every part of this crate that a machine is made of. It must not know why the guest is run.
 #![forbid(unsafe_code)]

@@ -1,4 +1,4 @@
-//! What a machine is made of, and whether this KVM can make it.
+//! A machine's configuration, and the check whether this KVM can make such a machine.
 #![forbid(unsafe_code)]
 
 use std::io::Write;

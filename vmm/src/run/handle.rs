@@ -1,7 +1,7 @@
 //! What any thread may ask of a machine: pause, resume, stop, breakpoints, a look at a processor.
 //!
-//! Talks to the state that the threads of a machine share, only. It must not know how a machine is built, nor who waits
-//! for its end.
+//! Talks to the state that the threads of a machine share and, for addresses, to the page table walker. It must not
+//! know how a machine is built, nor who waits for its end.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;

@@ -1,8 +1,9 @@
-//! The state in which KVM makes a machine, and taking processors and interrupt controllers back to it for a reset.
+//! The state in which KVM makes a machine: saved at the start, and put back into processors and interrupt controllers
+//! at a reset.
 //!
-//! What KVM gives a processor before its first instruction is the state after power-on: the first waits to be run at the
-//! reset vector, the others for INIT and a start-up message. It is saved once and put back as a whole, so that no
-//! register is forgotten. Talks to KVM. It must not know devices, nor who asks for a reset.
+//! Before its first instruction each processor has its power-on state: the first one is at the reset vector, the others
+//! wait for INIT and a start-up message. That state is saved once and put back as a whole, so that no register is
+//! forgotten. Talks to KVM. It must not know devices, nor who asks for a reset.
 
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, MsrList, kvm_debugregs, kvm_irqchip,

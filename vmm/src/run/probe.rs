@@ -1,7 +1,7 @@
-//! Trying a way of stepping over breakpoints, and whether INT3 comes out of KVM, on a throw-away machine: KVM does not say
-//! what works.
+//! Tries on a throw-away machine whether a way of stepping over breakpoints works and whether KVM reports INT3: KVM
+//! itself does not say.
 //!
-//! Makes machines and runs them like any other user of [`Machine`].
+//! It makes and runs machines like any other user of [`Machine`].
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU32, Ordering};

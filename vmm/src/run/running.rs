@@ -1,6 +1,6 @@
-//! A started machine: waiting for its end, pausing, resuming, looking at its processors.
+//! A started machine: the owner waits for its end, pauses and resumes it, and looks at its processors.
 //!
-//! Talks to the coordinator's state only. It must not know how a machine is built.
+//! Talks to the coordinator's state and to the machine's handle. It must not know how a machine is built.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;

@@ -1,4 +1,4 @@
-//! The threads of a machine and of its devices, as the sandbox limits them.
+//! Sandbox profiles of a machine's own threads: what each may ask of the host.
 #![forbid(unsafe_code)]
 
 use crate::devices::rtc::TIMER_THREAD;

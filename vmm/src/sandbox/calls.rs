@@ -1,4 +1,4 @@
-//! The system calls of every thread, and groups of calls that several kinds of thread have beside.
+//! The system calls that every thread may make, and groups of calls that several kinds of thread need in addition.
 #![forbid(unsafe_code)]
 
 use super::profile::Argument::{NotStandard, Null, ThisProcess};

@@ -1,8 +1,8 @@
-//! Which files can still be reached, and which other processes: Landlock (Linux
+//! Limits which files, and which other processes, can still be reached: Landlock (Linux
 //! `Documentation/userspace-api/landlock.rst`).
 //!
-//! Descriptors that are open already are not concerned. What the system call filter refuses by number is refused here once
-//! more, where the kernel can: the two have little in common that could be wrong in both.
+//! Descriptors that are open already stay usable. Where the kernel can, Landlock also refuses what the system call
+//! filter refuses by number: the two mechanisms share little code, so one mistake does not open both.
 #![forbid(unsafe_code)]
 
 use std::fmt;

@@ -1,7 +1,7 @@
-//! Limits what the process can do to the host once the guest runs: a system call filter for each thread, and no files
-//! but those of a few directories.
+//! Limits what the process can do to the host once the guest runs: each thread gets a system call filter, and only
+//! files of a few directories can be opened.
 //!
-//! Everything that a run needs is opened before. Talks to the kernel's seccomp and Landlock. It must not know what threads
+//! A run opens everything else beforehand. Talks to the kernel's seccomp and Landlock. It must not know which threads
 //! there are: whoever starts one declares by a [`ThreadProfile`] what it may do.
 
 mod calls;

@@ -1,4 +1,4 @@
-//! What a kind of thread may ask of the kernel: the words in which whoever starts such threads says it.
+//! The types by which whoever starts a thread declares what that kind of thread may ask of the kernel.
 #![forbid(unsafe_code)]
 
 use libc::c_long;

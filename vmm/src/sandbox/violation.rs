@@ -1,7 +1,8 @@
 //! What happens at a system call that is not allowed: the kernel sends SIGSYS instead of making it.
 //!
-//! The handler says which one it was and ends the process, also where nobody reads what it says. Where a thread blocks the signal (the C library does around
-//! the start of threads and processes) the kernel kills the whole process by it, and the shell says "Bad system call".
+//! The handler writes which call it was and ends the process, even if nobody reads what it writes. Where the thread
+//! blocks the signal (the C library does around the start of threads and processes), the kernel kills the whole
+//! process, and the shell says "Bad system call".
 
 use std::cell::Cell;
 use std::ptr;

@@ -1,6 +1,7 @@
-//! The kinds of storage controllers: what each is called, what it can be made to do wrong, and how one is made.
+//! The kinds of storage controllers: the name of each, the faults that it can inject, and how one is made.
 //!
-//! The one list of them. Whoever plugs controllers in (the machine) or lets users choose (the monitor) asks here.
+//! This is the only list of them. The machine, which plugs controllers in, and the monitor, which lets users choose,
+//! use it.
 
 use std::sync::Arc;
 

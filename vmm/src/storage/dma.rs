@@ -1,7 +1,7 @@
-//! Guest memory as a controller reaches it by DMA: bytes at a physical address, or nothing there.
+//! Guest memory as a controller reaches it by DMA: bytes at a physical address, or an error where there is no RAM.
 //!
-//! The one door to DMA. It must not know what is transferred, or how a guest describes where its data are (PRPs, scatter
-//! gather lists): that is turned into [`Segment`]s first.
+//! All DMA goes through here. It must not know what is transferred, or how a guest describes where its data are (PRPs,
+//! scatter gather lists): the controller turns that into [`Segment`]s first.
 
 use std::sync::atomic::Ordering;
 

@@ -1,9 +1,9 @@
 //! A fault plan: which faults a controller is to inject, and when.
 //!
 //! Three points ask the plan: a command was fetched, a completion is about to be posted, a register was written. Every
-//! decision is made by counting, so the same guest sees the same faults again; there is no clock and no random number
-//! in here. It knows what a fault is about, not how it is carried out. What commands, registers and statuses there are, the
-//! controller says by a [`FaultVocabulary`]. A controller without a plan asks nobody.
+//! decision is made by counting, without clock and random numbers, so that the same commands meet the same faults
+//! again. It decides which fault comes; the controller carries it out. By a [`FaultVocabulary`] the controller says
+//! which commands, registers and statuses it has. A controller without a plan asks nobody.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};

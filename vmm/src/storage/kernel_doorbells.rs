@@ -1,7 +1,7 @@
-//! Doorbells that KVM takes for a controller while the values that the guest writes to them do not matter.
+//! Doorbells that KVM handles for a controller while the written values do not matter.
 //!
-//! Joins what the controller says (whether a write is only a nudge) and what PCI says (where the BAR is) to a set of
-//! connected doorbells. Why only then: docs/adr/0002-doorbells.md. It must not know whose doorbells they are.
+//! The controller says whether the values matter, PCI says where the BAR is; from both follow the doorbells to connect.
+//! docs/adr/0002-doorbells.md says why only then. It must not know whose doorbells they are.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

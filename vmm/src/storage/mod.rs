@@ -1,8 +1,9 @@
 //! Storage: the controllers a guest sees and the backends that keep their data.
 //!
-//! A controller talks to a [`backend`] by byte ranges, to guest memory by [`dma`], to an interrupt sink and to a fault plan.
-//! It must not know KVM or the machine: threads, doorbells in the kernel and the PCI bus are joined on in [`worker`],
-//! [`kernel_doorbells`] and the controller's `device` module only; a machine plugs in what [`controllers`] makes.
+//! A controller talks to a [`backend`] by byte ranges, to guest memory by [`dma`], to an interrupt sink and to a fault
+//! plan. It must not know KVM or the machine. Threads, doorbells in the kernel and PCI are known to [`worker`],
+//! [`kernel_doorbells`], [`interrupts`], [`controllers`] and each controller's `device` module only; a machine plugs in
+//! what [`controllers`] makes.
 
 pub mod backend;
 pub mod controllers;

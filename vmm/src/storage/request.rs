@@ -1,6 +1,6 @@
-//! A command that a controller has taken from a guest and still owes an answer.
+//! A command that a controller has fetched from a guest and must still answer.
 //!
-//! It must not know what a command is.
+//! It must not know what the command asks for.
 
 /// The duty to answer a command. Whoever holds it either [completes](Self::complete) the command or, when a reset or a fatal
 /// error has released the controller from answering, [abandons](Self::abandon) it. One that is merely dropped is a command

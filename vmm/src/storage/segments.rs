@@ -1,8 +1,8 @@
 //! Where the data of a command are in guest memory: segments, and the pieces of host memory behind them.
 //!
-//! Controllers make [`Segment`]s from what a guest wrote; [`DmaMemory::slices`](super::dma::DmaMemory::slices) turns them
-//! into pieces, which backends read and write. The guest may change a piece while it is copied: there is no Rust reference
-//! to one at any time.
+//! Controllers make [`Segment`]s from what a guest wrote; [`DmaMemory::slices`](super::dma::DmaMemory::slices) turns
+//! them into pieces, which backends read and write. The guest may change a piece while it is copied, so no Rust
+//! reference to one exists at any time.
 
 use vm_memory::VolatileSlice;
 

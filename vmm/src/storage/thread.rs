@@ -1,4 +1,4 @@
-//! The thread of a controller, as the sandbox limits it.
+//! The sandbox profile of a controller's worker thread.
 #![forbid(unsafe_code)]
 
 use crate::sandbox::Argument::{self, NotStandard};

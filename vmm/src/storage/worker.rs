@@ -1,7 +1,8 @@
 //! The one thread that runs a storage controller: DMA and backend I/O happen here, never on a vCPU.
 //!
-//! It sleeps on an event that doorbells ring (by a vCPU's exit or by KVM itself), and comes to rest between two commands
-//! when the machine pauses. It owns time: completions that a fault delays wait here. It must not know what a command does.
+//! It sleeps on an event that doorbells signal (by a vCPU's exit or by KVM itself), and comes to rest between two
+//! commands when the machine pauses. It keeps the time: completions that a fault delays wait here. It must not know
+//! what a command does.
 
 use std::io;
 use std::os::fd::AsRawFd;

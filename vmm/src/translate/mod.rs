@@ -1,7 +1,7 @@
-//! Guest-virtual (linear) to guest-physical translation by the guest's own page tables, in each paging mode of the
-//! processor: a Windows guest is in four-level paging nearly always, firmware and boot loaders go through the others.
+//! Translates guest virtual (linear) to guest physical addresses by the guest's own page tables, in each paging mode of
+//! the processor: Windows uses four-level paging nearly always, firmware and boot loaders use the others.
 //!
-//! Talks to [`crate::memory`]. It must not know vCPUs: everything it needs are control registers. Sources: Intel SDM
+//! Talks to [`crate::memory`]. It must not know vCPUs: the caller gives it the control registers. Sources: Intel SDM
 //! volume 3, 5.1.1 (paging modes), 5.3 (32-bit), 5.4 (PAE), 5.5 (4-level and 5-level); AMD APM volume 2, 5.2 and 5.3.
 //!
 //! The tables are the guest's and hostile: each entry is read once, in one piece, and checked; the walk has at most

@@ -1,4 +1,4 @@
-//! The walker against a list of mappings, and against tables of random bits.
+//! Tests of the walker: against a list of mappings, and on tables of random bits.
 
 use proptest::prelude::*;
 

@@ -1,9 +1,10 @@
-//! Reading a PE64 kernel image in file layout.
+//! Reads a PE64 kernel image in file layout.
 //!
-//! The file is hostile: sizes and offsets are checked against the file and against [`IMAGE_SIZE_LIMIT`] before anything
-//! is allocated. What headers leave open is filled in as Windows' loader does: a section without a virtual size has its raw
-//! size, one without a file pointer is zero, file pointers count in sectors, and a file whose sections are aligned below a
-//! page is mapped as it is. Talks to the `object` crate; must not know guest memory. Source: Microsoft "PE Format".
+//! The file is taken for hostile: sizes and offsets are checked against the file and against [`IMAGE_SIZE_LIMIT`]
+//! before anything is allocated. Where headers leave something open it does as Windows' loader does: a section without
+//! a virtual size has its raw size, one without a file pointer is zero, file pointers count in sectors, and a file
+//! whose sections are aligned below a page is mapped as it is. Talks to the `object` crate. It must not know guest
+//! memory. Source: Microsoft "PE Format".
 
 use object::LittleEndian as LE;
 use object::pe;

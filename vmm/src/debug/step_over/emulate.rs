@@ -1,11 +1,11 @@
-//! Executing the first instruction of a routine in the host, to get past its breakpoint without a single step.
+//! Executes the first instruction of a routine in the host, to get past its breakpoint without a single step.
 //!
-//! Only instructions whose effect on registers, flags and memory is simple and exactly known; everything else is
-//! refused and single-stepped by the caller. Talks to registers and a view of guest memory; must not know KVM.
-//! Source: Intel SDM volume 2 (the instruction pages, "Operation" and "Flags affected").
+//! It takes only instructions whose effect on registers, flags and memory is simple and exactly known. It refuses all
+//! others, and the caller single-steps them. Talks to registers and a view of guest memory; must not know KVM. Source:
+//! Intel SDM volume 2 (the instruction pages, "Operation" and "Flags affected").
 //!
-//! The guest is hostile: a memory operand is checked by walking its page tables, an access that the processor would
-//! not carry out at once (not present, read-only, not yet marked dirty) is refused.
+//! The guest is hostile: each memory operand is checked by walking the guest's page tables. An access that would fault,
+//! or that would make the processor change the tables (not present, read-only, not yet marked dirty), is refused.
 #![forbid(unsafe_code)]
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, MemorySize, Mnemonic, OpKind, Register};

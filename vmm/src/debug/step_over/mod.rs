@@ -1,4 +1,4 @@
-//! Getting past an instruction under a breakpoint: the ways there are, and the one that executes it in the host.
+//! The ways of getting past an instruction that has a breakpoint; `emulate` executes it in the host.
 #![forbid(unsafe_code)]
 
 mod emulate;

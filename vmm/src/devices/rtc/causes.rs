@@ -1,4 +1,4 @@
-//! When the clock's three interrupts come about: periodic, alarm, update ended (MC146818A, "interrupts").
+//! When the clock's three interrupts are due: periodic, alarm, update ended (MC146818A, "interrupts").
 //!
 //! Plain arithmetic on times that the caller gives. It must not know registers or the interrupt line.
 

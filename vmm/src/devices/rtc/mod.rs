@@ -1,9 +1,9 @@
 //! The real-time clock and CMOS memory: Motorola MC146818A (data sheet: "address map", "registers", "update cycle"),
 //! reached through an index port and a data port.
 //!
-//! Talks to the guest's clock and its interrupt line. The time registers and what has become due are computed when somebody
-//! looks: a guest that reads, or the timer ([`RtcTimer`]) while an interrupt is enabled. Only the difference from the
-//! guest's wall clock is kept. It must not know KVM.
+//! Talks to the guest's clock and its interrupt line. Nothing ticks: the time registers and the due interrupts are
+//! computed when the guest reads them, or by the timer ([`RtcTimer`]) while an interrupt is enabled. The only time kept
+//! is the difference from the guest's wall clock. It must not know KVM.
 
 mod causes;
 #[cfg(test)]

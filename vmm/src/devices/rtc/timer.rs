@@ -1,7 +1,7 @@
-//! The thread that raises the clock's interrupts at their time.
+//! The thread that raises the clock's interrupts when they are due.
 //!
-//! It sleeps while none is enabled, and comes to rest when the machine pauses: guest time stands still then, so that no
-//! period passes. It must not know registers.
+//! It sleeps while no interrupt is enabled. When the machine pauses it comes to rest: guest time stands still then, so
+//! no period passes. It must not know registers.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -1,7 +1,7 @@
-//! Which breakpoints and stop points are in force on all vCPUs, and changing them while the guest runs.
+//! The breakpoints and stop points in force on all vCPUs, and how they are changed while the guest runs.
 //!
-//! A change is over when no vCPU executes guest code under the old set. INT3 is taken out before that and written after it, so that
-//! whoever meets one knows of it.
+//! A change is over when no vCPU executes guest code under the old set. An INT3 is removed before that and written
+//! after it, so that a vCPU that hits one always finds it in its set.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;

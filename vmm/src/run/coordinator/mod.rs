@@ -1,12 +1,12 @@
 //! Who may stop whom: the state that the vCPU threads, the coordinator thread and the owner of a machine share.
 //!
 //! A vCPU thread never waits for another to *park*: two doing so would deadlock. It notes what it wants and parks; the
-//! coordinator thread then collects the other vCPUs and the device workers. The one thing a vCPU thread may wait for is
-//! that no other executes guest code under an old set of breakpoints; a waiting vCPU is itself outside the guest,
-//! so that two may wait at once.
+//! coordinator thread then collects the other vCPUs and the device workers. There is one thing that a vCPU thread may
+//! wait for: that no other vCPU executes guest code under an old set of breakpoints. The waiting vCPU is itself outside
+//! the guest, so two can wait at once without a deadlock.
 //!
-//! Talks to the vCPU threads by `attention` flags and a signal that interrupts KVM_RUN, and to [`DeviceWorker`]s. It must
-//! not know registers, nor what KVM's exits mean.
+//! Talks to the vCPU threads by `attention` flags and a signal that interrupts KVM_RUN, and to [`DeviceWorker`]s. It
+//! must not know registers of the guest, nor what KVM's exits mean.
 #![forbid(unsafe_code)]
 
 mod in_force;

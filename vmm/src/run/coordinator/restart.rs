@@ -1,7 +1,7 @@
-//! A reset of the guest that goes on with the run.
+//! A guest reset after which the run goes on.
 //!
-//! The coordinator thread has collected everything; the vCPUs are taken back to power-on on their own threads. RAM keeps its
-//! content.
+//! The coordinator thread has stopped everything by then. Each vCPU is put back to its power-on state on its own
+//! thread. RAM keeps its content.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering};

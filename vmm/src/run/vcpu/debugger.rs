@@ -1,7 +1,7 @@
-//! What a debugger asks of a vCPU beyond breakpoints: single steps, and the registers that no hit needs.
+//! What a debugger asks of a vCPU beside breakpoints: single steps, and the registers that no hit needs.
 //!
-//! A step first gives the breakpoints their due: an instruction under one that has not been reported is reported, then
-//! stepped. So a routine that is stepped over counts once, however the vCPU came to its first instruction.
+//! Before a step, a breakpoint at the current instruction that has not been reported is reported as a hit; then the
+//! instruction is stepped. So a routine counts once, however the vCPU came to its first instruction.
 
 use std::sync::atomic::Ordering;
 

@@ -1,6 +1,6 @@
-//! One KVM_RUN, and what each kind of exit means.
+//! Makes one KVM_RUN, and says what its exit means.
 //!
-//! Talks to KVM and the buses. It must not know breakpoints, nor who may stop whom.
+//! Talks to KVM and the buses. It must not know breakpoints, nor how vCPUs are stopped.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
-//! HLT where it is to be executed alone: the host does it.
+//! Executes HLT in the host where the instruction is to be single-stepped.
 //!
-//! A KVM that interprets the guest notes that the processor is to halt, and halts it behind the instruction. If that is
-//! single-stepped the step's exit comes in between, and the processor halts behind the *next* instruction instead;
-//! where an interrupt waited, that is the first one of its handler, with interrupts disabled, and nothing wakes the
+//! A KVM that interprets the guest notes that the processor is to halt, and halts it after the instruction. With a
+//! single step, the step's exit comes in between, and the processor halts after the *next* instruction instead. If an
+//! interrupt was pending, that is the first instruction of its handler, with interrupts disabled, and nothing wakes the
 //! processor again. Sources: Linux, arch/x86/kvm (`halt_request`); Intel SDM volume 2, HLT.
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,5 @@
-//! Who is asked what becomes of a vCPU at a breakpoint, at a return that was waited for, at a filtered MSR write.
+//! The trait of whoever decides what a vCPU does next at a breakpoint, at an awaited return and after a filtered MSR
+//! write.
 //!
 //! It must not know why an address is watched.
 #![forbid(unsafe_code)]

@@ -1,6 +1,6 @@
-//! What a vCPU does about a debug exit: whose it is, asking the handler, getting past the instruction.
+//! What a vCPU does at a debug exit: tells whose it is, asks the handler, gets past the instruction.
 //!
-//! This is the way of every hit: no lock, and with sync registers and the resume flag no system call.
+//! This is the hit path: it takes no lock and, with sync registers and the resume flag, makes no system call.
 #![forbid(unsafe_code)]
 
 use kvm_bindings::kvm_debug_exit_arch;

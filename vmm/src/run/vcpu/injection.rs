@@ -1,9 +1,9 @@
-//! An interrupt that is on its way into the processor, and taking it back.
+//! Takes back an interrupt that KVM has accepted for a processor and not yet delivered.
 //!
-//! A kick that comes between an injection and the entry leaves the interrupt with KVM: no longer requested, not yet
-//! delivered. It goes in with the next entry even where `KVM_GUESTDBG_BLOCKIRQ` holds back interrupts, and if that entry is
-//! a single step the interrupt's frame has the trap flag in it. The local APIC can have it back for as long as nothing else
-//! reaches for that APIC. Source: Intel SDM volume 3, 12.8.4 (acceptance of interrupts: IRR and ISR).
+//! A kick between the injection and the entry leaves the interrupt with KVM: no longer requested, not yet delivered.
+//! The next entry delivers it even where `KVM_GUESTDBG_BLOCKIRQ` holds back interrupts, and if that entry is a single
+//! step, the flags in the interrupt's frame have TF set. The interrupt can be given back to the local APIC as long as
+//! nothing else changes that APIC's state. Source: Intel SDM volume 3, 12.8.4 (acceptance of interrupts: IRR and ISR).
 #![forbid(unsafe_code)]
 
 use kvm_bindings::kvm_lapic_state;

@@ -1,6 +1,6 @@
 //! Taking a vCPU's thread out of KVM_RUN by a signal.
 //!
-//! Talks to the operating system. It must not know why a thread is wanted outside.
+//! Talks to the operating system. It must not know why a vCPU has to leave the guest.
 
 use std::cell::Cell;
 use std::ptr::null_mut;

@@ -1,8 +1,8 @@
 //! One virtual processor on one plain thread: the KVM_RUN loop and what each exit means.
 //!
 //! Talks to KVM, the buses, the debug handler and, when its `attention` flag is up, the coordinator. It must not know
-//! devices, nor why a breakpoint is there. On the way of a breakpoint hit (KVM_RUN, handler, KVM_RUN) there is no
-//! lock and, with sync registers and the resume flag, no other system call.
+//! devices, nor why a breakpoint is there. The hit path (KVM_RUN, handler, KVM_RUN) takes no lock and, with sync
+//! registers and the resume flag, makes no other system call.
 
 mod debugger;
 mod exits;

@@ -1,8 +1,8 @@
 //! Locks of disk images that QEMU and its tools take and respect too.
 //!
-//! They are open file description locks (fcntl(2)) on single bytes, one for each thing that a user of the image does and
-//! one for each that he does not want others to do (QEMU's block/file-posix.c and docs of `share-rw`). They are advisory:
-//! programs that do not ask for them are not kept out. Talks to the kernel; it must not know what an image is.
+//! They are open file description locks (fcntl(2)) on single bytes: one byte for each kind of access that the holder
+//! has, and one for each that it forbids to others (QEMU's block/file-posix.c and docs of `share-rw`). They are
+//! advisory: a program that does not take them is not kept out. Talks to the kernel; it must not know what an image is.
 
 // The locks have no safe wrapper in the standard library.
 #![allow(unsafe_code)]

@@ -1,6 +1,6 @@
-//! Transfers between a file and pieces of memory that somebody else, such as a guest, may change meanwhile.
+//! Transfers between a file and pieces of memory that a guest may change at the same time.
 //!
-//! The kernel copies between the file and that memory; there is no Rust reference to it at any time.
+//! The kernel copies between the file and that memory; no Rust reference to the memory exists at any time.
 
 use std::fs::File;
 use std::io;

@@ -1,8 +1,8 @@
-//! Which format a disk image has.
+//! Decides which format a disk image has.
 //!
-//! A format is never chosen by the contents alone: a guest that owns a raw disk can write the header of another format
-//! into it, and with that the name of any file of the host's as its backing file. The name of the image or the user says
-//! what it is; the contents can only object.
+//! The contents never choose a format: a guest that owns a raw disk can write the header of another format into it, and
+//! that header can name any file of the host as its backing file. The name of the image, or the user, says which format
+//! it is; if the contents contradict that, the image is refused.
 #![forbid(unsafe_code)]
 
 use std::fmt;

@@ -1,8 +1,8 @@
-//! A file or block device of the host, which disk images are made of.
+//! A file or block device of the host that is part of a disk image.
 //!
 //! It knows the host's files: locks, holes, full file systems, and files that others cut short. It must not know image
-//! formats. imago's own file reads as zeroes what somebody has cut off, and a write would make it whole again with a hole
-//! where data were: here both fail, and go on failing.
+//! formats. Where somebody has cut a file short, imago's own file type reads zeroes, and a write makes the file longer
+//! again with a hole where data were. Here both fail, and go on failing.
 //!
 //! All calls but opening, [`HostFile::resize`] and [`HostFile::has_data`] are within the system calls of a device worker
 //! (`crate::storage::WORKER_THREAD`).

@@ -1,11 +1,11 @@
 //! A backend in a disk image: raw, qcow2 or VMDK, by the imago crate.
 //!
-//! imago is built in its synchronous form: every call does its I/O on the thread that makes it, which is the worker of the
-//! controller. So there is no run-time and no thread for it, a pause finds no request in flight, and the sandbox of a
-//! worker needs nothing but reads and writes of files that are open. The price is one request at a time for each disk;
-//! a controller has one worker and works off its queues in turn, so more would not be used.
+//! imago is built in its synchronous form: every call does its I/O on the thread that makes it, which is the worker of
+//! the controller. So it needs no run-time and no thread, a pause finds no request in flight, and the sandbox of a
+//! worker allows only reads and writes of open files. The price is one request at a time for each disk. A controller
+//! has one worker, which would not use more.
 //!
-//! It knows byte ranges and images. It must not know who asks.
+//! It must not know who asks.
 #![forbid(unsafe_code)]
 
 use std::fmt;

@@ -1,7 +1,7 @@
 //! Opens a disk image with everything that it is built on.
 //!
-//! Every file goes through here: which ones may be opened is decided by this module, not by imago and not by the image.
-//! Talks to imago's formats. It must not know what becomes of the disk.
+//! Every file of an image is opened here, so that this module, and neither imago nor the image, decides which files may
+//! be opened. Talks to imago's formats. It must not know what becomes of the disk.
 #![forbid(unsafe_code)]
 
 use std::io;

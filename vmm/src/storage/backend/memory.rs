@@ -1,6 +1,6 @@
-//! A backend in host memory: nothing outlives the process.
+//! A backend in host memory; its contents end with the process.
 //!
-//! It knows nothing but its bytes. Used by tests and by runs that need no disk image.
+//! Tests use it, and runs that need no disk image. It must not know who asks.
 #![forbid(unsafe_code)]
 
 use vm_memory::VolatileSlice;

@@ -1,7 +1,7 @@
 //! Where the bytes of a namespace are kept.
 //!
-//! A backend is a flat range of bytes. It knows files and memory; it must not know NVMe, queues or guests. Callers have
-//! checked the range against [`Backend::len`]; a backend checks it once more and refuses what does not fit.
+//! A backend is a flat range of bytes. It knows files and memory; it must not know controllers, queues or guests.
+//! Callers check a range against [`Backend::len`]; a backend checks it once more and refuses what does not fit.
 
 mod file_lock;
 mod file_transfer;

@@ -1,8 +1,8 @@
-//! Which files a disk image is made of, told by their headers and without opening the image as a disk: for whoever has to
-//! keep other programs' output out of them.
+//! Which files a disk image is made of, found from their headers without opening the image as a disk. A run compares
+//! its outputs with these files before it writes any.
 //!
-//! It reads a little of each file, takes no lock, and follows names as the disk itself does. What is malformed has no
-//! parts: opening the disk refuses it.
+//! It reads a little of each file, takes no lock, and follows names as opening the disk does. A malformed image has no
+//! parts: opening the disk will refuse it.
 #![forbid(unsafe_code)]
 
 use std::fs::{File, OpenOptions};

@@ -1,7 +1,7 @@
 //! A backend whose host failures are remembered beside the guest's error status.
 //!
-//! A guest is told of a full or broken disk by an NVMe status and may well crash over it; whoever runs the guest has to be
-//! told that its own host was the cause.
+//! The guest gets an error status for a full or broken disk of the host, and may crash because of it. The user has to
+//! be told that the host was the cause.
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, Mutex, PoisonError};

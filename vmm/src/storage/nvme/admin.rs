@@ -1,6 +1,7 @@
 //! Admin commands (NVMe 1.4, section 5): features, log pages, events, and the making and deleting of I/O queues.
 //!
-//! It owns what the host sets and is told by admin commands; what they are about it is lent.
+//! It owns what admin commands set and report (features, events, log pages). The queues and namespaces that they act on
+//! are lent for each command.
 
 use std::collections::BTreeSet;
 

@@ -1,7 +1,7 @@
-//! Completions on their way to a completion queue: posted at once, or what a fault makes of them.
+//! Posts completions to completion queues: at once, or as a fault says.
 //!
-//! A delayed completion gets a ticket; whoever owns time, the worker, hands the ticket back when it is due. It knows
-//! neither clocks nor what a command does.
+//! A delayed completion gets a ticket, which the worker hands back when it is due. It must know neither clocks nor what
+//! a command does.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What is chosen when a controller is made.
+//! What is configured when a controller is made.
 //!
 //! Plain values; nothing here changes while a guest runs.
 

@@ -1,9 +1,9 @@
-//! The controller: its life (enable, reset, shutdown) and the round over the queues.
+//! The controller as a whole: it follows CC (enable, reset, shutdown) and takes commands from the queues in turn.
 //!
-//! It composes the owners of its state (life, queues, doorbells, admin commands, I/O commands, namespaces, completions,
-//! interrupts) and leads commands from one to the next; each keeps its state to itself. It talks to guest memory, an
-//! interrupt sink, backends and its [`RegisterFile`], all injected. It must not know threads, eventfds, PCI or KVM. One
-//! thread calls [`process`](StorageController::process); vCPUs touch the register file only.
+//! Its parts (life, queues, doorbells, admin commands, I/O commands, namespaces, completions, interrupts) each own
+//! their state; the controller passes commands from one to the next. It talks to guest memory, an interrupt sink,
+//! backends and its [`RegisterFile`], all injected. It must not know threads, eventfds, PCI or KVM. One thread calls
+//! [`process`](StorageController::process); vCPUs touch the register file only.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,9 +1,9 @@
-//! Doorbells: what the host says of tails and heads, by register or by shadow doorbell (NVMe 1.4, sections 3.1.24,
+//! Doorbells: the tails and heads that the host tells, by register or by shadow doorbell (NVMe 1.4, sections 3.1.24,
 //! 3.1.25, 5.7 and 7.13).
 //!
-//! Once Doorbell Buffer Config was accepted, the shadow doorbells of the I/O queues are the truth and a register write
-//! is only a nudge. The admin queue's are believed once the host has changed them: common hosts keep using the
-//! registers for it. Why: docs/adr/0002-doorbells.md.
+//! After Doorbell Buffer Config, the values of the I/O queues are in the shadow doorbells, and a register write only
+//! says that one has changed. The admin queue's shadow doorbells are believed only once the host has changed one,
+//! because common hosts keep using that queue's registers. docs/adr/0002-doorbells.md says why.
 
 use std::sync::atomic::{Ordering, fence};
 

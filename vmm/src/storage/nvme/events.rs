@@ -1,6 +1,6 @@
 //! Asynchronous events (NVMe 1.4, section 5.2): requests that are held, events that wait for one, and masks.
 //!
-//! It knows what an event is and when it may be reported; it does not know completion queues.
+//! It decides when an event may be reported. It must not know completion queues.
 
 use std::collections::VecDeque;
 

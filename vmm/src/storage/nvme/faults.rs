@@ -1,4 +1,4 @@
-//! What a fault plan for this controller can be about: its commands, registers and statuses.
+//! The words of a fault plan for this controller: its commands, registers and statuses.
 
 use super::spec::command::{admin, nvm};
 use super::spec::registers::{DOORBELLS, offset};

@@ -1,7 +1,7 @@
 //! Features (NVMe 1.4, section 5.21.1): values that the host sets, their defaults, and what each may be set to.
 //!
-//! Nothing is saved across resets. What a new value does to other parts of the controller is done by
-//! [`Admin`](super::admin::Admin), which also has Asynchronous Event Configuration in its events.
+//! Nothing is saved across resets. [`Admin`](super::admin::Admin) applies new values to the other parts of the
+//! controller; its events keep Asynchronous Event Configuration.
 
 use super::identify::{TEMPERATURE, WARNING_TEMPERATURE};
 use super::spec::command::NSID_ALL;

@@ -1,12 +1,12 @@
-//! Interrupts: which completion queue is due one, and what becomes of it (NVMe 1.4, section 7.5).
+//! Interrupts: which completion queue has to interrupt, and how (NVMe 1.4, section 7.5).
 //!
-//! With MSI-X each burst of entries sends the message of the queue's vector. Else there is the interrupt status of
-//! section 7.5.1: a vector's bit is set while a queue of that vector has entries that the host has not acknowledged. With
-//! the pin, its level is the one bit there is, unless INTMS masks it. With MSI a burst of entries sends a message unless
-//! INTMS masks the vector, and so does taking that mask away while the bit is set.
+//! With MSI-X each burst of entries sends the message of the queue's vector. Otherwise the interrupt status of section
+//! 7.5.1 decides: a vector's bit is set while a queue of that vector has entries that the host has not acknowledged.
+//! The pin's level is that of the only bit, unless INTMS masks it. With MSI, a burst of entries sends a message unless
+//! INTMS masks the vector; unmasking the vector while its bit is set sends one too.
 //!
-//! A burst sends its message even if the vector's bit was set already. The transition alone would be too little: a host
-//! that looks at the queue, finds nothing more and then writes the head doorbell would miss an entry posted in between.
+//! A burst sends its message even if the vector's bit was set already. Without that, a host that looks at the queue,
+//! finds nothing more and then writes the head doorbell would miss an entry posted in between.
 //!
 //! It must not know how a level or a message gets to a processor.
 

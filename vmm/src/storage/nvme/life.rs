@@ -1,7 +1,8 @@
-//! The controller's life: disabled, running, shut down or failed, as CC asks and CSTS says (NVMe 1.4, sections 3.1.5,
-//! 3.1.6, 7.3 and 7.6).
+//! The controller's state: disabled, running, shut down or failed, as CC asks and CSTS reports (NVMe 1.4, sections
+//! 3.1.5, 3.1.6, 7.3 and 7.6).
 //!
-//! It knows registers and the admin queues that they name. What a reset or a shutdown means to others is the controller's.
+//! It knows the registers and the admin queues that they describe. It must not know what a reset or a shutdown does to
+//! other parts.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
-//! What has become of the medium behind a namespace: blocks that were made unreadable, and read-only mode.
+//! The medium behind a namespace: which blocks were made unreadable, and whether it is read-only.
 //!
-//! It survives resets, as the data do. It knows ranges of bytes, not commands.
+//! Resets keep it, as they keep the data. It knows ranges of bytes; it must not know commands.
 
 use std::collections::BTreeMap;
 

@@ -6,13 +6,13 @@
 //! * [`RegisterFile`] is the half of it that vCPUs touch: it never waits for DMA.
 //! * [`NvmeDevice`] is the PCI function: a controller, its worker thread, interrupts and doorbells in the kernel.
 //!
-//! What there is: one I/O controller with 1 to 64 I/O queue pairs and 1 to 16 namespaces, the NVM command set without
-//! metadata and protection information, 4 KiB pages, PRPs only, round robin arbitration (no weighted one), MSI-X, MSI and
-//! the pin, shadow doorbells, NVM Subsystem Reset. What there is not: SGLs,
-//! fused operations, Format NVM, namespace management, firmware download, reservations, metadata, a controller memory
-//! buffer; such commands and fields get the specified status.
+//! It has: one I/O controller with 1 to 64 I/O queue pairs and 1 to 16 namespaces, the NVM command set without metadata
+//! and protection information, 4 KiB pages, PRPs only, round robin arbitration (no weighted one), MSI-X, MSI and the
+//! pin, shadow doorbells, NVM Subsystem Reset. It lacks: SGLs, fused operations, Format NVM, namespace management,
+//! firmware download, reservations, metadata, a controller memory buffer; such commands and fields get the specified
+//! status.
 //!
-//! A controller injects the faults of its [plan](crate::storage::fault), in the words of [`faults`], and no others.
+//! A controller injects the faults of its [plan](crate::storage::fault), in the words of [`faults`].
 #![forbid(unsafe_code)]
 
 mod admin;

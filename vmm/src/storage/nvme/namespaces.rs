@@ -1,7 +1,7 @@
-//! Namespaces: what keeps their data, what has become of the media, and what was read and written.
+//! Namespaces: their backends, the state of their media, and counts of what was read and written.
 //!
-//! The one owner of backends. It knows ranges of bytes and turns a backend's failures into status codes; it knows neither
-//! queues nor where a command's data are. All of it survives resets.
+//! It alone owns the backends. It knows ranges of bytes and turns a backend's failures into status codes. It must know
+//! neither queues nor where a command's data are. Resets change nothing here.
 
 use vm_memory::VolatileSlice;
 

@@ -1,6 +1,6 @@
 //! NVM command set: the I/O commands (NVMe 1.4, section 6).
 //!
-//! It talks to the namespaces and moves data. It knows nothing of queues. Commands whose range MDTS does not bound are in
+//! It talks to the namespaces and moves data. It must not know queues. Commands whose range MDTS does not bound are in
 //! [`ranges`](super::ranges).
 
 use super::completion::{Answer, check_flags};

@@ -1,7 +1,7 @@
 //! Physical Region Pages: where in guest memory the data of a command is (NVMe 1.4, section 4.3).
 //!
-//! Turns PRP entries and lists into segments. It knows neither commands nor what is transferred. The guest may change a
-//! list while it is read: every entry is read once and checked after it was read.
+//! Turns PRP entries and lists into segments. It must know neither commands nor what is transferred. The guest may
+//! change a list while it is read, so every entry is read once and then checked.
 
 use super::spec::registers::PAGE_SIZE;
 use super::spec::status::Status;

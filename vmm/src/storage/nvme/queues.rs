@@ -1,7 +1,7 @@
-//! The queues that there are, by identifier, and whose turn it is (NVMe 1.4, section 4.1).
+//! The existing queues by identifier, and which is next (NVMe 1.4, section 4.1).
 //!
-//! The one owner of queues. It knows no command; what a wrong doorbell is answered with, and when an interrupt is due, is
-//! decided by others.
+//! It alone owns the queues. It must not know commands, nor how a wrong doorbell is answered, nor when an interrupt is
+//! due.
 
 use super::rings::{CompletionQueue, InvalidDoorbellValue, SubmissionQueue};
 use super::spec::command::{CompletionEntry, SubmissionEntry};

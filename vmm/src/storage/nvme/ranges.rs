@@ -1,9 +1,9 @@
 //! Commands whose ranges MDTS does not bound: Write Zeroes, Dataset Management, Verify (NVMe 1.4, sections 6.7, 6.14 and
 //! 6.17).
 //!
-//! They may be about the whole disk, so they are done a piece at a time, one a call of
-//! [`process`](crate::storage::worker::StorageController::process): a pause, a reset or the end of a run waits for a
-//! piece. While one is in hand, no other command is fetched. It knows neither threads nor what a backend is.
+//! They may cover the whole disk, so each call of [`process`](crate::storage::worker::StorageController::process) does
+//! one piece: a pause, a reset or the end of a run waits for that piece only. Until the command is done, no other is
+//! fetched. It must know neither threads nor what a backend is.
 
 use std::collections::VecDeque;
 use std::mem::size_of;

@@ -1,12 +1,12 @@
 //! Controller registers and doorbells (NVMe 1.4, section 3.1).
 //!
-//! The half of the controller that vCPUs touch: it only records what the guest wrote and answers reads; the other half,
+//! The half of the controller that vCPUs touch. It records what the guest writes and answers reads; the other half,
 //! [`Controller`](super::Controller), takes the changes and acts on them, so that no vCPU ever waits for DMA or a
-//! backend. It knows no queue: whether a doorbell belongs to one is found out later.
+//! backend. It must not know queues: whether a doorbell belongs to one is found out later.
 //!
 //! INTMS and INTMC take effect at once, and so does a head doorbell on the level of the pin: a guest that has masked or
-//! acknowledged its interrupt must not get it again because the worker has not looked yet. With MSI-X the mask masks
-//! nothing (the host shall not touch it then, section 3.1.3).
+//! acknowledged its interrupt must not get it again only because the worker has not run yet. With MSI-X the mask has no
+//! effect (the host must not use it then, section 3.1.3).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

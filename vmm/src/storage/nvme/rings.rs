@@ -1,7 +1,7 @@
 //! Submission and completion queues (NVMe 1.4, section 4.1).
 //!
-//! Ring arithmetic, phase tags and the transfer of entries. It knows no command; which queue belongs to which, and what
-//! a doorbell's wrong value is answered with, is the controller's.
+//! Ring arithmetic, phase tags and the transfer of entries. It must not know commands, which queue belongs to which, or
+//! how a wrong doorbell value is answered.
 
 use zerocopy::{FromBytes, IntoBytes};
 

@@ -1,4 +1,4 @@
-//! The controller's DMA: queues and doorbells by address, the data of commands by what their PRPs name.
+//! The controller's DMA: queues and doorbells by their addresses, the data of commands by their PRPs.
 //!
 //! It must not know what the data mean.
 

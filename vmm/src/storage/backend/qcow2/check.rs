@@ -1,10 +1,11 @@
-//! Looks at every table of a qcow2 image before the image is written to, and puts its reference counts right if its last
+//! Checks every table of a qcow2 image before the image is written to, and corrects its reference counts if its last
 //! user did not close it.
 //!
-//! imago believes what the tables say. A table entry that leads to another table, or a cluster that is in use and not
-//! counted, would have it write a guest's data over the image's own. So every reference is counted here, from the tables
-//! of the disk and of the internal snapshots, and compared with the counts in the image. The work is bounded by the bytes
-//! that the file holds: tables in holes say nothing and are not read, and a table is read once, whatever leads to it.
+//! imago believes what the tables say. If an entry leads to another table, or a cluster is in use and not counted,
+//! imago would write a guest's data over the image's metadata. So this module counts every reference, from the tables
+//! of the disk and of the internal snapshots, and compares the result with the counts in the image. The bytes that the
+//! file holds bound the work: a table in a hole is empty and not read, and each table is read once, however many
+//! entries lead to it.
 
 use std::collections::BTreeMap;
 use std::io;

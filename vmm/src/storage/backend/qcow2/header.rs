@@ -1,5 +1,5 @@
-//! The header of a qcow2 image, and what is refused because of it before imago looks at the image: imago writes to one
-//! before it has looked at the feature bits, never looks at the encryption, and believes every number.
+//! The header of a qcow2 image, checked before imago opens the image: imago writes to an image before it looks at the
+//! feature bits, never looks at the encryption field, and believes every number.
 
 use std::io;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! What this program does to a qcow2 image beside imago: looks at its tables before they are written to, orders imago's
-//! writes so that a killed run or a power cut costs nothing that was flushed, and marks the image while it is in use.
+//! What this program adds to imago for qcow2 images: it checks the tables before they are written to, orders imago's
+//! writes so that a killed run or a power cut loses nothing that was flushed, and marks the image while it is in use.
 //!
 //! It knows the format (QEMU's docs/interop/qcow2) and files. It must not know disks, guests or imago's types.
 #![forbid(unsafe_code)]

@@ -1,22 +1,23 @@
 //! The order in which imago's writes reach a qcow2 image.
 //!
-//! A killed process leaves the writes up to some moment; a power cut leaves those before the last sync and any of the
-//! later ones. What was flushed has to be there either way, and what the tables refer to has to be counted, or the next
-//! user takes it for something else. imago orders most of that, but enters a new table (L2 tables, blocks of reference
-//! counts) while the count of its cluster is still in a buffer, and has no barriers. Here:
+//! After a kill, the image has all writes up to some moment; after a power cut, those before the last sync and any of
+//! the later ones. Either way, what was flushed has to be there, and each cluster that the tables refer to has to be
+//! counted, or the next user of the image allocates it again. imago orders most of its writes so, but it enters a new
+//! table (L2 table, block of reference counts) while the count of the table's cluster is still in a buffer, and it has
+//! no barriers. Therefore:
 //!
 //! - Before an entry of the L1 table or of the table of blocks, or a header that names other tables, goes to the file,
-//!   the clusters that it refers to are counted there. imago's buffers have these counts already: they differ in nothing
-//!   but being late.
+//!   the clusters that it refers to are counted there. imago's buffers hold the same counts; this only writes them
+//!   earlier.
 //! - *Links* (L2 tables and what is above them) and *contents* (everything else: data, new tables, counts) are synced
 //!   before a write of the other kind. So a link never gets to the medium before what it leads to, and nothing is written
 //!   to a cluster before the link that led to it is gone.
-//! - imago takes an entry for written also if that has failed, and does not write it again. It is kept here, and no flush
-//!   succeeds before it is in the file.
+//! - imago takes an entry for written even if the write failed, and does not write it again. Such an entry is kept
+//!   here, and no flush succeeds before it is in the file.
 //! - A new table may be put where a link in the file still leads to: see [`WriteOrder::table_of`].
-//! - The image is marked as in use before its first change, and until it was closed in order.
+//! - The image is marked as in use from before its first change until it is closed in order.
 //!
-//! It talks to the file. All of it is within the system calls of a device worker.
+//! Talks to the file, within the system calls of a device worker.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;

@@ -1,4 +1,5 @@
-//! The numbers in a block of reference counts: big-endian, or pieces of a byte with the lowest bits first.
+//! Reads and writes the numbers in a block of reference counts: big-endian, or, below 8 bits, several in a byte with
+//! the first in the lowest bits.
 
 /// Width of a reference count, as the header says it: 2^order bits, order at most 6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

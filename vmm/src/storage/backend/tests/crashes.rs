@@ -1,5 +1,5 @@
-//! What is on the medium after the host has stopped in the middle of its writes, and whether the next user gets along with
-//! it: tried on copies of the image that are made from the journal of the calls to the host.
+//! Tests of what is on the medium after the host stopped in the middle of its writes, and whether the next user can
+//! work with it. The copies of the image are made from a journal of the calls to the host.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};

@@ -1,4 +1,4 @@
-//! Images with damaged metadata: whatever they say, opening and using them ends with a result.
+//! Tests with images whose metadata are damaged: opening and using one always ends with a result.
 
 use std::sync::LazyLock;
 

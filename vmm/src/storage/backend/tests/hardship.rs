@@ -1,5 +1,5 @@
-//! What an image is like after its user was killed, and on a full file system. What must be apart from other tests runs in
-//! a child: this program once more, told what to do by environment variables.
+//! Tests of an image after its user was killed, and on a full file system. What must be apart from other tests runs in
+//! a child process: this test program again, told what to do by environment variables.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;

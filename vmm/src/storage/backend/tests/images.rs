@@ -1,4 +1,4 @@
-//! What images may be made of, and what is said of those that are refused.
+//! Tests of which images are opened, and of the messages for those that are refused.
 
 use std::os::unix::fs::symlink;
 

@@ -1,4 +1,5 @@
-//! What reaches the files that the calling thread writes, so that a test can have the host stop, or fail, at any moment of it.
+//! A journal of what the calling thread writes to files, by which a test can let the host stop, or fail, at any of the
+//! writes.
 
 use std::cell::{Cell, RefCell};
 use std::io;

@@ -1,5 +1,5 @@
-//! A user of a disk who does as his plan says, and what the disk may hold after he was cut off at any moment: each block
-//! what it had at the last flush, or anything that was put there since.
+//! A user of a disk that follows a plan, and what the disk may hold after that user was killed at any moment: in each
+//! block what it had at the last flush, or anything written there since.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};

@@ -1,5 +1,5 @@
-//! Images whose tables contradict each other: made by hand from a sound one, they are refused before anything is written
-//! to them, with a sentence that says what is wrong; and what a read-only user can do with them.
+//! Tests with images whose tables contradict each other, made by hand from a sound one: they are refused before
+//! anything is written to them, with a sentence that says what is wrong; a read-only user can still use them.
 
 use super::*;
 

@@ -1,6 +1,6 @@
 //! Submission and completion queue entries and opcodes (NVMe 1.4, sections 4.2, 4.6, 5 and 6).
 //!
-//! Wire layouts only: this file knows no handler.
+//! Wire layouts only.
 
 use std::mem::size_of;
 

@@ -1,6 +1,6 @@
 //! Data structures of the Identify command (NVMe 1.4, section 5.15).
 //!
-//! Complete structures of 4096 bytes; fields that this controller leaves 0 are folded into reserved arrays.
+//! Complete structures of 4096 bytes; fields that this controller leaves 0 are part of the reserved arrays.
 
 use std::mem::{offset_of, size_of};
 

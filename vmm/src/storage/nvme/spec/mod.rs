@@ -1,5 +1,5 @@
 //! What the NVM Express Base Specification 1.4 defines: registers, entries of queues, opcodes, status codes, data
-//! structures. It knows nothing of what this controller makes of them.
+//! structures. It must not know how this controller uses them.
 
 pub mod command;
 pub mod features;

@@ -1,6 +1,6 @@
 //! Status codes of completed commands (NVMe 1.4, section 4.6.1).
 //!
-//! Plain values: this file knows neither queues nor commands.
+//! Plain values.
 
 /// The Status Field of a completion queue entry without its phase tag (Figure 124): bits 7:0 code, 10:8 code type,
 /// 13 More, 14 Do Not Retry.

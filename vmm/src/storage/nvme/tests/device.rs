@@ -1,4 +1,5 @@
-//! The PCI function and its worker: threads, events, pause and stop. No KVM: its parts are injected.
+//! Tests of the PCI function and its worker: threads, events, pause and stop. They need no KVM: what it would do is
+//! injected.
 
 use std::collections::BTreeSet;
 use std::io;

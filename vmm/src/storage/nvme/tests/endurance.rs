@@ -1,7 +1,7 @@
-//! Very many random operations against an independent model of queues: each command that was rung and for which there is
-//! room completes once, in order, with the right identifiers, heads and phase; nothing else is ever posted.
+//! Very many random operations against an independent model of queues. Each command that the host rang for completes
+//! once, if there is room, in order and with the right identifiers, heads and phase; nothing else is ever posted.
 //!
-//! What the commands ask for is random, and mostly wrong; the rings are where no command can reach them.
+//! What the commands ask for is random and mostly wrong; the rings lie where no command can write.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,5 @@
-//! Fault plans: each kind does what it says, once its turn comes, and the controller goes on as specified.
+//! Tests of fault plans: each kind of fault comes when its count is reached and does what it says, and the controller
+//! goes on as specified.
 
 use std::time::Duration;
 

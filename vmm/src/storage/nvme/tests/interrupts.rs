@@ -1,4 +1,5 @@
-//! Interrupts by the pin and by MSI: levels against a model of section 7.5.1, and a host that lives by its interrupts.
+//! Interrupts by the pin and by MSI: levels against a model of section 7.5.1, and a host that does nothing without an
+//! interrupt.
 
 use proptest::prelude::*;
 

@@ -1,4 +1,4 @@
-//! The PRP walker against lists that are built the other way round: from the pages that the data shall be in.
+//! Tests of the PRP walker with lists that are built from the pages where the data are to be.
 
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};

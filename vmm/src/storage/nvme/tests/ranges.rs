@@ -1,4 +1,5 @@
-//! Commands that are done a piece at a time: bounded calls of the backend, resets in between, what is left behind.
+//! Tests of commands that are done a piece at a time: bounded calls of the backend, resets in between, what an aborted
+//! one leaves.
 
 use std::sync::{Arc, Mutex};
 

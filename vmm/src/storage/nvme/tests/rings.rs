@@ -1,5 +1,5 @@
-//! Ring arithmetic, tried out completely for small rings and at the edges of the largest: what is accepted, what is
-//! touched, and that nothing leaves the ring.
+//! Tests of ring arithmetic, exhaustive for small rings and at the edges of the largest: what is accepted, what is
+//! touched, and that nothing outside the ring is.
 
 use std::sync::Mutex;
 
