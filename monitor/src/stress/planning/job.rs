@@ -453,7 +453,7 @@ mod tests {
         }
         let moved = |directory: &str| {
             let text = format!(
-                "[guest]\ndriver = \"{directory}/b.sys\"\ndisk = [\"{directory}/d.img,snapshot\"]\nappend = \"a=/b/c\""
+                "[guest]\ndriver = \"{directory}/b.sys\"\ndisk = [{{ file = \"{directory}/d.img\", snapshot = \"1G\" }}]\nappend = \"a=/b/c\""
             );
             let file = JobFile::parse(&text).unwrap();
             Job::new(&file, &text, Path::new(directory), "x").unwrap().identity()
