@@ -1,9 +1,9 @@
-//! Text that a guest or a file chose, made safe to show: the one place that knows which characters can act on a terminal
-//! or hide what a reader should see.
+//! Makes text that a guest or a file chose safe to show. Only here it is decided which characters can act on a terminal
+//! or hide something from a reader.
 //!
-//! Talks to nothing. It must not know what is shown. Escaped are control characters (C0, DEL, C1), what changes the
-//! direction of text, line and paragraph separators, and what takes no room on the screen. Everything else, in whatever
-//! script, stays as it is. JSON is also looked at by people: [`json`].
+//! Talks to nothing. It must not know what is shown. It escapes control characters (C0, DEL, C1), characters that
+//! change the direction of text, line and paragraph separators, and characters without width. Everything else, in any
+//! script, stays as it is. [`json`] does the same for JSON, which people look at too.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};

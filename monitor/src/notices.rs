@@ -1,4 +1,4 @@
-//! What a run says to its user while it goes on.
+//! What a run tells its user while it goes on.
 //!
 //! Talks to nothing. Libraries print nothing: they are handed a [`Notices`], and the command line decides where its lines go.
 

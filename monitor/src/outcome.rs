@@ -1,4 +1,4 @@
-//! What a run came to: the outcome in Static Driver Verifier's words, and the exit code.
+//! The result of a run: the outcome in Static Driver Verifier's words, and the exit code.
 //!
 //! Talks to nothing. It must not know how the conditions were found: the session and the command line collect them.
 

@@ -1,4 +1,4 @@
-//! The threads of a run beside those of the machine, as the sandbox limits them.
+//! Sandbox profiles of a run's own threads, beside those of the machine.
 //!
 //! It must not know what they are started for: who starts one names its profile.
 

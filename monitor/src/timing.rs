@@ -1,4 +1,4 @@
-//! How long something took that happens over and over.
+//! Measures how long something takes that happens very often.
 //!
 //! Any number of threads add to one histogram without a lock. It must not know what is timed.
 

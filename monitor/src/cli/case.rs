@@ -1,4 +1,4 @@
-//! `storlock replay-case`, `minimise` and `bisect`: one case of a stress job again.
+//! `storlock replay-case`, `minimise` and `bisect`: runs one case of a stress job again.
 
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;

@@ -1,8 +1,8 @@
-//! What the program says of itself on standard error: the one way there, which can neither fail nor wait.
+//! The only way to standard error. Writing there can neither fail nor wait.
 //!
-//! Talks to standard error. A line that cannot be written is lost and nothing else is: a closed terminal or a full disk
-//! must not cost a report. While a guest runs a thread writes the lines, so that nobody waits for who reads them; lines
-//! that a guest or a debugger can cause as often as it likes are bounded.
+//! Talks to standard error. A line that cannot be written is lost, and nothing else fails: a closed terminal or a full
+//! disk must not cost a report. While a guest runs, a thread of its own writes the lines, so that nobody waits for a
+//! slow reader. Lines that a guest or a debugger can cause are bounded in number.
 
 use std::fmt;
 use std::fs::File;

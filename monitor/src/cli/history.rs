@@ -1,4 +1,4 @@
-//! `storlock history`: what has become of a job's findings over all nights.
+//! `storlock history`: the state of a job's findings over all nights.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

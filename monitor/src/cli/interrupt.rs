@@ -1,7 +1,7 @@
 //! Ends a run early, with a report, on SIGINT, SIGTERM and SIGHUP.
 //!
-//! The signals are caught from before the guest is prepared until the process ends, by a thread that waits for nothing
-//! else: whatever stalls, the last one ends the process at once.
+//! A thread of its own catches the signals, from before the guest is prepared until the process ends. So the last
+//! signal ends the process at once, whatever else is stuck.
 
 use std::fs;
 use std::io;

@@ -1,6 +1,7 @@
 //! Values on the command line that are one of several names.
 //!
-//! Talks to nothing. The types are those of whoever uses them; only their names and what `--help` says of them are here.
+//! Talks to nothing. The types belong to the modules that use them; here are only the names and what `--help` says of
+//! each.
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;

@@ -1,5 +1,5 @@
-//! Shows that a run is alive, on a terminal and only once it has taken a second; and how far a slow guest has come, line
-//! by line, wherever standard error leads.
+//! Shows a run's progress: a changing line if standard error is a terminal and the run has taken a second, and the
+//! milestones of a slow guest, one a line, in any case.
 
 use std::io::IsTerminal;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! `storlock replay`: reports on a recording or an event trace, without a guest.
+//! `storlock replay`: makes a report from a recording or an event trace, without a guest.
 
 use std::io::{BufReader, Read, Seek};
 use std::path::{Path, PathBuf};

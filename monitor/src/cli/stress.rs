@@ -1,4 +1,4 @@
-//! `storlock stress`: many runs of one driver, and what they come to.
+//! `storlock stress`: makes many runs of one driver and reports on all of them.
 //!
 //! Talks to the job's parts in the library, and to the terminal. It must not know what a run does.
 

@@ -1,7 +1,7 @@
-//! How a violation is described by a bug check code and its four parameters; `docs/dump.md` is the table for users.
+//! Describes a violation by a bug check code and its four parameters; `docs/dump.md` has the table for users.
 //!
-//! Windows did not stop here, so none of its own codes is used: a debugger that explains such a code would explain
-//! something that has not happened.
+//! None of Windows' own codes is used, because Windows did not stop: a debugger would explain something that has not
+//! happened.
 
 use storlock_check::event::LockOperand;
 use storlock_check::finding::Finding;

@@ -1,8 +1,8 @@
-//! What a dump says beside the pages: the header, and what differs in the file from the guest's memory.
+//! What a dump holds beside the pages: the header, and the bytes that differ in the file from the guest's memory.
 //!
 //! Talks to the violating processor of a stopped machine and to the readers of Windows structures. It must not know how
-//! files are written. The guest is hostile: its pointers are only ever translated by its own tables, and what they lead to
-//! changes nothing but the file. The guest's memory itself is not written.
+//! files are written. The guest is hostile: its pointers are translated by its own page tables only, and what they lead
+//! to changes only the file, never the guest's memory.
 
 use zerocopy::{FromZeros as _, IntoBytes as _};
 

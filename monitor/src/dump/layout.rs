@@ -1,4 +1,4 @@
-//! The structures of a 64-bit Windows crash dump as plain data, with every offset checked when this is compiled.
+//! The structures of a 64-bit Windows crash dump as plain data, with every offset checked at compile time.
 //!
 //! Sources: `DUMP_HEADER64`, `PHYSICAL_MEMORY_DESCRIPTOR64` and `EXCEPTION_RECORD64` of Microsoft's Win32 metadata
 //! (`Windows.Win32.System.Diagnostics.Debug`), `CONTEXT` and `XSAVE_FORMAT` of winnt.h for x64. Talks to nothing.

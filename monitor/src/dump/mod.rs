@@ -1,8 +1,8 @@
 //! Crash dumps of the guest that WinDbg opens: a 64-bit full kernel dump of the machine as it stands at a violation.
 //!
-//! [`Contents`] reads from the stopped guest what such a file says beside the pages; the writer streams header and
-//! pages. Talks to the target's traits and to the readers of Windows structures. It must not know how violations are
-//! found or how the machine is stopped. `docs/dump.md` is the page for users.
+//! [`Contents`] reads from the stopped guest what such a file holds beside the pages; the writer streams header and
+//! pages. Talks to the machine by the traits of [`crate::vmi`], and to the readers of Windows structures. It must not
+//! know how violations are found or how the machine is stopped. `docs/dump.md` is the page for users.
 
 pub mod bug_check;
 pub mod contents;

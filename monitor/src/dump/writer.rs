@@ -1,7 +1,7 @@
 //! Writes the file: the header, then the pages of physical memory run by run, a piece at a time.
 //!
-//! Talks to the file system and to guest memory. It must not know what is in the header or in the pages. A file that is
-//! not whole never has the name that was asked for.
+//! Talks to the file system and to guest memory. It must not know what is in the header or in the pages. An incomplete
+//! file never has the name that was asked for.
 
 use std::collections::BTreeMap;
 use std::io::{self, Seek, SeekFrom, Write};

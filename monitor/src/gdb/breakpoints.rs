@@ -1,5 +1,5 @@
-//! The user's breakpoints and watchpoints. A hardware one takes a debug register. A software one does so, too, while one is
-//! left: what is written into the guest's code can be seen there.
+//! The user's breakpoints and watchpoints. A hardware breakpoint takes a debug register. A software breakpoint also
+//! does, while one is left, because the guest can see an INT3 in its code.
 //!
 //! Talks to the [`Debuggee`](crate::vmi::debuggee::Debuggee), which knows how many registers are left.
 

@@ -1,4 +1,5 @@
-//! What a packet asks for. Whatever is in it is checked here: a command is whole, or it is malformed.
+//! What a packet asks for. Everything in it is checked here: the result is a complete command, or the packet is
+//! malformed.
 //!
 //! Pure; it must not know the machine. Source: gdb manual, "Packets", "General Query Packets".
 

@@ -1,4 +1,4 @@
-//! What `monitor storlock ...` in gdb does: showing what the session knows, and the little that can be set.
+//! The commands `monitor storlock ...` of gdb: they show what the session knows, and set a few things.
 //!
 //! Talks to the session and to the stopped machine. It must not know gdb's protocol.
 

@@ -1,8 +1,8 @@
-//! What is said between one client and the machine: bytes in, bytes out, stops in between.
+//! The conversation of one client with the machine: bytes in, bytes out, stops in between.
 //!
-//! Talks to the gdbstub crate's state machine and to the [`Stub`]. It must not know sockets, so that any bytes can be
-//! given to it. Each packet is answered or, if it makes no sense, refused: what reaches the crate has passed the
-//! [`filter`](super::filter). Nothing that a client sends ends the conversation but the packets that say so.
+//! Talks to the gdbstub crate's state machine and to the [`Stub`]. It must not know sockets, so that tests can give it
+//! any bytes. Each packet is answered or, if it makes no sense, refused; the [`filter`](super::filter) checks it before
+//! the crate sees it. Only the packets that are meant to end the conversation end it.
 
 use std::cell::RefCell;
 use std::convert::Infallible;

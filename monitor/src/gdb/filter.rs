@@ -1,8 +1,8 @@
-//! What stands between a client and the gdbstub crate: a command that is whole becomes a packet in the one form that the
-//! crate surely takes, or is answered here.
+//! Stands between a client and the gdbstub crate: rewrites each command as a packet in a form that the crate is known
+//! to take, or answers it here.
 //!
-//! Talks to the [`Stub`] for what a packet alone does not tell: how many processors there are, which one stopped. It must
-//! not know bytes on a socket. Why it is there: `docs/adr/0006-filter-before-gdbstub.md`.
+//! Asks the [`Stub`] what a packet alone does not tell: how many processors there are, which one stopped. It must not
+//! know bytes on a socket. `docs/adr/0006-filter-before-gdbstub.md` says why it is there.
 
 use std::fmt::Write as _;
 

@@ -1,7 +1,7 @@
 //! The guest's modules as gdb asks for them (`qXfer:libraries:read`).
 //!
 //! gdb loads a module's symbols from a file and moves them to the address of its first section (gdb manual, "Library
-//! List Format"). Plain text making.
+//! List Format"). It only makes text.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
-//! A gdb server: a debugger for the guest, which the machine can be stopped for at the very call that breaks a contract.
+//! A gdb server for the guest. The machine can stop for the debugger at the very call that breaks a contract.
 //!
 //! Talks to the machine by [`Debuggee`] and to the session; the protocol is the gdbstub crate's. It must not know KVM.
-//! Everything runs on one thread of its own, within limits of its own.
+//! All of it runs on one thread, which has its own sandbox profile.
 
 mod breakpoints;
 mod command;

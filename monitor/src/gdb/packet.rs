@@ -1,7 +1,8 @@
-//! Packets of gdb's remote protocol: out of a stream of bytes and into one, hexadecimal, escaped binary.
+//! Packets of gdb's remote protocol: finds them in a stream of bytes and writes them into one; hexadecimal and escaped
+//! binary.
 //!
 //! Pure; it must not know what packets mean. Source: gdb manual, "Overview" of the remote serial protocol, "Packet
-//! Acknowledgment", "Interrupts". Whatever the bytes are, the next whole packet is found.
+//! Acknowledgment", "Interrupts". It finds the next whole packet after any bytes.
 
 /// Longest packet with its frame, in bytes; clients are told.
 pub(super) const PACKET_LIMIT: usize = 0x4000;

@@ -1,7 +1,7 @@
 //! The gdb server's loop: one client at a time, the machine's stops, and what happens without a client.
 //!
-//! Talks to the socket and to a [`Conversation`]. Whatever a client sends or fails to read, the machine ends up in the
-//! state that the policy names.
+//! Talks to the socket and to a [`Conversation`]. Whatever a client sends or fails to read, the machine ends in the
+//! state that `--on-disconnect` names.
 
 use std::sync::Arc;
 use std::time::Duration;

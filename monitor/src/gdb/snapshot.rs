@@ -1,4 +1,4 @@
-//! The file for what `monitor storlock snapshot` writes.
+//! The file that `monitor storlock snapshot` writes.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};

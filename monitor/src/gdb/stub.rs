@@ -1,9 +1,9 @@
-//! The machine as the gdbstub crate wants to see it: threads are processors, memory is seen through the page tables of
-//! the processor in question.
+//! The machine as the gdbstub crate needs it: threads are processors, and memory is read by the page tables of the
+//! processor asked about.
 //!
-//! Talks to the [`Debuggee`] and to the session. It must not know sockets, nor packets: [`filter`](super::filter) hands on
-//! those that are in order. No error of it ends the session. gdb itself takes a breakpoint out, steps its
-//! processor alone and puts it back in when it goes on from one, so nothing of that is here.
+//! Talks to the [`Debuggee`] and to the session. It must not know sockets, nor packets: [`filter`](super::filter) hands
+//! on only well-formed ones. Its errors do not end the session. It does not step over breakpoints: to go on from one,
+//! gdb itself removes it, steps that processor alone and puts it back.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

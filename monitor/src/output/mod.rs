@@ -1,9 +1,9 @@
-//! Files, pipes and terminals that a run writes to, such that neither a full disk nor a reader that does not read costs
-//! more than what was meant for it.
+//! Files, pipes and terminals that a run writes to. A full disk, or a reader that does not read, loses only what was
+//! meant for that output.
 //!
-//! Talks to the file system. It must not know what is written. What is a regular file is locked against a second run; what
-//! is to be whole or not there is written under another name first. What is not regular (a named pipe, a socket, a
-//! terminal) is written to and never replaced, without waiting in the kernel: its writer can be told to give up.
+//! Talks to the file system. It must not know what is written. A regular file is locked against a second run; one that
+//! must not be left incomplete is written under another name first. A named pipe, a socket or a terminal is never
+//! replaced, and writing to it does not block in the kernel, so that its writer can be told to give up.
 
 mod file;
 mod outlet;

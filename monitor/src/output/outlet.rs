@@ -1,5 +1,4 @@
-//! Text and bytes on their way to a reader, by a thread of its own: whoever has something to say does not wait for who
-//! is to read it.
+//! Hands text and bytes to a reader on a thread of its own, so that whoever writes does not wait for the reader.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -1,5 +1,4 @@
-//! Where an output is to go, before anything is opened: the file behind symbolic links, of what kind it is, and which
-//! one it is.
+//! Where an output will go, found before anything is opened: the file behind symbolic links, its kind and its identity.
 
 use std::ffi::OsString;
 use std::fs;

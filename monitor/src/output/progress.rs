@@ -1,4 +1,4 @@
-//! What a writer and those who wait for it tell each other: how far it is, and that nobody waits any more.
+//! State that a writer shares with those who wait for it: how far the writer is, and whether they still wait.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};

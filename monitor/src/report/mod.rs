@@ -1,8 +1,8 @@
 //! The report of a run: typed data, and one renderer a format.
 //!
-//! [`model`] and [`finding`] are the data: what was seen, by numbers, addresses and names of the field, without sentences
-//! about it. Renderers ([`render`]) put them into words. The session fills the data in; it must not know how they are
-//! shown, nor they how anything was found. `docs/report.md` documents both.
+//! [`model`] and [`finding`] are the data: what was seen, as numbers, addresses and words of the field, without
+//! sentences. Renderers ([`render`]) put them into words. The session fills the data in. A renderer must not know how
+//! anything was found. `docs/report.md` documents both.
 
 pub mod finding;
 pub mod model;

@@ -1,6 +1,8 @@
-//! The disks of a run: what they keep their data in, the controller of each, and what the host failed to do with them.
+//! The disks of a run: opens what keeps their data, attaches their controllers, and collects the failures of the host
+//! with them.
 //!
-//! Talks to the controllers and backends of the virtual machine monitor. It must not know guests.
+//! Talks to the controllers and backends of the virtual machine monitor. It must not know what the guest does with
+//! them.
 
 use std::path::PathBuf;
 use std::sync::Arc;

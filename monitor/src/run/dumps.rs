@@ -1,4 +1,4 @@
-//! The dump of a machine that is stopped at a violation.
+//! Dumps a machine that is stopped at a violation.
 //!
 //! Talks to the machine and to the dump's writer. It must not know what was violated.
 

@@ -1,4 +1,4 @@
-//! Why a command could not do its work, with what the exit code says of it.
+//! Why a command could not do its work, with the condition that gives the exit code.
 //!
 //! Talks to nothing.
 

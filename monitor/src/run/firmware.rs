@@ -1,4 +1,4 @@
-//! Firmware for a guest: finding OVMF, its variables, and the picture of its display.
+//! Firmware for a guest: finds OVMF, keeps its variables, and writes the picture of its display.
 //!
 //! Talks to the file system. It must not know what the firmware boots.
 

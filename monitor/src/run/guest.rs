@@ -1,6 +1,7 @@
-//! The machine of a watched guest: a PC with the guest's files, its disks and its serial log, up to its start.
+//! Builds the machine of a watched guest, with the guest's files, disks and serial log, up to its start.
 //!
-//! Talks to the virtual machine monitor and hands its stops to the session. It must not know locks or Windows.
+//! Talks to the virtual machine monitor and hands its stops to the session. It must not know locks, nor read Windows
+//! structures.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, mpsc};

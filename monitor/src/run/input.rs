@@ -1,7 +1,7 @@
-//! Files that the command line names and that are read whole.
+//! Reads the input files of a run that are needed whole.
 //!
-//! Talks to the file system. Neither memory nor time depends on what is there: a file may be a pipe that nobody writes, or
-//! a device without an end.
+//! Talks to the file system. Memory and time are bounded whatever the name leads to: it may be a pipe that nobody
+//! writes, or a device without an end.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};

@@ -1,8 +1,8 @@
-//! A run: what it is described by ([`spec`]), the machine that is built for it, the one loop that waits for the machine
+//! A run: its description ([`spec`]), the machine that is built for it, the one loop that waits for the machine
 //! (`supervisor`), and its end.
 //!
-//! Talks to the virtual machine monitor, hands its stops to the session, and opens the run's files. It must not know the
-//! command line, nor print: what there is to say goes to [`Notices`].
+//! Talks to the virtual machine monitor, hands its stops to the session, and opens the run's files. It must not know
+//! the command line, nor print: messages go to [`Notices`].
 
 mod boot;
 mod debugger;

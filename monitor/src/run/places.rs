@@ -1,5 +1,4 @@
-//! Which files a command line names, and that no output is also something else: looked at before anything is opened for
-//! writing or removed.
+//! Checks that no output of a run is also another of its files, before anything is opened for writing or removed.
 //!
 //! Talks to the file system, for reading only. Files are compared by what they are, not by their names.
 

@@ -1,4 +1,4 @@
-//! The outputs of a run: the report directory, and which files a run has begun.
+//! The outputs of a run: the report directory, and the list of files that the run has begun to write.
 //!
 //! Talks to the file system. It must not know what a report says.
 

@@ -1,6 +1,6 @@
-//! A watched guest that runs, to its end and to what the session is told of that.
+//! A watched guest from its start to its end, and what the session is told of the end.
 //!
-//! Talks to the machine, the supervisor and the session. It must not know locks or Windows.
+//! Talks to the machine, the supervisor and the session. It must not know locks, nor read Windows structures.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! The guest's serial output: to the log, and to a second place if asked for.
 //!
-//! Talks to outlets only, so that a processor that sends waits for no reader. It must not know what the guest says.
+//! Writes to outlets only, so that a vCPU that sends a byte waits for no reader. It must not know what the guest says.
 
 use std::io::{self, Write};
 use std::path::Path;

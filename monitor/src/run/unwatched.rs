@@ -1,4 +1,4 @@
-//! The machine of a guest that is not watched: Linux, or what firmware boots.
+//! Runs a guest that is not watched: Linux, or what firmware boots.
 //!
 //! Talks to the virtual machine monitor and the supervisor. It must not know what the guest does.
 

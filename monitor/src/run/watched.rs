@@ -1,4 +1,4 @@
-//! A run with a driver to watch, from its description to its report.
+//! A run that watches a driver, from its description to its report.
 //!
 //! Talks to the machine, the session, the debugger's server and the run's files. It must not know what a violation is.
 

@@ -1,4 +1,4 @@
-//! One run of a job, to be repeated: how it was started and what it has shown.
+//! One run of a job, kept to be repeated: how it was started and what it showed.
 //!
 //! Talks to nothing. Written as JSON beside the run's report.
 

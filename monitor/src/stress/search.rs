@@ -1,6 +1,7 @@
-//! Making a case smaller while it still shows what it did, and finding the build that brought it.
+//! Makes a case smaller while it still shows the same finding, and finds the build that introduced a finding.
 //!
-//! Pure: whether a candidate shows it is asked of a function, which may run it as often as it likes.
+//! Pure: a function of the caller's tells whether a candidate shows the finding; it may run the candidate several
+//! times.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! The live backend: a processor of a KVM machine, and the machine's debug handler that hands its stops to a session.
+//! The live backend: a stopped processor of a KVM machine, and the debug handler that hands each stop to a session.
 //!
 //! Talks to the machine's stopped processors. It must not know what a session does with a stop.
 

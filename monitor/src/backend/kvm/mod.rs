@@ -1,4 +1,4 @@
-//! Our own machine on KVM as the monitor and a debugger see it.
+//! The backend for our own machine on KVM: for the monitor and for a debugger.
 
 pub mod cpu;
 pub mod debuggee;

@@ -1,4 +1,4 @@
-//! The formats of a report, one file each; the same data whatever the format.
+//! The formats of a report, one file each. All show the same data.
 
 pub mod json;
 pub mod text;

@@ -1,4 +1,4 @@
-//! The report as text, for people: what a storage driver engineer wants to know first comes first.
+//! The report as text, for people. What a storage driver engineer asks first comes first.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};

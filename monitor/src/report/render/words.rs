@@ -1,4 +1,4 @@
-//! The words for what a report says of broken contracts, for every renderer that people read.
+//! The sentences about broken contracts, for every renderer whose output people read.
 
 use storlock_check::identity::stor_spinlock_name;
 

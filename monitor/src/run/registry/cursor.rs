@@ -1,4 +1,4 @@
-//! A place in a line of a registry file, and what can come next there.
+//! A position in a line of a registry file, and the tokens that can come next.
 //!
 //! Talks to nothing.
 

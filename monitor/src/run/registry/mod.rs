@@ -1,10 +1,10 @@
-//! The registry file of a guest that is entered directly, as regedit writes it (versions 4 and 5): read here, so that what
-//! is not understood can be told before the guest starts, and handed over in the plain form that `docs/loader-block.md`
-//! describes.
+//! The registry file of a guest that is entered directly, as regedit writes it (versions 4 and 5): read here, so that
+//! the user is told before the guest starts what is not understood; the guest gets it in the plain form that
+//! `docs/loader-block.md` describes.
 //!
-//! Deletions are carried out here: at its start the guest's registry has nothing but this file. Pure; it must not know
-//! where the bytes come from. Sources: Microsoft "Registry value types"; "How to add, modify, or delete registry subkeys
-//! and values by using a .reg file".
+//! Deletions are carried out here, because at its start the guest's registry holds nothing else. Pure; it must not know
+//! where the bytes come from. Sources: Microsoft "Registry value types"; "How to add, modify, or delete registry
+//! subkeys and values by using a .reg file".
 
 mod cursor;
 mod reader;

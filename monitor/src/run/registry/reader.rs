@@ -1,6 +1,7 @@
 //! Reads a registry file line by line.
 //!
-//! Talks to the registry that it fills. A line that is not understood is left out and told; no other line is lost by it.
+//! Talks to the registry that it fills. A line that is not understood is left out and reported; the other lines are not
+//! affected.
 
 use super::cursor::{Cursor, is_blank};
 use super::{

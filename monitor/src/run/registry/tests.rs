@@ -1,4 +1,4 @@
-//! What regedit writes, and what it does not.
+//! Tests with what regedit writes, and with what it does not write.
 
 use proptest::prelude::*;
 

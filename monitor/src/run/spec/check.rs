@@ -1,7 +1,7 @@
-//! What goes together with what in the description of a run, and what is taken for what is left out: decided here and
-//! nowhere else.
+//! Contradictions in the description of a run, and defaults of what it leaves out: both are decided here and nowhere
+//! else.
 //!
-//! Talks to nothing. Messages name options of `storlock run`; a field has the name of its option.
+//! Opens no file. Messages name options of `storlock run`; a field has the name of its option.
 
 use std::time::Duration;
 

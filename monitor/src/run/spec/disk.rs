@@ -1,4 +1,4 @@
-//! The disks of a run as they are described: what each keeps its data in, and how; `--disk`.
+//! The description of a disk (`--disk`): what keeps its data, and its options.
 //!
 //! Talks to nothing. Both ways of writing a disk, as text and as fields, become a [`Form`], which is judged in one place.
 

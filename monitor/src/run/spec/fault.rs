@@ -1,6 +1,6 @@
-//! An entry of the fault plan as it is written: `--fault SPEC`, and its help.
+//! Parses an entry of the fault plan, `--fault SPEC`, and makes the help of that option.
 //!
-//! Talks to the controllers' vocabularies, for help. It must not know what their words mean.
+//! Asks the controllers' vocabularies for the help. It must not know what their words mean.
 
 use std::fmt::Write as _;
 use std::str::FromStr;

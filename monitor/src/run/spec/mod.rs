@@ -1,10 +1,9 @@
 //! A run, described as data: what is booted, what it is given, what is watched, what is written where. The command line, a
 //! file (`storlock run --spec FILE`), a report and a recording all describe a run by a [`RunSpec`].
 //!
-//! Talks to nothing: no file is opened here. Every field has the name of its option of `storlock run`, and a value is
-//! written as there, in JSON where that has a form for it. A path is used as it is written: one that is relative, from the
-//! working directory of the program that runs the description. What is left out has its default, and what goes together
-//! with what, [`RunSpec::check`] decides.
+//! Opens no file. Every field has the name of its option of `storlock run`, and a value is written as there, or as
+//! JSON's own number, list or object. A path is used as it is written; a relative one counts from the working directory
+//! of the program that runs the description. [`RunSpec::check`] decides defaults and contradictions.
 
 mod check;
 pub mod disk;

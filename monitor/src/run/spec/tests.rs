@@ -1,4 +1,4 @@
-//! Descriptions as they are written, and what does not go together in them.
+//! Tests of reading and writing descriptions, and of contradictions in them.
 
 use serde_json::json;
 

@@ -1,6 +1,6 @@
-//! Values that are written as a text: sizes, durations, names of exports, paths.
+//! Values that are written as text: sizes, durations, names of exports, paths.
 //!
-//! Talks to nothing. The same text is on the command line and in a run's description.
+//! Talks to nothing. The command line and a run's description use the same text.
 
 use std::fmt::{self, Write as _};
 use std::ops::Deref;

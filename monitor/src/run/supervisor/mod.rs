@@ -1,8 +1,8 @@
 //! The one loop that waits for a machine's stops until its run is over: violations, what a debugger asked for, the time
 //! limit, interruptions, the guest's own end.
 //!
-//! Talks to the machine, by a trait, and to the debugger's link. The time limit counts the time in which the machine is waited for:
-//! not the time in which a debugger holds it, or in which a dump is written. It must not know what a violation is, nor
+//! Talks to the machine by a trait, and to the debugger's link. The time limit counts the time in which the machine
+//! runs, without the time in which a debugger holds it or a dump is written. It must not know what a violation is, nor
 //! what a report says of an end.
 
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! The loop with a machine whose stops are written down beforehand.
+//! Tests of the loop on a machine whose stops are given in advance.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

@@ -1,4 +1,4 @@
-//! Reading a night back, with what earlier nights say of its findings.
+//! Reads a night from the database, with what earlier nights say of its findings.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,7 +1,7 @@
-//! Uniting histories: every run of each is in the result once.
+//! Unites histories: the result has every run of each of them once.
 //!
-//! The same run in two histories has to be the same in both; a night has to be the same job. Nothing is written where
-//! that is not so.
+//! A run that is in two histories must be equal in both, and a night must be of the same job; otherwise nothing is
+//! written.
 
 use std::collections::BTreeMap;
 

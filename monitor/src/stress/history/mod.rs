@@ -1,7 +1,7 @@
-//! What the nights of jobs came to, in a SQLite database.
+//! The results of all nights of a job, in a SQLite database.
 //!
-//! Talks to SQLite. An iteration is written in one transaction, so that it counts wholly or not; the journal is SQLite's
-//! default, which works on network file systems, too. It must not know how runs are carried out or judged.
+//! Talks to SQLite. An iteration is written in one transaction, so that it counts wholly or not at all. The journal is
+//! SQLite's default, which also works on network file systems. It must not know how runs are carried out or judged.
 
 mod load;
 mod merge;

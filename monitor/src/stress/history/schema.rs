@@ -1,7 +1,7 @@
 //! The tables, and how a database of an earlier version becomes one of this.
 //!
-//! Talks to SQLite. A database says by its `application_id` that it is one of these, by its `user_version` how many of the
-//! migrations it has seen.
+//! Talks to SQLite. `application_id` marks a database as one of these; `user_version` is the number of migrations that
+//! it has had.
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 

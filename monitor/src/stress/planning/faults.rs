@@ -1,4 +1,4 @@
-//! Fault plans: checked, and ready to be asked for the faults of a run.
+//! Checked fault plans, which give the faults of each run.
 //!
 //! Talks to the parser of `--fault`, so that a plan that could name an impossible fault is refused before anything runs.
 

@@ -1,7 +1,7 @@
-//! A job that makes sense: the settings checked, what they leave out filled in.
+//! A checked job: its settings make sense, and defaults are filled in.
 //!
-//! Talks to nothing. What of a job decides what its iterations are is its identity: a night can only be continued, and
-//! shards can only be united, where it is the same.
+//! Talks to nothing. A job's identity is made of all settings that decide what its iterations are. Only with the same
+//! identity a night can be continued and shards can be united.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,6 +1,6 @@
-//! What is to be run: the job, its fault plans, the share of one machine, and the choices of each iteration.
+//! What to run: the job, its fault plans, the share of one machine, and the choices of each iteration.
 //!
-//! Everything here is a pure function of the job's text and of numbers. It must not know what a run has shown.
+//! Everything here is a pure function of the job's text and of numbers. It must not know the result of any run.
 
 pub mod choices;
 pub mod faults;

@@ -1,7 +1,8 @@
-//! Random fault plans: how often each kind comes is by weights, and which commands are hit is spread over the run.
+//! Random fault plans: weights say how often each kind of fault comes, and the commands that are hit are spread over
+//! the run.
 //!
-//! Talks to nothing: the random numbers are given. Early commands are hit more often than late ones, as far apart as they
-//! may be: a range is chosen by the number of its bits first.
+//! Talks to nothing: the caller gives the random numbers. Early commands are hit more often than late ones, because the
+//! number of bits of a command's number is chosen first.
 
 use rand_chacha::rand_core::RngCore;
 use storlock_vmm::storage::ControllerKind;

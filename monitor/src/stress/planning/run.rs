@@ -1,4 +1,4 @@
-//! The runs of a job, described.
+//! Makes the description of each run of a job.
 //!
 //! Talks to nothing.
 

@@ -1,6 +1,6 @@
 //! A job as it is written in TOML: its keys and the types of their values.
 //!
-//! Talks to the TOML parser, which refuses what is not here and says in which line. It must not know what the values do.
+//! Talks to the TOML parser, which refuses an unknown key and names its line. It must not know what the values do.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! The share of one machine: `--shard`, or what the engine that started this process says in the environment.
+//! The share of one machine: from `--shard`, or from the environment variables of the system that started this process.
 //!
 //! Talks to nothing: the environment is given as a function. It must not know what is shared out.
 

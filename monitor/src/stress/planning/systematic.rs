@@ -1,7 +1,7 @@
 //! Systematic fault plans: every fault of a space once, the early commands of all kinds before the later ones.
 //!
-//! Talks to nothing. A point of the space is the fault as `--fault` takes it, so that what was tried can be remembered
-//! whatever else changes in the job.
+//! Talks to nothing. A fault is remembered as tried by its text as `--fault` takes it, which stays the same when the
+//! rest of the job changes.
 
 use storlock_vmm::storage::ControllerKind;
 

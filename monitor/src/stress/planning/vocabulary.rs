@@ -1,7 +1,7 @@
 //! The words of fault plans: which kinds of faults a controller knows, and what each can be about.
 //!
-//! Talks to the controllers' vocabularies by the parser of `--fault`, which has the last word on every fault that is put
-//! together from these. It must not know how plans choose.
+//! Asks the controllers' vocabularies, and the parser of `--fault`, which decides whether a fault made of these words
+//! is valid. It must not know how plans choose.
 
 use storlock_vmm::storage::ControllerKind;
 

@@ -1,6 +1,6 @@
 //! How many guests this machine can run at a time.
 //!
-//! Talks to `/proc` and to the control group. What cannot be read limits nothing.
+//! Talks to `/proc` and to the control group. A value that cannot be read is no limit.
 
 use std::fs;
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! One run as a process of its own: started, waited for, and its report read.
 //!
-//! Talks to the operating system. Whatever a child does, it costs one result: it may end by a signal, hang, or leave no
-//! report, and each of these is a finding. A child ends with its parent, however that ends.
+//! Talks to the operating system. A child can spoil only its own result: if it ends by a signal, hangs or leaves no
+//! report, that is a finding. However the parent ends, its children end too.
 
 use std::fs::File;
 use std::io::Read as _;

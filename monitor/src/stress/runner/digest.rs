@@ -1,4 +1,4 @@
-//! What a job is made from, by contents: whether two nights, or two shards, ran the same thing.
+//! Digests of the files that a job uses, by which two nights, or two shards, are known to have run the same thing.
 
 use std::fmt::Write as _;
 use std::fs::File;

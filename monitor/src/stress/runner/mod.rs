@@ -1,7 +1,7 @@
-//! Carrying out a job: child processes, one a run, and what becomes of their results.
+//! Carries out a job: starts a child process for each run, and stores the results.
 //!
-//! Talks to the operating system: processes, files, clock; and to the history. What to run and what results mean, it asks
-//! the pure modules beside it.
+//! Talks to the operating system: processes, files, clock; and to the history. The pure modules beside it decide what
+//! to run and what results mean.
 
 mod capacity;
 mod child;

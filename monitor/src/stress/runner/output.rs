@@ -1,7 +1,8 @@
-//! The output directory of a job: one job's, locked, bounded in size.
+//! The output directory of a job. It belongs to one job, is locked while that runs, and is bounded in size.
 //!
-//! Talks to the file system. `work` holds the runs in flight, `cases` the runs that are kept; a run's directory is moved
-//! from the one to the other before the run counts, so that a kill leaves at most a directory that nothing refers to.
+//! Talks to the file system. `work` holds the runs in flight, `cases` the runs that are kept; a run's directory is
+//! moved from `work` to `cases` before the run counts, so that a kill leaves at most a directory that nothing refers
+//! to.
 
 use std::collections::HashSet;
 use std::fs::{self, File};

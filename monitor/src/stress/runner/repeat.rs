@@ -1,4 +1,4 @@
-//! Running one case again: as it was, smaller, or with another driver.
+//! Runs one case again: as it was, smaller, or with another driver.
 
 use std::path::{Path, PathBuf};
 

@@ -1,6 +1,6 @@
 //! Which iteration comes next.
 //!
-//! Talks to nothing: what is done and what was tried is given.
+//! Talks to nothing: the caller tells what is done and what was tried.
 
 use std::collections::HashSet;
 

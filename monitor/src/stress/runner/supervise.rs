@@ -1,4 +1,4 @@
-//! The job's own loop: starts runs, writes what they came to, and ends at a limit, a signal or a finding.
+//! The job's loop: starts runs, stores their results, and ends at a limit, a signal or a finding.
 //!
 //! Talks to the children, the history and the output directory. All of it is on one thread, which is the parent of all
 //! children.

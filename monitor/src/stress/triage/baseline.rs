@@ -1,6 +1,6 @@
-//! The baseline: findings that are known and have been accepted, each with a reason and a reference, for a while.
+//! The baseline: accepted findings, each with a reason, a reference and, if wanted, a last day.
 //!
-//! Talks to the TOML parser. It must not know whether what is listed was seen.
+//! Talks to the TOML parser. It must not know whether a listed finding was seen.
 
 use std::fmt;
 

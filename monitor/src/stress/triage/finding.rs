@@ -1,8 +1,8 @@
-//! What a run has shown, each thing with a signature: the same in every run of the same builds.
+//! The findings of a run. Each has a signature, which is the same in every run of the same builds.
 //!
-//! Talks to nothing: a report is given. Broken lock contracts bring their signatures along. Crashes are told apart by bug
-//! check and by who asked for it; hangs by where the processors stand that let nobody else run; failures of this program
-//! by how its process ended.
+//! Talks to nothing: the caller gives a report. A broken lock contract has its signature in the report. The signature
+//! of a crash is made of the bug check and its callers, that of a hang of the places of the processors at
+//! DISPATCH_LEVEL or above, that of a failure of this program of the way its process ended.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! What the results of a night come to: findings by signature, known or not, how often, and what is gone.
+//! Judges the results of a night: findings by signature, known or not, how often, and which are gone.
 //!
 //! Everything here is pure: reports, rows, the baseline and the date are given. It must not know how runs are carried out.
 

@@ -1,4 +1,4 @@
-//! How often something was seen, and within what bounds it can be believed.
+//! How often something was seen, with its confidence interval.
 //!
 //! Talks to nothing.
 

@@ -1,7 +1,7 @@
-//! What a job says next morning: plain data. The words are the renderers'.
+//! The report of a job: plain data. The renderers make the words.
 //!
-//! All but [`JobReport::execution`] follows from what the iterations came to: shards that are merged say the same as one
-//! machine that did them all.
+//! All but [`JobReport::execution`] follows from the results of the iterations, so that merged shards give the same
+//! report as one machine that did them all.
 
 use serde::{Deserialize, Serialize};
 

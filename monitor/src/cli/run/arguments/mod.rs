@@ -1,7 +1,7 @@
-//! The options of `storlock run`: what was given, and the description of a run that it makes.
+//! The options of `storlock run`, and how they become the description of a run.
 //!
-//! Talks to the file that `--spec` names. An option that was not given is nothing here: defaults, and what goes together
-//! with what, are the description's.
+//! Reads the file that `--spec` names. Defaults and contradictions between options are not decided here, but by the
+//! description: an option that was not given leaves its field as it is.
 
 use std::ffi::OsStr;
 use std::io::{self, Read as _};

@@ -1,4 +1,4 @@
-//! Command lines and the descriptions that they make.
+//! Tests of command lines and the descriptions made from them.
 
 use clap::{CommandFactory as _, Parser as _};
 use proptest::prelude::*;
