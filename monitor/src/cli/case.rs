@@ -28,7 +28,7 @@ pub struct ReplayArguments {
     /// Serve gdb; the machine stops at the violation (docs/gdb.md)
     #[arg(long, value_name = "ADDR:PORT|unix:PATH", conflicts_with = "times")]
     pub gdb: Option<String>,
-    /// Run it so often, and tell how often it shows what it has shown
+    /// Run the case this many times, and report how often it shows its finding
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub times: Option<u32>,
     /// Look for this signature [default: the case's first]
@@ -53,10 +53,10 @@ pub struct MinimiseArguments {
     /// Directory for the smaller case; nothing may be there
     #[arg(long, short, value_name = "DIR", default_value = "storlock-minimised")]
     pub output: PathBuf,
-    /// How often a smaller case is tried before it counts as not showing it
+    /// How often a smaller case is run before it counts as not showing the finding
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub times: u32,
-    /// Runs at most
+    /// Largest number of runs
     #[arg(long, value_name = "N", default_value_t = 200)]
     pub runs: u64,
     /// Look for this signature [default: the case's first]
@@ -67,8 +67,8 @@ pub struct MinimiseArguments {
 /// When a build counts as bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Match {
-    /// It breaks the same rule in the same way by the same routine, or ends by the same bug check, or hangs, too. Places in
-    /// the code differ from build to build.
+    /// It breaks the same rule in the same way by the same routine, or ends by the same bug check, or also hangs.
+    /// Places in the code are not compared: they differ from build to build.
     Class,
     /// It shows the same signature.
     Signature,
@@ -85,7 +85,7 @@ pub struct BisectArguments {
     /// Builds of the driver, oldest first
     #[arg(long, value_name = "A.sys,B.sys,...", value_delimiter = ',', required = true)]
     pub drivers: Vec<PathBuf>,
-    /// How often a build is tried before it counts as good
+    /// How often a build is run before it counts as good
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub times: u32,
     /// When a build counts as bad

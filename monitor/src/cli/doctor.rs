@@ -20,7 +20,7 @@ use crate::run::Failure;
 use crate::run::spec::Format;
 use crate::threads;
 
-/// What to examine, and how to print it.
+/// Options of `storlock doctor`.
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// The KVM device.

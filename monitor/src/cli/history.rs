@@ -21,7 +21,7 @@ pub struct Arguments {
     /// Only this job
     #[arg(long, value_name = "NAME")]
     pub job: Option<String>,
-    /// How it is printed
+    /// How the history is printed
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
 }

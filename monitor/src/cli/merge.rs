@@ -21,13 +21,13 @@ pub struct Arguments {
     /// Output directories of one job
     #[arg(value_name = "DIR", required = true)]
     pub directories: Vec<PathBuf>,
-    /// Where the whole goes; nothing may be there
+    /// Directory for the result; it must not exist
     #[arg(long, short, value_name = "DIR")]
     pub output: PathBuf,
     /// Findings that are known and accepted (TOML)
     #[arg(long, value_name = "FILE")]
     pub baseline: Option<PathBuf>,
-    /// Cases that are kept of each finding
+    /// Largest number of cases that are kept of each finding
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub keep: u32,
     /// How the report of the last night is printed on standard output

@@ -49,7 +49,7 @@ enum Command {
     Replay(replay::Arguments),
     /// List the lock routines that a kernel or driver exports or imports.
     Symbols(symbols::Arguments),
-    /// Run a driver many times under faults and seeds, and tell what is new.
+    /// Run a driver many times with faults and different seeds, and report what is new.
     Stress(Box<stress::Arguments>),
     /// Unite the output directories of a stress job's shards.
     Merge(merge::Arguments),
@@ -59,9 +59,9 @@ enum Command {
     ReplayCase(case::ReplayArguments),
     /// Make a case of a stress job smaller: fewer faults, fewer vCPUs, a shorter workload.
     Minimise(case::MinimiseArguments),
-    /// Find the build of a driver that brought what a case of a stress job shows.
+    /// Find the build of a driver that introduced the finding of a stress job's case.
     Bisect(case::BisectArguments),
-    /// Tell what this machine can do for a run, and what to do about the rest.
+    /// Check whether this machine can run guests, and say how to fix what is missing.
     Doctor(doctor::Arguments),
 }
 

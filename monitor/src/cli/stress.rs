@@ -58,13 +58,13 @@ pub struct Arguments {
     /// Wall-clock limit of each run
     #[arg(long, value_name = "DURATION")]
     pub time_limit: Option<Limit>,
-    /// A fault of every run, as for `storlock run`, instead of the job's plans; may be given several times
+    /// A fault for every run, as for `storlock run`, instead of the job's plans; may be given several times
     #[arg(long, value_name = "SPEC")]
     pub fault: Vec<String>,
-    /// Seeds: these, the same every night
+    /// Seeds to use: the same ones every night
     #[arg(long, value_name = "FIRST-LAST", value_parser = seeds, conflicts_with = "seed_base")]
     pub seeds: Option<(u64, u64)>,
-    /// Seeds: others every night, chosen from this number and that of the night [default: 1]
+    /// Choose other seeds every night, from this number and the number of the night [default: 1]
     #[arg(long, value_name = "N")]
     pub seed_base: Option<u64>,
     /// Begin no run after this time [default: by the profile]
@@ -76,8 +76,9 @@ pub struct Arguments {
     /// Runs at a time [default: as many as this machine's processors and memory allow]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub jobs: Option<u32>,
-    /// Do only this share of the job: INDEX/TOTAL from 1/TOTAL, or hash:INDEX/TOTAL [default: what the environment of
-    /// Kubernetes, Slurm, GitLab, Buildkite, CircleCI, Azure Pipelines, Bitbucket or Semaphore says; else all]
+    /// Do only this share of the job: INDEX/TOTAL, counted from 1, or hash:INDEX/TOTAL [default: what the environment
+    /// variables of Kubernetes, Slurm, GitLab, Buildkite, CircleCI, Azure Pipelines, Bitbucket or Semaphore say; else
+    /// all]
     #[arg(long, value_name = "SHARD")]
     pub shard: Option<Shard>,
     /// pr: 10 minutes, stops at the first new finding; nightly: 8 hours [default: nightly]
@@ -86,7 +87,7 @@ pub struct Arguments {
     /// Stop at the first finding that is new [default: by the profile]
     #[arg(long, value_enum, value_name = "on|off", num_args = 0..=1, require_equals = true, default_missing_value = "on")]
     pub stop_at_first_new: Option<Switch>,
-    /// Output directory, of this job only [default: storlock-stress]
+    /// Output directory; it belongs to this job alone [default: storlock-stress]
     #[arg(long, short, value_name = "DIR")]
     pub output: Option<PathBuf>,
     /// Findings that are known and accepted (TOML)
@@ -95,10 +96,10 @@ pub struct Arguments {
     /// Database of all nights [default: history.sqlite in the output directory]
     #[arg(long, value_name = "FILE")]
     pub history: Option<PathBuf>,
-    /// Number of the night [default: the one that did not come to its end, else the next]
+    /// Number of the night [default: the last one if it was not finished, else the next]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..1 << 62))]
     pub night: Option<u64>,
-    /// Begin a new night even if the last one did not come to its end
+    /// Begin a new night even if the last one was not finished
     #[arg(long, conflicts_with = "night")]
     pub new: bool,
     /// How the report is printed on standard output

@@ -24,7 +24,7 @@ const MAX_FILE: u64 = 256 << 20;
 /// Debug registers of an x86 processor.
 const REGISTERS: usize = 4;
 
-/// What to list, and how.
+/// Options of `storlock symbols`.
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// A kernel or driver: any PE image for x64.

@@ -1,5 +1,5 @@
-//! What a session has to be told before the guest starts, and what it is told when the guest has ended. Both are part
-//! of a recording, so that a replay is told the same.
+//! What a session is told before the guest starts, and when the guest has ended. Both are part of a recording, so that
+//! a replay is told the same.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,7 @@
 //! What a debugger is shown of a session while the machine stands still, as text.
 //!
-//! Talks to the parts of the session and to the text report. It must not change what a later event depends on. Nothing that
-//! is read here is recorded, so that a replay, where nobody looks, gives the same report.
+//! Talks to the parts of the session and to the text report. It must not change anything that a later event depends on.
+//! Nothing that is read here is recorded, so a replay gives the same report as a run at which a debugger looked.
 
 use std::fmt::Write as _;
 

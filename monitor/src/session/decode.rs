@@ -1,4 +1,4 @@
-//! From a hit to an event: reads the operands of a lock call as its contract says.
+//! Makes an event of a hit: reads the operands of the lock call as its contract says.
 //!
 //! Talks to the contract table and to the stopped processor. It must not know what is legal, nor keep anything between
 //! hits. The number of guest reads is fixed by the routine: return address, thread, at most one stack argument, the

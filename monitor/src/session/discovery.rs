@@ -1,4 +1,4 @@
-//! From nothing to the driver under test: finds the kernel at the first write of LSTAR, then waits for the driver.
+//! Finds the kernel at the first write of LSTAR, then waits for the driver under test.
 //!
 //! Windows maps a driver's image and puts it into `PsLoadedModuleList` before it creates the driver object, and creates
 //! the driver object before it calls `DriverEntry`. Creating an object ends in `nt!ObInsertObject`, which is exported:

@@ -1,6 +1,6 @@
-//! What keeps a run from being Completed although no contract was seen broken: that something may not have been seen.
+//! Reasons why a run is not Completed although no contract was seen broken: something may have been missed.
 //!
-//! Talks to nothing: whoever notices such a thing says it here, and the end of the run makes conditions of it.
+//! Talks to nothing. Other parts add reasons; at the end of the run they become conditions.
 
 /// Reasons of one kind that are told; the guest chooses how often most of them occur.
 const TOLD: usize = 4;

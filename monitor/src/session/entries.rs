@@ -1,4 +1,5 @@
-//! From exported names to breakpoints: where the planned exports are in the guest, one breakpoint an address.
+//! Turns exported names into breakpoints: finds where the planned exports are in the guest, and makes one breakpoint an
+//! address.
 //!
 //! Talks to the watch plan and to the readers of Windows structures. It must not know what a hit means. Windows has exports
 //! that are one piece of code: two names for a routine, or routines that the linker found to be alike.

@@ -1,4 +1,4 @@
-//! Findings with what is known about where they came from, in the form of the report.
+//! Findings in the form of the report, with what is known of their callers.
 
 use std::collections::HashMap;
 

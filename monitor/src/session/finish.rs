@@ -1,6 +1,6 @@
 //! The end of a run: a last look at the stopped machine, and the report.
 //!
-//! Talks to every part of the session for what it has to say. It must not change what any of them says.
+//! Asks every part of the session for its share of the report. It must not change what a part knows.
 
 use storlock_check::checker::Statistics;
 use storlock_check::rules::Verdict;

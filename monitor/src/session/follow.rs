@@ -1,9 +1,10 @@
-//! The guest's modules after arming: drivers come and go, the driver under test among them.
+//! Follows the guest's modules after arming: drivers, also the one under test, are loaded and unloaded.
 //!
-//! Talks to the module list and to the checker. No debug register is left for the list, so its end is compared at every
-//! hit. What runs in a new image was inserted there before its first hit. A module that only goes makes no hits; that it
-//! has gone shows when the next one comes. An image that came back to the same address with the same list entry between
-//! two hits cannot be told from one that stayed. It must not know what the modules call.
+//! Talks to the module list and to the checker. No debug register is left to watch the list, so the entry at its end is
+//! compared at every hit. Windows inserts a module there before its code runs, so a new module is known at its first
+//! hit. A module that only goes makes no hits; that it has gone is noticed when the next one comes. An image that came
+//! back to the same address with the same list entry between two hits cannot be told from one that stayed. It must not
+//! know what the modules call.
 
 use storlock_check::event::{EventKind, Module};
 

@@ -1,6 +1,6 @@
-//! The account of a run: numbered events, what the checker makes of them, and what is counted and kept of it for the report.
+//! Numbers the events of a run, gives them to the checker, and keeps and counts what the report will tell.
 //!
-//! Talks to the checker and to the trace. It must not know the guest: who called, and from where, it is told.
+//! Talks to the checker and to the trace. It must not read the guest: it is told who called, and from where.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
-//! What a run has to tell beside its findings: notes for the report, milestones for who watches the run, and the reasons for
-//! which it cannot be Completed.
+//! What a run tells beside its findings: notes for the report, milestones for the user who waits, and the reasons why
+//! it cannot be Completed.
 //!
-//! Talks to nothing: whoever notices something says it here. It must not know what any of it means.
+//! Talks to nothing: the other parts add to it. It must not know what the texts mean.
 
 use super::doubts::{Doubt, Doubts};
 use crate::escape;

@@ -1,9 +1,9 @@
 //! One monitored run: from the first sight of the kernel to the report.
 //!
-//! Talks to the target by its traits, to the readers of Windows structures, to the checker and to the report. It must
-//! not know where stops come from: a live guest and a recording call the same [`Session::handle`]. The way of a hit:
-//! decode (a fixed number of guest reads), then under one lock: count, check, queue the event. The lock is held for
-//! about a microsecond; a processor that finds it taken spins before it sleeps, so that the way of a hit normally
+//! Talks to the machine by the traits of [`crate::vmi`], to the readers of Windows structures, to the checker and to
+//! the report. It must not know where stops come from: a live guest and a recording call the same [`Session::handle`].
+//! The hit path: decode (a fixed number of guest reads), then under one lock count, check and queue the event. The lock
+//! is held for about a microsecond; a thread that finds it taken spins before it sleeps, so that the hit path normally
 //! makes no system call. Only a violation costs more: its stack is unwound under the lock.
 
 mod arm;

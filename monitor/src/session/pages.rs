@@ -1,8 +1,8 @@
-//! Which physical page is behind the address of a lock. Another one than before is other memory: what was recorded of the
-//! locks in it is over, though nobody was seen to free it.
+//! Which physical page is behind the address of a lock. If it is another page than before, the memory was freed and
+//! used anew, and what was recorded of the locks in it no longer holds.
 //!
-//! Talks to nothing. It must not know what a lock is. Costs a hit one slot of a table of a fixed size; where two pages meet
-//! in one slot the older one is forgotten, and a change of it is not noticed.
+//! Talks to nothing. It must not know what a lock is. A hit looks at one slot of a table of a fixed size. If two pages
+//! share a slot the older one is forgotten, and a change of it is not noticed.
 
 use crate::vmi::PAGE_SIZE;
 

@@ -1,8 +1,9 @@
 //! A bounded queue from the threads that stop with a guest processor to one thread that writes files.
 //!
-//! Talks to nothing. It must not know what it carries. The consumer polls, so that producers make no system call; when
-//! the queue is full the producer waits: nothing is dropped while there is a consumer that comes on. One that does not (a pipe
-//! whose reader does not read) is given up when the machine is to stand still: the end of a run waits for no reader.
+//! Starts the consumer's thread in the sandbox. It must not know what it carries. The consumer polls, so that producers
+//! make no system call. When the queue is full the producer waits, so nothing is dropped while the consumer makes
+//! progress. A consumer that makes none (a pipe whose reader does not read) is given up when the machine has to stop:
+//! the end of a run waits for no reader.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};

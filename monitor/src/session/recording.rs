@@ -1,4 +1,4 @@
-//! Writes a recording off the processors' threads.
+//! Writes a recording on a thread of its own, so that vCPU threads do not wait for the file.
 //!
 //! Talks to the recording format and the queue. It must not know what is recorded and why.
 

@@ -1,7 +1,7 @@
 //! Runs a session from a recording instead of a guest, and a checker from an event trace.
 //!
-//! Talks to the recording and trace readers. It must not know the command line. A recording calls the very same code as
-//! a live guest; a trace holds less (no memory), so its report has the first frames of a stack only and names no symbols.
+//! Talks to the recording and trace readers. It must not know the command line. A recording runs the same code as a
+//! live guest. A trace holds less (no memory), so its report has only the first frames of a stack, and no symbols.
 
 use std::io::Read;
 

@@ -1,7 +1,7 @@
-//! What a session remembers between stops, all behind its one lock: parts with an owner each, and what the stops of a
-//! processor do with them.
+//! What a session remembers between stops, behind its one lock: the parts, each of which owns its fields, and what a
+//! stop does with several of them.
 //!
-//! Talks to its parts. It must not know where stops come from, nor how one is recorded.
+//! Talks to its parts. It must not know where stops come from, nor where a recording of them goes.
 
 use std::cmp::Reverse;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
-//! The driver under test by its place. Its range of addresses is the driver; the guest's module list, which a driver can
-//! write, is only what the range is compared with.
+//! Where the driver under test is. Its range of addresses identifies it; the guest's module list, which a driver can
+//! write to, is only compared with that range.
 //!
-//! An entry that goes is an unloaded driver if its image goes too, and a hidden one if the image stays. An entry that
-//! says something else of the range while the image is the same is a driver in disguise. Talks to the module list and to
-//! the image readers. It must not know what the driver calls.
+//! If the driver's entry goes from the list, the driver is unloaded if its image is gone too, and hidden if the image
+//! is still there. If the entry changes while the image is the same, the driver is disguised. Talks to the module list
+//! and to the image readers. It must not know what the driver calls.
 
 use super::doubts::Doubt;
 use super::guest::{Guest, ModuleId, ModuleMap};

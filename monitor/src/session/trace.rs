@@ -1,4 +1,4 @@
-//! Writes the event trace off the processors' threads.
+//! Writes the event trace on a thread of its own, so that vCPU threads do not wait for the file.
 //!
 //! Talks to the trace format and the queue. It must not know what an event means. When the disk is full the trace is
 //! closed with a mark, over its own last records if need be, and events are only counted from then on.

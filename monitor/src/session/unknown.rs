@@ -1,7 +1,7 @@
 //! Releases that could not be judged, because the state of their lock was not known: how many, and where they came from.
 //!
-//! It must not know why a state is unknown, nor how a caller is found. A release of the driver under test among them keeps
-//! the run from being Completed.
+//! It must not know why a state is unknown, nor how a caller is found. If one of them is the driver under test's, the
+//! run is not Completed.
 
 use std::collections::HashMap;
 

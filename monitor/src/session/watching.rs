@@ -1,6 +1,7 @@
-//! What is watched: the breakpoints in force, the returns that are caught, and the hits that nobody is to judge.
+//! What is watched: the breakpoints in force, the returns that are caught, and the hits that are counted but not
+//! judged.
 //!
-//! Talks to the watch plan and to the stopped processor. It must not know what a call means.
+//! Talks to the watch plan and to the stopped processor. It must not know whether a call is legal.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
-//! Virtual machine introspection: a machine as the monitor sees it, in narrow traits; and what it saw, recorded and
-//! replayed.
+//! Virtual machine introspection: narrow traits by which the monitor sees a machine; and the recording of what it saw,
+//! with its replay.
 //!
-//! The backends implement the traits. It must not know Windows, locks or KVM.
+//! The backends implement the traits. It must not know Windows, locks or KVM; [`debuggee`] takes plain data types from
+//! the machine's crate.
 
 pub mod cpu;
 pub mod debuggee;

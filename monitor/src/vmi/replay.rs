@@ -1,7 +1,7 @@
 //! The replay backend: a stopped processor that answers from a recording.
 //!
-//! Talks to the recording's plain types. It must not know what is asked for and why: it gives the recorded answer to a
-//! recorded question, and [`ReadError::NotRecorded`] to any other.
+//! Talks to the recording's plain types. It must not know why something is read: it gives the recorded answer to a
+//! recorded read, and [`ReadError::NotRecorded`] to any other.
 
 use std::cell::{Cell, OnceCell};
 use std::collections::HashMap;

@@ -1,7 +1,8 @@
 //! Which exports get one of the few debug registers, and why.
 //!
-//! Chosen from what the driver under test imports and from the contract table; pure. It must not know where the
-//! exports are in a guest or how breakpoints are set. What is not watched is said, with what follows from it.
+//! The choice follows from what the driver under test imports and from the contract table; it is pure. The plan also
+//! names what is not watched and what follows from that. It must not know where the exports are in a guest or how
+//! breakpoints are set.
 
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
-//! What a driver prints by `DbgPrint` and its relatives, told from the arguments at the routine's entry.
+//! Formats what a driver prints by `DbgPrint` and its relatives, from the arguments at the routine's entry.
 //!
-//! Formatted here and not read from the guest's own buffer, because the routine behind the exports that has one is not
-//! exported. Knows the conversions of the C library with Microsoft's additions (`%ws`, `%wZ`, `%I64x`); the kernel's routine
-//! knows no floating point. Talks to [`GuestMemory`]. Every length is bounded: the guest chooses format and arguments.
+//! The guest's own formatted text cannot be read: the routine that makes it is not exported. Knows the conversions of
+//! the C library with Microsoft's additions (`%ws`, `%wZ`, `%I64x`); the kernel's routine knows no floating point.
+//! Talks to [`GuestMemory`]. Every length is bounded: the guest chooses format and arguments.
 
 use std::fmt::Write as _;
 

@@ -1,9 +1,9 @@
-//! `KDDEBUGGER_DATA64` ("KDBG"): the table from which a kernel debugger learns where the kernel keeps what (wdbgexts.h).
+//! `KDDEBUGGER_DATA64` ("KDBG"): the table that tells a kernel debugger where the kernel keeps its data (wdbgexts.h).
 //!
-//! It is not exported. Where the guest was booted with debugging on it lies plain in the kernel's data, with a tag and the
-//! kernel's own address in it, and is found by these. Else Windows 8 and later keep it encoded by two random numbers;
-//! then the places of the block and of the numbers have to be known, from the kernel's PDB. Talks to [`GuestMemory`];
-//! must not know what the table is wanted for.
+//! It is not exported. If the guest was booted with debugging on, it lies plain in the kernel's data and is found by
+//! its tag and by the kernel's own address in it. Otherwise Windows 8 and later keep it encoded by two random numbers;
+//! then the kernel's PDB has to tell where the block and the numbers are. Talks to [`GuestMemory`]; must not know what
+//! the table is wanted for.
 //!
 //! The encoding is the one that QEMU's elf2dmp and Volatility undo.
 

@@ -1,4 +1,4 @@
-//! Finding the kernel's image in a guest of which nothing is known but two addresses of its code.
+//! Finds the kernel's image in a guest from two addresses of its code.
 //!
 //! Windows writes the address of its system call entry to the MSR LSTAR once on each processor, before any driver's
 //! entry point runs, and its interrupt descriptor table names its page fault handler. Both lie in the kernel's image:

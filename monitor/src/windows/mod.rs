@@ -1,4 +1,4 @@
-//! Reading a Windows x64 guest from outside: images, the kernel, its modules, its processors, its stacks.
+//! Reads a Windows x64 guest from outside: images, the kernel, its modules, its processors, its stacks.
 //!
 //! Everything here works on [`GuestMemory`](crate::vmi::GuestMemory) and on what any Windows x64 guest shows: PE
 //! headers, exports, documented structure fields. It must not know locks, KVM or how the guest was stopped. The guest

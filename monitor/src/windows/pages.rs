@@ -1,7 +1,7 @@
-//! The bytes of one image, a page at a time: each page is read from the guest once, and no more of them than a bound.
+//! Reads an image a page at a time: each page is read from the guest once, and the number of pages is limited.
 //!
-//! For tables that lie anywhere in the image and that only end by what they say of themselves. Talks to [`GuestMemory`];
-//! it must not know what is read.
+//! It is for tables that can lie anywhere in the image and whose end only their own contents tell. Talks to
+//! [`GuestMemory`]; it must not know what is read.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -1,4 +1,4 @@
-//! What a processor of the guest says of itself: its number and its current thread.
+//! Reads the number and the current thread of a processor of the guest.
 //!
 //! Windows keeps a processor control region (KPCR) per processor, with the control block (PRCB) inside of it, and
 //! points GS to it while in the kernel. Offsets: `Self` gs:[18h], `CurrentPrcb` gs:[20h], `Prcb` at +180h,

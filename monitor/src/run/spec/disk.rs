@@ -30,20 +30,21 @@ pub fn help() -> String {
 }
 
 const HELP: &str = "\
-What an emulated disk keeps its data in; may be given several times.
+An emulated disk: what keeps its data, and options; may be given several times.
 
-Each disk has a controller of its own; the driver under test is meant for that of the first one, or of the one with
-`target`. FILE is a disk image by its name: .qcow2, .vmdk (flat, read only), else raw. A comma in it is written twice.
+Each disk has a controller of its own. The driver under test is meant for the controller of the first disk, or of the disk
+with `target`. FILE is a disk image, whose name tells the format: .qcow2, .vmdk (flat, read only), else raw. Write a comma
+in FILE twice.
 
   mem:SIZE          memory, all zeroes at first and gone after the run; without FILE and image options
   format=FORMAT     raw, qcow2 or vmdk, whatever the name says
   readonly          the guest cannot write
   snapshot[=SIZE]   keep changes in a temporary file of at most SIZE (16G) and never touch FILE; gone after the run
-  backing=FILE      backing file of a qcow2 image instead of the one that it names, and wherever it is
+  backing=FILE      use this backing file of a qcow2 image instead of the one that it names; it may lie anywhere
   controller=KIND   the kind of controller:{controllers}
-  namespace         no controller of its own: one more namespace of the NVMe controller of the disk before it
+  namespace         no controller of its own: another namespace of the NVMe controller of the disk before it
   target=N          SCSI target identifier on a SAS controller; from 1 on that of the disk before it
-  target            the controller that the driver under test is meant for; --fault is about this one
+  target            the driver under test is meant for this disk's controller; --fault is about it
 
 Example: --disk win.qcow2,snapshot --disk scratch.img,target";
 

@@ -28,12 +28,12 @@ Inject a fault into the storage controller of the target; may be given several t
 SPEC is KIND:WHAT[,KEY=VALUE]..., for instance fail:read,after=3,count=1,status=0x281
 
 Keys:
-  after=N     matching commands or writes that are spared first [default: 0]
-  count=N     how many are hit from then on, or all [default: 1]
+  after=N     let this many matching commands or writes pass first [default: 0]
+  count=N     inject it into this many after that, or into all [default: 1]
   status=N    with fail: the status, see below
-  for=TIME    with delay and remove: such as 200ms or 5s
+  for=TIME    with delay and remove: how long, such as 200ms or 5s
 
-KIND, WHAT and status are those of the kind of controller.
+Which KIND, WHAT and status there are depends on the kind of controller.
 ";
 
 const END: &str = "

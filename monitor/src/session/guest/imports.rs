@@ -1,8 +1,9 @@
-//! What a loaded driver's imports are, if its import table does not say so by name: ordinals, other modules' names for a
-//! lock routine, names that the loader has written over.
+//! Finds what a loaded driver imports where its import table does not tell by name: ordinals, other modules' names for
+//! a lock routine, names that the loader has written over.
 //!
-//! The loader has put an address into each slot: where the export of a lock routine is, there is that routine. Else the
-//! exporter's table tells what an ordinal means, or which export lies at the address. Talks to the readers of images.
+//! The loader has put an address into each slot of the import address table. If a lock routine's export has that
+//! address, the import is that routine. Otherwise the exporter's table tells what an ordinal means, or which export
+//! lies at the address. Talks to the readers of images.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! The guest as it is known so far: its kernel, its modules, the names in them.
+//! What is known of the guest so far: its kernel, its modules, the names in them.
 //!
 //! Talks to the readers of Windows structures. It must not know which module is under test, what is watched, or what a call
 //! means.

@@ -1,6 +1,6 @@
 //! Which module an address lies in, kept across hits.
 //!
-//! Talks to nothing: the session fills it from the guest's module list. It must not know what an address means. A
+//! Talks to nothing: the session fills it from the guest's module list. It must not know what an address is used for. A
 //! module keeps its number when the list is read again, so that counters can be kept by number.
 
 use crate::report::{Location, ModuleInfo};

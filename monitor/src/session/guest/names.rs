@@ -1,7 +1,7 @@
-//! Names of code addresses, and call stacks: module, nearest symbol and callers of a stopped processor.
+//! Names code addresses (module and nearest symbol) and unwinds call stacks of a stopped processor.
 //!
-//! Talks to the readers of Windows structures. It must not know what a call did. Asked for findings, at the end of a run and
-//! by debuggers only.
+//! Talks to the readers of Windows structures. It must not know what a call did. It is slow, so it is used only for
+//! findings, at the end of a run and for debuggers.
 
 use std::collections::BTreeSet;
 

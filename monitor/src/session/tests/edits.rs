@@ -1,4 +1,5 @@
-//! Recordings that are whole and say what a hostile guest, or whoever changed the file, wants to be believed.
+//! Tests with recordings that are well-formed but lie, as a hostile guest, or somebody who changed the file, would make
+//! them.
 
 use proptest::prelude::*;
 use proptest::sample::Index;

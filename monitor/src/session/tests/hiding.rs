@@ -1,5 +1,5 @@
-//! A driver that means not to be seen, or not to be known: its range of addresses is the driver, whatever it writes into
-//! the guest's module list, and a run in which it tried is never Completed.
+//! Tests of drivers that hide or disguise themselves: the range of addresses identifies the driver, whatever it writes
+//! into the guest's module list, and a run in which it tried is never Completed.
 
 use super::*;
 use crate::windows::{ImportName, Imports};

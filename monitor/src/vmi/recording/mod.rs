@@ -1,5 +1,5 @@
 //! The recording format: every stop of a processor with all that a decision was built on, so that a run can be replayed
-//! without its guest. What a reader takes is checked: lengths, and every value that the host and not the guest has chosen.
+//! without its guest. A reader checks lengths, and every value that the host and not the guest has chosen.
 //!
 //! Talks to the plain types of this module only. It must not know what the session makes of a stop. Layout, version 2, all
 //! numbers little endian: magic, version (u32), then frames of length (u32), CRC-32 of the payload (u32), payload. The

@@ -1,4 +1,4 @@
-//! Reading calls and jumps out of machine code.
+//! Decodes calls and jumps in machine code.
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 

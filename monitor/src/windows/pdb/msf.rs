@@ -1,8 +1,8 @@
 //! The multi-stream file that a PDB is (MSF 7.00; Microsoft's published `microsoft-pdb`, and LLVM's "The MSF File
 //! Format"): streams made of the file's blocks, in whatever order a directory lists them.
 //!
-//! Talks to an open file. It must not know what is in a stream. Nothing of a stream is kept: what is wanted is read when it
-//! is wanted. The directory is all that a file can make this program hold, and it is bounded.
+//! Talks to an open file. It must not know what is in a stream. Streams are read when needed and not kept. Only the
+//! directory is held in memory, and its size is limited.
 
 use std::io::{self, Read, Seek, SeekFrom};
 

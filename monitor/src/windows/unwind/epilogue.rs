@@ -1,6 +1,6 @@
-//! Frames that are stopped within an epilogue: there the unwind codes no longer hold, and the rest of the epilogue is
-//! executed on the registers instead. The forms of an epilogue are fixed by the calling convention: release of the
-//! fixed allocation, pops, then a return or a jump out of the function.
+//! Unwinds a frame that is stopped within an epilogue: the unwind codes no longer hold there, so the rest of the
+//! epilogue is executed on the registers instead. The forms of an epilogue are fixed by the calling convention: release
+//! of the fixed allocation, pops, then a return or a jump out of the function.
 
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 

@@ -22,8 +22,8 @@ use crate::run::{Failure, input};
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools)] // Each is a switch of the command line.
 pub struct Arguments {
-    /// Run what this file describes, in JSON: the output of --print-spec, or the report.json of an earlier run; - is standard
-    /// input. Options beside it replace what it says. Paths in it count from the working directory
+    /// Run what this JSON file describes: the output of --print-spec, or the report.json of an earlier run; - is
+    /// standard input. Other options replace what the file says. Relative paths in it count from the working directory
     #[arg(long, value_name = "FILE|-")]
     pub spec: Option<PathBuf>,
     /// Print the description of the run that the options ask for, with every default and a seed chosen, and run nothing
@@ -37,7 +37,7 @@ pub struct Arguments {
     /// Kernel to boot: an NT-compatible one, or Linux (bzImage) [default: the test kernel that comes with Storlock]
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
-    /// Initial RAM disk of a Linux kernel [default: none]
+    /// Initial RAM disk for a Linux kernel [default: none]
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
     /// Boot by UEFI firmware (OVMF) instead of entering a kernel directly; FILE is the firmware's code [default FILE: the
@@ -52,8 +52,8 @@ pub struct Arguments {
     /// With --firmware: give the guest a display, and write its last picture to this PNG file [default: no display]
     #[arg(long, value_name = "FILE")]
     pub screenshot: Option<PathBuf>,
-    /// End the run when the guest is reset. Without this option a guest that boots by firmware is started again; a kernel
-    /// that is entered directly always ends the run by a reset
+    /// End the run when the guest is reset. Without this option a guest that boots by firmware starts again; a reset of
+    /// a kernel that is entered directly always ends the run
     #[arg(long)]
     pub no_reboot: bool,
     /// With --firmware: a triple fault resets the machine, as on a PC. Without this option it ends the run as a crash
@@ -81,7 +81,7 @@ pub struct Arguments {
     /// Seed of every random choice; the same seed repeats them [default: a new one, which the report tells]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// Longest time that the guest may run; one that runs longer is taken for a hang. The time in which a debugger holds
+    /// Longest time that the guest may run; a guest that runs longer counts as hung. The time in which a debugger holds
     /// the guest does not count [default: 10m]
     #[arg(long, value_name = "DURATION")]
     pub time_limit: Option<Limit>,
@@ -106,8 +106,8 @@ pub struct Arguments {
     /// An emulated disk, such as win.qcow2,snapshot; may be given several times [default: mem:64M]
     #[arg(long, value_name = "FILE|mem:SIZE[,OPTION...]", long_help = disk::help())]
     pub disk: Vec<Disk>,
-    /// The best kind of interrupts that the storage controllers offer, to see what a driver does without the better ones
-    /// [default: msix]
+    /// The best kind of interrupts that the storage controllers offer; with a lesser one you see what a driver does
+    /// without MSI-X or MSI [default: msix]
     #[arg(long, value_enum, value_name = "KIND")]
     pub interrupts: Option<Interrupts>,
     /// Inject a fault into the storage controller of the driver under test, such as fail:read,after=3; may be given several
@@ -120,27 +120,27 @@ pub struct Arguments {
     /// Command line of the guest's kernel [default: empty]
     #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
     pub append: Option<String>,
-    /// Copy what the guest writes to its serial port to this file as well, byte by byte; - is standard error, and the
-    /// bytes act on a terminal there [default: no copy]
+    /// Copy what the guest writes to its serial port to this file as well, byte by byte; - is standard error, where
+    /// control characters of the guest reach your terminal unchanged [default: no copy]
     #[arg(long, value_name = "FILE|-")]
     pub serial: Option<PathBuf>,
-    /// Directory with the images before their symbols were stripped, for names in reports, and with the PDB of the kernel,
-    /// for --dump-on-violation; or that PDB [default: `debug` beside an image or beside its directory]
+    /// Directory with unstripped builds of the images, for names in reports, and with the kernel's PDB, for
+    /// --dump-on-violation; or the PDB itself [default: `debug` beside an image or beside its directory]
     #[arg(long, value_name = "DIR|FILE.pdb")]
     pub symbols: Option<PathBuf>,
     /// Write a crash dump for WinDbg of the whole machine at the first violation; see docs/dump.md [default: no dump]
     #[arg(long, value_name = "FILE.dmp")]
     pub dump_on_violation: Option<PathBuf>,
-    /// Log what drivers print by DbgPrint and the like, as far as debug registers are left for that; one register always
-    /// stays for the returns of lock routines
+    /// Log what drivers print by DbgPrint and similar routines. It uses the debug registers that the lock routines
+    /// leave; one is always kept free to catch returns of lock routines
     #[arg(long)]
     pub debug_print: bool,
-    /// Check in the guest what Storlock relies on, and report what was found; for a first run with a Windows that nobody has
-    /// tried (docs/windows.md)
+    /// Check in the guest what Storlock relies on, and report the results; use it for the first run with a build of
+    /// Windows (docs/windows.md)
     #[arg(long)]
     pub check_guest: bool,
-    /// Show exported data of a guest module in the report, as it is when the watch begins and at the end; may be given
-    /// several times
+    /// Show exported data of a guest module in the report, as they are when the watch begins and at the end; may be
+    /// given several times
     #[arg(long, value_name = "MODULE!NAME:BYTES")]
     pub dump_export: Vec<Export>,
     /// Serve gdb at a TCP address (:PORT is on the loopback) or a Unix socket; see docs/gdb.md [default: no debugger]
@@ -155,10 +155,10 @@ pub struct Arguments {
     /// With --gdb: what a new violation does [default: stop]
     #[arg(long, value_enum, value_name = "WHAT")]
     pub on_violation: Option<OnViolation>,
-    /// With --gdb: what becomes of the machine when a debugger vanishes without detaching [default: pause]
+    /// With --gdb: whether the machine pauses or goes on when a debugger disconnects without detaching [default: pause]
     #[arg(long, value_enum, value_name = "WHAT")]
     pub on_disconnect: Option<OnDisconnect>,
-    /// Do not limit which system calls this program can make and which files it can open while the guest runs
+    /// Run without the sandbox, which limits the system calls and the files of this program while the guest runs
     #[arg(long)]
     pub no_sandbox: bool,
 }
