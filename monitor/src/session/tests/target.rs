@@ -263,7 +263,7 @@ fn the_clock_of_a_guest_that_was_held_or_has_crashed_is_not_judged() {
         guest
             .space
             .borrow_mut()
-            .write_u64(KERNEL + u64::from(list_rva()) + 0x20, 0xd1)
+            .write_u64(KERNEL + u64::from(list_rva()) + 0x20, 0xd1);
     });
 }
 
