@@ -1,7 +1,7 @@
 //! The INTx pin of a function (PCI 2.2.6 and 6.2): its level, and whether the board sees it (Interrupt Disable,
 //! messages in use).
 //!
-//! Talks to an [`InterruptLine`]; must not know where that leads.
+//! Talks to an [`InterruptLine`]. It must not know where that leads.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
