@@ -1,4 +1,4 @@
-//! A kernel and its files on their way into guest memory: the PE loader and the loader block.
+//! Loads a hostile kernel and files into guest memory: the PE loader and the loader block.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

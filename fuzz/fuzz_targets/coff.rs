@@ -1,4 +1,4 @@
-//! The symbol table of a driver's file: any records and strings behind an image that is right.
+//! The symbol table of a driver's file: any records and strings after a well-formed image.
 #![no_main]
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};

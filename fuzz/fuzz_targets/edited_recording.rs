@@ -1,5 +1,5 @@
-//! A recorded run of which a hostile guest, or whoever changed the file, has changed registers, guest reads and the order of
-//! stops: the session from the first sight of the kernel to the report.
+//! Replays a recorded run in which registers, guest reads and the order of stops were changed, as a hostile guest could
+//! do: the session from the discovery of the kernel to the report.
 #![no_main]
 
 use std::sync::LazyLock;

@@ -1,5 +1,5 @@
-//! What a debugger sends: any bytes, and lines that are wrapped as packets, on a machine that is made up. A session ends by
-//! the packets that say so and by nothing else.
+//! What a debugger sends: any bytes, and lines that are wrapped as packets, on a fake machine. Only the packets that
+//! are meant to end a session end it.
 #![no_main]
 
 #[path = "support/machine.rs"]

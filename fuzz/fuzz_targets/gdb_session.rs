@@ -1,5 +1,6 @@
-//! A debugger's session with everything that happens in one: packets well formed and not, interrupts, stops of the machine
-//! of every kind, acknowledgements lost. Each packet to a machine that stands still has one answer, and the next one is heard.
+//! A debugger's session with everything that happens in one: packets well formed and not, interrupts, stops of the
+//! machine of every kind, acknowledgements lost. While the machine is stopped, each packet gets one answer, and the
+//! next packet is still taken.
 #![no_main]
 
 #[path = "support/machine.rs"]

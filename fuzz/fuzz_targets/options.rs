@@ -1,4 +1,4 @@
-//! What the command line is made of: --fault, --disk, --dump-export, sizes, times, addresses.
+//! The values of command line options: --fault, --disk, --dump-export, sizes, times, addresses.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

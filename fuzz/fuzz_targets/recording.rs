@@ -1,4 +1,4 @@
-//! A recording as `storlock replay` reads it: any bytes, and any bytes behind a start and a header that are right.
+//! A recording as `storlock replay` reads it: any bytes, and any bytes after a valid start and header.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,5 @@
-//! What the built binary has to hold in long runs: exact counts, what a hit costs, no false alarm, every bug at its place.
+//! What the built binary has to fulfil in long runs: exact counts, what a hit costs, no false alarm, every bug at its
+//! place.
 //!
 //! Slow, so marked `#[ignore]`; `scripts/test --all` runs them on each test platform, and `--nocapture` shows what
 //! they counted.

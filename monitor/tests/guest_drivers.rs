@@ -1,5 +1,5 @@
-//! Drivers that nobody here made fit: one that sees only mingw's headers, and odd ones that do not keep their side. Each
-//! run ends in a clear verdict, in time. Needs a usable /dev/kvm, of whatever kind.
+//! Drivers that were not adapted to the test guest: one that uses only mingw's headers, and odd ones that break the
+//! port driver's contract. Each run ends in a clear verdict, in time. Needs a usable /dev/kvm, of whatever kind.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! Crash dumps at a violation: runs of the guest images, and what a reader of others' making finds in the file.
+//! Crash dumps at a violation: runs of the guest images, and what an independent reader finds in the file.
 #![allow(clippy::print_stdout, reason = "what a test measured is shown on demand")]
 #![allow(
     clippy::unwrap_used,

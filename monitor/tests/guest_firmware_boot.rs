@@ -1,5 +1,5 @@
-//! Whole runs of a guest that OVMF boots from a disk, with a driver to watch that is only named: the way of Windows. Needs a
-//! KVM with a processor's virtualization behind it.
+//! Whole runs of a guest that OVMF boots from a disk, in which the driver to watch is given by name only, as with
+//! Windows. Needs a KVM that uses hardware virtualization.
 #![allow(clippy::print_stdout, reason = "what a test measured is shown on demand")]
 #![allow(
     clippy::unwrap_used,

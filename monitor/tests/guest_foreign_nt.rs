@@ -1,5 +1,6 @@
-//! A kernel that differs from ours in what another NT does otherwise: each is found, armed before the driver's entry point,
-//! and its drivers judged as on the plain kernel. Needs a usable /dev/kvm, of whatever kind.
+//! Kernels that differ from the plain test kernel as other NT kernels do. In each, the kernel is found, breakpoints are
+//! set before the driver's entry point, and drivers are judged as on the plain kernel. Needs a usable /dev/kvm, of
+//! whatever kind.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

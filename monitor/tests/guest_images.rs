@@ -1,6 +1,6 @@
-//! Driver files that a linker of other habits, or a hand, could have made: their headers say less, or otherwise, than
-//! those of the project's own build, and Windows' loader takes them. They load in the test guest, run, and are watched as
-//! the files that they were made of. Needs a usable /dev/kvm, of whatever kind.
+//! Driver files as another linker, or an editor, could have made them: their headers say less than those of the
+//! project's own build, or say it differently, and Windows' loader accepts them. They load in the test guest, run, and
+//! are watched as the files that they were made of. Needs a usable /dev/kvm, of whatever kind.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

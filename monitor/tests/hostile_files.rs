@@ -1,5 +1,5 @@
-//! Files that want to harm whoever reads them, given to the program as it is used: with little memory, and with an eye on
-//! what reaches the terminal. No KVM is needed.
+//! Hostile files, given to the program as a user would: with little memory, and with an eye on what reaches the
+//! terminal. No KVM is needed.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fs;

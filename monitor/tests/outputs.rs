@@ -1,5 +1,6 @@
-//! What `storlock` writes, before a guest is started or without one: no output is also something else, two runs do not share
-//! one, nothing of an earlier run is taken for this one's, and a full or missing standard output is told.
+//! The outputs of `storlock` before a guest is started or without one: no output is also another file of the run, two
+//! runs do not share one, files of an earlier run are not taken for this one's, and a full or missing standard output
+//! is reported.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

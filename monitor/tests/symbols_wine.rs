@@ -1,4 +1,4 @@
-//! `storlock symbols` on a kernel image that others made: Wine's ntoskrnl.exe, held against what objdump says of it.
+//! `storlock symbols` on another project's kernel image, Wine's ntoskrnl.exe, compared with what objdump says of it.
 //!
 //! Slow, since it fetches the package: run by `scripts/test --all`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]

@@ -1,5 +1,5 @@
 //! OVMF in our PC: its shell finds the NVMe disk, runs a script from it and switches off, and what it stores in its
-//! variables is there again at the next boot. Needs /dev/kvm with a processor's virtualization behind it.
+//! variables is there again at the next boot. Needs a /dev/kvm that uses hardware virtualization.
 
 #![allow(clippy::print_stdout, reason = "what a test measured is shown on demand")]
 #![allow(

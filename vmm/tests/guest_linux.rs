@@ -1,5 +1,6 @@
 //! Debian's generic kernel in our PC: it boots directly, finds nothing wrong with the tables and the devices, uses the
-//! NVMe disk, and switches off. Needs /dev/kvm with a processor's virtualization behind it; other test platforms are named.
+//! NVMe disk, and switches off. Needs a /dev/kvm that uses hardware virtualization; on others the test says that it
+//! does not run.
 
 #![allow(clippy::print_stdout, reason = "what a test measured is shown on demand")]
 #![allow(

@@ -1,5 +1,5 @@
-//! Debian's generic kernel with its root file system on our NVMe disk (ext4): fio with verification, nvme-cli, power off
-//! and reset. `scripts/lab/guest` makes that system. Needs /dev/kvm with a processor's virtualization behind it.
+//! Debian's generic kernel with its root file system on our NVMe disk (ext4): fio with verification, nvme-cli, power
+//! off and reset. `scripts/lab/guest` makes that system. Needs a /dev/kvm that uses hardware virtualization.
 
 #![allow(clippy::print_stdout, reason = "what a test measured is shown on demand")]
 #![allow(

@@ -1,5 +1,5 @@
-//! A reset that goes on with the run: firmware of a few instructions that counts its starts in CMOS memory, which a reset
-//! keeps, and asks for a reset in each way that a PC has until it has started five times. Needs /dev/kvm.
+//! Resets after which the run goes on: firmware of a few instructions that counts its starts in CMOS memory, which a
+//! reset keeps, and asks for a reset in each way that a PC has until it has started five times. Needs /dev/kvm.
 
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a failed test")]
 

@@ -1,4 +1,4 @@
-//! A machine that is made up, for a debugger.
+//! A fake machine for a debugger.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};

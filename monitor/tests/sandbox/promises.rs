@@ -1,5 +1,5 @@
-//! The promises of docs/security.md, each as the system calls that would break it, with arguments that do no harm should
-//! they be let through.
+//! The promises of docs/security.md, each as the system calls that would break it, with arguments that do no harm if a
+//! call is let through.
 
 use crate::attempts::{Attempt, OWN};
 

@@ -1,4 +1,4 @@
-//! A client of gdb's remote protocol, for tests: what gdb does not send, or not at the moment that a test wants.
+//! A client of gdb's remote protocol, for tests: it sends what gdb does not send, or sends it at another moment.
 #![allow(
     clippy::unwrap_used,
     dead_code,

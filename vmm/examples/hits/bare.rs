@@ -1,5 +1,5 @@
-//! The floor: one processor in long mode, one breakpoint, and a loop around KVM_RUN that does only what a hit cannot do
-//! without. It must not use the machine that it is compared with.
+//! The least that a hit can cost: one processor in long mode, one breakpoint, and a loop around KVM_RUN that does only
+//! what every hit needs. It must not use the machine that it is compared with.
 
 use std::time::Instant;
 
