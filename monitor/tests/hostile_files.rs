@@ -457,8 +457,9 @@ fn an_end_with_the_largest_numbers_is_reported() {
     assert!(text.contains("guest check"), "{text}");
 }
 
-/// An image whose import table, at the end of its only section, names one long string over and over.
-fn hostile_imports(modules: usize, each: usize) -> Vec<u8> {
+/// An image whose import table, at the end of its only section, names one long string over and over: `SpinLock`, then
+/// `filler`.
+fn hostile_imports(modules: usize, each: usize, filler: u8) -> Vec<u8> {
     let mut image = fs::read(data("kernel.dll")).unwrap();
     let field = |image: &[u8], at: usize| u32::from_le_bytes(image[at..at + 4].try_into().unwrap());
     let header = field(&image, 0x3c) as usize;
@@ -470,7 +471,7 @@ fn hostile_imports(modules: usize, each: usize) -> Vec<u8> {
     let mut tail = vec![0; 0x1000];
     let name = rva + 0x10;
     tail[0x10..0x12].copy_from_slice(b"\0\0");
-    tail[0x12..0x12 + 1000].fill(0x9b);
+    tail[0x12..0x12 + 1000].fill(filler);
     tail[0x12..0x12 + 8].copy_from_slice(b"SpinLock");
     let descriptors = rva + tail.len() as u32;
     let thunks = descriptors + (modules as u32 + 1) * 20;
@@ -499,8 +500,15 @@ fn hostile_imports(modules: usize, each: usize) -> Vec<u8> {
 fn an_image_with_endless_names_is_refused_with_little_memory() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("odd.sys");
-    for (modules, each, code) in [(1, 100, 0), (200, 80, 2), (1, 16_000, 2)] {
-        fs::write(&path, hostile_imports(modules, each)).unwrap();
+    // A name that is no text is no import's, and is shown escaped, which takes four times its room.
+    for (modules, each, filler, code) in [
+        (1, 100, b'x', 0),
+        (200, 80, b'x', 2),
+        (1, 16_000, b'x', 2),
+        (1, 100, 0x9b, 2),
+        (1, 16_000, 0x9b, 2),
+    ] {
+        fs::write(&path, hostile_imports(modules, each, filler)).unwrap();
         for format in ["text", "json"] {
             let output = storlock(GOOD + MORE, &["symbols", path.to_str().unwrap(), "--format", format]);
             let text = text(&output);
