@@ -152,6 +152,21 @@ fn reports_that_have_no_room_are_printed_and_the_exit_code_is_5() {
     assert_eq!(defects(&printed), 1);
 }
 
+/// Waits until a process has a file open; the time limit is the test's own.
+#[track_caller]
+fn wait_until_open(child: &Child, file: &Path) {
+    let descriptors = format!("/proc/{}/fd", child.id());
+    let is_open = || {
+        let mut open = fs::read_dir(&descriptors).into_iter().flatten().flatten();
+        open.any(|descriptor| fs::read_link(descriptor.path()).is_ok_and(|link| link == file))
+    };
+    let began = Instant::now();
+    while !is_open() {
+        assert!(began.elapsed() < 12 * LIMIT, "{} was not opened", file.display());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 #[test]
 fn a_reader_that_has_gone_is_forgiven() {
     for (option, told) in [
@@ -163,11 +178,7 @@ fn a_reader_that_has_gone_is_forgiven() {
         mkfifo(&case.path().join("pipe"));
         let gone = reader(&case.path().join("pipe"));
         let child = case.command.spawn().unwrap();
-        let began = Instant::now();
-        // Until it has opened the pipe.
-        while !case.path().join("report/serial.log").exists() && began.elapsed() < LIMIT {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_until_open(&child, &case.path().join("pipe"));
         drop(gone);
         let output = finish(child);
         let report = case.assert_ended(&output, 1, told);
