@@ -92,7 +92,9 @@ const MARK: u64 = 79;
 fn guest_works_on_an_image_that_a_killed_run_has_left() {
     let directory = tempfile::tempdir().unwrap();
     let image = directory.path().join("disk.qcow2");
-    qemu_img(&["create", "-f", "qcow2", text(&image), "4M"]);
+    // So large, and with so many more threads in the second run, that it comes to clusters which the first one has not
+    // touched: only these change tables, and so mark the image.
+    qemu_img(&["create", "-f", "qcow2", text(&image), "64M"]);
     let is_marked = || {
         let mut byte = [0];
         File::open(&image).unwrap().read_exact_at(&mut byte, MARK).unwrap();
@@ -106,7 +108,7 @@ fn guest_works_on_an_image_that_a_killed_run_has_left() {
         "--seed",
         "6",
         "--append",
-        "ops=100000000 threads=2",
+        "ops=100000000 threads=8",
         "--disk",
         text(&image),
     ];
