@@ -24,6 +24,7 @@ mod worker;
 
 pub use clock::{Clock, GuestClock};
 pub use worker::DeviceWorker;
+pub(crate) use worker::RestPoint;
 
 /// What the guest asked the board to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

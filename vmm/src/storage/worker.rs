@@ -8,13 +8,13 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 
-use crate::devices::DeviceWorker;
+use crate::devices::{DeviceWorker, RestPoint};
 use crate::sandbox::{JoinHandle, Sandbox, SandboxError};
 use crate::storage::WORKER_THREAD;
 
@@ -76,15 +76,6 @@ impl Attention {
 /// Who is told, in a sentence, that a worker has come to an end that nobody asked for. Called on the worker's thread.
 pub type OnFailure = Box<dyn Fn(String) + Send + Sync>;
 
-/// What the machine wants of the thread, and what the thread says of itself.
-#[derive(Debug, Default)]
-struct Control {
-    pause: bool,
-    stop: bool,
-    /// The thread touches nothing; set and cleared by the thread only.
-    at_rest: bool,
-}
-
 /// What vCPUs, the machine and the thread share.
 struct Shared {
     attention: Attention,
@@ -92,16 +83,11 @@ struct Shared {
     kick: EventFd,
     /// Waits for `kick` with a limit; made beforehand, because the thread may make no descriptors.
     kick_or_time: Epoll,
-    control: Mutex<Control>,
-    changed: Condvar,
+    rest: RestPoint,
     on_failure: OnFailure,
 }
 
 impl Shared {
-    fn control(&self) -> MutexGuard<'_, Control> {
-        self.control.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn kick(&self) {
         // Fails only when 2^64 - 2 kicks wait already.
         let _ = self.kick.write(1);
@@ -109,10 +95,9 @@ impl Shared {
 
     /// The thread's life.
     fn run(&self, mut controller: impl StorageController) {
-        // Whatever ends the thread, nobody may wait for it for ever.
-        let _at_rest = AtRest(self);
+        let _ended = self.rest.at_rest_when_it_ends();
         let mut delays = Delays::default();
-        while self.may_work() {
+        while self.rest.may_work() {
             controller.set_bus_master(self.bus_master.load(Ordering::Acquire));
             let progress = controller.process();
             delays.add(&mut controller);
@@ -145,18 +130,6 @@ impl Shared {
             }
         }
         self.kick.read().map(drop)
-    }
-
-    /// Rests while a pause lasts. `false`: it is over.
-    fn may_work(&self) -> bool {
-        let mut control = self.control();
-        while control.pause && !control.stop {
-            control.at_rest = true;
-            self.changed.notify_all();
-            control = self.changed.wait(control).unwrap_or_else(PoisonError::into_inner);
-        }
-        control.at_rest = false;
-        !control.stop
     }
 }
 
@@ -201,16 +174,6 @@ impl Delays {
     }
 }
 
-/// Says on drop that the thread touches nothing any more.
-struct AtRest<'a>(&'a Shared);
-
-impl Drop for AtRest<'_> {
-    fn drop(&mut self) {
-        self.0.control().at_rest = true;
-        self.0.changed.notify_all();
-    }
-}
-
 /// The handle of a controller's thread. Dropping it ends the thread.
 pub struct Worker {
     shared: Arc<Shared>,
@@ -246,8 +209,7 @@ impl Worker {
             bus_master: AtomicBool::new(false),
             kick,
             kick_or_time,
-            control: Mutex::default(),
-            changed: Condvar::new(),
+            rest: RestPoint::default(),
             on_failure,
         });
         let runner = Arc::clone(&shared);
@@ -288,38 +250,23 @@ fn watch(event: &EventFd) -> io::Result<Epoll> {
 
 impl DeviceWorker for Worker {
     fn request_pause(&self) {
-        let mut control = self.shared.control();
-        control.pause = true;
+        self.shared.rest.request_pause();
         self.shared.attention.set(true);
-        drop(control);
         self.kick();
     }
 
     fn wait_paused(&self) {
-        let mut control = self.shared.control();
-        while !control.at_rest {
-            control = self
-                .shared
-                .changed
-                .wait(control)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+        self.shared.rest.wait_paused();
     }
 
     fn resume(&self) {
-        let mut control = self.shared.control();
-        control.pause = false;
         self.shared.attention.set(false);
-        drop(control);
-        self.shared.changed.notify_all();
+        self.shared.rest.resume();
     }
 
     fn stop(&self) {
-        let mut control = self.shared.control();
-        control.stop = true;
+        self.shared.rest.stop();
         self.shared.attention.set(true);
-        drop(control);
-        self.shared.changed.notify_all();
         self.kick();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {

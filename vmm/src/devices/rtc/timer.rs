@@ -3,11 +3,11 @@
 //! It sleeps while no interrupt is enabled. When the machine pauses it comes to rest: guest time stands still then, so
 //! no period passes. It must not know registers.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Rtc;
-use crate::devices::DeviceWorker;
+use crate::devices::{DeviceWorker, RestPoint};
 use crate::irq;
 use crate::sandbox::{JoinHandle, Sandbox, SandboxError, ThreadProfile};
 
@@ -22,46 +22,27 @@ pub struct RtcTimer {
 
 struct Shared {
     rtc: Arc<Rtc>,
-    control: Mutex<Control>,
-    rested: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Control {
-    pause: bool,
-    stop: bool,
-    at_rest: bool,
+    rest: RestPoint,
 }
 
 impl Shared {
-    fn control(&self) -> MutexGuard<'_, Control> {
-        self.control.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Changes what is wanted of the thread, and wakes it wherever it sleeps.
-    fn order(&self, change: impl FnOnce(&mut Control)) {
-        // The thread looks at the control and falls asleep under the clock's lock: with it held it cannot be in between.
+    fn order(&self, change: impl FnOnce(&RestPoint)) {
+        // The thread looks at what is wanted and falls asleep under the clock's lock: with it held it cannot be in between.
         let state = self.rtc.lock();
-        change(&mut self.control());
+        change(&self.rest);
         drop(state);
         self.rtc.changed.notify_all();
-        self.rested.notify_all();
     }
 
     /// The thread's life.
     fn run(&self) {
-        // Whatever ends the thread, nobody may wait for it for ever.
-        let _ended = Ended(self);
-        loop {
-            if !self.may_work() {
-                return;
-            }
+        let _ended = self.rest.at_rest_when_it_ends();
+        while self.rest.may_work() {
             let mut state = self.rtc.lock();
-            let control = self.control();
-            if control.pause || control.stop {
+            if self.rest.is_wanted() {
                 continue;
             }
-            drop(control);
             match self.rtc.tick(&mut state) {
                 None => drop(self.rtc.changed.wait(state).unwrap_or_else(PoisonError::into_inner)),
                 Some(time) => {
@@ -70,28 +51,6 @@ impl Shared {
                 }
             }
         }
-    }
-
-    /// Rests while a pause lasts. `false`: it is over.
-    fn may_work(&self) -> bool {
-        let mut control = self.control();
-        while control.pause && !control.stop {
-            control.at_rest = true;
-            self.rested.notify_all();
-            control = self.rested.wait(control).unwrap_or_else(PoisonError::into_inner);
-        }
-        control.at_rest = false;
-        !control.stop
-    }
-}
-
-/// Says that the thread is gone, when it is dropped.
-struct Ended<'a>(&'a Shared);
-
-impl Drop for Ended<'_> {
-    fn drop(&mut self) {
-        self.0.control().stop = true;
-        self.0.rested.notify_all();
     }
 }
 
@@ -109,8 +68,7 @@ impl RtcTimer {
     pub fn start(rtc: Arc<Rtc>, sandbox: Sandbox) -> Result<Self, SandboxError> {
         let shared = Arc::new(Shared {
             rtc,
-            control: Mutex::default(),
-            rested: Condvar::new(),
+            rest: RestPoint::default(),
         });
         let of_thread = Arc::clone(&shared);
         let thread = sandbox.spawn(&TIMER_THREAD, "rtc", move || of_thread.run())?;
@@ -123,22 +81,19 @@ impl RtcTimer {
 
 impl DeviceWorker for RtcTimer {
     fn request_pause(&self) {
-        self.shared.order(|control| control.pause = true);
+        self.shared.order(RestPoint::request_pause);
     }
 
     fn wait_paused(&self) {
-        let mut control = self.shared.control();
-        while control.pause && !control.at_rest && !control.stop {
-            control = self.shared.rested.wait(control).unwrap_or_else(PoisonError::into_inner);
-        }
+        self.shared.rest.wait_paused();
     }
 
     fn resume(&self) {
-        self.shared.order(|control| control.pause = false);
+        self.shared.order(RestPoint::resume);
     }
 
     fn stop(&self) {
-        self.shared.order(|control| control.stop = true);
+        self.shared.order(RestPoint::stop);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             let _ = thread.join();
