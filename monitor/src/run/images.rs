@@ -2,7 +2,6 @@
 //!
 //! Talks to the file system and to the PE readers. It must not know how they are booted.
 
-use std::fmt::Write as _;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -109,15 +108,11 @@ impl ImageFile {
     #[must_use]
     pub fn info(&self) -> ImageInfo {
         let data = self.image.data();
-        let mut sha256 = String::new();
-        for byte in Sha256::digest(data) {
-            let _ = write!(sha256, "{byte:02x}");
-        }
         ImageInfo {
             role: self.role.text().to_owned(),
             name: self.name.clone(),
             size: data.len() as u64,
-            sha256,
+            sha256: format!("{:x}", Sha256::digest(data)),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Digests of the files that a job uses, by which two nights, or two shards, are known to have run the same thing.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
@@ -8,6 +7,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::RunnerError;
+use crate::run::images::Role;
 use crate::run::spec::RunSpec;
 use crate::stress::case::FileDigest;
 use crate::stress::planning::Job;
@@ -32,7 +32,7 @@ impl Digests {
     #[must_use]
     pub fn driver(&self, run: &RunSpec) -> Option<(String, Option<String>)> {
         let name = run.driver.as_ref()?.file_name()?.to_string_lossy().into_owned();
-        let file = self.files.iter().find(|file| file.role == "driver under test");
+        let file = self.files.iter().find(|file| file.role == Role::Target.text());
         Some((name, file.map(|file| file.sha256.clone())))
     }
 }
@@ -45,7 +45,7 @@ pub fn digests(job: &Job, run: &RunSpec) -> Result<Digests, RunnerError> {
     let files = file_digests(run)?;
     let identity = job.identity();
     let listed = format!("{files:?}");
-    let of = |what: &serde_json::Value| hex(&Sha256::digest(format!("{what}\n{listed}")));
+    let of = |what: &serde_json::Value| format!("{:x}", Sha256::digest(format!("{what}\n{listed}")));
     let guest = serde_json::json!([identity["guest"], identity["cpus"]]);
     Ok(Digests {
         identity: of(&identity),
@@ -61,7 +61,7 @@ pub fn digests(job: &Job, run: &RunSpec) -> Result<Digests, RunnerError> {
 pub(super) fn file_digests(run: &RunSpec) -> Result<Vec<FileDigest>, RunnerError> {
     let mut digests = Vec::new();
     for (role, path) in files(run) {
-        let in_guest = role == "driver under test" && run.firmware.is_some() && !path.exists();
+        let in_guest = role == Role::Target.text() && run.firmware.is_some() && !path.exists();
         if in_guest {
             continue;
         }
@@ -86,15 +86,8 @@ fn of_file(path: &Path) -> io::Result<String> {
     let mut buffer = vec![0; 1 << 16];
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok(hex(&hash.finalize())),
+            0 => return Ok(format!("{:x}", hash.finalize())),
             length => hash.update(&buffer[..length]),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -131,7 +131,8 @@ impl Supervisor {
         let mut stop = std::pin::pin!(stop);
         let done = self.check(History::done)?;
         let tried = self.check(|history, _| history.tried(&self.job.name, &self.digests.setup))?;
-        self.forget_orphans()?;
+        // A kill may have left a case whose run does not count.
+        self.keep_only_wanted()?;
         let first: HashSet<u64> = done
             .iter()
             .filter(|(_, attempt)| *attempt == 0)
@@ -368,11 +369,6 @@ impl Supervisor {
         }
         self.output.keep_only(&wanted);
         Ok(())
-    }
-
-    /// A kill may have left a case whose run does not count.
-    fn forget_orphans(&mut self) -> Result<(), RunnerError> {
-        self.keep_only_wanted()
     }
 
     /// The first case of each finding that is not known is run again, as often as the job says.

@@ -4,10 +4,9 @@
 //! of a crash is made of the bug check and its callers, that of a hang of the places of the processors at
 //! DISPATCH_LEVEL or above, that of a failure of this program of the way its process ended.
 
-use std::fmt::Write as _;
-
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use storlock_check::event::DISPATCH_LEVEL;
 use storlock_check::finding::Verdict as RuleVerdict;
 
 use crate::outcome::Condition;
@@ -17,8 +16,6 @@ use crate::stress::planning::SerialFinding;
 
 /// Callers that a signature of a crash or a hang holds.
 const FRAMES: usize = 4;
-/// IRQL from which on a processor lets no thread run.
-const DISPATCH_LEVEL: u8 = 2;
 
 /// What kind of thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -122,11 +119,8 @@ fn signature(parts: &[&str]) -> String {
         hash.update(part.as_bytes());
         hash.update([0]);
     }
-    let mut text = String::new();
-    for byte in hash.finalize().iter().take(8) {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    // Sixteen digits are enough to tell findings apart.
+    format!("{:.16x}", hash.finalize())
 }
 
 /// All that a run has shown, each signature once, what fails first.
