@@ -293,6 +293,8 @@ pub struct FaultVocabulary {
     pub status_range: &'static str,
     /// The status of a failure for which none was given.
     pub default_status: u32,
+    /// Statuses that a driver is most likely to meet: what is tried where nobody says which.
+    pub usual_statuses: &'static [u32],
 }
 
 #[cfg(test)]

@@ -19,9 +19,6 @@ const DEFAULT_COMMANDS: [&str; 6] = [
     "unmap",
     "synchronize-cache",
 ];
-/// Statuses of failed NVMe commands: Unrecovered Read Error, Write Fault, Internal Error, LBA Out of Range, and Namespace
-/// Not Ready with Do Not Retry (NVMe Base Specification 2.0, figures 99 to 102).
-const NVME_STATUSES: [u64; 5] = [0x281, 0x280, 0x6, 0x80, 0x4082];
 /// How much later a delayed completion comes: within an interrupt's time, within a request's, and long.
 pub const DEFAULT_DELAYS: [&str; 3] = ["2ms", "50ms", "1s"];
 
@@ -68,11 +65,13 @@ pub fn default_commands(controller: &ControllerKind) -> Vec<&'static str> {
 /// Statuses of failed commands without being told.
 #[must_use]
 pub fn default_statuses(controller: &ControllerKind) -> Vec<u64> {
-    if controller.name == "nvme" {
-        NVME_STATUSES.to_vec()
-    } else {
-        vec![u64::from(controller.faults.default_status)]
-    }
+    controller
+        .faults
+        .usual_statuses
+        .iter()
+        .copied()
+        .map(u64::from)
+        .collect()
 }
 
 /// Whether a fault of this kind can be about this command or register.

@@ -134,4 +134,7 @@ pub(super) const VOCABULARY: FaultVocabulary = FaultVocabulary {
     status_help: "code type and code (Status Field bits 10:0); 0x4000: Do Not Retry",
     status_range: "0x1 to 0x7ff, and 0x4000 for Do Not Retry",
     default_status: Status::INTERNAL_ERROR.code() as u32,
+    // Unrecovered Read Error, Write Fault, Internal Error, LBA Out of Range, and Namespace Not Ready with Do Not Retry
+    // (NVMe Base Specification 2.0, figures 99 to 102).
+    usual_statuses: &[0x281, 0x280, 0x6, 0x80, 0x4082],
 };

@@ -90,6 +90,11 @@ fn status_of(number: u64) -> Option<u32> {
     known.then_some(bits)
 }
 
+/// CHECK CONDITION with HARDWARE ERROR, INTERNAL TARGET FAILURE.
+const INTERNAL_TARGET_FAILURE: u32 = (status::CHECK_CONDITION as u32) << 24
+    | (sense_key::HARDWARE_ERROR as u32) << 16
+    | asc::INTERNAL_TARGET_FAILURE as u32;
+
 /// What a plan can say.
 pub const VOCABULARY: FaultVocabulary = FaultVocabulary {
     kinds: &[
@@ -203,7 +208,6 @@ pub const VOCABULARY: FaultVocabulary = FaultVocabulary {
     status_help: "0x02KKAAQQ: CHECK CONDITION with sense key, ASC and ASCQ; 0x08 (busy), 0x18 (reservation conflict), 0x28 \
                   (task set full), 0x40 (task aborted); 0x8000NNNN: IOCStatus, such as 0x8000004b (IOC terminated)",
     status_range: "0x02KKAAQQ, 0x08, 0x18, 0x28, 0x40, or 0x80000001 to 0x80007fff",
-    default_status: (status::CHECK_CONDITION as u32) << 24
-        | (sense_key::HARDWARE_ERROR as u32) << 16
-        | asc::INTERNAL_TARGET_FAILURE as u32,
+    default_status: INTERNAL_TARGET_FAILURE,
+    usual_statuses: &[INTERNAL_TARGET_FAILURE],
 };
