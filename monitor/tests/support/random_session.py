@@ -24,6 +24,7 @@ import gdb
 chance = random.Random(int(os.environ["SEED"]))
 stood = threading.Event()
 last = None  # the stop that gdb told last
+late = False  # the last Ctrl-C came while gdb was busy with a stop: it has not selected that stop's thread
 
 
 def note(event):
@@ -54,6 +55,8 @@ def over():
 
 def go(command="continue", patience=None):
     """Lets the machine go on, until it stops by itself or for the Ctrl-C after so many seconds."""
+    global late
+    late = False
     stood.clear()
 
     def interrupt():
@@ -72,6 +75,7 @@ def go(command="continue", patience=None):
             gdb.execute("echo")
     except KeyboardInterrupt:
         say("(late)")
+        late = True
 
 
 def found():
@@ -125,10 +129,20 @@ def crash():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def select_thread_at(function):
+    """Selects the thread whose newest frame is of that function, as one does who has seen gdb's "Quit"."""
+    for thread in threads():
+        thread.switch()
+        if gdb.newest_frame().name() == function:
+            return
+
+
 def look():
     """Stands at the first instruction of the routine that is called wrongly."""
     assert found() == 1
     assert "the lock is released but was not acquired" in run("monitor storlock violation")
+    if late:
+        select_thread_at("StorPortNotification")
     stack = run("bt")
     assert stack.startswith("#0  StorPortNotification"), "not at the routine's first instruction"
     assert "NvmeCountFlush" in stack and "miniports/nvme/maintenance.c:" in stack
