@@ -13,11 +13,11 @@ use storlock_vmm::kvm::{Capabilities, Flavour};
 use storlock_vmm::run::{StepOverResult, probe_step_over};
 use storlock_vmm::sandbox::{FileLimit, Sandbox, SandboxError};
 
+use super::options::ListFormat;
 use super::output;
 use crate::outcome::Condition;
 use crate::report::json;
 use crate::run::Failure;
-use crate::run::spec::Format;
 use crate::threads;
 
 /// Options of `storlock doctor`.
@@ -28,7 +28,7 @@ pub struct Arguments {
     kvm: PathBuf,
     /// How to print the findings.
     #[arg(long, value_enum, default_value = "text")]
-    format: Format,
+    format: ListFormat,
 }
 
 /// How good a finding is.
@@ -72,8 +72,8 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
         findings,
     };
     let output = match arguments.format {
-        Format::Text => text(&diagnosis),
-        Format::Json => json::text(&diagnosis).map_err(Failure::infrastructure)?,
+        ListFormat::Text => text(&diagnosis),
+        ListFormat::Json => json::text(&diagnosis).map_err(Failure::infrastructure)?,
     };
     output::print(&output)?;
     Ok(if diagnosis.usable {
@@ -441,7 +441,7 @@ mod tests {
         assert!(text.contains("modprobe") && text.contains("scripts/lab/run"), "{text}");
         let arguments = Arguments {
             kvm: directory.path().join("kvm"),
-            format: Format::Json,
+            format: ListFormat::Json,
         };
         assert_eq!(execute(&arguments).ok(), Some(5));
     }

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use clap::Args;
 
+use super::options::ListFormat;
 use super::output;
 use crate::run::Failure;
-use crate::run::spec::Format;
 use crate::stress::history::{self, History, JobView, SignatureView};
 use crate::stress::triage::rate::Rate;
 
@@ -22,8 +22,8 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME")]
     pub job: Option<String>,
     /// How the history is printed
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub format: Format,
+    #[arg(long, value_enum, default_value_t = ListFormat::Text)]
+    pub format: ListFormat,
 }
 
 /// Prints the history.
@@ -59,8 +59,8 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
         .with_context(what)
         .map_err(Failure::infrastructure)?;
     let text = match arguments.format {
-        Format::Text => views.iter().map(text).collect(),
-        Format::Json => crate::report::json::text(&views).map_err(Failure::infrastructure)?,
+        ListFormat::Text => views.iter().map(text).collect(),
+        ListFormat::Json => crate::report::json::text(&views).map_err(Failure::infrastructure)?,
     };
     output::print(&text)?;
     Ok(0)

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use clap::Args;
 
+use super::options::ListFormat;
 use super::stress::{failure, print, read_baseline};
 use crate::run::Failure;
-use crate::run::spec::Format;
 use crate::stress::history::{self, History, HistoryError};
 use crate::stress::runner::{OutputDirectory, now, owner, write_reports};
 use crate::stress::triage::report::case_directory;
@@ -31,8 +31,8 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub keep: u32,
     /// How the report of the last night is printed on standard output
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub format: Format,
+    #[arg(long, value_enum, default_value_t = ListFormat::Text)]
+    pub format: ListFormat,
 }
 
 /// Unites the directories and reports on the last night.

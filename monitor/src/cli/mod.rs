@@ -13,6 +13,7 @@ pub mod options;
 pub mod output;
 pub mod progress;
 pub mod replay;
+pub mod report;
 pub mod run;
 pub mod stress;
 pub mod symbols;
@@ -47,6 +48,8 @@ enum Command {
     Run(Box<run::Arguments>),
     /// Report on a recording or an event trace of an earlier run, without a guest.
     Replay(replay::Arguments),
+    /// Give the report of an earlier run in another format.
+    Report(report::Arguments),
     /// List the lock routines that a kernel or driver exports or imports.
     Symbols(symbols::Arguments),
     /// Run a driver many times with faults and different seeds, and report what is new.
@@ -98,6 +101,7 @@ fn execute(command: &Command) -> Result<u8, Failure> {
     match command {
         Command::Run(arguments) => run::execute(arguments),
         Command::Replay(arguments) => replay::execute(arguments),
+        Command::Report(arguments) => report::execute(arguments),
         Command::Symbols(arguments) => symbols::execute(arguments),
         Command::Stress(arguments) => stress::execute(arguments),
         Command::Merge(arguments) => merge::execute(arguments),

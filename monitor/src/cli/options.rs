@@ -7,7 +7,8 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
 use crate::gdb::OnDisconnect;
-use crate::run::spec::{Format, Interrupts, OnViolation};
+use crate::report::Format;
+use crate::run::spec::{Interrupts, OnViolation};
 use crate::stress::planning::Profile;
 
 /// Whether something is to be there.
@@ -17,6 +18,16 @@ pub enum Switch {
     On,
     /// It is not
     Off,
+}
+
+/// How what is no report is printed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ListFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
 }
 
 /// Lets the command line choose one of some values by name; each with what `--help` says of it.
@@ -40,10 +51,20 @@ choice!(Profile {
     Pr = "pr": "A change that waits to be reviewed: 10 minutes, stops at the first new finding",
     Nightly = "nightly": "A night: 8 hours, goes on",
 });
-choice!(Format {
+choice!(ListFormat {
     Text = "text": "For people",
     Json = "json": "For programs",
 });
+
+impl ValueEnum for Format {
+    fn value_variants<'a>() -> &'a [Self] {
+        Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()).help(self.help()))
+    }
+}
 
 choice!(Interrupts {
     Msix = "msix": "MSI-X, MSI and the INTx pin",

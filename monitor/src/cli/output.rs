@@ -12,11 +12,10 @@ use super::diagnostics::tell;
 use crate::escape;
 use crate::outcome::{self, Condition};
 use crate::output::{Cut, Outlet, PATIENCE, Progress, WhenFull};
-use crate::report::render::{Renderer, json, text};
-use crate::report::{ConditionNote, Report};
+use crate::report::{ConditionNote, Format, Report};
 use crate::run::Failure;
-use crate::run::report_directory::{ReportDirectory, render};
-use crate::run::spec::Format;
+use crate::run::report_directory::render;
+use crate::run::report_files::Reports;
 
 /// As it is called in messages.
 pub const STANDARD_OUTPUT: &str = "standard output";
@@ -27,36 +26,28 @@ pub const STANDARD_OUTPUT: &str = "standard output";
 #[must_use]
 pub fn finish(
     report: &mut Report,
-    directory: Option<&ReportDirectory>,
+    reports: &Reports,
     format: Format,
     print: impl FnOnce(&[u8]) -> Vec<ConditionNote>,
 ) -> u8 {
     settle(report, Vec::new());
-    if let Some(directory) = directory {
-        let mut failures = Vec::new();
-        for cut in directory.write(report) {
-            match cut {
-                Cut::Failure(text) => failures.push(infrastructure(text)),
-                Cut::Note(text) => report.notes.push(text),
-            }
-        }
-        if settle(report, failures) {
-            // The file that could be written is to say so as well; the errors are known by now.
-            let _ = directory.write(report);
+    let mut failures = Vec::new();
+    for cut in reports.write(report) {
+        match cut {
+            Cut::Failure(text) => failures.push(infrastructure(text)),
+            Cut::Note(text) => report.notes.push(text),
         }
     }
-    let format: &dyn Renderer = match format {
-        Format::Text => &text::Text,
-        Format::Json => &json::Json,
-    };
-    let printed = match render(report, format) {
+    if settle(report, failures) {
+        // The file that could be written is to say so as well; the errors are known by now.
+        let _ = reports.write(report);
+    }
+    let printed = match render(report, format.renderer()) {
         Ok(bytes) => print(&bytes),
         Err(error) => vec![infrastructure(format!("the report cannot be printed: {error}"))],
     };
     if settle(report, printed) {
-        if let Some(directory) = directory {
-            let _ = directory.write(report);
-        }
+        let _ = reports.write(report);
     }
     report.exit_code
 }
@@ -90,7 +81,15 @@ pub fn infrastructure(reason: String) -> ConditionNote {
 /// # Errors
 /// Any other reason why it cannot be printed: a full disk.
 pub fn print(text: &str) -> Result<(), Failure> {
-    put(escape::lines(text).as_bytes()).map_err(|reason| Failure::infrastructure(anyhow!(reason)))
+    print_bytes(escape::lines(text).as_bytes())
+}
+
+/// As [`print()`], for a rendered report, byte by byte.
+///
+/// # Errors
+/// As [`print()`].
+pub fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    put(bytes).map_err(|reason| Failure::infrastructure(anyhow!(reason)))
 }
 
 /// Writes to standard output, or says in a sentence why not.

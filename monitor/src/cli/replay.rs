@@ -1,19 +1,16 @@
 //! `storlock replay`: makes a report from a recording or an event trace, without a guest.
 
-use std::io::{BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::Args;
 
 use super::diagnostics::StandardError;
 use super::output;
-use crate::run::report_directory::{JSON_FILE, ReportDirectory, TEXT_FILE};
-use crate::run::spec::Format;
-use crate::run::{Failure, input, places};
-use crate::session::replay;
-use crate::vmi::recording;
+use crate::report::Format;
+use crate::run::report_directory::{REPORTS, ReportDirectory};
+use crate::run::report_files::Reports;
+use crate::run::{Failure, places, saved_report};
 
 /// How long the reader of a report is waited for that goes into a named pipe.
 const READER_PATIENCE: Duration = Duration::from_secs(600);
@@ -37,32 +34,22 @@ pub struct Arguments {
 /// # Errors
 /// [`Failure`] if the file cannot be read or is neither a recording nor a trace.
 pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
-    places::check_replay(&arguments.file, arguments.report_dir.as_deref())?;
+    places::check_reports(&[&arguments.file], arguments.report_dir.as_deref(), &[])?;
     let directory = match &arguments.report_dir {
         Some(path) => Some(report_directory(path).map_err(Failure::infrastructure)?),
         None => None,
     };
-    let mut report = replay_file(arguments).map_err(Failure::infrastructure)?;
-    let (directory, format) = (directory.as_ref(), arguments.format);
-    Ok(output::finish(&mut report, directory, format, output::print_report))
+    let mut report = saved_report::replay(&arguments.file).map_err(Failure::infrastructure)?;
+    let reports = Reports::new(directory, Vec::new());
+    Ok(output::finish(
+        &mut report,
+        &reports,
+        arguments.format,
+        output::print_report,
+    ))
 }
 
 fn report_directory(path: &Path) -> anyhow::Result<ReportDirectory> {
-    let claimed = ReportDirectory::claim(path, &[TEXT_FILE, JSON_FILE], &StandardError)?;
+    let claimed = ReportDirectory::claim(path, &REPORTS, &StandardError)?;
     ReportDirectory::create(path, claimed, READER_PATIENCE, &StandardError)
-}
-
-fn replay_file(arguments: &Arguments) -> anyhow::Result<crate::report::Report> {
-    let path = &arguments.file;
-    let what = || format!("cannot replay {}", path.display());
-    let mut file = input::open_regular(path).with_context(what)?;
-    let mut magic = [0; 8];
-    let whole = file.read_exact(&mut magic).is_ok();
-    file.rewind().with_context(what)?;
-    let file = BufReader::with_capacity(1 << 20, file);
-    if whole && magic == recording::MAGIC {
-        replay::recording(file).with_context(what)
-    } else {
-        replay::trace(file).with_context(what)
-    }
 }

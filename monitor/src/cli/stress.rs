@@ -15,10 +15,11 @@ use toml::Spanned;
 
 use super::diagnostics::{self, StandardError, tell};
 use super::interrupt::Signals;
+use super::options::ListFormat;
 use super::options::Switch;
 use super::output;
 use crate::outcome::Condition;
-use crate::run::spec::{DiskPlace, FilePath, Firmware, Format, Limit, RunSpec};
+use crate::run::spec::{DiskPlace, FilePath, Firmware, Limit, RunSpec};
 use crate::run::{Failure, Lines, input};
 use crate::stress::history::{self, History};
 use crate::stress::planning::settings::{OneOrMany, PlanSettings};
@@ -103,8 +104,8 @@ pub struct Arguments {
     #[arg(long, conflicts_with = "night")]
     pub new: bool,
     /// How the report is printed on standard output
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub format: Format,
+    #[arg(long, value_enum, default_value_t = ListFormat::Text)]
+    pub format: ListFormat,
 }
 
 fn seeds(text: &str) -> Result<(u64, u64), String> {
@@ -144,10 +145,10 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
 ///
 /// # Errors
 /// [`Failure`] if standard output fails.
-pub(super) fn print(report: &JobReport, format: Format) -> Result<(), Failure> {
+pub(super) fn print(report: &JobReport, format: ListFormat) -> Result<(), Failure> {
     let text = match format {
-        Format::Text => render::text::render(report),
-        Format::Json => render::json(report).map_err(Failure::infrastructure)?,
+        ListFormat::Text => render::text::render(report),
+        ListFormat::Json => render::json(report).map_err(Failure::infrastructure)?,
     };
     output::print(&text)
 }

@@ -11,11 +11,11 @@ use clap::Args;
 use serde::Serialize;
 use storlock_check::contract::{CONTRACTS, Contract, Role};
 
+use super::options::ListFormat;
 use super::output;
 use crate::escape;
 use crate::report::json;
 use crate::run::Failure;
-use crate::run::spec::Format;
 use crate::watch;
 use crate::windows::{ExportTarget, Exports, FileImage, ImportName, Imports};
 
@@ -31,7 +31,7 @@ pub struct Arguments {
     image: PathBuf,
     /// How to print the list.
     #[arg(long, value_enum, default_value = "text")]
-    format: Format,
+    format: ListFormat,
 }
 
 /// The lock routines of an image.
@@ -105,8 +105,8 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
         .with_context(|| format!("{} cannot be listed", arguments.image.display()))
         .map_err(Failure::usage)?;
     let output = match arguments.format {
-        Format::Text => text(&listing),
-        Format::Json => json::text(&listing).map_err(Failure::infrastructure)?,
+        ListFormat::Text => text(&listing),
+        ListFormat::Json => json::text(&listing).map_err(Failure::infrastructure)?,
     };
     output::print(&output)?;
     Ok(0)
@@ -365,7 +365,7 @@ mod tests {
         fs::write(&path, &sample()[..0x300]).unwrap();
         let arguments = |image: &Path| Arguments {
             image: image.into(),
-            format: Format::Text,
+            format: ListFormat::Text,
         };
         let failure = execute(&arguments(&path)).unwrap_err();
         assert_eq!(failure.condition, crate::outcome::Condition::Usage);

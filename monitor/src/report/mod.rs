@@ -10,4 +10,4 @@ pub mod render;
 
 pub use finding::*;
 pub use model::*;
-pub use render::{json, text};
+pub use render::{Format, json, text};

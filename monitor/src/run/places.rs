@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::anyhow;
 use storlock_vmm::storage::backend::image_files;
 
-use super::report_directory::REPORT_FILES;
+use super::report_directory::{REPORT_FILES, REPORTS};
 use super::spec::{DiskPlace, FilePath, RunSpec};
 use super::{Failure, firmware, images};
 use crate::output::{Identity, PARTIAL};
@@ -45,18 +45,20 @@ pub(super) fn check(spec: &RunSpec, spec_file: Option<&Path>) -> Result<(), Fail
     compare(&outputs(spec), &inputs)
 }
 
-/// The same for `storlock replay`, which reads `file` and writes into `directory`.
+/// The same for a command without a guest, which reads `inputs` and writes reports into `directory` and to `files`.
 ///
 /// # Errors
 /// As [`check`].
-pub fn check_replay(file: &Path, directory: Option<&Path>) -> Result<(), Failure> {
+pub fn check_reports(inputs: &[&Path], directory: Option<&Path>, files: &[&Path]) -> Result<(), Failure> {
     let mut outputs = inherited();
     outputs.extend(
         directory
             .into_iter()
-            .flat_map(|directory| in_directory(directory, &REPORT_FILES[..2])),
+            .flat_map(|directory| in_directory(directory, &REPORTS)),
     );
-    compare(&outputs, &[Named::new("the file to replay,", file)])
+    outputs.extend(files.iter().flat_map(|path| whole("the report", path)));
+    let inputs: Vec<_> = inputs.iter().map(|path| Named::new("the input", path)).collect();
+    compare(&outputs, &inputs)
 }
 
 fn compare(outputs: &[Named], inputs: &[Named]) -> Result<(), Failure> {
@@ -111,6 +113,13 @@ fn in_directory(directory: &Path, names: &[&str]) -> Vec<Named> {
         .collect()
 }
 
+/// A file, and what it is called until it is whole.
+fn whole(option: &str, path: &Path) -> [Named; 2] {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(PARTIAL);
+    [path, Path::new(&partial)].map(|path| Named::new(option, path))
+}
+
 fn outputs(spec: &RunSpec) -> Vec<Named> {
     let mut all = in_directory(&spec.report_dir, &REPORT_FILES);
     let named = [
@@ -124,13 +133,13 @@ fn outputs(spec: &RunSpec) -> Vec<Named> {
         let Some(path) = path.as_deref().filter(|path| path.as_os_str() != "-") else {
             continue;
         };
-        all.push(Named::new(option, path));
         if matches!(option, "--screenshot" | "--dump-on-violation" | "--variables") {
-            let mut partial = path.as_os_str().to_owned();
-            partial.push(PARTIAL);
-            all.push(Named::new(option, Path::new(&partial)));
+            all.extend(whole(option, path));
+        } else {
+            all.push(Named::new(option, path));
         }
     }
+    all.extend(spec.report.iter().flat_map(|path| whole("--report", path)));
     if let Some(path) = spec.gdb.as_deref().and_then(|address| address.strip_prefix("unix:")) {
         all.push(Named::new("--gdb", Path::new(path)));
     }

@@ -15,13 +15,16 @@ use super::Failure;
 use super::spec::RunSpec;
 use crate::notices::Notices;
 use crate::output::{Cut, OutputError, OutputFile, Place, is_special, partial_of, replace};
+use crate::report::Format;
 use crate::report::Report;
-use crate::report::render::{RENDERERS, Renderer};
+use crate::report::render::Renderer;
 
 /// Name of the report for people in the report directory.
-pub const TEXT_FILE: &str = "report.txt";
+const TEXT_FILE: &str = "report.txt";
 /// Name of the report for programs in the report directory.
 pub const JSON_FILE: &str = "report.json";
+/// Names of the reports of every run, as [`Format::OF_EVERY_RUN`] has their formats.
+pub const REPORTS: [&str; 2] = [TEXT_FILE, JSON_FILE];
 /// All names of a run in its report directory, the reports first.
 pub const REPORT_FILES: [&str; 6] = [
     TEXT_FILE,
@@ -127,7 +130,7 @@ impl ReportDirectory {
             fs::create_dir_all(path).with_context(what)?;
             Self::open(path, notices)?
         };
-        for name in RENDERERS.iter().map(|format| format.file_name()) {
+        for name in REPORTS {
             let place = path.join(name);
             if is_special(&place) {
                 let file =
@@ -181,18 +184,11 @@ impl ReportDirectory {
     /// Writes the report in every format; gives what kept it from that.
     #[must_use]
     pub fn write(&self, report: &Report) -> Vec<Cut> {
-        let written = RENDERERS.iter().map(|format| {
-            let name = format.file_name();
+        let formats = Format::OF_EVERY_RUN.iter().zip(REPORTS);
+        let failed = formats.filter_map(|(format, name)| {
             let path = self.path.join(name);
-            let written = render(report, *format).and_then(|bytes| self.write_one(name, &path, &bytes));
-            written.err().map(|error| (path, error))
-        });
-        let failed = written.flatten().map(|(path, error)| {
-            if error.kind() == io::ErrorKind::BrokenPipe {
-                Cut::by(&error, &path.display().to_string())
-            } else {
-                Cut::Failure(format!("cannot write {}: {error}", path.display()))
-            }
+            let written = render(report, format.renderer()).and_then(|bytes| self.write_one(name, &path, &bytes));
+            written.err().map(|error| cut(&path, &error))
         });
         failed.collect()
     }
@@ -204,6 +200,15 @@ impl ReportDirectory {
             Some((_, file)) => file.take().map_or(Ok(()), |mut file| file.write_all(bytes)),
             None => replace(path, bytes),
         }
+    }
+}
+
+/// Why a report did not get into its file.
+pub(super) fn cut(path: &Path, error: &io::Error) -> Cut {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        Cut::by(error, &path.display().to_string())
+    } else {
+        Cut::Failure(format!("cannot write {}: {error}", path.display()))
     }
 }
 
@@ -229,10 +234,14 @@ pub(super) fn clear_outputs(spec: &RunSpec, notices: &dyn Notices) -> Result<Opt
         ("--screenshot", &spec.screenshot, true),
         ("--dump-on-violation", &spec.dump_on_violation, true),
     ];
-    for (option, path, whole) in named {
-        let Some(path) = path.as_deref().filter(|path| path.as_os_str() != "-") else {
+    let named = named
+        .into_iter()
+        .filter_map(|(option, path, whole)| Some((option, path.as_deref()?, whole)));
+    let reports = spec.report.iter().map(|path| ("--report", &**path, true));
+    for (option, path, whole) in named.chain(reports) {
+        if path.as_os_str() == "-" {
             continue;
-        };
+        }
         let place = Place::of(path);
         let mut cleared = Ok(());
         if whole && !place.is_special() {

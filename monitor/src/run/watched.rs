@@ -13,6 +13,7 @@ use super::boot::{self, WatchedBoot};
 use super::guest::Guest;
 use super::images::{ImageFile, Role};
 use super::report_directory::{Outputs, ReportDirectory, TRACE_FILE};
+use super::report_files::{ReportFile, Reports};
 use super::running::Ended;
 use super::spec::CheckedSpec;
 use super::{Failure, Host, create_directory, debugger, dump_plan, firmware, limit_files, machine_options};
@@ -32,7 +33,7 @@ pub struct WatchedRun {
     checked: CheckedSpec,
     guest: Guest,
     session: Arc<Session>,
-    directory: ReportDirectory,
+    reports: Reports,
     debugger: Option<JoinHandle<()>>,
     screenshot: Option<WholeFile>,
     outputs: Arc<Outputs>,
@@ -43,7 +44,7 @@ pub struct Finished {
     /// What it came to.
     pub report: Report,
     /// Where the report is to be written.
-    pub directory: ReportDirectory,
+    pub reports: Reports,
     /// When nobody who reads an output is waited for any more.
     pub deadline: Option<Instant>,
 }
@@ -62,6 +63,8 @@ impl WatchedRun {
         dump_plan::check_symbols(checked.spec.symbols.as_deref())?;
         let WatchedBoot { target, images, start } = boot::watched(&checked, &driver, notices)?;
         let directory = create_directory(&checked, claimed, notices)?;
+        let reports = ReportFile::prepare_all(&checked.reports, checked.time_limit())
+            .map_err(|error| Failure::infrastructure(error.context("--report")))?;
         let dump = dump_plan::plan(&checked, &images)?;
         let socket = debugger::open(&checked, notices)?;
         let screenshot = firmware::prepare_screenshot(&checked).map_err(Failure::infrastructure)?;
@@ -73,6 +76,7 @@ impl WatchedRun {
         let session = open_session(&checked, config, streams, host).map_err(Failure::infrastructure)?;
         let session = Arc::new(session);
         let mut renamed = vec![directory.path()];
+        renamed.extend(reports.iter().filter_map(ReportFile::renamed_in));
         renamed.extend(dump.iter().filter_map(|plan| plan.file.renamed_in()));
         renamed.extend(screenshot.iter().filter_map(WholeFile::renamed_in));
         let renamed: Vec<PathBuf> = renamed.into_iter().map(Path::to_owned).collect();
@@ -94,7 +98,7 @@ impl WatchedRun {
             checked,
             guest,
             session,
-            directory,
+            reports: Reports::new(Some(directory), reports),
             debugger,
             screenshot,
             outputs: Arc::clone(outputs),
@@ -144,10 +148,10 @@ impl WatchedRun {
                 end.failures.push(text.to_owned());
             }
         }
-        deadline.inspect(|deadline| self.directory.give_up_at(*deadline));
+        deadline.inspect(|deadline| self.reports.give_up_at(*deadline));
         Ok(Finished {
             report: self.session.report(&end),
-            directory: self.directory,
+            reports: self.reports,
             deadline,
         })
     }

@@ -98,7 +98,7 @@ impl Terminal {
         let progress = Progress::start(run.session(), limit, checked.is_windows(), sandbox);
         let Finished {
             mut report,
-            directory,
+            reports,
             deadline,
         } = run.run(&|| self.interrupt.happened())?;
         if progress.end() == Some(false) {
@@ -107,7 +107,7 @@ impl Terminal {
         }
         self.interrupt.reporting();
         let before = was_interrupted(&report);
-        Ok(output::finish(&mut report, Some(&directory), format, |text| {
+        Ok(output::finish(&mut report, &reports, format, |text| {
             let interrupted = || self.interrupt.happened();
             let printed = self.printer.print(text, deadline, &interrupted);
             let mut notes: Vec<_> = printed.err().map(output::infrastructure).into_iter().collect();

@@ -15,10 +15,6 @@ use crate::report::Report;
 pub struct Json;
 
 impl Renderer for Json {
-    fn file_name(&self) -> &'static str {
-        "report.json"
-    }
-
     fn render(&self, report: &Report, out: &mut dyn Write) -> io::Result<()> {
         pretty(report, out)
     }

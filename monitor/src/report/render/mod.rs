@@ -5,14 +5,14 @@ pub mod text;
 pub(crate) mod words;
 
 use std::io::{self, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
 
 use super::Report;
 
 /// Writes a report in one format.
 pub trait Renderer: Sync {
-    /// Name of its file in a report directory.
-    fn file_name(&self) -> &'static str;
-
     /// Writes the report.
     ///
     /// # Errors
@@ -20,5 +20,71 @@ pub trait Renderer: Sync {
     fn render(&self, report: &Report, out: &mut dyn Write) -> io::Result<()>;
 }
 
-/// Every format, in the order in which the files are written.
-pub const RENDERERS: &[&dyn Renderer] = &[&text::Text, &json::Json];
+/// A format of reports.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+impl Format {
+    /// All of them.
+    pub const ALL: &[Self] = &[Self::Text, Self::Json];
+    /// Those that every run leaves in its report directory, in the order in which the files are written.
+    pub const OF_EVERY_RUN: &[Self] = &[Self::Text, Self::Json];
+
+    /// As the command line and the description of a run have it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+
+    /// One line for `--help`.
+    #[must_use]
+    pub const fn help(self) -> &'static str {
+        match self {
+            Self::Text => "For people",
+            Self::Json => "For programs; schema storlock-report/2",
+        }
+    }
+
+    /// The endings of file names that mean this format, the usual one first.
+    #[must_use]
+    pub const fn endings(self) -> &'static [&'static str] {
+        match self {
+            Self::Text => &["txt"],
+            Self::Json => &["json"],
+        }
+    }
+
+    /// The format that a file name tells by its ending, in whatever case.
+    #[must_use]
+    pub fn of(file: &Path) -> Option<Self> {
+        let name = file.file_name()?.to_str()?.to_ascii_lowercase();
+        // The longest ending counts: `x.sarif.json` is SARIF.
+        let endings = Self::ALL
+            .iter()
+            .flat_map(|format| format.endings().iter().map(move |ending| (*format, *ending)));
+        let fits = endings.filter(|(_, ending)| {
+            name.strip_suffix(ending)
+                .is_some_and(|stem| stem.len() > 1 && stem.ends_with('.'))
+        });
+        fits.max_by_key(|(_, ending)| ending.len()).map(|(format, _)| format)
+    }
+
+    /// Who writes it.
+    #[must_use]
+    pub fn renderer(self) -> &'static dyn Renderer {
+        match self {
+            Self::Text => &text::Text,
+            Self::Json => &json::Json,
+        }
+    }
+}

@@ -26,10 +26,6 @@ macro_rules! line {
 pub struct Text;
 
 impl Renderer for Text {
-    fn file_name(&self) -> &'static str {
-        "report.txt"
-    }
-
     fn render(&self, report: &Report, out: &mut dyn Write) -> io::Result<()> {
         out.write_all(render(report).as_bytes())
     }

@@ -9,6 +9,7 @@ use storlock_vmm::run::AtReset;
 
 use super::{FilePath, Limit, OnViolation, RunSpec, Size, check_disks, check_faults};
 use crate::gdb::{Address, OnDisconnect};
+use crate::report::Format;
 
 /// Memory of a guest, and of one that boots by firmware with a driver to watch: Windows.
 const MEMORY: Size = Size(256 << 20);
@@ -48,6 +49,8 @@ pub struct CheckedSpec {
     pub gdb: Option<Address>,
     /// Seed of every random choice.
     pub seed: u64,
+    /// Further files for the report, each with its format.
+    pub reports: Vec<(FilePath, Format)>,
     /// Guest memory in bytes.
     pub memory: u64,
     /// Whether the guest sees Hyper-V's interface.
@@ -96,6 +99,7 @@ impl RunSpec {
         check_disks(&self.disk).map_err(|reason| Contradiction(format!("--disk: {reason}")))?;
         check_faults(&self.disk, &self.fault).map_err(|reason| Contradiction(format!("--fault: {reason}")))?;
         let gdb = self.gdb_address()?;
+        let reports = formats("--report", "--report-format", &self.report, self.report_format)?;
         let windows = self.driver.is_some() && matches!(boot, Boot::Firmware { .. });
         let memory = self.memory.unwrap_or(if windows { WINDOWS_MEMORY } else { MEMORY });
         let hyperv = self.hyperv.unwrap_or(windows);
@@ -107,6 +111,7 @@ impl RunSpec {
         let seed = self.seed.unwrap_or(seed);
         Ok(CheckedSpec {
             boot,
+            reports,
             seed,
             memory: memory.0,
             hyperv,
@@ -208,6 +213,7 @@ impl RunSpec {
             ("--gdb", self.gdb.is_some()),
             ("--dump-on-violation", self.dump_on_violation.is_some()),
             ("--record", self.record.is_some()),
+            ("--report", !self.report.is_empty()),
             ("--debug-print", self.debug_print),
             ("--check-guest", self.check_guest),
             ("--dump-export", !self.dump_export.is_empty()),
@@ -255,6 +261,42 @@ impl RunSpec {
         }
         Ok(Some(address))
     }
+}
+
+/// The formats of the report files that `option` names: what a name tells by its ending, or else `default`, the value of
+/// `default_option`.
+///
+/// # Errors
+/// [`Contradiction`] if neither tells the format of one, or there is no file to be of the default format.
+pub fn formats(
+    option: &str,
+    default_option: &str,
+    files: &[FilePath],
+    default: Option<Format>,
+) -> Result<Vec<(FilePath, Format)>, Contradiction> {
+    if files.is_empty() && default.is_some() {
+        return refuse(format!("{default_option} means nothing without {option}"));
+    }
+    let with_format = |file: &FilePath| {
+        if file.as_os_str() == "-" {
+            return refuse(format!(
+                "{option} -: say by --format how the report is printed on standard output"
+            ));
+        }
+        let Some(format) = Format::of(file).or(default) else {
+            let endings: Vec<_> = Format::ALL
+                .iter()
+                .map(|format| format!(".{}", format.endings()[0]))
+                .collect();
+            return refuse(format!(
+                "{option} {}: its name does not tell the format: let it end in {}, or say which by {default_option}",
+                file.display(),
+                endings.join(", ")
+            ));
+        };
+        Ok((file.clone(), format))
+    };
+    files.iter().map(with_format).collect()
 }
 
 /// The file name by which a guest that loads its driver itself knows it.

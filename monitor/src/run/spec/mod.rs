@@ -19,11 +19,12 @@ use serde_json::Value;
 use storlock_vmm::storage::InterruptKind;
 
 pub(crate) use self::check::guest_name;
-pub use self::check::{Boot, CheckedSpec, Contradiction};
+pub use self::check::{Boot, CheckedSpec, Contradiction, formats};
 pub use self::disk::{Disk, DiskPlace, check_disks, target_kind};
 pub use self::faults::{PlannedFault, check_faults};
 pub use self::units::{Export, FilePath, Limit, Size};
 use crate::gdb::OnDisconnect;
+use crate::report::Format;
 
 /// What a description begins with: its format and version.
 pub const SCHEMA: &str = "storlock-run/1";
@@ -32,17 +33,6 @@ pub const SIZE_LIMIT: u64 = 64 << 20;
 
 /// Schemas of reports, which hold the description of their run.
 const REPORTS: &str = "storlock-report/";
-
-/// How the report is printed on standard output.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Format {
-    /// For people.
-    #[default]
-    Text,
-    /// For programs.
-    Json,
-}
 
 /// The best way to interrupt that the storage controllers offer, with those below it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,6 +141,12 @@ pub struct RunSpec {
     pub output_limit: Size,
     /// How the report is printed.
     pub format: Format,
+    /// Further files for the report.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub report: Vec<FilePath>,
+    /// Format of those whose names do not tell it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report_format: Option<Format>,
     /// The disks.
     pub disk: Vec<Disk>,
     /// The best way to interrupt that the controllers offer.
@@ -226,6 +222,8 @@ impl Default for RunSpec {
             record: None,
             output_limit: Size(16 << 30),
             format: Format::default(),
+            report: Vec::new(),
+            report_format: None,
             disk: vec![Disk {
                 place: DiskPlace::Memory(64 << 20),
                 target: false,

@@ -174,6 +174,7 @@ fn check_guest(guest: &RunSpec) -> Result<(), String> {
         ("report_dir", guest.report_dir != default.report_dir),
         ("record", guest.record.is_some()),
         ("format", guest.format != default.format),
+        ("report", !guest.report.is_empty() || guest.report_format.is_some()),
         ("serial", guest.serial.is_some()),
         ("screenshot", guest.screenshot.is_some()),
         ("variables", guest.variables.is_some()),

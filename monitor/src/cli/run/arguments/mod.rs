@@ -12,9 +12,9 @@ use clap::{Args, ValueEnum};
 
 use crate::cli::options::Switch;
 use crate::gdb::OnDisconnect;
+use crate::report::Format;
 use crate::run::spec::{
-    Disk, Export, Firmware, Format, Interrupts, Limit, OnViolation, PlannedFault, RunSpec, SIZE_LIMIT, Size, disk,
-    fault,
+    Disk, Export, Firmware, Interrupts, Limit, OnViolation, PlannedFault, RunSpec, SIZE_LIMIT, Size, disk, fault,
 };
 use crate::run::{Failure, input};
 
@@ -103,6 +103,12 @@ pub struct Arguments {
     /// How the report is printed on standard output [default: text]
     #[arg(long, value_enum)]
     pub format: Option<Format>,
+    /// Write the report to this file as well, in the format that its name ends in; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub report: Vec<PathBuf>,
+    /// Format of the --report files whose names do not tell it
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub report_format: Option<Format>,
     /// An emulated disk, such as win.qcow2,snapshot; may be given several times [default: mem:64M]
     #[arg(long, value_name = "FILE|mem:SIZE[,OPTION...]", long_help = disk::help())]
     pub disk: Vec<Disk>,
@@ -204,6 +210,9 @@ impl Arguments {
         say_list(&load, &mut spec.load);
         say(self.output_limit, &mut spec.output_limit);
         say(self.format, &mut spec.format);
+        let report: Vec<_> = self.report.iter().cloned().map(Into::into).collect();
+        say_list(&report, &mut spec.report);
+        say_some(self.report_format, &mut spec.report_format);
     }
 
     /// The machine and what it is to do.
@@ -306,6 +315,9 @@ pub fn command_line(spec: &RunSpec) -> Vec<String> {
         option("--load", &file.display());
     }
     option("--report-dir", &spec.report_dir.display());
+    for file in &spec.report {
+        option("--report", &file.display());
+    }
     option("--kvm", &spec.kvm.display());
     option("--output-limit", &spec.output_limit);
     option("--cpus", &spec.cpus);
@@ -343,6 +355,7 @@ fn choices(spec: &RunSpec) -> Vec<String> {
     }
     [
         words("--format", Some(spec.format)),
+        words("--report-format", spec.report_format),
         words("--interrupts", Some(spec.interrupts)),
         words("--on-violation", spec.on_violation),
         words("--on-disconnect", spec.on_disconnect),

@@ -41,6 +41,7 @@ fn options() -> impl Strategy<Value = Vec<String>> {
             "--symbols",
             "--dump-on-violation",
             "--load",
+            "--report",
             "--firmware",
         ])
         .prop_flat_map(|name| with(name, PATH)),
@@ -64,6 +65,7 @@ fn options() -> impl Strategy<Value = Vec<String>> {
         with("--time-limit", "[1-9][0-9]{0,3}(ms|s|m|h)?"),
         with("--shutdown-grace", "[1-9][0-9]{0,3}(ms|s|m|h)?"),
         with("--format", "text|json"),
+        with("--report-format", "text|json"),
         with("--interrupts", "msix|msi|intx"),
         with("--on-violation", "stop|report"),
         with("--on-disconnect", "pause|resume"),
@@ -80,7 +82,7 @@ fn options() -> impl Strategy<Value = Vec<String>> {
         ),
     ];
     prop::collection::vec(any_of, 0..12).prop_filter_map("an option that is given once is given twice", |options| {
-        let many = ["--load", "--fault", "--disk", "--dump-export"];
+        let many = ["--load", "--fault", "--disk", "--dump-export", "--report"];
         let mut seen: Vec<&str> = options
             .iter()
             .filter_map(|words| words.first()?.split('=').next())
