@@ -88,3 +88,27 @@ unsigned_note() {
 
 # The number of bytes that can be written to the file system of a directory.
 free_bytes() { df --output=avail -B1 -- "$1" | tail -n 1 | tr -d ' '; }
+
+# enter_work FILE: makes a directory beside FILE for what is in the making, and goes there; it is removed when the script ends.
+# Those of former runs that were killed are removed, too: what is in use has a lock. Sets work.
+enter_work() {
+    local remains directory=${1%/*} base=${1##*/}
+    for remains in "$directory/.$base".??????; do
+        [ -f "$remains/lock" ] || continue
+        if flock --nonblock "$remains/lock" true; then rm -rf "$remains"; fi
+    done
+    work=$(mktemp -d "$directory/.$base.XXXXXX") || die "the directory $directory cannot be written to"
+    trap 'leave_work' EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM HUP
+    cd "$work" || exit
+    shopt -s dotglob
+    : >lock
+    exec 9<lock
+    flock 9
+}
+leave_work() {
+    stop_child
+    cd /
+    rm -rf "$work"
+}
