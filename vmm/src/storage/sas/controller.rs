@@ -1,51 +1,53 @@
-//! The controller: its life (resets, faults), the round over handshakes, requests and events.
+//! The controller as a whole: it follows resets and takes messages from the doorbell and the request FIFO.
 //!
-//! It talks to guest memory, an interrupt sink, disks and its [`RegisterFile`], all injected. It must not know threads,
-//! eventfds, PCI or KVM. One thread calls [`Controller::process`]; vCPUs touch the register file only.
+//! Its parts (life, handshakes, IOC, events, configuration pages, disks, replies, delays) each own their state; the
+//! controller passes messages from one to the next. It talks to guest memory, an interrupt sink, disks and its
+//! [`RegisterFile`], all injected. It must not know threads, eventfds, PCI or KVM. One thread calls
+//! [`process`](StorageController::process); vCPUs touch the register file only.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{ConfigError, MAX_DISKS, SasConfig};
+use super::config::{ConfigError, SasConfig};
+use super::config_pages::ConfigPages;
+use super::delays::Delays;
+use super::disks::Disks;
+use super::events::Events;
 use super::faults;
+use super::handshake::Handshakes;
+use super::ioc::Ioc;
+use super::life::Life;
 use super::message::{FRAME_SIZE, Frame, Reply};
+use super::page_content::PageContents;
 use super::registers::{RegisterFile, Reset};
+use super::replies::{Answer, Replies};
+use super::scsi_io::ScsiIo;
 use super::spec::{fault, function, ioc_status};
-use super::state::{Answer, ControllerState};
+use super::task_management::Tasks;
 use crate::storage::backend::Backend;
 use crate::storage::dma::{Dma, DmaMemory};
 use crate::storage::fault::{FaultInjector, FetchFault};
 use crate::storage::interrupts::InterruptSink;
 use crate::storage::request::Request;
-use crate::storage::scsi::spec::PROTOCOL_SAS;
-use crate::storage::scsi::{Initiator, LogicalUnit, PortName, Target, UnitConfig};
 use crate::storage::worker::{Attention, Progress, StorageController, Ticket};
 
-/// Requests that one call of [`Controller::process`] serves.
+/// Requests that one call of [`process`](StorageController::process) serves.
 const BURST: usize = 32;
-
-/// What executing a request leads to.
-pub(super) enum Executed {
-    /// It is answered.
-    Done(Answer),
-    /// It was the last one: the IOC is in FAULT state.
-    Fault(u16),
-}
-
-impl From<Reply> for Executed {
-    fn from(reply: Reply) -> Self {
-        Self::Done(Answer::Frame(reply))
-    }
-}
 
 /// A SAS controller.
 pub struct Controller {
-    pub(super) config: SasConfig,
-    pub(super) dma: Dma,
-    pub(super) registers: Arc<RegisterFile>,
-    pub(super) faults: Option<Arc<FaultInjector>>,
-    pub(super) disks: Vec<Target>,
-    pub(super) state: ControllerState,
+    config: SasConfig,
+    registers: Arc<RegisterFile>,
+    plan: Option<Arc<FaultInjector>>,
+    dma: Dma,
+    life: Life,
+    handshakes: Handshakes,
+    ioc: Ioc,
+    events: Events,
+    pages: ConfigPages,
+    disks: Disks,
+    replies: Replies,
+    delays: Delays,
 }
 
 impl Controller {
@@ -59,33 +61,22 @@ impl Controller {
         interrupts: Arc<dyn InterruptSink>,
         backends: Vec<Box<dyn Backend>>,
     ) -> Result<Self, ConfigError> {
-        if backends.is_empty() || backends.len() > MAX_DISKS {
-            return Err(ConfigError::Disks(backends.len()));
-        }
-        let disks = backends.into_iter().enumerate().map(|(index, backend)| {
-            let unit = UnitConfig {
-                block_size: config.block_size,
-                serial_number: config.serial(index),
-                name: config.unit_name(index),
-                port: Some(PortName {
-                    protocol: PROTOCOL_SAS,
-                    name: config.disk_address(index),
-                }),
-            };
-            let unit = LogicalUnit::new(unit, backend);
-            unit.map(Target::new)
-                .map_err(|source| ConfigError::Disk { index, source })
-        });
-        let disks = disks.collect::<Result<Vec<_>, _>>()?;
-        let faults = (!config.faults.is_empty()).then(|| Arc::new(FaultInjector::new(&config.faults)));
-        let registers = RegisterFile::new(faults.clone(), interrupts, Attention::default());
+        let disks = Disks::new(&config, backends)?;
+        let plan = (!config.faults.is_empty()).then(|| Arc::new(FaultInjector::new(&config.faults)));
+        let registers = Arc::new(RegisterFile::new(plan.clone(), interrupts, Attention::default()));
         Ok(Self {
             config,
             dma: Dma::new(memory),
-            registers: Arc::new(registers),
-            faults,
-            state: ControllerState::new(disks.len()),
+            life: Life::new(Arc::clone(&registers)),
+            handshakes: Handshakes::new(Arc::clone(&registers)),
+            ioc: Ioc::new(Arc::clone(&registers), disks.limit()),
+            events: Events::default(),
+            pages: ConfigPages::default(),
             disks,
+            replies: Replies::new(Arc::clone(&registers), plan.clone()),
+            delays: Delays::default(),
+            registers,
+            plan,
         })
     }
 
@@ -95,35 +86,33 @@ impl Controller {
         Arc::clone(&self.registers)
     }
 
-    /// The state besides the registers and the disks.
-    #[must_use]
-    pub fn state(&self) -> &ControllerState {
-        &self.state
-    }
-
     /// The fault plan at work; none if the plan is empty.
     #[must_use]
     pub fn faults(&self) -> Option<Arc<FaultInjector>> {
-        self.faults.clone()
+        self.plan.clone()
     }
 
-    /// The disks' initiator: this controller.
-    pub(super) fn initiator(&self) -> Initiator {
-        Initiator(self.config.address())
+    /// The events.
+    #[cfg(test)]
+    pub(super) fn events(&mut self) -> &mut Events {
+        &mut self.events
+    }
+}
+
+impl StorageController for Controller {
+    fn attention(&self) -> Attention {
+        self.registers.attention()
+    }
+
+    fn set_bus_master(&mut self, enabled: bool) {
+        self.dma.set_bus_master(enabled);
     }
 
     /// Acts on resets, a handshake and requests, then tells events.
-    pub fn process(&mut self) -> Progress {
+    fn process(&mut self) -> Progress {
         self.take_reset();
         self.take_handshake();
-        let (operational, requests) = {
-            let registers = self.registers.lock();
-            let settled = registers.reset.is_none() && !registers.is_handshake_complete();
-            (registers.is_operational(), registers.has_requests() && settled)
-        };
-        if !operational && requests {
-            self.fail(fault::FIFO);
-        }
+        let operational = self.life.is_operational();
         if !self.dma.is_bus_master() || !operational {
             return Progress::Idle;
         }
@@ -139,7 +128,7 @@ impl Controller {
             };
             self.serve(descriptor);
         }
-        self.send_events();
+        self.tell_events();
         if self.flush_replies() && self.registers.lock().has_requests() {
             Progress::Pending
         } else {
@@ -147,161 +136,169 @@ impl Controller {
         }
     }
 
-    /// Carries out a reset that the host has asked for.
-    fn take_reset(&mut self) {
-        let Some(reset) = self.registers.lock().reset else {
-            return;
-        };
-        // Requests that were not answered never will be; the host knows.
-        self.state.reset();
-        if reset > Reset::MessageUnit {
-            for disk in &mut self.disks {
-                disk.reset();
-            }
-        }
-        if reset == Reset::Hard {
-            self.state.changed_pages.clear();
-        }
-        let mut registers = self.registers.lock();
-        registers.finish_reset(reset);
-        self.registers.update_interrupt(&mut registers);
+    fn take_delays(&mut self) -> Vec<(Ticket, Duration)> {
+        self.delays.take()
     }
 
-    /// The IOC comes into FAULT state.
-    pub(super) fn fail(&mut self, code: u16) {
-        let mut registers = self.registers.lock();
-        if registers.reset.is_some() {
-            // What went wrong was before the reset.
-            return;
+    fn is_delayed(&self, ticket: Ticket) -> bool {
+        self.replies.is_withheld(ticket) || self.disks.is_awaited(ticket)
+    }
+
+    fn release(&mut self, ticket: Ticket) {
+        if self.replies.release(ticket) {
+            self.flush_replies();
         }
-        registers.fail(code);
-        self.registers.update_interrupt(&mut registers);
+        if let Some(disk) = self.disks.bring_back(ticket) {
+            self.events.tell_of_disk(disk, self.config.disk_address(disk), true);
+        }
+    }
+}
+
+impl Controller {
+    /// Carries out a reset that the host has asked for. Which disks are there survives, and when they come back; what was
+    /// written to pages does unless the reset is a hard one.
+    fn take_reset(&mut self) {
+        let Some(reset) = self.life.asked_reset() else {
+            return;
+        };
+        self.ioc.reset();
+        self.events.reset();
+        self.replies.reset();
+        if reset > Reset::MessageUnit {
+            self.disks.reset_all();
+        }
+        if reset == Reset::Hard {
+            self.pages.reset();
+        }
+        self.life.finish_reset(reset);
+    }
+
+    /// Executes the message of a handshake that is complete.
+    fn take_handshake(&mut self) {
+        let Some(frame) = self.handshakes.take() else {
+            return;
+        };
+        let waiting = self.replies.waiting();
+        let executed = self.execute_or_fail(&frame);
+        if let Some(answer) = self.handshakes.answer(&frame, executed) {
+            self.replies.queue(answer);
+        }
+        if self.replies.waiting() > waiting {
+            self.flush_replies();
+        }
     }
 
     /// Fetches a request, executes it and posts what answers it.
     fn serve(&mut self, descriptor: u32) {
         let mut bytes = [0; FRAME_SIZE];
-        let address = u64::from(self.state.initialisation.host_mfa_high) << 32 | u64::from(descriptor);
+        let address = self.ioc.initialisation().frame_address(descriptor);
         if self.dma.read(address, &mut bytes).is_err() {
-            self.fail(fault::REQUEST_MESSAGE_PCI_BUS_FAULT);
-            return;
+            return self.life.fail(fault::REQUEST_MESSAGE_PCI_BUS_FAULT);
         }
         let request = Request::new(Frame::new(&bytes));
         let frame = *request.command();
         match self.execute_or_fail(&frame) {
-            Executed::Done(answer) => {
-                self.finish(&frame, answer);
+            Ok(answer) => {
+                let disk = self.disks.addressed(&frame);
+                self.replies.finish(&frame, disk, answer, &mut self.delays);
                 request.complete();
             }
-            Executed::Fault(code) => {
-                self.fail(code);
+            Err(code) => {
+                self.life.fail(code);
                 request.abandon();
             }
+        }
+        self.flush_replies();
+    }
+
+    /// Posts replies, as far as there is room. `false`: some wait for the host.
+    fn flush_replies(&mut self) -> bool {
+        self.replies.flush(&self.dma, self.ioc.initialisation())
+    }
+
+    /// Tells events, as far as there is room.
+    pub(super) fn tell_events(&mut self) {
+        while self.replies.waiting() == 0 {
+            let Some(reply) = self.events.next() else {
+                return;
+            };
+            self.replies.queue(reply.into());
+            self.flush_replies();
         }
     }
 
     /// Executes a request, unless the fault plan has something else in mind.
-    pub(super) fn execute_or_fail(&mut self, frame: &Frame) -> Executed {
+    ///
+    /// # Errors
+    /// It was the last one: the code with which the IOC comes into FAULT state.
+    fn execute_or_fail(&mut self, frame: &Frame) -> Result<Answer, u16> {
         let code = faults::code(frame);
-        let planned = self.faults.as_ref().and_then(|faults| faults.command_fetched(code));
-        match planned {
-            Some(FetchFault::Fail(status)) => self.fail_request(frame, faults::FaultStatus::decode(status)),
-            Some(FetchFault::Fatal) => Executed::Fault(fault::INJECTED),
+        match self.plan.as_ref().and_then(|plan| plan.command_fetched(code)) {
+            Some(FetchFault::Fail(status)) => {
+                let status = faults::FaultStatus::decode(status);
+                return Ok(self.scsi_io().fail(frame, status));
+            }
+            Some(FetchFault::Fatal) => return Err(fault::INJECTED),
             Some(FetchFault::Remove(back)) => {
-                if let Some(disk) = self.disk_of(frame) {
+                if let Some(disk) = self.disks.addressed(frame) {
                     self.remove_disk(disk, back);
                 }
-                self.execute(frame)
             }
             // A medium that becomes read-only is none of this controller's kinds.
-            Some(FetchFault::ReadOnly) | None => self.execute(frame),
+            Some(FetchFault::ReadOnly) | None => {}
         }
+        Ok(self.execute(frame))
     }
 
-    fn execute(&mut self, frame: &Frame) -> Executed {
+    fn execute(&mut self, frame: &Frame) -> Answer {
         match frame.function() {
-            function::SCSI_IO_REQUEST => return self.scsi_io(frame),
-            function::SCSI_TASK_MGMT => self.task_management(frame),
-            function::IOC_INIT => self.ioc_init(frame),
-            function::IOC_FACTS => self.ioc_facts(frame),
-            function::PORT_FACTS => self.port_facts(frame),
-            function::PORT_ENABLE => self.port_enable(frame),
-            function::CONFIG => self.config_request(frame),
-            function::EVENT_NOTIFICATION => self.event_notification(frame),
-            function::EVENT_ACK => Self::event_ack(frame),
-            function::SAS_IO_UNIT_CONTROL => self.sas_io_unit_control(frame),
+            function::SCSI_IO_REQUEST => return self.scsi_io().execute(frame),
+            function::SCSI_TASK_MGMT => self.tasks().manage(frame),
+            function::IOC_INIT => self.ioc.initialise(frame),
+            function::IOC_FACTS => self.ioc.facts(frame, self.events.are_listened_to()),
+            function::PORT_FACTS => self.ioc.port_facts(frame),
+            function::PORT_ENABLE => self.ioc.port_enable(frame),
+            function::CONFIG => {
+                let contents = PageContents {
+                    config: &self.config,
+                    disks: &self.disks,
+                };
+                self.pages.execute(frame, &contents, &self.dma)
+            }
+            function::EVENT_NOTIFICATION => self.events.notification(frame),
+            function::EVENT_ACK => Events::acknowledge(frame),
+            function::SAS_IO_UNIT_CONTROL => self.tasks().control_io_unit(frame),
             // There is no firmware to load or to read, no RAID, no target mode, no expander.
             _ => Reply::with_status(frame, ioc_status::INVALID_FUNCTION),
         }
         .into()
     }
 
-    /// The disk that SCSI I/O or task management is for, if it is there.
-    pub(super) fn disk_of(&self, frame: &Frame) -> Option<usize> {
-        let (target, bus) = frame.target();
-        let is_scsi = matches!(frame.function(), function::SCSI_IO_REQUEST | function::SCSI_TASK_MGMT);
-        let disk = usize::from(target);
-        (is_scsi && bus == 0 && self.state.present.get(disk) == Some(&true)).then_some(disk)
+    fn scsi_io(&mut self) -> ScsiIo<'_> {
+        ScsiIo {
+            disks: &mut self.disks,
+            memory: &self.dma,
+            host: self.ioc.initialisation(),
+            by_frame_only: self.pages.are_context_replies_disabled(),
+        }
     }
 
-    /// A ticket for what is to happen later.
-    pub(super) fn delay(&mut self, time: Duration) -> Ticket {
-        let ticket = self.state.next_ticket;
-        self.state.next_ticket += 1;
-        self.state.delays.push((ticket, time));
-        ticket
+    fn tasks(&mut self) -> Tasks<'_> {
+        Tasks {
+            disks: &mut self.disks,
+            replies: &mut self.replies,
+        }
     }
 
     /// A disk goes; what it still owes is terminated. It comes back after that time.
-    pub(super) fn remove_disk(&mut self, disk: usize, back: Option<Duration>) {
-        if !std::mem::replace(&mut self.state.present[disk], false) {
+    fn remove_disk(&mut self, disk: usize, back: Option<Duration>) {
+        if !self.disks.remove(disk) {
             return;
         }
-        self.terminate(|withheld| withheld.disk == Some(disk), ioc_status::SCSI_IOC_TERMINATED);
-        self.tell_of_disk(disk, false);
+        self.replies.terminate(disk, None, ioc_status::SCSI_IOC_TERMINATED);
+        self.events.tell_of_disk(disk, self.config.disk_address(disk), false);
         if let Some(time) = back {
-            let ticket = self.delay(time);
-            self.state.returning.insert(ticket, disk);
-        }
-    }
-
-    fn return_disk(&mut self, disk: usize) {
-        if let Some(present) = self.state.present.get_mut(disk) {
-            *present = true;
-            let initiator = self.initiator();
-            self.disks[disk].lose_nexus(initiator);
-            self.tell_of_disk(disk, true);
-        }
-    }
-}
-
-impl StorageController for Controller {
-    fn attention(&self) -> Attention {
-        self.registers.attention()
-    }
-
-    fn set_bus_master(&mut self, enabled: bool) {
-        self.dma.set_bus_master(enabled);
-    }
-
-    fn process(&mut self) -> Progress {
-        Controller::process(self)
-    }
-
-    fn take_delays(&mut self) -> Vec<(Ticket, Duration)> {
-        std::mem::take(&mut self.state.delays)
-    }
-
-    fn is_delayed(&self, ticket: Ticket) -> bool {
-        self.state.withheld.contains_key(&ticket) || self.state.returning.contains_key(&ticket)
-    }
-
-    fn release(&mut self, ticket: Ticket) {
-        if let Some(withheld) = self.state.withheld.remove(&ticket) {
-            self.post(withheld.answer);
-        }
-        if let Some(disk) = self.state.returning.remove(&ticket) {
-            self.return_disk(disk);
+            self.disks.await_return(self.delays.ticket(time), disk);
         }
     }
 }

@@ -5,10 +5,8 @@
 
 use std::collections::VecDeque;
 
-use super::controller::Controller;
 use super::message::{Frame, Reply};
 use super::spec::{MSGFLAGS_CONTINUATION_REPLY, event, ioc_status, link_rate, sas_dev_stat, sas_device_info};
-use super::state::Answer;
 use super::topology;
 
 /// Events that wait to be told. Older ones are forgotten: the host can read the topology.
@@ -20,44 +18,62 @@ const SWITCH: usize = 0;
 
 /// An event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// Event.
-    pub code: u32,
-    /// Its data, whole dwords.
-    pub data: Vec<u8>,
+struct Event {
+    code: u32,
+    /// Whole dwords.
+    data: Vec<u8>,
 }
 
-/// Who is told of events, and of which.
+/// What there is to save of [`Events`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct EventQueue {
+pub(super) struct EventsState {
     /// The request that has turned notification on.
-    pub listener: Option<Frame>,
+    listener: Option<Frame>,
     /// Events that were not told yet.
-    pub waiting: VecDeque<Event>,
-    /// EventContext of the next event.
-    pub next_context: u32,
+    waiting: VecDeque<Event>,
+    /// EventContext of the last event.
+    last_context: u32,
 }
 
-impl EventQueue {
+/// Events, and who is told.
+#[derive(Default)]
+pub(super) struct Events {
+    state: EventsState,
+}
+
+impl Events {
+    /// As after power on: nobody listens.
+    pub(super) fn reset(&mut self) {
+        self.state = EventsState::default();
+    }
+
+    /// Whether the host has turned notification on.
+    pub(super) fn are_listened_to(&self) -> bool {
+        self.state.listener.is_some()
+    }
+
+    /// How many wait to be told.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.state.waiting.len()
+    }
+
     /// Something has happened. Nobody is told of it later who does not listen now.
     fn push(&mut self, event: Event) {
-        if self.listener.is_none() {
+        if self.state.listener.is_none() {
             return;
         }
-        if self.waiting.len() >= QUEUE_LIMIT {
-            self.waiting.pop_front();
+        if self.state.waiting.len() >= QUEUE_LIMIT {
+            self.state.waiting.pop_front();
         }
-        self.waiting.push_back(event);
+        self.state.waiting.push_back(event);
     }
-}
 
-impl Controller {
     /// Event Notification: turns it on or off. The first reply tells which.
-    pub(super) fn event_notification(&mut self, frame: &Frame) -> Reply {
+    pub(super) fn notification(&mut self, frame: &Frame) -> Reply {
         let on = frame.u8(SWITCH) != 0;
-        let events = &mut self.state.events;
-        events.listener = on.then_some(*frame);
-        events.waiting.clear();
+        self.state.listener = on.then_some(*frame);
+        self.state.waiting.clear();
         let change = Event {
             code: event::EVENT_CHANGE,
             data: vec![u8::from(on), 0, 0, 0],
@@ -66,31 +82,25 @@ impl Controller {
     }
 
     /// Event Ack: no event asks for one, so that there is nothing to do.
-    pub(super) fn event_ack(frame: &Frame) -> Reply {
+    pub(super) fn acknowledge(frame: &Frame) -> Reply {
         Reply::with_status(frame, ioc_status::SUCCESS)
     }
 
-    /// Tells events, as far as there is room.
-    pub(super) fn send_events(&mut self) {
-        while self.state.replies.is_empty() {
-            let events = &mut self.state.events;
-            let Some((listener, event)) = events.listener.zip(events.waiting.pop_front()) else {
-                return;
-            };
-            events.next_context = events.next_context.wrapping_add(1);
-            let reply = event_reply(&listener, &event, events.next_context, true);
-            self.post(Answer::Frame(reply));
-        }
+    /// The reply that tells of the next event.
+    pub(super) fn next(&mut self) -> Option<Reply> {
+        let (listener, event) = self.state.listener.zip(self.state.waiting.pop_front())?;
+        self.state.last_context = self.state.last_context.wrapping_add(1);
+        Some(event_reply(&listener, &event, self.state.last_context, true))
     }
 
     /// A disk has come or gone: its phy's link, discovery, and the device.
-    pub(super) fn tell_of_disk(&mut self, disk: usize, added: bool) {
+    pub(super) fn tell_of_disk(&mut self, disk: usize, address: u64, added: bool) {
         let (now, before) = if added {
             (link_rate::RATE_3_0, link_rate::UNKNOWN)
         } else {
             (link_rate::UNKNOWN, link_rate::RATE_3_0)
         };
-        let (handle, address) = (topology::disk_handle(disk), self.config.disk_address(disk));
+        let handle = topology::disk_handle(disk);
         let mut link = vec![disk as u8, now << 4 | before];
         link.extend(handle.to_le_bytes());
         link.extend(address.to_le_bytes());
@@ -116,7 +126,7 @@ impl Controller {
             (event::SAS_DEVICE_STATUS_CHANGE, device),
             (event::SAS_DISCOVERY, discovery(0)),
         ] {
-            self.state.events.push(Event { code, data });
+            self.push(Event { code, data });
         }
     }
 }

@@ -1,14 +1,14 @@
-//! Messages about the IOC and its port: IOC Facts, IOC Init, Port Facts, Port Enable, SAS I/O Unit Control.
+//! The IOC and its port: what the host is told of them (IOC Facts, Port Facts), and what it has told (IOC Init, Port
+//! Enable). It must not know disks.
 
-use super::config::SasConfig;
-use super::controller::Controller;
+use std::sync::Arc;
+
 use super::message::{DEFAULT_REPLY, FRAME_SIZE, Frame, Reply};
-use super::registers::{GLOBAL_CREDITS, HIGH_PRIORITY_DEPTH, REPLY_QUEUE_DEPTH};
+use super::registers::{GLOBAL_CREDITS, HIGH_PRIORITY_DEPTH, REPLY_QUEUE_DEPTH, RegisterFile};
 use super::sgl::MAX_CHAIN_DEPTH;
 use super::spec::{
-    HEADER_VERSION, PRODUCT_ID, VERSION, ioc_state, ioc_status, iocfacts_capability, portfacts, sas_op, who_init,
+    HEADER_VERSION, PRODUCT_ID, VERSION, ioc_state, ioc_status, iocfacts_capability, portfacts, who_init,
 };
-use super::state::Initialisation;
 
 /// Bytes of the replies.
 const IOC_FACTS_REPLY: usize = 0x50;
@@ -18,11 +18,86 @@ const BLOCK_SIZE: u8 = 16;
 /// FWVersion: 1.33.0.0, major in the highest byte; drivers of the family ask for 1.x.
 const FIRMWARE_VERSION: u32 = 0x0121_0000;
 
-impl Controller {
-    /// IOC Facts.
-    pub(super) fn ioc_facts(&mut self, frame: &Frame) -> Reply {
+/// What IOC Init has told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Initialisation {
+    /// Who has initialised.
+    who_init: u8,
+    /// Upper halves of the addresses of requests and replies.
+    host_mfa_high: u32,
+    /// Upper halves of the addresses of sense buffers.
+    sense_buffer_high: u32,
+    /// Bytes of a reply frame.
+    pub(super) reply_frame_size: u16,
+    /// MaxDevices.
+    max_devices: u8,
+    /// MaxBuses.
+    max_buses: u8,
+}
+
+impl Default for Initialisation {
+    fn default() -> Self {
+        Self {
+            who_init: who_init::NO_ONE,
+            host_mfa_high: 0,
+            sense_buffer_high: 0,
+            reply_frame_size: 0,
+            max_devices: 0,
+            max_buses: 0,
+        }
+    }
+}
+
+impl Initialisation {
+    /// Guest-physical address of a message frame.
+    pub(super) fn frame_address(&self, low: u32) -> u64 {
+        u64::from(self.host_mfa_high) << 32 | u64::from(low)
+    }
+
+    /// Guest-physical address of a sense buffer.
+    pub(super) fn sense_address(&self, low: u32) -> u64 {
+        u64::from(self.sense_buffer_high) << 32 | u64::from(low)
+    }
+}
+
+/// What there is to save of [`Ioc`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct IocState {
+    initialisation: Initialisation,
+    /// Port Enable was sent.
+    port_enabled: bool,
+}
+
+/// The IOC and its port.
+pub(super) struct Ioc {
+    registers: Arc<RegisterFile>,
+    /// Target identifiers that there can be.
+    device_limit: u8,
+    state: IocState,
+}
+
+impl Ioc {
+    pub(super) fn new(registers: Arc<RegisterFile>, device_limit: u8) -> Self {
+        Self {
+            registers,
+            device_limit,
+            state: IocState::default(),
+        }
+    }
+
+    /// As after power on.
+    pub(super) fn reset(&mut self) {
+        self.state = IocState::default();
+    }
+
+    /// What IOC Init has told.
+    pub(super) fn initialisation(&self) -> &Initialisation {
+        &self.state.initialisation
+    }
+
+    /// IOC Facts. `listens`: the host has turned event notification on.
+    pub(super) fn facts(&self, frame: &Frame, listens: bool) -> Reply {
         let known = &self.state.initialisation;
-        let listens = self.state.events.listener.is_some();
         Reply::to(frame, IOC_FACTS_REPLY)
             .put(0x00, &VERSION.to_le_bytes())
             .put(0x04, &HEADER_VERSION.to_le_bytes())
@@ -36,19 +111,14 @@ impl Controller {
             .put(0x26, &[1, u8::from(listens)])
             .put(0x28, &known.sense_buffer_high.to_le_bytes())
             .put(0x2c, &known.reply_frame_size.to_le_bytes())
-            .put(0x2e, &[self.device_limit(), 1])
+            .put(0x2e, &[self.device_limit, 1])
             .put(0x34, &iocfacts_capability::HIGH_PRI_Q.to_le_bytes())
             .put(0x38, &FIRMWARE_VERSION.to_le_bytes())
             .put(0x3c, &HIGH_PRIORITY_DEPTH.to_le_bytes())
     }
 
-    /// Target identifiers that there can be.
-    pub(super) fn device_limit(&self) -> u8 {
-        SasConfig::phys(self.disks.len()) as u8
-    }
-
     /// IOC Init: from READY to OPERATIONAL.
-    pub(super) fn ioc_init(&mut self, frame: &Frame) -> Reply {
+    pub(super) fn initialise(&mut self, frame: &Frame) -> Reply {
         let reply = Reply::to(frame, DEFAULT_REPLY);
         let told = Initialisation {
             who_init: frame.u8(0x00),
@@ -63,7 +133,7 @@ impl Controller {
             return reply.status(ioc_status::INVALID_STATE);
         }
         let known = (who_init::NO_ONE + 1..=who_init::MANUFACTURER).contains(&told.who_init);
-        if !known || usize::from(told.reply_frame_size) < DEFAULT_REPLY || told.max_devices > self.device_limit() {
+        if !known || usize::from(told.reply_frame_size) < DEFAULT_REPLY || told.max_devices > self.device_limit {
             return reply.status(ioc_status::INVALID_FIELD);
         }
         self.state.initialisation = told;
@@ -72,12 +142,12 @@ impl Controller {
     }
 
     /// Port Facts.
-    pub(super) fn port_facts(&mut self, frame: &Frame) -> Reply {
+    pub(super) fn port_facts(&self, frame: &Frame) -> Reply {
         let reply = Reply::to(frame, PORT_FACTS_REPLY);
         if frame.u8(0x06) != 0 {
             return reply.status(ioc_status::INVALID_FIELD);
         }
-        let devices = u16::from(self.device_limit()).to_le_bytes();
+        let devices = u16::from(self.device_limit).to_le_bytes();
         reply
             .put(0x15, &[portfacts::PORTTYPE_SAS])
             .put(0x16, &devices)
@@ -97,27 +167,6 @@ impl Controller {
             _ => ioc_status::INVALID_FIELD,
         };
         self.state.port_enabled |= status == ioc_status::SUCCESS;
-        Reply::with_status(frame, status)
-    }
-
-    /// SAS I/O Unit Control: links and mappings. Mappings cannot be forgotten: a disk has the identifier of its phy.
-    pub(super) fn sas_io_unit_control(&mut self, frame: &Frame) -> Reply {
-        let phy = usize::from(frame.u8(0x0e));
-        let status = match frame.u8(0x00) {
-            sas_op::PHY_LINK_RESET | sas_op::PHY_HARD_RESET if phy >= self.device_limit().into() => {
-                ioc_status::INVALID_FIELD
-            }
-            sas_op::CLEAR_NOT_PRESENT
-            | sas_op::CLEAR_ALL_PERSISTENT
-            | sas_op::PHY_CLEAR_ERROR_LOG
-            | sas_op::PHY_LINK_RESET
-            | sas_op::REMOVE_DEVICE => ioc_status::SUCCESS,
-            sas_op::PHY_HARD_RESET => {
-                self.reset_disk(phy);
-                ioc_status::SUCCESS
-            }
-            _ => ioc_status::INVALID_FIELD,
-        };
         Reply::with_status(frame, status)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! * [`Controller`] is the state machine (the "IOC" of MPI): it fetches messages from guest memory, has
 //!   [targets](super::scsi) execute SCSI commands and posts replies. Memory, interrupts and backends are injected; it knows
-//!   neither threads nor KVM nor PCI.
+//!   neither threads nor KVM nor PCI. Its parts own what they remember: a plain state each, so that it can be saved.
 //! * [`RegisterFile`] is the half of it that vCPUs touch: the doorbell, the FIFOs of requests and replies. It never waits
 //!   for DMA.
 //! * [`SasDevice`](device) is the PCI function: a controller, its [worker](super::worker) thread and interrupts.
@@ -16,13 +16,16 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
-pub mod config_pages;
+mod config_pages;
 pub mod controller;
+mod delays;
 pub mod device;
-pub mod events;
+mod disks;
+mod events;
 pub mod faults;
 mod handshake;
 mod ioc;
+mod life;
 pub mod message;
 mod page_content;
 pub mod registers;
@@ -30,7 +33,6 @@ mod replies;
 mod scsi_io;
 pub mod sgl;
 pub mod spec;
-pub mod state;
 mod task_management;
 mod topology;
 
@@ -38,7 +40,6 @@ pub use config::{ConfigError, MAX_DISKS, SasConfig};
 pub use controller::Controller;
 pub use device::SAS;
 pub use registers::RegisterFile;
-pub use state::ControllerState;
 
 #[cfg(test)]
 mod tests;

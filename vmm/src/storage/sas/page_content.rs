@@ -3,7 +3,7 @@
 
 use super::config::{PCI_DEVICE_ID, PCI_SUBSYSTEM_VENDOR_ID, PCI_VENDOR_ID, SasConfig};
 use super::config_pages::PageName;
-use super::controller::Controller;
+use super::disks::Disks;
 use super::spec::{ext_page_type, ioc_status, link_rate, page_type, sas_device_info, sas_device0_flags};
 use super::topology::{CONTROLLER_HANDLE, ENCLOSURE_HANDLE, disk_handle, disk_of_handle};
 
@@ -101,9 +101,15 @@ enum Device {
     Disk(usize),
 }
 
-impl Controller {
+/// What pages are made of.
+pub(super) struct PageContents<'a> {
+    pub(super) config: &'a SasConfig,
+    pub(super) disks: &'a Disks,
+}
+
+impl PageContents<'_> {
     /// A page as it is without changes. With `any_address` the address is not looked at: only the header is wanted.
-    pub(super) fn default_page(&self, name: PageName, any_address: bool) -> Result<Page, u16> {
+    pub(super) fn page(&self, name: PageName, any_address: bool) -> Result<Page, u16> {
         let page = match (name.extended, name.kind) {
             (false, page_type::MANUFACTURING) => self.manufacturing(name),
             (false, page_type::IO_UNIT) => self.io_unit(name),
@@ -136,7 +142,7 @@ impl Controller {
             5 => Page::new(name, 2, 0).u64(self.config.address()).zeroes(12).u64(0),
             6 | 8 | 9 | 10 => page.u32(0),
             7 => {
-                let phys = self.device_limit();
+                let phys = self.disks.limit();
                 let page = page.zeroes(12).text("STORLOCK", 16).u8(&[phys, 0, 0, 0]);
                 // Pinout and location of each connector are not known.
                 (0..phys).fold(page, |page, phy| {
@@ -187,7 +193,7 @@ impl Controller {
     }
 
     fn sas_io_unit(&self, name: PageName) -> Option<Page> {
-        let phys = self.device_limit();
+        let phys = self.disks.limit();
         let numbers = 0..usize::from(phys);
         let changeable = page_type::ATTR_PERSISTENT;
         Some(match name.number {
@@ -197,7 +203,7 @@ impl Controller {
                     .u16(NVDATA_VERSION)
                     .u8(&[phys, 0, 0, 0]);
                 numbers.fold(page, |page, phy| {
-                    let there = self.is_there(phy);
+                    let there = self.disks.is_there(phy);
                     let rate = if there { link_rate::RATE_3_0 } else { link_rate::UNKNOWN };
                     let attached = if there { disk_handle(phy) } else { 0 };
                     // Port, PortFlags (auto port configuration), PhyFlags.
@@ -223,15 +229,11 @@ impl Controller {
         })
     }
 
-    fn is_there(&self, disk: usize) -> bool {
-        self.state.present.get(disk) == Some(&true)
-    }
-
     /// The device that a page address of SAS Device pages means.
     fn device(&self, address: u32) -> Option<Device> {
         let handle = address as u16;
-        let of_handle = |handle| match disk_of_handle(handle, self.disks.len()) {
-            Some(disk) => self.is_there(disk).then_some(Device::Disk(disk)),
+        let of_handle = |handle| match disk_of_handle(handle, self.disks.count()) {
+            Some(disk) => self.disks.is_there(disk).then_some(Device::Disk(disk)),
             None => (handle == CONTROLLER_HANDLE).then_some(Device::Controller),
         };
         match address >> FORM_SHIFT {
@@ -239,11 +241,11 @@ impl Controller {
             0 => {
                 let first = handle.wrapping_add(u16::from(handle != NO_HANDLE));
                 let first = if handle == NO_HANDLE { 0 } else { first };
-                (first..disk_handle(self.disks.len())).find_map(of_handle)
+                (first..disk_handle(self.disks.count())).find_map(of_handle)
             }
             1 => {
                 let (target, bus) = (usize::from(address as u8), address >> 8 & 0xff);
-                (bus == 0 && self.is_there(target)).then_some(Device::Disk(target))
+                (bus == 0 && self.disks.is_there(target)).then_some(Device::Disk(target))
             }
             2 => of_handle(handle),
             _ => None,
@@ -296,10 +298,10 @@ impl Controller {
             1 => usize::from(name.address as u16),
             _ => usize::MAX,
         };
-        if phy >= SasConfig::phys(self.disks.len()) && !any_address {
+        if phy >= SasConfig::phys(self.disks.count()) && !any_address {
             return None;
         }
-        let there = self.is_there(phy);
+        let there = self.disks.is_there(phy);
         let (handle, info, rate) = if there {
             (disk_handle(phy), sas_device_info::DISK, link_rate::RATE_3_0)
         } else {
@@ -331,7 +333,7 @@ impl Controller {
         if name.number != 0 || !there && !any_address {
             return None;
         }
-        let slots = self.device_limit().into();
+        let slots = self.disks.limit().into();
         // Nobody manages it, and it has no processor of its own.
         Some(
             Page::new(name, 1, 0)

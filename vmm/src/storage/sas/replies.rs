@@ -1,53 +1,111 @@
 //! Replies: how they get to the host, and what the fault plan makes of them.
 //!
 //! A reply is a context, or a frame that the host has given for it. Where the host has given none, or has not taken those
-//! that are there, replies wait, and nothing more is served.
+//! that are there, replies wait, and nothing more is served. It must not know what a request was about, but for the disk
+//! that it was for.
 
-use super::controller::Controller;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use super::delays::Delays;
 use super::faults;
-use super::message::Frame;
+use super::ioc::Initialisation;
+use super::message::{Frame, Reply};
+use super::registers::RegisterFile;
 use super::scsi_io::terminated;
 use super::spec::fault;
-use super::state::{Answer, Withheld};
-use crate::storage::dma::DmaMemory;
-use crate::storage::fault::CompletionFault;
+use crate::storage::dma::{Dma, DmaMemory};
+use crate::storage::fault::{CompletionFault, FaultInjector};
+use crate::storage::worker::Ticket;
 
 /// A descriptor of the reply post FIFO that is an address (MPI_ADDRESS_REPLY_A_BIT).
 const ADDRESS_REPLY: u32 = 0x8000_0000;
 /// The bits of a context reply that are the context (MPI_CONTEXT_REPLY_CONTEXT_MASK).
 pub(super) const CONTEXT_MASK: u32 = 0x1fff_ffff;
 
-impl Controller {
-    /// A request was executed: posts its reply, or what the fault plan makes of it.
-    pub(super) fn finish(&mut self, frame: &Frame, answer: Answer) {
+/// What is posted for a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// The context only: all went well.
+    Context(u32),
+    /// A reply frame.
+    Frame(Reply),
+}
+
+impl From<Reply> for Answer {
+    fn from(reply: Reply) -> Self {
+        Self::Frame(reply)
+    }
+}
+
+/// A reply that a fault keeps back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Withheld {
+    answer: Answer,
+    /// The request, for the reply that it gets if it is ended.
+    frame: Frame,
+    /// The disk that the request is for.
+    disk: Option<usize>,
+}
+
+/// What there is to save of [`Replies`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct RepliesState {
+    /// Replies that wait for room.
+    waiting: VecDeque<Answer>,
+    /// Replies that faults keep back.
+    withheld: BTreeMap<Ticket, Withheld>,
+    /// The contexts that were answered last, the last one behind.
+    answered: [u32; 2],
+}
+
+/// Replies on their way to the host.
+pub(super) struct Replies {
+    registers: Arc<RegisterFile>,
+    plan: Option<Arc<FaultInjector>>,
+    state: RepliesState,
+}
+
+impl Replies {
+    pub(super) fn new(registers: Arc<RegisterFile>, plan: Option<Arc<FaultInjector>>) -> Self {
+        Self {
+            registers,
+            plan,
+            state: RepliesState::default(),
+        }
+    }
+
+    /// As after power on: the host knows that requests without a reply never get one.
+    pub(super) fn reset(&mut self) {
+        self.state = RepliesState::default();
+    }
+
+    /// A request was executed: its reply is to be posted, or what the fault plan makes of it.
+    pub(super) fn finish(&mut self, frame: &Frame, disk: Option<usize>, answer: Answer, delays: &mut Delays) {
         let code = faults::code(frame);
-        let planned = self.faults.as_ref().and_then(|faults| faults.completion_due(code));
+        let planned = self.plan.as_ref().and_then(|plan| plan.completion_due(code));
         let context = frame.context();
         match planned {
-            None => self.post(answer),
+            None => self.queue(answer),
             Some(CompletionFault::Drop) => {}
             Some(CompletionFault::Duplicate) => {
-                self.post(answer.clone());
-                self.post(answer);
+                self.queue(answer.clone());
+                self.queue(answer);
             }
             Some(CompletionFault::Stray) => {
-                self.post(answer);
+                self.queue(answer);
                 let stray = self.earlier_context(context);
-                self.post(Answer::Context(stray & CONTEXT_MASK));
+                self.queue(Answer::Context(stray & CONTEXT_MASK));
             }
             Some(CompletionFault::Delay(time)) => {
-                let ticket = self.delay(time);
-                let withheld = Withheld {
-                    answer,
-                    context,
-                    disk: self.disk_of(frame),
-                    frame: *frame,
-                };
-                self.state.withheld.insert(ticket, withheld);
+                let frame = *frame;
+                let withheld = Withheld { answer, frame, disk };
+                self.state.withheld.insert(delays.ticket(time), withheld);
             }
         }
-        if self.state.answered[1] != context {
-            self.state.answered = [self.state.answered[1], context];
+        let [_, last] = self.state.answered;
+        if last != context {
+            self.state.answered = [last, context];
         }
     }
 
@@ -57,65 +115,87 @@ impl Controller {
         if newer == than { older } else { newer }
     }
 
-    /// Posts a reply, now or as soon as there is room.
-    pub(super) fn post(&mut self, answer: Answer) {
-        self.state.replies.push_back(answer);
-        self.flush_replies();
+    /// A reply is to be posted, behind those that wait.
+    pub(super) fn queue(&mut self, answer: Answer) {
+        self.state.waiting.push_back(answer);
+    }
+
+    /// How many wait to be posted.
+    pub(super) fn waiting(&self) -> usize {
+        self.state.waiting.len()
     }
 
     /// Posts replies that wait. `false`: some still do, and the host has to act first.
-    pub(super) fn flush_replies(&mut self) -> bool {
-        let mut failed = None;
+    pub(super) fn flush(&mut self, memory: &Dma, host: &Initialisation) -> bool {
         let mut registers = self.registers.lock();
         if registers.reset.is_some() {
             // They are those of before the reset.
-            self.state.replies.clear();
+            self.state.waiting.clear();
         }
-        while let Some(answer) = self.state.replies.front() {
+        while let Some(answer) = self.state.waiting.front() {
             let descriptor = match answer {
                 _ if !registers.has_room() => None,
-                Answer::Context(context) => Some(*context),
+                Answer::Context(context) => Some(Ok(*context)),
                 Answer::Frame(reply) => registers.take_free().map(|low| {
-                    let address = u64::from(self.state.initialisation.host_mfa_high) << 32 | u64::from(low);
-                    let size = usize::from(self.state.initialisation.reply_frame_size);
                     let bytes = reply.bytes();
-                    if self.dma.write(address, &bytes[..bytes.len().min(size)]).is_err() {
-                        failed = Some(fault::REPLY_MESSAGE_PCI_BUS_FAULT);
-                    }
-                    low >> 1 | ADDRESS_REPLY
+                    let shown = &bytes[..bytes.len().min(host.reply_frame_size.into())];
+                    let written = memory.write(host.frame_address(low), shown);
+                    written.map(|()| low >> 1 | ADDRESS_REPLY)
                 }),
             };
-            let Some(descriptor) = descriptor else {
-                registers.starved = true;
-                self.registers.update_interrupt(&mut registers);
-                return false;
-            };
-            if let Some(code) = failed {
-                registers.fail(code);
-                self.state.replies.clear();
-                break;
+            match descriptor {
+                Some(Ok(descriptor)) => {
+                    self.state.waiting.pop_front();
+                    registers.post(descriptor);
+                }
+                Some(Err(_)) => {
+                    registers.fail(fault::REPLY_MESSAGE_PCI_BUS_FAULT);
+                    self.state.waiting.clear();
+                }
+                None => {
+                    registers.starved = true;
+                    self.registers.update_interrupt(&mut registers);
+                    return false;
+                }
             }
-            self.state.replies.pop_front();
-            registers.post(descriptor);
         }
         self.registers.update_interrupt(&mut registers);
         true
     }
 
-    /// Ends requests that a fault keeps back: they get their reply now, with that IOCStatus. Returns how many.
-    pub(super) fn terminate(&mut self, wanted: impl Fn(&Withheld) -> bool, status: u16) -> u32 {
-        let ended: Vec<_> = self
-            .state
-            .withheld
-            .iter()
-            .filter(|(_, withheld)| wanted(withheld))
-            .map(|(&ticket, _)| ticket)
-            .collect();
-        for ticket in &ended {
-            if let Some(withheld) = self.state.withheld.remove(ticket) {
-                self.post(Answer::Frame(terminated(&withheld.frame, status)));
+    /// Whether the request of that context, for that disk, is kept back.
+    pub(super) fn is_outstanding(&self, disk: usize, context: u32) -> bool {
+        let mut withheld = self.state.withheld.values();
+        withheld.any(|withheld| withheld.disk == Some(disk) && withheld.frame.context() == context)
+    }
+
+    /// Ends requests for a disk that are kept back, all or the one of that context: they get their reply now, with that
+    /// IOCStatus. Returns how many.
+    pub(super) fn terminate(&mut self, disk: usize, context: Option<u32>, status: u16) -> u32 {
+        let mut ended = 0;
+        let waiting = &mut self.state.waiting;
+        self.state.withheld.retain(|_, withheld| {
+            let is_meant = context.is_none_or(|context| withheld.frame.context() == context);
+            if withheld.disk != Some(disk) || !is_meant {
+                return true;
             }
-        }
-        ended.len() as u32
+            waiting.push_back(Answer::Frame(terminated(&withheld.frame, status)));
+            ended += 1;
+            false
+        });
+        ended
+    }
+
+    /// Whether a reply is kept back until that ticket comes.
+    pub(super) fn is_withheld(&self, ticket: Ticket) -> bool {
+        self.state.withheld.contains_key(&ticket)
+    }
+
+    /// The time of a reply that was kept back has come. `false`: there is none with that ticket.
+    pub(super) fn release(&mut self, ticket: Ticket) -> bool {
+        let withheld = self.state.withheld.remove(&ticket);
+        let found = withheld.is_some();
+        self.state.waiting.extend(withheld.map(|withheld| withheld.answer));
+        found
     }
 }

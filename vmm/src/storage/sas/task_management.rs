@@ -1,8 +1,9 @@
 //! SCSI task management: commands are done at once, so that only those are outstanding that a fault keeps back.
 
-use super::controller::Controller;
+use super::disks::Disks;
 use super::message::{Frame, Reply};
-use super::spec::{ioc_status, task_response, task_type};
+use super::replies::Replies;
+use super::spec::{ioc_status, sas_op, task_response, task_type};
 use crate::storage::scsi::Target;
 
 /// Bytes of the reply.
@@ -11,85 +12,83 @@ const REPLY: usize = 0x18;
 const TASK_TYPE: usize = 0x05;
 const TASK_CONTEXT: usize = 0x30;
 
-impl Controller {
+/// What task management is about: the disks, and the commands that they still owe a reply.
+pub(super) struct Tasks<'a> {
+    pub(super) disks: &'a mut Disks,
+    pub(super) replies: &'a mut Replies,
+}
+
+impl Tasks<'_> {
     /// SCSI task management.
-    pub(super) fn task_management(&mut self, frame: &Frame) -> Reply {
+    pub(super) fn manage(&mut self, frame: &Frame) -> Reply {
         let kind = frame.u8(TASK_TYPE);
-        let (code, ended) = match self.disk_of(frame) {
+        let (code, ended) = match self.disks.addressed(frame) {
             _ if kind == task_type::RESET_BUS => (task_response::TM_COMPLETE, self.reset_all()),
-            Some(disk) => self.manage(disk, kind, frame),
+            Some(disk) => self.manage_disk(disk, kind, frame),
             None => {
-                let (target, bus) = frame.target();
-                return response(frame, task_response::TM_COMPLETE, 0)
-                    .status(not_there(bus, target >= self.device_limit()));
+                return response(frame, task_response::TM_COMPLETE, 0).status(self.disks.not_there(frame));
             }
         };
         response(frame, code, ended)
     }
 
-    fn manage(&mut self, disk: usize, kind: u8, frame: &Frame) -> (u8, u32) {
+    fn manage_disk(&mut self, disk: usize, kind: u8, frame: &Frame) -> (u8, u32) {
         let whole_target = kind == task_type::TARGET_RESET;
         if !whole_target && !Target::has_unit(frame.lun()) {
             return (task_response::TM_INVALID_LUN, 0);
         }
-        let terminated = ioc_status::SCSI_TASK_TERMINATED;
         let context = frame.u32(TASK_CONTEXT);
+        let mut end = |context| {
+            let ended = self.replies.terminate(disk, context, ioc_status::SCSI_TASK_TERMINATED);
+            (task_response::TM_COMPLETE, ended)
+        };
         match kind {
-            task_type::ABORT_TASK => {
-                let ended = self.terminate(
-                    |withheld| withheld.disk == Some(disk) && withheld.context == context,
-                    terminated,
-                );
-                (task_response::TM_COMPLETE, ended)
-            }
-            task_type::ABRT_TASK_SET | task_type::CLEAR_TASK_SET => {
-                let ended = self.terminate(|withheld| withheld.disk == Some(disk), terminated);
-                (task_response::TM_COMPLETE, ended)
-            }
+            task_type::ABORT_TASK => end(Some(context)),
+            task_type::ABRT_TASK_SET | task_type::CLEAR_TASK_SET => end(None),
             task_type::TARGET_RESET | task_type::LOGICAL_UNIT_RESET => {
                 (task_response::TM_COMPLETE, self.reset_disk(disk))
             }
-            task_type::QUERY_TASK => {
-                let mut outstanding = self.state.withheld.values();
-                let found = outstanding.any(|withheld| withheld.disk == Some(disk) && withheld.context == context);
-                let response = if found {
-                    task_response::TM_SUCCEEDED
-                } else {
-                    task_response::TM_COMPLETE
-                };
-                (response, 0)
-            }
+            task_type::QUERY_TASK if self.replies.is_outstanding(disk, context) => (task_response::TM_SUCCEEDED, 0),
+            task_type::QUERY_TASK => (task_response::TM_COMPLETE, 0),
             _ => (task_response::TM_NOT_SUPPORTED, 0),
         }
     }
 
+    /// SAS I/O Unit Control: links and mappings. Mappings cannot be forgotten: a disk has the identifier of its phy.
+    pub(super) fn control_io_unit(&mut self, frame: &Frame) -> Reply {
+        let phy = frame.u8(0x0e);
+        let status = match frame.u8(0x00) {
+            sas_op::PHY_LINK_RESET | sas_op::PHY_HARD_RESET if phy >= self.disks.limit() => ioc_status::INVALID_FIELD,
+            sas_op::CLEAR_NOT_PRESENT
+            | sas_op::CLEAR_ALL_PERSISTENT
+            | sas_op::PHY_CLEAR_ERROR_LOG
+            | sas_op::PHY_LINK_RESET
+            | sas_op::REMOVE_DEVICE => ioc_status::SUCCESS,
+            sas_op::PHY_HARD_RESET => {
+                self.reset_disk(phy.into());
+                ioc_status::SUCCESS
+            }
+            _ => ioc_status::INVALID_FIELD,
+        };
+        Reply::with_status(frame, status)
+    }
+
     /// Resets a disk, if it is there; returns how many commands that has ended.
-    pub(super) fn reset_disk(&mut self, disk: usize) -> u32 {
-        if self.state.present.get(disk) != Some(&true) {
+    fn reset_disk(&mut self, disk: usize) -> u32 {
+        if !self.disks.reset(disk) {
             return 0;
         }
-        let ended = self.terminate(|withheld| withheld.disk == Some(disk), ioc_status::SCSI_TASK_TERMINATED);
-        self.disks[disk].reset();
-        ended
+        self.replies.terminate(disk, None, ioc_status::SCSI_TASK_TERMINATED)
     }
 
     fn reset_all(&mut self) -> u32 {
-        (0..self.disks.len()).map(|disk| self.reset_disk(disk)).sum()
+        (0..self.disks.count()).map(|disk| self.reset_disk(disk)).sum()
     }
 }
 
 /// A task management function that the fault plan has fail.
 pub(super) fn failed(frame: &Frame) -> Reply {
     response(frame, task_response::TM_FAILED, 0).status(ioc_status::SCSI_TASK_MGMT_FAILED)
-}
-
-/// IOCStatus for a disk that is not there.
-pub(super) fn not_there(bus: u8, impossible: bool) -> u16 {
-    match bus {
-        0 if impossible => ioc_status::SCSI_INVALID_TARGETID,
-        0 => ioc_status::SCSI_DEVICE_NOT_THERE,
-        _ => ioc_status::SCSI_INVALID_BUS,
-    }
 }
 
 fn response(frame: &Frame, code: u8, ended: u32) -> Reply {

@@ -1,6 +1,7 @@
 //! Event notification.
 
 use super::harness::*;
+use crate::storage::sas::SasConfig;
 use crate::storage::sas::spec::function;
 
 pub(super) fn listen(driver: &mut Driver, on: bool) -> Vec<u8> {
@@ -35,8 +36,11 @@ fn a_disk_that_goes_and_comes_is_told_with_its_link() {
     let mut driver = Driver::new();
     listen(&mut driver, true);
     for (there, reason, rates) in [(false, 4, 0x09), (true, 3, 0x90)] {
-        driver.controller.tell_of_disk(1, there);
-        driver.controller.send_events();
+        driver
+            .controller
+            .events()
+            .tell_of_disk(1, SasConfig::default().disk_address(1), there);
+        driver.controller.tell_events();
         let events: Vec<Vec<u8>> = std::iter::from_fn(|| driver.reap()).map(Got::frame).collect();
         let codes: Vec<u32> = events.iter().map(|event| u32_at(event, 0x14)).collect();
         assert_eq!(codes, [0x16, 0x12, 0x0f, 0x16]);
@@ -55,20 +59,26 @@ fn a_disk_that_goes_and_comes_is_told_with_its_link() {
         );
         assert_eq!((u32_at(device, 8), u16_at(device, 0x0c), device[0x0e]), (0xc01, 1, 1));
         let address = u64::from_le_bytes(device[0x10..0x18].try_into().unwrap());
-        assert_eq!(address, driver.controller.config.disk_address(1));
+        assert_eq!(address, SasConfig::default().disk_address(1));
     }
 }
 
 #[test]
 fn events_wait_for_frames_and_only_so_many_are_kept() {
     let mut driver = Driver::new();
-    driver.controller.tell_of_disk(1, false);
+    driver
+        .controller
+        .events()
+        .tell_of_disk(1, SasConfig::default().disk_address(1), false);
     listen(&mut driver, true);
     assert_eq!(driver.reap(), None, "nobody listened");
     for _ in 0..100 {
-        driver.controller.tell_of_disk(1, false);
+        driver
+            .controller
+            .events()
+            .tell_of_disk(1, SasConfig::default().disk_address(1), false);
     }
-    assert_eq!(driver.controller.state().events.waiting.len(), 64);
+    assert_eq!(driver.controller.events().waiting(), 64);
     driver.settle();
     let mut count = 0;
     while driver.reap().is_some() {

@@ -9,7 +9,7 @@ use crate::storage::backend::{Backend, MemoryBackend};
 use crate::storage::interrupts::InterruptSink;
 use crate::storage::sas::spec::{doorbell, function, his, ioc_state, offset};
 use crate::storage::sas::{Controller, RegisterFile, SasConfig};
-use crate::storage::worker::Progress;
+use crate::storage::worker::{Progress, StorageController};
 
 /// Guest memory: 4 MiB from 0.
 pub(super) const MEMORY: usize = 4 << 20;

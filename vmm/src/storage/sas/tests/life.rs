@@ -4,6 +4,7 @@ use super::harness::*;
 use crate::storage::backend::{Backend, MemoryBackend};
 use crate::storage::sas::spec::{doorbell, function, his, ioc_state, offset};
 use crate::storage::sas::{ConfigError, SasConfig};
+use crate::storage::worker::StorageController;
 
 fn state(driver: &mut Driver) -> u32 {
     driver.get(offset::DOORBELL) & 0xf000_0000
@@ -223,10 +224,10 @@ fn links_can_be_reset_and_nothing_else() {
 #[test]
 fn nothing_is_served_without_bus_mastering_and_all_of_it_afterwards() {
     let mut driver = Driver::new();
-    driver.controller.dma.set_bus_master(false);
+    driver.controller.set_bus_master(false);
     driver.post(&read(0, 0, 1));
     assert_eq!(driver.reap(), None);
-    driver.controller.dma.set_bus_master(true);
+    driver.controller.set_bus_master(true);
     driver.settle();
     assert_eq!(driver.reap(), Some(Got::Context(0x0001_0007)));
 }
