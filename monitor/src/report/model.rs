@@ -217,6 +217,18 @@ pub struct Location {
     pub offset: Option<u64>,
     /// Nearest symbol at or below the address, with the distance to it in bytes.
     pub symbol: Option<(String, u64)>,
+    /// Line of source that the code comes from, where debugging information tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceLine>,
+}
+
+/// A line of source.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SourceLine {
+    /// The file as the compiler noted it.
+    pub file: String,
+    /// Line, from 1.
+    pub line: u32,
 }
 
 /// Which routines were watched.
@@ -508,6 +520,10 @@ impl std::fmt::Display for Location {
         match &self.symbol {
             Some((name, 0)) => write!(f, " ({name})"),
             Some((name, distance)) => write!(f, " ({name}+{distance:#x})"),
+            None => Ok(()),
+        }?;
+        match &self.source {
+            Some(source) => write!(f, " at {}:{}", source.file, source.line),
             None => Ok(()),
         }
     }

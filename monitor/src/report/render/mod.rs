@@ -1,6 +1,8 @@
 //! The formats of a report, one file each. All show the same data.
 
 pub mod json;
+pub mod junit;
+pub mod sarif;
 pub mod text;
 pub(crate) mod words;
 
@@ -29,11 +31,15 @@ pub enum Format {
     Text,
     /// For programs.
     Json,
+    /// For code scanning.
+    Sarif,
+    /// For continuous integration.
+    Junit,
 }
 
 impl Format {
     /// All of them.
-    pub const ALL: &[Self] = &[Self::Text, Self::Json];
+    pub const ALL: &[Self] = &[Self::Text, Self::Json, Self::Sarif, Self::Junit];
     /// Those that every run leaves in its report directory, in the order in which the files are written.
     pub const OF_EVERY_RUN: &[Self] = &[Self::Text, Self::Json];
 
@@ -43,6 +49,8 @@ impl Format {
         match self {
             Self::Text => "text",
             Self::Json => "json",
+            Self::Sarif => "sarif",
+            Self::Junit => "junit",
         }
     }
 
@@ -52,6 +60,8 @@ impl Format {
         match self {
             Self::Text => "For people",
             Self::Json => "For programs; schema storlock-report/2",
+            Self::Sarif => "SARIF 2.1.0, for code scanning",
+            Self::Junit => "JUnit XML, for continuous integration: a test case a rule",
         }
     }
 
@@ -61,6 +71,8 @@ impl Format {
         match self {
             Self::Text => &["txt"],
             Self::Json => &["json"],
+            Self::Sarif => &["sarif", "sarif.json"],
+            Self::Junit => &["xml"],
         }
     }
 
@@ -85,6 +97,8 @@ impl Format {
         match self {
             Self::Text => &text::Text,
             Self::Json => &json::Json,
+            Self::Sarif => &sarif::Sarif,
+            Self::Junit => &junit::JunitXml,
         }
     }
 }

@@ -79,6 +79,7 @@ impl Names {
             symbol: found
                 .symbol
                 .map(|(name, distance)| (name, u64::from(distance + before))),
+            source: None,
         }
     }
 

@@ -316,7 +316,7 @@ impl Actor {
 }
 
 /// Plays a scene; its report.
-fn play(scene: &str) -> Report {
+pub(super) fn play(scene: &str) -> Report {
     let mut lines = scene.lines().map(|line| line.split('#').next().unwrap().trim());
     let mut lines = lines.by_ref().filter(|line| !line.is_empty());
     let head = lines.next().unwrap();
@@ -334,7 +334,7 @@ fn directory() -> PathBuf {
 }
 
 /// Name and text of every scene, by name.
-fn scenes() -> Vec<(String, String)> {
+pub(super) fn scenes() -> Vec<(String, String)> {
     let entries = std::fs::read_dir(directory()).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
     let mut scenes: Vec<_> = paths

@@ -23,6 +23,7 @@ use crate::windows::testing::{CODE, DATA, EXCEPTION, PeBuilder};
 mod debug_print;
 mod edits;
 mod foreign;
+mod formats;
 mod hiding;
 mod killed;
 mod target;

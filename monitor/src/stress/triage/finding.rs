@@ -250,6 +250,7 @@ mod tests {
             module: Some(module.to_owned()),
             offset: Some(offset),
             symbol: symbol.map(|name| (name.to_owned(), 4)),
+            source: None,
         }
     }
 
