@@ -11,13 +11,13 @@
 //! range wins over a movable one, and the first in the list over later ones.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use thiserror::Error;
+
+use crate::tally::{Counts, Tally};
 
 /// A device that answers reads and writes on a [`Bus`].
 ///
@@ -126,15 +126,6 @@ struct Layers {
     movable: Vec<BusRange>,
 }
 
-/// Counts of accesses that no device answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct UnassignedAccesses {
-    /// Reads with at least one byte that nobody answered.
-    pub reads: u64,
-    /// Writes with at least one byte that nobody took.
-    pub writes: u64,
-}
-
 /// A kind of access that no device answered: where, how long, and whether a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UnassignedPlace {
@@ -146,22 +137,16 @@ pub struct UnassignedPlace {
     pub write: bool,
 }
 
-/// Most kinds of accesses that are told apart.
-const PLACE_LIMIT: usize = 256;
-
 /// One address space of devices: port I/O or memory-mapped I/O.
 ///
-/// Reads that nobody answers give all ones, as on a PC, and writes that nobody takes are dropped; both are counted, and the
-/// first 256 kinds of them are listed.
+/// Reads that nobody answers give all ones, as on a PC, and writes that nobody takes are dropped; both are counted
+/// by kind.
 pub struct Bus {
     name: &'static str,
     last_address: u64,
     table: ArcSwap<Table>,
     layers: Mutex<Layers>,
-    unassigned_reads: AtomicU64,
-    unassigned_writes: AtomicU64,
-    /// How often each kind came.
-    places: Mutex<BTreeMap<UnassignedPlace, u64>>,
+    unassigned: Tally<UnassignedPlace>,
 }
 
 impl Bus {
@@ -183,9 +168,7 @@ impl Bus {
             last_address,
             table: ArcSwap::default(),
             layers: Mutex::default(),
-            unassigned_reads: AtomicU64::new(0),
-            unassigned_writes: AtomicU64::new(0),
-            places: Mutex::default(),
+            unassigned: Tally::default(),
         }
     }
 
@@ -282,8 +265,7 @@ impl Bus {
             done = end;
         }
         if unassigned {
-            self.unassigned_reads.fetch_add(1, Ordering::Relaxed);
-            self.note_place(address, data.len(), false);
+            self.note_unassigned(address, data.len(), false);
             tracing::trace!(
                 bus = self.name,
                 address,
@@ -307,8 +289,7 @@ impl Bus {
             done = end;
         }
         if unassigned {
-            self.unassigned_writes.fetch_add(1, Ordering::Relaxed);
-            self.note_place(address, data.len(), true);
+            self.note_unassigned(address, data.len(), true);
             tracing::trace!(bus = self.name, address, ?data, "write to an unassigned address");
         }
     }
@@ -330,32 +311,21 @@ impl Bus {
         )
     }
 
-    fn note_place(&self, address: u64, length: usize, write: bool) {
-        let place = UnassignedPlace { address, length, write };
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = places.len() < PLACE_LIMIT;
-        if let Some(count) = places.get_mut(&place) {
-            *count += 1;
-        } else if room {
-            places.insert(place, 1);
-        }
+    fn note_unassigned(&self, address: u64, length: usize, write: bool) {
+        self.unassigned.count(UnassignedPlace { address, length, write });
     }
 
-    /// Which accesses nobody answered so far, and how often each came. What came after 256 different ones is only in
-    /// [`Bus::unassigned`].
+    /// Which accesses nobody answered so far, and how often each came.
     #[must_use]
-    pub fn unassigned_places(&self) -> Vec<(UnassignedPlace, u64)> {
-        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        places.iter().map(|(place, count)| (*place, *count)).collect()
+    pub fn unassigned(&self) -> Counts<UnassignedPlace> {
+        self.unassigned.counts()
     }
 
-    /// How many accesses nobody answered so far.
+    /// Whether a device answers at `address` at this moment.
     #[must_use]
-    pub fn unassigned(&self) -> UnassignedAccesses {
-        UnassignedAccesses {
-            reads: self.unassigned_reads.load(Ordering::Relaxed),
-            writes: self.unassigned_writes.load(Ordering::Relaxed),
-        }
+    pub fn answers(&self, address: u64) -> bool {
+        let table = self.table.load();
+        matches!(Self::piece(&table, address, 0, 1), (Some(_), _))
     }
 }
 
@@ -405,7 +375,15 @@ mod tests {
         assert_eq!(read(&bus, 0x80), [0xff; 4]);
         bus.write(0x80, &[1]);
         bus.write(0x80, &[1, 2]);
-        assert_eq!(bus.unassigned(), UnassignedAccesses { reads: 1, writes: 2 });
+        bus.write(0x80, &[1, 2]);
+        let place = |length, write| UnassignedPlace {
+            address: 0x80,
+            length,
+            write,
+        };
+        let expected = [(place(1, true), 1), (place(2, true), 2), (place(4, false), 1)];
+        assert_eq!(bus.unassigned().kinds, expected.into());
+        assert!(!bus.answers(0x80));
     }
 
     #[test]
@@ -440,6 +418,8 @@ mod tests {
             ));
         }
         bus.insert(0xffff, 1, Named::new(3)).unwrap();
+        assert!([0x3f8, 0x3ff, 0xffff].into_iter().all(|port| bus.answers(port)));
+        assert!(![0x3f7, 0x400, 0xfffe].into_iter().any(|port| bus.answers(port)));
     }
 
     #[test]

@@ -35,16 +35,17 @@ pub mod host;
 pub mod irq;
 pub mod kvm;
 pub mod memory;
+pub mod msr;
 pub mod pci;
 pub mod registers;
 pub mod run;
 pub mod sandbox;
 pub mod storage;
+pub mod tally;
 pub mod translate;
 
 mod cpuid;
 mod hyperv;
-mod msr;
 mod rom;
 
 pub use run::{AtReset, Error, Machine, MachineConfig, MachineHandle, MachineStop, RunningMachine};

@@ -198,6 +198,13 @@ fn assess(capabilities: &Capabilities) -> Vec<Finding> {
             "use Linux 5.10 or newer on the host",
         ),
         capability(
+            "unknown MSRs",
+            capabilities.unknown_msrs,
+            Limited,
+            "the machine answers MSRs that KVM does not know, and the report lists them",
+            "KVM raises #GP for them without a word; use Linux 5.10 or newer on the host if a guest does not boot",
+        ),
+        capability(
             "registers with each exit",
             capabilities.sync_registers,
             Limited,
@@ -319,6 +326,7 @@ mod tests {
         flavour: Flavour::Amd,
         sync_registers: true,
         msr_filter: true,
+        unknown_msrs: true,
         guest_debug_flags: u32::MAX,
         block_interrupts: true,
         irqchip: true,
@@ -351,6 +359,7 @@ mod tests {
         for missing in [
             Capabilities {
                 msr_filter: false,
+                unknown_msrs: false,
                 ..FULL
             },
             Capabilities { irqchip: false, ..FULL },
@@ -387,6 +396,7 @@ mod tests {
             flavour: Flavour::Other,
             sync_registers: false,
             msr_filter: false,
+            unknown_msrs: false,
             block_interrupts: false,
             irqchip: false,
             pit: false,

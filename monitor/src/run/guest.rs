@@ -11,7 +11,7 @@ use storlock_vmm::boot::{BootRequest, FirmwareRequest, LinuxRequest};
 use storlock_vmm::debug::BREAKPOINT_LIMIT;
 use storlock_vmm::devices::power::PowerManagement;
 use storlock_vmm::devices::ramfb::RamFb;
-use storlock_vmm::run::{AtReset, Machine, MachineConfig, MachineHandle};
+use storlock_vmm::run::{AddressWidth, AtReset, Machine, MachineConfig, MachineHandle};
 use storlock_vmm::sandbox::Sandbox;
 use storlock_vmm::storage::{FaultInjector, InterruptKind};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -56,6 +56,10 @@ pub(super) struct GuestOptions {
     pub(super) reader_patience: Duration,
     /// Whether the guest sees Hyper-V's interface.
     pub(super) hyperv: bool,
+    /// Bits of a guest-physical address.
+    pub(super) address_width: AddressWidth,
+    /// Whether MSRs that nobody knows read as 0.
+    pub(super) ignore_msrs: bool,
     /// How long the guest may take to shut down after the power button was pressed, at the time limit or when the user
     /// interrupts the run; `None`: the button is not pressed.
     pub(super) shutdown_grace: Option<Duration>,
@@ -174,6 +178,8 @@ impl Guest {
             step_over: None,
             serial: Some(Box::new(SerialWriter(Arc::clone(&serial)))),
             hyperv: options.hyperv,
+            address_width: options.address_width,
+            ignore_unknown_msrs: options.ignore_msrs,
             at_reset: options.at_reset,
             software_breakpoints: options.debugger,
             sandbox: options.sandbox,

@@ -125,6 +125,8 @@ fn machine_options(checked: &CheckedSpec, host: &Host) -> GuestOptions {
         serial_copy: spec.serial.as_ref().map(|path| path.to_path_buf()),
         reader_patience: checked.time_limit(),
         hyperv: checked.hyperv,
+        address_width: checked.address_width,
+        ignore_msrs: spec.ignore_msrs,
         shutdown_grace: checked.shutdown_grace,
         at_reset: checked.at_reset,
         debugger: checked.gdb.is_some(),

@@ -153,6 +153,8 @@ impl UnwatchedGuest {
             memory: options.memory,
             serial: Some(Box::new(SerialWriter(Arc::clone(&serial)))),
             hyperv: options.hyperv,
+            address_width: options.address_width,
+            ignore_unknown_msrs: options.ignore_msrs,
             at_reset: options.at_reset,
             sandbox: options.sandbox,
             ..MachineConfig::default()

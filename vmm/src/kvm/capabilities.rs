@@ -43,6 +43,8 @@ pub struct Capabilities {
     pub sync_registers: bool,
     /// MSR writes can be filtered and reported (`KVM_CAP_X86_MSR_FILTER`, `KVM_CAP_X86_USER_SPACE_MSR`).
     pub msr_filter: bool,
+    /// Accesses to MSRs that KVM would refuse come to user space (`KVM_CAP_X86_USER_SPACE_MSR`).
+    pub unknown_msrs: bool,
     /// `KVM_GUESTDBG_*` flags that `KVM_SET_GUEST_DEBUG` takes; 0 if this KVM does not say (before Linux 5.13).
     pub guest_debug_flags: u32,
     /// A single step can hold interrupts back (`KVM_GUESTDBG_BLOCKIRQ`).
@@ -75,6 +77,7 @@ impl Capabilities {
             api_version: kvm.get_api_version(),
             flavour: flavour(),
             sync_registers: sync & wanted == wanted,
+            unknown_msrs: raw(KVM_CAP_X86_USER_SPACE_MSR) != 0,
             msr_filter: raw(KVM_CAP_X86_MSR_FILTER) != 0 && raw(KVM_CAP_X86_USER_SPACE_MSR) != 0,
             guest_debug_flags,
             block_interrupts: guest_debug_flags & KVM_GUESTDBG_BLOCKIRQ != 0,

@@ -1,9 +1,9 @@
 //! The KVM device: opening it, and what it can do. Talks to `/dev/kvm` only. It must not know machines.
-#![forbid(unsafe_code)]
 
 mod capabilities;
 mod error;
 pub(crate) mod requests;
+pub(crate) mod unwrapped;
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt as _;

@@ -29,7 +29,9 @@ use crate::devices::{DeviceWorker, GuestClock};
 use crate::firmware::Platform;
 use crate::irq::{InterruptLine, IrqRouter};
 use crate::kvm::Capabilities;
+use crate::kvm::unwrapped::supported_machine_checks;
 use crate::memory::GuestRam;
+use crate::msr::UnknownMsrs;
 use crate::pci::{INTA, PciAddress, PciBus};
 use crate::rom::Rom;
 use crate::run::Error;
@@ -72,12 +74,17 @@ impl Machine {
         vcpu::install_signal_handler()?;
         let ram = GuestRam::new(config.memory)?;
         let vm = create_vm(kvm, &ram)?;
-        let features = Features::of(kvm, config.hyperv)?;
+        let mut features = Features::of(kvm, config.hyperv)?;
+        let (host, usual) = (features.host_address_bits(), features.usual_address_bits());
+        features.limit_address_bits(config.address_width.bits(host, usual, ram.end())?);
+        let machine_checks = supported_machine_checks(kvm)?;
         let vcpus = (0..config.cpus)
-            .map(|index| create_vcpu(&vm, &features, index, config.cpus))
+            .map(|index| create_vcpu(&vm, &features, machine_checks, (index, config.cpus)))
             .collect::<Result<Vec<_>, _>>()?;
+        if capabilities.unknown_msrs {
+            msr::report_accesses(&vm)?;
+        }
         if !config.msr_exits.is_empty() {
-            msr::report_filtered(&vm)?;
             msr::set_filter(&vm, &config.msr_exits)?;
         }
         let buses = (Arc::new(Bus::pio()), Arc::new(Bus::mmio()));
@@ -86,6 +93,7 @@ impl Machine {
             ram,
             Arc::new(vm),
             buses,
+            UnknownMsrs::new(config.ignore_unknown_msrs),
             config.handler,
             clock,
             config.cpus,
@@ -107,7 +115,7 @@ impl Machine {
                 avx: features.avx(),
             },
             sandbox: config.sandbox,
-            address_bits: features.address_bits(),
+            address_bits: features.address_bits,
             at_reset: config.at_reset,
             variable_failures: HostFailures::default(),
             msr_exits: config.msr_exits,
@@ -395,7 +403,13 @@ fn create_vm(kvm: &Kvm, ram: &GuestRam) -> Result<VmFd, Error> {
     Ok(vm)
 }
 
-fn create_vcpu(vm: &VmFd, features: &Features, index: u32, count: u32) -> Result<VcpuFd, Error> {
+/// Makes processor `index` of `count`.
+fn create_vcpu(
+    vm: &VmFd,
+    features: &Features,
+    machine_checks: u64,
+    (index, count): (u32, u32),
+) -> Result<VcpuFd, Error> {
     let vcpu = vm
         .create_vcpu(u64::from(index))
         .map_err(Error::kvm("create a processor"))?;
@@ -404,5 +418,6 @@ fn create_vcpu(vm: &VmFd, features: &Features, index: u32, count: u32) -> Result
     if features.hyperv() {
         hyperv::enable_synthetic_interrupts(&vcpu)?;
     }
+    msr::set_up(&vcpu, machine_checks)?;
     Ok(vcpu)
 }

@@ -13,6 +13,56 @@ use crate::sandbox::Sandbox;
 /// Most vCPUs of a machine.
 pub const CPU_LIMIT: u32 = 64;
 
+/// How many bits a guest-physical address has, as CPUID says it: where firmware puts 64-bit base address registers follows
+/// from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressWidth {
+    /// As many as the host can map for a guest.
+    Host,
+    /// What guests are known to do with: 40 on processors by AMD, 39 on others; more where RAM needs it, fewer where the
+    /// host has fewer. Some guests do not boot with 46 and more.
+    Usual,
+    /// So many, [`AddressWidth::LEAST`] to [`AddressWidth::MOST`].
+    Bits(u32),
+}
+
+impl AddressWidth {
+    /// Fewest bits of a processor with 64-bit mode.
+    pub const LEAST: u32 = 36;
+    /// Most bits (Intel SDM volume 3, 4.1.4).
+    pub const MOST: u32 = 52;
+
+    /// The bits on a host that has `host` and whose processors usually have `usual`, for RAM that ends at `ram_end`.
+    pub(super) fn bits(self, host: u32, usual: u32, ram_end: u64) -> Result<u32, Error> {
+        let wanted = match self {
+            Self::Host => host,
+            // The upper eighth is for base address registers.
+            Self::Usual => (usual..host)
+                .find(|bits| ram_end <= (1 << bits) / 8 * 7)
+                .unwrap_or(host)
+                .min(host),
+            Self::Bits(bits) => bits,
+        };
+        let what = if !(Self::LEAST..=Self::MOST).contains(&wanted) {
+            format!(
+                "guest-physical addresses have {} to {} bits, not {wanted}",
+                Self::LEAST,
+                Self::MOST
+            )
+        } else if wanted > host {
+            format!("guest-physical addresses have at most {host} bits on this host, not {wanted}")
+        } else if ram_end > 1 << wanted {
+            format!(
+                "RAM ends at {ram_end:#x}, which guest-physical addresses of {wanted} bits do not reach: take more bits or \
+                 less memory"
+            )
+        } else {
+            return Ok(wanted);
+        };
+        Err(Error::Configuration { what })
+    }
+}
+
 /// What becomes of a machine whose guest asks for a reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AtReset {
@@ -47,6 +97,10 @@ pub struct MachineConfig {
     pub debug_console: Option<Box<dyn Write + Send>>,
     /// Whether the guest sees Hyper-V's interface instead of KVM's.
     pub hyperv: bool,
+    /// Bits of a guest-physical address.
+    pub address_width: AddressWidth,
+    /// Whether MSRs that nobody knows read as 0 and take any value, instead of #GP.
+    pub ignore_unknown_msrs: bool,
     /// What a reset does to a machine that boots by firmware; others end by it.
     pub at_reset: AtReset,
     /// Limits of the machine's threads and its devices' workers.
@@ -67,6 +121,8 @@ impl Default for MachineConfig {
             serial2: None,
             debug_console: None,
             hyperv: false,
+            address_width: AddressWidth::Host,
+            ignore_unknown_msrs: false,
             at_reset: AtReset::Restart,
             sandbox: Sandbox::none(),
         }
@@ -98,4 +154,31 @@ pub(super) fn check(config: &MachineConfig, capabilities: &Capabilities) -> Resu
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn the_usual_width_grows_with_ram_and_ends_with_the_host() {
+        let bits = |host, usual, ram_end| AddressWidth::Usual.bits(host, usual, ram_end).unwrap();
+        assert_eq!(bits(48, 39, 4 * GIB), 39);
+        assert_eq!(bits(48, 40, 4 * GIB), 40);
+        assert_eq!(bits(48, 39, 448 * GIB), 39);
+        assert_eq!(bits(48, 39, 449 * GIB), 40);
+        assert_eq!(bits(36, 39, 4 * GIB), 36);
+        assert_eq!(bits(39, 39, 500 * GIB), 39);
+    }
+
+    #[test]
+    fn a_width_that_cannot_be_is_refused_with_the_reason() {
+        let refused = |width: AddressWidth, ram_end| width.bits(46, 39, ram_end).unwrap_err().to_string();
+        assert!(refused(AddressWidth::Bits(35), GIB).contains("36 to 52 bits, not 35"));
+        assert!(refused(AddressWidth::Bits(47), GIB).contains("at most 46 bits"));
+        assert!(refused(AddressWidth::Bits(36), 65 * GIB).contains("take more bits"));
+        assert_eq!(AddressWidth::Bits(36).bits(46, 39, 64 * GIB).unwrap(), 36);
+    }
 }

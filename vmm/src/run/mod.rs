@@ -19,7 +19,7 @@ mod threads;
 mod vcpu;
 
 pub use builder::Machine;
-pub use config::{AtReset, CPU_LIMIT, MachineConfig};
+pub use config::{AddressWidth, AtReset, CPU_LIMIT, MachineConfig};
 pub use error::Error;
 pub use handle::MachineHandle;
 pub use probe::{StepOverResult, probe_step_over};

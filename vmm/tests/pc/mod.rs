@@ -260,11 +260,11 @@ pub fn run_to(machine: Machine, console: &Console, wanted: &str) -> Duration {
 
 /// The accesses that nobody answered, in a line: `r` or `w`, the length in bits, the address and how often.
 pub fn places(bus: &Bus) -> String {
-    let place = |(place, count): &(UnassignedPlace, u64)| {
+    let place = |(place, count): (&UnassignedPlace, &u64)| {
         let kind = if place.write { 'w' } else { 'r' };
         format!("{kind}{}@{:x} x{count}", place.length * 8, place.address)
     };
-    bus.unassigned_places().iter().map(place).collect::<Vec<_>>().join(", ")
+    bus.unassigned().kinds.iter().map(place).collect::<Vec<_>>().join(", ")
 }
 
 /// Debian's generic kernel as `scripts/lab/prepare` unpacks it.

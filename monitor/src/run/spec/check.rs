@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use storlock_vmm::run::AtReset;
+use storlock_vmm::run::{AddressWidth, AtReset};
 
 use super::{FilePath, Limit, OnViolation, RunSpec, Size, check_disks, check_faults};
 use crate::gdb::{Address, OnDisconnect};
@@ -55,6 +55,8 @@ pub struct CheckedSpec {
     pub memory: u64,
     /// Whether the guest sees Hyper-V's interface.
     pub hyperv: bool,
+    /// Bits of a guest-physical address.
+    pub address_width: AddressWidth,
     /// How long the guest may take to shut down; `None`: the power button is not pressed.
     pub shutdown_grace: Option<Duration>,
     /// What a reset does to a guest that boots by firmware.
@@ -115,6 +117,11 @@ impl RunSpec {
             seed,
             memory: memory.0,
             hyperv,
+            address_width: match (self.phys_bits, boot) {
+                (Some(bits), _) => AddressWidth::Bits(bits),
+                (None, Boot::Firmware { .. }) => AddressWidth::Usual,
+                (None, _) => AddressWidth::Host,
+            },
             shutdown_grace: grace.map(|Limit(grace)| grace),
             at_reset: match (self.no_reboot, self.reboot_at_triple_fault) {
                 (true, _) => AtReset::End,
@@ -139,6 +146,12 @@ impl RunSpec {
             return refuse(format!(
                 "--cpus {}: a machine has 1 to {MOST_CPUS} virtual processors",
                 self.cpus
+            ));
+        }
+        let (least, most) = (AddressWidth::LEAST, AddressWidth::MOST);
+        if let Some(bits) = self.phys_bits.filter(|bits| !(least..=most).contains(bits)) {
+            return refuse(format!(
+                "--phys-bits {bits}: guest-physical addresses have {least} to {most} bits"
             ));
         }
         Ok(())

@@ -110,6 +110,12 @@ pub struct RunSpec {
     /// Whether the guest sees Hyper-V's interface.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hyperv: Option<bool>,
+    /// Bits of a guest-physical address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phys_bits: Option<u32>,
+    /// MSRs that nobody knows read as 0.
+    #[serde(skip_serializing_if = "is_false")]
+    pub ignore_msrs: bool,
     /// Port driver.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port_driver: Option<FilePath>,
@@ -210,6 +216,8 @@ impl Default for RunSpec {
             no_reboot: false,
             reboot_at_triple_fault: false,
             hyperv: None,
+            phys_bits: None,
+            ignore_msrs: false,
             port_driver: None,
             load: Vec::new(),
             registry: None,

@@ -24,6 +24,7 @@ use crate::bus::Bus;
 use crate::debug::{Breakpoint, ResumeAction, StopPoint};
 use crate::devices::{DeviceWorker, GuestClock};
 use crate::memory::GuestRam;
+use crate::msr::UnknownMsrs;
 use crate::run::Error;
 use crate::run::stop::{CpuStatistics, MachineStop};
 use crate::run::vcpu::{self, DebugHandler, StoppedCpu};
@@ -138,6 +139,7 @@ pub(crate) struct Shared {
     pub(crate) vm: Arc<VmFd>,
     pub(crate) pio: Arc<Bus>,
     pub(crate) mmio: Arc<Bus>,
+    pub(crate) unknown_msrs: UnknownMsrs,
     pub(crate) handler: Option<Arc<dyn DebugHandler>>,
     /// Stop points by INT3 work here.
     pub(crate) has_software_breakpoints: AtomicBool,
@@ -170,6 +172,7 @@ impl Shared {
         ram: GuestRam,
         vm: Arc<VmFd>,
         (pio, mmio): (Arc<Bus>, Arc<Bus>),
+        unknown_msrs: UnknownMsrs,
         handler: Option<Arc<dyn DebugHandler>>,
         clock: Arc<GuestClock>,
         cpus: u32,
@@ -180,6 +183,7 @@ impl Shared {
             vm,
             pio,
             mmio,
+            unknown_msrs,
             handler,
             has_software_breakpoints: AtomicBool::new(false),
             cpus: std::iter::repeat_with(CpuShared::new).take(cpus).collect(),

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_debug_exit_arch};
-use kvm_ioctls::{VcpuExit, VcpuFd};
+use kvm_ioctls::{MsrExitReason, VcpuExit, VcpuFd};
 
 use crate::run::Error;
 use crate::run::coordinator::{Shared, count};
@@ -71,10 +71,25 @@ pub(super) fn enter(fd: &mut VcpuFd, shared: &Shared, index: usize) -> Result<(E
             shared.mmio.write(address, data);
             Ok((Event::Handled, true))
         }
-        VcpuExit::X86Wrmsr(exit) => {
+        VcpuExit::X86Wrmsr(exit) if exit.reason.contains(MsrExitReason::Filter) => {
             count(&counters.msr_exits);
             let (index, data) = (exit.index, exit.data);
             Ok((Event::MsrWrite { index, data }, true))
+        }
+        VcpuExit::X86Wrmsr(exit) => {
+            count(&counters.msr_exits);
+            let known = exit.reason.contains(MsrExitReason::Inval);
+            let answer = shared.unknown_msrs.answer(exit.index, true, known);
+            *exit.error = u8::from(answer.is_fault());
+            Ok((Event::Handled, true))
+        }
+        VcpuExit::X86Rdmsr(exit) => {
+            count(&counters.msr_exits);
+            let known = exit.reason.contains(MsrExitReason::Inval);
+            let answer = shared.unknown_msrs.answer(exit.index, false, known);
+            *exit.data = 0;
+            *exit.error = u8::from(answer.is_fault());
+            Ok((Event::Handled, true))
         }
         other => {
             count(&counters.other_exits);

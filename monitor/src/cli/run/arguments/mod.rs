@@ -63,6 +63,15 @@ pub struct Arguments {
     /// and --driver, else off]
     #[arg(long, value_enum, value_name = "on|off", num_args = 0..=1, require_equals = true, default_missing_value = "on")]
     pub hyperv: Option<Switch>,
+    /// Bits of a guest-physical address that CPUID tells, 36 to 52; firmware puts 64-bit BARs at the upper end. Some guests
+    /// do not boot with 46 and more [default: with --firmware 40 on processors by AMD, 39 on others, more if memory
+    /// needs it; else what KVM can map]
+    #[arg(long, value_name = "N")]
+    pub phys_bits: Option<u32>,
+    /// Let MSRs that neither KVM nor Storlock knows read as 0 and take any value. Without it they raise #GP, as on a
+    /// processor; the report lists them either way
+    #[arg(long)]
+    pub ignore_msrs: bool,
     /// Port driver for the test kernel [default: the storport.sys that comes with Storlock]
     #[arg(long, value_name = "FILE")]
     pub port_driver: Option<PathBuf>,
@@ -220,6 +229,8 @@ impl Arguments {
         spec.no_reboot |= self.no_reboot;
         spec.reboot_at_triple_fault |= self.reboot_at_triple_fault;
         say_some(self.hyperv.map(|switch| switch == Switch::On), &mut spec.hyperv);
+        say_some(self.phys_bits, &mut spec.phys_bits);
+        spec.ignore_msrs |= self.ignore_msrs;
         say(self.cpus, &mut spec.cpus);
         say_some(self.memory, &mut spec.memory);
         say_some(self.seed, &mut spec.seed);
@@ -331,7 +342,8 @@ pub fn command_line(spec: &RunSpec) -> Vec<String> {
     for export in &spec.dump_export {
         option("--dump-export", export);
     }
-    let values: [(&str, Option<&dyn std::fmt::Display>); 5] = [
+    let values: [(&str, Option<&dyn std::fmt::Display>); 6] = [
+        ("--phys-bits", spec.phys_bits.as_ref().map(|bits| bits as _)),
         ("--memory", spec.memory.as_ref().map(|size| size as _)),
         ("--seed", spec.seed.as_ref().map(|seed| seed as _)),
         ("--shutdown-grace", spec.shutdown_grace.as_ref().map(|grace| grace as _)),
@@ -369,6 +381,7 @@ fn switches(spec: &RunSpec) -> Vec<String> {
         ("--reboot-at-triple-fault", spec.reboot_at_triple_fault),
         ("--hyperv=on", spec.hyperv == Some(true)),
         ("--hyperv=off", spec.hyperv == Some(false)),
+        ("--ignore-msrs", spec.ignore_msrs),
         ("--debug-print", spec.debug_print),
         ("--check-guest", spec.check_guest),
         ("--gdb-wait", spec.gdb_wait),

@@ -50,6 +50,7 @@ fn options() -> impl Strategy<Value = Vec<String>> {
             "--reboot-at-triple-fault",
             "--hyperv",
             "--hyperv=off",
+            "--ignore-msrs",
             "--debug-print",
             "--check-guest",
             "--gdb-wait",
@@ -59,6 +60,7 @@ fn options() -> impl Strategy<Value = Vec<String>> {
         ])
         .prop_map(|name| vec![name.to_owned()]),
         with("--cpus", "[1-9]"),
+        with("--phys-bits", "[1-9][0-9]"),
         with("--memory", "[1-9][0-9]{0,4}[KMG]?"),
         with("--output-limit", "[1-9][0-9]{0,4}[KMG]?"),
         with("--seed", "[1-9][0-9]{0,9}"),

@@ -1,23 +1,34 @@
-//! Has the guest's writes of a few model-specific registers exit to user space, so that a handler sees them.
+//! Model-specific registers: which accesses of the guest come to user space, and what they are answered.
 //!
-//! Talks to KVM's MSR filter (`KVM_X86_SET_MSR_FILTER`, one for the whole virtual machine). KVM does not perform a
-//! filtered write: the vCPU loop does, and then tells the handler.
+//! Writes of a few registers that a handler wants to see are *filtered* (`KVM_X86_SET_MSR_FILTER`, one filter for the
+//! whole virtual machine): KVM does not perform such a write; the vCPU loop does, and then tells the handler. Accesses
+//! that KVM would refuse, because it does not know the register or the value is not allowed, come as well, where KVM can
+//! do that: [`UnknownMsrs`] answers and counts them. Talks to KVM.
 #![forbid(unsafe_code)]
 
-use kvm_bindings::{KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER, Msrs, kvm_enable_cap, kvm_msr_entry};
+mod start;
+mod unknown;
+
+use kvm_bindings::{
+    KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER, KVM_MSR_EXIT_REASON_INVAL, KVM_MSR_EXIT_REASON_UNKNOWN,
+    Msrs, kvm_enable_cap, kvm_msr_entry,
+};
 use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd, VmFd};
 
 use crate::kvm::KvmError;
+pub(crate) use start::set_up;
+pub use unknown::{MsrAccess, MsrAnswer, UnknownMsrs};
 
-/// Lets filtered accesses exit; once, before [`set_filter`].
-pub(crate) fn report_filtered(vm: &VmFd) -> Result<(), KvmError> {
+/// Has filtered accesses exit, and those that KVM would refuse; once, before [`set_filter`].
+pub(crate) fn report_accesses(vm: &VmFd) -> Result<(), KvmError> {
     let mut capability = kvm_enable_cap {
         cap: KVM_CAP_X86_USER_SPACE_MSR,
         ..Default::default()
     };
-    capability.args[0] = u64::from(KVM_MSR_EXIT_REASON_FILTER);
+    let reasons = KVM_MSR_EXIT_REASON_FILTER | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL;
+    capability.args[0] = u64::from(reasons);
     vm.enable_cap(&capability)
-        .map_err(KvmError::refused("report filtered MSR accesses"))
+        .map_err(KvmError::refused("report accesses to MSRs"))
 }
 
 /// Makes writes of `msrs` exit. At most 16.
