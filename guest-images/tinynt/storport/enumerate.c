@@ -19,15 +19,20 @@ static UCHAR SendCdb(PRAID_UNIT Unit, PUCHAR Cdb, UCHAR CdbLength, PVOID Buffer,
     return RaidSendSrb(Unit, &Srb);
 }
 
+/* Less data than there is room for is no failure. */
+static BOOLEAN Succeeded(UCHAR SrbStatus)
+{
+    return SrbStatus == SRB_STATUS_SUCCESS || SrbStatus == SRB_STATUS_DATA_OVERRUN;
+}
+
 static BOOLEAN UnitAnswers(PRAID_UNIT Unit)
 {
     UCHAR Cdb[6] = {SCSIOP_INQUIRY, 0, 0, 0, INQUIRYDATABUFFERSIZE, 0};
     INQUIRYDATA Inquiry;
-    UCHAR Status;
 
     RtlZeroMemory(&Inquiry, sizeof(Inquiry));
-    Status = SendCdb(Unit, Cdb, sizeof(Cdb), &Inquiry, INQUIRYDATABUFFERSIZE);
-    return (Status == SRB_STATUS_SUCCESS || Status == SRB_STATUS_DATA_OVERRUN) && Inquiry.DeviceTypeQualifier == 0;
+    return Succeeded(SendCdb(Unit, Cdb, sizeof(Cdb), &Inquiry, INQUIRYDATABUFFERSIZE)) &&
+           Inquiry.DeviceTypeQualifier == 0;
 }
 
 static VOID DeleteUnit(PRAID_ADAPTER Adapter)
@@ -128,8 +133,7 @@ static VOID ScanTarget(PRAID_ADAPTER Adapter, UCHAR PathId, UCHAR TargetId)
         return;
     }
     Cdb[9] = sizeof(List);
-    if (SendCdb(RaidFindUnit(Adapter, PathId, TargetId, 0), Cdb, sizeof(Cdb), List, sizeof(List)) !=
-        SRB_STATUS_SUCCESS) {
+    if (!Succeeded(SendCdb(RaidFindUnit(Adapter, PathId, TargetId, 0), Cdb, sizeof(Cdb), List, sizeof(List)))) {
         ProbeUnits(Adapter, PathId, TargetId);
         return;
     }

@@ -143,16 +143,32 @@ static ULONG SenseOf(PWORKLOAD_COMMAND Command)
     return (ULONG)Command->Sense.SenseKey << 8 | Command->Sense.AdditionalSenseCode;
 }
 
-/* What may go well another time: a lost command, or a failure of the medium or the hardware. */
+/* A failure of the medium or the hardware may go away; a command that a reset or another event has ended is sent again.
+ */
+static BOOLEAN SenseMayChange(UCHAR SenseKey)
+{
+    switch (SenseKey) {
+    case SCSI_SENSE_MEDIUM_ERROR:
+    case SCSI_SENSE_HARDWARE_ERROR:
+    case SCSI_SENSE_UNIT_ATTENTION:
+    case SCSI_SENSE_ABORTED_COMMAND:
+        return TRUE;
+    default:
+        return FALSE;
+    }
+}
+
+/* What may go well another time. */
 static BOOLEAN MayRetry(PWORKLOAD_COMMAND Command)
 {
     switch (SRB_STATUS(Command->Srb.SrbStatus)) {
     case SRB_STATUS_BUS_RESET:
     case SRB_STATUS_TIMEOUT:
     case SRB_STATUS_COMMAND_TIMEOUT:
+    case SRB_STATUS_ABORTED:
         return TRUE;
     case SRB_STATUS_ERROR:
-        return SenseOf(Command) >> 8 == SCSI_SENSE_MEDIUM_ERROR || SenseOf(Command) >> 8 == SCSI_SENSE_HARDWARE_ERROR;
+        return SenseMayChange((UCHAR)(SenseOf(Command) >> 8));
     default:
         return FALSE;
     }
