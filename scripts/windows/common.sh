@@ -4,10 +4,11 @@ HERE=$ROOT/scripts/windows
 # mtools and wimlib take names of files in the locale's encoding.
 export LC_ALL=C.UTF-8
 PATH=$PATH:/usr/sbin:/sbin
+SEVEN=$(command -v 7zz || command -v 7z || echo 7zz)
 
 # usage SCRIPT: the comment at the top of a script.
 usage() { sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p}' "$1"; }
-refuse() { die "$1" 2; }
+refuse() { die "$*" 2; }
 
 # need_tools COMMAND...
 need_tools() {
@@ -31,7 +32,7 @@ run() {
 }
 # What runs is ended before what it writes to is removed.
 stop_child() {
-    [ -z "$CHILD" ] || { kill "$CHILD" && wait "$CHILD"; } 2>/dev/null
+    [ -z "$CHILD" ] || { kill "$CHILD" && wait "$CHILD"; } 2>/dev/null || true
     CHILD=
 }
 
