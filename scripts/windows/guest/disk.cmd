@@ -18,17 +18,20 @@ exit /b 1
 rem diskpart ends with an error if a command of its script fails: no disk, no partition, no room.
 :try
 >%LIST% echo select disk %1
-diskpart /s %LIST% >nul || exit /b 0
+diskpart /s %LIST% >nul
+if errorlevel 1 exit /b 0
 >%LIST% echo select disk %1
 >>%LIST% echo select partition 1
-diskpart /s %LIST% >nul && exit /b 0
+diskpart /s %LIST% >nul
+if not errorlevel 1 exit /b 0
 >%LIST% echo select disk %1
 >>%LIST% echo online disk noerr
 >>%LIST% echo attributes disk clear readonly noerr
 >>%LIST% echo convert gpt
 >>%LIST% echo create partition primary size=%MINIMUM%
 >>%LIST% echo delete partition override
-diskpart /s %LIST% >nul || exit /b 0
+diskpart /s %LIST% >nul
+if errorlevel 1 exit /b 0
 >%LIST% echo select disk %1
 >>%LIST% echo create partition efi size=260
 >>%LIST% echo format quick fs=fat32 label=System
@@ -36,7 +39,8 @@ diskpart /s %LIST% >nul || exit /b 0
 >>%LIST% echo create partition primary
 >>%LIST% echo format quick fs=ntfs label=Windows
 >>%LIST% echo assign
-diskpart /s %LIST% || exit /b 0
+diskpart /s %LIST%
+if errorlevel 1 exit /b 0
 set CHOSEN=%1
 exit /b 0
 

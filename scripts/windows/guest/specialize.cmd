@@ -9,7 +9,8 @@ exit /b 0
 
 :all
 echo storlock setup: settings
-bcdedit /set testsigning on || echo storlock setup: FAILED: test signing is off (secure boot has to be off)
+bcdedit /set testsigning on
+if errorlevel 1 echo storlock setup: FAILED: test signing is off: secure boot has to be off
 bcdedit /set bootstatuspolicy ignoreallfailures
 set GUARD=HKLM\SYSTEM\CurrentControlSet\Control\DeviceGuard
 reg add "%GUARD%" /v EnableVirtualizationBasedSecurity /t REG_DWORD /d 0 /f
@@ -20,7 +21,7 @@ reg add HKLM\SOFTWARE\Microsoft\Windows\CurrentVersion\Policies\System /v Enable
 powercfg /hibernate off
 powercfg /setacvalueindex scheme_current sub_buttons pbuttonaction 3
 powercfg /setactive scheme_current
-for %%c in ("%HERE%*.cer") do call :trust "%%c"
+for %%c in (%HERE%*.cer) do call :trust %%c
 exit /b 0
 
 :trust
