@@ -48,6 +48,17 @@ test_inject_replaces_the_driver_of_a_service() {
     same "$(diff <(key before my) <(key after my) | grep '^[<>]' | tr -d '\r' | tr '\n' ' ')" '< "Start"=dword:00000003 > "Start"=dword:00000000 ' "the key"
 }
 
+test_inject_far_into_a_large_disk() {
+    builds && volume_of disk.img || fail "no disk"
+    # Numbers that need more than 32 bits; nothing but the volume takes room.
+    local start=$((6 << 21))
+    rm disk.img && truncate -s 20G disk.img && printf 'label: gpt\nstart=%d, size=%d, type=EBD0A0A2-B9E5-4433-87C0-68B6B72699C7\n' $start $((8 << 21)) | sfdisk -q disk.img
+    dd if=volume of=disk.img bs=1M seek=$((start >> 11)) conv=notrunc,sparse status=none
+    "$INJECT" disk.img --driver my.sys || fail "status $?"
+    dd if=disk.img of=volume bs=1M skip=$((start >> 11)) count=$((SECTORS >> 11)) conv=notrunc status=none
+    holds Windows/System32/drivers/My.sys my.sys
+}
+
 test_inject_makes_a_service() {
     builds --mbr || fail "no disk"
     cp my.sys fresh.sys
