@@ -12,7 +12,7 @@ use super::diagnostics::tell;
 use crate::escape;
 use crate::outcome::{self, Condition};
 use crate::output::{Cut, Outlet, PATIENCE, Progress, WhenFull};
-use crate::report::{ConditionNote, Format, Report};
+use crate::report::{ConditionNote, Format, Note, Reason, Report};
 use crate::run::Failure;
 use crate::run::report_directory::render;
 use crate::run::report_files::Reports;
@@ -35,7 +35,7 @@ pub fn finish(
     for cut in reports.write(report) {
         match cut {
             Cut::Failure(text) => failures.push(infrastructure(text)),
-            Cut::Note(text) => report.notes.push(text),
+            Cut::Note(text) => report.notes.push(Note::Output { text }),
         }
     }
     if settle(report, failures) {
@@ -69,10 +69,10 @@ fn settle(report: &mut Report, added: Vec<ConditionNote>) -> bool {
 
 /// A failure of the host as a report has it.
 #[must_use]
-pub fn infrastructure(reason: String) -> ConditionNote {
+pub fn infrastructure(error: String) -> ConditionNote {
     ConditionNote {
         condition: Condition::Infrastructure,
-        reason,
+        reason: Reason::Failure { error },
     }
 }
 

@@ -9,6 +9,7 @@ pub use storlock_check::identity::LockIdentity;
 pub use storlock_check::rules::RuleId;
 
 use super::Location;
+use super::reason::StackEnd;
 use crate::windows::UnknownReason;
 
 /// A broken contract: one entry a signature.
@@ -44,7 +45,8 @@ pub struct Violation {
     /// Call stack, innermost first.
     pub stack: Vec<Location>,
     /// Why the stack ends where it does, if not at its outermost frame.
-    pub stack_note: Option<String>,
+    #[serde(flatten, with = "super::render::told::stack_end")]
+    pub stack_end: Option<StackEnd>,
     /// Virtual processor.
     pub vcpu: u32,
     /// Address of the running thread's KTHREAD.

@@ -1,13 +1,16 @@
 //! The report of a run: typed data, and one renderer a format.
 //!
-//! [`model`] and [`finding`] are the data: what was seen, as numbers, addresses and words of the field, without
+//! [`model`], [`finding`] and [`reason`] are the data: what was seen, as numbers, addresses and words of the field, without
 //! sentences. Renderers ([`render`]) put them into words. The session fills the data in. A renderer must not know how
 //! anything was found. `docs/report.md` documents both.
 
 pub mod finding;
 pub mod model;
+pub mod reason;
 pub mod render;
 
 pub use finding::*;
 pub use model::*;
+pub use reason::*;
+pub(crate) use render::told::notes as told_notes;
 pub use render::{Format, json, text};

@@ -1,10 +1,11 @@
-//! What a report says of a run: plain data. Broken contracts are in [`super::finding`].
+//! What a report says of a run: plain data. Broken contracts are in [`super::finding`], reasons in [`super::reason`].
 
 use serde::{Deserialize, Serialize};
 
 use storlock_check::rules::Meta;
 
 use super::finding::{LockRoutine, RuleId, Violation};
+use super::reason::{Note, Reason, StackEnd, StepOver};
 use crate::outcome::{Condition, Outcome};
 use crate::timing::Spread;
 
@@ -60,16 +61,17 @@ pub struct Report {
     #[serde(default)]
     pub debug_print: Option<DebugPrint>,
     /// Anything else the reader should know.
-    pub notes: Vec<String>,
+    #[serde(flatten, with = "super::render::told::notes")]
+    pub notes: Vec<Note>,
 }
 
 /// A condition and why it holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConditionNote {
     /// What holds.
     pub condition: Condition,
-    /// One sentence for people.
-    pub reason: String,
+    /// Why.
+    pub reason: Reason,
 }
 
 /// How the run was started.
@@ -192,7 +194,8 @@ pub struct ProcessorState {
     /// Its call stack, innermost first.
     pub stack: Vec<Location>,
     /// Why the stack ends where it does, if not at its outermost frame.
-    pub stack_note: Option<String>,
+    #[serde(flatten, with = "super::render::told::stack_end")]
+    pub stack_end: Option<StackEnd>,
 }
 
 /// A module of the guest.
@@ -243,8 +246,8 @@ pub struct WatchInfo {
     pub ignored: IgnoredHits,
     /// Lock routines the target imports that were not watched.
     pub gaps: Vec<WatchGap>,
-    /// How a breakpoint is stepped over: `resume flag`, `emulate first` or `single step`.
-    pub step_over: String,
+    /// How a breakpoint is stepped over.
+    pub step_over: StepOver,
     /// Whether the return of a routine could be caught.
     pub catch_return: bool,
     /// Event number at which the breakpoints were in force on all processors; `None`: they never were.
@@ -490,13 +493,11 @@ pub struct GuestCheck {
 impl FaultInfo {
     /// Why the run shows nothing of what the fault was planned for, if it was never injected.
     #[must_use]
-    pub fn never_injected(&self) -> Option<String> {
-        let matched = match self.matched {
-            0 => "nothing that it is about has happened".to_owned(),
-            1 => "only one thing that it is about has happened".to_owned(),
-            times => format!("only {times} things that it is about have happened"),
-        };
-        (self.injected == 0).then(|| format!("the planned fault {} was never injected: {matched}", self.spec))
+    pub fn never_injected(&self) -> Option<Reason> {
+        (self.injected == 0).then(|| Reason::FaultNeverInjected {
+            spec: self.spec.clone(),
+            matched: self.matched,
+        })
     }
 }
 

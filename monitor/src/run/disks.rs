@@ -16,6 +16,7 @@ use storlock_vmm::storage::{BLOCK_SIZE, ControllerOptions, FaultInjector};
 use super::guest::GuestOptions;
 use super::spec::disk::{by_controller, kind, target};
 use super::spec::{DiskPlace, check_disks};
+use crate::report::Note;
 
 /// PCI device number of the first controller; the others follow.
 const FIRST_SLOT: u8 = 4;
@@ -24,7 +25,7 @@ const FIRST_SLOT: u8 = 4;
 pub(super) struct AttachedDisks {
     images: Vec<WatchedImage>,
     /// What was done to images before their use, in words.
-    pub(super) notes: Vec<String>,
+    pub(super) notes: Vec<Note>,
     /// The fault plan of the target's controller; none if there is nothing planned.
     pub(super) injector: Option<Arc<FaultInjector>>,
 }
@@ -98,7 +99,8 @@ impl AttachedDisks {
             DiskPlace::Image(path, options) => {
                 let image = ImageBackend::open(path, BLOCK_SIZE, options)?;
                 if let Some(recovery) = image.recovery() {
-                    let note = format!("the disk image {}: {recovery}", path.display());
+                    let image = path.display().to_string();
+                    let note = Note::Recovered { image, recovery };
                     tracing::warn!("{note}");
                     self.notes.push(note);
                 }

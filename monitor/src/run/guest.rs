@@ -26,7 +26,7 @@ use crate::backend::kvm::{Handler, MSR_LSTAR, StopHandler};
 use crate::dump::Plan;
 use crate::notices::Notices;
 use crate::output::Progress;
-use crate::report::FaultInfo;
+use crate::report::{FaultInfo, StepOver};
 use crate::session::Session;
 use crate::threads;
 use crate::timing::Histogram;
@@ -232,10 +232,14 @@ impl Guest {
         BREAKPOINT_LIMIT
     }
 
-    /// How a breakpoint is stepped over, in words.
+    /// How a breakpoint is stepped over.
     #[must_use]
-    pub(super) fn step_over(&self) -> String {
-        self.machine.step_over().to_string()
+    pub(super) fn step_over(&self) -> StepOver {
+        match self.machine.step_over() {
+            storlock_vmm::run::StepOver::ResumeFlag => StepOver::ResumeFlag,
+            storlock_vmm::run::StepOver::EmulateFirst => StepOver::EmulateFirst,
+            storlock_vmm::run::StepOver::SingleStep => StepOver::SingleStep,
+        }
     }
 
     /// A handle by which another thread can stop the guest, also before it is started.

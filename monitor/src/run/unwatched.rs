@@ -20,7 +20,7 @@ use super::{Failure, Host, boot, create_directory, firmware, limit_files, machin
 use crate::backend::kvm::debuggee;
 use crate::notices::Notices;
 use crate::output::{Cut, WholeFile};
-use crate::report::FaultInfo;
+use crate::report::{FaultInfo, Note};
 use crate::threads;
 use crate::vmi::RunControl;
 
@@ -117,7 +117,7 @@ pub struct UnwatchedEnd {
     /// What the host has failed to do.
     pub failures: Vec<String>,
     /// What else there is to say of outputs.
-    pub notes: Vec<String>,
+    pub notes: Vec<Note>,
     /// What has become of the fault plan.
     pub faults: Vec<FaultInfo>,
     /// When nobody who reads an output is waited for any more.
@@ -134,7 +134,7 @@ impl UnwatchedEnd {
     fn note(&mut self, cut: Option<Cut>) {
         match cut {
             Some(Cut::Failure(text)) => self.failures.push(text),
-            Some(Cut::Note(text)) => self.notes.push(text),
+            Some(Cut::Note(text)) => self.notes.push(Note::Output { text }),
             None => {}
         }
     }

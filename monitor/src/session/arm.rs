@@ -5,14 +5,13 @@
 use storlock_check::event::EventKind;
 
 use super::config::DriverFile;
-use super::doubts::Doubt;
 use super::entries::{self, exported};
 use super::follow;
 use super::guest::{Guest, ModuleId};
 use super::log::Log;
 use super::state::State;
 use super::watching::{Watch, Watching};
-use crate::report::ModuleInfo;
+use crate::report::{Doubt, ImportsFile, ImportsNote, ImportsUnread, ModuleInfo, Note};
 use crate::vmi::GuestMemory;
 use crate::vmi::recorder::Recorder;
 use crate::watch::{self, WatchPlan};
@@ -41,22 +40,23 @@ pub(super) fn arm(state: &mut State, cpu: &mut Recorder<'_>, module: &ModuleInfo
         .target
         .settle(&mut state.guest, &mut state.log, &*cpu, (module, id));
     let file = state.config.target_file.as_ref();
-    let mut found = TargetImports::read(&*cpu, module.base, file, evidence);
-    found.imports = found
-        .imports
-        .map(|imports| state.guest.recognise(&*cpu, module.base, &imports));
-    if let Some(note) = found.note {
-        state.log.note(note);
+    let (known, note) = match TargetImports::read(&*cpu, module.base, file, evidence) {
+        TargetImports::Known { imports, note } => (Some(imports), note),
+        TargetImports::Unknown { why } => (None, Some(why)),
+    };
+    let known = known.map(|imports| state.guest.recognise(&*cpu, module.base, &imports));
+    if let Some(note) = note {
+        state.log.note(Note::Imports(note));
     }
-    let planner = Planner::new(&state.guest, &*cpu, found.imports.as_ref());
+    let planner = Planner::new(&state.guest, &*cpu, known.as_ref());
     let no_imports = Imports::default();
-    let imports = found.imports.as_ref().unwrap_or(&no_imports);
+    let imports = known.as_ref().unwrap_or(&no_imports);
     let (guest, watching, log) = (&mut state.guest, &mut state.watching, &mut state.log);
     let (plan, watches) = match entry_points(guest, watching, log, cpu, &planner, (module.base, imports)) {
         Ok(chosen) => chosen,
         Err(reason) => return state.discovery.fail(reason),
     };
-    doubt_plan(log, &plan, found.imports.is_some(), evidence);
+    doubt_plan(log, &plan, known.is_some(), evidence);
     watching.take_plan(&plan, &watches);
     let free = watching.capacity().saturating_sub(watches.len());
     let printers = state.debug_log.printers(guest, watching, imports, free);
@@ -91,20 +91,18 @@ fn in_force(state: &mut State, plan: &WatchPlan, evidence: Evidence) {
 fn doubt_plan(log: &mut Log, plan: &WatchPlan, imports_known: bool, evidence: Evidence) {
     doubt_unrecognised(log, plan);
     if !imports_known && !plan.gaps.is_empty() {
-        let reason = "what the driver imports is not known, and not every lock routine of the guest is watched";
-        log.doubt(Doubt::Imports, reason);
+        log.doubt(Doubt::ImportsUnknown);
     }
     if evidence == Evidence::Unknown {
-        let reason = "the driver may have run before its locks were watched: what it did until then was not seen";
-        log.doubt(Doubt::Late, reason);
+        log.doubt(Doubt::Late);
     }
 }
 
 /// Notes that lock routines may be among the imports that nobody knows.
 pub(super) fn doubt_unrecognised(log: &mut Log, plan: &WatchPlan) {
     if let Some(what) = &plan.unrecognised {
-        let reason = format!("lock routines may be among {what}: what they do to a lock was not seen");
-        log.doubt(Doubt::Imports, reason);
+        let imports = what.clone();
+        log.doubt(Doubt::ImportsUnrecognised { imports });
     }
 }
 
@@ -156,54 +154,54 @@ fn entry_points(
     for note in found.notes {
         log.note(note);
     }
-    for reason in found.doubts {
-        log.doubt(Doubt::Imports, reason);
+    for doubt in found.doubts {
+        log.doubt(doubt);
     }
     Ok((chosen, found.watches))
 }
 
 /// What the driver under test imports.
-pub(super) struct TargetImports {
-    /// Nothing is known without them.
-    pub(super) imports: Option<Imports>,
-    /// Where they are from, or why they are unknown, if that is worth telling.
-    pub(super) note: Option<String>,
+pub(super) enum TargetImports {
+    /// These.
+    Known {
+        imports: Imports,
+        /// Where they are from, if they are not those in the guest's memory.
+        note: Option<ImportsNote>,
+    },
+    /// They cannot be had.
+    Unknown { why: ImportsNote },
 }
 
 impl TargetImports {
     /// The imports of the driver under test at `base`: from the guest's memory, or from the driver's file if they are not
     /// there any more.
     pub(super) fn read(memory: &impl GuestMemory, base: u64, file: Option<&DriverFile>, evidence: Evidence) -> Self {
-        let known = |imports, note| Self {
-            imports: Some(imports),
-            note,
+        let unreadable = |error: &dyn std::error::Error| ImportsUnread::Unreadable {
+            error: error.to_string(),
         };
-        let unknown = |reason: String| Self {
-            imports: None,
-            note: Some(format!("the driver's imports are unknown: {reason}")),
+        let unknown = |memory, file| Self::Unknown {
+            why: ImportsNote { memory, file },
         };
         let image = match Image::read(memory, base) {
             Ok(image) => image,
-            Err(error) => return unknown(error.to_string()),
+            Err(error) => return unknown(unreadable(&error), ImportsFile::NotCompared),
         };
         let discarded = evidence == Evidence::Unknown && Imports::are_discardable(&image);
-        let reason = match Imports::read(memory, &image) {
-            Ok(imports) if !discarded => return known(imports, None),
-            Err(error) if !discarded => error.to_string(),
-            _ => "they are named in a section that may be thrown away after the driver's initialisation".to_owned(),
+        let unread = match Imports::read(memory, &image) {
+            Ok(imports) if !discarded => return Self::Known { imports, note: None },
+            Err(error) if !discarded => unreadable(&error),
+            _ => ImportsUnread::Discardable,
         };
         match file {
-            Some(file) if file.is(&image) => known(
-                file.imports.clone(),
-                Some(format!(
-                    "the driver's imports are those of its file, not of the guest's memory: {reason}"
-                )),
-            ),
-            Some(_) => unknown(format!(
-                "{reason}; and the file that was given is another build: its time stamp, check sum or size is not that of \
-                 the driver in the guest"
-            )),
-            None => unknown(format!("{reason}; give the path of the driver's file by --driver")),
+            Some(file) if file.is(&image) => Self::Known {
+                imports: file.imports.clone(),
+                note: Some(ImportsNote {
+                    memory: unread,
+                    file: ImportsFile::Taken,
+                }),
+            },
+            Some(_) => unknown(unread, ImportsFile::AnotherBuild),
+            None => unknown(unread, ImportsFile::NotGiven),
         }
     }
 }

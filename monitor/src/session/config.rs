@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::output::Cut;
 pub use crate::report::EndKind;
-use crate::report::{BugCheck, DumpInfo, FaultInfo, RunInfo, TraceInfo};
+use crate::report::{BugCheck, DumpInfo, FaultInfo, Note, RunInfo, StepOver, TraceInfo};
 use crate::timing::Spread;
 use crate::windows::{FileImage, Image, ImageError, Imports, SymbolTable};
 
@@ -85,8 +85,8 @@ pub struct Config {
     /// How many breakpoints can be set at once. Recordings have it under its first name.
     #[serde(rename = "hooks")]
     pub breakpoints: usize,
-    /// How a breakpoint is stepped over, in words.
-    pub step_over: String,
+    /// How a breakpoint is stepped over.
+    pub step_over: StepOver,
     /// Whether to log what drivers print for a debugger.
     #[serde(default)]
     pub debug_print: bool,
@@ -119,9 +119,8 @@ impl Config {
         within("the number of processors", self.processors as usize, MOST_PROCESSORS)?;
         within("the number of breakpoints", self.breakpoints, MOST_BREAKPOINTS)?;
         within("the number of exports", self.exports.len(), MOST_EXPORTS)?;
-        let texts = [&self.target, &self.step_over];
         let requests = self.exports.iter().flat_map(|export| [&export.module, &export.name]);
-        for text in texts.into_iter().chain(requests) {
+        for text in std::iter::once(&self.target).chain(requests) {
             within("the length of a name", text.len(), LONGEST_NAME)?;
         }
         for export in &self.exports {
@@ -180,8 +179,8 @@ pub struct End {
     /// Host failures during the run: a full disk.
     pub failures: Vec<String>,
     /// What the report says of the machine and of the run's outputs beside the session's own notes.
-    #[serde(default)]
-    pub notes: Vec<String>,
+    #[serde(flatten, with = "crate::report::told_notes")]
+    pub notes: Vec<Note>,
 }
 
 impl End {
@@ -189,7 +188,7 @@ impl End {
     pub fn note(&mut self, cut: Option<Cut>) {
         match cut {
             Some(Cut::Failure(text)) => self.failures.push(text),
-            Some(Cut::Note(text)) => self.notes.push(text),
+            Some(Cut::Note(text)) => self.notes.push(Note::Output { text }),
             None => {}
         }
     }

@@ -178,8 +178,8 @@ impl Session {
     pub fn stack_text(&self, cpu: &dyn CpuState) -> String {
         let state = self.lock();
         let mut names = state.guest.names().clone();
-        let (frames, note) = names.stack(cpu);
-        text::stack(&frames, note.as_deref())
+        let (frames, end) = names.stack(cpu);
+        text::stack(&frames, end.as_ref())
     }
 
     /// Where a processor is, its IRQL and its thread, in one line.

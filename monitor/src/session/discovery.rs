@@ -14,11 +14,10 @@
 use std::fmt::Write as _;
 
 use super::arm::Evidence;
-use super::doubts::Doubt;
 use super::guest::{Guest, ListWitness, ModuleId};
 use super::log::Log;
 use super::watching::Watching;
-use crate::report::ModuleInfo;
+use crate::report::{Doubt, ModuleInfo, Note};
 use crate::vmi::recorder::Recorder;
 use crate::vmi::{Breakpoint, CpuState, GuestMemory, Interception};
 use crate::windows::modules::{DLL_BASE, head_of_list};
@@ -86,12 +85,11 @@ impl Waiting {
         if self.patience > 0 && waited < PATIENCE_TIME {
             return None;
         }
-        log.note(format!(
-            "{target} was loaded, and no driver object was made for it while {} other objects were inserted in {} s of the \
-             guest's time: a library that other drivers call (an export driver) has none",
-            PATIENCE - self.patience,
-            waited / 10_000_000
-        ));
+        log.note(Note::NoDriverObject {
+            driver: target.to_owned(),
+            objects: u64::from(PATIENCE - self.patience),
+            seconds: waited / 10_000_000,
+        });
         Some(())
     }
 }
@@ -121,13 +119,15 @@ impl Discovery {
             Err(error) => {
                 // Firmware and loaders write LSTAR too: the next write may be the kernel's.
                 tracing::debug!("LSTAR = {lstar:#x}: {error}");
-                let text = format!("a write of {lstar:#x} to LSTAR led to no kernel: {error}");
+                let error = error.to_string();
+                let note = Note::NoKernel { lstar, error };
+                let text = note.to_string();
                 // Each processor writes it; where there is no kernel, none of them is news but the first.
                 if self.no_kernel.is_none() {
                     log.milestone(&text);
                 }
                 if log.notes().len() < NOTES {
-                    log.note(text.clone());
+                    log.note(note);
                 }
                 self.no_kernel = Some(text);
                 return;
@@ -138,12 +138,8 @@ impl Discovery {
             kernel.image.base, kernel.image.size, kernel.witness
         ));
         if let Some(other) = kernel.other {
-            let reason = format!(
-                "at the first write of LSTAR there were two images that may be the kernel: its page fault handler is in the \
-                 one at {:#x}, which was watched, and its system call entry in the one at {other:#x}",
-                kernel.image.base
-            );
-            log.doubt(Doubt::Kernel, reason);
+            let watched = kernel.image.base;
+            log.doubt(Doubt::TwoKernels { watched, other });
         }
         cpu.end_msr_interception();
         let (witness, head) = (kernel.address_of(WITNESS), kernel.address_of(MODULE_LIST));
@@ -309,14 +305,10 @@ fn find_module_list(guest: &mut Guest, log: &mut Log, memory: &impl GuestMemory,
     let by_block = (by_object.is_some() || number.is_power_of_two())
         .then(|| head_by_debugger_data(memory, &kernel.image))
         .flatten();
-    if let (Some(object), Some(block)) = (by_object, by_block)
-        && object != block
+    if let (Some(by_object), Some(by_block)) = (by_object, by_block)
+        && by_object != by_block
     {
-        let reason = format!(
-            "the first driver object leads to a module list at {object:#x}, which was taken, and the debugger data block to \
-             one at {block:#x}: what was loaded is not known for certain"
-        );
-        log.doubt(Doubt::Modules, reason);
+        log.doubt(Doubt::TwoModuleLists { by_object, by_block });
     }
     let witness = match (by_object, by_block) {
         (Some(object), Some(block)) if object == block => ListWitness::Both,

@@ -2,12 +2,14 @@
 //!
 //! Talks to nothing. Other parts add reasons; at the end of the run they become conditions.
 
+use crate::report::Doubt;
+
 /// Reasons of one kind that are told; the guest chooses how often most of them occur.
 const TOLD: usize = 4;
 
-/// Kinds of reasons.
+/// Kinds of reasons, each with a limit of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Doubt {
+enum Kind {
     /// What the guest's module list says of the driver under test has changed while the driver was there.
     Entry,
     /// The driver under test called while it was in no module list.
@@ -22,25 +24,46 @@ pub(crate) enum Doubt {
     Imports,
 }
 
-/// The reasons so far, in order.
-#[derive(Debug, Default)]
-pub(crate) struct Doubts {
-    list: Vec<(Doubt, String)>,
+impl Kind {
+    const fn of(doubt: &Doubt) -> Self {
+        match doubt {
+            Doubt::EntryChanged { .. }
+            | Doubt::TwoOfOneName { .. }
+            | Doubt::TooManyImages { .. }
+            | Doubt::ImageStays { .. } => Self::Entry,
+            Doubt::CalledUnlisted { .. } => Self::Unlisted,
+            Doubt::TooManyModuleChanges { .. } | Doubt::ModuleListUnreadable { .. } | Doubt::TwoModuleLists { .. } => {
+                Self::Modules
+            }
+            Doubt::TwoKernels { .. } | Doubt::OtherKernel { .. } => Self::Kernel,
+            Doubt::Late => Self::Late,
+            Doubt::ImportsUnknown
+            | Doubt::ImportsUnrecognised { .. }
+            | Doubt::ImportElsewhere { .. }
+            | Doubt::ReloadedUnread { .. }
+            | Doubt::ReloadedImport { .. } => Self::Imports,
+        }
+    }
 }
 
+/// The reasons so far, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Doubts(Vec<Doubt>);
+
 impl Doubts {
-    /// Adds a reason, a sentence, if it is new.
-    pub(crate) fn add(&mut self, kind: Doubt, reason: String) {
-        let told = self.list.iter().filter(|(other, _)| *other == kind).count();
-        if told < TOLD && !self.list.iter().any(|(_, known)| *known == reason) {
-            tracing::info!("{reason}");
-            self.list.push((kind, reason));
+    /// Adds a reason, if it is new.
+    pub(crate) fn add(&mut self, doubt: Doubt) {
+        let kind = Kind::of(&doubt);
+        let told = self.0.iter().filter(|other| Kind::of(other) == kind).count();
+        if told < TOLD && !self.0.contains(&doubt) {
+            tracing::info!("{doubt}");
+            self.0.push(doubt);
         }
     }
 
     /// All of them.
-    pub(crate) fn reasons(&self) -> impl Iterator<Item = &str> {
-        self.list.iter().map(|(_, reason)| reason.as_str())
+    pub(crate) fn list(&self) -> &[Doubt] {
+        &self.0
     }
 }
 
@@ -51,11 +74,14 @@ mod tests {
     #[test]
     fn a_reason_is_told_once_and_a_kind_of_reasons_a_few_times() {
         let mut doubts = Doubts::default();
+        let stays = |base| Doubt::ImageStays {
+            name: "a.sys".to_owned(),
+            base,
+        };
         for round in 0..1000 {
-            doubts.add(Doubt::Late, "late".to_owned());
-            doubts.add(Doubt::Entry, format!("renamed {round}"));
+            doubts.add(Doubt::Late);
+            doubts.add(stays(round));
         }
-        let told: Vec<_> = doubts.reasons().collect();
-        assert_eq!(told, ["late", "renamed 0", "renamed 1", "renamed 2", "renamed 3"]);
+        assert_eq!(doubts.list(), [Doubt::Late, stays(0), stays(1), stays(2), stays(3)]);
     }
 }

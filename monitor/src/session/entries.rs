@@ -10,6 +10,7 @@ use storlock_check::contract::{CONTRACTS, Contract, SystemModule, contracts_of_e
 
 use super::guest::Guest;
 use super::watching::{Watch, Watching};
+use crate::report::{Doubt, Note};
 use crate::vmi::GuestMemory;
 use crate::vmi::recorder::Recorder;
 use crate::watch::{self, WatchPlan};
@@ -33,9 +34,9 @@ pub(crate) struct Entries {
     /// One an address.
     pub(crate) watches: Vec<Watch>,
     /// What there is to say about where they are.
-    pub(crate) notes: Vec<String>,
+    pub(crate) notes: Vec<Note>,
     /// What they miss of the driver's imports.
-    pub(crate) doubts: Vec<String>,
+    pub(crate) doubts: Vec<Doubt>,
 }
 
 /// Finds the planned exports in the guest, or what the imports of the driver at that base lead to in their place.
@@ -66,20 +67,18 @@ pub(crate) fn resolve(
         let mut linked: Vec<u64> = linked.collect();
         linked.dedup();
         if let Some(second) = linked.get(1) {
-            let second = guest.names_mut().locate(cpu, *second, true);
-            let reason = format!("an import of {name} leads to {second}, which is not watched: another import is");
-            entries.doubts.push(reason);
+            let (routine, place) = (name.clone(), guest.names_mut().locate(cpu, *second, true));
+            entries.doubts.push(Doubt::ImportElsewhere { routine, place });
         }
         let linked = linked.first().copied();
         let rows = match linked {
             None => port_driver.rows_at(guest, cpu, planned.module, address)?,
             Some(linked) => {
-                let at = guest.names_mut().locate(cpu, linked, true);
-                let detour = format!("the driver's import of {name} leads to {at} in its place");
-                reason = format!("{reason}; {detour}, which is watched");
-                entries.notes.push(format!(
-                    "{detour}, as with Driver Verifier: calls by other modules are not seen there"
-                ));
+                let place = guest.names_mut().locate(cpu, linked, true);
+                reason =
+                    format!("{reason}; the driver's import of {name} leads to {place} in its place, which is watched");
+                let routine = name.clone();
+                entries.notes.push(Note::Detour { routine, place });
                 contracts_of_export(planned.module, planned.export).collect()
             }
         };

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use storlock_check::finding::{self, Finding};
 
-use crate::report::{Called, Evidence, HistoryEntry, Location, LockRoutine, PriorCall, Violation};
+use crate::report::{Called, Evidence, HistoryEntry, Location, LockRoutine, PriorCall, StackEnd, Violation};
 
 /// Where a finding came from.
 #[derive(Debug, Clone, Default)]
@@ -12,7 +12,7 @@ pub(crate) struct Attribution {
     pub(crate) caller: Location,
     pub(crate) called: Called,
     pub(crate) stack: Vec<Location>,
-    pub(crate) stack_note: Option<String>,
+    pub(crate) stack_end: Option<StackEnd>,
     /// Where the lock's earlier calls came from, by return address.
     pub(crate) places: HashMap<u64, Location>,
 }
@@ -76,7 +76,7 @@ fn describe(found: &Finding, attribution: &Attribution) -> Violation {
         },
         called: attribution.called.clone(),
         stack: attribution.stack.clone(),
-        stack_note: attribution.stack_note.clone(),
+        stack_end: attribution.stack_end.clone(),
         vcpu: context.processor,
         thread: context.thread,
         irql: context.irql,

@@ -2,18 +2,17 @@
 //!
 //! Asks every part of the session for its share of the report. It must not change what a part knows.
 
-use storlock_check::checker::Statistics;
 use storlock_check::rules::Verdict;
 
 use super::config::{End, EndKind};
-use super::doubts::Doubt;
 use super::guest::{Guest, Names};
 use super::guest_check::Seen;
 use super::log::Log;
 use super::state::State;
 use crate::outcome::{self, Condition};
 use crate::report::{
-    BugCheck, ConditionNote, Cost, EndOfRun, FaultInfo, GuestCheck, ProcessorState, Report, Rule, SCHEMA,
+    BugCheck, ConditionNote, Cost, Doubt, EndOfRun, FaultInfo, GuestCheck, Places, ProcessorState, Reason, Report,
+    Rule, SCHEMA,
 };
 use crate::vmi::recorder::Recorder;
 use crate::vmi::{CpuState, GuestMemory};
@@ -44,7 +43,7 @@ impl Ending {
 
     /// Notes where a processor stands.
     pub(crate) fn look(&mut self, names: &mut Names, cpu: &Recorder<'_>) {
-        let (stack, stack_note) = names.stack(cpu);
+        let (stack, stack_end) = names.stack(cpu);
         let location = names.locate(cpu, cpu.registers().rip, true);
         self.processors.push(ProcessorState {
             vcpu: cpu.index(),
@@ -52,7 +51,7 @@ impl Ending {
             irql: cpu.special().irql(),
             activity: None,
             stack,
-            stack_note,
+            stack_end,
         });
         self.processors.sort_by_key(|processor| processor.vcpu);
     }
@@ -62,13 +61,10 @@ impl Ending {
         let special = cpu.special();
         let Some(kernel) = guest.kernel() else { return };
         if kernel.is_left_by(cpu, special.idt_base, special.idt_limit) {
-            let reason = format!(
-                "at the end the page fault handler of vCPU {} was not in the kernel at {:#x}, which was watched: another \
-                 kernel may have run",
-                cpu.index(),
-                kernel.image.base
-            );
-            log.doubt(Doubt::Kernel, reason);
+            log.doubt(Doubt::OtherKernel {
+                vcpu: cpu.index(),
+                watched: kernel.image.base,
+            });
         }
     }
 }
@@ -96,7 +92,7 @@ pub(super) fn report(state: &State, end: &End) -> Report {
         end: end_of_run(state, end),
         target: state.target.module().cloned(),
         modules: guest.module_list(),
-        watch: state.watching.info(&config.step_over, not_armed),
+        watch: state.watching.info(config.step_over, not_armed),
         rules: Rule::all(),
         violations: state.ledger.violations(),
         calls: state.ledger.calls(guest.modules()),
@@ -121,7 +117,7 @@ fn guest_checks(state: &State, end: &End) -> Vec<GuestCheck> {
         return checks.rows_of_waiting();
     }
     checks.rows(&Seen {
-        step_over: &state.config.step_over,
+        step_over: state.config.step_over,
         processors: state.config.processors,
         hits: state.ledger.hits().0,
         watched: state.watching.hits(),
@@ -133,151 +129,115 @@ fn guest_checks(state: &State, end: &End) -> Vec<GuestCheck> {
 
 fn conditions(state: &State, end: &End) -> Vec<ConditionNote> {
     let mut list = Vec::new();
-    let mut add = |condition, reason: String| list.push(ConditionNote { condition, reason });
+    let mut add = |condition, reason| list.push(ConditionNote { condition, reason });
     if end.kind == EndKind::Interrupted {
-        add(
-            Condition::Interrupted,
-            "the run was interrupted; this report covers what was seen until then".into(),
-        );
+        add(Condition::Interrupted, Reason::Interrupted { was_over: false });
     }
-    if let Some(reason) = host_failure(state, end) {
+    for reason in host_failures(state, end) {
         add(Condition::Infrastructure, reason);
-    }
-    for failure in &end.failures {
-        add(Condition::Infrastructure, failure.clone());
     }
     let statistics = state.ledger.statistics();
     let target = &state.config.target;
     let places = |verdict| {
         let violations = state.ledger.checker().violations().iter();
         let places = violations.filter(|v| v.verdict == verdict && v.concerns_target).count();
-        let kept = statistics.violations_not_kept == 0;
-        format!(
-            "{}{places} place{}",
-            if kept { "" } else { "at least " },
-            plural(places)
-        )
+        Places {
+            places: places as u64,
+            more: statistics.violations_not_kept > 0,
+        }
     };
     let defect = statistics.target_violations > 0;
     if defect {
-        let places = places(Verdict::Semantic);
-        add(
-            Condition::Defect,
-            format!("contracts of lock routines were broken in {places}"),
-        );
+        add(Condition::Defect, Reason::ContractsBroken(places(Verdict::Semantic)));
     }
     if let Some(reason) = guest_failure(state, end) {
         add(Condition::GuestFailed, reason);
     }
     if statistics.target_suspects > 0 {
-        let places = places(Verdict::Suspect);
-        add(
-            Condition::Inconclusive,
-            format!("what looks like broken contracts in {places} has too little evidence for a verdict"),
-        );
+        add(Condition::Inconclusive, Reason::SuspectCalls(places(Verdict::Suspect)));
     }
-    if let Some(reason) = state.ledger.unknown_reason(target) {
-        add(Condition::Inconclusive, reason);
-    } else if statistics.target_unknown_releases > 0 {
-        let times = statistics.target_unknown_releases;
-        let reason = format!(
-            "{times} release{} of the driver could not be judged: the lock may have been held before the watch began",
-            plural(usize::try_from(times).unwrap_or(usize::MAX))
-        );
+    for reason in left_open(state) {
         add(Condition::Inconclusive, reason);
     }
-    if statistics.target_unreadable_handles > 0 {
-        let times = statistics.target_unreadable_handles;
-        let reason = format!(
-            "the lock handle of {times} call{} of the driver could not be read: which calls belong together is a guess",
-            plural(usize::try_from(times).unwrap_or(usize::MAX))
-        );
-        add(Condition::Inconclusive, reason);
-    }
-    for reason in left_open(statistics) {
-        add(Condition::Inconclusive, reason);
-    }
-    for reason in state.log.reasons() {
-        add(Condition::Inconclusive, reason.to_owned());
+    for doubt in state.log.doubts() {
+        add(Condition::Inconclusive, Reason::Missed(doubt.clone()));
     }
     if end.kind == EndKind::Stopped {
-        let reason = "the run was over before the guest ended by itself; this report covers what was seen until then";
-        add(Condition::Inconclusive, reason.into());
+        add(Condition::Inconclusive, Reason::Stopped);
     }
     for reason in end.faults.iter().filter_map(FaultInfo::never_injected) {
         add(Condition::Inconclusive, reason);
     }
-    if let Some(reason) = state.discovery.not_armed(&state.guest, target) {
-        add(Condition::Inconclusive, reason);
+    if let Some(why) = state.discovery.not_armed(&state.guest, target) {
+        add(Condition::Inconclusive, Reason::NeverArmed { why });
     } else if !defect && state.target.id().map_or(0, |id| state.ledger.acquires(id)) == 0 {
-        let reason = format!("{target} never acquired a lock by a watched routine");
-        add(Condition::NotApplicable, reason);
+        let driver = target.clone();
+        add(Condition::NotApplicable, Reason::NeverAcquired { driver });
     }
     list
 }
 
-/// What the calls of the driver have left open.
-fn left_open(statistics: &Statistics) -> Vec<String> {
-    let told = [
-        (
-            statistics.target_holds_lost,
-            "acquire",
-            "over in a way that was not seen: it may have failed, or its release is missing",
-        ),
-        (
-            statistics.target_words_contradicted,
-            "hold",
-            "released when the lock word said that nobody held the lock: somebody may have cleared it",
-        ),
-        (
-            statistics.target_raises_undone,
-            "release",
-            "given a NewIrql that is not the one before the acquire, but may be the one before a raise of the driver's own",
-        ),
-    ];
-    let told = told.into_iter().filter(|(times, ..)| *times > 0);
-    told.map(|(times, what, how)| match times {
-        1 => format!("1 {what} of the driver was {how}"),
-        _ => format!("{times} {what}s of the driver were {how}"),
-    })
-    .collect()
-}
-
-fn plural(count: usize) -> &'static str {
-    if count == 1 { "" } else { "s" }
-}
-
-fn host_failure(state: &State, end: &End) -> Option<String> {
-    let detail = end.detail.clone().unwrap_or_default();
-    match end.kind {
-        EndKind::Failed => Some(format!("the host failed: {detail}")),
-        EndKind::InternalError => Some(not_executable(state, end, &detail)),
-        EndKind::Unknown => Some("the recording ends before the run did".to_owned()),
-        _ => None,
+/// What the calls of the driver have left open: each kind that has occurred. The checker has counted them.
+fn left_open(state: &State) -> Vec<Reason> {
+    let counted = state.ledger.statistics();
+    let mut reasons: Vec<Reason> = state
+        .ledger
+        .unknown_releases(&state.config.target)
+        .into_iter()
+        .collect();
+    if counted.target_unreadable_handles > 0 {
+        let calls = counted.target_unreadable_handles;
+        reasons.push(Reason::UnreadableHandles { calls });
     }
+    if counted.target_holds_lost > 0 {
+        let acquires = counted.target_holds_lost;
+        reasons.push(Reason::HoldsLost { acquires });
+    }
+    if counted.target_words_contradicted > 0 {
+        let holds = counted.target_words_contradicted;
+        reasons.push(Reason::WordsContradicted { holds });
+    }
+    if counted.target_raises_undone > 0 {
+        let releases = counted.target_raises_undone;
+        reasons.push(Reason::RaisesUndone { releases });
+    }
+    reasons
 }
 
-/// Where the instruction is that KVM gave up on, and what to do about it.
-fn not_executable(state: &State, end: &End, detail: &str) -> String {
-    let processors = state.ending.processors.iter();
-    let told = processors.filter_map(|processor| {
+fn host_failures(state: &State, end: &End) -> Vec<Reason> {
+    let detail = end.detail.clone().unwrap_or_default();
+    let of_machine = match end.kind {
+        EndKind::Failed => Some(Reason::HostFailed { error: detail }),
+        EndKind::InternalError => Some(not_executable(state, end, detail)),
+        EndKind::Unknown => Some(Reason::RecordingEnds),
+        _ => None,
+    };
+    let others = end.failures.iter().cloned().map(|error| Reason::Failure { error });
+    of_machine.into_iter().chain(others).collect()
+}
+
+/// The instruction that KVM gave up on, and where it is.
+fn not_executable(state: &State, end: &End, detail: String) -> Reason {
+    let mut processors = state.ending.processors.iter();
+    let told = processors.find_map(|processor| {
         let (_, activity) = end.activities.iter().find(|(vcpu, _)| *vcpu == processor.vcpu)?;
-        Some(format!("{activity} at {}", processor.location))
+        Some((activity.clone(), Some(processor.location.clone())))
     });
-    let what = told.into_iter().next().unwrap_or_else(|| detail.to_owned());
-    format!(
-        "{what}: run it on a machine whose KVM has hardware virtualization (kvm_amd or kvm_intel), or in the project's lab \
-         (scripts/lab/run)"
-    )
+    let (what, at) = told.unwrap_or((detail, None));
+    Reason::NotExecutable { what, at }
 }
 
-fn guest_failure(state: &State, end: &End) -> Option<String> {
-    match (end.kind, bug_check(state, end)) {
-        (_, Some(bug_check)) => Some(format!("the guest crashed: bug check {:#x}", bug_check.code)),
-        (EndKind::Reset, None) => Some("the guest reset the machine".to_owned()),
-        (EndKind::Crash, None) => end.detail.clone(),
-        (EndKind::TripleFault, None) => Some("the guest crashed: triple fault".to_owned()),
-        (EndKind::TimeLimit, None) => Some(format!("the guest had not ended after {} s", end.duration_ms / 1000)),
+fn guest_failure(state: &State, end: &End) -> Option<Reason> {
+    if let Some(bug_check) = bug_check(state, end) {
+        return Some(Reason::BugCheck { code: bug_check.code });
+    }
+    match end.kind {
+        EndKind::Reset => Some(Reason::Reset),
+        EndKind::Crash => end.detail.clone().map(|detail| Reason::Crash { detail }),
+        EndKind::TripleFault => Some(Reason::TripleFault),
+        EndKind::TimeLimit => Some(Reason::TimeLimit {
+            seconds: end.duration_ms / 1000,
+        }),
         _ => None,
     }
 }

@@ -9,11 +9,10 @@
 use storlock_check::event::{EventKind, Module};
 
 use super::arm::{self, Evidence, TargetImports};
-use super::doubts::Doubt;
 use super::entries::export_name;
 use super::state::State;
 use crate::escape;
-use crate::report::{ModuleInfo, WatchGap};
+use crate::report::{Doubt, ModuleInfo, Note, WatchGap};
 use crate::vmi::recorder::Recorder;
 use crate::watch;
 
@@ -69,10 +68,8 @@ pub(super) fn follow(state: &mut State, cpu: &Recorder<'_>, return_address: u64)
         }
     }
     if state.module_changes.are_too_many() {
-        let reason = format!(
-            "modules were loaded and unloaded more than {CHANGES} times: what was loaded after that is not known by name"
-        );
-        state.log.doubt(Doubt::Modules, reason);
+        let most = u64::from(CHANGES);
+        state.log.doubt(Doubt::TooManyModuleChanges { most });
     }
 }
 
@@ -102,28 +99,23 @@ fn target_came_back(state: &mut State, cpu: &Recorder<'_>, module: &ModuleInfo) 
     };
     state.target.settle(&mut state.guest, &mut state.log, cpu, (module, id));
     // One note, of the last time: how often it happens is the guest's choice.
-    let happened = "the driver under test was unloaded and loaded again";
-    state.log.retract(happened);
-    let again = format!("{happened}, at {:#x}", module.base);
+    state.log.retract(|note| matches!(note, Note::LoadedAgain { .. }));
+    let base = module.base;
     let file = state.config.target_file.as_ref();
-    let found = TargetImports::read(cpu, module.base, file, Evidence::Unknown);
-    let Some(imports) = found.imports else {
-        let why = found.note.unwrap_or_default();
-        let reason = format!("{again}; what it calls is taken to be as before: {why}");
-        return state.log.doubt(Doubt::Imports, reason);
+    let imports = match TargetImports::read(cpu, base, file, Evidence::Unknown) {
+        TargetImports::Known { imports, .. } => imports,
+        TargetImports::Unknown { why } => return state.log.doubt(Doubt::ReloadedUnread { base, why }),
     };
-    state.log.note(again);
+    state.log.note(Note::LoadedAgain { base });
     let imports = state.guest.recognise(cpu, module.base, &imports);
     let plan = watch::plan(&imports, state.watching.capacity());
     arm::doubt_unrecognised(&mut state.log, &plan);
     for planned in &plan.watches {
         let routine = export_name(planned.module, planned.export);
         if !state.watching.knows(&routine) {
-            let reason = format!(
-                "{happened} and imports {routine} since then, which is not watched: the breakpoints are those of its \
-                 first load"
-            );
-            state.log.doubt(Doubt::Imports, reason);
+            state.log.doubt(Doubt::ReloadedImport {
+                routine: routine.clone(),
+            });
             state.watching.add_gap(WatchGap {
                 routine,
                 consequence:

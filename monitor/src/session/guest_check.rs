@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use super::arm::Evidence;
 use super::config::End;
 use super::guest::{Guest, ListWitness};
-use crate::report::GuestCheck;
+use crate::report::{GuestCheck, StepOver};
 use crate::vmi::{CpuState, GuestMemory};
 use crate::windows::shared_user_data::{has_debugger, interrupt_time};
 use crate::windows::{Image, Processor, kernel};
@@ -162,7 +162,7 @@ fn check_processor(cpu: &impl CpuState) -> Result<(), String> {
 /// What the rest of the session and the machine say of a run, for the rows that need it.
 pub(crate) struct Seen<'a> {
     /// How breakpoints are stepped over, in words.
-    pub(crate) step_over: &'a str,
+    pub(crate) step_over: StepOver,
     pub(crate) processors: u32,
     /// Hits of watched routines.
     pub(crate) hits: u64,
@@ -244,7 +244,7 @@ impl Seen<'_> {
         // A processor may have been stopped between an exit and its count.
         let expected = end.hits.max(self.hits).saturating_add(end.returns);
         let single = end.debug_exits <= expected.saturating_add(self.processors.into());
-        if how.contains("resume") && !single {
+        if how == StepOver::ResumeFlag && !single {
             return Err(format!("{text}: more than one exit a hit"));
         }
         Ok(text)

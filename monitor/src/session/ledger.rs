@@ -13,8 +13,8 @@ use super::calls::Calls;
 use super::findings::{Attribution, Findings};
 use super::guest::{ModuleId, ModuleMap};
 use super::trace::Trace;
-use super::unknown::Unknowns;
-use crate::report::{CallCount, Location, LockSummary, Violation};
+use super::unknown::{UnknownCaller, Unknowns};
+use crate::report::{CallCount, Location, LockSummary, Reason, Violation};
 
 /// Everything that was seen of locks.
 #[derive(Debug)]
@@ -157,18 +157,28 @@ impl Ledger {
         self.findings.list(self.checker.violations())
     }
 
-    /// Notes a release that cannot be judged: the last event. `caller` tells who made it and whether that is the driver
-    /// under test; it is asked for once a place.
-    pub(crate) fn not_judged(&mut self, call: &LockCall, caller: impl FnOnce() -> (Location, bool)) {
-        if !self.unknowns.count_again(call) {
-            let (caller, by_target) = caller();
-            self.unknowns.insert(call, self.sequence, caller, by_target);
-        }
+    /// Notes a release that cannot be judged: the last event. `caller` tells who made it; it is asked for once a place.
+    /// Returns the function of the driver under test that has made it by a jump.
+    pub(crate) fn not_judged(&mut self, call: &LockCall, caller: impl FnOnce() -> UnknownCaller) -> Option<u64> {
+        self.unknowns.add(call, self.sequence, caller)
     }
 
-    /// Why releases of the driver under test that could not be judged keep the run from being Completed.
-    pub(crate) fn unknown_reason(&self, target: &str) -> Option<String> {
-        self.unknowns.reason(target)
+    /// The driver under test has made the release with this number, which cannot be judged, by a jump from that place.
+    pub(crate) fn not_judged_of_target(&mut self, call: u64, caller: Location) {
+        self.unknowns.claim(call, caller);
+    }
+
+    /// Why releases that concern the driver under test and could not be judged keep the run from being Completed. The
+    /// checker has counted them.
+    pub(crate) fn unknown_releases(&self, target: &str) -> Option<Reason> {
+        let releases = self.checker.statistics().target_unknown_releases;
+        let (places, more) = self.unknowns.first_of_target();
+        (releases > 0).then(|| Reason::UnknownReleases {
+            releases,
+            driver: target.to_owned(),
+            places,
+            more,
+        })
     }
 
     /// The locks of the run, in numbers.

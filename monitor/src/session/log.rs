@@ -1,10 +1,11 @@
 //! What a run tells beside its findings: notes for the report, milestones for the user who waits, and the reasons why
 //! it cannot be Completed.
 //!
-//! Talks to nothing: the other parts add to it. It must not know what the texts mean.
+//! Talks to nothing: the other parts add to it. It must not know what they mean.
 
-use super::doubts::{Doubt, Doubts};
+use super::doubts::Doubts;
 use crate::escape;
+use crate::report::{Doubt, Note};
 
 /// Milestones that are kept: a guest chooses how often some of them happen.
 const MILESTONES: usize = 64;
@@ -12,31 +13,31 @@ const MILESTONES: usize = 64;
 /// All of it, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
-    notes: Vec<String>,
+    notes: Vec<Note>,
     milestones: Vec<String>,
     doubts: Doubts,
 }
 
 impl Log {
     /// Adds a note to the report.
-    pub(crate) fn note(&mut self, text: impl Into<String>) {
-        self.notes.push(text.into());
+    pub(crate) fn note(&mut self, note: Note) {
+        self.notes.push(note);
     }
 
-    /// Adds a note, unless the report has it or has `most` notes.
-    pub(crate) fn note_once(&mut self, text: &str, most: usize) {
-        if self.notes.len() < most && !self.notes.iter().any(|known| known == text) {
-            self.note(text);
+    /// Adds a note, unless the report has it.
+    pub(crate) fn note_once(&mut self, note: Note) {
+        if !self.notes.contains(&note) {
+            self.note(note);
         }
     }
 
-    /// Takes the notes back that start so: what happens again and again is told once.
-    pub(crate) fn retract(&mut self, start: &str) {
-        self.notes.retain(|note| !note.starts_with(start));
+    /// Takes such notes back: what happens again and again is told once.
+    pub(crate) fn retract(&mut self, is_told: impl Fn(&Note) -> bool) {
+        self.notes.retain(|note| !is_told(note));
     }
 
     /// The notes so far.
-    pub(crate) fn notes(&self) -> &[String] {
+    pub(crate) fn notes(&self) -> &[Note] {
         &self.notes
     }
 
@@ -55,12 +56,12 @@ impl Log {
     }
 
     /// Adds a reason why the run cannot be Completed.
-    pub(crate) fn doubt(&mut self, kind: Doubt, reason: impl Into<String>) {
-        self.doubts.add(kind, reason.into());
+    pub(crate) fn doubt(&mut self, doubt: Doubt) {
+        self.doubts.add(doubt);
     }
 
     /// These reasons.
-    pub(crate) fn reasons(&self) -> impl Iterator<Item = &str> {
-        self.doubts.reasons()
+    pub(crate) fn doubts(&self) -> &[Doubt] {
+        self.doubts.list()
     }
 }

@@ -16,7 +16,8 @@ use super::findings::Attribution;
 use super::guest::{ModuleId, ModuleMap};
 use super::state::State;
 use super::trace_reader::{TraceReadError, TraceReader};
-use crate::report::{Called, ModuleInfo, Report};
+use super::unknown::UnknownCaller;
+use crate::report::{Called, ModuleInfo, Note, Report, StackEnd};
 use crate::vmi::recording::{Frame, Reader, RecordedStop, RecordingError};
 use crate::vmi::replay::ReplayCpu;
 
@@ -156,9 +157,7 @@ pub fn trace(input: impl Read) -> Result<Report, ReplayError> {
             .failures
             .push("the trace was cut off: it has no end mark".to_owned()),
     }
-    state
-        .log
-        .note("an event trace holds no memory: there are no names of functions, and of a stack its first frames");
+    state.log.note(Note::FromTrace);
     drop(state);
     Ok(session.report(&end))
 }
@@ -191,14 +190,20 @@ fn replay(state: &mut State, event: &Event) {
     {
         let (modules, return_address) = (state.guest.modules(), call.context.return_address);
         let by_target = state.target.is_at(modules, return_address);
-        state
-            .ledger
-            .not_judged(call, || (modules.locate(return_address, 1), by_target));
+        state.ledger.not_judged(call, || UnknownCaller {
+            place: modules.locate(return_address, 1),
+            by_target,
+            jumped_from: None,
+        });
     }
     let told = match &event.kind {
         EventKind::CallerAttributed(told) => Some(told),
         _ => None,
     };
+    if let Some(told) = told.filter(|told| told.target) {
+        let caller = state.guest.modules().locate(told.caller, 0);
+        state.ledger.not_judged_of_target(told.call, caller);
+    }
     place(state, &response, told);
 }
 
@@ -252,7 +257,7 @@ fn attribution(modules: &ModuleMap, finding: &Finding, told: Option<&CallerAttri
         let frames = told.frames.iter().take_while(|&&frame| frame != 0);
         let outer = frames.map(|&frame| modules.locate(frame, 1));
         attribution.stack = std::iter::once(attribution.caller.clone()).chain(outer).collect();
-        attribution.stack_note = Some("an event trace holds no more of it".to_owned());
+        attribution.stack_end = Some(StackEnd::FromTrace);
     }
     attribution
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use storlock_check::checker::{Found, Response, ReturnInterest};
 use storlock_check::contract::{Contract, Role};
-use storlock_check::event::{Context, EventKind, LockCall, LockReturn};
+use storlock_check::event::{CallerAttributed, Context, EventKind, LockCall, LockReturn};
 use storlock_check::finding::Finding;
 
 use super::arm;
@@ -27,8 +27,10 @@ use super::pages::LockPages;
 use super::stops::StopPolicy;
 use super::target::Target;
 use super::trace::Trace;
+use super::unknown::UnknownCaller;
 use super::watching::{InForce, Watch, Watching};
 use crate::dump::Subject;
+use crate::report::Note;
 use crate::vmi::recorder::Recorder;
 use crate::vmi::{Action, CpuState, PAGE_SIZE};
 use crate::windows::debug_print::Printer;
@@ -161,7 +163,7 @@ impl State {
         let (response, not_judged) = self.ledger.append_call(call);
         let cookie = self.ledger.sequence();
         if not_judged {
-            self.release_not_judged(cpu, &call);
+            self.release_not_judged(cpu, &call, response.found.is_none());
         }
         if self.found(cpu, &call.context, &response) {
             return Action::Stop;
@@ -213,16 +215,15 @@ impl State {
     /// The machine starts again: what was known of the kernel and of locks is void, what was found stays. It has taken the
     /// breakpoints away and intercepts writes of LSTAR again, so that the kernel is found as at the first start.
     pub(super) fn restart(&mut self) {
-        let note = if self.discovery.is_armed() {
+        let watched = self.discovery.is_armed();
+        if watched {
             // Locks that were held are gone with the memory that they were in, and so is every image: other code may
             // be loaded where the driver under test was.
             self.ledger.append(EventKind::Restored);
-            "the guest was reset while its locks were watched: locks held then are forgotten, and the driver under test is looked for again"
-        } else {
-            "the guest was reset before its locks were watched: its kernel is looked for again"
-        };
-        self.log.milestone(note);
-        self.log.note_once(note, usize::MAX);
+        }
+        let note = Note::Reset { watched };
+        self.log.milestone(note.to_string());
+        self.log.note_once(note);
         self.discovery.restart();
         self.guest.forget();
         self.target.forget();
@@ -286,19 +287,32 @@ impl State {
             .unwrap_or(first)
     }
 
-    /// The release that the processor is about to enter could not be judged.
-    fn release_not_judged(&mut self, cpu: &Recorder<'_>, call: &LockCall) {
+    /// The release that the processor is about to enter could not be judged. If the driver under test has made it by a jump
+    /// the checker is told that, unless it is asked about a finding of the call anyway.
+    fn release_not_judged(&mut self, cpu: &Recorder<'_>, call: &LockCall, tell: bool) {
         let (guest, target) = (&mut self.guest, &self.target);
-        self.ledger.not_judged(call, || {
+        let jumped_from = self.ledger.not_judged(call, || {
             let return_address = call.context.return_address;
             let caller = guest.names_mut().caller(cpu, return_address);
-            let jumped = caller.jumped_from.zip(target.module());
-            let by_tail_call = jumped.is_some_and(|(function, module)| module.contains(function));
-            (
-                caller.place,
-                by_tail_call || target.is_at(guest.modules(), return_address),
-            )
+            let own = |function: &u64| target.module().is_some_and(|module| module.contains(*function));
+            let jumped_from = caller.jumped_from.filter(own);
+            let by_target = jumped_from.is_some() || target.is_at(guest.modules(), return_address);
+            UnknownCaller {
+                place: caller.place,
+                by_target,
+                jumped_from,
+            }
         });
+        if let Some(caller) = jumped_from.filter(|_| tell) {
+            let call = self.ledger.sequence();
+            let told = CallerAttributed {
+                call,
+                target: true,
+                caller,
+                ..CallerAttributed::default()
+            };
+            self.ledger.append(EventKind::CallerAttributed(told));
+        }
     }
 
     fn resume_or_stop(&mut self, cpu: &Recorder<'_>, context: &Context, response: &Response) -> Action {

@@ -5,10 +5,9 @@
 //! is still there. If the entry changes while the image is the same, the driver is disguised. Talks to the module list
 //! and to the image readers. It must not know what the driver calls.
 
-use super::doubts::Doubt;
 use super::guest::{Guest, ModuleId, ModuleMap};
 use super::log::Log;
-use crate::report::ModuleInfo;
+use crate::report::{Doubt, ModuleInfo};
 use crate::vmi::{GuestMemory, PAGE_SIZE};
 use crate::windows::{Image, Module, Section};
 
@@ -79,7 +78,7 @@ enum Fate {
 
 impl Place {
     /// Compares the guest's list with the place. Reasons for doubt go to `doubt`.
-    fn look(&mut self, memory: &impl GuestMemory, listed: &[Module], mut doubt: impl FnMut(String)) -> Fate {
+    fn look(&mut self, memory: &impl GuestMemory, listed: &[Module], mut doubt: impl FnMut(Doubt)) -> Fate {
         let own = &self.module;
         let said: Vec<&Module> = listed.iter().filter(|other| other.overlaps(own)).collect();
         let same_range = |other: &Module| (other.base, other.size) == (own.base, own.size);
@@ -102,13 +101,11 @@ impl Place {
             return Fate::Gone;
         }
         self.unlisted = false;
-        let (name, base, size) = (&own.name, own.base, own.size);
         for other in said {
-            let says = format!("{}, {:#x} bytes at {:#x}", other.name, other.size, other.base);
-            doubt(format!(
-                "the guest's module list has {says} in the place of {name}, {size:#x} bytes at {base:#x}, whose image is \
-                 still there: the driver under test may be hiding; what is in that range counts as the driver"
-            ));
+            doubt(Doubt::EntryChanged {
+                driver: ModuleInfo::from(own),
+                listed: ModuleInfo::from(other),
+            });
         }
         Fate::Stays
     }
@@ -166,16 +163,16 @@ impl Target {
         };
         self.places.retain(|place| !place.module.overlaps(&module));
         if let Some(other) = self.places.iter().find(|place| !place.unlisted) {
-            let reason = format!(
-                "the guest's module list has two modules named {}, at {:#x} and at {:#x}: one of them may be a driver that \
-                 hides",
-                module.name, other.module.base, module.base
-            );
-            log.doubt(Doubt::Entry, reason);
+            log.doubt(Doubt::TwoOfOneName {
+                name: module.name.clone(),
+                bases: [other.module.base, module.base],
+            });
         }
         if self.places.len() >= PLACES {
-            let reason = format!("there are more than {PLACES} images of {}", module.name);
-            return log.doubt(Doubt::Entry, reason);
+            return log.doubt(Doubt::TooManyImages {
+                name: module.name,
+                most: PLACES as u64,
+            });
         }
         guest.pin(module.clone());
         self.places.push(Place {
@@ -193,7 +190,7 @@ impl Target {
         };
         let mut returned = Vec::new();
         self.places.retain_mut(|place| {
-            let fate = place.look(memory, &listed, |reason| log.doubt(Doubt::Entry, reason));
+            let fate = place.look(memory, &listed, |doubt| log.doubt(doubt));
             match fate {
                 Fate::Stays => {}
                 Fate::Returned => returned.push(ModuleInfo::from(&place.module)),
@@ -211,30 +208,25 @@ impl Target {
             .iter()
             .find(|place| place.module.rva(return_address).is_some());
         if let Some(place) = place.filter(|place| place.unlisted) {
-            let (name, base) = (&place.module.name, place.module.base);
-            let reason = format!(
-                "{name} called a lock routine, to return to {name}+{:#x}, while the guest's module list did not have it: it \
-                 hides; what is in its {:#x} bytes at {base:#x} counts as the driver",
-                return_address - base,
-                place.module.size
-            );
-            log.doubt(Doubt::Unlisted, reason);
+            log.doubt(Doubt::CalledUnlisted {
+                driver: ModuleInfo::from(&place.module),
+                offset: return_address - place.module.base,
+            });
         }
     }
 
     /// The last look at the stopped machine: whether the driver under test is where it is said to be.
     pub(crate) fn look_at_end(&mut self, guest: &mut Guest, log: &mut Log, memory: &impl GuestMemory) {
         if let Err(error) = guest.refresh_list(memory) {
-            let reason = format!("at the end of the run {error}: what was loaded is not known for certain");
-            log.doubt(Doubt::Modules, reason);
+            let error = error.to_string();
+            log.doubt(Doubt::ModuleListUnreadable { error });
         }
         self.look(guest, log, memory);
         for place in self.places.iter().filter(|place| place.unlisted) {
-            let reason = format!(
-                "the guest's module list does not have {} any more, but its image is still at {:#x}: it may be hiding",
-                place.module.name, place.module.base
-            );
-            log.doubt(Doubt::Entry, reason);
+            log.doubt(Doubt::ImageStays {
+                name: place.module.name.clone(),
+                base: place.module.base,
+            });
         }
     }
 }

@@ -13,7 +13,7 @@ use storlock_check::contract::{Contract, Routine, RoutineSet};
 use storlock_check::event::{Context, DISPATCH_LEVEL, LockCall, LockOperand, WatchSet};
 
 use super::config::Config;
-use crate::report::{IgnoredHits, WatchGap, WatchInfo, WatchedRoutine};
+use crate::report::{IgnoredHits, StepOver, WatchGap, WatchInfo, WatchedRoutine};
 use crate::vmi::recorder::Recorder;
 use crate::vmi::{Action, ArmError, Breakpoint, Interception};
 use crate::watch::{PlanGap, WatchPlan};
@@ -288,7 +288,7 @@ impl Watching {
     }
 
     /// What the report says of it; `not_armed`: why nothing is watched.
-    pub(crate) fn info(&self, step_over: &str, not_armed: Option<String>) -> WatchInfo {
+    pub(crate) fn info(&self, step_over: StepOver, not_armed: Option<String>) -> WatchInfo {
         let watches = self.in_force.watches();
         let routines = watches.iter().map(|watch| WatchedRoutine {
             routine: watch.names.first().cloned().unwrap_or_default(),
@@ -302,7 +302,7 @@ impl Watching {
             ignored: self.ignored,
             gaps: self.gaps.clone(),
             summary: self.summary.clone(),
-            step_over: step_over.to_owned(),
+            step_over,
             catch_return: self.can_catch(),
             armed_at: self.armed.map(|(event, _)| event),
             not_armed,

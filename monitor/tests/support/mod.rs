@@ -292,9 +292,9 @@ pub(crate) fn assert_trace_replays_to_the_same_violations(run: &Run) {
     fn without_names(value: &Value) -> Value {
         match value {
             Value::Object(fields) => {
-                let kept = fields
-                    .iter()
-                    .filter(|(key, _)| !["symbol", "stack", "stack_note", "called"].contains(&key.as_str()));
+                let kept = fields.iter().filter(|(key, _)| {
+                    !["symbol", "stack", "stack_note", "stack_end", "called"].contains(&key.as_str())
+                });
                 kept.map(|(key, value)| (key.clone(), without_names(value))).collect()
             }
             Value::Array(list) => list.iter().map(without_names).collect(),

@@ -18,6 +18,7 @@ mod stop;
 mod threads;
 mod vcpu;
 
+pub use crate::debug::StepOver;
 pub use builder::Machine;
 pub use config::{AddressWidth, AtReset, CPU_LIMIT, MachineConfig};
 pub use error::Error;

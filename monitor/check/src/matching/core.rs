@@ -38,6 +38,10 @@ pub(crate) struct Core {
     pub(crate) statistics: Statistics,
     /// Records that were added to locks since what all locks hold was last counted.
     pub(crate) grown: usize,
+    /// The last release of which nothing could be said, and its lock, as long as it is not known to concern the driver under
+    /// test: who made it may yet be told.
+    #[serde(default)]
+    pub(crate) unclaimed: Option<(u64, LockIdentity)>,
 }
 
 /// Routines that could have touched a lock and are not watched.

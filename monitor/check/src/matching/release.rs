@@ -307,8 +307,11 @@ impl Checker {
         } else {
             statistics.unknown_releases += 1;
             // A cancel routine is entered with the cancel spin lock held by the I/O manager.
-            let counts = facts.concerns_target && facts.row.class != LockClass::CancelSpinLock;
-            statistics.target_unknown_releases += u64::from(counts);
+            if facts.row.class != LockClass::CancelSpinLock {
+                statistics.target_unknown_releases += u64::from(facts.concerns_target);
+                let unclaimed = (site.sequence, *facts.lock);
+                self.core.unclaimed = Some(unclaimed).filter(|_| !facts.concerns_target);
+            }
             Step::Unknown
         };
         if let Some(lock) = self.locks.at_mut(place) {

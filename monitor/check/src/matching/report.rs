@@ -176,7 +176,15 @@ impl Checker {
 
     /// More is known of who made the last call.
     pub(crate) fn caller_attributed(&mut self, told: &CallerAttributed) -> Vec<Found> {
-        let (found, claimed) = self.ledger.attribute(told, &self.core.modules);
+        let (found, mut claimed) = self.ledger.attribute(told, &self.core.modules);
+        let unclaimed = self
+            .core
+            .unclaimed
+            .take_if(|(call, _)| told.target && *call == told.call);
+        if let Some((_, lock)) = unclaimed {
+            self.core.statistics.target_unknown_releases += 1;
+            claimed.push(lock);
+        }
         for lock in claimed {
             if let Some(lock) = self.locks.get_mut(&lock) {
                 lock.target = true;

@@ -15,7 +15,7 @@ use super::interrupt::Interrupt;
 use super::output::{self, Printer};
 use super::progress::Progress;
 use crate::outcome::{self, Condition};
-use crate::report::{ConditionNote, FaultInfo, Report};
+use crate::report::{ConditionNote, FaultInfo, Reason, Report};
 use crate::run::spec::RunSpec;
 use crate::run::{self, Failure, Finished, Host, Prepared, UnwatchedEnd, UnwatchedRun, WatchedRun};
 use crate::threads;
@@ -114,7 +114,7 @@ impl Terminal {
             if !before && interrupted() {
                 notes.push(ConditionNote {
                     condition: Condition::Interrupted,
-                    reason: "the run was interrupted when it was over already; this report is whole".to_owned(),
+                    reason: Reason::Interrupted { was_over: true },
                 });
             }
             notes

@@ -56,7 +56,7 @@ fn no_verdict(report: &Report) -> Option<String> {
         .conditions
         .iter()
         .filter(|note| unfinished.contains(&note.condition));
-    let reasons: Vec<_> = reasons.map(|note| escape::line(&note.reason)).collect();
+    let reasons: Vec<_> = reasons.map(|note| escape::line(&note.reason.to_string())).collect();
     (!reasons.is_empty()).then(|| reasons.join("; "))
 }
 
@@ -73,7 +73,7 @@ fn run(report: &Report) -> TestCase {
         (Some(note), _) => {
             let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
             status.set_type(format!("{:?}", note.condition));
-            status.set_message(escape::line(&note.reason).as_ref());
+            status.set_message(escape::line(&note.reason.to_string()).as_ref());
             status
         }
         (None, Outcome::Completed | Outcome::Defect) => TestCaseStatus::success(),

@@ -2,8 +2,10 @@
 
 pub mod json;
 pub mod junit;
+mod reasons;
 pub mod sarif;
 pub mod text;
+pub(super) mod told;
 pub(crate) mod words;
 
 use std::io::{self, Write};

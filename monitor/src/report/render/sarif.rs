@@ -118,13 +118,13 @@ fn invocation(report: &Report) -> Value {
                 Condition::Inconclusive | Condition::Interrupted => "warning",
                 Condition::NotApplicable | Condition::Defect => "note",
             };
-            json!({ "level": level, "message": message(&note.reason) })
+            json!({ "level": level, "message": message(&note.reason.to_string()) })
         })
         .chain(
             report
                 .notes
                 .iter()
-                .map(|note| json!({ "level": "note", "message": message(note) })),
+                .map(|note| json!({ "level": "note", "message": message(&note.to_string()) })),
         )
         .collect();
     json!({
@@ -195,9 +195,9 @@ fn result(report: &Report, v: &Violation) -> Value {
             .map(|frame| json!({ "location": location(frame) }))
             .collect();
         let note = v
-            .stack_note
+            .stack_end
             .as_ref()
-            .map(|note| format!(" ({note})"))
+            .map(|end| format!(" ({end})"))
             .unwrap_or_default();
         value["stacks"] =
             json!([{ "message": message(&format!("call stack, innermost first{note}")), "frames": frames }]);

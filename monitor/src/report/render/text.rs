@@ -7,7 +7,8 @@ use super::{Renderer, words};
 use crate::escape::Escaped;
 use crate::outcome;
 use crate::report::{
-    DumpInfo, DumpedExport, EndKind, EndOfRun, HistoryEntry, IgnoredHits, Location, Report, Violation, WatchInfo,
+    DumpInfo, DumpedExport, EndKind, EndOfRun, HistoryEntry, IgnoredHits, Location, Report, StackEnd, StepOver,
+    Violation, WatchInfo,
 };
 
 /// Appends one line, and only one: a guest chooses some of what is in it. Writing to a `String` cannot fail, so the
@@ -54,11 +55,11 @@ pub fn violation(violation: &Violation) -> String {
 
 /// A call stack, one line a frame.
 #[must_use]
-pub fn stack(frames: &[Location], note: Option<&str>) -> String {
+pub fn stack(frames: &[Location], end: Option<&StackEnd>) -> String {
     let mut text = String::new();
     stack_text(&mut text, frames);
-    if let Some(note) = note {
-        line!(text, "          ({note})");
+    if let Some(end) = end {
+        line!(text, "          ({end})");
     }
     text
 }
@@ -104,8 +105,8 @@ fn violation_text(text: &mut String, v: &Violation, seed: u64, again: &str) {
     }
     line!(*text, "   = call stack, innermost first:");
     stack_text(text, &v.stack);
-    if let Some(note) = &v.stack_note {
-        line!(*text, "          ({note})");
+    if let Some(end) = &v.stack_end {
+        line!(*text, "          ({end})");
     }
     history_text(text, &v.history);
     wrapped(text, "signature", &words::signature(&v.signature));
@@ -237,7 +238,7 @@ fn summary_text(text: &mut String, report: &Report) {
     debug_text(text, report);
     checks_text(text, report);
     for note in &report.notes {
-        field(text, "note", note);
+        field(text, "note", &note.to_string());
     }
 }
 
@@ -267,7 +268,7 @@ fn watch_text(text: &mut String, watch: &WatchInfo) {
     for gap in &watch.gaps {
         field(text, "not watched", &format!("{}: {}", gap.routine, gap.consequence));
     }
-    if !watch.step_over.is_empty() {
+    if watch.step_over != StepOver::NotKnown {
         let returns = if watch.catch_return {
             "returns can be caught"
         } else {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use storlock_check::event::CallerAttributed;
 use storlock_check::finding::Finding;
 
-use crate::report::{Called, Location, ModuleInfo};
+use crate::report::{Called, Location, ModuleInfo, StackEnd};
 use crate::session::findings::Attribution;
 use crate::vmi::{CpuState, GuestMemory};
 use crate::windows::{self, Modules, SymbolTable, unwind};
@@ -84,27 +84,27 @@ impl Names {
     }
 
     /// The call stack of a stopped processor, and why it ends early if it does.
-    pub(crate) fn stack(&mut self, cpu: &(impl CpuState + ?Sized)) -> (Vec<Location>, Option<String>) {
+    pub(crate) fn stack(&mut self, cpu: &(impl CpuState + ?Sized)) -> (Vec<Location>, Option<StackEnd>) {
         let registers = cpu.registers();
         let Some(list) = &mut self.list else {
             let location = Location::unknown(registers.rip);
-            return (vec![location], Some("the kernel was not found".to_owned()));
+            return (vec![location], Some(StackEnd::NoKernel));
         };
         let stack = unwind::walk(cpu, list, &registers, FRAMES);
         self.named(cpu, &stack)
     }
 
     /// The same of a processor that stands at the first instruction of a routine.
-    fn stack_at_entry(&mut self, cpu: &(impl CpuState + ?Sized)) -> (Vec<Location>, Option<String>) {
+    fn stack_at_entry(&mut self, cpu: &(impl CpuState + ?Sized)) -> (Vec<Location>, Option<StackEnd>) {
         let registers = cpu.registers();
         let routine = self.locate(cpu, registers.rip, true);
         let Some(list) = &mut self.list else {
             return self.stack(cpu);
         };
         let stack = unwind::walk_callers(cpu, list, &registers, FRAMES - 1);
-        let (mut frames, note) = self.named(cpu, &stack);
+        let (mut frames, end) = self.named(cpu, &stack);
         frames.insert(0, routine);
-        (frames, note)
+        (frames, end)
     }
 
     /// The places of a stack, and why it ends early if it does.
@@ -112,12 +112,11 @@ impl Names {
         &mut self,
         memory: &(impl GuestMemory + ?Sized),
         stack: &unwind::Stack,
-    ) -> (Vec<Location>, Option<String>) {
+    ) -> (Vec<Location>, Option<StackEnd>) {
         let frames = stack.frames.iter();
         let frames = frames.map(|frame| self.locate(memory, frame.rip, frame.exact));
         let frames = frames.collect();
-        let note = (stack.end != unwind::EndReason::Bottom).then(|| stack.end.to_string());
-        (frames, note)
+        (frames, stack_end(stack.end))
     }
 
     /// Who called the routine that the processor is about to enter, to return to this address.
@@ -180,10 +179,10 @@ impl Names {
         if finding.stands_at_call() {
             let caller = self.caller(cpu, return_address);
             (attribution.caller, attribution.called) = (caller.place, caller.called);
-            (attribution.stack, attribution.stack_note) = self.stack_at_entry(cpu);
+            (attribution.stack, attribution.stack_end) = self.stack_at_entry(cpu);
         } else {
             attribution.caller = self.locate(cpu, return_address, false);
-            attribution.stack_note = Some("the call is over: its stack is gone".to_owned());
+            attribution.stack_end = Some(StackEnd::CallOver);
         }
         let places = earlier.into_iter();
         attribution.places = places
@@ -191,4 +190,20 @@ impl Names {
             .collect();
         attribution
     }
+}
+
+/// Why a stack ends, if not at its outermost frame.
+fn stack_end(end: unwind::EndReason) -> Option<StackEnd> {
+    use unwind::EndReason;
+    Some(match end {
+        EndReason::Bottom => return None,
+        EndReason::NoModule(address) => StackEnd::NoModule { address },
+        EndReason::NoInformation(address) => StackEnd::NoInformation { address },
+        EndReason::Damaged(address) => StackEnd::Damaged { address },
+        EndReason::Unreadable(error) => StackEnd::Unreadable {
+            error: error.to_string(),
+        },
+        EndReason::StackPointer(value) => StackEnd::StackPointer { value },
+        EndReason::Limit => StackEnd::Limit,
+    })
 }

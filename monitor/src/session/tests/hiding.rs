@@ -2,6 +2,7 @@
 //! into the guest's module list, and a run in which it tried is never Completed.
 
 use super::*;
+use crate::report::Reason;
 use crate::windows::{ImportName, Imports};
 
 const ENTRY: u64 = 0xffff_9000_0003_0000;
@@ -72,7 +73,7 @@ fn hidden(hide: impl Fn(&mut Fake)) -> (Report, String) {
     guest.pair(&session);
     session.look(&mut guest);
     let report = session.report(&power_off());
-    let reasons: Vec<_> = report.conditions.iter().map(|note| note.reason.clone()).collect();
+    let reasons: Vec<_> = report.conditions.iter().map(|note| note.reason.to_string()).collect();
     (report, reasons.join("\n"))
 }
 
@@ -234,10 +235,17 @@ fn releases_that_could_not_be_judged_are_named_and_keep_the_run_from_being_compl
     );
     assert!(!unknown[1].2, "{unknown:?}");
     let told = report.conditions.iter().any(|note| {
-        note.reason.starts_with("3 releases by target.sys could not be judged")
-            && note
-                .reason
-                .contains("nt!KeReleaseSpinLock from Target.sys+0x1130, 3 times")
+        let Reason::UnknownReleases {
+            releases: 3,
+            driver,
+            places,
+            more: false,
+        } = &note.reason
+        else {
+            return false;
+        };
+        let from: Vec<_> = places.iter().map(|place| (place.caller.offset, place.count)).collect();
+        driver == "target.sys" && from == [(Some(0x1130), 3)]
     });
     assert!(told, "{:?}", report.conditions);
 }
@@ -274,7 +282,7 @@ fn two_images_that_may_be_the_kernel_leave_the_run_inconclusive() {
         session.look(&mut guest);
         let report = session.report(&power_off());
         assert_eq!(report.exit_code, 4, "{:?}", report.conditions);
-        let mut reasons = report.conditions.iter().map(|note| &note.reason);
+        let mut reasons = report.conditions.iter().map(|note| note.reason.to_string());
         assert!(reasons.any(|reason| reason.contains(told)), "{:?}", report.conditions);
     }
 }
@@ -306,7 +314,7 @@ fn imports_by_ordinal_are_known_by_where_they_lead() {
     assert_eq!(watched, ["nt!KeAcquireSpinLockRaiseToDpc", "nt!KeReleaseSpinLock"]);
     // The third leads to what nobody exports: it may be anything.
     assert_eq!(report.exit_code, 4, "{:?}", report.conditions);
-    let reason = &report.conditions[0].reason;
+    let reason = report.conditions[0].reason.to_string();
     assert!(reason.contains("1 imports without a name, from alias.sys"), "{reason}");
 }
 

@@ -1,6 +1,7 @@
 //! Which driver is watched, and where its imports are known from.
 
 use super::*;
+use crate::report::StepOver;
 
 impl Fake {
     /// Makes the kernel and the driver the modules of the list.
@@ -66,7 +67,10 @@ fn imports_that_may_be_gone_are_taken_from_the_drivers_file() {
     let watched: Vec<_> = report.watch.routines.iter().map(|w| w.routine.as_str()).collect();
     assert_eq!(watched, ["nt!KeAcquireSpinLockRaiseToDpc", "nt!KeReleaseSpinLock"]);
     assert!(
-        report.notes.iter().any(|note| note.contains("those of its file")),
+        report
+            .notes
+            .iter()
+            .any(|note| note.to_string().contains("those of its file")),
         "{:?}",
         report.notes
     );
@@ -97,7 +101,10 @@ fn without_imports_every_lock_export_counts_as_imported() {
         );
         assert!(report.watch.routines[0].reason.starts_with("the driver may import it"));
         assert!(
-            report.notes.iter().any(|note| note.contains("imports are unknown")),
+            report
+                .notes
+                .iter()
+                .any(|note| note.to_string().contains("imports are unknown")),
             "{:?}",
             report.notes
         );
@@ -132,11 +139,8 @@ fn a_wrapper_that_an_import_leads_to_is_watched_in_place_of_the_export() {
     let report = session.report(&power_off());
     assert_eq!(report.outcome, Outcome::Completed, "{:#?}", report.conditions);
     assert_eq!(report.watch.routines[0].address, KERNEL + u64::from(WRAPPER));
-    let notes: Vec<_> = report
-        .notes
-        .iter()
-        .filter(|note| note.contains("Driver Verifier"))
-        .collect();
+    let notes: Vec<String> = report.notes.iter().map(ToString::to_string).collect();
+    let notes: Vec<_> = notes.iter().filter(|note| note.contains("Driver Verifier")).collect();
     assert_eq!(notes.len(), 1, "{:?}", report.notes);
     assert!(notes[0].contains("nt!KeAcquireSpinLockRaiseToDpc"), "{}", notes[0]);
 }
@@ -271,7 +275,7 @@ fn the_clock_of_a_guest_that_was_held_or_has_crashed_is_not_judged() {
 fn exits_for_returns_are_no_second_exits_of_a_hit() {
     let stepping = |returns: u64| {
         let config = Config {
-            step_over: "the resume flag".to_owned(),
+            step_over: StepOver::ResumeFlag,
             check_guest: true,
             ..config()
         };

@@ -201,7 +201,7 @@ impl Child {
             .conditions
             .first()
             .filter(|_| why)
-            .map(|note| note.reason.clone());
+            .map(|note| note.reason.to_string());
         Outcome::Result {
             verdict,
             reason,

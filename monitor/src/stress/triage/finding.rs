@@ -242,7 +242,7 @@ fn place(location: &Location) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{BugCheck, ConditionNote};
+    use crate::report::{BugCheck, ConditionNote, Reason};
 
     fn location(module: &str, offset: u64, symbol: Option<&str>, base: u64) -> Location {
         Location {
@@ -261,7 +261,7 @@ mod tests {
             irql,
             activity: None,
             stack,
-            stack_note: None,
+            stack_end: None,
         }
     }
 
@@ -270,7 +270,7 @@ mod tests {
         let mut report = crate::stress::triage::judge::tests::report();
         report.conditions = vec![ConditionNote {
             condition: Condition::GuestFailed,
-            reason: "it failed".to_owned(),
+            reason: Reason::Reset,
         }];
         report.end.kind = kind;
         report.end.bug_check = bug_check.map(|code| BugCheck {

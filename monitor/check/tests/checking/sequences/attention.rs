@@ -207,3 +207,29 @@ fn cancel_lock_that_the_kernel_gave_back_unseen_has_no_certain_owner() {
     let found = s.call(who(1, 2, 2), set[1], LockOperand::Cancel, None);
     assert_ne!(s.outcome(), Outcome::Defect, "{found:?}");
 }
+
+#[test]
+fn unknown_release_that_the_target_made_by_a_jump_counts_as_its() {
+    let set = [R::KeReleaseSpinLock, R::KeAcquireSpinLockRaiseToDpc];
+    let theirs = (0, 2, 1, OTHER, stack(1));
+    for target in [false, true] {
+        let mut s = Sequence::watching(&set, true);
+        // The past is not known yet, and the word cannot be read.
+        s.quiet(theirs, R::KeReleaseSpinLock, LOCK, None);
+        let told = CallerAttributed {
+            call: s.number,
+            target,
+            caller: TARGET + 0x500,
+            ..CallerAttributed::default()
+        };
+        // Told once or again, and of another call.
+        s.event(EventKind::CallerAttributed(told));
+        s.event(EventKind::CallerAttributed(told));
+        let statistics = s.checker.statistics();
+        assert_eq!(statistics.unknown_releases, 1);
+        assert_eq!(statistics.target_unknown_releases, u64::from(target));
+        s.quiet(theirs, R::KeReleaseSpinLock, SECOND, None);
+        s.event(EventKind::CallerAttributed(told));
+        assert_eq!(s.checker.statistics().target_unknown_releases, u64::from(target));
+    }
+}

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::report::{ConditionNote, Cost, EndKind, EndOfRun, FaultInfo, LockSummary, RunInfo, WatchInfo};
+use crate::report::{ConditionNote, Cost, EndKind, EndOfRun, FaultInfo, LockSummary, Reason, RunInfo, WatchInfo};
 
 /// A run to its end in which nothing was found.
 pub(in crate::stress::triage) fn report() -> Report {
@@ -45,7 +45,7 @@ fn fault(injected: u64) -> FaultInfo {
 fn doubts(count: usize) -> Vec<ConditionNote> {
     let note = ConditionNote {
         condition: Condition::Inconclusive,
-        reason: "why".to_owned(),
+        reason: Reason::Stopped,
     };
     vec![note; count]
 }
