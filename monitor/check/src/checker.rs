@@ -11,7 +11,9 @@ use crate::finding::{Finding, Verdict};
 use crate::identity::{HandleKey, LockIdentity};
 pub use crate::ledger::Found;
 use crate::ledger::Ledger;
-use crate::matching::{Addresses, Binding, CHAINS, Chain, Core, Ended, LockOrder, LockState, Site, Thread};
+use crate::matching::{
+    Addresses, Binding, CHAINS, Chain, Core, Ended, Histories, LockOrder, LockState, Ring, Site, Thread,
+};
 pub use crate::matching::{HISTORY, OpenAcquire, Outcome, Statistics};
 use crate::modules::{Modules, Range};
 use crate::table::Table;
@@ -99,7 +101,7 @@ pub struct SavedState {
     ledger: Ledger,
     #[serde(default)]
     order: LockOrder,
-    locks: Vec<(LockIdentity, LockState)>,
+    locks: Vec<(LockIdentity, LockState, Ring)>,
     handles: Vec<(HandleKey, Binding)>,
 }
 
@@ -109,6 +111,7 @@ pub struct Checker {
     pub(crate) core: Core,
     pub(crate) ledger: Ledger,
     pub(crate) locks: Table<LockIdentity, LockState>,
+    pub(crate) histories: Histories,
     pub(crate) handles: Table<HandleKey, Binding>,
     pub(crate) threads: Table<u64, Thread>,
     /// In which order locks are taken, and the chains that are known.
@@ -136,6 +139,7 @@ impl Checker {
             core,
             ledger: Ledger::new(limits.violations),
             locks: Table::new(limits.locks, seed),
+            histories: Histories::default(),
             handles: Table::new(limits.handles, seed.rotate_left(32)),
             threads: Table::new(limits.names, seed.rotate_left(16)),
             order: LockOrder::default(),
@@ -148,11 +152,16 @@ impl Checker {
     /// The state as plain data.
     #[must_use]
     pub fn save(&self) -> SavedState {
+        let saved_lock = |(key, lock): (&LockIdentity, &LockState)| {
+            let place = self.locks.find(key);
+            let ring = place.map(|place| self.histories.ring(place));
+            (*key, lock.clone(), ring.unwrap_or_default())
+        };
         SavedState {
             core: self.core.clone(),
             ledger: self.ledger.clone(),
             order: self.order.clone(),
-            locks: self.locks.iter().map(|(key, value)| (*key, value.clone())).collect(),
+            locks: self.locks.iter().map(saved_lock).collect(),
             handles: self.handles.iter().map(|(key, value)| (*key, *value)).collect(),
         }
     }
@@ -164,8 +173,9 @@ impl Checker {
         checker.core = saved.core;
         checker.ledger = saved.ledger;
         checker.order = saved.order;
-        for (key, value) in saved.locks {
-            checker.locks.insert(key, value);
+        for (key, lock, ring) in saved.locks {
+            let (place, _) = checker.locks.insert(key, lock);
+            checker.histories.restore(place, ring);
         }
         for (key, value) in saved.handles {
             checker.handles.insert(key, value);
@@ -188,6 +198,8 @@ impl Checker {
             EventKind::LockCall(call) => {
                 if self.observe(sequence, &call.context, Some(call)) {
                     interest = self.lock_call(sequence, ordered, call, &mut found);
+                } else if self.core.modules.is_target(call.context.return_address) {
+                    self.core.statistics.target_ignored += 1;
                 }
                 Some((call.context.processor, call.context.irql))
             }

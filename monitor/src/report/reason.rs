@@ -74,6 +74,11 @@ pub enum Reason {
         /// How many.
         calls: u64,
     },
+    /// Calls of the driver that cannot have been made as they were told: by a processor that there is not.
+    CallsIgnored {
+        /// How many.
+        calls: u64,
+    },
     /// Acquires of the driver that were over in a way that was not seen.
     HoldsLost {
         /// How many.

@@ -189,6 +189,10 @@ fn left_open(state: &State) -> Vec<Reason> {
         let calls = counted.target_unreadable_handles;
         reasons.push(Reason::UnreadableHandles { calls });
     }
+    if counted.target_ignored > 0 {
+        let calls = counted.target_ignored;
+        reasons.push(Reason::CallsIgnored { calls });
+    }
     if counted.target_holds_lost > 0 {
         let acquires = counted.target_holds_lost;
         reasons.push(Reason::HoldsLost { acquires });

@@ -204,8 +204,10 @@ impl Checker {
         let own = lock.target;
         let mut record = Record::new(prior, key.map_or(0, HandleKey::address), target);
         record.nested_in = nesting.outer();
-        if lock.open(record, limit) {
-            self.core.statistics.records_evicted += 1;
+        if let Some(forgotten) = lock.open(record, limit) {
+            let statistics = &mut self.core.statistics;
+            statistics.records_evicted += 1;
+            statistics.target_holds_lost += u64::from(forgotten.target && forgotten.nested_in.is_none());
         }
         self.core.grown += 1;
         self.core.recent.push(identity, prior.sequence, &call.context, own);

@@ -52,6 +52,9 @@ impl Checker {
     /// The lock of an identity, made if it is new; its place.
     pub(crate) fn lock(&mut self, identity: LockIdentity) -> u32 {
         if let Some(place) = self.locks.find(&identity) {
+            if let Some(lock) = self.locks.at(place) {
+                lock.fetch();
+            }
             return place;
         }
         let (place, evicted) = self.locks.insert(identity, LockState::default());
@@ -63,6 +66,7 @@ impl Checker {
                 statistics.idle_locks_evicted += 1;
             } else {
                 statistics.acquired_locks_evicted += 1;
+                statistics.target_holds_lost += lock.held_by_target();
                 if lock.target {
                     self.core.past_unknown();
                 }
@@ -99,14 +103,22 @@ impl Checker {
         let held: usize = locks.map(|lock| lock.records.shrink()).sum();
         if held > half {
             self.core.statistics.records_evicted += held as u64;
+            self.lose_all();
             self.forget_locks();
             self.core.past_unknown();
         }
     }
 
+    /// What the driver under test has acquired, of whatever lock, is over for all that will be seen.
+    fn lose_all(&mut self) {
+        let locks = self.locks.iter();
+        self.core.statistics.target_holds_lost += locks.map(|(_, lock)| lock.held_by_target()).sum::<u64>();
+    }
+
     /// Forgets all locks.
     pub(crate) fn forget_locks(&mut self) {
         self.locks.clear();
+        self.histories.clear();
         self.handles.clear();
         self.threads.clear();
         self.ended.clear();
@@ -133,8 +145,10 @@ impl Checker {
     pub(crate) fn forget_memory(&mut self, range: Range) {
         for key in self.addresses.locks_in(range) {
             self.addresses.remove_lock(&key);
-            if self.locks.remove(&key).is_some_and(|lock| !lock.records.is_empty()) {
+            let Some(lock) = self.locks.remove(&key) else { continue };
+            if !lock.records.is_empty() {
                 self.core.statistics.freed_while_acquired += 1;
+                self.core.statistics.target_holds_lost += lock.held_by_target();
             }
         }
         for key in self.addresses.handles_in(range) {
@@ -159,6 +173,7 @@ impl Checker {
         core.watch = watch;
         core.past_unknown();
         core.late = !watch.before_target;
+        self.lose_all();
         self.forget_locks();
     }
 

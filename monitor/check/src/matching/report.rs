@@ -7,7 +7,7 @@ use super::state::{Lost, Record};
 use crate::checker::Checker;
 use crate::contract::Routine;
 use crate::event::CallerAttributed;
-use crate::finding::{Cause, PriorCall, Step};
+use crate::finding::{Cause, HistoryEntry, PriorCall, Step};
 use crate::ledger::Found;
 use crate::rules;
 
@@ -34,6 +34,9 @@ pub struct Statistics {
     pub out_of_order: u64,
     /// Events that make no sense, e.g. a processor that is none.
     pub ignored: u64,
+    /// Lock calls of the driver under test among them.
+    #[serde(default)]
+    pub target_ignored: u64,
     /// Modules seen.
     pub modules: u64,
     /// Faults injected.
@@ -43,7 +46,7 @@ pub struct Statistics {
     /// Acquires that were over without a release being seen.
     pub holds_lost: u64,
     /// Those of the driver under test of which nothing was found: they may have failed, or were released unseen, or not at
-    /// all.
+    /// all; or nothing will be seen of them any more, since the memory of the lock is gone or there was no room for them.
     #[serde(default)]
     pub target_holds_lost: u64,
     /// Locks that were forgotten for want of room; only history was lost.
@@ -116,6 +119,7 @@ impl Checker {
         } else if statistics.target_suspects > 0
             || statistics.target_unknown_releases > 0
             || statistics.target_unreadable_handles > 0
+            || statistics.target_ignored > 0
             || statistics.target_holds_lost > 0
             || statistics.target_words_contradicted > 0
             || statistics.target_raises_undone > 0
@@ -138,9 +142,17 @@ impl Checker {
     /// Adds to a lock's history.
     pub(crate) fn note(&mut self, place: u32, call: PriorCall, step: Step) {
         if let Some(lock) = self.locks.at_mut(place) {
-            let evicted = lock.history.push(&call, step, lock.target);
+            let (history, target) = (&mut lock.history, lock.target);
+            let evicted = self.histories.push(place, history, &call, (step, target));
             self.core.statistics.history_evicted += u64::from(evicted);
         }
+    }
+
+    /// The last events of the lock at a place, youngest first.
+    pub(crate) fn past(&self, place: u32) -> impl Iterator<Item = HistoryEntry> + use<> {
+        let lock = self.locks.at(place);
+        let history = lock.map(|lock| lock.history).unwrap_or_default();
+        self.histories.newest_first(place, history)
     }
 
     /// Has the rules judge an event, and keeps what they find; adds that to `found`. `record`: the acquire that a release
@@ -154,18 +166,17 @@ impl Checker {
         for mut draft in drafts.into_list() {
             let paired = matches!(facts.fact, Fact::Release(_));
             if paired && matches!(draft.cause, Cause::ReleaseWithoutAcquire | Cause::WrongOwner) {
-                if let Some(lock) = self.locks.at(place) {
-                    self.name(&mut draft, lock, record);
-                }
+                self.name(&mut draft, place, record);
             }
             let finding = draft.finding(facts);
             let known_lock =
                 !matches!(finding.lock, crate::identity::LockIdentity::Handle(_)) || finding.handle_before().is_none();
             // The past of a lock that the call may not be about would only mislead.
             let lock = self.locks.at(place).filter(|_| known_lock);
+            let histories = &self.histories;
             found.push(self.ledger.report(finding, &self.core.modules, |finding| {
                 if let Some(lock) = lock {
-                    finding.history = lock.history.newest_first().collect();
+                    finding.history = histories.newest_first(place, lock.history).collect();
                     finding.history.reverse();
                     finding.history_evicted = lock.history.evicted();
                 }

@@ -256,7 +256,9 @@ impl Nesting {
 
 /// One lock, in its present generation: that begins when nobody holds it and another module takes it into use.
 ///
-/// Laid out in this order: most events touch what is in front, and one entry of the history.
+/// Laid out in this order: most events touch what is in front. What is kept of its past lies apart ([`Histories`]).
+///
+/// [`Histories`]: super::history::Histories
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(C)]
@@ -281,7 +283,7 @@ pub(crate) struct LockState {
     pub dispossessed: Option<Agent>,
     /// Acquires without a release, oldest first.
     pub records: Records,
-    /// Last events.
+    /// What is in use of its ring of last events.
     pub history: History,
 }
 
@@ -319,6 +321,12 @@ impl Evict for LockState {
 }
 
 impl LockState {
+    /// Asks for all of it at once: where the locks do not fit into the processor's caches, that is one wait in place of one
+    /// after another.
+    pub(crate) fn fetch(&self) {
+        std::hint::black_box((self.last_release, self.records.len(), self.history.evicted()));
+    }
+
     /// Begins a new generation.
     pub(crate) fn begin(&mut self) {
         self.history.clear();
@@ -373,20 +381,27 @@ impl LockState {
         lost
     }
 
-    /// Adds an open acquire. True if one had to be forgotten.
-    pub(crate) fn open(&mut self, record: Record, limit: usize) -> bool {
+    /// Open acquires of the driver under test that are no part of another one.
+    pub(crate) fn held_by_target(&self) -> u64 {
+        let own = self
+            .records
+            .iter()
+            .filter(|record| record.target && record.nested_in.is_none());
+        own.count() as u64
+    }
+
+    /// Adds an open acquire. Returns the one that had to be forgotten for it.
+    pub(crate) fn open(&mut self, record: Record, limit: usize) -> Option<Record> {
         let limit = if self.target {
             limit.max(1)
         } else {
             limit.clamp(1, RECORDS_OF_OTHERS)
         };
         let full = self.records.len() >= limit;
-        if full {
-            self.records.remove(0);
-            self.lost |= self.target;
-        }
+        let forgotten = full.then(|| self.records.remove(0));
+        self.lost |= full && self.target;
         self.records.push(record);
-        full
+        forgotten
     }
 
     /// The record of an acquire.

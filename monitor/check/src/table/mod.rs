@@ -8,7 +8,7 @@ mod index;
 
 use std::hash::{Hash, Hasher};
 
-use index::Index;
+use index::{Index, PLACES};
 
 /// How many entries an insertion into a full table looks at before it takes one that is in use.
 const SEARCH: usize = 64;
@@ -65,14 +65,14 @@ pub(crate) trait Evict {
 }
 
 impl<K: Copy + Eq + Hash, V: Evict> Table<K, V> {
-    /// An empty table of at most `limit` entries, at least one.
+    /// An empty table of at most `limit` entries, one at least and some 16 million at most.
     pub(crate) fn new(limit: usize, seed: u64) -> Self {
         Self {
             index: Index::default(),
             seed,
             slots: Vec::new(),
             free: Vec::new(),
-            limit: limit.clamp(1, u32::MAX as usize - 1),
+            limit: limit.clamp(1, PLACES),
             hand: 0,
         }
     }
@@ -136,7 +136,9 @@ impl<K: Copy + Eq + Hash, V: Evict> Table<K, V> {
         } else {
             self.slots.push(slot);
         }
-        self.index.insert(hash(self.seed, &key), place);
+        let (seed, slots) = (self.seed, &self.slots);
+        let hash_of = |place: u32| slots.get(place as usize).map_or(0, |slot| hash(seed, &slot.key));
+        self.index.insert(hash(seed, &key), place, hash_of);
         (place, evicted)
     }
 
@@ -169,9 +171,10 @@ impl<K: Copy + Eq + Hash, V: Evict> Table<K, V> {
 
     /// Takes a key out of the index; its place.
     fn unlist(&mut self, key: &K) -> Option<u32> {
-        let slots = &self.slots;
+        let (seed, slots) = (self.seed, &self.slots);
         let same = |place: u32| slots.get(place as usize).is_some_and(|slot| slot.key == *key);
-        self.index.remove(hash(self.seed, key), same)
+        let hash_of = |place: u32| slots.get(place as usize).map_or(0, |slot| hash(seed, &slot.key));
+        self.index.remove(hash(seed, key), same, hash_of)
     }
 
     /// A free place: a fresh one, one that was given back, or somebody's.

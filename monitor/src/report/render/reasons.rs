@@ -77,6 +77,7 @@ fn reason(reason: &Reason) -> String {
         Reason::NeverAcquired { driver } => format!("{driver} never acquired a lock by a watched routine"),
         Reason::Told { text } => text.clone(),
         Reason::UnreadableHandles { .. }
+        | Reason::CallsIgnored { .. }
         | Reason::HoldsLost { .. }
         | Reason::WordsContradicted { .. }
         | Reason::RaisesUndone { .. } => left_open(reason),
@@ -131,10 +132,15 @@ fn left_open(reason: &Reason) -> String {
                 counted(calls, "call")
             );
         }
+        Reason::CallsIgnored { calls } => (
+            calls,
+            "call",
+            "told of a processor that there is not, and could not be judged",
+        ),
         Reason::HoldsLost { acquires } => (
             acquires,
             "acquire",
-            "over in a way that was not seen: it may have failed, or its release is missing",
+            "over in a way that was not seen: it may have failed, its release may be missing, or the lock's memory went with it",
         ),
         Reason::WordsContradicted { holds } => (
             holds,

@@ -1,10 +1,14 @@
 //! Sequences of calls as drivers and kernels make them, in which the easy reading is the wrong one: what must not be
 //! said of an innocent driver, and what must be said of a guilty one.
 
+mod adapters;
+mod agents;
 mod attention;
+mod classes;
 mod dishonest;
 mod held;
 mod irql;
+mod lifetimes;
 mod reuse;
 mod right;
 mod storport;
