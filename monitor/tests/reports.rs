@@ -78,13 +78,21 @@ fn what_cannot_be_is_refused_with_what_to_do() {
     fs::write(at("list.json"), "{\"jobs\": []}").unwrap();
     fs::write(at("noise"), "What is this?").unwrap();
     let cases: [(&[&str], i32, &str); 9] = [
-        (&["in.json", "-o", "x.bmp"], 2, "its name does not tell the format: let it end in .txt"),
+        (
+            &["in.json", "-o", "x.bmp"],
+            2,
+            "its name does not tell the format: let it end in .txt",
+        ),
         (&["in.json", "-o", "-"], 2, "--format"),
         (&["in.json", "-o", "in.json"], 2, "is the same file as"),
         (&["in.json", "-o", "x.txt", "-o", "./x.txt"], 2, "is the same file as"),
         (&["in.json", "-o", "none/x.txt"], 5, "none"),
         (&["absent.json"], 5, "cannot read a report from absent.json"),
-        (&["other.json"], 5, "its schema is `storlock-report/1`; this program reads storlock-report/2"),
+        (
+            &["other.json"],
+            5,
+            "its schema is `storlock-report/1`; this program reads storlock-report/2",
+        ),
         (&["list.json"], 5, "it has no `schema`"),
         (&["noise"], 5, "not a trace of lock events"),
     ];

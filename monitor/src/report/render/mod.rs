@@ -2,6 +2,7 @@
 
 pub mod json;
 pub mod junit;
+mod next_step;
 mod reasons;
 pub mod sarif;
 pub mod text;

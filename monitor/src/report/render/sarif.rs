@@ -194,11 +194,7 @@ fn result(report: &Report, v: &Violation) -> Value {
             .iter()
             .map(|frame| json!({ "location": location(frame) }))
             .collect();
-        let note = v
-            .stack_end
-            .as_ref()
-            .map(|end| format!(" ({end})"))
-            .unwrap_or_default();
+        let note = v.stack_end.as_ref().map(|end| format!(" ({end})")).unwrap_or_default();
         value["stacks"] =
             json!([{ "message": message(&format!("call stack, innermost first{note}")), "frames": frames }]);
     }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
+use super::next_step::next_step;
 use super::{Renderer, words};
 use crate::escape::Escaped;
 use crate::outcome;
@@ -100,7 +101,7 @@ fn violation_text(text: &mut String, v: &Violation, seed: u64, again: &str) {
     for evidence in words::evidence(v) {
         wrapped(text, "because", &evidence);
     }
-    if let Some(next) = words::next_step(v) {
+    if let Some(next) = next_step(v) {
         wrapped(text, "next", &next);
     }
     line!(*text, "   = call stack, innermost first:");

@@ -190,21 +190,6 @@ fn copy(v: &Violation) -> String {
     format!("the handle at {handle:#x} that is released is {what}: only the acquire's own is in the queue of the lock")
 }
 
-/// What to do to find the bug, where the call is not its place.
-pub(crate) fn next_step(v: &Violation) -> Option<String> {
-    (v.cause == Cause::LockCleared).then(|| {
-        let word = match v.lock {
-            LockIdentity::Address(lock) => format!("the lock word at {lock:#x}"),
-            _ => "the lock word".to_owned(),
-        };
-        format!(
-            "look for what wrote to {word} between the acquire and this release: KeInitializeSpinLock, RtlZeroMemory or an \
-             assignment over the structure around it, or a release without an acquire by code that was not watched. A \
-             debugger's watchpoint on the word (storlock run --gdb, docs/gdb.md) stops at the write"
-        )
-    })
-}
-
 /// What the memory of the handle was used for before, and what speaks for and against its being the same handle still.
 fn handle_before(v: &Violation, before: &HandleBefore) -> String {
     let HandleBefore { lock, acquire, .. } = before;

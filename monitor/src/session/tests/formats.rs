@@ -10,7 +10,8 @@ use super::golden::{play, scenes};
 use super::*;
 use crate::report::{
     BugCheck, Called, Cause, ConditionNote, DebugLine, DebugPrint, DumpInfo, DumpedExport, FaultInfo, Format,
-    GuestCheck, ImageInfo, Location, LockRoutine, ProcessorState, SourceLine, TraceInfo, UnknownRelease, WatchGap,
+    GuestCheck, ImageInfo, Location, LockRoutine, Note, ProcessorState, Reason, SourceLine, StackEnd, TraceInfo,
+    UnknownRelease, WatchGap,
 };
 use crate::timing::Spread;
 
@@ -49,7 +50,7 @@ pub(super) fn everything() -> Report {
     };
     report.conditions.push(ConditionNote {
         condition: crate::outcome::Condition::GuestFailed,
-        reason: text(),
+        reason: Reason::Failure { error: text() },
     });
     report.run.command_line = vec![text()];
     report.run.spec = crate::run::spec::RunSpec::default().to_value();
@@ -70,7 +71,7 @@ pub(super) fn everything() -> Report {
         irql: 2,
         activity: Some(text()),
         stack: vec![place.clone()],
-        stack_note: Some(text()),
+        stack_end: Some(StackEnd::Unreadable { error: text() }),
     }];
     for module in report.modules.iter_mut().chain(&mut report.target) {
         module.name = text();
@@ -121,11 +122,11 @@ pub(super) fn everything() -> Report {
         }],
         not_kept: 1,
     });
-    report.notes = vec![text()];
+    report.notes = vec![Note::Output { text: text() }];
     for violation in &mut report.violations {
         violation.caller = place.clone();
         violation.stack = vec![place.clone()];
-        violation.stack_note = Some(text());
+        violation.stack_end = Some(StackEnd::Unreadable { error: text() });
         violation.called = Called::TailCall {
             returns_to: place.clone(),
         };

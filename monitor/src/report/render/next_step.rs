@@ -1,0 +1,161 @@
+//! What to do next about a broken contract, for every renderer whose output people read: where in the driver to look, and
+//! what usually is wrong there.
+
+use storlock_check::contract::{CONTRACTS, Role};
+
+use crate::report::{Cause, Evidence, LockIdentity, LockOperand, PriorCall, Violation};
+
+/// What whoever mends the driver does next; nothing where nothing is broken.
+pub(crate) fn next_step(v: &Violation) -> Option<String> {
+    let caller = &v.caller;
+    let acquire = v.evidence.iter().find_map(|evidence| match evidence {
+        Evidence::Acquire(call) => Some(call),
+        _ => None,
+    });
+    Some(match v.cause {
+        Cause::ReleaseWithoutAcquire => format!(
+            "look for the path to {caller} on which this lock is not acquired: an acquire that stands under another condition than \
+             the release, or whose failure is not checked, or an error path that releases what it has not taken"
+        ),
+        Cause::ReleasedTwice => twice(v),
+        Cause::OtherLock => {
+            "compare what the acquire and the release are given: the lock, the message number or the handle is not \
+             the same variable, or it was changed in between; the lock that was acquired stays held"
+                .to_owned()
+        }
+        Cause::WrongRoutine => wrong_routine(acquire),
+        Cause::WrongOwner => format!(
+            "look for the path to {caller} on which the driver does not take the lock itself: a spin lock is released by whoever \
+             acquired it, on the same processor, and cannot be handed over to another thread or DPC"
+        ),
+        Cause::DoubleAcquire => double_acquire(acquire),
+        Cause::UnnamedRoutine => return None,
+        Cause::OtherHandle => {
+            "release by the very handle that the acquire was given; keep it in place (or pass a pointer to it), \
+             and do not copy the structure it is in while the lock is held"
+                .to_owned()
+        }
+        Cause::WrongAdapter => {
+            "give the release the device extension that the acquire was given: keep the two together where a \
+             driver has several adapters"
+                .to_owned()
+        }
+        Cause::ChangedHandle => changed_handle(v),
+        Cause::AcquiresNothing => acquires_nothing(v),
+        Cause::MissingRelease => format!(
+            "look at every way out of the code behind {caller}: an early return, a goto or an error path without the release, or an \
+             IRQL that is lowered by hand in its place"
+        ),
+        Cause::LockCleared => cleared(v),
+        Cause::WrongIrql => wrong_irql(v),
+        Cause::WrongNewIrql => {
+            "give the release the IRQL that this acquire returned: keep each lock's in a local variable of its \
+             own, since one that is shared, as in the device extension, is overwritten by the next acquire"
+                .to_owned()
+        }
+        Cause::LockOrderInversion => {
+            "choose one order for these locks and take them in it everywhere, or release the first before \
+             the second is taken; where something else keeps the two orders apart, nothing is wrong"
+                .to_owned()
+        }
+        Cause::LockOnStack => {
+            "keep the lock in the device extension or in nonpaged pool, initialise it there once, and pass a \
+             pointer: a copy of a lock protects nothing"
+                .to_owned()
+        }
+    })
+}
+
+fn twice(v: &Violation) -> String {
+    let before = v.evidence.iter().find_map(|evidence| match evidence {
+        Evidence::ReleasedBefore { release, .. } => Some(&release.caller),
+        _ => None,
+    });
+    let first = before.map_or("the release before".to_owned(), |place| {
+        format!("the release before, from {place},")
+    });
+    format!(
+        "{first} has released the lock already: look for the path that comes from there to {}, such as an error path that falls \
+         into the common exit",
+        v.caller
+    )
+}
+
+fn wrong_routine(acquire: Option<&PriorCall>) -> String {
+    let releases = acquire.map(|acquire| {
+        let fitting = CONTRACTS
+            .iter()
+            .filter(|row| row.role == Role::Release && row.fed_by.contains(acquire.routine.0));
+        let names: Vec<_> = fitting.map(|row| row.routine.name()).collect();
+        format!("{}: it was acquired by {}", names.join(" or "), acquire.routine)
+    });
+    let releases = releases.unwrap_or_else(|| "the routine that its acquire belongs to".to_owned());
+    format!(
+        "release the lock by {releases}. A wrong one leaves the IRQL as it should not be, or breaks the queue of the lock"
+    )
+}
+
+fn double_acquire(acquire: Option<&PriorCall>) -> String {
+    let from = acquire
+        .map(|acquire| format!(" from {}", acquire.caller))
+        .unwrap_or_default();
+    format!(
+        "the processor waits here for ever: release the lock that is held{from} before this call, or have a function that is \
+         called with the lock held not take it"
+    )
+}
+
+fn changed_handle(v: &Violation) -> String {
+    let handle = match v.operand {
+        LockOperand::StorPortHandle { handle, .. } | LockOperand::QueuedHandle { handle, .. } => {
+            format!("the handle at {handle:#x}")
+        }
+        _ => "the handle".to_owned(),
+    };
+    format!(
+        "look for what wrote to {handle} since the acquire: a second acquire with it, or an initialisation of the structure it is \
+         in. A debugger's watchpoint (storlock run --gdb, docs/gdb.md) stops at the write"
+    )
+}
+
+fn acquires_nothing(v: &Violation) -> String {
+    match v.operand {
+        LockOperand::StorPort { kind: 4 | 5, .. } => {
+            "take this kind of lock by StorPortAcquireSpinLockEx, which knows it; what follows here runs without a lock"
+                .to_owned()
+        }
+        LockOperand::StorPort { kind: 1, .. } => {
+            "give the acquire the STOR_DPC whose lock it is to take; what follows here runs without a lock".to_owned()
+        }
+        _ => {
+            "give the acquire a STOR_SPINLOCK that the routine knows; what follows here runs without a lock".to_owned()
+        }
+    }
+}
+
+fn cleared(v: &Violation) -> String {
+    let word = match v.lock {
+        LockIdentity::Address(lock) => format!("the lock word at {lock:#x}"),
+        _ => "the lock word".to_owned(),
+    };
+    format!(
+        "look for what wrote to {word} between the acquire and this release: KeInitializeSpinLock, RtlZeroMemory or an \
+         assignment over the structure around it, or a release without an acquire by code that was not watched. A debugger's \
+         watchpoint on the word (storlock run --gdb, docs/gdb.md) stops at the write"
+    )
+}
+
+fn wrong_irql(v: &Violation) -> String {
+    let low = v
+        .evidence
+        .iter()
+        .any(|evidence| matches!(evidence, Evidence::Irql { at, min, .. } if at < min));
+    if low {
+        "use the routine that raises the IRQL itself, or raise it to DISPATCH_LEVEL before: below that the thread can be preempted \
+         while it has the lock, and whoever interrupts it then waits for ever"
+            .to_owned()
+    } else {
+        "do this work in a DPC: the routine lowers the IRQL to DISPATCH_LEVEL, below that of the code which calls it here"
+            .to_owned()
+    }
+}
