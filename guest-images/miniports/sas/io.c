@@ -249,6 +249,10 @@ VOID SasComplete(PSAS_EXTENSION Extension, PSAS_REQUEST Request)
     } else {
         CompleteScsi(Extension, Request);
     }
+    if (Request->Srb->Function == SRB_FUNCTION_SHUTDOWN) {
+        SasCompleteShutdown(Extension, Request);
+        return;
+    }
     StorPortNotification(RequestComplete, Extension, Request->Srb);
 }
 

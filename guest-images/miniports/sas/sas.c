@@ -120,9 +120,9 @@ static BOOLEAN NTAPI HwResetBus(PVOID DeviceExtension, ULONG PathId)
     return TRUE;
 }
 
+/* With the interrupt lock held. */
 static VOID Stop(PSAS_EXTENSION Extension)
 {
-    Extension->Stopping = TRUE;
     StorPortNotification(RequestTimerCall, Extension, SasTimer, 0);
     SasMakeReady(Extension);
 }

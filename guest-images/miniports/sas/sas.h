@@ -4,7 +4,8 @@
  * Locks:
  *   StartIo lock               held by the port driver in HwStartIo and HwTimer; nothing of ours is guarded by it alone
  *   DpcLock of CompletionDpc   the adapter queue: the slots, the frames of requests and replies
- *   DpcLock of TopologyDpc     events on their way to the work item, and which targets are there
+ *   DpcLock of TopologyDpc     events on their way to the work item, which targets are there,
+ *                              work items under way
  *   DpcLock of ResetDpc        whether the system goes down
  *   Interrupt lock             the interrupt mask and the flag that HwInterrupt sets
  *   StatisticsLock             a spin lock of the kernel's: the counters
@@ -106,7 +107,8 @@ typedef struct _SAS_EXTENSION {
     SAS_TARGET Targets[SAS_TARGETS];
     PVOID Worker;
     SAS_REQUEST WorkerRequest; /* the work item's own */
-    volatile BOOLEAN Stopping;
+    ULONG Workers;             /* queued or running */
+    PSAS_REQUEST Shutdown;     /* that waits for their end */
     volatile BOOLEAN ShutDown; /* under ResetDpc's lock: the system goes down, the IOC is not reset any more */
 
     STOR_DPC CompletionDpc;
@@ -186,6 +188,7 @@ VOID NTAPI SasResetDpc(PSTOR_DPC Dpc, PVOID HwDeviceExtension, PVOID Argument1, 
 /* topology.c */
 VOID SasNoteEvent(PSAS_EXTENSION Extension, const MPI_REPLY *Reply);
 VOID SasQueueWorker(PSAS_EXTENSION Extension);
+VOID SasCompleteShutdown(PSAS_EXTENSION Extension, PSAS_REQUEST Request);
 UCHAR SasStatusOfMissing(PSAS_EXTENSION Extension, ULONG Target);
 VOID SasCountMissing(PSAS_EXTENSION Extension);
 

@@ -119,6 +119,47 @@ static ULONG ReadLinkErrors(PSAS_EXTENSION Extension, ULONG Phy)
     return Page[3] + Page[4] + Page[5] + Page[6];
 }
 
+/* With TopologyDpc's lock held. */
+static PSAS_REQUEST TakeShutdown(PSAS_EXTENSION Extension)
+{
+    PSAS_REQUEST Request = Extension->Workers == 0 ? Extension->Shutdown : NULL;
+
+    if (Request != NULL) {
+        Extension->Shutdown = NULL;
+    }
+    return Request;
+}
+
+/* A work item has ended, or was not queued. */
+static VOID WorkerEnded(PSAS_EXTENSION Extension)
+{
+    STOR_LOCK_HANDLE Handle = {0};
+    PSAS_REQUEST Shutdown;
+
+    StorPortAcquireSpinLock(Extension, DpcLock, &Extension->TopologyDpc, &Handle);
+    Extension->Workers--;
+    Shutdown = TakeShutdown(Extension);
+    StorPortReleaseSpinLock(Extension, &Handle);
+    if (Shutdown != NULL) {
+        StorPortNotification(RequestComplete, Extension, Shutdown->Srb);
+    }
+}
+
+/* The shutdown is complete when no work item is under way any more: none begins after it. */
+VOID SasCompleteShutdown(PSAS_EXTENSION Extension, PSAS_REQUEST Request)
+{
+    STOR_LOCK_HANDLE Handle = {0};
+    PSAS_REQUEST Shutdown;
+
+    StorPortAcquireSpinLock(Extension, DpcLock, &Extension->TopologyDpc, &Handle);
+    Extension->Shutdown = Request;
+    Shutdown = TakeShutdown(Extension);
+    StorPortReleaseSpinLock(Extension, &Handle);
+    if (Shutdown != NULL) {
+        StorPortNotification(RequestComplete, Extension, Shutdown->Srb);
+    }
+}
+
 static VOID NTAPI TopologyWorker(PVOID HwDeviceExtension, PVOID Context, PVOID Worker)
 {
     PSAS_EXTENSION Extension = HwDeviceExtension;
@@ -130,17 +171,28 @@ static VOID NTAPI TopologyWorker(PVOID HwDeviceExtension, PVOID Context, PVOID W
     while (TakeEvent(Extension, &Event)) {
         HandleEvent(Extension, &Event);
     }
-    for (ULONG Phy = 0; Phy < Extension->MaxDevices && !Extension->Stopping; Phy++) {
+    for (ULONG Phy = 0; Phy < Extension->MaxDevices && !Extension->ShutDown; Phy++) {
         Errors += ReadLinkErrors(Extension, Phy);
     }
     SasCountLinkErrors(Extension, Errors);
+    WorkerEnded(Extension);
 }
 
 /* At DISPATCH_LEVEL at most. One that is queued already sees what is new as well. */
 VOID SasQueueWorker(PSAS_EXTENSION Extension)
 {
-    if (!Extension->Stopping) {
-        StorPortExtendedFunction(ExtFunctionQueueWorkItem, Extension, TopologyWorker, Extension->Worker, NULL);
+    STOR_LOCK_HANDLE Handle = {0};
+    BOOLEAN Begins;
+
+    StorPortAcquireSpinLock(Extension, DpcLock, &Extension->TopologyDpc, &Handle);
+    Begins = !Extension->ShutDown;
+    if (Begins) {
+        Extension->Workers++;
+    }
+    StorPortReleaseSpinLock(Extension, &Handle);
+    if (Begins && StorPortExtendedFunction(ExtFunctionQueueWorkItem, Extension, TopologyWorker, Extension->Worker,
+                                           NULL) != STOR_STATUS_SUCCESS) {
+        WorkerEnded(Extension);
     }
 }
 
