@@ -85,7 +85,7 @@ static NTSTATUS PnpIrpDone(PDEVICE_OBJECT DeviceObject, PIRP Irp, PVOID Context)
     return STATUS_MORE_PROCESSING_REQUIRED;
 }
 
-static NTSTATUS PnpSendStart(PDEVICE_OBJECT Top, PCM_RESOURCE_LIST Resources)
+static NTSTATUS PnpSend(PDEVICE_OBJECT Top, UCHAR MinorFunction, PCM_RESOURCE_LIST Resources)
 {
     PIRP irp = IoAllocateIrp(Top->StackSize, FALSE);
     PIO_STACK_LOCATION stack;
@@ -98,7 +98,7 @@ static NTSTATUS PnpSendStart(PDEVICE_OBJECT Top, PCM_RESOURCE_LIST Resources)
     irp->IoStatus.Status = STATUS_NOT_SUPPORTED;
     stack = IoGetNextIrpStackLocation(irp);
     stack->MajorFunction = IRP_MJ_PNP;
-    stack->MinorFunction = IRP_MN_START_DEVICE;
+    stack->MinorFunction = MinorFunction;
     stack->Parameters.StartDevice.AllocatedResources = Resources;
     stack->Parameters.StartDevice.AllocatedResourcesTranslated = Resources;
     IoSetCompletionRoutine(irp, PnpIrpDone, &done, TRUE, TRUE, TRUE);
@@ -109,26 +109,34 @@ static NTSTATUS PnpSendStart(PDEVICE_OBJECT Top, PCM_RESOURCE_LIST Resources)
     return status;
 }
 
-static VOID PnpStartStack(PDEVICE_OBJECT Pdo, PDRIVER_OBJECT Driver)
+static BOOLEAN PnpStartStack(PDEVICE_OBJECT Pdo, PDRIVER_OBJECT Driver)
 {
     PDO_EXTENSION *extension = Pdo->DeviceExtension;
-    NTSTATUS status = PnpSendStart(IoGetAttachedDevice(Pdo), PnpBuildResources(extension));
+    NTSTATUS status = PnpSend(IoGetAttachedDevice(Pdo), IRP_MN_START_DEVICE, PnpBuildResources(extension));
 
     DbgPrint("pnp: %wZ: %s device started with status 0x%08X\n", &Driver->DriverName,
              extension->IsPci ? "PCI" : "software", status);
-    if (NT_SUCCESS(status))
-        PnpStarted[PnpStartedCount++] = Pdo;
+    if (!NT_SUCCESS(status))
+        return FALSE;
+    PnpStarted[PnpStartedCount++] = Pdo;
+    return TRUE;
 }
 
-/* A device belongs to the first driver whose AddDevice takes it. */
+/*
+ * A device belongs to the first driver that takes it and can start it. What an INF file decides on Windows, drivers
+ * decide here: one whose device does not start is removed from it, and the next one is asked.
+ */
 static VOID PnpOfferDevice(PDEVICE_OBJECT Pdo, PDRIVER_OBJECT *Drivers, ULONG Count)
 {
     for (ULONG i = 0; i < Count; i++) {
         PDRIVER_ADD_DEVICE add = Drivers[i]->DriverExtension->AddDevice;
-        if (add && NT_SUCCESS(add(Drivers[i], Pdo)) && Pdo->AttachedDevice) {
-            PnpStartStack(Pdo, Drivers[i]);
+        if (!add || !NT_SUCCESS(add(Drivers[i], Pdo)) || !Pdo->AttachedDevice)
+            continue;
+        if (PnpStartStack(Pdo, Drivers[i]))
             return;
-        }
+        PnpSend(IoGetAttachedDevice(Pdo), IRP_MN_REMOVE_DEVICE, NULL);
+        if (Pdo->AttachedDevice)
+            return; /* its driver does not let it go */
     }
 }
 

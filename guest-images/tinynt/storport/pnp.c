@@ -33,6 +33,26 @@ static NTSTATUS Complete(PIRP Irp, NTSTATUS Status)
     return Status;
 }
 
+/* The adapter's device is gone afterwards. */
+static NTSTATUS RemoveAdapter(PRAID_ADAPTER Adapter, PIRP Irp)
+{
+    PDEVICE_OBJECT Lower = Adapter->LowerDevice;
+    BOOLEAN Started = Adapter->Started;
+    NTSTATUS Status;
+
+    RaidAdapterStop(Adapter);
+    Irp->IoStatus.Status = STATUS_SUCCESS;
+    IoSkipCurrentIrpStackLocation(Irp);
+    Status = IoCallDriver(Lower, Irp);
+    if (!Started) {
+        /* The miniport did not take it; nothing has a reference to it but the stack. */
+        IoDetachDevice(Lower);
+        RaidAdapterFree(Adapter);
+        IoDeleteDevice(Adapter->DeviceObject);
+    }
+    return Status;
+}
+
 static NTSTATUS AdapterPnp(PRAID_ADAPTER Adapter, PIRP Irp)
 {
     PIO_STACK_LOCATION Stack = IoGetCurrentIrpStackLocation(Irp);
@@ -50,8 +70,9 @@ static NTSTATUS AdapterPnp(PRAID_ADAPTER Adapter, PIRP Irp)
             return Complete(Irp, RaidEnumerate(Adapter, Irp));
         }
         break;
-    case IRP_MN_STOP_DEVICE:
     case IRP_MN_REMOVE_DEVICE:
+        return RemoveAdapter(Adapter, Irp);
+    case IRP_MN_STOP_DEVICE:
     case IRP_MN_SURPRISE_REMOVAL:
         RaidAdapterStop(Adapter);
         Irp->IoStatus.Status = STATUS_SUCCESS;

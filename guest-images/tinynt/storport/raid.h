@@ -187,6 +187,7 @@ DRIVER_DISPATCH RaidDispatchPower;
 DRIVER_DISPATCH RaidDispatchScsi;
 NTSTATUS RaidAdapterStart(PRAID_ADAPTER Adapter, PCM_RESOURCE_LIST Resources);
 VOID RaidAdapterStop(PRAID_ADAPTER Adapter);
+VOID RaidAdapterFree(PRAID_ADAPTER Adapter);
 NTSTATUS RaidConnectInterrupt(PRAID_ADAPTER Adapter);
 VOID RaidDisconnectInterrupt(PRAID_ADAPTER Adapter);
 NTSTATUS RaidEnumerate(PRAID_ADAPTER Adapter, PIRP Irp);

@@ -185,6 +185,25 @@ NTSTATUS RaidAdapterStart(PRAID_ADAPTER Adapter, PCM_RESOURCE_LIST Resources)
     return STATUS_SUCCESS;
 }
 
+/* What an adapter that did not start has left: no DPC of it runs any more afterwards. */
+VOID RaidAdapterFree(PRAID_ADAPTER Adapter)
+{
+    KeCancelTimer(&Adapter->SecondTimer);
+    KeCancelTimer(&Adapter->HwTimer);
+    KeFlushQueuedDpcs();
+    for (ULONG Index = 0; Index < RAID_MAX_MAPPINGS; Index++) {
+        if (Adapter->HwExtension != NULL && Adapter->Mappings[Index].Virtual != NULL) {
+            StorPortFreeDeviceBase(Adapter->HwExtension, Adapter->Mappings[Index].Virtual);
+        }
+    }
+    if (Adapter->Uncached != NULL) {
+        MmFreeContiguousMemory(Adapter->Uncached);
+    }
+    if (Adapter->HwExtension != NULL) {
+        ExFreePoolWithTag((PRAID_HW_HEADER)Adapter->HwExtension - 1, RAID_TAG);
+    }
+}
+
 VOID RaidAdapterStop(PRAID_ADAPTER Adapter)
 {
     LARGE_INTEGER Interval = {.QuadPart = -10 * 1000};
