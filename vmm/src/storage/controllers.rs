@@ -12,11 +12,11 @@ use super::fault::{Fault, FaultInjector, FaultVocabulary};
 use super::interrupts::{InterruptKind, MakeVectors};
 use super::nvme;
 use super::sas;
-use super::worker::OnFailure;
+use super::worker::{OnFailure, Worker};
 use crate::devices::DeviceWorker;
 use crate::doorbell::DoorbellHost;
 use crate::irq::{InterruptLine, IrqError};
-use crate::pci::{PciError, PciFunction};
+use crate::pci::{FunctionDescription, Interrupts, PciDevice, PciError, PciFunction};
 use crate::sandbox::{Sandbox, SandboxError};
 
 /// Every kind there is; the first one is meant where none is named.
@@ -110,6 +110,25 @@ pub struct StorageDevice {
     pub worker: Arc<dyn DeviceWorker>,
     /// The fault plan at work; none if nothing is planned.
     pub faults: Option<Arc<FaultInjector>>,
+}
+
+impl StorageDevice {
+    /// Puts what `device` makes, which has the worker, behind the PCI function of `description`.
+    pub(super) fn new<D: PciDevice + 'static>(
+        worker: Worker,
+        faults: Option<Arc<FaultInjector>>,
+        description: FunctionDescription,
+        interrupts: Interrupts,
+        device: impl FnOnce(Arc<Worker>) -> D,
+    ) -> Result<Self, ControllerError> {
+        let worker = Arc::new(worker);
+        let device = Arc::new(device(Arc::clone(&worker)));
+        Ok(Self {
+            function: Arc::new(PciFunction::new(description, interrupts, device)?),
+            worker,
+            faults,
+        })
+    }
 }
 
 /// Why a controller cannot be plugged in.

@@ -14,7 +14,7 @@ use super::doorbells::DoorbellRoute;
 use super::faults::VOCABULARY;
 use super::registers::{MAX_QUEUE_PAIRS, RegisterFile};
 use super::spec::registers::DOORBELLS;
-use crate::pci::{Bar, FunctionDescription, MsixLayout, PciDevice, PciFunction};
+use crate::pci::{Bar, FunctionDescription, MsixLayout, PciDevice};
 use crate::storage::backend::Backend;
 use crate::storage::controllers::{
     Connections, ControllerError, ControllerKind, ControllerOptions, DiskName, StorageDevice,
@@ -104,17 +104,10 @@ impl NvmeDevice {
         )?;
         let (registers, faults) = (controller.registers(), controller.faults());
         let worker = Worker::start(&name, controller, event, connections.sandbox, connections.on_failure)?;
-        let worker = Arc::new(worker);
-        let device = Self {
-            worker: Arc::clone(&worker),
+        StorageDevice::new(worker, faults, description, interrupts, |worker| Self {
+            worker,
             registers,
             doorbells,
-        };
-        let function = PciFunction::new(description, interrupts, Arc::new(device))?;
-        Ok(StorageDevice {
-            function: Arc::new(function),
-            worker,
-            faults,
         })
     }
 }

@@ -12,7 +12,7 @@ use super::config::{
 use super::controller::Controller;
 use super::faults::VOCABULARY;
 use super::registers::RegisterFile;
-use crate::pci::{Bar, FunctionDescription, MsixLayout, PciDevice, PciFunction};
+use crate::pci::{Bar, FunctionDescription, MsixLayout, PciDevice};
 use crate::storage::backend::Backend;
 use crate::storage::controllers::{
     Connections, ControllerError, ControllerKind, ControllerOptions, DiskName, StorageDevice,
@@ -90,16 +90,9 @@ impl SasDevice {
         let controller = Controller::new(config, memory, Arc::new(interrupts.clone()), backends)?;
         let (registers, faults) = (controller.registers(), controller.faults());
         let worker = Worker::start(&name, controller, event, connections.sandbox, connections.on_failure)?;
-        let worker = Arc::new(worker);
-        let device = Self {
-            worker: Arc::clone(&worker),
-            registers,
-        };
-        let function = PciFunction::new(description, interrupts, Arc::new(device))?;
-        Ok(StorageDevice {
-            function: Arc::new(function),
+        StorageDevice::new(worker, faults, description, interrupts, |worker| Self {
             worker,
-            faults,
+            registers,
         })
     }
 }
