@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -46,7 +47,7 @@ pub(super) fn open(path: &Path, options: &ImageOptions) -> Result<Opened, OpenEr
         path,
         format: options.format,
         backing: options.backing.as_deref(),
-        depth: 1,
+        on_top: None,
     };
     let opened = layer.open(writable)?;
     match options.snapshot {
@@ -83,11 +84,16 @@ struct Layer<'a> {
     format: Option<ImageFormat>,
     /// The user's choice of a backing file, which may be anywhere.
     backing: Option<&'a Path>,
-    /// How many images there are with this one.
-    depth: usize,
+    /// The image that is built on this one.
+    on_top: Option<&'a Self>,
 }
 
 impl Layer<'_> {
+    /// This image and those on top of it.
+    fn chain(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |layer| layer.on_top)
+    }
+
     fn open(&self, writable: bool) -> Result<Opened, OpenError> {
         let file = HostFile::open(self.path, writable)?;
         let format = self.format.map_or_else(|| format::of_image(&file), Ok)?;
@@ -194,7 +200,16 @@ impl Layer<'_> {
             Some(chosen) => chosen.to_owned(),
             None => beside(self.path, Path::new(named.strip_prefix("file:").unwrap_or(named)))?,
         };
-        if self.depth >= DEPTH_LIMIT {
+        let file = Identity::of(&path)?;
+        for above in self.chain() {
+            if Identity::of(above.path)? == file {
+                return Err(OpenError::OnItself {
+                    path: above.path.to_owned(),
+                    named_by: self.path.to_owned(),
+                });
+            }
+        }
+        if self.chain().count() >= DEPTH_LIMIT {
             return Err(OpenError::TooDeep {
                 path,
                 limit: DEPTH_LIMIT,
@@ -204,9 +219,23 @@ impl Layer<'_> {
             path: &path,
             format,
             backing: None,
-            depth: self.depth + 1,
+            on_top: Some(self),
         };
         Ok(Some(layer.open(false)?.image))
+    }
+}
+
+/// Which file a path leads to, whatever names it has.
+#[derive(PartialEq, Eq)]
+struct Identity(u64, u64);
+
+impl Identity {
+    fn of(path: &Path) -> Result<Self, OpenError> {
+        let metadata = path.metadata().map_err(|source| OpenError::Open {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self(metadata.dev(), metadata.ino()))
     }
 }
 

@@ -125,7 +125,19 @@ pub enum OpenError {
         /// What it names.
         file: PathBuf,
     },
-    /// The chain of backing files is too long, or goes round.
+    /// The chain of backing files comes back to a file above.
+    #[error(
+        "the disk image {} is built on itself: {} names it as its backing file; correct that name on a copy: \
+         qemu-img rebase -u -b BASE -F FORMAT '{}'",
+        path.display(), named_by.display(), named_by.display()
+    )]
+    OnItself {
+        /// The image that would be its own base.
+        path: PathBuf,
+        /// The image that names it.
+        named_by: PathBuf,
+    },
+    /// The chain of backing files is too long.
     #[error("the disk image {} is the last of {limit} on top of each other: a longer chain is not followed", path.display())]
     TooDeep {
         /// The file.
