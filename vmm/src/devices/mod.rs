@@ -5,8 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod board;
-mod calendar;
-pub mod chipset;
+pub(crate) mod chipset;
 mod clock;
 pub mod debugcon;
 pub mod fw_cfg;

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use chrono::{DateTime, Datelike, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::value::Datetime;
@@ -22,21 +23,12 @@ pub struct Date {
 impl Date {
     /// The day of a time in seconds since 1970 (UTC).
     #[must_use]
-    pub fn of(seconds: i64) -> Self {
-        // Days are counted from 0000-03-01, so that a leap day is the last of its year (Hinnant, "chrono-compatible
-        // low-level date algorithms").
-        let days = seconds.div_euclid(86_400) + 719_468;
-        let era = days.div_euclid(146_097);
-        let of_era = days.rem_euclid(146_097);
-        let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-        let of_year = of_era - (365 * year + year / 4 - year / 100);
-        let month = (5 * of_year + 2) / 153;
-        let day = of_year - (153 * month + 2) / 5 + 1;
-        let month = if month < 10 { month + 3 } else { month - 9 };
+    pub(crate) fn of(seconds: i64) -> Self {
+        let date = time(seconds).date_naive();
         Self {
-            year: year + era * 400 + i64::from(month <= 2),
-            month: u8::try_from(month).unwrap_or(1),
-            day: u8::try_from(day).unwrap_or(1),
+            year: date.year().into(),
+            month: date.month() as u8,
+            day: date.day() as u8,
         }
     }
 }
@@ -49,10 +41,13 @@ impl fmt::Display for Date {
 
 /// A time in seconds since 1970 as people and programs write it (ISO 8601, UTC).
 #[must_use]
-pub fn timestamp(seconds: i64) -> String {
-    let of_day = seconds.rem_euclid(86_400);
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    format!("{}T{hour:02}:{minute:02}:{second:02}Z", Date::of(seconds))
+pub(crate) fn timestamp(seconds: i64) -> String {
+    time(seconds).to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+/// That time; the last one that the calendar has if there is no such time.
+fn time(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(seconds, 0).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 
 /// An accepted finding.

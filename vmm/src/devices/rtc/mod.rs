@@ -13,10 +13,11 @@ mod timer;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, Datelike, NaiveDate, Timelike};
+
 use self::causes::{Alarm, Causes};
 pub use self::timer::{RtcTimer, TIMER_THREAD};
 use super::Clock;
-use super::calendar::DateTime;
 use crate::bus::BusDevice;
 use crate::irq::InterruptLine;
 
@@ -54,6 +55,9 @@ mod register {
     /// Not in the data sheet: where PC firmware keeps the century.
     pub(super) const CENTURY: u8 = 0x32;
 }
+
+/// The times that the registers can hold, in seconds since 1970: the years 0 to 9999.
+const YEARS: std::ops::Range<i64> = -62_167_219_200..253_402_300_800;
 
 /// The registers that make up the time, in the order of [`Rtc::encode`].
 const TIME_REGISTERS: [u8; 8] = [
@@ -368,23 +372,25 @@ impl RtcState {
 
     /// Fills the time registers.
     fn encode(&mut self, seconds: i64) {
-        let time = DateTime::from_seconds(seconds);
+        // In range, so that the default is not taken.
+        let time = DateTime::from_timestamp(seconds.clamp(YEARS.start, YEARS.end - 1), 0).unwrap_or_default();
+        let (hour, year) = (time.hour() as u8, time.year().unsigned_abs());
         let hours = if self.register(register::B) & HOURS_24 != 0 {
-            self.number(time.hour)
+            self.number(hour)
         } else {
-            let afternoon = if time.hour >= 12 { AFTERNOON } else { 0 };
-            self.number((time.hour + 11) % 12 + 1) | afternoon
+            let afternoon = if hour >= 12 { AFTERNOON } else { 0 };
+            self.number((hour + 11) % 12 + 1) | afternoon
         };
         let values = [
-            self.number(time.second),
-            self.number(time.minute),
+            self.number(time.second() as u8),
+            self.number(time.minute() as u8),
             hours,
             // Sunday is 1; a number below ten is the same in BCD.
-            time.day_of_week + 1,
-            self.number(time.day),
-            self.number(time.month),
-            self.number((time.year % 100) as u8),
-            self.number((time.year / 100 % 100) as u8),
+            time.weekday().number_from_sunday() as u8,
+            self.number(time.day() as u8),
+            self.number(time.month() as u8),
+            self.number((year % 100) as u8),
+            self.number((year / 100) as u8),
         ];
         for (index, value) in TIME_REGISTERS.into_iter().zip(values) {
             self.cmos[usize::from(index)] = value;
@@ -393,18 +399,12 @@ impl RtcState {
 
     /// Seconds since 1970 that the time registers stand for. The day of the week is not looked at.
     fn decode(&self) -> Option<i64> {
+        let value = |index| self.value(self.register(index)).map(u32::from);
+        let year = i32::try_from(value(register::CENTURY)? * 100 + value(register::YEAR)?).ok()?;
+        let date = NaiveDate::from_ymd_opt(year, value(register::MONTH)?, value(register::DAY_OF_MONTH)?)?;
         let hour = self.hour(self.register(register::HOURS))?;
-        let time = DateTime {
-            year: u16::from(self.value(self.register(register::CENTURY))?) * 100
-                + u16::from(self.value(self.register(register::YEAR))?),
-            month: self.value(self.register(register::MONTH))?,
-            day: self.value(self.register(register::DAY_OF_MONTH))?,
-            hour,
-            minute: self.value(self.register(register::MINUTES))?,
-            second: self.value(self.register(register::SECONDS))?,
-            day_of_week: 0,
-        };
-        time.to_seconds()
+        let time = date.and_hms_opt(hour.into(), value(register::MINUTES)?, value(register::SECONDS)?)?;
+        Some(time.and_utc().timestamp()).filter(|seconds| YEARS.contains(seconds))
     }
 }
 
