@@ -263,7 +263,7 @@ impl Default for RunSpec {
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
     /// It is no JSON, or a field is unknown or has a value that it cannot have.
-    #[error("{0}")]
+    #[error("{}", without_list(.0))]
     Json(#[from] serde_json::Error),
     /// It does not say what it is.
     #[error("it has no `schema`: a description of a run begins with {{\"schema\": \"{SCHEMA}\"}}")]
@@ -274,6 +274,21 @@ pub enum SpecError {
     /// A report without the description of its run.
     #[error("the report does not hold the description of its run: an earlier version of this program has written it")]
     NotInReport,
+}
+
+/// Longest list of fields that an error shows.
+const SHORT_LIST: usize = 8;
+
+/// What is wrong. The names of a run's fields, which are dozens, are left out.
+fn without_list(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(", expected one of ") {
+        Some((what, list)) if what.starts_with("unknown field ") && list.matches(',').count() >= SHORT_LIST => {
+            let place = list.find(" at line ").map_or("", |at| &list[at..]);
+            format!("{what}{place}; `storlock run --print-spec` shows all fields")
+        }
+        _ => text,
+    }
 }
 
 impl RunSpec {
