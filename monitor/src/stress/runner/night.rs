@@ -60,34 +60,10 @@ fn decide(
     host: &str,
     wish: Wish,
 ) -> Result<Begun, HistoryError> {
-    let last = history.last_night(&job.name)?;
     let mut notes = Vec::new();
-    let number = match (wish.night, &last) {
-        (Some(number), _) => number,
-        (None, None) => 0,
-        (None, Some(last)) => {
-            let shards = history.shards(last.id)?;
-            let mine = shards.iter().find(|shard| shard.shard == wish.shard.to_string());
-            let ended = if let Some(shard) = mine {
-                shard.state == ShardState::Complete
-            } else {
-                // Another share of it, or a night that was cut in another way and is over.
-                let over = shards.iter().all(|shard| shard.state == ShardState::Complete);
-                over && check_division(&shards, wish.shard).is_err()
-            };
-            let same = last.identity == digests.identity;
-            if !ended && !wish.anew && same {
-                last.number
-            } else {
-                if !ended && !same {
-                    notes.push(format!(
-                        "night {} did not come to its end, and the job or one of its files has changed since: a new night begins",
-                        last.number
-                    ));
-                }
-                last.number + 1
-            }
-        }
+    let number = match wish.night {
+        Some(number) => number,
+        None => next_number(history, job, digests, wish, &mut notes)?,
     };
     let night = history.begin(&NewNight {
         job: job.name.clone(),
@@ -132,6 +108,39 @@ fn decide(
         complete,
         notes,
     })
+}
+
+/// The number of the last night if it goes on, else the one after it.
+fn next_number(
+    history: &History,
+    job: &Job,
+    digests: &Digests,
+    wish: Wish,
+    notes: &mut Vec<String>,
+) -> Result<u64, HistoryError> {
+    let Some(last) = history.last_night(&job.name)? else {
+        return Ok(0);
+    };
+    let shards = history.shards(last.id)?;
+    let mine = shards.iter().find(|shard| shard.shard == wish.shard.to_string());
+    let ended = if let Some(shard) = mine {
+        shard.state == ShardState::Complete
+    } else {
+        // Another share of it, or a night that was cut in another way and is over.
+        let over = shards.iter().all(|shard| shard.state == ShardState::Complete);
+        over && check_division(&shards, wish.shard).is_err()
+    };
+    let same = last.identity == digests.identity;
+    if !ended && !wish.anew && same {
+        return Ok(last.number);
+    }
+    if !ended && !same {
+        notes.push(format!(
+            "night {} did not come to its end, and the job or one of its files has changed since: a new night begins",
+            last.number
+        ));
+    }
+    Ok(last.number + 1)
 }
 
 /// Shares of a night are cut in one way.
