@@ -5,42 +5,29 @@
 #[path = "support/machine.rs"]
 mod machine;
 
-use std::sync::Arc;
-
 use libfuzzer_sys::fuzz_target;
-use machine::Fake;
-use storlock::gdb::{Conversation, SymbolFiles};
-use storlock::notices::Silent;
-use storlock::session::{Config, Session};
-use storlock::vmi::debuggee::{Debuggee, DebuggeeStop};
+use machine::CPUS;
+use storlock::vmi::debuggee::DebuggeeStop;
+use storlock::vmi::fake::FakeMachine;
 
 /// An answer is a few packets at most; a command's text is the longest.
 const ANSWER_LIMIT: usize = 1 << 20;
 
 /// Gives the bytes to a conversation, with each stop as soon as the machine has it.
 fn converse(chunks: impl Iterator<Item = Vec<u8>>) {
-    let machine = Fake::new();
-    let session = Arc::new(Session::new(Config::default(), None, None));
-    let debuggee = Arc::clone(&machine) as Arc<dyn Debuggee>;
-    let mut client = Conversation::begin(
-        debuggee,
-        session,
-        Arc::new(SymbolFiles::default()),
-        None,
-        Arc::new(Silent),
-        DebuggeeStop::Start,
-    );
+    let (machine, mut stops) = FakeMachine::new(CPUS, 0..0x3000);
+    let mut client = machine::converse(&machine);
     let mut sent = Vec::new();
     for chunk in chunks {
         client.receive(&chunk);
         sent.extend(chunk);
-        while let Some(stop) = machine.with(|inner| {
-            inner
-                .running
-                .then(|| inner.stops.pop_front().unwrap_or(DebuggeeStop::Violation(1)))
-        }) {
-            machine.with(|inner| inner.running = false);
-            client.tell(Some(stop));
+        loop {
+            let running = std::mem::take(&mut machine.state().running);
+            let stop = stops.try_recv().ok().or(running.then_some(DebuggeeStop::Violation(1)));
+            match stop {
+                Some(stop) => client.tell(Some(stop)),
+                None => break,
+            }
         }
         assert!(client.output().len() < ANSWER_LIMIT);
         if client.left().is_some() {

@@ -6,10 +6,12 @@
 
 pub mod cpu;
 pub mod debuggee;
-#[cfg(test)]
-pub(crate) mod fake;
-pub mod memory;
-pub mod recorder;
+// The fuzz targets use a part of it.
+#[cfg(any(test, feature = "fakes"))]
+#[cfg_attr(not(test), allow(dead_code))]
+pub mod fake;
+pub(crate) mod memory;
+pub(crate) mod recorder;
 pub mod recording;
 pub mod replay;
 

@@ -2,14 +2,16 @@
 //! processors with control regions.
 
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
 
 use crate::dump::context::context;
 use crate::dump::{Contents, DumpError, DumpFile, Plan, ProcessorRegisters, Subject, Symbols};
 use crate::report::BugCheck;
-use crate::vmi::debuggee::{AllRegisters, DebuggedCpu, Page, RegisterError};
-use crate::vmi::fake::Space;
-use crate::vmi::{CpuState, GuestMemory, PhysicalMemory, ReadError, Registers, SpecialRegisters};
+use crate::vmi::debuggee::AllRegisters;
+use crate::vmi::fake::{FakeProcessor, FakeState, Space};
+use crate::vmi::{GuestMemory, Registers};
+use crate::windows::kernel::Witness;
 use crate::windows::testing::{CODE, DATA, PeBuilder};
 use crate::windows::{Exports, Image, Kernel, Witness};
 use zerocopy::IntoBytes as _;
@@ -32,15 +34,8 @@ const RVA_PROCESSOR_BLOCK: u32 = 0x2800;
 /// GUID of the kernel's PDB.
 pub(super) const GUID: [u8; 16] = *b"0123456789abcdef";
 
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Fake {
-    /// By page number.
-    physical: BTreeMap<u64, Vec<u8>>,
-    /// Virtual to physical page numbers.
-    map: BTreeMap<u64, u64>,
-    next_low: u64,
-    pub(super) registers: Vec<AllRegisters>,
-}
+#[derive(Clone, Default)]
+pub(super) struct Fake(FakeState);
 
 pub(super) fn context_place(cpu: u64) -> u64 {
     CONTEXTS_AT + cpu * 0x2000 + 0xf80
@@ -59,31 +54,36 @@ pub(super) fn block_for() -> Vec<u8> {
     block
 }
 
+impl Deref for Fake {
+    type Target = FakeState;
+
+    fn deref(&self) -> &FakeState {
+        &self.0
+    }
+}
+
+impl DerefMut for Fake {
+    fn deref_mut(&mut self) -> &mut FakeState {
+        &mut self.0
+    }
+}
+
 impl Fake {
     pub(super) fn new(cpus: u64) -> Self {
-        let mut fake = Self {
-            physical: BTreeMap::new(),
-            map: BTreeMap::new(),
-            next_low: 4,
-            registers: Vec::new(),
-        };
-        for (base, length) in [LOW, HIGH] {
-            for page in base / 0x1000..(base + length) / 0x1000 {
-                fake.physical.insert(page, vec![0; 0x1000]);
-            }
-        }
-        for page in 0..HIGH.1 / 0x1000 {
-            fake.map.insert(CONTEXTS_AT / 0x1000 + page, CONTEXTS / 0x1000 + page);
+        let mut fake = Self::default();
+        fake.space = Space::with_memory(&[LOW, HIGH], 0x4000);
+        for offset in (0..HIGH.1).step_by(0x1000) {
+            fake.space.back(CONTEXTS_AT + offset, CONTEXTS + offset);
         }
         fake.add_kernel();
         for cpu in 0..cpus {
             fake.add_processor(cpu);
         }
-        fake.write(SHARED + 8, &77u64.to_le_bytes());
-        fake.write(SHARED + 0x14, &0x01da_0000_0000_0001u64.to_le_bytes());
-        fake.write(SHARED + 0x260, &19045u32.to_le_bytes());
-        fake.write(SHARED + 0x264, &1u32.to_le_bytes());
-        fake.write(SHARED + 0x2d0, &0x110u32.to_le_bytes());
+        fake.space.write(SHARED + 8, &77u64.to_le_bytes());
+        fake.space.write(SHARED + 0x14, &0x01da_0000_0000_0001u64.to_le_bytes());
+        fake.space.write(SHARED + 0x260, &19045u32.to_le_bytes());
+        fake.space.write(SHARED + 0x264, &1u32.to_le_bytes());
+        fake.space.write(SHARED + 0x2d0, &0x110u32.to_le_bytes());
         fake
     }
 
@@ -102,21 +102,21 @@ impl Fake {
         builder.map(&mut space);
         let mut image = vec![0; 0x3000];
         space.read(KERNEL, &mut image).unwrap();
-        self.write(KERNEL, &image);
-        self.write(KERNEL + u64::from(RVA_BLOCK), &block_for());
+        self.space.write(KERNEL, &image);
+        self.space.write(KERNEL + u64::from(RVA_BLOCK), &block_for());
     }
 
     fn add_processor(&mut self, cpu: u64) {
         let kpcr = KPCRS + cpu * 0x2000;
-        self.write(kpcr + 0x18, &kpcr.to_le_bytes());
-        self.write(kpcr + 0x20, &(kpcr + 0x180).to_le_bytes());
-        self.write(kpcr + 0x1a4, &(cpu as u32).to_le_bytes());
-        self.write(
+        self.space.write(kpcr + 0x18, &kpcr.to_le_bytes());
+        self.space.write(kpcr + 0x20, &(kpcr + 0x180).to_le_bytes());
+        self.space.write(kpcr + 0x1a4, &(cpu as u32).to_le_bytes());
+        self.space.write(
             kpcr + 0x180 + u64::from(OFFSET_PRCB_CONTEXT),
             &context_place(cpu).to_le_bytes(),
         );
         let place = KERNEL + u64::from(RVA_PROCESSOR_BLOCK) + 8 * cpu;
-        self.write(place, &(kpcr + 0x180).to_le_bytes());
+        self.space.write(place, &(kpcr + 0x180).to_le_bytes());
         let general = Registers {
             gpr: std::array::from_fn(|number| 0x1000 * (cpu + 1) + number as u64),
             rip: 0x2000 + cpu,
@@ -133,23 +133,8 @@ impl Fake {
         });
     }
 
-    /// Maps what is not mapped yet and writes.
-    pub(super) fn write(&mut self, address: u64, bytes: &[u8]) {
-        for (at, byte) in (address..).zip(bytes) {
-            let next = self.next_low;
-            let page = *self.map.entry(at / 0x1000).or_insert(next);
-            self.next_low += u64::from(page == next);
-            self.physical.get_mut(&page).unwrap()[(at % 0x1000) as usize] = *byte;
-        }
-    }
-
-    pub(super) fn physical(&self, address: u64) -> Option<u64> {
-        let page = self.map.get(&(address / 0x1000))?;
-        Some(page * 0x1000 + address % 0x1000)
-    }
-
     pub(super) fn pages(&self) -> u64 {
-        self.physical.len() as u64
+        self.space.frames().len() as u64
     }
 
     pub(super) fn subject(&self) -> Subject {
@@ -161,7 +146,7 @@ impl Fake {
             comment: "a violation".to_owned(),
             event: 4,
             kernel: Kernel {
-                image: Image::read(&self.cpu(0), KERNEL).unwrap(),
+                image: Image::read(&self.space, KERNEL).unwrap(),
                 exports: Exports::default(),
                 witness: Witness::Both,
                 other: None,
@@ -169,8 +154,10 @@ impl Fake {
         }
     }
 
-    pub(super) fn cpu(&self, cpu: u32) -> FakeCpu<'_> {
-        FakeCpu { fake: self, cpu }
+    /// A processor of a copy of the machine.
+    pub(super) fn cpu(&self, index: u32) -> FakeProcessor<Box<FakeState>> {
+        let state = Box::new(self.0.clone());
+        FakeProcessor { index, state }
     }
 
     pub(super) fn contents(&self, cpu: u32, subject: &Subject, symbols: &Symbols) -> Result<Contents, DumpError> {
@@ -183,12 +170,9 @@ impl Fake {
     pub(super) fn memory_with_contexts(&self) -> BTreeMap<u64, Vec<u8>> {
         let mut with = self.clone();
         for (cpu, registers) in (0..).zip(&self.registers) {
-            with.write(context_place(cpu), context(registers).as_bytes());
+            with.space.write(context_place(cpu), context(registers).as_bytes());
         }
-        with.physical
-            .into_iter()
-            .map(|(page, bytes)| (page * 0x1000, bytes))
-            .collect()
+        with.space.frames()
     }
 }
 
@@ -197,84 +181,5 @@ pub(super) fn plan(directory: &Path) -> Plan {
     Plan {
         file: DumpFile::prepare(&directory.join("x.dmp"), std::time::Duration::ZERO).unwrap(),
         symbols: Symbols::default(),
-    }
-}
-
-impl PhysicalMemory for Fake {
-    fn stretches(&self) -> Vec<(u64, u64)> {
-        vec![LOW, HIGH]
-    }
-
-    fn read_physical(&self, gpa: u64, buf: &mut [u8]) -> bool {
-        for (at, byte) in (gpa..).zip(buf) {
-            match self.physical.get(&(at / 0x1000)) {
-                Some(page) => *byte = page[(at % 0x1000) as usize],
-                None => return false,
-            }
-        }
-        true
-    }
-}
-
-pub(super) struct FakeCpu<'a> {
-    fake: &'a Fake,
-    cpu: u32,
-}
-
-impl GuestMemory for FakeCpu<'_> {
-    fn read(&self, gva: u64, buf: &mut [u8]) -> Result<(), ReadError> {
-        for (offset, byte) in buf.iter_mut().enumerate() {
-            let at = gva.checked_add(offset as u64).ok_or(ReadError::Invalid(gva))?;
-            let physical = self.fake.physical(at).ok_or(ReadError::NotMapped(at))?;
-            *byte = self.fake.physical[&(physical / 0x1000)][(physical % 0x1000) as usize];
-        }
-        Ok(())
-    }
-}
-
-impl CpuState for FakeCpu<'_> {
-    fn index(&self) -> u32 {
-        self.cpu
-    }
-
-    fn registers(&self) -> Registers {
-        self.fake.registers[self.cpu as usize].general
-    }
-
-    fn special(&self) -> SpecialRegisters {
-        SpecialRegisters::default()
-    }
-}
-
-impl DebuggedCpu for FakeCpu<'_> {
-    fn as_cpu_state(&self) -> &dyn CpuState {
-        self
-    }
-
-    fn all(&self) -> Result<AllRegisters, RegisterError> {
-        Ok(self.fake.registers[self.cpu as usize])
-    }
-
-    fn set_all(&mut self, _: &AllRegisters) -> Result<(), RegisterError> {
-        panic!("a dump changes no registers")
-    }
-
-    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), ReadError> {
-        panic!("a dump changes no memory")
-    }
-
-    fn translate(&self, gva: u64) -> Result<Page, ReadError> {
-        let physical = self.fake.physical(gva).ok_or(ReadError::NotMapped(gva))?;
-        Ok(Page {
-            physical,
-            size: 0x1000,
-            writable: true,
-            user: false,
-            executable: true,
-        })
-    }
-
-    fn read_physical(&self, gpa: u64, buf: &mut [u8]) -> bool {
-        self.fake.read_physical(gpa, buf)
     }
 }

@@ -133,7 +133,7 @@ fn an_interrupted_dump_ends_soon_and_leaves_nothing() {
     let fake = Fake::new(1);
     let plan = fake::plan(directory.path());
     let contents = fake.contents(0, &fake.subject(), &plan.symbols).unwrap();
-    let written = plan.write(contents, &fake, &|| false);
+    let written = plan.write(contents, &fake.space, &|| false);
     assert!(matches!(written, Err(DumpError::Interrupted)), "{written:?}");
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 }

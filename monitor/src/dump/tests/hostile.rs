@@ -34,18 +34,18 @@ proptest! {
     ) {
         let mut fake = Fake::new(2);
         let block = KERNEL + u64::from(RVA_BLOCK);
-        fake.write(block + 0x14, &size.to_le_bytes());
+        fake.space.write(block + 0x14, &size.to_le_bytes());
         if !keep[0] {
-            fake.write(block + 0x218, &processor_block.to_le_bytes());
-            fake.write(block + 0x338, &offset.to_le_bytes());
+            fake.space.write(block + 0x218, &processor_block.to_le_bytes());
+            fake.space.write(block + 0x338, &offset.to_le_bytes());
         }
         for cpu in 0..2 {
             let kpcr = 0xffff_f805_2000_0000 + cpu as u64 * 0x2000;
             if !keep[1] {
-                fake.write(KERNEL + 0x2800 + 8 * cpu as u64, &entries[cpu].to_le_bytes());
-                fake.write(kpcr + 0x1a4, &numbers[cpu].to_le_bytes());
+                fake.space.write(KERNEL + 0x2800 + 8 * cpu as u64, &entries[cpu].to_le_bytes());
+                fake.space.write(kpcr + 0x1a4, &numbers[cpu].to_le_bytes());
             }
-            fake.write(kpcr + 0x180 + 0x700, &contexts[cpu].to_le_bytes());
+            fake.space.write(kpcr + 0x180 + 0x700, &contexts[cpu].to_le_bytes());
             if !keep[2] {
                 fake.registers[cpu].gs_base = bases[2 * cpu];
                 fake.registers[cpu].kernel_gs_base = bases[2 * cpu + 1];
@@ -56,12 +56,12 @@ proptest! {
             places: DebuggerDataPlaces { block, encoding },
         });
         let symbols = Symbols { pdbs: pdbs.collect() };
-        let before = fake.clone();
+        let before = fake.space.frames();
         let directory = tempfile::tempdir().unwrap();
         let plan = fake::plan(directory.path());
         let contents = fake.contents(0, &fake.subject(), &symbols).unwrap();
         prop_assert!((1..=2).contains(&contents.header.number_processors));
-        prop_assert_eq!(plan.write(contents, &fake, &|| true).unwrap(), 0x2000 + fake.pages() * 0x1000);
-        prop_assert_eq!(fake, before);
+        prop_assert_eq!(plan.write(contents, &fake.space, &|| true).unwrap(), 0x2000 + fake.pages() * 0x1000);
+        prop_assert_eq!(fake.space.frames(), before);
     }
 }

@@ -22,7 +22,7 @@ fn another_reader_finds_header_registers_and_every_page() {
     let plan = fake::plan(directory.path());
     let subject = fake.subject();
     let contents = fake.contents(1, &subject, &plan.symbols).unwrap();
-    let bytes = plan.write(contents, &fake, &|| true).unwrap();
+    let bytes = plan.write(contents, &fake.space, &|| true).unwrap();
     let file = directory.path().join("x.dmp");
     assert_eq!(bytes, file.metadata().unwrap().len());
     assert_eq!(bytes, 0x2000 + fake.pages() * 0x1000);
@@ -68,19 +68,19 @@ fn another_reader_finds_header_registers_and_every_page() {
 #[test]
 fn contexts_go_where_the_guest_keeps_them_and_the_guest_stays_as_it_was() {
     let fake = Fake::new(2);
-    let before = fake.clone();
+    let before = fake.space.frames();
     let contents = fake.contents(0, &fake.subject(), &Symbols::default()).unwrap();
     assert_eq!(contents.missing, [""; 0]);
     let mut wanted = writer::Patches::default();
     for cpu in 0..2u64 {
         let registers = &fake.registers[cpu as usize];
         for (at, byte) in (fake::context_place(cpu)..).zip(context(registers).as_bytes()) {
-            wanted.add(fake.physical(at).unwrap(), &[*byte]);
+            wanted.add(fake.space.physical(at).unwrap(), &[*byte]);
         }
     }
     let page = |patches: &writer::Patches| array::from_fn::<_, 4, _>(|page| patched(patches, &fake, page as u64));
     assert_eq!(page(&contents.patches), page(&wanted));
-    assert_eq!(fake, before);
+    assert_eq!(fake.space.frames(), before);
 }
 
 /// The page of the fake's memory as the file has it.
@@ -90,7 +90,7 @@ fn patched(patches: &writer::Patches, fake: &Fake, page: u64) -> Vec<u8> {
         base_page: fake::CONTEXTS / 0x1000 + page,
         page_count: 1,
     };
-    writer::write(&mut out, &[], (fake, &[run]), patches, &|| true).unwrap();
+    writer::write(&mut out, &[], (&fake.space, &[run]), patches, &|| true).unwrap();
     let mut bytes = out.into_inner();
     bytes.resize(0x1000, 0);
     bytes
@@ -100,7 +100,8 @@ fn patched(patches: &writer::Patches, fake: &Fake, page: u64) -> Vec<u8> {
 fn a_kernel_that_does_not_tell_where_contexts_are_gives_a_dump_that_says_so() {
     let mut fake = Fake::new(2);
     // As long as that of Windows Server 2003.
-    fake.write(KERNEL + u64::from(RVA_BLOCK) + 0x14, &0x318u32.to_le_bytes());
+    fake.space
+        .write(KERNEL + u64::from(RVA_BLOCK) + 0x14, &0x318u32.to_le_bytes());
     let contents = fake.contents(0, &fake.subject(), &Symbols::default()).unwrap();
     assert_eq!(contents.header.kd_debugger_data_block, KERNEL + u64::from(RVA_BLOCK));
     let [missing] = contents.missing.as_slice() else {
@@ -112,7 +113,7 @@ fn a_kernel_that_does_not_tell_where_contexts_are_gives_a_dump_that_says_so() {
 #[test]
 fn what_is_missing_without_the_debugger_data_is_said_with_what_to_do() {
     let mut fake = Fake::new(2);
-    fake.write(KERNEL + u64::from(RVA_BLOCK) + 0x10, b"xxxx");
+    fake.space.write(KERNEL + u64::from(RVA_BLOCK) + 0x10, b"xxxx");
     let contents = fake.contents(0, &fake.subject(), &Symbols::default()).unwrap();
     assert_eq!(contents.header.kd_debugger_data_block, 0);
     let [missing] = contents.missing.as_slice() else {
@@ -136,9 +137,9 @@ fn an_encoded_block_is_plain_in_the_file() {
         turned.rotate_right((never & 63) as u32) ^ never
     });
     let encoded: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
-    fake.write(address, &encoded);
-    fake.write(address - 0x90, &never.to_le_bytes());
-    fake.write(address - 0x88, &always.to_le_bytes());
+    fake.space.write(address, &encoded);
+    fake.space.write(address - 0x90, &never.to_le_bytes());
+    fake.space.write(address - 0x88, &always.to_le_bytes());
     let pdb = |guid| KernelPdb {
         guid,
         places: DebuggerDataPlaces {
@@ -157,12 +158,12 @@ fn an_encoded_block_is_plain_in_the_file() {
     let contents = fake.contents(0, &fake.subject(), &symbols).unwrap();
     assert_eq!(contents.missing, [""; 0]);
     let mut out = std::io::Cursor::new(Vec::new());
-    let page = fake.physical(address & !0xfff).unwrap() / 0x1000;
+    let page = fake.space.physical(address & !0xfff).unwrap() / 0x1000;
     let run = layout::Run {
         base_page: page,
         page_count: 1,
     };
-    writer::write(&mut out, &[], (&fake, &[run]), &contents.patches, &|| true).unwrap();
+    writer::write(&mut out, &[], (&fake.space, &[run]), &contents.patches, &|| true).unwrap();
     let at = (address & 0xfff) as usize;
     assert_eq!(out.into_inner()[at..at + plain.len()], plain);
 }

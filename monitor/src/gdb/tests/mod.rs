@@ -7,14 +7,15 @@ mod passing;
 mod rsp;
 mod scene;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use self::rsp::{hex, unhex};
-use self::scene::{Fake, Inner, MEMORY, STOP_POINTS, Scene};
+use self::scene::{MEMORY, Scene};
 use super::OnDisconnect;
 use crate::notices::Silent;
 use crate::session::{Config, Session};
 use crate::vmi::debuggee::{DebuggeeStop, ResumeAction, StopPoint, StopPointKind};
+use crate::vmi::fake::{DEBUG_REGISTERS, FakeMachine};
 
 #[test]
 fn registers_and_memory_make_the_round_trip() {
@@ -27,9 +28,9 @@ fn registers_and_memory_make_the_round_trip() {
     assert_eq!(all[16 * 8..17 * 8], 0x5678u64.to_le_bytes());
     all[0] = 0x42;
     assert_eq!(client.ask(&format!("G{}", hex(&all))), "OK");
-    assert_eq!(scene.machine.inner().registers[1].general.gpr[0], 0x42);
+    assert_eq!(scene.machine.state().registers[1].general.gpr[0], 0x42);
     assert_eq!(client.ask("P1f=0300000000000000"), "OK");
-    assert_eq!(scene.machine.inner().registers[1].cr8, 3);
+    assert_eq!(scene.machine.state().registers[1].cr8, 3);
     assert!(
         client.ask("P1d=ffffffffffffffff").starts_with('E'),
         "a refusal of the machine is told"
@@ -81,7 +82,7 @@ fn the_description_names_its_registers_and_no_module_is_there_before_the_kernel(
 #[test]
 fn who_knows_several_processes_is_told_of_avx_and_windbg_is_not() {
     let scene = Scene::new(OnDisconnect::Resume);
-    for inner in &mut scene.machine.inner().registers {
+    for inner in &mut scene.machine.state().registers {
         inner.floating.ymm_high = Some([[0xa5; 16]; 16]);
     }
     let length = 2 * (17 * 8 + 7 * 4 + 9 * 8 + 8 * 10 + 8 * 4 + 16 * 16 + 4);
@@ -107,7 +108,7 @@ fn who_knows_several_processes_is_told_of_avx_and_windbg_is_not() {
     assert_eq!(gdb.ask("Hg2"), "OK");
     assert_eq!(gdb.ask(&format!("P51={}", "5a".repeat(16))), "OK");
     assert_eq!(gdb.ask("p51"), "5a".repeat(16));
-    let high = scene.machine.inner().registers[1].floating.ymm_high;
+    let high = scene.machine.state().registers[1].floating.ymm_high;
     assert_eq!(high.map(|high| (high[14][0], high[15])), Some((0xa5, [0x5a; 16])));
     scene.end();
 }
@@ -134,7 +135,7 @@ fn each_processor_goes_on_by_its_own_action_and_stops_are_told() {
         DebuggeeStop::StopPoint(0, written),
         DebuggeeStop::Stepped(0),
     ];
-    scene.machine.inner().next.extend(next);
+    scene.machine.state().next.extend(next);
     assert!(client.ask("vCont;s:p1.2;c").starts_with("T05thread:p01.02;06:"));
     assert!(client.ask("vCont;c").starts_with("T05thread:p01.01;"));
     assert_eq!(client.ask("Z1,1500,1"), "OK");
@@ -147,7 +148,7 @@ fn each_processor_goes_on_by_its_own_action_and_stops_are_told() {
     assert!(client.ask("vCont;r1000,1010:p1.1;c").starts_with("T05"));
     assert_eq!(client.ask("z1,1500,1"), "OK");
     assert_eq!(client.ask("Z0,1600,1"), "OK");
-    let inner = scene.machine.inner();
+    let inner = scene.machine.state();
     let once = ResumeAction::Step { range: None };
     let range = ResumeAction::Step {
         range: Some((0x1000, 0x1010)),
@@ -175,7 +176,7 @@ fn a_software_breakpoint_takes_a_register_while_one_is_left_and_what_it_was_told
     let kinds = || -> Vec<_> {
         scene
             .machine
-            .inner()
+            .state()
             .stop_points
             .iter()
             .map(|stop_point| stop_point.kind)
@@ -184,7 +185,7 @@ fn a_software_breakpoint_takes_a_register_while_one_is_left_and_what_it_was_told
     for address in 0x1500..0x1508 {
         assert_eq!(client.ask(&format!("Z0,{address:x},1")), "OK");
     }
-    let mut expected = vec![StopPointKind::HardwareBreakpoint; STOP_POINTS];
+    let mut expected = vec![StopPointKind::HardwareBreakpoint; DEBUG_REGISTERS];
     expected.resize(8, StopPointKind::SoftwareBreakpoint);
     assert_eq!(kinds(), expected);
     assert_eq!(client.ask("Z0,1507,1"), "OK", "it is there already");
@@ -196,7 +197,7 @@ fn a_software_breakpoint_takes_a_register_while_one_is_left_and_what_it_was_told
     };
     scene
         .machine
-        .inner()
+        .state()
         .next
         .push_back(DebuggeeStop::StopPoint(1, software));
     let stop = client.ask("vCont;c");
@@ -235,11 +236,11 @@ fn a_software_breakpoint_takes_a_register_while_one_is_left_and_what_it_was_told
 fn the_old_command_to_continue_means_all_processors() {
     let scene = Scene::new(OnDisconnect::Resume);
     let mut client = scene.client();
-    scene.machine.inner().next.push_back(DebuggeeStop::Violation(1));
+    scene.machine.state().next.push_back(DebuggeeStop::Violation(1));
     assert!(client.ask("?").starts_with("T05"));
     assert!(client.ask("c").starts_with("T05thread:02;"));
     assert_eq!(
-        scene.machine.inner().resumed,
+        scene.machine.state().resumed,
         [vec![ResumeAction::Run, ResumeAction::Run]]
     );
     scene.end();
@@ -273,7 +274,7 @@ fn an_interrupt_stops_and_a_detach_lets_go() {
     client.send(b"vCont;c");
     client.raw(&[3]);
     assert!(client.receive().unwrap().starts_with("T02"));
-    assert_eq!(scene.machine.inner().resumed.len(), 1);
+    assert_eq!(scene.machine.state().resumed.len(), 1);
     // One too many changes nothing.
     client.raw(&[3]);
     assert_eq!(client.pc(0), 0x1234);
@@ -405,8 +406,8 @@ fn what_makes_no_sense_is_refused_and_the_session_goes_on() {
         assert!(answer.len() == 3 && answer.starts_with('E'), "{packet}: {answer}");
         assert_eq!((client.ask("g"), client.ask("m1000,2000")), before, "{packet}");
     }
-    assert_eq!(scene.machine.inner().resumed.len(), 0);
-    assert_eq!(scene.machine.inner().stop_points, []);
+    assert_eq!(scene.machine.state().resumed.len(), 0);
+    assert_eq!(scene.machine.state().stop_points, []);
     // What is not known has the empty answer, whatever it is.
     for packet in [
         "",
@@ -470,7 +471,7 @@ fn any_thread_and_all_threads_are_understood() {
     let mut client = scene.client();
     client.ask("qSupported:multiprocess+");
     let once = ResumeAction::Step { range: None };
-    scene.machine.inner().next.push_back(DebuggeeStop::Violation(1));
+    scene.machine.state().next.push_back(DebuggeeStop::Violation(1));
     assert!(client.ask("vCont;c").starts_with("T05thread:p01.02;"));
     for packet in ["Hg0", "Hg-1", "Hgp1.0", "Hgp1.-1", "Hgp0.0", "Hgp-1.-1", "Hgp1"] {
         assert_eq!(client.ask("Hg1"), "OK");
@@ -493,14 +494,14 @@ fn any_thread_and_all_threads_are_understood() {
         ("c", [ResumeAction::Run, ResumeAction::Run]),
         ("C0b", [ResumeAction::Run, ResumeAction::Run]),
     ] {
-        scene.machine.inner().next.push_back(DebuggeeStop::Stepped(1));
+        scene.machine.state().next.push_back(DebuggeeStop::Stepped(1));
         assert!(client.ask(packet).starts_with("T05thread:p01.02;"), "{packet}");
-        assert_eq!(scene.machine.inner().resumed.last().unwrap(), &actions, "{packet}");
+        assert_eq!(scene.machine.state().resumed.last().unwrap(), &actions, "{packet}");
     }
-    scene.machine.inner().next.push_back(DebuggeeStop::Stepped(0));
+    scene.machine.state().next.push_back(DebuggeeStop::Stepped(0));
     assert_eq!(client.ask("Hc1"), "OK");
     assert!(client.ask("s4321").starts_with("T05thread:p01.01;"));
-    let inner = scene.machine.inner();
+    let inner = scene.machine.state();
     assert_eq!(inner.resumed.last().unwrap(), &[once, ResumeAction::Hold]);
     assert_eq!(inner.registers[0].general.rip, 0x4321);
     drop(inner);
@@ -536,7 +537,7 @@ fn commands_are_answered_and_wrong_ones_explained() {
             .monitor("storlock ignore NoSuchRule")
             .contains("the rules are SpinLockRelease")
     );
-    scene.machine.inner().stops.as_ref().unwrap();
+    scene.machine.state().stops.as_ref().unwrap();
     assert!(
         client
             .monitor("storlock ignore SpinLockRelease")
@@ -553,7 +554,7 @@ fn the_end_of_the_run_is_told_and_a_kill_ends_it() {
     assert!(client.ask("?").starts_with("T05"));
     client.send(b"vCont;c");
     scene.until(|inner| inner.running);
-    scene.machine.inner().stops = None;
+    scene.machine.state().stops = None;
     assert_eq!(client.receive().unwrap(), "W00");
     scene.end();
 

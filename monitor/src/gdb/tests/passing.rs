@@ -8,15 +8,13 @@ use super::super::packet::{PAYLOAD_LIMIT, framed};
 use super::super::stub::Stub;
 use super::super::{Conversation, SymbolFiles};
 use super::*;
+use crate::vmi::GuestMemory;
 
-fn machine() -> Fake {
-    Fake(Arc::new(Mutex::new(Inner {
-        memory: vec![0; (MEMORY.end - MEMORY.start) as usize],
-        ..Inner::default()
-    })))
+fn machine() -> FakeMachine {
+    FakeMachine::new(2, MEMORY).0
 }
 
-fn conversation(machine: &Fake) -> Conversation {
+fn conversation(machine: &FakeMachine) -> Conversation {
     let session = Arc::new(Session::new(Config::default(), None, None));
     let files = Arc::new(SymbolFiles::default());
     let mut client = Conversation::begin(
@@ -33,12 +31,12 @@ fn conversation(machine: &Fake) -> Conversation {
 }
 
 /// What is answered; `None` if the machine goes on, which stops again at once.
-fn ask(machine: &Fake, client: &mut Conversation, payload: &[u8]) -> Option<Vec<u8>> {
+fn ask(machine: &FakeMachine, client: &mut Conversation, payload: &[u8]) -> Option<Vec<u8>> {
     client.receive(&framed(payload));
     let output = client.output();
     if client.standing().is_none() {
         assert!(output.is_empty());
-        assert!(std::mem::take(&mut machine.inner().running));
+        assert!(std::mem::take(&mut machine.state().running));
         client.tell(Some(DebuggeeStop::Stepped(0)));
         assert!(client.output().starts_with(b"$T05thread:"));
         return None;
@@ -49,7 +47,7 @@ fn ask(machine: &Fake, client: &mut Conversation, payload: &[u8]) -> Option<Vec<
 #[test]
 fn a_client_looks_at_the_processor_that_stopped_until_it_says_otherwise() {
     let machine = machine();
-    machine.inner().registers[1].general.rip = 0x5678;
+    machine.state().registers[1].general.rip = 0x5678;
     let mut client = conversation(&machine);
     let answer = |client: &mut Conversation| ask(&machine, client, b"p10");
     let told = |rip: u64| Some(framed(hex(&rip.to_le_bytes()).as_bytes()));
@@ -111,10 +109,9 @@ fn the_longest_packets_come_through_and_answers_are_no_longer() {
         let payload = format!("X1000,{count:x}:{}", escaped.repeat(count));
         assert!(payload.len() <= PAYLOAD_LIMIT);
         assert_eq!(ask(&machine, &mut client, payload.as_bytes()), ok, "{escaped}");
-        assert!(
-            machine.inner().memory[..count].iter().all(|there| *there == byte),
-            "{escaped}"
-        );
+        let mut there = vec![0; count];
+        machine.state().space.read(MEMORY.start, &mut there).unwrap();
+        assert!(there.iter().all(|there| *there == byte), "{escaped}");
     }
     let count = (PAYLOAD_LIMIT - 11) / 2;
     let payload = format!("M1000,{count:x}:{}", "23".repeat(count));
