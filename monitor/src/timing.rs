@@ -13,6 +13,7 @@ const PER_OCTAVE: usize = 16;
 const OCTAVES: usize = 32;
 
 /// Times in buckets whose width grows with the time.
+#[derive(Debug)]
 pub struct Histogram([AtomicU64; PER_OCTAVE * OCTAVES]);
 
 /// How times are spread. A percentile is the upper end of its bucket.

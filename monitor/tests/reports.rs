@@ -131,3 +131,39 @@ fn a_full_disk_is_told_and_a_reader_that_has_gone_is_forgiven() {
     child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
     assert_eq!((status.code(), text.as_str()), (Some(0), ""));
 }
+
+/// A recording of a run, which every format can be made of; a report without its trace has no timeline.
+#[test]
+fn a_recording_gives_every_format_and_a_report_alone_no_timeline() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let recording = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/session.rec");
+    let files = ["r.txt", "r.json", "r.sarif", "r.xml", "r.html", "r.pftrace"];
+    let mut arguments = vec![recording.to_str().unwrap()];
+    arguments.extend(files.iter().flat_map(|file| ["-o", file]));
+    let output = report(directory.path(), &arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    let read = |name: &str| fs::read(at(name)).unwrap();
+    assert!(read("r.html").starts_with(b"<!DOCTYPE html>"));
+    assert!(String::from_utf8(read("r.html")).unwrap().contains("id=\"chart\""));
+    assert!(read("r.xml").starts_with(b"<?xml"));
+    assert_eq!(read("r.pftrace").first(), Some(&0x0a));
+    let sarif: serde_json::Value = serde_json::from_slice(&read("r.sarif")).unwrap();
+    assert_eq!(sarif["version"], "2.1.0");
+    // From the JSON all but the timeline is the same.
+    let output = report(directory.path(), &["r.json", "-o", "again.sarif", "-o", "again.txt"]);
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    assert_eq!(read("again.sarif"), read("r.sarif"));
+    assert_eq!(read("again.txt"), read("r.txt"));
+    let output = report(directory.path(), &["r.json", "-o", "again.pftrace"]);
+    assert_eq!(output.status.code(), Some(5));
+    assert!(told(&output).contains("there is no timeline"), "{}", told(&output));
+    assert!(!at("again.pftrace").exists());
+    let output = report(directory.path(), &["r.json", "-o", "again.html"]);
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    assert!(
+        String::from_utf8(read("again.html"))
+            .unwrap()
+            .contains("There is no timeline")
+    );
+}

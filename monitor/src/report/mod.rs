@@ -8,6 +8,7 @@ pub mod finding;
 pub mod model;
 pub mod reason;
 pub mod render;
+pub mod timeline;
 
 pub use finding::*;
 pub use model::*;

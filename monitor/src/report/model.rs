@@ -6,6 +6,7 @@ use storlock_check::rules::Meta;
 
 use super::finding::{LockRoutine, RuleId, Violation};
 use super::reason::{Note, Reason, StackEnd, StepOver};
+use super::timeline::Timeline;
 use crate::outcome::{Condition, Outcome};
 use crate::timing::Spread;
 
@@ -63,6 +64,9 @@ pub struct Report {
     /// Anything else the reader should know.
     #[serde(flatten, with = "super::render::told::notes")]
     pub notes: Vec<Note>,
+    /// Who held which lock when, as far as there is an event trace to tell it. Not in the JSON.
+    #[serde(skip)]
+    pub timeline: Option<Timeline>,
 }
 
 /// A condition and why it holds.

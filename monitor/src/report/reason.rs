@@ -315,6 +315,11 @@ pub enum Note {
         /// What was done.
         recovery: String,
     },
+    /// There is no timeline, or not of this run.
+    NoTimeline {
+        /// Why not.
+        why: String,
+    },
     /// An output ends early, and nobody misses the rest.
     Output {
         /// Which, and why.

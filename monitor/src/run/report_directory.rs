@@ -23,12 +23,15 @@ use crate::report::render::Renderer;
 const TEXT_FILE: &str = "report.txt";
 /// Name of the report for programs in the report directory.
 pub const JSON_FILE: &str = "report.json";
+/// Name of the report for a browser in the report directory.
+pub const HTML_FILE: &str = "report.html";
 /// Names of the reports of every run, as [`Format::OF_EVERY_RUN`] has their formats.
-pub const REPORTS: [&str; 2] = [TEXT_FILE, JSON_FILE];
+pub const REPORTS: [&str; 3] = [TEXT_FILE, JSON_FILE, HTML_FILE];
 /// All names of a run in its report directory, the reports first.
-pub const REPORT_FILES: [&str; 6] = [
+pub const REPORT_FILES: [&str; 7] = [
     TEXT_FILE,
     JSON_FILE,
+    HTML_FILE,
     SERIAL_FILE,
     TRACE_FILE,
     SCRIPT_FILE,

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::input;
 use super::report_directory::JSON_FILE;
-use crate::report::{Report, SCHEMA};
+use crate::report::{Note, Report, SCHEMA};
 use crate::session::replay;
 use crate::vmi::recording;
 
@@ -45,7 +45,8 @@ pub fn read(path: &Path) -> anyhow::Result<Saved> {
     let mut file = input::open_regular(path).with_context(what)?;
     let head = head(&mut file).with_context(what)?;
     if head.trim_ascii_start().starts_with(b"{") {
-        let report = json(file).with_context(what)?;
+        let mut report = json(file).with_context(what)?;
+        draw(&mut report, path);
         return Ok(Saved {
             report,
             replayed: false,
@@ -72,6 +73,27 @@ pub fn replay(path: &Path) -> anyhow::Result<Report> {
     let mut file = input::open_regular(path).with_context(what)?;
     let head = head(&mut file).with_context(what)?;
     replayed(file, &head).with_context(what)
+}
+
+/// Draws the timeline, if the event trace of that very run lies beside the report.
+fn draw(report: &mut Report, path: &Path) {
+    let Some(trace) = report.trace.clone() else { return };
+    let name = Path::new(&trace.file);
+    if name.file_name() != Some(name.as_os_str()) {
+        // It is a name in the same directory, and not a way to another one.
+        return;
+    }
+    let Ok(file) = input::open_regular(&path.with_file_name(name)) else {
+        return;
+    };
+    let drawn = replay::draw_timeline(report, BufReader::with_capacity(1 << 20, file), None);
+    let events = report.timeline.as_ref().map(|timeline| timeline.events);
+    if drawn.is_err() || events != Some(trace.events) {
+        report.timeline = None;
+        report.notes.push(Note::NoTimeline {
+            why: format!("{} is not the event trace of this run", trace.file),
+        });
+    }
 }
 
 fn replayed(file: impl Read, head: &[u8]) -> anyhow::Result<Report> {

@@ -2,6 +2,7 @@
 //!
 //! Talks to the machine, the session, the debugger's server and the run's files. It must not know what a violation is.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,8 +19,9 @@ use super::running::Ended;
 use super::spec::CheckedSpec;
 use super::{Failure, Host, create_directory, debugger, dump_plan, firmware, limit_files, machine_options};
 use crate::output::{OutputFile, WholeFile};
-use crate::report::{Report, RunInfo};
+use crate::report::{Note, Report, RunInfo};
 use crate::session::recording::Recording;
+use crate::session::replay;
 use crate::session::trace::Trace;
 use crate::session::{Config, DriverFile, Session};
 use crate::vmi::RunControl;
@@ -27,6 +29,10 @@ use crate::windows::SymbolTable;
 
 /// How long the thread that serves debuggers may take to see the end of a run.
 const DEBUGGER_END: Duration = Duration::from_millis(300);
+
+/// How long the reading of the event trace may take that the timeline is made of, and if somebody waits for the end.
+const DRAWING: Duration = Duration::from_secs(3);
+const DRAWING_INTERRUPTED: Duration = Duration::from_millis(200);
 
 /// A run that is ready to start.
 pub struct WatchedRun {
@@ -36,6 +42,8 @@ pub struct WatchedRun {
     reports: Reports,
     debugger: Option<JoinHandle<()>>,
     screenshot: Option<WholeFile>,
+    /// The event trace, to be read when it is whole; none if it goes into a pipe.
+    trace: Option<File>,
     outputs: Arc<Outputs>,
 }
 
@@ -69,6 +77,10 @@ impl WatchedRun {
         let socket = debugger::open(&checked, notices)?;
         let screenshot = firmware::prepare_screenshot(&checked).map_err(Failure::infrastructure)?;
         let streams = Streams::open(&checked, outputs).map_err(Failure::infrastructure)?;
+        let trace = streams
+            .trace
+            .regular()
+            .and_then(|_| File::open(trace_path(&checked)).ok());
         let options = machine_options(&checked, host);
         let mut guest = Guest::prepare(&options, start, outputs).map_err(Failure::infrastructure)?;
         let config = config(&checked, target, &images, host, &guest).map_err(Failure::infrastructure)?;
@@ -101,6 +113,7 @@ impl WatchedRun {
             reports: Reports::new(Some(directory), reports),
             debugger,
             screenshot,
+            trace,
             outputs: Arc::clone(outputs),
         })
     }
@@ -149,8 +162,16 @@ impl WatchedRun {
             }
         }
         deadline.inspect(|deadline| self.reports.give_up_at(*deadline));
+        let mut report = self.session.report(&end);
+        let patience = if interrupted() { DRAWING_INTERRUPTED } else { DRAWING };
+        let trace = self
+            .trace
+            .and_then(|trace| replay::draw_timeline(&mut report, trace, Instant::now().checked_add(patience)).err());
+        if let Some(error) = trace {
+            report.notes.push(Note::NoTimeline { why: error.to_string() });
+        }
         Ok(Finished {
-            report: self.session.report(&end),
+            report,
             reports: self.reports,
             deadline,
         })

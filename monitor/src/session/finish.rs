@@ -105,6 +105,7 @@ pub(super) fn report(state: &State, end: &End) -> Report {
         guest_checks: guest_checks(state, end),
         debug_print: state.debug_log.list(),
         notes: state.log.notes().iter().chain(&end.notes).cloned().collect(),
+        timeline: None,
     }
 }
 

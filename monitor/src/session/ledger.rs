@@ -12,8 +12,10 @@ use storlock_check::finding::Finding;
 use super::calls::Calls;
 use super::findings::{Attribution, Findings};
 use super::guest::{ModuleId, ModuleMap};
+use super::timeline::TimelineBuilder;
 use super::trace::Trace;
 use super::unknown::{UnknownCaller, Unknowns};
+use crate::report::timeline::Timeline;
 use crate::report::{CallCount, Location, LockSummary, Reason, Violation};
 
 /// Everything that was seen of locks.
@@ -30,6 +32,8 @@ pub(crate) struct Ledger {
     /// Findings that were new, whether the checker kept them or not.
     new_findings: u64,
     unknowns: Unknowns,
+    /// Only in replays: a run makes it of its trace when it is over.
+    timeline: Option<Box<TimelineBuilder>>,
     /// What is not released has been told.
     ended: bool,
 }
@@ -47,6 +51,7 @@ impl Ledger {
             findings: Findings::default(),
             new_findings: 0,
             unknowns: Unknowns::default(),
+            timeline: None,
             ended: false,
         }
     }
@@ -60,6 +65,7 @@ impl Ledger {
             kind,
         };
         let response = self.checker.apply(&event);
+        self.draw(&event, None, &response);
         if let Some(trace) = &self.trace {
             trace.push(event);
         }
@@ -73,11 +79,28 @@ impl Ledger {
         (response, self.checker.statistics().unknown_releases > unknown)
     }
 
-    /// Takes an event of a trace; says whether it is a release that cannot be judged.
-    pub(crate) fn replay(&mut self, event: &Event) -> (Response, bool) {
+    /// Has the events from here on make a timeline.
+    pub(crate) fn begin_timeline(&mut self) {
+        self.timeline = Some(Box::default());
+    }
+
+    /// The timeline, if one was begun.
+    pub(crate) fn take_timeline(&mut self) -> Option<Timeline> {
+        self.timeline.take().map(|timeline| timeline.finish())
+    }
+
+    fn draw(&mut self, event: &Event, time: Option<u64>, response: &Response) {
+        if let Some(timeline) = &mut self.timeline {
+            timeline.observe(event, time, response.findings().any(|found| found.first));
+        }
+    }
+
+    /// Takes an event of a trace, which was at `time`; says whether it is a release that cannot be judged.
+    pub(crate) fn replay(&mut self, event: &Event, time: Option<u64>) -> (Response, bool) {
         self.sequence = event.sequence;
         let unknown = self.checker.statistics().unknown_releases;
         let response = self.checker.apply(event);
+        self.draw(event, time, &response);
         (response, self.checker.statistics().unknown_releases > unknown)
     }
 

@@ -32,6 +32,7 @@ mod stops;
 mod target;
 #[cfg(test)]
 mod tests;
+mod timeline;
 pub mod trace;
 pub mod trace_reader;
 mod unknown;

@@ -3,7 +3,9 @@
 //! Talks to the recording and trace readers. It must not know the command line. A recording runs the same code as a
 //! live guest. A trace holds less (no memory), so its report has only the first frames of a stack, and no symbols.
 
+use std::collections::HashSet;
 use std::io::Read;
+use std::time::Instant;
 
 use storlock_check::checker::Response;
 use storlock_check::event::{CallerAttributed, Event, EventKind};
@@ -15,8 +17,10 @@ use super::config::{Config, End, EndKind};
 use super::findings::Attribution;
 use super::guest::{ModuleId, ModuleMap};
 use super::state::State;
+use super::timeline::TimelineBuilder;
 use super::trace_reader::{TraceReadError, TraceReader};
 use super::unknown::UnknownCaller;
+use crate::report::timeline::Timeline;
 use crate::report::{Called, ModuleInfo, Note, Report, StackEnd};
 use crate::vmi::recording::{Frame, Reader, RecordedStop, RecordingError};
 use crate::vmi::replay::ReplayCpu;
@@ -46,6 +50,7 @@ pub fn recording(input: impl Read) -> Result<Report, ReplayError> {
         looked_at: 0,
         end: None,
     };
+    replay.session.lock().ledger.begin_timeline();
     let damage = loop {
         let place = reader.place();
         match reader.next() {
@@ -60,7 +65,51 @@ pub fn recording(input: impl Read) -> Result<Report, ReplayError> {
     };
     let mut end = replay.end.unwrap_or_default();
     end.failures.extend(damage.map(|error| error.to_string()));
-    Ok(replay.session.report(&end))
+    Ok(with_timeline(&replay.session, &end))
+}
+
+fn with_timeline(session: &Session, end: &End) -> Report {
+    let mut report = session.report(end);
+    report.timeline = session.lock().ledger.take_timeline();
+    report
+}
+
+/// Adds to a report the timeline of its run's event trace. Reading ends at `until` at the latest.
+///
+/// # Errors
+/// [`TraceReadError`] if not even the header can be read.
+pub fn draw_timeline(report: &mut Report, trace: impl Read, until: Option<Instant>) -> Result<(), TraceReadError> {
+    let marks = report.violations.iter().flat_map(|v| [v.event, v.call_event]).collect();
+    report.timeline = Some(timeline(trace, &marks, until)?);
+    Ok(())
+}
+
+/// The timeline of a run, from its event trace. `marks`: numbers of events to mark. It ends at `until` at the latest, and says
+/// so, and where the trace is damaged.
+///
+/// # Errors
+/// [`TraceReadError`] if not even the header can be read.
+fn timeline(input: impl Read, marks: &HashSet<u64>, until: Option<Instant>) -> Result<Timeline, TraceReadError> {
+    let mut events = TraceReader::new(input)?;
+    let mut builder = TimelineBuilder::default();
+    let mut count = 0_u64;
+    let cut = loop {
+        count += 1;
+        if count % 4096 == 0 && until.is_some_and(|until| Instant::now() >= until) {
+            break Some(
+                "to draw the rest would have taken too long: storlock report on the event trace shows all".to_owned(),
+            );
+        }
+        match events.next() {
+            Ok(Some(event)) => builder.observe(&event, events.time(), marks.contains(&event.sequence)),
+            Ok(None) => break None,
+            Err(error) => break Some(error.to_string()),
+        }
+    };
+    Ok(Timeline {
+        cut,
+        ..builder.finish()
+    })
 }
 
 fn header(reader: &mut Reader<impl Read>) -> Result<Config, RecordingError> {
@@ -138,9 +187,10 @@ pub fn trace(input: impl Read) -> Result<Report, ReplayError> {
         ..End::default()
     };
     let mut state = session.lock();
+    state.ledger.begin_timeline();
     let damaged = loop {
         match events.next() {
-            Ok(Some(event)) => replay(&mut state, &event),
+            Ok(Some(event)) => replay(&mut state, &event, events.time()),
             Ok(None) => break false,
             Err(error) => {
                 end.failures.push(error.to_string());
@@ -159,11 +209,11 @@ pub fn trace(input: impl Read) -> Result<Report, ReplayError> {
     }
     state.log.note(Note::FromTrace);
     drop(state);
-    Ok(session.report(&end))
+    Ok(with_timeline(&session, &end))
 }
 
 /// Takes an event of a trace.
-fn replay(state: &mut State, event: &Event) {
+fn replay(state: &mut State, event: &Event, time: Option<u64>) {
     match &event.kind {
         EventKind::ModuleLoad(module) => module_loaded(state, module),
         EventKind::ModuleUnload { base, .. } => state.guest.modules_mut().remove(*base),
@@ -184,7 +234,7 @@ fn replay(state: &mut State, event: &Event) {
         }
         _ => {}
     }
-    let (response, not_judged) = state.ledger.replay(event);
+    let (response, not_judged) = state.ledger.replay(event, time);
     if let EventKind::LockCall(call) = &event.kind
         && not_judged
     {

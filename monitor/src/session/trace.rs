@@ -6,10 +6,10 @@
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use storlock_check::event::Event;
-use storlock_check::trace::{Encoder, EndMark, HEADER, Item, MAX_PAYLOAD};
+use storlock_check::trace::{Encoder, EndMark, HEADER, MAX_PAYLOAD};
 use storlock_vmm::sandbox::{JoinHandle, Sandbox};
 
 use super::queue::{Queue, WantedStill};
@@ -22,12 +22,21 @@ const CAPACITY: usize = 1 << 12;
 /// Encoded bytes that are written at once.
 const BLOCK: usize = 1 << 18;
 
+/// What goes to the writer.
+#[derive(Debug)]
+enum Item {
+    /// An event, and when it was: nanoseconds since the start of the trace.
+    Event(Event, u64),
+    End(EndMark),
+}
+
 /// A trace that is being written.
 #[derive(Debug)]
 pub struct Trace {
     queue: Arc<Queue<Item>>,
     thread: Mutex<Option<JoinHandle<Writer>>>,
     file: String,
+    began: Instant,
     /// How long it may take nothing at the end.
     patience: Duration,
 }
@@ -46,7 +55,7 @@ impl Trace {
         };
         let writer = Writer::create(file, limit)?;
         let consume = |writer: &mut Writer, item: Item| match item {
-            Item::Event(event) => writer.add(&event),
+            Item::Event(event, time) => writer.add(&event, time),
             Item::End(mark) => writer.end(mark),
         };
         let (queue, thread) = Queue::start("trace", CAPACITY, sandbox, progress, writer, consume, Writer::write_out)?;
@@ -57,6 +66,7 @@ impl Trace {
             queue,
             thread: Mutex::new(Some(thread)),
             file,
+            began: Instant::now(),
             patience,
         })
     }
@@ -68,7 +78,8 @@ impl Trace {
 
     /// Appends an event; waits while the writer is behind.
     pub fn push(&self, event: Event) {
-        self.queue.push(Item::Event(event));
+        let time = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.queue.push(Item::Event(event, time));
     }
 
     /// How often a processor had to wait for the writer.
@@ -146,11 +157,12 @@ impl Writer {
         })
     }
 
-    fn add(&mut self, event: &Event) {
+    fn add(&mut self, event: &Event, time: u64) {
         if self.error.is_some() {
             self.lost += 1;
             return;
         }
+        self.encoder.time(time, &mut self.block);
         self.encoder.event(event, &mut self.block);
         self.ends.push(self.block.len());
         if self.block.len() >= BLOCK {

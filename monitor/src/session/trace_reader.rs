@@ -93,6 +93,11 @@ impl<R: Read> TraceReader<R> {
         Ok(None)
     }
 
+    /// When the last event was, in nanoseconds since the start of the trace, if it says that.
+    pub(crate) fn time(&self) -> Option<u64> {
+        self.decoder.time()
+    }
+
     /// The end mark, once it has been reached. Without one the trace was cut off in the middle.
     pub(crate) fn end(&self) -> Option<EndMark> {
         self.end

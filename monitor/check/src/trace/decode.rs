@@ -25,6 +25,8 @@ pub struct Decoder {
     last: Last,
     /// Sequence number of the event before.
     before: Option<u64>,
+    /// Sum of the records of time.
+    time: Option<u64>,
 }
 
 impl Decoder {
@@ -42,6 +44,12 @@ impl Decoder {
             [low, high, ..] => Err(TraceError::Version(u16::from_le_bytes([low, high]))),
             _ => Err(TraceError::Magic),
         }
+    }
+
+    /// When the last event was, in nanoseconds since the start of the trace, if the trace says that.
+    #[must_use]
+    pub const fn time(&self) -> Option<u64> {
+        self.time
     }
 
     /// Reads the record at the front of `bytes`.
@@ -64,6 +72,9 @@ impl Decoder {
         };
         let used = bytes.len() - rest.len() + length;
         if tag >= SKIPPABLE {
+            if let (tag::TIME, Ok(passed)) = (tag, Payload(payload).number()) {
+                self.time = Some(self.time.unwrap_or(0).saturating_add(passed));
+            }
             return Ok(Decoded::Skip(used));
         }
         if tag == 0 || tag > tag::LAST {

@@ -7,6 +7,8 @@ use crate::event::{Callback, Context, Event, EventKind, LockCall, LockOperand, L
 #[derive(Clone, Debug, Default)]
 pub struct Encoder {
     last: Last,
+    /// Nanoseconds of the last record of time.
+    time: u64,
     payload: Vec<u8>,
 }
 
@@ -39,6 +41,14 @@ impl Encoder {
         difference(&mut self.payload, &mut self.last.sequence, sequence);
         let tag = self.kind(&event.kind);
         self.record(tag, out);
+    }
+
+    /// Appends to `out` when the events after it were: nanoseconds since the start of the trace. Times do not go back.
+    pub fn time(&mut self, nanoseconds: u64, out: &mut Vec<u8>) {
+        self.payload.clear();
+        number(&mut self.payload, nanoseconds.saturating_sub(self.time));
+        self.time = self.time.max(nanoseconds);
+        self.record(tag::TIME, out);
     }
 
     /// Appends the end mark to `out`. Nothing may follow it.

@@ -7,7 +7,7 @@
 //! is its payload's length (LEB128), a tag byte and the payload. Payload numbers are LEB128; sequence numbers,
 //! thread, stack pointer and return address are differences (zigzag) to the same field of the record before, which
 //! keeps a typical lock call under 24 bytes. An end mark says why the trace ends where it does; a trace without one
-//! was cut off. Readers skip bytes that a later version adds to the end of a payload, and records with a tag from 0x80.
+//! was cut off. A record of time before an event has the nanoseconds since the record of time before it. Readers skip bytes that a later version adds to the end of a payload, and records with a tag from 0x80.
 
 mod decode;
 mod encode;
@@ -91,7 +91,9 @@ mod tag {
     pub(super) const RESTORED: u8 = 11;
     pub(super) const END: u8 = 12;
     pub(super) const CALLER_ATTRIBUTED: u8 = 13;
-    /// The last that this version knows.
+    /// When the events after it were. Older readers skip it.
+    pub(super) const TIME: u8 = 0x80;
+    /// The last that this version must know.
     pub(super) const LAST: u8 = CALLER_ATTRIBUTED;
 }
 

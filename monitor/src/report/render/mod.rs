@@ -1,9 +1,11 @@
 //! The formats of a report, one file each. All show the same data.
 
+pub mod html;
 pub mod json;
 pub mod junit;
 mod next_step;
 mod reasons;
+pub mod perfetto;
 pub mod sarif;
 pub mod text;
 pub(super) mod told;
@@ -38,13 +40,24 @@ pub enum Format {
     Sarif,
     /// For continuous integration.
     Junit,
+    /// A page for a browser.
+    Html,
+    /// A timeline for Perfetto's user interface.
+    Perfetto,
 }
 
 impl Format {
     /// All of them.
-    pub const ALL: &[Self] = &[Self::Text, Self::Json, Self::Sarif, Self::Junit];
+    pub const ALL: &[Self] = &[
+        Self::Text,
+        Self::Json,
+        Self::Sarif,
+        Self::Junit,
+        Self::Html,
+        Self::Perfetto,
+    ];
     /// Those that every run leaves in its report directory, in the order in which the files are written.
-    pub const OF_EVERY_RUN: &[Self] = &[Self::Text, Self::Json];
+    pub const OF_EVERY_RUN: &[Self] = &[Self::Text, Self::Json, Self::Html];
 
     /// As the command line and the description of a run have it.
     #[must_use]
@@ -54,6 +67,8 @@ impl Format {
             Self::Json => "json",
             Self::Sarif => "sarif",
             Self::Junit => "junit",
+            Self::Html => "html",
+            Self::Perfetto => "perfetto",
         }
     }
 
@@ -65,6 +80,8 @@ impl Format {
             Self::Json => "For programs; schema storlock-report/2",
             Self::Sarif => "SARIF 2.1.0, for code scanning",
             Self::Junit => "JUnit XML, for continuous integration: a test case a rule",
+            Self::Html => "One page for a browser, with a timeline and the order of locks",
+            Self::Perfetto => "A timeline for Perfetto's user interface (track events)",
         }
     }
 
@@ -76,6 +93,8 @@ impl Format {
             Self::Json => &["json"],
             Self::Sarif => &["sarif", "sarif.json"],
             Self::Junit => &["xml"],
+            Self::Html => &["html", "htm"],
+            Self::Perfetto => &["pftrace", "perfetto-trace"],
         }
     }
 
@@ -102,6 +121,8 @@ impl Format {
             Self::Json => &json::Json,
             Self::Sarif => &sarif::Sarif,
             Self::Junit => &junit::JunitXml,
+            Self::Html => &html::Html,
+            Self::Perfetto => &perfetto::Perfetto,
         }
     }
 }

@@ -298,6 +298,7 @@ fn note(note: &Note) -> String {
             "an event trace holds no memory: there are no names of functions, and of a stack its first frames".to_owned()
         }
         Note::Recovered { image, recovery } => format!("the disk image {image}: {recovery}"),
+        Note::NoTimeline { why } => format!("there is no timeline: {why}"),
         Note::Output { text } | Note::Told { text } => text.clone(),
     }
 }

@@ -62,7 +62,6 @@ fn rule(rule: &Rule) -> Value {
     let anchor = rule.name.to_lowercase();
     let mut value = json!({
         "id": rule.name,
-        "name": rule.name,
         "shortDescription": { "text": rule.text },
         "fullDescription": { "text": rule.text },
         "help": {

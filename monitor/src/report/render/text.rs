@@ -181,6 +181,15 @@ fn end_text(text: &mut String, end: &EndOfRun) {
     line!(*text);
 }
 
+/// How the run was and what it came to.
+#[must_use]
+pub(crate) fn summary(report: &Report) -> String {
+    let mut text = String::new();
+    end_text(&mut text, &report.end);
+    summary_text(&mut text, report);
+    text
+}
+
 fn summary_text(text: &mut String, report: &Report) {
     let run = &report.run;
     line!(*text, "summary");

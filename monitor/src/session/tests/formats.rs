@@ -8,12 +8,16 @@ use serde_json::Value;
 
 use super::golden::{play, scenes};
 use super::*;
+use crate::report::timeline::{Clock, Hold, LockClass, Mark, OrderEdge, TimedLock, Timeline};
 use crate::report::{
     BugCheck, Called, Cause, ConditionNote, DebugLine, DebugPrint, DumpInfo, DumpedExport, FaultInfo, Format,
     GuestCheck, ImageInfo, Location, LockRoutine, Note, ProcessorState, Reason, SourceLine, StackEnd, TraceInfo,
     UnknownRelease, WatchGap,
 };
 use crate::timing::Spread;
+
+/// The page's own script.
+const PAGE_SCRIPT: &str = include_str!("../../report/render/html/page.js");
 
 /// Text that a guest may choose, which acts on whoever shows it as it is.
 const HOSTILE: &str = "</script><img src=x onerror=alert(1)>\"'&]]>\u{1b}[2J\u{202e}\u{0}\u{fffe}{{\n";
@@ -123,6 +127,7 @@ pub(super) fn everything() -> Report {
         not_kept: 1,
     });
     report.notes = vec![Note::Output { text: text() }];
+    report.timeline = Some(timeline(&place));
     for violation in &mut report.violations {
         violation.caller = place.clone();
         violation.stack = vec![place.clone()];
@@ -135,6 +140,51 @@ pub(super) fn everything() -> Report {
         }
     }
     report
+}
+
+/// Two processors that take one lock after the other.
+fn timeline(place: &Location) -> Timeline {
+    let lock = TimedLock {
+        identity: crate::report::LockIdentity::Cancel,
+        class: 0,
+    };
+    let hold = |asked, from, to, vcpu| Hold {
+        asked,
+        from,
+        to,
+        vcpu,
+        lock: 0,
+        place: 0,
+        event: asked,
+    };
+    Timeline {
+        clock: Clock::Nanoseconds,
+        end: 100,
+        events: 4,
+        processors: 2,
+        locks: vec![lock],
+        places: vec![place.clone()],
+        classes: vec![LockClass {
+            kind: HOSTILE.to_owned(),
+            site: Some(0),
+            acquires: 2,
+            ..LockClass::default()
+        }],
+        order: vec![OrderEdge {
+            held: 0,
+            taken: 0,
+            count: 1,
+            event: 1,
+        }],
+        holds: vec![hold(10, 10, Some(40), 0), hold(20, 40, None, 1)],
+        marks: vec![Mark {
+            time: 30,
+            event: 8,
+            vcpu: 0,
+        }],
+        not_kept: 1,
+        cut: Some(HOSTILE.to_owned()),
+    }
 }
 
 fn schema() -> Value {
@@ -292,13 +342,212 @@ fn no_format_gives_a_guests_text_a_meaning() {
     for format in Format::ALL {
         let bytes = rendered(&report, *format);
         let text = String::from_utf8_lossy(&bytes);
+        let text = text.split(PAGE_SCRIPT).collect::<String>();
         assert!(
             !text.contains('\u{1b}') && !text.contains('\u{202e}'),
             "{}",
             format.name()
         );
         // The others are not read as markup.
-        let markup = matches!(format, Format::Junit);
+        let markup = matches!(format, Format::Junit | Format::Html);
         assert!(!(markup && text.contains("<img")), "{}", format.name());
     }
+}
+
+#[test]
+fn the_page_has_every_finding_and_loads_nothing() {
+    for (name, report) in reports() {
+        let page = String::from_utf8(rendered(&report, Format::Html)).unwrap();
+        for v in &report.violations {
+            assert!(page.contains(&v.signature.id), "{name}");
+        }
+        assert_eq!(
+            page.matches("<details class=\"finding").count(),
+            report.violations.len(),
+            "{name}"
+        );
+        // Script and style of the page, the names and the holds; the policy allows the first two by their digests.
+        assert_eq!(
+            (page.matches("<script").count(), page.matches("<style").count()),
+            (3, 1),
+            "{name}"
+        );
+        assert!(page.contains("default-src 'none'; script-src 'sha256-"), "{name}");
+        for outside in [
+            "<link",
+            "<img",
+            "<iframe",
+            "<script src",
+            "@import",
+            "url(http",
+            " style=",
+        ] {
+            assert!(!page.contains(outside), "{name}: {outside}");
+        }
+    }
+}
+
+/// A message as (field, number) and (field, bytes), in order.
+fn fields(mut bytes: &[u8]) -> Vec<(u64, u64, &[u8])> {
+    let mut fields = Vec::new();
+    let number = |bytes: &mut &[u8]| {
+        let mut value = 0;
+        for shift in (0..70).step_by(7) {
+            let (byte, rest) = bytes.split_first().unwrap();
+            *bytes = rest;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        value
+    };
+    while !bytes.is_empty() {
+        let key = number(&mut bytes);
+        let value = number(&mut bytes);
+        match key & 7 {
+            0 => fields.push((key >> 3, value, &[][..])),
+            2 => {
+                let (inner, rest) = bytes.split_at(value as usize);
+                fields.push((key >> 3, 0, inner));
+                bytes = rest;
+            }
+            other => panic!("wire type {other}"),
+        }
+    }
+    fields
+}
+
+#[test]
+fn the_slices_of_a_perfetto_track_never_overlap() {
+    let bytes = rendered(&everything(), Format::Perfetto);
+    let field = |fields: &[(u64, u64, &[u8])], number: u64| fields.iter().find(|(n, ..)| *n == number).map(|f| f.1);
+    let (mut open, mut seen) = (std::collections::HashMap::new(), Vec::new());
+    for (tag, _, packet) in fields(&bytes) {
+        assert_eq!(tag, 1, "a trace is a list of packets");
+        let packet = fields(packet);
+        let Some((.., event)) = packet.iter().find(|(number, ..)| *number == 11) else {
+            continue;
+        };
+        let event = fields(event);
+        let (time, kind, track) = (
+            field(&packet, 8).unwrap(),
+            field(&event, 9).unwrap(),
+            field(&event, 11).unwrap(),
+        );
+        match kind {
+            1 => assert_eq!(open.insert(track, time), None),
+            2 => seen.push((track >> 32, open.remove(&track).unwrap(), time)),
+            3 => assert_eq!((track, time), (1, 30)),
+            other => panic!("kind {other}"),
+        }
+    }
+    // The wait of the second processor, and the two holds; the second is still open.
+    assert_eq!(seen, [(1, 10, 40), (2, 20, 40)]);
+    assert_eq!(open.into_values().collect::<Vec<_>>(), [40]);
+    let mut without = everything();
+    without.timeline = None;
+    assert!(Format::Perfetto.renderer().render(&without, &mut Vec::new()).is_err());
+}
+
+/// A report with many findings, none of which is like another one.
+fn many_findings(count: usize) -> Report {
+    let mut report = everything();
+    let places = reports().into_iter().flat_map(|(_, report)| report.violations);
+    let all: Vec<_> = places.collect();
+    report.violations = (0..count)
+        .map(|n| {
+            let mut v = all[n % all.len()].clone();
+            v.signature.id = format!("{n:016x}");
+            (v.event, v.call_event, v.count) = (n as u64, n as u64, n as u64 % 7);
+            v
+        })
+        .collect();
+    report
+}
+
+/// The timeline of many pairs of calls on four processors, which take two locks at a time and wait for each other.
+fn long_timeline(events: u64) -> Timeline {
+    use storlock_check::contract::Routine;
+    use storlock_check::event::{Context, Event, EventKind, LockCall, LockOperand, Order};
+    let mut builder = crate::session::timeline::TimelineBuilder::default();
+    let mut state = 7_u64;
+    let mut random = move |below: u64| {
+        // Numerical Recipes' generator: the same picture every time.
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (state >> 33) % below
+    };
+    let (mut held, mut time) = ([const { Vec::<u64>::new() }; 4], 0);
+    for sequence in 1..=events {
+        time += 300 + random(4000);
+        let vcpu = random(4) as usize;
+        let own = &mut held[vcpu];
+        let release = own.len() > 1 || (!own.is_empty() && random(2) == 0);
+        let (routine, lock) = if release {
+            (Routine::KeReleaseSpinLock, own.pop().unwrap())
+        } else {
+            let first = own.last().map_or(0, |lock| lock + 1);
+            own.push(first + random(40));
+            (Routine::KeAcquireSpinLockRaiseToDpc, own[own.len() - 1])
+        };
+        let context = Context {
+            processor: vcpu as u32,
+            irql: 2,
+            thread: vcpu as u64,
+            return_address: DRIVER + 0x1000 + 16 * (lock % 12),
+            ..Context::default()
+        };
+        let operand = LockOperand::Address(0xffff_9000_0000_0000 + 64 * lock);
+        let kind = EventKind::LockCall(LockCall {
+            routine,
+            context,
+            operand,
+            old_irql: None,
+            word: None,
+        });
+        let event = Event {
+            sequence,
+            order: Order::Total,
+            kind,
+        };
+        builder.observe(&event, Some(time), sequence % (events / 50).max(1) == 0);
+    }
+    builder.finish()
+}
+
+#[test]
+#[ignore = "needs Chromium (scripts/setup pages): run by scripts/test --all"]
+fn the_page_works_in_a_browser() {
+    let directory = tempfile::tempdir().unwrap();
+    // To look at the pages and the pictures of them.
+    let kept = std::env::var_os("STORLOCK_PAGES").map(std::path::PathBuf::from);
+    let directory = kept.as_deref().unwrap_or(directory.path());
+    let mut million = many_findings(50);
+    million.timeline = Some(long_timeline(1_000_000));
+    let timeline = million.timeline.as_ref().unwrap();
+    for (v, mark) in million.violations.iter_mut().zip(&timeline.marks) {
+        (v.event, v.call_event) = (mark.event, mark.event);
+    }
+    let scene = scenes().into_iter().find(|(name, _)| name == "released_twice").unwrap();
+    let pages = [
+        ("scene.html", play(&scene.1)),
+        ("hostile.html", everything()),
+        ("findings.html", many_findings(1000)),
+        ("million.html", million),
+    ];
+    for (name, report) in &pages {
+        std::fs::write(directory.join(name), rendered(report, Format::Html)).unwrap();
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/reports/browser");
+    let paths = pages.iter().map(|(name, _)| directory.join(name));
+    let run = std::process::Command::new(script)
+        .arg("--shots")
+        .arg(directory)
+        .args(paths)
+        .output()
+        .unwrap();
+    let told = [run.stdout, run.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    assert!(run.status.success(), "{told:?}");
 }

@@ -31,6 +31,7 @@ pub(in crate::stress::triage) fn report() -> Report {
         guest_checks: Vec::new(),
         debug_print: None,
         notes: Vec::new(),
+        timeline: None,
     }
 }
 
