@@ -1,12 +1,13 @@
 //! The part of `storlock run` that dumps the machine at a violation: where the dump goes, and the kernel's PDB.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 
 use super::images::{ImageFile, Role};
 use super::spec::CheckedSpec;
+use super::symbols::{is_pdb, stored};
 use super::{Failure, input};
 use crate::dump::{DumpFile, Plan, Symbols};
 use crate::windows::CodeView;
@@ -57,7 +58,8 @@ fn symbols(kernel: Option<&ImageFile>, given: Option<&Path>) -> anyhow::Result<S
     let code_view = kernel.map(|kernel| CodeView::read(&kernel.image, kernel.image.image()));
     if !is_pdb(given) {
         let name = code_view.flatten().map(|code_view| code_view.name);
-        let files = stored(given, &name.unwrap_or_else(|| KERNEL_PDB.to_owned()));
+        let mut files = stored(given, &name.unwrap_or_else(|| KERNEL_PDB.to_owned()), None);
+        files.truncate(MOST_PDBS);
         let pdbs = files.iter().map(|path| read(path)).collect::<Result<_, _>>()?;
         return Ok(Symbols { pdbs });
     }
@@ -70,23 +72,6 @@ fn symbols(kernel: Option<&ImageFile>, given: Option<&Path>) -> anyhow::Result<S
         }
         _ => Ok(Symbols { pdbs: vec![pdb] }),
     }
-}
-
-pub(super) fn is_pdb(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|extension| extension.eq_ignore_ascii_case("pdb"))
-}
-
-/// The PDBs of that name in a directory: as it is, or as a symbol store keeps them, below the identifiers of builds.
-fn stored(directory: &Path, name: &str) -> Vec<PathBuf> {
-    let plain = directory.join(name);
-    let builds = fs::read_dir(&plain).into_iter().flatten().flatten();
-    let mut files: Vec<PathBuf> = builds.map(|build| build.path().join(name)).collect();
-    files.push(plain);
-    files.retain(|path| path.is_file());
-    files.sort();
-    files.truncate(MOST_PDBS);
-    files
 }
 
 fn read(path: &Path) -> anyhow::Result<KernelPdb> {

@@ -23,6 +23,7 @@ pub mod saved_report;
 mod serial;
 pub mod spec;
 mod supervisor;
+mod symbols;
 mod unwatched;
 mod watched;
 

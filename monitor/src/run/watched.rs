@@ -17,7 +17,7 @@ use super::report_directory::{Outputs, ReportDirectory, TRACE_FILE};
 use super::report_files::{ReportFile, Reports};
 use super::running::Ended;
 use super::spec::CheckedSpec;
-use super::{Failure, Host, create_directory, debugger, dump_plan, firmware, limit_files, machine_options};
+use super::{Failure, Host, create_directory, debugger, dump_plan, firmware, limit_files, machine_options, symbols};
 use crate::output::{OutputFile, WholeFile};
 use crate::report::{Note, Report, RunInfo};
 use crate::session::recording::Recording;
@@ -25,7 +25,6 @@ use crate::session::replay;
 use crate::session::trace::Trace;
 use crate::session::{Config, DriverFile, Session};
 use crate::vmi::RunControl;
-use crate::windows::SymbolTable;
 
 /// How long the thread that serves debuggers may take to see the end of a run.
 const DEBUGGER_END: Duration = Duration::from_millis(300);
@@ -167,6 +166,7 @@ impl WatchedRun {
         let trace = self
             .trace
             .and_then(|trace| replay::draw_timeline(&mut report, trace, Instant::now().checked_add(patience)).err());
+        self.session.name_places(&mut report);
         if let Some(error) = trace {
             report.notes.push(Note::NoTimeline { why: error.to_string() });
         }
@@ -187,13 +187,7 @@ fn config(
     guest: &Guest,
 ) -> anyhow::Result<Config> {
     let spec = &checked.spec;
-    let mut symbols = SymbolTable::default();
-    for image in images {
-        match image.unstripped(spec.symbols.as_deref()) {
-            Some((_, unstripped)) => symbols.add_unstripped(&image.name, &image.image, &unstripped),
-            None => symbols.add_file(&image.name, &image.image),
-        }
-    }
+    let symbols = symbols::table(images, &target, spec.symbols.as_deref(), &*host.notices);
     let file = images.iter().find(|image| image.role == Role::Target);
     let target_file = file.map(|file| DriverFile::read(&file.image));
     Ok(Config {

@@ -250,6 +250,15 @@ impl Session {
         finish::report(&state, end)
     }
 
+    /// Names the places of a report's timeline, as far as files say.
+    pub fn name_places(&self, report: &mut Report) {
+        let Some(timeline) = &mut report.timeline else { return };
+        let state = self.lock();
+        for place in &mut timeline.places {
+            state.guest.names().name_place(place, &report.modules);
+        }
+    }
+
     /// Hands a stop to the recording while `state` is still locked, so that stops are recorded in the order in which
     /// they were decided.
     fn record(&self, cpu: Recorder<'_>, state: MutexGuard<'_, State>) {

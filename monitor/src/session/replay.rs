@@ -71,6 +71,7 @@ pub fn recording(input: impl Read) -> Result<Report, ReplayError> {
 fn with_timeline(session: &Session, end: &End) -> Report {
     let mut report = session.report(end);
     report.timeline = session.lock().ledger.take_timeline();
+    session.name_places(&mut report);
     report
 }
 

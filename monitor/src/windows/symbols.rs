@@ -1,6 +1,6 @@
-//! Names for addresses without a PDB: exports, and the COFF symbol table that some linkers leave in the file.
+//! Names and lines for addresses: exports, the COFF symbols and the DWARF that some linkers leave in a file, and PDBs.
 //!
-//! Talks to the module list and the image readers. It must not know what the names are shown for. A name is the
+//! Talks to the module list and the readers of these. It must not know what the names are shown for. A name is the
 //! nearest one at or below the address in the same section, with the distance: a hint, not a claim that the address
 //! belongs to that routine.
 
@@ -9,11 +9,15 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::code_view::CodeView;
 use super::coff;
+use super::dwarf;
 use super::exports::{ExportTarget, Exports};
 use super::file::FileImage;
 use super::image::Image;
+use super::lines::LineTable;
 use super::modules::Modules;
+use super::pdb::DriverPdb;
 use crate::vmi::GuestMemory;
 
 /// Modules whose names are kept; a guest may show any number of them.
@@ -62,6 +66,9 @@ pub struct Symbols {
     symbols: Vec<Symbol>,
     /// Sections as (first, end), so that no name reaches into another section.
     sections: Vec<(u32, u32)>,
+    /// Lines of source.
+    #[serde(default, skip_serializing_if = "LineTable::is_empty")]
+    lines: LineTable,
 }
 
 impl Symbols {
@@ -90,7 +97,47 @@ impl Symbols {
         let exports = Exports::read(file, image).unwrap_or_default();
         let mut symbols = Self::from_exports(image, &exports).symbols;
         symbols.extend(coff::symbols(file));
-        Self::new(image, symbols)
+        let dwarf = dwarf::read(file);
+        symbols.extend(dwarf.functions);
+        Self {
+            lines: dwarf.lines,
+            ..Self::new(image, symbols)
+        }
+    }
+
+    /// These, and what the PDB of the same build says.
+    #[must_use]
+    pub fn with_pdb(self, pdb: DriverPdb) -> Self {
+        let Self {
+            mut symbols,
+            sections,
+            lines,
+        } = self;
+        symbols.extend(pdb.functions);
+        symbols.sort();
+        symbols.dedup_by_key(|symbol| symbol.rva);
+        let lines = if lines.is_empty() { pdb.lines } else { lines };
+        Self {
+            symbols,
+            sections,
+            lines,
+        }
+    }
+
+    /// What a PDB says, without the image that it belongs to.
+    #[must_use]
+    pub fn from_pdb(pdb: DriverPdb) -> Self {
+        let whole = Self {
+            sections: vec![(0, u32::MAX)],
+            ..Self::default()
+        };
+        whole.with_pdb(pdb)
+    }
+
+    /// File and line of source of an address.
+    #[must_use]
+    pub fn line(&self, rva: u32) -> Option<(&str, u32)> {
+        self.lines.find(rva)
     }
 
     fn new(image: &Image, mut symbols: Vec<Symbol>) -> Self {
@@ -103,6 +150,7 @@ impl Symbols {
         Self {
             symbols,
             sections: sections.collect(),
+            lines: LineTable::default(),
         }
     }
 
@@ -136,6 +184,8 @@ pub struct Location {
     pub module: Option<(String, u32)>,
     /// The nearest name and the distance from it.
     pub symbol: Option<(String, u32)>,
+    /// File and line of source.
+    pub source: Option<(String, u32)>,
 }
 
 impl fmt::Display for Location {
@@ -156,6 +206,9 @@ impl fmt::Display for Location {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct SymbolTable {
     files: Vec<(String, Image, Symbols)>,
+    /// Of images whose files are not known, by the GUID that names the PDB.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pdbs: Vec<([u8; 16], Symbols)>,
     /// By base and size, so that another module loaded at the same base is not given the old names.
     #[serde(skip)]
     read: HashMap<(u64, u32), Names>,
@@ -166,6 +219,8 @@ pub struct SymbolTable {
 enum Names {
     /// With those of the file that has this place in the list.
     File(usize),
+    /// Those of the PDB that has this place in the list.
+    Pdb(usize),
     /// They are what it exports.
     Exports(Symbols),
 }
@@ -173,24 +228,31 @@ enum Names {
 impl Names {
     fn count(&self) -> usize {
         match self {
-            Self::File(_) => 0,
+            Self::File(_) | Self::Pdb(_) => 0,
             Self::Exports(symbols) => symbols.symbols.len(),
         }
     }
 }
 
 impl SymbolTable {
-    /// Names from a file that may be loaded under `name`. Used only if the loaded image is the same build.
-    pub fn add_file(&mut self, name: &str, file: &FileImage) {
-        self.files
-            .push((name.to_owned(), file.image().clone(), Symbols::from_file(file)));
+    /// Names of an image that may be loaded under `name`. Used only if the loaded image is the same build as `image`.
+    pub fn add(&mut self, name: &str, image: &Image, symbols: Symbols) {
+        self.files.push((name.to_owned(), image.clone(), symbols));
     }
 
-    /// Names for the build `file`, taken from `unstripped`: the same build before its symbols were removed, which the
-    /// caller has made sure of.
-    pub fn add_unstripped(&mut self, name: &str, file: &FileImage, unstripped: &FileImage) {
-        self.files
-            .push((name.to_owned(), file.image().clone(), Symbols::from_file(unstripped)));
+    /// What a PDB says, for the image that names it, if one is loaded whose file is not known.
+    pub fn add_pdb(&mut self, pdb: DriverPdb) {
+        self.pdbs.push((pdb.guid, Symbols::from_pdb(pdb)));
+    }
+
+    /// Nearest name, and file and line, of an address in the file of a module of that name and size. It is not made sure that the
+    /// guest has loaded that very file.
+    #[must_use]
+    pub fn in_file(&self, module: &str, size: u64, rva: u32) -> (Option<(&str, u32)>, Option<(&str, u32)>) {
+        let is_it =
+            |file: &&(String, Image, Symbols)| file.0.eq_ignore_ascii_case(module) && u64::from(file.1.size) == size;
+        let file = self.files.iter().find(is_it);
+        file.map_or((None, None), |(.., symbols)| (symbols.nearest(rva), symbols.line(rva)))
     }
 
     /// Module, offset and nearest name of an address.
@@ -200,10 +262,11 @@ impl SymbolTable {
                 address,
                 module: None,
                 symbol: None,
+                source: None,
             };
         };
         let offset = (address - module.base) as u32;
-        let files = &self.files;
+        let (files, pdbs) = (&self.files, &self.pdbs);
         let held: usize = self.read.values().map(Names::count).sum();
         if self.read.len() >= MAX_READ || held >= MAX_NAMES {
             self.read.clear();
@@ -216,12 +279,19 @@ impl SymbolTable {
             if let Some(place) = files.iter().position(same) {
                 return Names::File(place);
             }
+            if !pdbs.is_empty()
+                && let Some(named) = CodeView::read(memory, image)
+                && let Some(place) = pdbs.iter().position(|(guid, _)| *guid == named.guid)
+            {
+                return Names::Pdb(place);
+            }
             let exports = Exports::read(memory, image).unwrap_or_default();
             Names::Exports(Symbols::from_exports(image, &exports))
         });
         let none = Symbols::default();
         let symbols = match names {
             Names::File(place) => files.get(*place).map_or(&none, |(_, _, symbols)| symbols),
+            Names::Pdb(place) => pdbs.get(*place).map_or(&none, |(_, symbols)| symbols),
             Names::Exports(symbols) => symbols,
         };
         let symbol = symbols
@@ -231,6 +301,7 @@ impl SymbolTable {
             address,
             module: Some((module.name, offset)),
             symbol,
+            source: symbols.line(offset).map(|(file, line)| (file.to_owned(), line)),
         }
     }
 }

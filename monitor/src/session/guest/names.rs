@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use storlock_check::event::CallerAttributed;
 use storlock_check::finding::Finding;
 
-use crate::report::{Called, Location, ModuleInfo, StackEnd};
+use crate::report::{Called, Location, ModuleInfo, SourceLine, StackEnd};
 use crate::session::findings::Attribution;
 use crate::vmi::{CpuState, GuestMemory};
 use crate::windows::{self, Modules, SymbolTable, unwind};
@@ -79,8 +79,31 @@ impl Names {
             symbol: found
                 .symbol
                 .map(|(name, distance)| (name, u64::from(distance + before))),
-            source: None,
+            source: found.source.map(|(file, line)| SourceLine { file, line }),
         }
+    }
+
+    /// Adds names and lines from the files that the run was started with to a return address of which module and offset are known.
+    pub(crate) fn name_place(&self, place: &mut Location, modules: &[ModuleInfo]) {
+        let (Some(module), Some(offset)) = (&place.module, place.offset) else {
+            return;
+        };
+        let Some(before) = offset.checked_sub(1).and_then(|offset| u32::try_from(offset).ok()) else {
+            return;
+        };
+        let Some(size) = modules
+            .iter()
+            .find(|known| known.name == *module)
+            .map(|known| known.size)
+        else {
+            return;
+        };
+        let (symbol, source) = self.symbols.in_file(module, size, before);
+        place.symbol = symbol.map(|(name, distance)| (name.to_owned(), u64::from(distance) + 1));
+        place.source = source.map(|(file, line)| SourceLine {
+            file: file.to_owned(),
+            line,
+        });
     }
 
     /// The call stack of a stopped processor, and why it ends early if it does.

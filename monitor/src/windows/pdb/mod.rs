@@ -1,14 +1,16 @@
-//! The few things that only a kernel's PDB says.
+//! What PDBs say: where a kernel has its debugger data, and the functions and lines of a driver.
 //!
 //! Talks to an open file. It must not know where PDBs are kept. A PDB comes from outside and may be hostile: this reads the
 //! streams that are wanted, piece by piece, and checks every number before it is used (`adr/0007-own-pdb-reader.md`).
 //! Layouts: Microsoft's published `microsoft-pdb`, LLVM's "The PDB File Format".
 
+mod lines;
 mod msf;
 mod sections;
 
 use std::io::{self, Read, Seek};
 
+pub use self::lines::DriverPdb;
 use self::msf::{Msf, u16_at, u32_at};
 use self::sections::Sections;
 use super::debugger_data::DebuggerDataPlaces;

@@ -105,7 +105,8 @@ fn names_of_a_file_are_used_only_for_the_same_build() {
     let location = |file: Vec<u8>| {
         let mut modules = Modules::with_kernel(0, &Image::read(&space, BASE).unwrap());
         let mut table = SymbolTable::default();
-        table.add_file("NTOSKRNL.exe", &FileImage::parse(file).unwrap());
+        let file = FileImage::parse(file).unwrap();
+        table.add("NTOSKRNL.exe", file.image(), Symbols::from_file(&file));
         table.locate(&space, &mut modules, BASE + 0x1024).to_string()
     };
     assert_eq!(location(file.clone()), "ntoskrnl.exe+0x1024 (Inner+0x4)");
