@@ -56,7 +56,9 @@ fn no_verdict(report: &Report) -> Option<String> {
         .conditions
         .iter()
         .filter(|note| unfinished.contains(&note.condition));
-    let reasons: Vec<_> = reasons.map(|note| escape::line(&note.reason.to_string())).collect();
+    let reasons: Vec<_> = reasons
+        .map(|note| escape::line(&note.reason.to_string()).into_owned())
+        .collect();
     (!reasons.is_empty()).then(|| reasons.join("; "))
 }
 

@@ -3,8 +3,8 @@
 use storlock_check::identity::stor_spinlock_name;
 
 use crate::report::{
-    Called, Cause, Evidence, HandleBefore, HandleNow, HistoryEntry, LockIdentity, LockOperand, PriorCall, Proof,
-    Shortfall, Signature, Step, Verdict, Violation,
+    Called, Evidence, HandleBefore, HandleNow, HistoryEntry, LockOperand, PriorCall, Proof, Shortfall, Signature, Step,
+    Verdict, Violation,
 };
 
 /// How loudly a violation is told.
