@@ -13,7 +13,7 @@ use crate::pci::{ConfigError, FunctionDescription, Interrupts, OwnRegister, PciD
 /// Vendor ID of Intel.
 const INTEL: u16 = 0x8086;
 /// PIRQRC[A:D] of the ISA bridge: the first of four registers of a byte each.
-pub const PIRQ_ROUTE_CONTROL: u8 = 0x60;
+pub(crate) const PIRQ_ROUTE_CONTROL: u8 = 0x60;
 const PIRQS: u8 = 4;
 /// PMBA: base of the power management ports, with the bit that says "ports".
 const PMBA: u8 = 0x40;
@@ -59,7 +59,7 @@ impl PciDevice for IsaBridge {
 ///
 /// # Errors
 /// None in practice: the description is fixed.
-pub fn host_bridge() -> Result<PciFunction, ConfigError> {
+pub(crate) fn host_bridge() -> Result<PciFunction, ConfigError> {
     let description = FunctionDescription {
         vendor_id: INTEL,
         device_id: 0x1237,
@@ -76,7 +76,7 @@ pub fn host_bridge() -> Result<PciFunction, ConfigError> {
 ///
 /// # Errors
 /// None in practice: the description is fixed.
-pub fn isa_bridge(router: Arc<PirqRouter>) -> Result<PciFunction, ConfigError> {
+pub(crate) fn isa_bridge(router: Arc<PirqRouter>) -> Result<PciFunction, ConfigError> {
     // PIRQRC[A:D]: routing disabled after reset; bits 7 and 3:0 exist.
     let route = |offset| OwnRegister {
         offset,
@@ -99,7 +99,7 @@ pub fn isa_bridge(router: Arc<PirqRouter>) -> Result<PciFunction, ConfigError> {
 ///
 /// # Errors
 /// None in practice: the description is fixed.
-pub fn power_management() -> Result<PciFunction, ConfigError> {
+pub(crate) fn power_management() -> Result<PciFunction, ConfigError> {
     let [low, high] = (POWER_MANAGEMENT_BASE as u16 | 1).to_le_bytes();
     let constant = |offset, value| OwnRegister {
         offset,
