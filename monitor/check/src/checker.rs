@@ -11,9 +11,7 @@ use crate::finding::{Finding, Verdict};
 use crate::identity::{HandleKey, LockIdentity};
 pub use crate::ledger::Found;
 use crate::ledger::Ledger;
-use crate::matching::{
-    Addresses, Binding, CHAINS, Chain, Core, Ended, Histories, LockOrder, LockState, Ring, Site, Thread,
-};
+use crate::matching::{Addresses, Binding, CHAINS, Chain, Core, Ended, LockOrder, LockState, Site, Thread};
 pub use crate::matching::{HISTORY, OpenAcquire, Outcome, Statistics};
 use crate::modules::{Modules, Range};
 use crate::table::Table;
@@ -101,7 +99,7 @@ pub struct SavedState {
     ledger: Ledger,
     #[serde(default)]
     order: LockOrder,
-    locks: Vec<(LockIdentity, LockState, Ring)>,
+    locks: Vec<(LockIdentity, LockState)>,
     handles: Vec<(HandleKey, Binding)>,
 }
 
@@ -111,7 +109,6 @@ pub struct Checker {
     pub(crate) core: Core,
     pub(crate) ledger: Ledger,
     pub(crate) locks: Table<LockIdentity, LockState>,
-    pub(crate) histories: Histories,
     pub(crate) handles: Table<HandleKey, Binding>,
     pub(crate) threads: Table<u64, Thread>,
     /// In which order locks are taken, and the chains that are known.
@@ -139,7 +136,6 @@ impl Checker {
             core,
             ledger: Ledger::new(limits.violations),
             locks: Table::new(limits.locks, seed),
-            histories: Histories::default(),
             handles: Table::new(limits.handles, seed.rotate_left(32)),
             threads: Table::new(limits.names, seed.rotate_left(16)),
             order: LockOrder::default(),
@@ -152,16 +148,11 @@ impl Checker {
     /// The state as plain data.
     #[must_use]
     pub fn save(&self) -> SavedState {
-        let saved_lock = |(key, lock): (&LockIdentity, &LockState)| {
-            let place = self.locks.find(key);
-            let ring = place.map(|place| self.histories.ring(place));
-            (*key, lock.clone(), ring.unwrap_or_default())
-        };
         SavedState {
             core: self.core.clone(),
             ledger: self.ledger.clone(),
             order: self.order.clone(),
-            locks: self.locks.iter().map(saved_lock).collect(),
+            locks: self.locks.iter().map(|(key, value)| (*key, value.clone())).collect(),
             handles: self.handles.iter().map(|(key, value)| (*key, *value)).collect(),
         }
     }
@@ -173,9 +164,8 @@ impl Checker {
         checker.core = saved.core;
         checker.ledger = saved.ledger;
         checker.order = saved.order;
-        for (key, lock, ring) in saved.locks {
-            let (place, _) = checker.locks.insert(key, lock);
-            checker.histories.restore(place, ring);
+        for (key, value) in saved.locks {
+            checker.locks.insert(key, value);
         }
         for (key, value) in saved.handles {
             checker.handles.insert(key, value);

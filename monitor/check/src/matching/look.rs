@@ -41,8 +41,9 @@ impl Checker {
     #[must_use]
     pub fn history_at(&self, address: u64) -> Vec<(LockIdentity, Vec<HistoryEntry>)> {
         let there = self.locks.iter().filter(|(lock, _)| lock.address() == Some(address));
-        let there = there.filter_map(|(lock, _)| Some((*lock, self.locks.find(lock)?)));
-        let mut list: Vec<_> = there.map(|(lock, place)| (lock, self.past(place).collect())).collect();
+        let mut list: Vec<_> = there
+            .map(|(lock, state)| (*lock, state.history.newest_first().collect()))
+            .collect();
         list.sort_by_key(|(lock, _)| *lock);
         list
     }

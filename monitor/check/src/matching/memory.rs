@@ -9,6 +9,9 @@ use crate::event::{DISPATCH_LEVEL, WatchSet};
 use crate::identity::{HandleKey, LockIdentity};
 use crate::modules::Range;
 
+/// Locks that the processor's caches have room for.
+const CACHED: usize = 1 << 13;
+
 /// Where locks and handles lie, so that those in a range are found without a look at all of them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Addresses {
@@ -52,7 +55,8 @@ impl Checker {
     /// The lock of an identity, made if it is new; its place.
     pub(crate) fn lock(&mut self, identity: LockIdentity) -> u32 {
         if let Some(place) = self.locks.find(&identity) {
-            if let Some(lock) = self.locks.at(place) {
+            // A small table is in the processor's caches.
+            if let Some(lock) = self.locks.at(place).filter(|_| self.locks.len() > CACHED) {
                 lock.fetch();
             }
             return place;
@@ -118,7 +122,6 @@ impl Checker {
     /// Forgets all locks.
     pub(crate) fn forget_locks(&mut self) {
         self.locks.clear();
-        self.histories.clear();
         self.handles.clear();
         self.threads.clear();
         self.ended.clear();

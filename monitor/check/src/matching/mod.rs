@@ -29,7 +29,6 @@ pub(crate) use self::core::{Core, Gap};
 pub(crate) use agents::Ended;
 pub(crate) use facts::{Fact, Facts, Pairing, ReleaseFacts, Restored, Site};
 pub use history::HISTORY;
-pub(crate) use history::{Histories, Ring};
 pub use look::OpenAcquire;
 pub(crate) use memory::Addresses;
 pub(crate) use order::{CHAINS, Chain, LockOrder};

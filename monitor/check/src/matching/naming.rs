@@ -5,7 +5,7 @@
 //! how deep in the stack a call was made. Where the evidence allows two readings the plainer name is taken, and what
 //! speaks for the other is put beside it.
 
-use super::state::{Bound, Record, SMALLEST_INTERRUPT, STACK, fits};
+use super::state::{Bound, LockState, Record, SMALLEST_INTERRUPT, STACK, fits};
 use crate::checker::Checker;
 use crate::contract::{Role, RoutineSet, contract};
 use crate::event::{Context, DISPATCH_LEVEL, LockCall, LockOperand};
@@ -14,9 +14,9 @@ use crate::identity::{HandleKey, INTERRUPT_LOCK, LockIdentity, is_dpc_lock};
 use crate::rules::Draft;
 
 impl Checker {
-    /// Names the cause of a wrong release of the lock at a place and adds what the name rests on. `record`: the acquire that the
+    /// Names the cause of a wrong release of `lock` and adds what the name rests on. `record`: the acquire that the
     /// release was matched with.
-    pub(crate) fn name(&self, violation: &mut Draft, place: u32, record: Option<&Record>) {
+    pub(crate) fn name(&self, violation: &mut Draft, lock: &LockState, record: Option<&Record>) {
         let call = violation.call;
         let before = self.handle_before(&call);
         // The handle does not look like that of the acquire by which its lock is known: it is not about that lock.
@@ -32,7 +32,7 @@ impl Checker {
             return;
         }
         let by_handle = HandleKey::of(&call.operand).is_some();
-        let own = own_release(self.past(place), &call.context).filter(|_| !by_handle);
+        let own = own_release(lock, &call.context).filter(|_| !by_handle);
         let released = match (before, own) {
             (Some(before), _) => before.released,
             (None, own) => own.map(|(release, _)| release.sequence),
@@ -188,20 +188,17 @@ fn now(operand: &LockOperand, lock: &LockIdentity) -> HandleNow {
     }
 }
 
-/// The last of a lock's `past`, if that was a release by the caller of which nothing could be said: of the cancel
+/// The last that happened to a lock, if that was a release by the caller of which nothing could be said: of the cancel
 /// spin lock, by a cancel routine.
-pub(crate) fn own_unknown_release(
-    mut past: impl Iterator<Item = HistoryEntry>,
-    context: &Context,
-) -> Option<PriorCall> {
-    let last = past.next()?;
+pub(crate) fn own_unknown_release(lock: &LockState, context: &Context) -> Option<PriorCall> {
+    let last = lock.history.newest_first().next()?;
     let own = last.call.context.thread == context.thread;
     (last.step == Step::Unknown && own).then_some(last.call)
 }
 
-/// The caller's release in a lock's `past`, if that is the last that it did to the lock apart from mistakes; and whether that
+/// The caller's release of a lock, if that is the last that it did to the lock apart from mistakes; and whether that
 /// release may be meant by a second one: nobody else has touched the lock since, and it was no interrupt's.
-pub(crate) fn own_release(past: impl Iterator<Item = HistoryEntry>, context: &Context) -> Option<(PriorCall, bool)> {
+pub(crate) fn own_release(lock: &LockState, context: &Context) -> Option<(PriorCall, bool)> {
     let mistake = |entry: &HistoryEntry| {
         let release = contract(entry.call.routine).role == Role::Release;
         (release && matches!(entry.step, Step::Unknown | Step::Violation)) || entry.step == Step::Nested
@@ -210,7 +207,7 @@ pub(crate) fn own_release(past: impl Iterator<Item = HistoryEntry>, context: &Co
         let raised = by.irql >= DISPATCH_LEVEL && context.irql >= DISPATCH_LEVEL;
         by.thread == context.thread || (raised && by.processor == context.processor)
     };
-    let mut steps = past.filter(|entry| !mistake(entry)).enumerate();
+    let mut steps = lock.history.newest_first().filter(|entry| !mistake(entry)).enumerate();
     let (since, last) = steps.find(|(_, entry)| own(&entry.call.context))?;
     // Whoever made both the acquire and the release far deeper in the stack may have been an interrupt of the caller.
     let floor = context.stack_pointer.wrapping_sub(SMALLEST_INTERRUPT);

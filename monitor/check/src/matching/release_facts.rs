@@ -52,9 +52,9 @@ impl Checker {
         let holder = lock.and_then(|lock| other_holder(lock, &call.context));
         let holder = holder.filter(|_| !storport::may_be_none(identity)).filter(believed);
         let asked = !paired && row.class == LockClass::CancelSpinLock;
-        let before = lock.filter(|_| asked).and_then(|_| {
-            let paired = own_release(self.past(place), &call.context).map(|(release, _)| release);
-            paired.or_else(|| own_unknown_release(self.past(place), &call.context))
+        let before = lock.filter(|_| asked).and_then(|lock| {
+            let paired = own_release(lock, &call.context).map(|(release, _)| release);
+            paired.or_else(|| own_unknown_release(lock, &call.context))
         });
         Others {
             holder: holder.copied(),

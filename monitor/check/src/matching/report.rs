@@ -7,7 +7,7 @@ use super::state::{Lost, Record};
 use crate::checker::Checker;
 use crate::contract::Routine;
 use crate::event::CallerAttributed;
-use crate::finding::{Cause, HistoryEntry, PriorCall, Step};
+use crate::finding::{Cause, PriorCall, Step};
 use crate::ledger::Found;
 use crate::rules;
 
@@ -142,17 +142,9 @@ impl Checker {
     /// Adds to a lock's history.
     pub(crate) fn note(&mut self, place: u32, call: PriorCall, step: Step) {
         if let Some(lock) = self.locks.at_mut(place) {
-            let (history, target) = (&mut lock.history, lock.target);
-            let evicted = self.histories.push(place, history, &call, (step, target));
+            let evicted = lock.history.push(&call, step, lock.target);
             self.core.statistics.history_evicted += u64::from(evicted);
         }
-    }
-
-    /// The last events of the lock at a place, youngest first.
-    pub(crate) fn past(&self, place: u32) -> impl Iterator<Item = HistoryEntry> + use<> {
-        let lock = self.locks.at(place);
-        let history = lock.map(|lock| lock.history).unwrap_or_default();
-        self.histories.newest_first(place, history)
     }
 
     /// Has the rules judge an event, and keeps what they find; adds that to `found`. `record`: the acquire that a release
@@ -166,17 +158,18 @@ impl Checker {
         for mut draft in drafts.into_list() {
             let paired = matches!(facts.fact, Fact::Release(_));
             if paired && matches!(draft.cause, Cause::ReleaseWithoutAcquire | Cause::WrongOwner) {
-                self.name(&mut draft, place, record);
+                if let Some(lock) = self.locks.at(place) {
+                    self.name(&mut draft, lock, record);
+                }
             }
             let finding = draft.finding(facts);
             let known_lock =
                 !matches!(finding.lock, crate::identity::LockIdentity::Handle(_)) || finding.handle_before().is_none();
             // The past of a lock that the call may not be about would only mislead.
             let lock = self.locks.at(place).filter(|_| known_lock);
-            let histories = &self.histories;
             found.push(self.ledger.report(finding, &self.core.modules, |finding| {
                 if let Some(lock) = lock {
-                    finding.history = histories.newest_first(place, lock.history).collect();
+                    finding.history = lock.history.newest_first().collect();
                     finding.history.reverse();
                     finding.history_evicted = lock.history.evicted();
                 }

@@ -256,9 +256,7 @@ impl Nesting {
 
 /// One lock, in its present generation: that begins when nobody holds it and another module takes it into use.
 ///
-/// Laid out in this order: most events touch what is in front. What is kept of its past lies apart ([`Histories`]).
-///
-/// [`Histories`]: super::history::Histories
+/// Laid out in this order: most events touch what is in front, and one entry of the history.
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(C)]
@@ -283,7 +281,7 @@ pub(crate) struct LockState {
     pub dispossessed: Option<Agent>,
     /// Acquires without a release, oldest first.
     pub records: Records,
-    /// What is in use of its ring of last events.
+    /// Last events.
     pub history: History,
 }
 
@@ -324,7 +322,7 @@ impl LockState {
     /// Asks for all of it at once: where the locks do not fit into the processor's caches, that is one wait in place of one
     /// after another.
     pub(crate) fn fetch(&self) {
-        std::hint::black_box((self.last_release, self.records.len(), self.history.evicted()));
+        std::hint::black_box(self.last_release ^ self.records.len() as u64 ^ self.history.fetch());
     }
 
     /// Begins a new generation.

@@ -214,7 +214,9 @@ impl Machine {
                 // not seen, of one that the interrupted code is about to make.
                 let lock = &mut self.locks.0[step.lock];
                 lock.doubtful |= call.is_none() && own.is_some_and(|own| own.seen);
-                let doubtful = lock.doubtful || self.interrupted_at(processor, step.lock);
+                let doubtful = lock.doubtful
+                    || self.interrupted_at(processor, step.lock)
+                    || call.is_some_and(|call| self.looks_inner(call));
                 let unknown = own.is_some_and(|own| !own.seen) && !cancel && !doubtful && step.owner == Owner::Target;
                 self.run.unknown_releases.extend(call.filter(|_| unknown));
                 agent.phase = Phase::Inner;
@@ -247,6 +249,30 @@ impl Machine {
                 agent.next += 1;
             }
         }
+    }
+
+    /// Whether a release looks like one that the release before it, on its processor, has made by a jump: from the same frame,
+    /// with the same place to return to.
+    fn looks_inner(&self, call: u64) -> bool {
+        let calls = self.run.events.iter().rev().filter_map(|event| match &event.kind {
+            EventKind::LockCall(call) => Some((event.sequence, call)),
+            _ => None,
+        });
+        let mut calls = calls.skip_while(|(sequence, _)| *sequence > call);
+        let Some((_, inner)) = calls.next() else { return false };
+        let place = |call: &LockCall| {
+            (
+                call.context.thread,
+                call.context.stack_pointer,
+                call.context.return_address,
+            )
+        };
+        let before = calls.find(|(_, outer)| outer.context.processor == inner.context.processor);
+        before.is_some_and(|(_, outer)| {
+            place(outer) == place(inner)
+                && outer.operand == inner.operand
+                && contract(outer.routine).may_call.contains(inner.routine)
+        })
     }
 
     /// Whether the code that was interrupted on a processor is in a routine of the lock.
