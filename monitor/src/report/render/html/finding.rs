@@ -27,9 +27,12 @@ pub(super) fn all(page: &mut String, report: &Report) {
          <label><input type=\"checkbox\" class=\"level\" value=\"warning\" checked> suspect</label>\n\
          <label><input type=\"checkbox\" class=\"level\" value=\"note\" checked> notes</label>\n\
          <button type=\"button\" id=\"unfold\">Unfold all</button> <button type=\"button\" id=\"fold\">Fold all</button>\n\
-         <span id=\"shown\" aria-live=\"polite\">{} findings</span> <span class=\"help\"><kbd>j</kbd> <kbd>k</kbd> next and \
+         <span id=\"shown\" aria-live=\"polite\">{}</span> <span class=\"help\"><kbd>j</kbd> <kbd>k</kbd> next and \
          previous, <kbd>/</kbd> filter</span></div>\n",
-        report.violations.len()
+        match report.violations.len() {
+            1 => "1 finding".to_owned(),
+            count => format!("{count} findings"),
+        }
     );
     for (index, v) in report.violations.iter().enumerate() {
         one(page, index, v);
@@ -60,7 +63,7 @@ fn one(page: &mut String, index: usize, v: &Violation) {
         &format!("{}({})", v.routine, words::operands(v).join(", ")),
     );
     if let Some(note) = words::called(&v.called) {
-        row(page, "", &note);
+        row(page, "called", &note);
     }
     row(page, "lock", &v.lock.to_string());
     let found = if v.event == v.call_event {

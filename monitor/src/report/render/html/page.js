@@ -18,7 +18,8 @@
       finding.hidden = !levels.has(finding.dataset.level) || !words.every((word) => finding.text.includes(word));
     }
     const count = visible().length;
-    by("shown").textContent = count === findings.length ? `${count} findings` : `${count} of ${findings.length} findings`;
+    const all = `${findings.length} finding${findings.length === 1 ? "" : "s"}`;
+    by("shown").textContent = count === findings.length ? all : `${count} of ${all}`;
   }
 
   function show(finding) {
