@@ -1,8 +1,10 @@
 //! `storlock report`: gives the report of an earlier run in another format, without a guest.
 
+use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use clap::Args;
 
 use super::output;
@@ -47,13 +49,18 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     let saved = saved_report::read(&file).map_err(Failure::infrastructure)?;
     if named.is_empty() {
         let format = arguments.format.unwrap_or_default();
+        if format == Format::Perfetto && io::stdout().is_terminal() {
+            return Err(Failure::usage(anyhow!(
+                "a Perfetto trace is no text for a terminal: write it to a file (--output)"
+            )));
+        }
         let bytes = render(&saved.report, format.renderer()).map_err(Failure::infrastructure)?;
         output::print_bytes(&bytes)?;
     } else {
         let files = ReportFile::prepare_all(&named, READER_PATIENCE).map_err(Failure::infrastructure)?;
         let cuts = Reports::new(None, files).write(&saved.report);
         if let Some(Cut::Failure(text)) = cuts.into_iter().find(|cut| matches!(cut, Cut::Failure(_))) {
-            return Err(Failure::infrastructure(anyhow::anyhow!(text)));
+            return Err(Failure::infrastructure(anyhow!(text)));
         }
     }
     Ok(damage(&saved))
