@@ -106,7 +106,7 @@ fn boot(media_first: bool) -> (Bug, Run) {
         command.arg("--disk").arg(disk);
     }
     let output = finish(command.spawn().unwrap());
-    (bug, Run { output, directory })
+    (bug, Run { directory, output })
 }
 
 #[test]

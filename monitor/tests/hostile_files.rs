@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use storlock::report::StepOver;
 use storlock::session::{Config, End, ExportRequest};
 use storlock::vmi::recording::{Frame, RecordedRead, RecordedStop, write_frame, write_start};
 use storlock::vmi::{CpuStop, Registers, SpecialRegisters};
@@ -311,7 +312,6 @@ fn config() -> Config {
 fn strings_of_a_recording_cannot_act_on_a_terminal_nor_make_lines() {
     let mut hostile = Config {
         target: HOSTILE.to_owned(),
-        step_over: HOSTILE.to_owned(),
         ..config()
     };
     hostile.exports.push(ExportRequest {
@@ -445,7 +445,7 @@ fn an_end_with_the_largest_numbers_is_reported() {
             Frame::Header(json) => {
                 let mut config: Config = serde_json::from_slice(&json).unwrap();
                 config.check_guest = true;
-                config.step_over = "resume flag".to_owned();
+                config.step_over = StepOver::ResumeFlag;
                 Frame::Header(serde_json::to_vec(&config).unwrap())
             }
             other => other,

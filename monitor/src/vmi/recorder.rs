@@ -9,7 +9,7 @@ use super::memory::{GuestMemory, ReadError};
 use super::recording::{RecordedRead, RecordedStop};
 
 /// Wraps a stopped processor for the length of one stop. With recording off it only passes on.
-pub struct Recorder<'a> {
+pub(crate) struct Recorder<'a> {
     cpu: &'a mut dyn StoppedCpu,
     reason: Option<CpuStop>,
     reads: Option<RefCell<Vec<RecordedRead>>>,
@@ -18,7 +18,7 @@ pub struct Recorder<'a> {
 
 impl<'a> Recorder<'a> {
     /// Wraps `cpu`, which stopped for `reason`; notes what is read if `recording`.
-    pub fn new(cpu: &'a mut dyn StoppedCpu, reason: Option<CpuStop>, recording: bool) -> Self {
+    pub(crate) fn new(cpu: &'a mut dyn StoppedCpu, reason: Option<CpuStop>, recording: bool) -> Self {
         Self {
             cpu,
             reason,
@@ -40,7 +40,7 @@ impl<'a> Recorder<'a> {
     }
 
     /// What was noted; `None` with recording off.
-    pub fn finish(self) -> Option<RecordedStop> {
+    pub(crate) fn finish(self) -> Option<RecordedStop> {
         let reads = self.reads?.into_inner();
         Some(RecordedStop {
             vcpu: self.cpu.index(),

@@ -63,7 +63,9 @@ fn looks_documented(name: &str) -> bool {
 /// The names of one image.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Symbols {
-    symbols: Vec<Symbol>,
+    /// Sorted by address.
+    #[serde(rename = "symbols")]
+    names: Vec<Symbol>,
     /// Sections as (first, end), so that no name reaches into another section.
     sections: Vec<(u32, u32)>,
     /// Lines of source.
@@ -95,7 +97,7 @@ impl Symbols {
     pub fn from_file(file: &FileImage) -> Self {
         let image = file.image();
         let exports = Exports::read(file, image).unwrap_or_default();
-        let mut symbols = Self::from_exports(image, &exports).symbols;
+        let mut symbols = Self::from_exports(image, &exports).names;
         symbols.extend(coff::symbols(file));
         let dwarf = dwarf::read(file);
         symbols.extend(dwarf.functions);
@@ -109,7 +111,7 @@ impl Symbols {
     #[must_use]
     pub fn with_pdb(self, pdb: DriverPdb) -> Self {
         let Self {
-            mut symbols,
+            names: mut symbols,
             sections,
             lines,
         } = self;
@@ -118,7 +120,7 @@ impl Symbols {
         symbols.dedup_by_key(|symbol| symbol.rva);
         let lines = if lines.is_empty() { pdb.lines } else { lines };
         Self {
-            symbols,
+            names: symbols,
             sections,
             lines,
         }
@@ -148,7 +150,7 @@ impl Symbols {
             .iter()
             .map(|section| (section.rva, section.rva.saturating_add(section.size)));
         Self {
-            symbols,
+            names: symbols,
             sections: sections.collect(),
             lines: LineTable::default(),
         }
@@ -157,8 +159,8 @@ impl Symbols {
     /// The name nearest to an address at or below it, and the distance in bytes.
     #[must_use]
     pub fn nearest(&self, rva: u32) -> Option<(&str, u32)> {
-        let behind = self.symbols.partition_point(|symbol| symbol.rva <= rva);
-        let symbol = self.symbols.get(behind.checked_sub(1)?)?;
+        let behind = self.names.partition_point(|symbol| symbol.rva <= rva);
+        let symbol = self.names.get(behind.checked_sub(1)?)?;
         let (first, end) = self
             .sections
             .iter()
@@ -229,10 +231,13 @@ impl Names {
     fn count(&self) -> usize {
         match self {
             Self::File(_) | Self::Pdb(_) => 0,
-            Self::Exports(symbols) => symbols.symbols.len(),
+            Self::Exports(symbols) => symbols.names.len(),
         }
     }
 }
+
+/// A name and the distance from it in bytes; or a file and a line in it.
+pub type Near<'a> = (&'a str, u32);
 
 impl SymbolTable {
     /// Names of an image that may be loaded under `name`. Used only if the loaded image is the same build as `image`.
@@ -248,7 +253,7 @@ impl SymbolTable {
     /// Nearest name, and file and line, of an address in the file of a module of that name and size. It is not made sure that the
     /// guest has loaded that very file.
     #[must_use]
-    pub fn in_file(&self, module: &str, size: u64, rva: u32) -> (Option<(&str, u32)>, Option<(&str, u32)>) {
+    pub fn in_file(&self, module: &str, size: u64, rva: u32) -> (Option<Near<'_>>, Option<Near<'_>>) {
         let is_it =
             |file: &&(String, Image, Symbols)| file.0.eq_ignore_ascii_case(module) && u64::from(file.1.size) == size;
         let file = self.files.iter().find(is_it);

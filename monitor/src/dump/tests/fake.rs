@@ -13,7 +13,7 @@ use crate::vmi::fake::{FakeProcessor, FakeState, Space};
 use crate::vmi::{GuestMemory, Registers};
 use crate::windows::kernel::Witness;
 use crate::windows::testing::{CODE, DATA, PeBuilder};
-use crate::windows::{Exports, Image, Kernel, Witness};
+use crate::windows::{Exports, Image, Kernel};
 use zerocopy::IntoBytes as _;
 
 pub(super) const KERNEL: u64 = 0xffff_f805_1000_0000;
@@ -70,8 +70,10 @@ impl DerefMut for Fake {
 
 impl Fake {
     pub(super) fn new(cpus: u64) -> Self {
-        let mut fake = Self::default();
-        fake.space = Space::with_memory(&[LOW, HIGH], 0x4000);
+        let mut fake = Self(FakeState {
+            space: Space::with_memory(&[LOW, HIGH], 0x4000),
+            ..FakeState::default()
+        });
         for offset in (0..HIGH.1).step_by(0x1000) {
             fake.space.back(CONTEXTS_AT + offset, CONTEXTS + offset);
         }

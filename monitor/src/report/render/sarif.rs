@@ -217,7 +217,7 @@ fn code_flow(v: &Violation) -> Value {
     ));
     steps.push((
         v.thread,
-        step(steps.len(), &["call", "lock"], found, v.call_event, "essential"),
+        step(steps.len(), &["call", "lock"], &found, v.call_event, "essential"),
     ));
     let mut threads: Vec<u64> = Vec::new();
     for (thread, _) in &steps {
@@ -249,10 +249,10 @@ fn past(order: usize, entry: &HistoryEntry) -> Value {
         call.irql,
         call.vcpu
     ));
-    step(order, kinds, place, call.event, "important")
+    step(order, kinds, &place, call.event, "important")
 }
 
-fn step(order: usize, kinds: &[&str], location: Value, event: u64, importance: &str) -> Value {
+fn step(order: usize, kinds: &[&str], location: &Value, event: u64, importance: &str) -> Value {
     json!({
         "executionOrder": order + 1,
         "kinds": kinds,

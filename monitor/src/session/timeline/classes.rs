@@ -16,7 +16,7 @@ const MAX_EDGES: usize = 1 << 14;
 #[derive(Debug, Default)]
 pub(super) struct Classes {
     numbers: HashMap<(String, Option<u32>), u32>,
-    classes: Vec<LockClass>,
+    known: Vec<LockClass>,
     holds: Vec<Histogram>,
     edges: HashMap<(u32, u32), OrderEdge>,
 }
@@ -26,27 +26,27 @@ impl Classes {
     pub(super) fn of(&mut self, lock: &LockIdentity, place: u32) -> u32 {
         let (mut kind, placed) = kind_of(lock);
         let mut site = placed.then_some(place);
-        if self.classes.len() >= MAX_CLASSES - 1 && !self.numbers.contains_key(&(kind.clone(), site)) {
+        if self.known.len() >= MAX_CLASSES - 1 && !self.numbers.contains_key(&(kind.clone(), site)) {
             (kind, site) = ("other locks".to_owned(), None);
         }
-        let next = self.classes.len() as u32;
+        let next = self.known.len() as u32;
         let number = *self.numbers.entry((kind.clone(), site)).or_insert(next);
         if number == next {
-            self.classes.push(LockClass {
+            self.known.push(LockClass {
                 kind,
                 site,
                 ..LockClass::default()
             });
             self.holds.push(Histogram::default());
         }
-        if let Some(class) = self.classes.get_mut(number as usize) {
+        if let Some(class) = self.known.get_mut(number as usize) {
             class.locks += 1;
         }
         number
     }
 
     pub(super) fn acquired(&mut self, class: u32, contended: bool) {
-        if let Some(class) = self.classes.get_mut(class as usize) {
+        if let Some(class) = self.known.get_mut(class as usize) {
             class.acquires += 1;
             class.contended += u64::from(contended);
         }
@@ -54,8 +54,7 @@ impl Classes {
 
     /// A hold is over, or the timeline is (`held` is `None`).
     pub(super) fn held(&mut self, number: u32, waited: u64, held: Option<u64>) {
-        let (Some(class), Some(holds)) = (self.classes.get_mut(number as usize), self.holds.get(number as usize))
-        else {
+        let (Some(class), Some(holds)) = (self.known.get_mut(number as usize), self.holds.get(number as usize)) else {
             return;
         };
         class.waited = class.waited.saturating_add(waited);
@@ -82,7 +81,7 @@ impl Classes {
     }
 
     pub(super) fn finish(self) -> (Vec<LockClass>, Vec<OrderEdge>) {
-        let classes = self.classes.into_iter().zip(&self.holds);
+        let classes = self.known.into_iter().zip(&self.holds);
         let classes = classes.map(|(class, holds)| LockClass {
             spread: holds.spread(),
             ..class

@@ -18,7 +18,7 @@ const MAX_MODULES: usize = 1 << 12;
 #[derive(Debug, Default)]
 pub(super) struct Locks {
     numbers: HashMap<LockIdentity, u32>,
-    locks: Vec<TimedLock>,
+    known: Vec<TimedLock>,
     modules: Vec<Module>,
     place_numbers: HashMap<u64, u32>,
     places: Vec<Location>,
@@ -73,14 +73,14 @@ impl Locks {
         if let Some(number) = self.numbers.get(&identity) {
             return Some(*number);
         }
-        if self.locks.len() >= MAX_LOCKS {
+        if self.known.len() >= MAX_LOCKS {
             return None;
         }
         // Places that are one after a reload are one here.
         let place = self.same_place(place);
         let class = classes.of(&identity, place);
-        let number = self.locks.len() as u32;
-        self.locks.push(TimedLock { identity, class });
+        let number = self.known.len() as u32;
+        self.known.push(TimedLock { identity, class });
         self.numbers.insert(identity, number);
         Some(number)
     }
@@ -102,10 +102,10 @@ impl Locks {
     }
 
     pub(super) fn class(&self, lock: u32) -> u32 {
-        self.locks.get(lock as usize).map_or(u32::MAX, |lock| lock.class)
+        self.known.get(lock as usize).map_or(u32::MAX, |lock| lock.class)
     }
 
     pub(super) fn finish(self) -> (Vec<TimedLock>, Vec<Location>) {
-        (self.locks, self.places)
+        (self.known, self.places)
     }
 }

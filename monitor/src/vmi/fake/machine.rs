@@ -73,7 +73,6 @@ impl FakeMachine {
     }
 
     /// Its state, to look at and to change.
-    #[must_use]
     pub fn state(&self) -> MutexGuard<'_, FakeState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -172,7 +172,7 @@ impl Reader {
         let stream = u16_at(header, SYMBOLS).unwrap_or(NO_STREAM);
         // A procedure of the same address has the better name: without decoration.
         publics(pdb, stream, |name, section, offset| {
-            self.function(section, offset, 2, name)
+            self.function(section, offset, 2, name);
         })
     }
 
