@@ -4,6 +4,7 @@
 //! headers, exports, documented structure fields. It must not know locks, KVM or how the guest was stopped. The guest
 //! is hostile: every size, count and link read from it is bounded before it is used.
 
+pub mod arguments;
 pub mod caller;
 pub mod code_view;
 mod coff;

@@ -133,6 +133,21 @@ impl PeBuilder {
         }
     }
 
+    /// A section with one function, which calls the import of each slot with this first argument.
+    pub(crate) fn calls(&mut self, section: &'static str, calls: &[(u32, u32)]) {
+        let rva = self.next_rva();
+        let mut code = Vec::new();
+        for (argument, slot) in calls {
+            code.push(0xb9); // mov ecx, argument
+            code.extend(argument.to_le_bytes());
+            code.extend([0xff, 0x15]); // call [slot]
+            let next = rva + code.len() as u32 + 4;
+            code.extend(slot.wrapping_sub(next).to_le_bytes());
+        }
+        code.push(0xc3);
+        self.section(section, CODE, code);
+    }
+
     fn headers(&self) -> Vec<u8> {
         let mut out = vec![0; 0x80];
         out[..2].copy_from_slice(b"MZ");

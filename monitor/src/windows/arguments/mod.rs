@@ -1,0 +1,215 @@
+//! Which values the calls of an import can pass as their first argument, from the code of the image that imports it.
+//!
+//! A routine that does many things by a number, such as `StorPortNotification`, is imported by nearly every driver; what
+//! a driver wants of it is in its code. Each reference to the import's slot is found, and the register of the argument is
+//! followed within the function that makes the call; where it is the function's own argument, in those that call it. What
+//! cannot be followed is said to be unknown, with the place.
+//!
+//! Talks to [`GuestMemory`] and to the decoder. It must not know what a value means. The image is hostile: code, functions,
+//! callers and steps are bounded.
+
+mod code;
+mod flow;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashSet};
+
+use serde::{Deserialize, Serialize};
+
+use self::code::Code;
+use self::flow::{Callee, Site, Value};
+use super::Image;
+use crate::vmi::GuestMemory;
+
+/// Slots of imports that are followed in one image at most: a [`Value`] has a bit for each.
+pub const SLOTS: usize = 8;
+/// Functions that pass their own argument on, all together.
+const WRAPPERS: usize = 64;
+/// Values that are told of one import.
+const VALUES: usize = 64;
+
+/// Why not every value is known. Addresses are relative to the image's base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotKnown {
+    /// The code cannot be read.
+    Unreadable,
+    /// There is more code than is looked at.
+    TooMuch,
+    /// The call at this place passes a value that is not told by the code before it.
+    Argument(u32),
+    /// The function at this place passes its own argument on, and not all its callers are known.
+    Callers(u32),
+    /// The address of the routine goes elsewhere at this place than into a call.
+    Escapes(u32),
+    /// The slot is used at this place, which is no instruction that is known to run.
+    Hidden(u32),
+    /// The function at this place is too large or has too many ways to be followed.
+    Function(u32),
+}
+
+impl std::fmt::Display for NotKnown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {
+            Self::Unreadable => f.write_str("the driver's code cannot be read"),
+            Self::TooMuch => f.write_str("the driver has more code than is looked at"),
+            Self::Argument(at) => write!(
+                f,
+                "the code that the call at +{at:#x} passes is not told by the code before it"
+            ),
+            Self::Callers(at) => write!(
+                f,
+                "the function at +{at:#x} passes on what it is given, and not all its callers are known"
+            ),
+            Self::Escapes(at) => write!(f, "the instruction at +{at:#x} takes the address of the routine"),
+            Self::Hidden(at) => write!(
+                f,
+                "the import is referred to at +{at:#x}, by no instruction that is known"
+            ),
+            Self::Function(at) => write!(f, "the function at +{at:#x} has too many ways to be followed"),
+        }
+    }
+}
+
+/// What the calls of one import pass as their first argument, of which 32 bits count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirstArguments {
+    /// The import's slot, relative to the image's base.
+    pub slot: u32,
+    /// The values, in ascending order; all of them, if `not_known` is none.
+    pub values: Vec<u32>,
+    /// Places that call it, those by way of a function that passes its argument on included.
+    pub calls: u32,
+    /// Why there may be others.
+    pub not_known: Option<NotKnown>,
+}
+
+impl FirstArguments {
+    /// Whether a call can pass this value.
+    #[must_use]
+    pub fn may_be(&self, value: u32) -> bool {
+        self.not_known.is_some() || self.values.contains(&value)
+    }
+}
+
+/// What the code of an image passes to the imports with these slots, of which the first [`SLOTS`] are looked at.
+#[must_use]
+pub fn first_arguments(memory: &(impl GuestMemory + ?Sized), image: &Image, slots: &[u32]) -> Vec<FirstArguments> {
+    let slots = &slots[..slots.len().min(SLOTS)];
+    let code = match Code::read(memory, image, slots) {
+        Ok(code) => code,
+        Err(reason) => return slots.iter().map(|&slot| unknown(slot, reason)).collect(),
+    };
+    let of = |(index, &slot)| Search::new(&code, index, slot).run();
+    slots.iter().enumerate().map(of).collect()
+}
+
+fn unknown(slot: u32, reason: NotKnown) -> FirstArguments {
+    FirstArguments {
+        slot,
+        values: Vec::new(),
+        calls: 0,
+        not_known: Some(reason),
+    }
+}
+
+/// The search for what is passed to one import.
+struct Search<'a> {
+    code: &'a Code,
+    index: usize,
+    slot: u32,
+    /// Functions that pass an argument of theirs on, each with the number of that argument, and their callers to look at.
+    open: Vec<(Callee, u8)>,
+    seen: HashSet<(Callee, u8)>,
+    values: BTreeSet<u32>,
+    calls: u32,
+    not_known: Option<NotKnown>,
+}
+
+impl<'a> Search<'a> {
+    fn new(code: &'a Code, index: usize, slot: u32) -> Self {
+        Self {
+            code,
+            index,
+            slot,
+            open: Vec::new(),
+            seen: HashSet::new(),
+            values: BTreeSet::new(),
+            calls: 0,
+            not_known: code.hidden(slot).map(NotKnown::Hidden),
+        }
+    }
+
+    fn run(mut self) -> FirstArguments {
+        self.follow(Callee::Slot(self.index), 0);
+        while let Some((callee, argument)) = self.open.pop() {
+            self.look(callee, argument);
+        }
+        FirstArguments {
+            slot: self.slot,
+            values: self.values.into_iter().collect(),
+            calls: self.calls,
+            not_known: self.not_known,
+        }
+    }
+
+    /// Has the callers of a routine looked at.
+    fn follow(&mut self, callee: Callee, argument: u8) {
+        if !self.seen.insert((callee, argument)) {
+            return;
+        }
+        if self.seen.len() > WRAPPERS {
+            return self.fail(NotKnown::TooMuch);
+        }
+        self.open.push((callee, argument));
+    }
+
+    fn fail(&mut self, reason: NotKnown) {
+        self.not_known.get_or_insert(reason);
+    }
+
+    fn look(&mut self, callee: Callee, argument: u8) {
+        let callers = match callee {
+            Callee::Slot(index) => self.code.users_of_slot(index),
+            Callee::Function(start) => {
+                let callers = self.code.callers_of(start);
+                // That nobody calls it is not believed but of a linker's thunk, which comes with each import.
+                if self.code.is_taken(start) || callers.is_empty() && !self.code.is_thunk(start) {
+                    self.fail(NotKnown::Callers(start));
+                }
+                callers
+            }
+        };
+        for function in callers {
+            match flow::calls(self.code, function, callee, argument) {
+                Ok(flow) => {
+                    if let Some(at) = flow.escapes {
+                        self.fail(NotKnown::Escapes(at));
+                    }
+                    for site in flow.sites {
+                        self.take(function, site);
+                    }
+                }
+                Err(reason) => self.fail(reason),
+            }
+        }
+    }
+
+    /// Takes what one call passes.
+    fn take(&mut self, function: usize, Site { at, value }: Site) {
+        self.calls = self.calls.saturating_add(1);
+        let Value { any, arguments, .. } = value;
+        if any {
+            self.fail(NotKnown::Argument(at));
+        }
+        self.values.extend(value.known());
+        if self.values.len() > VALUES {
+            self.fail(NotKnown::TooMuch);
+        }
+        let start = self.code.start_of(function);
+        for argument in (0..flow::ARGUMENTS).filter(|argument| arguments >> argument & 1 != 0) {
+            self.follow(Callee::Function(start), argument);
+        }
+    }
+}
