@@ -189,6 +189,39 @@ fn guest_driver_that_imports_its_lock_routines_by_ordinal_is_found_out() {
 }
 
 #[test]
+fn guest_driver_gets_the_registers_that_its_code_needs() {
+    let run = Driver::new("vdisk-ok").run("vdisk-ok");
+    assert_eq!(run.code(), 0, "{run}");
+    let watch = &run.report()["watch"];
+    let watched = watch["routines"].as_array().unwrap().iter();
+    let watched: Vec<_> = watched.map(|watched| watched["routine"].as_str().unwrap()).collect();
+    assert!(
+        watched.len() == 4 && watched.iter().all(|name| name.starts_with("nt!Ke")),
+        "{watched:?}"
+    );
+    assert_eq!(watch["gaps"].as_array().unwrap().len(), 0, "{watch}");
+    let told = watch["explanation"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|line| line.as_str());
+    let told: Vec<_> = told
+        .filter(|line| line.starts_with("storport!StorPortNotification: "))
+        .collect();
+    assert!(
+        told.len() == 1 && told[0].ends_with("no lock routine, so it needs no debug register"),
+        "{told:?}"
+    );
+
+    // What the code asks for is watched, and a register is left in which the callbacks are learnt.
+    let run = Driver::new("nvme-release-without-acquire").run("nvme");
+    assert_eq!(run.code(), 1, "{run}");
+    let report = run.report();
+    assert_eq!(report["watch"]["routines"].as_array().unwrap().len(), 2, "{run}");
+    assert_eq!(report["violations"][0]["callback"], "HwStorBuildIo", "{run}");
+}
+
+#[test]
 fn guest_driver_without_relocations_is_refused_with_that_reason() {
     let mut driver = Driver::new("vdisk-ok");
     let characteristics = driver.word(0x3c) as usize + 22;

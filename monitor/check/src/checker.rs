@@ -14,6 +14,7 @@ use crate::ledger::Ledger;
 use crate::matching::{Addresses, Binding, CHAINS, Chain, Core, Ended, LockOrder, LockState, Site, Thread};
 pub use crate::matching::{HISTORY, OpenAcquire, Outcome, Statistics};
 use crate::modules::{Modules, Range};
+use crate::rules::RuleSettings;
 use crate::table::Table;
 
 /// Processors whose events are understood, 0 to one less than this.
@@ -143,6 +144,11 @@ impl Checker {
             addresses: Addresses::default(),
             ended: Vec::new(),
         }
+    }
+
+    /// Has rules off, or held against the calls of some modules only, from the next event on.
+    pub fn set_rules(&mut self, rules: RuleSettings) {
+        self.core.rules = rules;
     }
 
     /// The state as plain data.
@@ -288,6 +294,14 @@ impl Checker {
                 ReturnInterest::None
             }
         }
+    }
+
+    /// Whether an acquire of a lock of the driver under test is open.
+    #[must_use]
+    pub fn target_holds_a_lock(&self) -> bool {
+        self.locks
+            .iter()
+            .any(|(_, lock)| lock.target && !lock.records.is_empty())
     }
 
     /// Everything found so far, in the order of the first occurrence.

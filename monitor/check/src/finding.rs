@@ -92,6 +92,12 @@ causes! {
 }
 
 impl Cause {
+    /// Whether the call never comes back.
+    #[must_use]
+    pub const fn is_deadlock(self) -> bool {
+        matches!(self, Self::DoubleAcquire)
+    }
+
     /// The cause by which a signature names it: what a release without its acquire looks like depends on what the caller
     /// and others happened to do before, so all its names count as one.
     #[must_use]

@@ -104,6 +104,11 @@ impl Modules {
         self.known.iter().find(|known| known.range.contains(address))
     }
 
+    /// The module that holds an address, by its name in lower case.
+    pub(crate) fn name(&self, address: u64) -> Option<&str> {
+        self.find(address).map(|known| known.name.as_str())
+    }
+
     /// The place of an address.
     pub(crate) fn place(&self, address: u64) -> Place {
         match self.find(address) {

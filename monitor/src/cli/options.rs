@@ -8,7 +8,7 @@ use clap::builder::PossibleValue;
 
 use crate::gdb::OnDisconnect;
 use crate::report::Format;
-use crate::run::spec::{Interrupts, OnViolation};
+use crate::run::spec::{AfterDeadlock, Interrupts, OnViolation};
 use crate::stress::planning::Profile;
 
 /// Whether something is to be there.
@@ -75,6 +75,11 @@ choice!(Interrupts {
 choice!(OnViolation {
     Stop = "stop": "The machine stops at the call, also while no debugger is attached",
     Report = "report": "It is only reported",
+});
+
+choice!(AfterDeadlock {
+    End = "end": "The run ends there, with its report",
+    GoOn = "go-on": "The run goes on, to its time limit at most: the other processors may break rules, too",
 });
 
 choice!(OnDisconnect {

@@ -27,12 +27,13 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Starts to show the session's progress, if standard error is a terminal, and its milestones, if asked for.
+    /// Starts to show the session's progress, if standard error is a terminal, and its milestones, if the
+    /// first one is given.
     #[must_use]
-    pub fn start(session: &Arc<Session>, limit: Duration, milestones: bool, sandbox: Sandbox) -> Self {
+    pub fn start(session: &Arc<Session>, limit: Duration, milestones: Option<&'static str>, sandbox: Sandbox) -> Self {
         let done = Arc::new(AtomicBool::new(false));
         let terminal = std::io::stderr().is_terminal();
-        if !terminal && !milestones {
+        if !terminal && milestones.is_none() {
             return Self { done, thread: None };
         }
         let (session, ended) = (Arc::clone(session), Arc::clone(&done));
@@ -62,16 +63,16 @@ impl Drop for Progress {
     }
 }
 
-fn show(session: &Session, limit: Duration, terminal: bool, milestones: bool, done: &AtomicBool) {
+fn show(session: &Session, limit: Duration, terminal: bool, milestones: Option<&str>, done: &AtomicBool) {
     let began = Instant::now();
     let mut bar: Option<ProgressBar> = None;
     let mut told = 0;
-    if milestones {
-        tell!("{:>7.1} s  firmware started", 0.0);
+    if let Some(first) = milestones {
+        tell!("{:>7.1} s  {first}", 0.0);
     }
     while !done.load(Ordering::Acquire) {
         std::thread::park_timeout(PERIOD);
-        if milestones {
+        if milestones.is_some() {
             told += tell(session, told, began, bar.as_ref());
         }
         if !terminal || began.elapsed() < QUIET_FOR || done.load(Ordering::Acquire) {
@@ -88,7 +89,7 @@ fn show(session: &Session, limit: Duration, terminal: bool, milestones: bool, do
         ));
         bar.tick();
     }
-    if milestones {
+    if milestones.is_some() {
         tell(session, told, began, bar.as_ref());
     }
     if let Some(bar) = bar {

@@ -17,6 +17,7 @@ use crate::escape;
 use crate::report::json;
 use crate::run::Failure;
 use crate::watch;
+use crate::windows::arguments::first_arguments;
 use crate::windows::{ExportTarget, Exports, FileImage, ImportName, Imports};
 
 /// The largest file that is read, in bytes.
@@ -85,6 +86,8 @@ struct Row {
 #[derive(Debug, Serialize)]
 struct Watch {
     summary: String,
+    /// How the debug registers are used, and why, a line each.
+    explanation: Vec<String>,
     watched: Vec<&'static str>,
     gaps: Vec<Gap>,
 }
@@ -133,7 +136,9 @@ fn listing(path: &Path, data: Vec<u8>) -> anyhow::Result<Listing> {
     let image = file.image();
     let exports = Exports::read(&file, image).context("its exports")?;
     let imports = Imports::read(&file, image).context("its imports")?;
-    let plan = watch::plan(&imports, REGISTERS);
+    let uses = watch::Uses::new(first_arguments(&file, image, &watch::Uses::slots(&imports)));
+    let plan = watch::plan(&imports, &uses, REGISTERS);
+    let explanation = plan.explain();
     Ok(Listing {
         file: path.display().to_string(),
         image_size: image.size,
@@ -144,6 +149,7 @@ fn listing(path: &Path, data: Vec<u8>) -> anyhow::Result<Listing> {
         module: exports.module,
         watch: Watch {
             summary: plan.summary,
+            explanation,
             watched: plan.watches.iter().map(|watch| watch.export).collect(),
             gaps: plan
                 .gaps
@@ -258,8 +264,8 @@ fn text(listing: &Listing) -> String {
     }
     if !listing.imports.is_empty() || !listing.watch.gaps.is_empty() {
         let _ = writeln!(out, "\nIn a run: {}", listing.watch.summary);
-        for gap in &listing.watch.gaps {
-            let _ = writeln!(out, "  not watched: {}: {}", gap.routine, gap.consequence);
+        for line in listing.watch.explanation.iter().skip(1) {
+            let _ = writeln!(out, "  {}", escape::line(line));
         }
     }
     out
@@ -296,7 +302,8 @@ mod tests {
                 ("HalUnrelated", Ok(0x1010)),
             ],
         );
-        builder.imports(&[("storport.sys", &["StorPortNotification", "StorPortInitialize"])]);
+        let slots = builder.imports(&[("storport.sys", &["StorPortNotification", "StorPortInitialize"])]);
+        builder.calls("PAGE", &[(0x1003, slots[0]), (0x1004, slots[0])]);
         builder.file()
     }
 
@@ -343,7 +350,7 @@ mod tests {
         let listing = listing(Path::new("m.sys"), builder.file()).unwrap();
         let text = text(&listing);
         assert!(
-            text.contains("not watched: 1 imports without a name, from storport.sys: a lock routine among them"),
+            text.contains("no register: 1 imports without a name, from storport.sys: a lock routine among them"),
             "{text}"
         );
         assert!(text.contains("nothing to watch; not recognised: 1 imports"), "{text}");

@@ -6,7 +6,7 @@ pub use storlock_check::event::LockOperand;
 use storlock_check::finding;
 pub use storlock_check::finding::{Cause, HandleBefore, HandleNow, Place, Proof, Shortfall, Step, Verdict};
 pub use storlock_check::identity::LockIdentity;
-pub use storlock_check::rules::RuleId;
+pub use storlock_check::rules::{RuleId, RuleSetting, RuleSettings};
 
 use super::Location;
 use super::reason::StackEnd;
@@ -47,6 +47,9 @@ pub struct Violation {
     /// Why the stack ends where it does, if not at its outermost frame.
     #[serde(flatten, with = "super::render::told::stack_end")]
     pub stack_end: Option<StackEnd>,
+    /// The callback of the driver under test that was running, by the WDK's name, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callback: Option<String>,
     /// Virtual processor.
     pub vcpu: u32,
     /// Address of the running thread's KTHREAD.

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use storlock_check::rules::Meta;
+use storlock_check::rules::{Meta, RuleSettings};
 
-use super::finding::{LockRoutine, RuleId, Violation};
+use super::finding::{LockIdentity, LockRoutine, PriorCall, RuleId, Violation};
 use super::reason::{Note, Reason, StackEnd, StepOver};
 use super::timeline::Timeline;
 use crate::outcome::{Condition, Outcome};
@@ -133,6 +133,8 @@ pub enum EndKind {
     Interrupted,
     /// The session or another handler stopped the machine.
     Stopped,
+    /// A processor was about to wait for itself for ever, and the run was ended there.
+    Deadlock,
     /// The host failed.
     Failed,
     /// An event trace does not say how its run ended.
@@ -155,6 +157,7 @@ impl EndKind {
             Self::InternalError => "internal error",
             Self::Interrupted => "interrupted",
             Self::Stopped => "stopped",
+            Self::Deadlock => "deadlock",
             Self::Failed => "failed",
             Self::NotRecorded => "not recorded",
             Self::Unknown => "unknown",
@@ -173,6 +176,9 @@ pub struct EndOfRun {
     pub bug_check: Option<BugCheck>,
     /// What each virtual processor was doing, if the guest did not end by itself.
     pub processors: Vec<ProcessorState>,
+    /// Processors that wait for each other: each for a lock that the next has, and the last for one of the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deadlock: Vec<u32>,
 }
 
 /// A Windows bug check.
@@ -200,6 +206,33 @@ pub struct ProcessorState {
     /// Why the stack ends where it does, if not at its outermost frame.
     #[serde(flatten, with = "super::render::told::stack_end")]
     pub stack_end: Option<StackEnd>,
+    /// The lock that it waits for, if it stands in an acquire.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<WaitsFor>,
+}
+
+/// A lock that a processor waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitsFor {
+    /// Which.
+    pub lock: LockIdentity,
+    /// The acquire in which it stands.
+    pub acquire: PriorCall,
+    /// Who took the lock last; `None` if no acquire of it was seen.
+    pub holder: Option<LockHolder>,
+}
+
+/// Who took a lock last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockHolder {
+    /// The processor that has it.
+    pub vcpu: u32,
+    /// Its acquire has certainly come back with the lock.
+    pub certain: bool,
+    /// The release that followed, if one was seen.
+    pub released: Option<PriorCall>,
+    /// Its acquire.
+    pub acquire: PriorCall,
 }
 
 /// A module of the guest.
@@ -245,6 +278,12 @@ pub struct WatchInfo {
     pub routines: Vec<WatchedRoutine>,
     /// How they were chosen, in a sentence.
     pub summary: String,
+    /// How the debug registers are used, and why, a line each.
+    #[serde(default)]
+    pub explanation: Vec<String>,
+    /// Sets of routines that took turns, where not all fit; none if one set was watched all the time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sets: Vec<WatchedSet>,
     /// Hits that were not judged.
     #[serde(default)]
     pub ignored: IgnoredHits,
@@ -285,6 +324,17 @@ pub struct WatchedRoutine {
     pub hits: u64,
 }
 
+/// Routines that were watched together, in turn with others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchedSet {
+    /// `module!routine` of each.
+    pub routines: Vec<String>,
+    /// How often they had their turn.
+    pub turns: u64,
+    /// Hits in these turns.
+    pub hits: u64,
+}
+
 /// A lock routine that the target imports and that was not watched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchGap {
@@ -305,13 +355,32 @@ pub struct Rule {
     pub text: String,
     /// The pages of the driver documentation that it comes from.
     pub source: String,
+    /// It was not held against any call.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub off: bool,
+    /// It was held against the calls of these modules only; none: against all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub modules: Vec<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 impl Rule {
     /// All rules, by number.
     #[must_use]
-    pub fn all() -> Vec<Self> {
-        RuleId::ALL.iter().map(|rule| Self::from(rule.meta())).collect()
+    pub fn all(settings: &RuleSettings) -> Vec<Self> {
+        let rule = |rule: &RuleId| {
+            let modules = settings.of(*rule).map(|setting| setting.modules.clone());
+            Self {
+                off: modules.as_ref().is_some_and(Vec::is_empty),
+                modules: modules.unwrap_or_default(),
+                ..Self::from(rule.meta())
+            }
+        };
+        RuleId::ALL.iter().map(rule).collect()
     }
 }
 
@@ -322,6 +391,8 @@ impl From<&Meta> for Rule {
             name: meta.name.to_owned(),
             text: meta.text.to_owned(),
             source: meta.source.to_owned(),
+            off: false,
+            modules: Vec::new(),
         }
     }
 }

@@ -57,6 +57,12 @@ pub enum Reason {
     TimeLimit {
         /// After this time.
         seconds: u64,
+        /// Processors that waited for locks then.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        waiting: Vec<u32>,
+        /// Those that waited for each other.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        circle: Vec<u32>,
     },
     /// Releases that concern the driver under test could not be judged, since the state of the lock was not known.
     UnknownReleases {

@@ -58,12 +58,15 @@ impl RunningGuest {
         }
         let mut dump = None;
         let debugger = self.debugger.take();
+        let mut deadlock = None;
         let mut at_violation = |cpu| {
             let stopped_for = self.session.stopped_for(cpu);
             if let Some(subject) = stopped_for.dump {
                 dump = self.dump(cpu, &subject, interrupted);
             }
+            deadlock = deadlock.or(stopped_for.deadlock.then_some(cpu));
             AtViolation {
+                deadlock: stopped_for.deadlock,
                 debugger: stopped_for.debugger,
                 time_is_over: dump.as_ref().is_some_and(|dump| dump.was_late),
             }
@@ -83,6 +86,13 @@ impl RunningGuest {
         };
         let ending = supervisor.run();
         let mut end = self.describe_end(&ending, interrupted());
+        if let (MachineStop::Breakpoint { .. }, Some(cpu)) = (&ending.stop, deadlock) {
+            end.kind = EndKind::Deadlock;
+            end.detail = Some(format!(
+                "vCPU {cpu} is about to wait for a lock that it holds, for ever; the run was ended there \
+                 (--after-deadlock go-on runs on)"
+            ));
+        }
         if let Some(dump) = dump {
             end.dump = Some(dump.info);
             end.note(dump.cut);

@@ -16,10 +16,10 @@ use super::images::{ImageFile, Role};
 use super::report_directory::{Outputs, ReportDirectory, TRACE_FILE};
 use super::report_files::{ReportFile, Reports};
 use super::running::Ended;
-use super::spec::CheckedSpec;
+use super::spec::{AfterDeadlock, CheckedSpec};
 use super::{Failure, Host, create_directory, debugger, dump_plan, firmware, limit_files, machine_options, symbols};
 use crate::output::{OutputFile, WholeFile};
-use crate::report::{Note, Report, RunInfo};
+use crate::report::{Note, Report, RuleSettings, RunInfo};
 use crate::session::recording::Recording;
 use crate::session::replay;
 use crate::session::trace::Trace;
@@ -199,6 +199,9 @@ fn config(
         breakpoints: Guest::breakpoints(),
         step_over: guest.step_over(),
         debug_print: spec.debug_print,
+        explain: spec.explain,
+        rules: RuleSettings::new(spec.rule.iter().map(|rule| rule.0.clone())),
+        after_deadlock_go_on: spec.after_deadlock == Some(AfterDeadlock::GoOn),
         check_guest: spec.check_guest,
         exports: spec.dump_export.iter().map(|export| export.0.clone()).collect(),
         symbols,

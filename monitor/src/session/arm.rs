@@ -4,6 +4,7 @@
 
 use storlock_check::event::EventKind;
 
+use super::callbacks;
 use super::config::DriverFile;
 use super::entries::{self, exported};
 use super::follow;
@@ -14,7 +15,8 @@ use super::watching::{Watch, Watching};
 use crate::report::{Doubt, ImportsFile, ImportsNote, ImportsUnread, ModuleInfo, Note};
 use crate::vmi::GuestMemory;
 use crate::vmi::recorder::Recorder;
-use crate::watch::{self, WatchPlan};
+use crate::watch::{self, Uses, WatchPlan};
+use crate::windows::arguments::first_arguments;
 use crate::windows::{Image, Imports};
 
 /// What is known about whether the driver under test has run.
@@ -48,7 +50,11 @@ pub(super) fn arm(state: &mut State, cpu: &mut Recorder<'_>, module: &ModuleInfo
     if let Some(note) = note {
         state.log.note(Note::Imports(note));
     }
-    let planner = Planner::new(&state.guest, &*cpu, known.as_ref());
+    let uses = known
+        .as_ref()
+        .map(|imports| uses_of(&*cpu, module.base, state.config.target_file.as_ref(), imports));
+    let uses = uses.unwrap_or_default();
+    let planner = Planner::new(&state.guest, &*cpu, known.as_ref(), &uses);
     let no_imports = Imports::default();
     let imports = known.as_ref().unwrap_or(&no_imports);
     let (guest, watching, log) = (&mut state.guest, &mut state.watching, &mut state.log);
@@ -57,7 +63,26 @@ pub(super) fn arm(state: &mut State, cpu: &mut Recorder<'_>, module: &ModuleInfo
         Err(reason) => return state.discovery.fail(reason),
     };
     doubt_plan(log, &plan, known.is_some(), evidence);
-    watching.take_plan(&plan, &watches);
+    let later: Result<Vec<_>, String> = plan
+        .turns
+        .iter()
+        .map(|turn| {
+            Ok((
+                turn.clone(),
+                entries::resolve(guest, watching, cpu, turn, (module.base, imports))?.watches,
+            ))
+        })
+        .collect();
+    let later = match later {
+        Ok(later) => later,
+        Err(reason) => return state.discovery.fail(reason),
+    };
+    watching.take_plan(&plan, &watches, later);
+    if state.config.explain {
+        for line in plan.explain() {
+            log.milestone(line);
+        }
+    }
     let free = watching.capacity().saturating_sub(watches.len());
     let printers = state.debug_log.printers(guest, watching, imports, free);
     if let Err(error) = watching.put_in_force(cpu, watches, printers) {
@@ -67,6 +92,9 @@ pub(super) fn arm(state: &mut State, cpu: &mut Recorder<'_>, module: &ModuleInfo
         checks.check_at_arming(&mut state.guest, &*cpu, evidence);
     }
     in_force(state, &plan, evidence);
+    if evidence == Evidence::BeforeEntry {
+        callbacks::wait_for_registration(state, cpu, imports);
+    }
     let before = if evidence == Evidence::BeforeEntry {
         "before its DriverEntry"
     } else {
@@ -74,6 +102,32 @@ pub(super) fn arm(state: &mut State, cpu: &mut Recorder<'_>, module: &ModuleInfo
     };
     state.log.milestone(format!("armed {before}: {}", plan.summary));
     state.exports.read_at_arming(&state.guest, &*cpu);
+}
+
+/// What the code of the driver at `base` wants of its imports: by its file, or else by the guest's memory.
+pub(super) fn uses_of(memory: &impl GuestMemory, base: u64, file: Option<&DriverFile>, imports: &Imports) -> Uses {
+    let Ok(image) = Image::read(memory, base) else {
+        return Uses::default();
+    };
+    match file.filter(|file| file.is(&image) && file.uses.cover(imports)) {
+        Some(file) => file.uses.clone(),
+        None => Uses::new(first_arguments(memory, &image, &Uses::slots(imports))),
+    }
+}
+
+/// The next set of breakpoints, if it is its turn: the driver under test is seen by others then.
+pub(super) fn take_turn(state: &mut State, cpu: &mut Recorder<'_>) {
+    let hits = state.ledger.hits().0;
+    // What is held would have an end that is not seen.
+    if !state.watching.turn_is_over(hits) || state.ledger.checker().target_holds_a_lock() {
+        return;
+    }
+    match state.watching.next_turn(cpu, hits) {
+        Ok(set) => {
+            state.ledger.append(EventKind::WatchSetChanged(set));
+        }
+        Err(error) => state.discovery.fail(error.to_string()),
+    }
 }
 
 /// The breakpoints are in force on all processors: tells the checker.
@@ -108,19 +162,20 @@ pub(super) fn doubt_unrecognised(log: &mut Log, plan: &WatchPlan) {
 
 /// What is planned for: the imports of the driver under test, or else what it may import.
 enum Planner<'a> {
-    Imports(&'a Imports),
+    Imports(&'a Imports, &'a Uses),
     Available(Vec<(storlock_check::contract::SystemModule, &'static str)>),
 }
 
 impl<'a> Planner<'a> {
-    fn new(guest: &Guest, memory: &impl GuestMemory, imports: Option<&'a Imports>) -> Self {
-        imports.map_or_else(|| Self::Available(exported(guest, memory)), Self::Imports)
+    fn new(guest: &Guest, memory: &impl GuestMemory, imports: Option<&'a Imports>, uses: &'a Uses) -> Self {
+        let available = || Self::Available(exported(guest, memory));
+        imports.map_or_else(available, |imports| Self::Imports(imports, uses))
     }
 
     /// The choice for processors with so many debug registers.
     fn plan(&self, registers: usize) -> WatchPlan {
         match self {
-            Self::Imports(imports) => watch::plan(imports, registers),
+            Self::Imports(imports, uses) => watch::plan(imports, uses, registers),
             Self::Available(available) => watch::plan_unknown(available, registers),
         }
     }

@@ -2,11 +2,14 @@
 //! a replay is told the same.
 
 use serde::{Deserialize, Serialize};
+use storlock_check::rules::RuleSettings;
 
 use crate::output::Cut;
 pub use crate::report::EndKind;
 use crate::report::{BugCheck, DumpInfo, FaultInfo, Note, RunInfo, StepOver, TraceInfo};
 use crate::timing::Spread;
+use crate::watch::Uses;
+use crate::windows::arguments::first_arguments;
 use crate::windows::{FileImage, Image, ImageError, Imports, SymbolTable};
 
 const MOST_PROCESSORS: usize = crate::vmi::recording::limits::PROCESSORS as usize;
@@ -48,6 +51,9 @@ pub struct DriverFile {
     size: u32,
     /// What it imports.
     pub imports: Imports,
+    /// What its code wants of these.
+    #[serde(default)]
+    pub uses: Uses,
 }
 
 impl DriverFile {
@@ -57,11 +63,13 @@ impl DriverFile {
     /// [`ImageError`] if the import directory cannot be used.
     pub fn read(file: &FileImage) -> Result<Self, ImageError> {
         let image = file.image();
+        let imports = Imports::read(file, image)?;
         Ok(Self {
             time_date_stamp: image.time_date_stamp,
             check_sum: image.check_sum,
             size: image.size,
-            imports: Imports::read(file, image)?,
+            uses: Uses::new(first_arguments(file, image, &Uses::slots(&imports))),
+            imports,
         })
     }
 
@@ -74,6 +82,7 @@ impl DriverFile {
 
 /// Told before the guest starts.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct Config {
     /// File name of the driver under test, by which it is known in the guest.
     pub target: String,
@@ -93,6 +102,15 @@ pub struct Config {
     /// Whether the report is to say how the guest agrees with what is known of Windows.
     #[serde(default)]
     pub check_guest: bool,
+    /// Whether to tell how the debug registers are used, when they are.
+    #[serde(default)]
+    pub explain: bool,
+    /// Rules that are off, or held against the calls of some modules only.
+    #[serde(default)]
+    pub rules: RuleSettings,
+    /// Whether a run goes on when a processor is about to wait for itself for ever.
+    #[serde(default)]
+    pub after_deadlock_go_on: bool,
     /// Exported data to show.
     pub exports: Vec<ExportRequest>,
     /// Symbols of the images that the run was started with.

@@ -13,6 +13,8 @@ pub(crate) struct Attribution {
     pub(crate) called: Called,
     pub(crate) stack: Vec<Location>,
     pub(crate) stack_end: Option<StackEnd>,
+    /// The callback that was running.
+    pub(crate) callback: Option<&'static str>,
     /// Where the lock's earlier calls came from, by return address.
     pub(crate) places: HashMap<u64, Location>,
 }
@@ -77,6 +79,7 @@ fn describe(found: &Finding, attribution: &Attribution) -> Violation {
         called: attribution.called.clone(),
         stack: attribution.stack.clone(),
         stack_end: attribution.stack_end.clone(),
+        callback: attribution.callback.map(str::to_owned),
         vcpu: context.processor,
         thread: context.thread,
         irql: context.irql,

@@ -2,11 +2,14 @@
 //!
 //! Asks every part of the session for its share of the report. It must not change what a part knows.
 
+use storlock_check::checker::Checker;
 use storlock_check::rules::Verdict;
 
 use super::config::{End, EndKind};
+use super::decode;
 use super::guest::{Guest, Names};
 use super::guest_check::Seen;
+use super::hang;
 use super::log::Log;
 use super::state::State;
 use crate::outcome::{self, Condition};
@@ -42,9 +45,11 @@ impl Ending {
     }
 
     /// Notes where a processor stands.
-    pub(crate) fn look(&mut self, names: &mut Names, cpu: &Recorder<'_>) {
+    pub(crate) fn look(&mut self, names: &mut Names, checker: &Checker, cpu: &Recorder<'_>) {
         let (stack, stack_end) = names.stack(cpu);
         let location = names.locate(cpu, cpu.registers().rip, true);
+        let context = decode::context_after(cpu);
+        let waits_for = hang::waits_for(checker, cpu, &context, |address| names.locate(cpu, address, false));
         self.processors.push(ProcessorState {
             vcpu: cpu.index(),
             location,
@@ -52,6 +57,7 @@ impl Ending {
             activity: None,
             stack,
             stack_end,
+            waits_for,
         });
         self.processors.sort_by_key(|processor| processor.vcpu);
     }
@@ -93,7 +99,7 @@ pub(super) fn report(state: &State, end: &End) -> Report {
         target: state.target.module().cloned(),
         modules: guest.module_list(),
         watch: state.watching.info(config.step_over, not_armed),
-        rules: Rule::all(),
+        rules: Rule::all(&config.rules),
         violations: state.ledger.violations(),
         calls: state.ledger.calls(guest.modules()),
         locks: state.ledger.lock_summary(),
@@ -238,13 +244,22 @@ fn guest_failure(state: &State, end: &End) -> Option<Reason> {
     }
     match end.kind {
         EndKind::Reset => Some(Reason::Reset),
-        EndKind::Crash => end.detail.clone().map(|detail| Reason::Crash { detail }),
+        EndKind::Crash | EndKind::Deadlock => end.detail.clone().map(|detail| Reason::Crash { detail }),
         EndKind::TripleFault => Some(Reason::TripleFault),
         EndKind::TimeLimit => Some(Reason::TimeLimit {
             seconds: end.duration_ms / 1000,
+            waiting: waiting(state),
+            circle: hang::circle(&state.ending.processors),
         }),
         _ => None,
     }
+}
+
+/// The processors that wait for locks.
+fn waiting(state: &State) -> Vec<u32> {
+    let processors = state.ending.processors.iter();
+    let waiting = processors.filter(|processor| processor.waits_for.is_some());
+    waiting.map(|processor| processor.vcpu).collect()
 }
 
 /// As the guest told the hypervisor, or else as its kernel noted it.
@@ -270,6 +285,7 @@ fn end_of_run(state: &State, end: &End) -> EndOfRun {
         kind: end.kind,
         detail: end.detail.clone(),
         bug_check: bug_check(state, end),
+        deadlock: hang::circle(&processors),
         processors,
     }
 }

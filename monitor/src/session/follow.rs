@@ -108,7 +108,8 @@ fn target_came_back(state: &mut State, cpu: &Recorder<'_>, module: &ModuleInfo) 
     };
     state.log.note(Note::LoadedAgain { base });
     let imports = state.guest.recognise(cpu, module.base, &imports);
-    let plan = watch::plan(&imports, state.watching.capacity());
+    let uses = arm::uses_of(cpu, module.base, state.config.target_file.as_ref(), &imports);
+    let plan = watch::plan(&imports, &uses, state.watching.capacity());
     arm::doubt_unrecognised(&mut state.log, &plan);
     for planned in &plan.watches {
         let routine = export_name(planned.module, planned.export);

@@ -8,6 +8,7 @@ use storlock_check::checker::{Checker, Limits, Response, Statistics};
 use storlock_check::contract::Routine;
 use storlock_check::event::{Event, EventKind, LockCall, Order};
 use storlock_check::finding::Finding;
+use storlock_check::rules::RuleSettings;
 
 use super::calls::Calls;
 use super::findings::{Attribution, Findings};
@@ -40,9 +41,11 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     /// An empty account; events go to `trace`, too.
-    pub(crate) fn new(seed: u64, trace: Option<Arc<Trace>>) -> Self {
+    pub(crate) fn new(seed: u64, rules: &RuleSettings, trace: Option<Arc<Trace>>) -> Self {
+        let mut checker = Checker::new(Limits::default(), seed);
+        checker.set_rules(rules.clone());
         Self {
-            checker: Checker::new(Limits::default(), seed),
+            checker,
             sequence: 0,
             trace,
             hits: 0,

@@ -7,6 +7,7 @@
 //! makes no system call. Only a violation costs more: its stack is unwound under the lock.
 
 mod arm;
+mod callbacks;
 mod calls;
 pub mod config;
 mod debug_print;
@@ -21,6 +22,7 @@ mod finish;
 mod follow;
 mod guest;
 mod guest_check;
+mod hang;
 mod ledger;
 mod log;
 mod pages;
@@ -35,6 +37,7 @@ mod tests;
 mod timeline;
 pub mod trace;
 pub mod trace_reader;
+mod turns;
 mod unknown;
 mod watching;
 
@@ -161,6 +164,8 @@ impl Session {
                 state.printed(&cpu, printer);
             } else if state.discovery.waits_at(id) {
                 state.object_inserted(&mut cpu);
+            } else if state.callbacks.waits_at(id) {
+                callbacks::reached(&mut state, &mut cpu);
             }
             self.record(cpu, state);
             return Action::Resume;
@@ -170,6 +175,9 @@ impl Session {
         let call = decode::lock_call(&cpu, &watch.rows, context);
         let mut state = self.lock();
         let action = state.entered(&cpu, watch, context, call);
+        if action == Action::Resume {
+            arm::take_turn(&mut state, &mut cpu);
+        }
         self.record(cpu, state);
         action
     }
@@ -244,6 +252,8 @@ impl Session {
     #[must_use]
     pub fn report(&self, end: &End) -> Report {
         let mut state = self.lock();
+        let hits = state.ledger.hits().0;
+        state.watching.end_turn(hits);
         if finish::ended_by_itself(&state, end) {
             replay::find_what_is_not_released(&mut state);
         }

@@ -12,6 +12,7 @@ use storlock_check::event::{CallerAttributed, Context, EventKind, LockCall, Lock
 use storlock_check::finding::Finding;
 
 use super::arm;
+use super::callbacks::Callbacks;
 use super::config::Config;
 use super::debug_print::DebugLog;
 use super::decode::{self, Decoded, LockWord};
@@ -53,6 +54,7 @@ pub(crate) struct State {
     pub(super) guest: Guest,
     pub(super) target: Target,
     pub(super) watching: Watching,
+    pub(super) callbacks: Callbacks,
     pub(super) module_changes: ModuleChanges,
     pub(super) ledger: Ledger,
     pages: LockPages,
@@ -73,10 +75,11 @@ impl State {
             guest: Guest::new(&config),
             target: Target::default(),
             watching: Watching::new(&config, in_force),
+            callbacks: Callbacks::default(),
             module_changes: ModuleChanges::default(),
             pages: LockPages::default(),
-            ledger: Ledger::new(config.run.seed, trace),
-            stops: StopPolicy::default(),
+            ledger: Ledger::new(config.run.seed, &config.rules, trace),
+            stops: StopPolicy::new(config.after_deadlock_go_on),
             log: Log::default(),
             exports: ExportDumps::new(&config.exports),
             debug_log: DebugLog::new(config.debug_print),
@@ -228,6 +231,7 @@ impl State {
         self.guest.forget();
         self.target.forget();
         self.watching.restart();
+        self.callbacks.forget();
         self.pages.forget();
         self.guest_checks = self.config.check_guest.then(Box::default);
     }
@@ -248,7 +252,7 @@ impl State {
         if armed {
             Ending::look_for_another_kernel(&self.guest, &mut self.log, cpu);
         }
-        self.ending.look(self.guest.names_mut(), cpu);
+        self.ending.look(self.guest.names_mut(), self.ledger.checker(), cpu);
     }
 
     /// Whether what a processor does is of no interest, since the guest has crashed.
@@ -353,7 +357,9 @@ impl State {
         let Some(finding) = self.ledger.finding(index) else {
             return false;
         };
-        let attribution = self.guest.names_mut().attribution(cpu, finding);
+        let mut attribution = self.guest.names_mut().attribution(cpu, finding);
+        let base = self.target.module().map(|module| module.base);
+        attribution.callback = base.and_then(|base| self.callbacks.running(cpu, base, &attribution.stack));
         self.ledger.attribute(index, attribution);
         let Some(finding) = self.ledger.finding(index) else {
             return false;

@@ -16,6 +16,8 @@ pub struct StoppedFor {
     pub debugger: bool,
     /// A dump is to be made of this.
     pub dump: Option<Subject>,
+    /// The processor would wait for itself for ever: the run is over.
+    pub deadlock: bool,
 }
 
 /// Whether violations stop the machine for a debugger.
@@ -40,11 +42,21 @@ pub(crate) struct StopPolicy {
     last: HashMap<u32, usize>,
     /// The first Defect is to be dumped, and has not been found yet.
     dump: bool,
+    /// A processor that would wait for itself for ever does not end the run.
+    go_on: bool,
     /// For whom each processor has been stopped, until somebody asks.
     stopped: HashMap<u32, StoppedFor>,
 }
 
 impl StopPolicy {
+    /// Nothing stops the machine yet but, unless it is to go on, a processor that would wait for itself for ever.
+    pub(crate) fn new(go_on: bool) -> Self {
+        Self {
+            go_on,
+            ..Self::default()
+        }
+    }
+
     /// Has violations stop the machine for a debugger, or not.
     pub(crate) fn enable(&mut self, stop: bool) {
         self.debugger = match (stop, self.debugger) {
@@ -108,9 +120,14 @@ impl StopPolicy {
         let defect = violation.verdict == Verdict::Semantic && violation.concerns_target;
         let dump = if defect && self.dump { subject() } else { None };
         self.dump &= dump.is_none();
-        let stops = debugger || dump.is_some();
+        // Whoever debugs it decides what becomes of it.
+        let deadlock = defect && violation.cause.is_deadlock() && !self.go_on && self.debugger != Debugger::Attached;
+        let stops = debugger || dump.is_some() || deadlock;
         if stops {
-            self.stopped.insert(processor, StoppedFor { debugger, dump });
+            let stopped = self.stopped.entry(processor).or_default();
+            stopped.debugger |= debugger;
+            stopped.dump = dump.or(stopped.dump.take());
+            stopped.deadlock |= deadlock;
         }
         stops
     }

@@ -13,6 +13,7 @@ use storlock_check::contract::{Contract, Routine, RoutineSet};
 use storlock_check::event::{Context, DISPATCH_LEVEL, LockCall, LockOperand, WatchSet};
 
 use super::config::Config;
+use super::turns::Turns;
 use crate::report::{IgnoredHits, StepOver, WatchGap, WatchInfo, WatchedRoutine};
 use crate::vmi::recorder::Recorder;
 use crate::vmi::{Action, ArmError, Breakpoint, Interception};
@@ -37,6 +38,19 @@ pub(crate) struct Watch {
     /// Why it was chosen.
     pub(crate) reason: String,
     pub(crate) hits: AtomicU64,
+}
+
+impl Clone for Watch {
+    /// With the hits so far.
+    fn clone(&self) -> Self {
+        Self {
+            breakpoint: self.breakpoint,
+            names: self.names.clone(),
+            rows: self.rows.clone(),
+            reason: self.reason.clone(),
+            hits: AtomicU64::new(self.hits()),
+        }
+    }
 }
 
 impl Watch {
@@ -96,6 +110,10 @@ pub(crate) struct Watching {
     armed: Option<(u64, Instant)>,
     gaps: Vec<WatchGap>,
     summary: String,
+    explanation: Vec<String>,
+    turns: Turns,
+    /// A breakpoint on something else than a lock routine or a printer.
+    extra: Option<Breakpoint>,
     returns: VecDeque<OpenReturn>,
     ignored: IgnoredHits,
     /// The guest has recorded a bug check: what runs since takes its locks by force.
@@ -115,6 +133,9 @@ impl Watching {
             armed: None,
             gaps: Vec::new(),
             summary: String::new(),
+            explanation: Vec::new(),
+            turns: Turns::default(),
+            extra: None,
             returns: VecDeque::new(),
             ignored: IgnoredHits::default(),
             bug_checked: false,
@@ -134,11 +155,15 @@ impl Watching {
         Breakpoint { id, address }
     }
 
-    /// Takes the plan's words and what it does not see.
-    pub(crate) fn take_plan(&mut self, plan: &WatchPlan, watches: &[Watch]) {
+    /// Takes the plan's words and what it does not see. `later`: the sets that take turns with this one.
+    pub(crate) fn take_plan(&mut self, plan: &WatchPlan, watches: &[Watch], later: Vec<(WatchPlan, Vec<Watch>)>) {
         self.summary.clone_from(&plan.summary);
-        // What shares its address with a watched routine is seen there.
-        let unseen = |gap: &&PlanGap| watches.iter().all(|watch| !watch.names.contains(&gap.routine));
+        self.explanation = plan.explain();
+        self.turns = Turns::new(plan, watches, later);
+        // What shares its address with a watched routine is seen there, and what is watched in another turn then.
+        let unseen = |gap: &&PlanGap| {
+            watches.iter().all(|watch| !watch.names.contains(&gap.routine)) && !self.turns.watch(&gap.routine)
+        };
         let gaps = plan.gaps.iter().filter(unseen).map(|gap| WatchGap {
             routine: gap.routine.clone(),
             consequence: gap.consequence.clone(),
@@ -159,16 +184,39 @@ impl Watching {
         let locks = watches.iter().map(|watch| watch.breakpoint);
         let breakpoints: Vec<Breakpoint> = locks
             .chain(printers.iter().map(|(breakpoint, _)| *breakpoint))
+            .chain(self.extra)
             .collect();
         // Those of before a reset are not set any more, but the report tells all hits.
         for old in self.in_force.watches().iter() {
             if let Some(new) = watches.iter().find(|new| new.names == old.names) {
-                new.hits.fetch_add(old.hits(), Ordering::Relaxed);
+                new.hits.store(old.hits(), Ordering::Relaxed);
             }
         }
         self.in_force.printers.store(Arc::new(printers));
         self.in_force.watches.store(Arc::new(watches));
         cpu.set_breakpoints(&breakpoints)
+    }
+
+    /// Whether another set of breakpoints is to be put in force, after so many hits.
+    pub(crate) fn turn_is_over(&self, hits: u64) -> bool {
+        self.turns.is_over(hits)
+    }
+
+    /// Puts the next set in force; what the checker has to know of it.
+    ///
+    /// # Errors
+    /// As [`Interception::set_breakpoints`].
+    pub(crate) fn next_turn(&mut self, cpu: &mut Recorder<'_>, hits: u64) -> Result<WatchSet, ArmError> {
+        let in_force = self.in_force.watches();
+        let (plan, watches) = self.turns.next(&in_force, hits);
+        drop(in_force);
+        self.put_in_force(cpu, watches, Vec::new())?;
+        Ok(self.watch_set(&plan, false))
+    }
+
+    /// The run is over, after so many hits.
+    pub(crate) fn end_turn(&mut self, hits: u64) {
+        self.turns.end(hits);
     }
 
     /// The breakpoints are in force since the event with this number.
@@ -205,7 +253,7 @@ impl Watching {
     pub(crate) fn knows(&self, routine: &str) -> bool {
         let watches = self.in_force.watches();
         let named = |watch: &Watch| watch.names.iter().any(|name| name == routine);
-        watches.iter().any(named) || self.gaps.iter().any(|gap| gap.routine == routine)
+        watches.iter().any(named) || self.turns.watch(routine) || self.gaps.iter().any(|gap| gap.routine == routine)
     }
 
     /// Notes that an export is not watched.
@@ -215,8 +263,30 @@ impl Watching {
 
     /// Whether a debug register is left.
     pub(crate) fn can_catch(&self) -> bool {
+        !self.in_force.watches().is_empty() && self.has_room()
+    }
+
+    /// Whether another breakpoint can be set.
+    pub(crate) fn has_room(&self) -> bool {
         let (watches, printers) = (self.in_force.watches().len(), self.in_force.printers.load().len());
-        watches > 0 && watches + printers < self.capacity
+        watches + printers + usize::from(self.extra.is_some()) < self.capacity
+    }
+
+    /// Sets one more breakpoint beside those in force, or takes it away.
+    ///
+    /// # Errors
+    /// As [`Interception::set_breakpoints`].
+    pub(crate) fn set_extra(&mut self, cpu: &mut Recorder<'_>, extra: Option<Breakpoint>) -> Result<(), ArmError> {
+        self.extra = extra;
+        let watches = self.in_force.watches();
+        let printers = self.in_force.printers.load();
+        let printers = printers.iter().map(|(breakpoint, _)| *breakpoint);
+        let all = watches
+            .iter()
+            .map(|watch| watch.breakpoint)
+            .chain(printers)
+            .chain(extra);
+        cpu.set_breakpoints(&all.collect::<Vec<_>>())
     }
 
     /// Has the return of a call caught, which is the event `cookie`.
@@ -283,6 +353,7 @@ impl Watching {
     /// The machine starts again. What was said of the watched routines stays in the report.
     pub(crate) fn restart(&mut self) {
         self.returns.clear();
+        self.extra = None;
         self.seen_low = 0;
         self.bug_checked = false;
     }
@@ -290,15 +361,24 @@ impl Watching {
     /// What the report says of it; `not_armed`: why nothing is watched.
     pub(crate) fn info(&self, step_over: StepOver, not_armed: Option<String>) -> WatchInfo {
         let watches = self.in_force.watches();
-        let routines = watches.iter().map(|watch| WatchedRoutine {
+        let told = |watch: &Watch| WatchedRoutine {
             routine: watch.names.first().cloned().unwrap_or_default(),
             same_address: watch.names.get(1..).unwrap_or_default().to_vec(),
             address: watch.breakpoint.address,
             reason: watch.reason.clone(),
             hits: watch.hits(),
-        });
+        };
+        let mut routines: Vec<WatchedRoutine> = watches.iter().map(told).collect();
+        let here: Vec<String> = routines.iter().map(|watched| watched.routine.clone()).collect();
+        let resting = self
+            .turns
+            .resting()
+            .filter(|watch| watch.names.first().is_some_and(|name| !here.contains(name)));
+        routines.extend(resting.map(told));
         WatchInfo {
-            routines: routines.collect(),
+            routines,
+            explanation: self.explanation.clone(),
+            sets: self.turns.list(&watches),
             ignored: self.ignored,
             gaps: self.gaps.clone(),
             summary: self.summary.clone(),

@@ -6,11 +6,14 @@
 
 #[cfg(test)]
 mod tests;
+mod turns;
+mod uses;
 
 use std::cmp::Reverse;
 
 use storlock_check::contract::{CONTRACTS, Contract, Role, Routine, RoutineSet, SystemModule, contract};
 
+pub use self::uses::Uses;
 use crate::windows::{Import, ImportName, Imports};
 
 /// An export to put a breakpoint on.
@@ -34,7 +37,7 @@ pub struct PlanGap {
 }
 
 /// The choice of breakpoints for one driver.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WatchPlan {
     /// The exports to watch, in the order of the contract table.
     pub watches: Vec<PlannedWatch>,
@@ -54,6 +57,62 @@ pub struct WatchPlan {
     pub free_registers: usize,
     /// How the choice was made, in a sentence.
     pub summary: String,
+    /// What the driver's code wants of exports that are many routines in one, a line each.
+    pub uses: Vec<String>,
+    /// Choices that take turns with this one, since not all exports fit and which of them the driver needs is not known.
+    pub turns: Vec<WatchPlan>,
+}
+
+/// The export on whose entry a register waits for the driver object, until the driver is loaded.
+pub const WITNESS: &str = "nt!ObInsertObject";
+
+impl WatchPlan {
+    /// How the debug registers are used, and why, a line each.
+    #[must_use]
+    pub fn explain(&self) -> Vec<String> {
+        let mut lines = vec![format!("debug registers: {}", self.summary)];
+        lines.extend(self.uses.iter().cloned());
+        lines.push(format!(
+            "until the driver is loaded, 1 register waits for its driver object ({WITNESS}); it is given back for these:"
+        ));
+        for (index, watch) in self.watches.iter().enumerate() {
+            lines.push(format!(
+                "register {}: {}: {}",
+                index + 1,
+                name_of(watch.module, watch.export),
+                watch.reason
+            ));
+        }
+        let needed: Vec<&str> = self
+            .watched
+            .iter()
+            .filter(|&routine| contract(routine).result.may_fail())
+            .map(Routine::name)
+            .collect();
+        lines.push(match (self.free_registers, needed.is_empty()) {
+            (0, true) => "caught returns: no watched routine needs them".to_owned(),
+            (0, false) => format!(
+                "caught returns: no register, since a call that is not seen is lost, and what {} returned is told from later events",
+                needed.join(", ")
+            ),
+            (free, true) => format!("{free} free; no watched routine needs its return caught"),
+            (free, false) => format!("{free} free: the returns of {} are caught", needed.join(", ")),
+        });
+        lines.extend(
+            self.gaps
+                .iter()
+                .map(|gap| format!("no register: {}: {}", gap.routine, gap.consequence)),
+        );
+        for (index, turn) in self.turns.iter().enumerate() {
+            let exports = turn.watches.iter().map(|watch| name_of(watch.module, watch.export));
+            lines.push(format!(
+                "in turn {}: {}",
+                index + 2,
+                exports.collect::<Vec<_>>().join(", ")
+            ));
+        }
+        lines
+    }
 }
 
 /// Gaps of imports from modules that are not known, at most.
@@ -79,18 +138,21 @@ struct Candidate {
 /// register is kept free as long as a routine needs it: what a routine returned can often be told later, but a call that
 /// was not seen cannot.
 #[must_use]
-pub fn plan(imports: &Imports, registers: usize) -> WatchPlan {
+pub fn plan(imports: &Imports, uses: &Uses, registers: usize) -> WatchPlan {
     let is_imported = |row: &Contract| {
         let mut entries = imports.entries().iter();
-        entries.any(|import| is_import_of(import, row.module, row.export))
+        entries.any(|import| is_import_of(import, row.module, row.export) && uses.may_call(import, row))
     };
     let unnamed = Unnamed::of(imports);
-    let mut plan = plan_of(
-        &candidates(is_imported),
-        unnamed.routines,
-        registers,
-        "the driver imports",
-    );
+    let candidates = candidates(is_imported);
+    let open = |candidate: &&Candidate| {
+        let mut entries = imports.entries().iter();
+        candidate.is_multiplexed()
+            && entries.any(|import| is_import_of(import, candidate.module, candidate.export) && uses.is_open(import))
+    };
+    let clock = candidates.iter().find(open);
+    let mut plan = plan_of(&candidates, unnamed.routines, registers, "the driver imports", clock);
+    plan.uses = uses.describe(imports);
     let hidden = hidden_calls(imports);
     plan.closed = hidden.is_empty() && unnamed.text.is_none();
     plan.gaps.extend(hidden);
@@ -159,15 +221,49 @@ pub fn plan_unknown(available: &[(SystemModule, &str)], registers: usize) -> Wat
         RoutineSet::EMPTY,
         registers,
         "the driver may import",
+        None,
     )
 }
 
 /// Chooses among the lock exports that the driver imports, or may import, as `whether` says; it may also import
-/// `hidden` ones, of which nobody can say that they are watched.
-fn plan_of(candidates: &[Candidate], hidden: RoutineSet, registers: usize, whether: &str) -> WatchPlan {
+/// `hidden` ones, of which nobody can say that they are watched. What is wanted of `clock` is not known.
+fn plan_of(
+    candidates: &[Candidate],
+    hidden: RoutineSet,
+    registers: usize,
+    whether: &str,
+    clock: Option<&Candidate>,
+) -> WatchPlan {
     let imported = union(candidates).union(hidden);
     let chosen = choose(candidates, registers, imported);
-    let watched = union(&chosen);
+    let sets = match clock {
+        Some(clock) => turns::sets(candidates, &chosen, registers, imported, clock),
+        None => vec![chosen],
+    };
+    let mut plans = sets
+        .iter()
+        .map(|set| plan_of_set(candidates, set, imported, registers, whether));
+    let mut plan = plans.next().unwrap_or_default();
+    plan.turns = plans.collect();
+    if !plan.turns.is_empty() {
+        let sets = plan.turns.len() + 1;
+        plan.summary = format!(
+            "{}; what the driver wants of an export is not told by its code, so {sets} sets of exports take turns",
+            plan.summary
+        );
+    }
+    plan
+}
+
+/// The plan by which these candidates are watched.
+fn plan_of_set(
+    candidates: &[Candidate],
+    chosen: &[Candidate],
+    imported: RoutineSet,
+    registers: usize,
+    whether: &str,
+) -> WatchPlan {
+    let watched = union(chosen);
     let judged = judged(watched, imported);
     let left_out: Vec<Candidate> = candidates
         .iter()
@@ -198,18 +294,21 @@ fn plan_of(candidates: &[Candidate], hidden: RoutineSet, registers: usize, wheth
         judged,
         closed: false,
         free_registers: registers.saturating_sub(chosen.len()),
-        summary: summary(candidates, &chosen, registers, whether),
+        summary: summary(candidates, chosen, registers, whether),
+        uses: Vec::new(),
+        turns: Vec::new(),
     }
 }
 
 impl Candidate {
     /// As debuggers write it: `nt!KeReleaseSpinLock`.
     fn name(&self) -> String {
-        let module = match self.module {
-            SystemModule::Ntoskrnl => "nt",
-            SystemModule::Storport => "storport",
-        };
-        format!("{module}!{}", self.export)
+        name_of(self.module, self.export)
+    }
+
+    /// Whether it is many routines in one.
+    fn is_multiplexed(&self) -> bool {
+        self.routines.iter().any(|routine| contract(routine).selector.is_some())
     }
 
     fn releases(&self) -> impl Iterator<Item = Routine> {
@@ -223,6 +322,14 @@ impl Candidate {
             .iter()
             .filter(|&routine| contract(routine).role != Role::Release)
     }
+}
+
+fn name_of(module: SystemModule, export: &str) -> String {
+    let module = match module {
+        SystemModule::Ntoskrnl => "nt",
+        SystemModule::Storport => "storport",
+    };
+    format!("{module}!{export}")
 }
 
 /// The lock exports that are wanted, in the order of the table.
@@ -290,33 +397,41 @@ fn loose(watched: RoutineSet, imported: RoutineSet) -> RoutineSet {
 /// The routines in the text of the rule SpinLockRelease.
 const RULE: RoutineSet = RoutineSet::of(&[Routine::KeAcquireSpinLockRaiseToDpc, Routine::KeReleaseSpinLock]);
 
-/// The best set of at most `registers` candidates, by trying all: there are at most some twenty thousand.
+/// The best set of at most `registers` candidates.
 fn choose(candidates: &[Candidate], registers: usize, imported: RoutineSet) -> Vec<Candidate> {
     if candidates.len() <= registers {
         return candidates.to_vec();
     }
-    let mut picked: Vec<usize> = (0..registers).collect();
-    let (mut best, mut best_value) = (picked.clone(), None);
-    loop {
-        let watched = picked
-            .iter()
-            .filter_map(|&index| candidates.get(index))
-            .fold(RoutineSet::EMPTY, |set, candidate| set.union(candidate.routines));
-        let value = Some((
+    choose_by(candidates, registers, |_, watched| {
+        Some((
             judged(watched, imported).len(),
             watched.intersection(RULE).len(),
             Reverse(loose(watched, imported).len()),
             watched.len(),
-        ));
-        if value > best_value {
-            best_value = value;
-            best.clone_from(&picked);
+        ))
+    })
+}
+
+/// The first set of `registers` candidates that is worth most, by trying all: there are at most some twenty thousand. `None`
+/// is worth nothing; without a set that is worth anything there is none.
+fn choose_by<W: Ord>(
+    candidates: &[Candidate],
+    registers: usize,
+    worth: impl Fn(&[Candidate], RoutineSet) -> Option<W>,
+) -> Vec<Candidate> {
+    let mut picked: Vec<usize> = (0..registers.min(candidates.len())).collect();
+    let (mut best, mut best_worth) = (Vec::new(), None);
+    loop {
+        let set: Vec<Candidate> = picked
+            .iter()
+            .filter_map(|&index| candidates.get(index).copied())
+            .collect();
+        let own = worth(&set, union(&set));
+        if own > best_worth {
+            (best, best_worth) = (set, own);
         }
         if !next_combination(&mut picked, candidates.len()) {
-            return best
-                .iter()
-                .filter_map(|&index| candidates.get(index).copied())
-                .collect();
+            return best;
         }
     }
 }

@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 use storlock_check::contract::{CONTRACTS, Role, RoutineSet, SystemModule, contract};
 
-use super::{WatchPlan, plan};
+use super::{Uses, WatchPlan};
+use crate::windows::arguments::{FirstArguments, NotKnown};
 use crate::windows::{Import, ImportName, Imports};
 
 fn imports(names: &[(&str, &str)]) -> Imports {
@@ -18,6 +19,24 @@ fn imports(names: &[(&str, &str)]) -> Imports {
 
 fn kernel(names: &[&str]) -> Imports {
     imports(&names.iter().map(|name| ("ntoskrnl.exe", *name)).collect::<Vec<_>>())
+}
+
+/// What is passed to the imports with slot 0, which is that of all imports here.
+fn passed(values: &[u32], not_known: Option<NotKnown>) -> Uses {
+    Uses::new(vec![FirstArguments {
+        slot: 0,
+        values: values.to_vec(),
+        calls: 3,
+        not_known,
+    }])
+}
+
+/// Every lock code.
+const ALL: [u32; 5] = [0x0b, 0x0c, 0x5d, 0x1003, 0x1004];
+
+/// The plan for a driver that wants all that it imports.
+fn plan(imports: &Imports, registers: usize) -> WatchPlan {
+    super::plan(imports, &passed(&ALL, None), registers)
 }
 
 fn watched(plan: &WatchPlan) -> Vec<&str> {
@@ -57,7 +76,7 @@ fn a_routine_counts_only_from_the_module_that_has_it() {
         4,
     );
     assert_eq!((watched(&plan).len(), plan.imported), (0, RoutineSet::EMPTY));
-    let plan = super::plan(&imports(&[("HAL.dll", "KeReleaseSpinLock")]), 4);
+    let plan = super::plan(&imports(&[("HAL.dll", "KeReleaseSpinLock")]), &passed(&ALL, None), 4);
     assert_eq!(watched(&plan), ["KeReleaseSpinLock"]);
 }
 
@@ -160,6 +179,87 @@ fn the_kernel_is_known_by_its_other_names_and_another_module_is_a_stated_gap() {
     assert!(!plan.closed);
 }
 
+/// A virtual miniport, which imports what every miniport does.
+fn virtual_miniport() -> Imports {
+    let kernel = [
+        "KeAcquireSpinLockRaiseToDpc",
+        "KeReleaseSpinLock",
+        "KeAcquireSpinLockAtDpcLevel",
+        "KeReleaseSpinLockFromDpcLevel",
+    ];
+    let storport = ["StorPortNotification", "StorPortExtendedFunction"];
+    let storport = storport.iter().map(|name| ("storport.sys", *name));
+    imports(
+        &kernel
+            .iter()
+            .map(|name| ("ntoskrnl.exe", *name))
+            .chain(storport)
+            .collect::<Vec<_>>(),
+    )
+}
+
+#[test]
+fn what_is_never_asked_for_takes_no_register() {
+    let plan = super::plan(&virtual_miniport(), &passed(&[0, 5, 0x1001], None), 4);
+    assert_eq!(watched(&plan).len(), 4);
+    assert!(
+        watched(&plan).iter().all(|export| export.starts_with("Ke")),
+        "{:?}",
+        watched(&plan)
+    );
+    assert_eq!((plan.judged.len(), plan.gaps.len(), plan.turns.len()), (2, 0, 0));
+    let explained = plan.explain().join("\n");
+    let wanted = [
+        "storport!StorPortNotification: 3 calls pass 0x0, 0x5, 0x1001: no lock routine, so it needs no debug register",
+        "register 1: nt!KeAcquireSpinLockRaiseToDpc: ",
+        "caught returns: no watched routine needs them",
+        "1 register waits for its driver object (nt!ObInsertObject)",
+    ];
+    for line in wanted {
+        assert!(explained.contains(line), "{line}: {explained}");
+    }
+    // One half of a multiplexed export counts, too: nothing acquires, so the release is judged.
+    let plan = super::plan(&virtual_miniport(), &passed(&[0x1004], None), 5);
+    assert_eq!(plan.imported.len(), 5);
+    assert!(watched(&plan).contains(&"StorPortNotification"));
+}
+
+#[test]
+fn sets_take_turns_where_nobody_can_say_what_is_needed() {
+    let plan = super::plan(&virtual_miniport(), &passed(&[], Some(NotKnown::Argument(0x1234))), 4);
+    let sets: Vec<&WatchPlan> = std::iter::once(&plan).chain(&plan.turns).collect();
+    assert!(sets.len() > 1, "{}", plan.summary);
+    for set in &sets {
+        assert!(
+            watched(set).contains(&"StorPortNotification"),
+            "without it a turn may never end: {:?}",
+            watched(set)
+        );
+        assert_eq!(set.watches.len(), 4);
+    }
+    for export in virtual_miniport().entries().iter().map(|import| import.name.clone()) {
+        let ImportName::Name(export) = export else {
+            unreachable!()
+        };
+        assert!(
+            sets.iter().any(|set| watched(set).contains(&export.as_str())),
+            "{export}"
+        );
+    }
+    for pair in ["KeReleaseSpinLock", "KeReleaseSpinLockFromDpcLevel"] {
+        let judged = |set: &&WatchPlan| set.judged.iter().any(|routine| routine.name() == pair);
+        assert!(sets.iter().any(judged), "{pair}");
+    }
+    assert!(
+        plan.explain().join("\n").contains("in turn 2: "),
+        "{:?}",
+        plan.explain()
+    );
+    // With room for all there is nothing to take turns for.
+    let plan = super::plan(&virtual_miniport(), &Uses::default(), 6);
+    assert!(plan.turns.is_empty() && plan.watches.len() == 6);
+}
+
 /// Number of judged releases of a set, from the definition.
 fn judged(watched: &[(SystemModule, &str)], imported: &[(SystemModule, &str)]) -> usize {
     let has = |set: &[(SystemModule, &str)], row: &storlock_check::contract::Contract| {
@@ -215,6 +315,6 @@ proptest! {
         // The choice does not depend on the order of the import table.
         let mut turned = names.clone();
         turned.reverse();
-        prop_assert_eq!(super::plan(&imports(&turned), registers), plan);
+        prop_assert_eq!(super::plan(&imports(&turned), &passed(&ALL, None), registers), plan);
     }
 }

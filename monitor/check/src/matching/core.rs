@@ -10,6 +10,7 @@ use crate::contract::{RoutineSet, SystemModule, contract};
 use crate::event::{Context, DISPATCH_LEVEL, WatchSet};
 use crate::identity::LockIdentity;
 use crate::modules::Modules;
+use crate::rules::RuleSettings;
 
 /// Adapters that are remembered as those of the driver under test, or as having handles that could not be read.
 const ADAPTERS: usize = 64;
@@ -36,6 +37,9 @@ pub(crate) struct Core {
     pub(crate) last_sequence: Option<u64>,
     pub(crate) recent: Recent,
     pub(crate) statistics: Statistics,
+    /// Which rules are on, and for whom.
+    #[serde(default)]
+    pub(crate) rules: RuleSettings,
     /// Records that were added to locks since what all locks hold was last counted.
     pub(crate) grown: usize,
     /// The last release of which nothing could be said, and its lock, as long as it is not known to concern the driver under

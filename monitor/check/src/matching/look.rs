@@ -37,6 +37,15 @@ impl Checker {
         list
     }
 
+    /// The last events of a lock, latest first.
+    #[must_use]
+    pub fn history_of(&self, lock: &LockIdentity) -> Vec<HistoryEntry> {
+        let state = self.locks.get(lock);
+        state
+            .map(|state| state.history.newest_first().collect())
+            .unwrap_or_default()
+    }
+
     /// The locks that lie at an address or belong to the adapter there, each with its last events, latest first.
     #[must_use]
     pub fn history_at(&self, address: u64) -> Vec<(LockIdentity, Vec<HistoryEntry>)> {

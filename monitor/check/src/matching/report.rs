@@ -163,6 +163,17 @@ impl Checker {
                 }
             }
             let finding = draft.finding(facts);
+            let caller = finding.call.context.return_address;
+            if !self.core.rules.applies(finding.rule, self.core.modules.name(caller)) {
+                // The call has been judged, but nobody wants to know.
+                found.push(Found {
+                    verdict: finding.verdict,
+                    index: None,
+                    first: false,
+                    concerns_target: false,
+                });
+                continue;
+            }
             let known_lock =
                 !matches!(finding.lock, crate::identity::LockIdentity::Handle(_)) || finding.handle_before().is_none();
             // The past of a lock that the call may not be about would only mislead.

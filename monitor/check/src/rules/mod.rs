@@ -8,6 +8,7 @@ mod irql;
 mod memory;
 mod order;
 mod pairing;
+mod settings;
 mod storport;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,7 @@ pub use crate::finding::{
 };
 use crate::matching::Facts;
 pub(crate) use draft::{Draft, Findings};
+pub use settings::{RuleSetting, RuleSettings};
 
 /// What is documented of a rule.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +87,8 @@ registry! {
     LockCleared => pairing::LockCleared;
     /// No acquire of a StorPort lock that takes nothing.
     StorPortSpinLock => storport::SpinLock;
+    /// The order of the port driver's locks.
+    StorPortSpinLock3 => storport::SpinLock3;
     /// A release goes back to the IRQL of before the acquire.
     IrqlKeReleaseSpinLock => irql::KeReleaseSpinLock;
     /// No call of a lock routine outside of its IRQL range.

@@ -116,6 +116,43 @@ fn scenes(rule: RuleId) -> (Scene, Scene) {
         RuleId::StorPortSpinLock => (stor_pair, |s| {
             s.call(who(0, 2, 1), R::StorPortAcquireSpinLock, stor(0xad, 1, 0, 0x700), None);
         }),
+        RuleId::StorPortSpinLock3 => (
+            |s| {
+                stor_pair(s);
+                // The interrupt lock comes last, and may be taken with a DPC lock held.
+                let interrupt = stor(0xad, 3, 0, 0x740);
+                s.call(
+                    who(0, 2, 1),
+                    R::StorPortAcquireSpinLock,
+                    stor(0xad, 1, 0x500, 0x700),
+                    None,
+                );
+                s.call(who(0, 2, 1), R::StorPortAcquireSpinLock, interrupt, None);
+                s.call(
+                    who(0, 5, 1),
+                    R::StorPortReleaseSpinLock,
+                    stor_handle(0xad, 0x740, 3),
+                    None,
+                );
+                s.call(
+                    who(0, 2, 1),
+                    R::StorPortReleaseSpinLock,
+                    stor_handle(0xad, 0x700, 1),
+                    None,
+                );
+                // What is refused takes nothing.
+                let refused = R::StorPortAcquireSpinLockEx;
+                s.call(who(0, 5, 1), refused, stor(0xad, 2, 0, 0x780), None);
+            },
+            |s| {
+                s.call(
+                    who(0, 5, 1),
+                    R::StorPortAcquireSpinLock,
+                    stor(0xad, 1, 0x500, 0x700),
+                    None,
+                );
+            },
+        ),
         RuleId::IrqlKeReleaseSpinLock => (pair, |s| {
             s.call(who(0, 0, 1), PAIR[0], LOCK, Some(0));
             s.call_back_to(who(0, 2, 1), PAIR[1], LOCK, Some(1), Some(2));
@@ -211,6 +248,7 @@ fn numbers_and_names_of_rules_are_their_own() {
         (RuleId::StorPortSpinLock, 10),
         (RuleId::LockOrder, 11),
         (RuleId::LockStorage, 12),
+        (RuleId::StorPortSpinLock3, 13),
     ];
     for (rule, number) in known {
         assert_eq!(rule.number(), number);

@@ -95,7 +95,13 @@ impl Terminal {
         let checked = run.spec();
         let (limit, format) = (checked.time_limit(), checked.spec.format);
         self.interrupt.stops(run.control(), checked.shutdown_grace.is_some());
-        let progress = Progress::start(run.session(), limit, checked.is_windows(), sandbox);
+        let windows = checked.is_windows();
+        let milestones = match (windows, checked.spec.explain) {
+            (true, _) => Some("firmware started"),
+            (false, true) => Some("kernel started"),
+            (false, false) => None,
+        };
+        let progress = Progress::start(run.session(), limit, milestones, sandbox);
         let Finished {
             mut report,
             reports,

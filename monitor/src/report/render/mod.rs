@@ -5,6 +5,7 @@ pub mod json;
 pub mod junit;
 mod next_step;
 pub mod perfetto;
+mod picture;
 mod reasons;
 pub mod sarif;
 pub mod text;

@@ -61,7 +61,11 @@ fn reason(reason: &Reason) -> String {
         Reason::Reset => "the guest reset the machine".to_owned(),
         Reason::Crash { detail } => detail.clone(),
         Reason::TripleFault => "the guest crashed: triple fault".to_owned(),
-        Reason::TimeLimit { seconds } => format!("the guest had not ended after {seconds} s"),
+        Reason::TimeLimit {
+            seconds,
+            waiting,
+            circle,
+        } => format!("the guest had not ended after {seconds} s{}", hang(waiting, circle)),
         Reason::UnknownReleases {
             releases,
             driver,
@@ -316,5 +320,17 @@ fn stack_end(end: &StackEnd) -> String {
         StackEnd::CallOver => "the call is over: its stack is gone".to_owned(),
         StackEnd::FromTrace => "an event trace holds no more of it".to_owned(),
         StackEnd::Told { text } => text.clone(),
+    }
+}
+
+/// Which processors wait for locks.
+fn hang(waiting: &[u32], circle: &[u32]) -> String {
+    let list = |vcpus: &[u32]| vcpus.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+    match (circle, waiting) {
+        ([own], _) => format!(": vCPU {own} waits for a lock that it holds"),
+        ([_, ..], _) => format!(": vCPUs {} wait for each other's locks", list(circle)),
+        ([], []) => String::new(),
+        ([], [one]) => format!(": vCPU {one} waits for a lock"),
+        ([], _) => format!(": vCPUs {} wait for locks", list(waiting)),
     }
 }

@@ -348,7 +348,7 @@ mod tests {
 
     #[test]
     fn every_rule_has_a_page_of_the_driver_documentation() {
-        for rule in Rule::all() {
+        for rule in Rule::all(&crate::report::RuleSettings::default()) {
             let page = page(&rule.source).unwrap_or_default();
             assert!(
                 page.starts_with(PAGES) && !page.contains([' ', ';', '(']),

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use super::next_step::next_step;
-use super::{Renderer, words};
+use super::{Renderer, picture, words};
 use crate::escape::Escaped;
 use crate::outcome;
 use crate::report::{
@@ -91,6 +91,9 @@ fn violation_text(text: &mut String, v: &Violation, seed: u64, again: &str) {
         irql_text(v.irql),
         v.call_event
     );
+    if let Some(callback) = &v.callback {
+        line!(*text, "   | callback {callback}");
+    }
     if v.event != v.call_event {
         line!(*text, "   | found    at event {}", v.event);
     }
@@ -104,6 +107,7 @@ fn violation_text(text: &mut String, v: &Violation, seed: u64, again: &str) {
     if let Some(next) = next_step(v) {
         wrapped(text, "next", &next);
     }
+    picture_text(text, "order of the locks", &picture::order(v));
     line!(*text, "   = call stack, innermost first:");
     stack_text(text, &v.stack);
     if let Some(end) = &v.stack_end {
@@ -176,9 +180,22 @@ fn end_text(text: &mut String, end: &EndOfRun) {
             cpu.location,
             irql_text(cpu.irql)
         );
+        for sentence in picture::waits(cpu) {
+            wrapped(text, "lock", &sentence);
+        }
         stack_text(text, &cpu.stack);
     }
+    picture_text(text, "deadlock", &picture::deadlock(end));
     line!(*text);
+}
+
+fn picture_text(text: &mut String, label: &str, lines: &[String]) {
+    if !lines.is_empty() {
+        line!(*text, "   = {label}:");
+    }
+    for line in lines {
+        line!(*text, "       {line}");
+    }
 }
 
 /// How the run was and what it came to.
@@ -239,6 +256,17 @@ fn summary_text(text: &mut String, report: &Report) {
         &format!("{machine}{how}, ended by {}", report.end.kind.text()),
     );
     watch_text(text, &report.watch);
+    for rule in &report.rules {
+        if rule.off {
+            field(text, "rule off", &rule.name);
+        } else if !rule.modules.is_empty() {
+            field(
+                text,
+                "rule limited",
+                &format!("{} to {}", rule.name, rule.modules.join(", ")),
+            );
+        }
+    }
     calls_text(text, report);
     cost_text(text, report);
     faults_text(text, report);
@@ -274,6 +302,15 @@ fn watch_text(text: &mut String, watch: &WatchInfo) {
             "ignored",
             &format!("{user} hits in user mode, {crashed} hits after the guest's bug check"),
         );
+    }
+    for (index, set) in watch.sets.iter().enumerate() {
+        let label = if index == 0 { "in turns" } else { "" };
+        let (turns, hits) = (set.turns, set.hits);
+        let what = format!(
+            "{}: had {turns} of the turns, with {hits} hits",
+            set.routines.join(", ")
+        );
+        field(text, label, &what);
     }
     for gap in &watch.gaps {
         field(text, "not watched", &format!("{}: {}", gap.routine, gap.consequence));

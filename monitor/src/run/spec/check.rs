@@ -228,6 +228,9 @@ impl RunSpec {
             ("--record", self.record.is_some()),
             ("--report", !self.report.is_empty()),
             ("--debug-print", self.debug_print),
+            ("--explain", self.explain),
+            ("--rule", !self.rule.is_empty()),
+            ("--after-deadlock", self.after_deadlock.is_some()),
             ("--check-guest", self.check_guest),
             ("--dump-export", !self.dump_export.is_empty()),
         ];

@@ -22,7 +22,7 @@ pub(crate) use self::check::guest_name;
 pub use self::check::{Boot, CheckedSpec, Contradiction, formats};
 pub use self::disk::{Disk, DiskPlace, check_disks, target_kind};
 pub use self::faults::{PlannedFault, check_faults};
-pub use self::units::{Export, FilePath, Limit, Size};
+pub use self::units::{Export, FilePath, Limit, RuleChoice, Size};
 use crate::gdb::OnDisconnect;
 use crate::report::Format;
 
@@ -66,6 +66,17 @@ pub enum OnViolation {
     Stop,
     /// It is only reported.
     Report,
+}
+
+/// What a processor does to the run that is about to wait for itself for ever.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AfterDeadlock {
+    /// It ends there.
+    #[default]
+    End,
+    /// It goes on, with what the other processors do, to its time limit at most.
+    GoOn,
 }
 
 /// Firmware to boot by: `true`, that which is installed, or the file of its code.
@@ -177,6 +188,9 @@ pub struct RunSpec {
     /// Whether to log what drivers print for a debugger.
     #[serde(skip_serializing_if = "is_false")]
     pub debug_print: bool,
+    /// Whether to tell how the debug registers are used.
+    #[serde(skip_serializing_if = "is_false")]
+    pub explain: bool,
     /// Whether to check what the monitor relies on in the guest.
     #[serde(skip_serializing_if = "is_false")]
     pub check_guest: bool,
@@ -195,6 +209,12 @@ pub struct RunSpec {
     /// What a new violation does under a debugger.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_violation: Option<OnViolation>,
+    /// Rules that are off, or held against the calls of some modules only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rule: Vec<RuleChoice>,
+    /// What a processor does to the run that is about to wait for itself for ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after_deadlock: Option<AfterDeadlock>,
     /// What becomes of the machine when a debugger vanishes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_disconnect: Option<OnDisconnect>,
@@ -247,12 +267,15 @@ impl Default for RunSpec {
             symbols: None,
             dump_on_violation: None,
             debug_print: false,
+            explain: false,
             check_guest: false,
             dump_export: Vec::new(),
             gdb: None,
             gdb_wait: false,
             gdb_expose: false,
             on_violation: None,
+            rule: Vec::new(),
+            after_deadlock: None,
             on_disconnect: None,
             no_sandbox: false,
         }

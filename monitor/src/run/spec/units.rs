@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::report::RuleSetting;
 use crate::session::ExportRequest;
 
 /// A size in bytes, written as a number with an optional suffix `K`, `M`, `G` (powers of 1024; `iB` may follow).
@@ -129,6 +130,24 @@ impl fmt::Display for Export {
     }
 }
 
+/// What becomes of one rule, written as `NAME=off` or `NAME=MODULE,...`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleChoice(pub RuleSetting);
+
+impl FromStr for RuleChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self)
+    }
+}
+
+impl fmt::Display for RuleChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// Writes a type as its text, and reads it from that, or from a whole number that stands for its digits.
 macro_rules! as_text {
     ($type:ty, $what:literal) => {
@@ -149,6 +168,7 @@ pub(super) use as_text;
 
 as_text!(Size, "a size, such as \"256M\"");
 as_text!(Limit, "a duration, such as \"10m\"");
+as_text!(RuleChoice, "a rule, such as \"LockOrder=off\"");
 as_text!(Export, "exported data, such as \"nt!KiBugCheckData:40\"");
 
 /// See [`as_text`].

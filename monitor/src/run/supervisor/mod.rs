@@ -35,6 +35,8 @@ pub(super) struct AtViolation {
     pub(super) debugger: bool,
     /// Its dump has used up the time limit.
     pub(super) time_is_over: bool,
+    /// The processor would never go on: the run is over.
+    pub(super) deadlock: bool,
 }
 
 /// How the run of a machine has ended.
@@ -137,6 +139,9 @@ impl Run<'_> {
                 self.time.left = Duration::ZERO;
             }
             for_debugger &= violation.debugger;
+            if violation.deadlock && !for_debugger {
+                return Next::End;
+            }
             if !for_debugger {
                 self.supervisor.machine.resume();
                 self.interrupt_again(before);

@@ -137,12 +137,25 @@ fn a_dump_that_has_used_up_the_limit_ends_the_run() {
     let late = AtViolation {
         debugger: false,
         time_is_over: true,
+        deadlock: false,
     };
     assert!(matches!(
         machine.run(10_000, None, &mut |_| late).stop,
         MachineStop::TimeLimit
     ));
     assert_eq!(machine.done.borrow().last(), Some(&Done::Wait(Duration::ZERO)));
+}
+
+#[test]
+fn a_processor_that_would_wait_for_ever_ends_the_run() {
+    let machine = Script::new([(0, VIOLATION), (1, MachineStop::PowerOff)]);
+    let deadlock = AtViolation {
+        deadlock: true,
+        ..AtViolation::default()
+    };
+    let ending = machine.run(10_000, None, &mut |_| deadlock);
+    assert!(matches!(ending.stop, MachineStop::Breakpoint { .. }));
+    assert_eq!(machine.count(&Done::Resume), 1, "it was only started");
 }
 
 #[test]

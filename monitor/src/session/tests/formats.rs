@@ -76,6 +76,7 @@ pub(super) fn everything() -> Report {
         activity: Some(text()),
         stack: vec![place.clone()],
         stack_end: Some(StackEnd::Unreadable { error: text() }),
+        waits_for: None,
     }];
     for module in report.modules.iter_mut().chain(&mut report.target) {
         module.name = text();

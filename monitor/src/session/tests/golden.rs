@@ -116,7 +116,17 @@ impl Actor {
             .into_iter()
             .filter(|(_, names)| !names.is_empty())
             .collect();
-        target.imports(&all);
+        let slots = target.imports(&all);
+        let wanted: Vec<(u32, u32)> = nt_names
+            .iter()
+            .chain(&port_names)
+            .zip(slots)
+            .flat_map(|(name, slot)| {
+                let rows = contracts_of_export(SystemModule::Storport, name);
+                rows.filter_map(move |row| Some((row.selector?.value, slot)))
+            })
+            .collect();
+        target.calls("PAGE", &wanted);
         for image in [nt, storport, target, driver(OTHER, &[])] {
             image.map(&mut guest.space.borrow_mut());
         }

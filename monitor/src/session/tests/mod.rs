@@ -24,9 +24,11 @@ mod debug_print;
 mod edits;
 mod foreign;
 mod formats;
+mod hang;
 mod hiding;
 mod killed;
 mod target;
+mod turns;
 
 const KERNEL: u64 = 0xffff_f800_1000_0000;
 const DRIVER: u64 = 0xffff_f800_5000_0000;
@@ -252,6 +254,33 @@ fn a_release_without_acquire_is_a_defect_at_its_caller_and_reported_once() {
         "{:?}",
         violation.history
     );
+}
+
+#[test]
+fn a_rule_can_be_off_or_held_against_some_modules_only_and_the_report_says_so() {
+    for (setting, outcome) in [
+        ("SpinLockRelease=off", Outcome::Completed),
+        ("SpinLockRelease=other.sys", Outcome::Completed),
+        ("SpinLockRelease=target.sys", Outcome::Defect),
+        ("LockOrder=off", Outcome::Defect),
+    ] {
+        let config = Config {
+            rules: crate::report::RuleSettings::new([setting.parse().unwrap()]),
+            ..config()
+        };
+        let session = Session::new(config, None, None);
+        scenario(&session);
+        let report = session.report(&power_off());
+        assert_eq!(report.outcome, outcome, "{setting}: {:?}", report.conditions);
+        let (name, value) = setting.split_once('=').unwrap();
+        let rule = report.rules.iter().find(|rule| rule.name == name).unwrap();
+        assert_eq!(
+            (rule.off, rule.modules.len()),
+            (value == "off", usize::from(value != "off"))
+        );
+        let label = if rule.off { "rule off" } else { "rule limited" };
+        assert!(crate::report::text::render(&report).contains(label));
+    }
 }
 
 #[test]

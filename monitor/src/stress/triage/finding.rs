@@ -185,6 +185,11 @@ fn guest_failure(report: &Report) -> Finding {
             "no end within the time limit".to_owned(),
             &stuck(&end.processors),
         ),
+        EndKind::Deadlock => Finding::new(
+            FindingKind::Hang,
+            "a processor waits for a lock that it holds".to_owned(),
+            &stuck(&end.processors),
+        ),
         EndKind::TripleFault => {
             let class = end.kind.text().to_owned();
             let innermost = end.processors.iter().find_map(|processor| place(&processor.location));
@@ -262,6 +267,7 @@ mod tests {
             activity: None,
             stack,
             stack_end: None,
+            waits_for: None,
         }
     }
 

@@ -76,6 +76,10 @@ pub fn judge(call: &Call<'_>) -> Option<Broken> {
     if again && !refused && !tries(call.routine) {
         return Some(Broken::AlreadyHeld);
     }
+    // The hierarchy of the port driver's locks: at a device's IRQL the interrupt lock is held, which comes last.
+    if call.routine == R::StorPortAcquireSpinLock && call.kind == 1 && call.irql > 2 {
+        return Some(Broken::WrongIrql);
+    }
     (!irql_allowed(call.routine, call.irql)).then_some(Broken::WrongIrql)
 }
 

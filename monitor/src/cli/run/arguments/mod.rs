@@ -14,7 +14,8 @@ use crate::cli::options::Switch;
 use crate::gdb::OnDisconnect;
 use crate::report::Format;
 use crate::run::spec::{
-    Disk, Export, Firmware, Interrupts, Limit, OnViolation, PlannedFault, RunSpec, SIZE_LIMIT, Size, disk, fault,
+    AfterDeadlock, Disk, Export, Firmware, Interrupts, Limit, OnViolation, PlannedFault, RuleChoice, RunSpec, SIZE_LIMIT,
+    Size, disk, fault,
 };
 use crate::run::{Failure, input};
 
@@ -150,6 +151,9 @@ pub struct Arguments {
     /// leave; one is always kept free to catch returns of lock routines
     #[arg(long)]
     pub debug_print: bool,
+    /// Tell how the debug registers are used, and why, as soon as the driver is loaded
+    #[arg(long)]
+    pub explain: bool,
     /// Check in the guest what Storlock relies on, and report the results; use it for the first run with a build of
     /// Windows (docs/windows.md)
     #[arg(long)]
@@ -173,6 +177,14 @@ pub struct Arguments {
     /// With --gdb: whether the machine pauses or goes on when a debugger disconnects without detaching [default: pause]
     #[arg(long, value_enum, value_name = "WHAT")]
     pub on_disconnect: Option<OnDisconnect>,
+    /// Switch a rule off, or hold only the calls of these modules against it; may be given several times. docs/rules.md has
+    /// the names
+    #[arg(long, value_name = "NAME=off|MODULE,...")]
+    pub rule: Vec<RuleChoice>,
+    /// What becomes of the run when a processor acquires a lock that it certainly holds, and so would wait for ever
+    /// [default: end]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub after_deadlock: Option<AfterDeadlock>,
     /// Run without the sandbox, which limits the system calls and the files of this program while the guest runs
     #[arg(long)]
     pub no_sandbox: bool,
@@ -246,12 +258,15 @@ impl Arguments {
     /// What is watched, and by whom.
     fn say_watch(&self, spec: &mut RunSpec) {
         spec.debug_print |= self.debug_print;
+        spec.explain |= self.explain;
         spec.check_guest |= self.check_guest;
         say_list(&self.dump_export, &mut spec.dump_export);
         say_some(self.gdb.clone(), &mut spec.gdb);
         spec.gdb_wait |= self.gdb_wait;
         spec.gdb_expose |= self.gdb_expose;
         say_some(self.on_violation, &mut spec.on_violation);
+        say_some(self.after_deadlock, &mut spec.after_deadlock);
+        say_list(&self.rule, &mut spec.rule);
         say_some(self.on_disconnect, &mut spec.on_disconnect);
     }
 }
@@ -342,6 +357,9 @@ pub fn command_line(spec: &RunSpec) -> Vec<String> {
     for export in &spec.dump_export {
         option("--dump-export", export);
     }
+    for rule in &spec.rule {
+        option("--rule", rule);
+    }
     let values: [(&str, Option<&dyn std::fmt::Display>); 6] = [
         ("--phys-bits", spec.phys_bits.as_ref().map(|bits| bits as _)),
         ("--memory", spec.memory.as_ref().map(|size| size as _)),
@@ -371,6 +389,7 @@ fn choices(spec: &RunSpec) -> Vec<String> {
         words("--interrupts", Some(spec.interrupts)),
         words("--on-violation", spec.on_violation),
         words("--on-disconnect", spec.on_disconnect),
+        words("--after-deadlock", spec.after_deadlock),
     ]
     .concat()
 }
@@ -383,6 +402,7 @@ fn switches(spec: &RunSpec) -> Vec<String> {
         ("--hyperv=off", spec.hyperv == Some(false)),
         ("--ignore-msrs", spec.ignore_msrs),
         ("--debug-print", spec.debug_print),
+        ("--explain", spec.explain),
         ("--check-guest", spec.check_guest),
         ("--gdb-wait", spec.gdb_wait),
         ("--gdb-expose", spec.gdb_expose),

@@ -52,6 +52,7 @@ fn options() -> impl Strategy<Value = Vec<String>> {
             "--hyperv=off",
             "--ignore-msrs",
             "--debug-print",
+            "--explain",
             "--check-guest",
             "--gdb-wait",
             "--gdb-expose",
@@ -71,6 +72,11 @@ fn options() -> impl Strategy<Value = Vec<String>> {
         with("--interrupts", "msix|msi|intx"),
         with("--on-violation", "stop|report"),
         with("--on-disconnect", "pause|resume"),
+        with("--after-deadlock", "end|go-on"),
+        with(
+            "--rule",
+            "(LockOrder|LockStorage|DoubleAcquire)=(off|[a-z]{1,8}\\.sys(,[a-z]\\.sys)?)"
+        ),
         with("--append", "[-a-z =]{1,12}"),
         with("--gdb", ":[1-9][0-9]{0,3}|unix:/[a-z]{1,9}"),
         with("--dump-export", "[a-z.]{1,9}![A-Za-z]{1,9}:[1-9][0-9]{0,3}"),
@@ -84,7 +90,7 @@ fn options() -> impl Strategy<Value = Vec<String>> {
         ),
     ];
     prop::collection::vec(any_of, 0..12).prop_filter_map("an option that is given once is given twice", |options| {
-        let many = ["--load", "--fault", "--disk", "--dump-export", "--report"];
+        let many = ["--load", "--fault", "--disk", "--dump-export", "--report", "--rule"];
         let mut seen: Vec<&str> = options
             .iter()
             .filter_map(|words| words.first()?.split('=').next())

@@ -1,0 +1,200 @@
+//! The callbacks that the driver under test has registered with the port driver: at `StorPortInitialize`, and in the
+//! configuration that its `HwStorFindAdapter` fills in. By them a stack tells which callback runs.
+//!
+//! One debug register waits for these two calls, at the driver's start, if the lock routines leave one; then it is given back.
+//! Talks to the guest's structures and to the processor that stopped. It must not know locks.
+
+use super::state::State;
+use crate::report::Location;
+use crate::vmi::recorder::Recorder;
+use crate::vmi::{Breakpoint, CpuState, GuestMemory};
+use crate::windows::unwind::Function;
+use crate::windows::{Image, Imports};
+
+/// The export by which a miniport registers.
+const INITIALIZE: &str = "StorPortInitialize";
+const PORT_DRIVER: &str = "storport.sys";
+/// `DriverStart` of a `DRIVER_OBJECT`.
+const DRIVER_START: u64 = 0x18;
+/// Fields of `HW_INITIALIZATION_DATA` that are callbacks (`storport/ns-storport-_hw_initialization_data`).
+const REGISTERED: [(u64, &str); 12] = [
+    (0x08, "HwStorInitialize"),
+    (0x10, "HwStorStartIo"),
+    (0x18, "HwStorInterrupt"),
+    (FIND_ADAPTER, "HwStorFindAdapter"),
+    (0x28, "HwStorResetBus"),
+    (0x78, "HwStorAdapterControl"),
+    (0x80, "HwStorBuildIo"),
+    (0x88, "HwStorFreeAdapterResources"),
+    (0x90, "HwStorProcessServiceRequest"),
+    (0x98, "HwStorCompleteServiceIrp"),
+    (0xb0, "HwStorTracingEnabled"),
+    (0xc8, "HwStorUnitControl"),
+];
+const FIND_ADAPTER: u64 = 0x20;
+/// `HwInitializationDataSize`, and the size of `VIRTUAL_HW_INITIALIZATION_DATA`, which ends there; `FeatureSupport` with the
+/// bit that a virtual miniport sets.
+const SIZE: u64 = 0;
+const VIRTUAL_SIZE: u32 = 0xb0;
+const FEATURE_SUPPORT: u64 = 0xb8;
+const VIRTUAL_MINIPORT: u32 = 1;
+/// Where `HwStorFindAdapter` has its `ConfigInfo`, above RSP at its entry: a virtual miniport's has one argument more before.
+const CONFIG_INFO: u64 = 0x28;
+const VIRTUAL_CONFIG_INFO: u64 = 0x30;
+/// `HwMSInterruptRoutine` in `PORT_CONFIGURATION_INFORMATION`.
+const MESSAGE_ROUTINE: u64 = 0x98;
+/// The longest jump instruction by which a function is reached, as incremental linking makes them.
+const JUMP: u64 = 5;
+
+/// What a debug register waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Initialize,
+    FindAdapter,
+}
+
+/// The callbacks.
+#[derive(Debug, Default)]
+pub(crate) struct Callbacks {
+    wait: Option<(Breakpoint, Wait)>,
+    /// By the address of their first instruction.
+    known: Vec<(u64, &'static str)>,
+    is_virtual: bool,
+    /// `PORT_CONFIGURATION_INFORMATION` of the adapter that was found first.
+    config: Option<u64>,
+}
+
+impl Callbacks {
+    /// Whether the breakpoint with this number waits for one of the calls.
+    pub(crate) fn waits_at(&self, id: u32) -> bool {
+        self.wait.is_some_and(|(breakpoint, _)| breakpoint.id == id)
+    }
+
+    /// The machine starts again.
+    pub(crate) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The callback that runs on this stack: the function of the driver under test, whose image is at `base`, that the port
+    /// driver or the kernel has called.
+    pub(crate) fn running(&self, memory: &impl GuestMemory, base: u64, stack: &[Location]) -> Option<&'static str> {
+        if self.known.is_empty() {
+            return None;
+        }
+        let image = Image::read(memory, base).ok()?;
+        let own = |location: &&Location| image.rva(location.address).is_some();
+        let outermost = stack
+            .iter()
+            .skip_while(|location| !own(location))
+            .take_while(own)
+            .last()?;
+        let function = Function::find(memory, &image, outermost.address.wrapping_sub(1)).ok()??;
+        let begin = image.address(function.primary(memory, &image).ok()?.begin);
+        let message = self
+            .config
+            .and_then(|config| memory.read_u64(config.checked_add(MESSAGE_ROUTINE)?).ok());
+        let message = message.filter(|&address| image.rva(address).is_some());
+        let message = message.map(|address| (begins_at(memory, address), "HwStorMSInterruptRoutine"));
+        let mut all = self.known.iter().copied().chain(message);
+        all.find(|(address, _)| *address == begin).map(|(_, name)| name)
+    }
+
+    /// Takes what a miniport whose image is at `base` registers; the address of its `HwStorFindAdapter`.
+    fn registered(&mut self, memory: &impl GuestMemory, image: &Image, data: u64) -> Option<u64> {
+        let field = |offset: u64| data.checked_add(offset);
+        let size = memory.read_u32(field(SIZE)?).ok()?;
+        let features = memory
+            .read_u32(field(FEATURE_SUPPORT)?)
+            .ok()
+            .filter(|_| size > VIRTUAL_SIZE);
+        self.is_virtual = size == VIRTUAL_SIZE || features.is_some_and(|features| features & VIRTUAL_MINIPORT != 0);
+        let mut find_adapter = None;
+        for (offset, name) in REGISTERED {
+            let there = offset + 8 <= u64::from(size);
+            let address = field(offset).filter(|_| there).and_then(|at| memory.read_u64(at).ok());
+            let Some(address) = address.filter(|&address| image.rva(address).is_some()) else {
+                continue;
+            };
+            if offset == FIND_ADAPTER {
+                find_adapter = Some(address);
+            }
+            self.known.push((begins_at(memory, address), name));
+        }
+        find_adapter
+    }
+}
+
+/// Where a function begins that a pointer leads to: incremental linking puts a jump before it.
+fn begins_at(memory: &impl GuestMemory, address: u64) -> u64 {
+    let mut bytes = [0; JUMP as usize];
+    if memory.read(address, &mut bytes).is_err() {
+        return address;
+    }
+    match bytes {
+        [0xe9, displacement @ ..] => address
+            .wrapping_add(JUMP)
+            .wrapping_add_signed(i64::from(i32::from_le_bytes(displacement))),
+        _ => address,
+    }
+}
+
+/// Has a debug register wait for the driver's registration, if one is free.
+pub(super) fn wait_for_registration(state: &mut State, cpu: &mut Recorder<'_>, imports: &Imports) {
+    state.callbacks.forget();
+    if imports.get(INITIALIZE).is_none() || !state.watching.has_room() {
+        return;
+    }
+    let Ok((image, exports)) = state.guest.exports_of(&*cpu, PORT_DRIVER) else {
+        return;
+    };
+    let Some(address) = exports.rva(INITIALIZE).map(|rva| image.address(rva)) else {
+        return;
+    };
+    wait_at(state, cpu, Some((address, Wait::Initialize)));
+}
+
+/// The breakpoint was hit that waits.
+pub(super) fn reached(state: &mut State, cpu: &mut Recorder<'_>) {
+    let Some((_, wait)) = state.callbacks.wait else { return };
+    let registers = cpu.registers();
+    let Some(base) = state.target.module().map(|module| module.base) else {
+        return;
+    };
+    let next = match wait {
+        Wait::Initialize => {
+            let driver = registers
+                .rcx()
+                .checked_add(DRIVER_START)
+                .and_then(|at| cpu.read_u64(at).ok());
+            if driver != Some(base) {
+                return; // Another miniport.
+            }
+            let find_adapter = Image::read(&*cpu, base)
+                .ok()
+                .and_then(|image| state.callbacks.registered(&*cpu, &image, registers.r8()));
+            find_adapter.map(|address| (address, Wait::FindAdapter))
+        }
+        Wait::FindAdapter => {
+            let offset = if state.callbacks.is_virtual {
+                VIRTUAL_CONFIG_INFO
+            } else {
+                CONFIG_INFO
+            };
+            let at = registers.rsp().checked_add(offset);
+            state.callbacks.config = at.and_then(|at| cpu.read_u64(at).ok());
+            None
+        }
+    };
+    wait_at(state, cpu, next);
+}
+
+/// Moves the breakpoint there, or gives its register back.
+fn wait_at(state: &mut State, cpu: &mut Recorder<'_>, next: Option<(u64, Wait)>) {
+    let next = next.map(|(address, wait)| (state.watching.new_breakpoint(address), wait));
+    state.callbacks.wait = next;
+    let extra = next.map(|(breakpoint, _)| breakpoint);
+    if let Err(error) = state.watching.set_extra(cpu, extra) {
+        tracing::debug!("the driver's callbacks are not known: {error}");
+        state.callbacks.wait = None;
+    }
+}

@@ -1,0 +1,92 @@
+//! A guest whose processor waits for itself.
+
+use super::*;
+
+/// The lock is taken from `PASSIVE_LEVEL`, and taken again by the same function.
+fn takes_twice(session: &Session) -> (Fake, Action) {
+    let mut guest = Fake::new();
+    guest.boot_and_arm(session);
+    assert_eq!(guest.call(session, ACQUIRE, 0x1100, 0, 0), Action::Resume);
+    let action = guest.call(session, ACQUIRE, 0x1120, 2, 1);
+    (guest, action)
+}
+
+fn at_time_limit() -> End {
+    End {
+        kind: EndKind::TimeLimit,
+        duration_ms: 9000,
+        ..End::default()
+    }
+}
+
+#[test]
+fn a_processor_that_would_wait_for_itself_ends_the_run_unless_it_is_to_go_on_or_is_debugged() {
+    for (go_on, debugged) in [(false, false), (true, false), (false, true)] {
+        let session = Session::new(
+            Config {
+                after_deadlock_go_on: go_on,
+                ..config()
+            },
+            None,
+            None,
+        );
+        session.stop_on_violations(debugged);
+        let (_, action) = takes_twice(&session);
+        let stopped = session.stopped_for(0);
+        assert_eq!(action == Action::Stop, !go_on);
+        assert_eq!((stopped.deadlock, stopped.debugger), (!go_on && !debugged, debugged));
+        let report = session.report(&at_time_limit());
+        assert_eq!(report.violations[0].rule, RuleId::DoubleAcquire);
+        assert_eq!(report.violations[0].verdict, Verdict::Semantic);
+    }
+}
+
+#[test]
+fn a_processor_that_hangs_in_an_acquire_is_told_with_its_lock_and_who_has_it() {
+    let session = Session::new(config(), None, None);
+    let (mut guest, _) = takes_twice(&session);
+    // It spins in a frame of the routine.
+    guest.registers.gpr[4] = STACK - 0x28;
+    guest.registers.rip = KERNEL + u64::from(ACQUIRE) + 8;
+    session.look(&mut guest);
+    let report = session.report(&at_time_limit());
+    let waits = report.end.processors[0].waits_for.as_ref().unwrap();
+    let holder = waits.holder.as_ref().unwrap();
+    assert_eq!(waits.lock, crate::report::LockIdentity::Address(LOCK));
+    assert_eq!(
+        (waits.acquire.caller.offset, holder.acquire.caller.offset),
+        (Some(0x1120), Some(0x1100))
+    );
+    assert!(holder.certain && holder.released.is_none() && holder.vcpu == 0);
+    assert_eq!(report.end.deadlock, [0]);
+    let failed = report
+        .conditions
+        .iter()
+        .find(|condition| condition.reason.to_string().contains("9 s"));
+    let reason = failed.unwrap().reason.to_string();
+    assert!(reason.ends_with("vCPU 0 waits for a lock that it holds"), "{reason}");
+    let end = End {
+        detail: Some("x".to_owned()),
+        ..at_time_limit()
+    };
+    let text = crate::report::text::render(&session.report(&end));
+    for line in [
+        "vCPU 0 --waits for--> ",
+        "= lock: waits for",
+        "= lock: held since event",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+}
+
+#[test]
+fn a_processor_that_has_left_the_acquire_waits_for_nothing() {
+    let session = Session::new(config(), None, None);
+    let (mut guest, _) = takes_twice(&session);
+    // Somewhere below, the driver has called something else: the return address is another's.
+    guest.space.borrow_mut().write_u64(STACK, DRIVER + 0x1300);
+    guest.registers.gpr[4] = STACK - 0x28;
+    session.look(&mut guest);
+    let end = session.report(&at_time_limit()).end;
+    assert!(end.processors[0].waits_for.is_none() && end.deadlock.is_empty());
+}

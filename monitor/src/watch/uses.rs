@@ -1,0 +1,115 @@
+//! What the driver's code wants of exports that are many routines in one, by their first argument.
+//!
+//! Talks to the reader of code and to the contract table. It must not choose anything.
+
+use serde::{Deserialize, Serialize};
+use storlock_check::contract::{CONTRACTS, Contract};
+
+use super::exports;
+use crate::windows::arguments::{FirstArguments, SLOTS};
+use crate::windows::{Import, ImportName, Imports};
+
+/// Values that are shown of one import.
+const SHOWN: usize = 12;
+
+/// What the driver's code passes to the imports that are many routines in one. By default nothing is known of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uses(Vec<FirstArguments>);
+
+impl Uses {
+    /// What was found of the imports with these [slots](Self::slots).
+    #[must_use]
+    pub fn new(known: Vec<FirstArguments>) -> Self {
+        Self(known)
+    }
+
+    /// The slots of the imports that are many routines in one.
+    #[must_use]
+    pub fn slots(imports: &Imports) -> Vec<u32> {
+        let entries = imports.entries().iter().filter(|import| is_multiplexed(import));
+        entries.map(|import| import.slot).take(SLOTS).collect()
+    }
+
+    /// Whether all imports of that kind were looked at.
+    #[must_use]
+    pub fn cover(&self, imports: &Imports) -> bool {
+        Self::slots(imports).into_iter().all(|slot| self.of(slot).is_some())
+    }
+
+    /// Whether the driver can call a routine by its import. What is not known it can.
+    #[must_use]
+    pub fn may_call(&self, import: &Import, row: &Contract) -> bool {
+        let (Some(selector), Some(known)) = (row.selector, self.of(import.slot)) else {
+            return true;
+        };
+        known.may_be(selector.value)
+    }
+
+    /// Whether it is not known what the driver wants of an import.
+    #[must_use]
+    pub fn is_open(&self, import: &Import) -> bool {
+        self.of(import.slot).is_none_or(|known| known.not_known.is_some())
+    }
+
+    /// For people, one line an import: what is passed to it.
+    #[must_use]
+    pub fn describe(&self, imports: &Imports) -> Vec<String> {
+        let entries = imports.entries().iter().filter(|import| is_multiplexed(import));
+        let mut lines: Vec<String> = entries.map(|import| self.describe_one(import)).collect();
+        lines.sort_unstable();
+        lines
+    }
+
+    fn describe_one(&self, import: &Import) -> String {
+        let ImportName::Name(name) = &import.name else {
+            return String::new();
+        };
+        let name = format!("storport!{name}");
+        let Some(known) = self.of(import.slot) else {
+            return format!("{name}: what the driver wants of it is not known: its code was not looked at");
+        };
+        let mut values: Vec<String> = known
+            .values
+            .iter()
+            .take(SHOWN)
+            .map(|value| format!("{value:#x}"))
+            .collect();
+        if known.values.len() > SHOWN {
+            values.push(format!("and {} more", known.values.len() - SHOWN));
+        }
+        if let Some(reason) = known.not_known {
+            let seen = if values.is_empty() {
+                String::new()
+            } else {
+                format!("; seen are {}", values.join(", "))
+            };
+            return format!("{name}: what the driver wants of it is not known: {reason}{seen}");
+        }
+        let wanted =
+            |row: &&Contract| rows_of(import).any(|own| own.routine == row.routine) && self.may_call(import, row);
+        let routines: Vec<&str> = CONTRACTS.iter().filter(wanted).map(|row| row.routine.name()).collect();
+        let passed = match known.calls {
+            0 => "it is not called".to_owned(),
+            1 => format!("1 call passes {}", values.join(", ")),
+            calls => format!("{calls} calls pass {}", values.join(", ")),
+        };
+        match routines[..] {
+            [] => format!("{name}: {passed}: no lock routine, so it needs no debug register"),
+            _ => format!("{name}: {passed}: {}", routines.join(", ")),
+        }
+    }
+
+    fn of(&self, slot: u32) -> Option<&FirstArguments> {
+        self.0.iter().find(|known| known.slot == slot)
+    }
+}
+
+/// The rows behind an import that is many routines in one.
+fn rows_of(import: &Import) -> impl Iterator<Item = &'static Contract> {
+    let rows = CONTRACTS.iter().filter(|row| row.selector.is_some());
+    rows.filter(|row| import.is_named(row.export) && exports(&import.module, row))
+}
+
+fn is_multiplexed(import: &Import) -> bool {
+    rows_of(import).next().is_some()
+}
