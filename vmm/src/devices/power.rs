@@ -1,6 +1,6 @@
 //! ACPI power management of the PIIX4: the PM1a event and control registers and the power management timer.
 //!
-//! Register names and layouts: ACPI Specification 6.4, section 4.8.3. Talks to the guest's clock, to the machine's
+//! Register names and layouts: ACPI Specification 6.4, section 4.8.3 and 4.8.4.1. Talks to the guest's clock, to the machine's
 //! power control and to the SCI. The one event is the power button. There is no status for the timer's overflow, for
 //! the global lock (nobody else takes it) or for the real-time clock (its alarm wakes nobody).
 
@@ -13,7 +13,7 @@ use crate::irq::InterruptLine;
 /// First port of the block.
 pub const POWER_MANAGEMENT_BASE: u64 = 0xb000;
 /// Number of ports of the block.
-pub const POWER_MANAGEMENT_LENGTH: u64 = 12;
+pub const POWER_MANAGEMENT_LENGTH: u64 = 16;
 /// Frequency of the power management timer in Hz.
 pub const PM_TIMER_FREQUENCY: u64 = 3_579_545;
 
@@ -24,6 +24,11 @@ pub const SCI_IRQ: u32 = 9;
 pub const PM1_CNT: u64 = 4;
 /// Offset of the timer.
 pub const PM_TMR: u64 = 8;
+/// Offset of the general-purpose events: 16 bits of status, then as many that enable.
+pub const GPE0: u64 = 12;
+/// Number of their ports.
+pub const GPE0_LENGTH: u64 = 4;
+const GPE0_EN: u64 = GPE0 + 2;
 const PM1_EN: u64 = 2;
 
 /// PM1_STS and PM1_EN: the power button.
@@ -55,6 +60,8 @@ struct PowerState {
     status: u16,
     enable: u16,
     control: u16,
+    /// GPE0_EN. There is no such event; the register keeps what an operating system writes.
+    general_enable: u16,
 }
 
 /// The power management block.
@@ -144,6 +151,14 @@ fn replace_byte(register: u16, offset: u64, value: u8) -> u16 {
 impl BusDevice for PowerManagement {
     // The timer is read millions of times by guests that delay with it: no lock on its way.
     fn read(&self, offset: u64, data: &mut [u8]) {
+        if offset >= GPE0 {
+            let state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let [low, high] = state.general_enable.to_le_bytes();
+            for (byte, position) in data.iter_mut().zip((offset - GPE0) as usize..) {
+                *byte = [0, 0, low, high].get(position).copied().unwrap_or(0xff);
+            }
+            return;
+        }
         if offset >= PM_TMR {
             let timer = self.timer().to_le_bytes();
             for (byte, position) in data.iter_mut().zip((offset - PM_TMR) as usize..) {
@@ -173,7 +188,10 @@ impl BusDevice for PowerManagement {
                     }
                     state.control = control & PM1_CNT_KEPT;
                 }
-                // The timer is read-only.
+                GPE0_EN..POWER_MANAGEMENT_LENGTH => {
+                    state.general_enable = replace_byte(state.general_enable, position - GPE0_EN, *value);
+                }
+                // The timer is read-only, and no general-purpose event ever has a status.
                 _ => {}
             }
         }
@@ -228,6 +246,17 @@ mod tests {
         assert_eq!(read(&device, 4), [1, 0], "SLP_EN reads as zero");
         device.write(5, &[0x20]);
         assert_eq!(power.events().len(), 2, "by a byte access too");
+    }
+
+    #[test]
+    fn general_purpose_events_can_be_enabled_and_never_come() {
+        let (device, _, _, sci) = device_with_sci(TimerWidth::Bits32);
+        device.write(12, &[0xff, 0xff, 0x12, 0x34]);
+        assert_eq!(read(&device, 12), [0, 0, 0x12, 0x34]);
+        assert_eq!(read(&device, 15), [0x34, 0xff]);
+        assert!(!sci.level());
+        device.reset();
+        assert_eq!(read(&device, 12), [0, 0, 0, 0]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use zerocopy::{Immutable, IntoBytes};
 use super::dsdt::dsdt;
 use super::table_loader::{TABLES_ALIGNMENT, TableFiles};
 use super::{IO_APIC_BASE, LOCAL_APIC_BASE, Platform};
-use crate::devices::power::{PM_TMR, PM1_CNT, POWER_MANAGEMENT_BASE, SCI_IRQ};
+use crate::devices::power::{GPE0, GPE0_LENGTH, PM_TMR, PM1_CNT, POWER_MANAGEMENT_BASE, SCI_IRQ};
 use crate::devices::reset::{RESET_CONTROL_PORT, RESET_CONTROL_VALUE};
 use crate::devices::rtc::CENTURY_REGISTER;
 
@@ -28,6 +28,9 @@ pub(super) const LEVEL_INPUTS: [u8; 4] = [5, SCI_IRQ as u8, 10, 11];
 
 /// Common header of all tables but FACS and RSDP (ACPI 5.2.6).
 const HEADER_LENGTH: u32 = 36;
+/// Offset of the revision in the header of a table.
+const REVISION: usize = 8;
+const MADT_REVISION: u8 = 6;
 const FADT_FACS: u32 = 36;
 const FADT_DSDT: u32 = 40;
 const FADT_X_DSDT: u32 = 140;
@@ -149,6 +152,10 @@ fn fadt(platform: &Platform) -> impl Aml + use<> {
     table.pm1a_cnt_blk = (control as u32).into();
     table.pm_tmr_blk = (timer as u32).into();
     (table.pm1_evt_len, table.pm1_cnt_len, table.pm_tmr_len) = (4, 2, 4);
+    // There are no such events; systems take it for granted that the registers are there.
+    let general = POWER_MANAGEMENT_BASE + GPE0;
+    (table.gpe0_blk, table.gpe0_blk_len) = ((general as u32).into(), GPE0_LENGTH as u8);
+    table.x_gpe0_blk = port(8 * GPE0_LENGTH as u8, AccessSize::ByteAccess, general);
     table.x_pm1a_evt_blk = port(32, AccessSize::WordAccess, events);
     table.x_pm1a_cnt_blk = port(16, AccessSize::WordAccess, control);
     table.x_pm_tmr_blk = port(32, AccessSize::DwordAccess, timer);
@@ -180,8 +187,10 @@ fn madt(platform: &Platform) -> Vec<u8> {
         flags: 0,
         input: 1,
     });
-    // The crate has no way to set the flags behind the address of the local APICs.
+    // The crate has no way to set the flags behind the address of the local APICs, and calls the table by its first
+    // revision: that of the FADT's version is 6 (ACPI 6.5, 5.2.12). What the table has is the same in both.
     let mut bytes = bytes(&table);
+    bytes[REVISION] = MADT_REVISION;
     let flags = HEADER_LENGTH as usize + 4;
     bytes[flags..flags + 4].copy_from_slice(&PCAT_COMPAT.to_le_bytes());
     bytes
