@@ -13,6 +13,7 @@
 #define POOL_INFO_SMALL 0x40 /* page information: 40h + class, 80h + order; and 20h for paged pool */
 #define POOL_INFO_PAGES 0x80
 #define POOL_INFO_PAGED 0x20
+#define POOL_INFO_TAIL 0x01  /* a page of a large block of paged pool that is not its first one */
 #define POOL_BAD_CALLER 0xC2 /* BAD_POOL_CALLER, and its first parameters */
 #define POOL_ALLOCATED_AT_IRQL 0x8
 #define POOL_FREED_AT_IRQL 0x9
@@ -64,6 +65,13 @@ static PVOID MiAllocateSmall(BOOLEAN Paged, ULONG Class, BOOLEAN *Fresh)
     return block;
 }
 
+/* Of all pages of a large block but the first. */
+static VOID MiMarkTail(ULONG64 Page, ULONG Order, UCHAR Info)
+{
+    for (ULONG64 index = 1; index < 1ull << Order; index++)
+        MiSetPageInfo(Page + index * PAGE_SIZE, Info);
+}
+
 static PVOID MiAllocateLarge(BOOLEAN Paged, SIZE_T Bytes)
 {
     ULONG order = 0;
@@ -77,6 +85,8 @@ static PVOID MiAllocateLarge(BOOLEAN Paged, SIZE_T Bytes)
     if (!page)
         return NULL;
     MiSetPageInfo(page, (UCHAR)(POOL_INFO_PAGES + order + (Paged ? POOL_INFO_PAGED : 0)));
+    if (Paged)
+        MiMarkTail(page, order, POOL_INFO_TAIL);
     return MiPhysicalToVirtual(page);
 }
 
@@ -129,6 +139,8 @@ VOID ExFreePoolWithTag(PVOID P, ULONG Tag)
 
     if (info >= POOL_INFO_PAGES && page == physical) {
         MiSetPageInfo(page, 0);
+        if (paged)
+            MiMarkTail(page, info - POOL_INFO_PAGES, 0);
         RtlFillMemory(P, POOL_POISON_LIMIT, POOL_POISON);
         MiFreePages(page, info - POOL_INFO_PAGES);
         return;
@@ -155,10 +167,10 @@ VOID ExFreePool2(PVOID P, ULONG Tag, PVOID ExtendedParameters, ULONG ExtendedPar
     ExFreePoolWithTag(P, Tag);
 }
 
-/* Of any address in it. Only the first page of a large block is marked, so that one is told by its first page. */
+/* Of any address in it. */
 BOOLEAN MiIsPagedPool(ULONG64 Physical)
 {
     UCHAR info = MiGetPageInfo(Physical & ~(ULONG64)(PAGE_SIZE - 1));
 
-    return info >= POOL_INFO_SMALL && (info & POOL_INFO_PAGED);
+    return info == POOL_INFO_TAIL || (info >= POOL_INFO_SMALL && (info & POOL_INFO_PAGED));
 }

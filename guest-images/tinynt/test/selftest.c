@@ -323,6 +323,22 @@ static VOID TestBitMap(ULONG Test)
     TestExpect(Test, "no run left", ~0u, RtlFindClearBits(&map, 3, 0));
 }
 
+/* The physical address of each page of a block: none of paged memory. */
+static VOID TestPagedPool(ULONG Test)
+{
+    static const POOL_TYPE pools[] = {PagedPool, NonPagedPool, PagedPool};
+
+    for (ULONG i = 0; i < RTL_NUMBER_OF(pools); i++) {
+        PUCHAR block = ExAllocatePoolWithTag(pools[i], 3 * PAGE_SIZE, 'tset');
+
+        for (ULONG page = 0; page < 3; page++) {
+            BOOLEAN found = MmGetPhysicalAddress(block + page * PAGE_SIZE).QuadPart != 0;
+            TestExpect(Test, "physical address", pools[i] == NonPagedPool, found);
+        }
+        ExFreePoolWithTag(block, 'tset');
+    }
+}
+
 VOID KiSelfTest(VOID)
 {
     TestLock(1, "spin lock", TestSpinLock, TestSpinLockAtDpc);
@@ -339,6 +355,7 @@ VOID KiSelfTest(VOID)
     TestRundown(11);
     TestBitMap(12);
     TestVectors(13);
+    TestPagedPool(14);
     KiSelfTestServices();
     KiSelfTestControls();
     TestExpect(9, "IRQL", PASSIVE_LEVEL, KiReadCr8());
