@@ -21,7 +21,7 @@
 #define BUG_RELEASE_FROM_DPC_LEVEL 11 /* a release that does not lower the IRQL, for an acquire that raised it */
 #define BUG_RELEASE_TO_DISPATCH_LEVEL 12 /* the work item releases to the IRQL of another time */
 #define BUG_RELEASE_AFTER_TOPOLOGY 13    /* where there is no event, the events' lock is released once more */
-#define BUG_RETURN_WITH_LOCK 14          /* the shutdown returns early with a lock held */
+#define BUG_RETURN_WITH_LOCK 14          /* the first flush returns early with a lock held */
 #define BUG_ACQUIRE_TWICE 15             /* a flush acquires what it holds: the guest hangs */
 
 #ifndef BUG

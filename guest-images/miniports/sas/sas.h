@@ -5,8 +5,8 @@
  *   StartIo lock               held by the port driver in HwStartIo and HwTimer; nothing of ours is guarded by it alone
  *   DpcLock of CompletionDpc   the adapter queue: the slots, the frames of requests and replies
  *   DpcLock of TopologyDpc     events on their way to the work item, which targets are there,
- *                              work items under way
- *   DpcLock of ResetDpc        whether the system goes down
+ *                              work items under way, whether the system goes down
+ *   DpcLock of ResetDpc        the counter of looks at the links, at its beginning
  *   Interrupt lock             the interrupt mask and the flag that HwInterrupt sets
  *   StatisticsLock             a spin lock of the kernel's: the counters
  * Order: StartIo, CompletionDpc's, TopologyDpc's or ResetDpc's, Interrupt; StatisticsLock last and at DISPATCH_LEVEL at
@@ -109,7 +109,7 @@ typedef struct _SAS_EXTENSION {
     SAS_REQUEST WorkerRequest; /* the work item's own */
     ULONG Workers;             /* queued or running */
     PSAS_REQUEST Shutdown;     /* that waits for their end */
-    volatile BOOLEAN ShutDown; /* under ResetDpc's lock: the system goes down, the IOC is not reset any more */
+    volatile BOOLEAN ShutDown; /* under TopologyDpc's lock: the system goes down, the IOC is not reset any more */
 
     STOR_DPC CompletionDpc;
     STOR_DPC ResetDpc;

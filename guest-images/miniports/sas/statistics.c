@@ -24,6 +24,19 @@ static DECLSPEC_NOINLINE VOID CountInterrupts(PSAS_EXTENSION Extension)
     StorPortReleaseSpinLock(Extension, &Handle);
 }
 
+/* At DISPATCH_LEVEL. */
+static DECLSPEC_NOINLINE VOID NoteFirstFlush(PSAS_EXTENSION Extension)
+{
+    STOR_LOCK_HANDLE Handle = {0};
+
+    StorPortAcquireSpinLock(Extension, DpcLock, &Extension->ResetDpc, &Handle);
+    Extension->LinkLooks = 0;
+    if (HAS_BUG(RETURN_WITH_LOCK) && Extension->Errors != 0) {
+        return;
+    }
+    StorPortReleaseSpinLock(Extension, &Handle);
+}
+
 /* From HwBuildIo: no lock held, at DISPATCH_LEVEL. */
 VOID SasCountFlush(PSAS_EXTENSION Extension)
 {
@@ -31,6 +44,9 @@ VOID SasCountFlush(PSAS_EXTENSION Extension)
     KIRQL OldIrql;
 
     CountInterrupts(Extension);
+    if (Extension->Flushes == 0) {
+        NoteFirstFlush(Extension);
+    }
     if (!HAS_BUG(RELEASE_WITHOUT_ACQUIRE)) {
         StorPortAcquireSpinLock(Extension, DpcLock, &Extension->TopologyDpc, &Handle);
     }
@@ -51,15 +67,12 @@ VOID SasCountFlush(PSAS_EXTENSION Extension)
 }
 
 /* From HwBuildIo: no lock held, at DISPATCH_LEVEL. */
-DECLSPEC_NOINLINE VOID SasNoteShutdown(PSAS_EXTENSION Extension)
+VOID SasNoteShutdown(PSAS_EXTENSION Extension)
 {
     STOR_LOCK_HANDLE Handle = {0};
 
-    StorPortAcquireSpinLock(Extension, DpcLock, &Extension->ResetDpc, &Handle);
+    StorPortAcquireSpinLock(Extension, DpcLock, &Extension->TopologyDpc, &Handle);
     Extension->ShutDown = TRUE;
-    if (HAS_BUG(RETURN_WITH_LOCK) && !Extension->Dead) {
-        return;
-    }
     StorPortReleaseSpinLock(Extension, &Handle);
 }
 

@@ -122,8 +122,11 @@ static VOID FinishRequest(PRAID_REQUEST Request)
     Irp->IoStatus.Status = StatusOfSrb(Srb->SrbStatus);
     Irp->IoStatus.Information = Srb->DataTransferLength;
     InterlockedDecrement(&Unit->Adapter->OutstandingTotal);
+    /* Whoever waits for the last request of a unit may delete it. */
+    ObReferenceObject(Unit->DeviceObject);
     IoCompleteRequest(Irp, IO_DISK_INCREMENT);
     RaidUnitRestart(Unit);
+    ObDereferenceObject(Unit->DeviceObject);
 }
 
 VOID NTAPI RaidCompletionDpc(PKDPC Dpc, PVOID Context, PVOID Argument1, PVOID Argument2)

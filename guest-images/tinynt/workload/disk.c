@@ -302,11 +302,27 @@ static VOID StopUnit(PWORKLOAD_DISK Disk)
     CommandFree(&Command);
 }
 
-/* What a class driver does at system shutdown, then the power manager. */
-VOID DiskStop(PWORKLOAD_DISK Disk)
+static BOOLEAN IsFirstOfAdapter(PWORKLOAD_DISK Disks, ULONG Index)
 {
-    SendFunction(Disk, SRB_FUNCTION_SHUTDOWN);
-    StopUnit(Disk);
-    SendPower(Disk->Unit);
-    SendPower(Disk->Adapter);
+    for (ULONG Other = 0; Other < Index; Other++) {
+        if (Disks[Other].Adapter == Disks[Index].Adapter) {
+            return FALSE;
+        }
+    }
+    return TRUE;
+}
+
+/* What class drivers do at system shutdown, then the power manager: first the disks, then their adapters. */
+VOID DiskStopAll(PWORKLOAD_DISK Disks, ULONG Count)
+{
+    for (ULONG Index = 0; Index < Count; Index++) {
+        SendFunction(&Disks[Index], SRB_FUNCTION_SHUTDOWN);
+        StopUnit(&Disks[Index]);
+        SendPower(Disks[Index].Unit);
+    }
+    for (ULONG Index = 0; Index < Count; Index++) {
+        if (IsFirstOfAdapter(Disks, Index)) {
+            SendPower(Disks[Index].Adapter);
+        }
+    }
 }

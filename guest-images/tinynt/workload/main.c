@@ -66,8 +66,6 @@ VOID WorkloadMain(VOID)
         ThreadsRun(Disk);
         EpilogueRun(Disk);
     }
-    for (ULONG Index = 0; Index < Count; Index++) {
-        DiskStop(&Disks[Index]);
-    }
+    DiskStopAll(Disks, Count);
     PrintResult(Count);
 }

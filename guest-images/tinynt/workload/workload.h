@@ -110,7 +110,7 @@ ULONG64 CommandBlock(PWORKLOAD_COMMAND Command);
 /* disk.c */
 ULONG DiskFindAll(PWORKLOAD_DISK Disks, ULONG Maximum);
 VOID DiskLookForData(PWORKLOAD_DISK Disk);
-VOID DiskStop(PWORKLOAD_DISK Disk);
+VOID DiskStopAll(PWORKLOAD_DISK Disks, ULONG Count);
 
 /* pattern.c: the content of a block that was written Generation times; generation 0 is all zero. */
 VOID PatternFill(PVOID Buffer, ULONG64 Block, ULONG Generation);
