@@ -49,29 +49,28 @@ pub(crate) fn waits_for(
         let at = place(call.context.return_address);
         PriorCall::new(call, &|_| at.clone())
     };
-    let holder = match open {
-        Some(open) => Some(LockHolder {
+    let holder = if let Some(open) = open {
+        Some(LockHolder {
             vcpu: open.processor,
             certain: open.held,
             released: None,
             acquire: told(&open.call),
-        }),
-        None => {
-            let taken = last_taken(&checker.history_of(&waiting.lock), waiting.call.sequence);
-            // Whoever was found to take its own lock again has it.
-            let own = |found: &Finding| {
-                found.call_sequence == waiting.call.sequence
-                    && found.cause.is_deadlock()
-                    && found.verdict == Verdict::Semantic
-            };
-            let certain = checker.violations().iter().any(own);
-            taken.map(|(acquire, released)| LockHolder {
-                vcpu: acquire.call.context.processor,
-                certain,
-                released: released.map(|release| told(&release.call)),
-                acquire: told(&acquire.call),
-            })
-        }
+        })
+    } else {
+        let taken = last_taken(&checker.history_of(&waiting.lock), waiting.call.sequence);
+        // Whoever was found to take its own lock again has it.
+        let own = |found: &Finding| {
+            found.call_sequence == waiting.call.sequence
+                && found.cause.is_deadlock()
+                && found.verdict == Verdict::Semantic
+        };
+        let certain = checker.violations().iter().any(own);
+        taken.map(|(acquire, released)| LockHolder {
+            vcpu: acquire.call.context.processor,
+            certain,
+            released: released.map(|release| told(&release.call)),
+            acquire: told(&acquire.call),
+        })
     };
     Some(WaitsFor {
         lock: waiting.lock,

@@ -14,8 +14,8 @@ use crate::cli::options::Switch;
 use crate::gdb::OnDisconnect;
 use crate::report::Format;
 use crate::run::spec::{
-    AfterDeadlock, Disk, Export, Firmware, Interrupts, Limit, OnViolation, PlannedFault, RuleChoice, RunSpec, SIZE_LIMIT,
-    Size, disk, fault,
+    AfterDeadlock, Disk, Export, Firmware, Interrupts, Limit, OnViolation, PlannedFault, RuleChoice, RunSpec,
+    SIZE_LIMIT, Size, disk, fault,
 };
 use crate::run::{Failure, input};
 
