@@ -5,8 +5,11 @@ use storlock_check::contract::{CONTRACTS, Role};
 
 use crate::report::{Cause, Evidence, LockIdentity, LockOperand, PriorCall, Violation};
 
-/// What whoever mends the driver does next; nothing where nothing is broken.
+/// What whoever mends the driver under test does next; nothing where nothing of it is broken.
 pub(crate) fn next_step(v: &Violation) -> Option<String> {
+    if !v.concerns_target {
+        return None;
+    }
     let caller = &v.caller;
     let acquire = v.evidence.iter().find_map(|evidence| match evidence {
         Evidence::Acquire(call) => Some(call),
@@ -100,8 +103,8 @@ fn double_acquire(acquire: Option<&PriorCall>) -> String {
         .map(|acquire| format!(" from {}", acquire.caller))
         .unwrap_or_default();
     format!(
-        "the processor waits here for ever: release the lock that is held{from} before this call, or have a function that is \
-         called with the lock held not take it"
+        "release the lock that is held{from} before this call, or have a function that is called with the lock held not take it: \
+         as it is, the processor waits for itself"
     )
 }
 

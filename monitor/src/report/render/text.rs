@@ -104,10 +104,10 @@ fn violation_text(text: &mut String, v: &Violation, seed: u64, again: &str) {
     for evidence in words::evidence(v) {
         wrapped(text, "because", &evidence);
     }
+    picture_text(text, "order of the locks", &picture::order(v));
     if let Some(next) = next_step(v) {
         wrapped(text, "next", &next);
     }
-    picture_text(text, "order of the locks", &picture::order(v));
     line!(*text, "   = call stack, innermost first:");
     stack_text(text, &v.stack);
     if let Some(end) = &v.stack_end {
