@@ -144,7 +144,7 @@ pub trait Debuggee: Send + Sync {
     /// end.
     fn interrupt(&self);
 
-    /// Lets a stopped machine go on, each processor by its resume action.
+    /// Lets a stopped machine go on, each processor by its resume action; without any, all of them continue.
     fn resume(&self, actions: Vec<ResumeAction>);
 
     /// Ends the run.
