@@ -24,6 +24,9 @@ const LOWEST_KERNEL_ADDRESS: u64 = 0xffff_8000_0000_0000;
 const ORDINAL: u64 = 0xffff;
 /// Bytes of the hint before a name.
 const HINT: u32 = 2;
+/// A hint is the place of the name among the exports. No module that drivers import from has so many; as text this is a
+/// printable character.
+const UNLIKELY_HINT: u16 = 0x2000;
 /// The longest module or routine name, in bytes.
 const MAX_NAME: usize = 1024;
 /// Names of one image together, in bytes, that of the module counted with each import. Many imports may lie at one name.
@@ -100,118 +103,19 @@ impl Imports {
     /// # Errors
     /// [`ImageError`] if the directory contradicts itself, exceeds the limits or cannot be read.
     pub fn read(memory: &(impl GuestMemory + ?Sized), image: &Image) -> Result<Self, ImageError> {
-        let mut imports = Self::default();
-        let mut room = MAX_NAMES;
-        imports.read_directory(memory, image, &mut room)?;
+        let mut entries = by_base(image, |base| {
+            let mut reader = Reader::new(memory, image, base, MAX_IMPORTS);
+            reader.read_directory()?;
+            Ok(reader)
+        })?
+        .entries;
+        let room = MAX_IMPORTS - entries.len();
         // Loaders do not look at this one: what they take is an image, however damaged it is. What can be read of it is what
         // code of the image can have resolved by it.
-        let _ = imports.read_delayed(memory, image, &mut room);
-        Ok(imports)
-    }
-
-    fn read_directory(
-        &mut self,
-        memory: &(impl GuestMemory + ?Sized),
-        image: &Image,
-        room: &mut usize,
-    ) -> Result<(), ImageError> {
-        let Some(directory) = image.table(IMAGE_DIRECTORY_ENTRY_IMPORT) else {
-            return Ok(());
-        };
-        for index in 0..=MAX_MODULES {
-            let offset = (index * size_of::<ImageImportDescriptor>()) as u32;
-            let at = in_image(image, directory.rva, offset)?;
-            let descriptor: ImageImportDescriptor = read_pod(memory, at, "the import directory")?;
-            // The Windows loader stops at a descriptor without a name or without slots.
-            let (name, slots) = (descriptor.name.get(LE), descriptor.first_thunk.get(LE));
-            if name == 0 || slots == 0 {
-                return Ok(());
-            }
-            let names = match descriptor.original_first_thunk.get(LE) {
-                0 => slots, // Only a file, not yet bound, has names there.
-                names => names,
-            };
-            let thunks = Thunks {
-                module: name_at(memory, image, name)?,
-                names,
-                slots,
-                delayed: false,
-            };
-            self.read_module(memory, image, &thunks, room)?;
-        }
-        Err(ImageError::Malformed(format!(
-            "it imports from more than {MAX_MODULES} modules"
-        )))
-    }
-
-    fn read_delayed(
-        &mut self,
-        memory: &(impl GuestMemory + ?Sized),
-        image: &Image,
-        room: &mut usize,
-    ) -> Result<(), ImageError> {
-        let Some(directory) = image.table(IMAGE_DIRECTORY_ENTRY_DELAY_IMPORT) else {
-            return Ok(());
-        };
-        for index in 0..MAX_MODULES {
-            let offset = (index * size_of::<ImageDelayloadDescriptor>()) as u32;
-            let at = in_image(image, directory.rva, offset)?;
-            let descriptor: ImageDelayloadDescriptor = read_pod(memory, at, "the delayed imports")?;
-            let name = descriptor.dll_name_rva.get(LE);
-            // The first bit says that addresses are relative to the base; x64 knows no others.
-            if name == 0 || descriptor.attributes.get(LE) & 1 == 0 {
-                break;
-            }
-            let thunks = Thunks {
-                module: name_at(memory, image, name)?,
-                names: descriptor.import_name_table_rva.get(LE),
-                slots: descriptor.import_address_table_rva.get(LE),
-                delayed: true,
-            };
-            self.read_module(memory, image, &thunks, room)?;
-        }
-        Ok(())
-    }
-
-    fn read_module(
-        &mut self,
-        memory: &(impl GuestMemory + ?Sized),
-        image: &Image,
-        thunks: &Thunks,
-        room: &mut usize,
-    ) -> Result<(), ImageError> {
-        for index in 0u32.. {
-            if self.entries.len() >= MAX_IMPORTS {
-                return Err(ImageError::Malformed(format!("more than {MAX_IMPORTS} imports")));
-            }
-            let offset = index.saturating_mul(8);
-            let thunk = memory
-                .read_u64(in_image(image, thunks.names, offset)?)
-                .map_err(ImageError::unreadable("the import lookup table"))?;
-            if thunk == 0 {
-                break;
-            }
-            let slot = in_image(image, thunks.slots, offset)?.wrapping_sub(image.base) as u32;
-            let bound = thunks.names == thunks.slots && thunk >= LOWEST_KERNEL_ADDRESS;
-            let name = if bound {
-                ImportName::Bound
-            } else if thunk & !ORDINAL == IMAGE_ORDINAL_FLAG64 {
-                ImportName::Ordinal(thunk as u16)
-            } else {
-                ImportName::Name(name_of(memory, image, thunk)?)
-            };
-            self.entries.push(Import {
-                module: thunks.module.clone(),
-                name,
-                slot,
-                delayed: thunks.delayed,
-            });
-            let length = self.entries.last().map_or(0, Import::length);
-            *room = room
-                .checked_sub(length)
-                .ok_or_else(|| ImageError::Malformed(format!("names of imports of more than {MAX_NAMES} bytes")))?;
-        }
-        Ok(())
+        let mut delayed = Reader::new(memory, image, 0, room);
+        let _ = delayed.read_delayed();
+        entries.append(&mut delayed.entries);
+        Ok(Self { entries })
     }
 
     /// All imports in the directory's order.
@@ -227,6 +131,164 @@ impl Imports {
     }
 }
 
+/// Reads the tables of one image, each name by the same reading of an entry.
+struct Reader<'a, M: ?Sized> {
+    memory: &'a M,
+    image: &'a Image,
+    /// What entries of lookup tables that lead to names are relative to.
+    base: u64,
+    /// Imports that may still be read.
+    imports: usize,
+    /// Bytes of names that may still be read.
+    room: usize,
+    /// A hint was one that no linker is likely to have written.
+    is_doubtful: bool,
+    entries: Vec<Import>,
+}
+
+impl<'a, M: GuestMemory + ?Sized> Reader<'a, M> {
+    fn new(memory: &'a M, image: &'a Image, base: u64, imports: usize) -> Self {
+        Self {
+            memory,
+            image,
+            base,
+            imports,
+            room: MAX_NAMES,
+            is_doubtful: false,
+            entries: Vec::new(),
+        }
+    }
+
+    fn read_directory(&mut self) -> Result<(), ImageError> {
+        let Some(directory) = self.image.table(IMAGE_DIRECTORY_ENTRY_IMPORT) else {
+            return Ok(());
+        };
+        for index in 0..=MAX_MODULES {
+            let offset = (index * size_of::<ImageImportDescriptor>()) as u32;
+            let at = in_image(self.image, directory.rva, offset)?;
+            let descriptor: ImageImportDescriptor = read_pod(self.memory, at, "the import directory")?;
+            // The Windows loader stops at a descriptor without a name or without slots.
+            let (name, slots) = (descriptor.name.get(LE), descriptor.first_thunk.get(LE));
+            if name == 0 || slots == 0 {
+                return Ok(());
+            }
+            let names = match descriptor.original_first_thunk.get(LE) {
+                0 => slots, // Only a file, not yet bound, has names there.
+                names => names,
+            };
+            let thunks = Thunks {
+                module: name_at(self.memory, self.image, name)?,
+                names,
+                slots,
+                delayed: false,
+            };
+            self.read_module(&thunks)?;
+        }
+        Err(ImageError::Malformed(format!(
+            "it imports from more than {MAX_MODULES} modules"
+        )))
+    }
+
+    fn read_delayed(&mut self) -> Result<(), ImageError> {
+        let Some(directory) = self.image.table(IMAGE_DIRECTORY_ENTRY_DELAY_IMPORT) else {
+            return Ok(());
+        };
+        for index in 0..MAX_MODULES {
+            let offset = (index * size_of::<ImageDelayloadDescriptor>()) as u32;
+            let at = in_image(self.image, directory.rva, offset)?;
+            let descriptor: ImageDelayloadDescriptor = read_pod(self.memory, at, "the delayed imports")?;
+            // The first bit says that addresses are relative to the base; x64 knows no others.
+            let name = descriptor.dll_name_rva.get(LE);
+            if name == 0 || descriptor.attributes.get(LE) & 1 == 0 {
+                break;
+            }
+            let thunks = Thunks {
+                module: name_at(self.memory, self.image, name)?,
+                names: descriptor.import_name_table_rva.get(LE),
+                slots: descriptor.import_address_table_rva.get(LE),
+                delayed: true,
+            };
+            self.read_module(&thunks)?;
+        }
+        Ok(())
+    }
+
+    fn read_module(&mut self, thunks: &Thunks) -> Result<(), ImageError> {
+        for index in 0u32.. {
+            if self.entries.len() >= self.imports {
+                return Err(ImageError::Malformed(format!("more than {MAX_IMPORTS} imports")));
+            }
+            let offset = index.saturating_mul(8);
+            let thunk = self
+                .memory
+                .read_u64(in_image(self.image, thunks.names, offset)?)
+                .map_err(ImageError::unreadable("the import lookup table"))?;
+            if thunk == 0 {
+                break;
+            }
+            let slot = in_image(self.image, thunks.slots, offset)?.wrapping_sub(self.image.base) as u32;
+            let bound = thunks.names == thunks.slots && thunk >= LOWEST_KERNEL_ADDRESS;
+            let name = if bound {
+                ImportName::Bound
+            } else if thunk & !ORDINAL == IMAGE_ORDINAL_FLAG64 {
+                ImportName::Ordinal(thunk as u16)
+            } else {
+                ImportName::Name(self.name_of(thunk)?)
+            };
+            let import = Import {
+                module: thunks.module.clone(),
+                name,
+                slot,
+                delayed: thunks.delayed,
+            };
+            self.room = self
+                .room
+                .checked_sub(import.length())
+                .ok_or_else(|| ImageError::Malformed(format!("names of imports of more than {MAX_NAMES} bytes")))?;
+            self.entries.push(import);
+        }
+        Ok(())
+    }
+
+    /// The name that an entry of the import lookup table leads to.
+    fn name_of(&mut self, thunk: u64) -> Result<String, ImageError> {
+        let rva = thunk.checked_sub(self.base).and_then(|rva| u32::try_from(rva).ok());
+        let Some(rva) = rva.filter(|&rva| rva < self.image.size) else {
+            return Err(ImageError::Malformed(format!("an import name at {thunk:#x}")));
+        };
+        let hint = self.memory.read_u16(self.image.address(rva));
+        self.is_doubtful |= hint.is_ok_and(|hint| hint >= UNLIKELY_HINT);
+        let name = name_at(self.memory, self.image, rva.saturating_add(HINT))?;
+        if is_plausible(&name) {
+            Ok(name)
+        } else {
+            Err(ImageError::Malformed(format!("an import is named `{name}`")))
+        }
+    }
+}
+
+/// Reads the tables of an image by the base that the entries of its lookup tables are relative to.
+///
+/// In a file the entry is relative to the image's base. A loader may leave the address there by which it has found the
+/// name: that is relative to where the image lies, or to where its header says that it was linked for. A loader does one and
+/// the same with all entries, so that a base by which each of them leads to a name is what it is. Where the image was linked
+/// for a low address, a single entry may lead to text by another base, too, but hardly with a number before it that can be
+/// a hint: a base by which all of them can be comes first.
+fn by_base<'a, M: ?Sized>(
+    image: &Image,
+    mut read: impl FnMut(u64) -> Result<Reader<'a, M>, ImageError>,
+) -> Result<Reader<'a, M>, ImageError> {
+    let (mut doubtful, mut first) = (None, None);
+    for base in [0, image.base, image.preferred_base] {
+        match read(base) {
+            Ok(reader) if !reader.is_doubtful => return Ok(reader),
+            Ok(reader) => doubtful = doubtful.or(Some(reader)),
+            Err(error) => first = first.or(Some(error)),
+        }
+    }
+    doubtful.ok_or_else(|| first.unwrap_or_else(|| ImageError::Malformed("imports of no base".into())))
+}
+
 /// The address of `rva + offset`, which has to lie in the image with the eight bytes behind it.
 fn in_image(image: &Image, rva: u32, offset: u32) -> Result<u64, ImageError> {
     let rva = rva
@@ -236,26 +298,6 @@ fn in_image(image: &Image, rva: u32, offset: u32) -> Result<u64, ImageError> {
         Some(rva) => Ok(image.address(rva)),
         None => Err(ImageError::Malformed("an import table runs out of the image".into())),
     }
-}
-
-/// The name that an entry of the import lookup table leads to.
-///
-/// In a file the entry is relative to the image's base. A loader may leave the address there by which it has found the
-/// name: that is relative to where the image lies, or to where its header says that it was linked for. The first reading
-/// that leads to a name is taken.
-fn name_of(memory: &(impl GuestMemory + ?Sized), image: &Image, thunk: u64) -> Result<String, ImageError> {
-    let readings = [0, image.base, image.preferred_base].into_iter();
-    let rvas = readings.filter_map(|base| u32::try_from(thunk.checked_sub(base)?).ok());
-    let mut first = None;
-    for rva in rvas.filter(|&rva| rva < image.size) {
-        let Some(at) = rva.checked_add(HINT) else { continue };
-        match name_at(memory, image, at) {
-            Ok(name) if is_plausible(&name) => return Ok(name),
-            Ok(name) => first = first.or(Some(ImageError::Malformed(format!("an import is named `{name}`")))),
-            Err(error) => first = first.or(Some(error)),
-        }
-    }
-    Err(first.unwrap_or_else(|| ImageError::Malformed(format!("an import name at {thunk:#x}"))))
 }
 
 /// Whether a linker can have written this as the name of a routine or variable. C++ names have `?`, `@` and `$`.

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use crate::vmi::GuestMemory as _;
 use crate::vmi::fake::Space;
-use crate::windows::testing::{CODE, DATA, EXPORT, IMPORT, PeBuilder};
+use crate::windows::testing::{CODE, DATA, EXPORT, IMPORT, PeBuilder, READ_ONLY};
 use crate::windows::{ExportTarget, Exports, FileImage, Image, ImageError, ImportName, Imports};
 
 const BASE: u64 = 0xffff_f800_1234_0000;
@@ -373,6 +373,41 @@ fn an_import_lookup_table_may_hold_addresses_of_where_the_image_lies_or_was_link
     ] {
         assert!(loaded_elsewhere(change).is_err());
     }
+}
+
+#[test]
+fn an_image_linked_for_a_low_address_is_read_by_the_base_that_fits_all_of_its_imports() {
+    const LINKED: u64 = 0x1000;
+    /// A driver whose lookup table has addresses of where it was linked for. Read as relative to the image, each lies in a
+    /// page of text.
+    fn loaded(names: &[&str], text: &[u8]) -> Imports {
+        let mut builder = PeBuilder::new(LINKED);
+        let slots = builder.imports(&[("ntoskrnl.exe", names)]);
+        builder.section(".rdata", READ_ONLY, text.repeat(0x1000 / text.len()));
+        builder.base = BASE;
+        let mut space = mapped(&builder);
+        space.write_u64(BASE + 0x80 + 24 + 24, LINKED);
+        let image = Image::read(&space, BASE).unwrap();
+        let lookup = image.address(slots[0]) - 8 * (slots.len() as u64 + 1);
+        for entry in 0..slots.len() as u64 {
+            let thunk = space.read_u64(lookup + 8 * entry).unwrap();
+            space.write_u64(lookup + 8 * entry, LINKED + thunk);
+        }
+        Imports::read(&space, &image).unwrap()
+    }
+    // One name alone: what is before text is no hint.
+    let one = loaded(&["KeReleaseSpinLock"], b"FatLogin");
+    assert_eq!(names(&one), ["ntoskrnl.exe!KeReleaseSpinLock"]);
+    // Text that looks as names do, hints and all, but not at each of the places.
+    let pair = ["KeAcquireSpinLockRaiseToDpc", "KeReleaseSpinLock"];
+    let two = loaded(&pair, b"\x01\0Name\0\x02\0 \0\x01\0A\0");
+    assert_eq!(
+        names(&two),
+        [
+            "ntoskrnl.exe!KeAcquireSpinLockRaiseToDpc",
+            "ntoskrnl.exe!KeReleaseSpinLock"
+        ]
+    );
 }
 
 #[test]
