@@ -2,7 +2,7 @@
 //!
 //! Talks to the module list and the readers of these. It must not know what the names are shown for. A name is the
 //! nearest one at or below the address in the same section, with the distance: a hint, not a claim that the address
-//! belongs to that routine.
+//! belongs to that routine. Where the image's unwind tables tell that the address belongs to another one, it has no name.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,6 +18,7 @@ use super::image::Image;
 use super::lines::LineTable;
 use super::modules::Modules;
 use super::pdb::DriverPdb;
+use super::unwind::Function;
 use crate::vmi::GuestMemory;
 
 /// Modules whose names are kept; a guest may show any number of them.
@@ -302,6 +303,9 @@ impl SymbolTable {
         let symbol = symbols
             .nearest(offset)
             .map(|(name, distance)| (name.to_owned(), distance));
+        let image = modules.image_at(memory, address);
+        let symbol =
+            symbol.filter(|&(_, distance)| image.is_none_or(|image| is_one_function(memory, image, address, distance)));
         Location {
             address,
             module: Some((module.name, offset)),
@@ -309,6 +313,18 @@ impl SymbolTable {
             source: symbols.line(offset).map(|(file, line)| (file.to_owned(), line)),
         }
     }
+}
+
+/// Whether the code at `address` and that at `distance` before it may be of one function: the image's unwind tables tell where
+/// the function of the address begins. Code without an entry there, such as a leaf function, may be of any.
+fn is_one_function(memory: &(impl GuestMemory + ?Sized), image: &Image, address: u64, distance: u32) -> bool {
+    let function = Function::find(memory, image, address).ok().flatten();
+    let Some((part, rva)) = function.zip(image.rva(address)) else {
+        return true;
+    };
+    let named = rva.saturating_sub(distance);
+    let whole = part.primary(memory, image).unwrap_or(part);
+    named >= part.begin || (whole.begin..whole.end).contains(&named)
 }
 
 fn is_same_build(file: &Image, loaded: &Image) -> bool {

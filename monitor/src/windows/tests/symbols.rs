@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use crate::vmi::fake::Space;
-use crate::windows::testing::{CODE, DATA, PeBuilder};
+use crate::windows::testing::{CODE, DATA, EXCEPTION, PeBuilder, READ_ONLY};
 use crate::windows::{FileImage, Image, Modules, SymbolTable, Symbols};
 
 const BASE: u64 = 0xffff_f880_0020_0000;
@@ -118,6 +118,51 @@ fn names_of_a_file_are_used_only_for_the_same_build() {
         SymbolTable::default().locate(&space, &mut modules, 0x1234).to_string(),
         "0x1234"
     );
+}
+
+#[test]
+fn a_name_ends_with_its_function_where_the_unwind_tables_tell() {
+    // Two functions; a part of the first that lies elsewhere; and a part of a third one.
+    let parts = [
+        (0x1010, 0x1100, 0x3100),
+        (0x1100, 0x1300, 0x3100),
+        (0x1480, 0x14c0, 0x3110),
+        (0x1500, 0x1540, 0x3120),
+    ];
+    let mut builder = builder();
+    let words = |words: [u32; 3]| words.map(u32::to_le_bytes).concat();
+    let mut table: Vec<u8> = parts
+        .iter()
+        .flat_map(|&(begin, end, info)| words([begin, end, info]))
+        .collect();
+    table.resize(0x100, 0);
+    let rva = builder.next_rva();
+    let info = rva + 0x100;
+    for (index, (_, _, old)) in parts.iter().enumerate() {
+        table[index * 12 + 8..index * 12 + 12].copy_from_slice(&(info + (old & 0xff)).to_le_bytes());
+    }
+    // Version 1 without codes; and the same, chained (4 << 3) to an entry that follows.
+    table.extend([1, 0, 0, 0].iter().chain(&[0; 12]));
+    table.extend([0x21, 0, 0, 0].iter().chain(&words([0x1010, 0x1100, info])));
+    table.extend([0x21, 0, 0, 0].iter().chain(&words([0x1600, 0x1700, info])));
+    builder.section(".pdata", READ_ONLY, table);
+    builder.directory(EXCEPTION, rva, 12 * parts.len() as u32);
+    let mut space = Space::default();
+    builder.map(&mut space);
+    let name = |rva: u64| {
+        let mut modules = Modules::with_kernel(0, &Image::read(&space, BASE).unwrap());
+        let found = SymbolTable::default().locate(&space, &mut modules, BASE + rva);
+        found.symbol.map(|(name, _)| name)
+    };
+    assert_eq!(name(0x1050).as_deref(), Some("Start"));
+    assert_eq!(name(0x1150), None, "the next function, which has no name");
+    assert_eq!(
+        name(0x1350).as_deref(),
+        Some("Start"),
+        "code that the table does not know"
+    );
+    assert_eq!(name(0x1490), None, "a part of Start behind another name");
+    assert_eq!(name(0x1510), None, "a part of a function without a name");
 }
 
 /// Many records may name one long string, from any place in it on.
