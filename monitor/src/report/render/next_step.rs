@@ -158,7 +158,8 @@ fn wrong_irql(v: &Violation) -> String {
          while it has the lock, and whoever interrupts it then waits for ever"
             .to_owned()
     } else {
-        "do this work in a DPC: the routine lowers the IRQL to DISPATCH_LEVEL, below that of the code which calls it here"
+        "do this work in a DPC: a lock that others hold at DISPATCH_LEVEL must not be taken or released above it, where its holder \
+         may be what was interrupted"
             .to_owned()
     }
 }
