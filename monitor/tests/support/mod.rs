@@ -293,7 +293,16 @@ pub(crate) fn assert_trace_replays_to_the_same_violations(run: &Run) {
         match value {
             Value::Object(fields) => {
                 let kept = fields.iter().filter(|(key, _)| {
-                    !["symbol", "source", "callback", "stack", "stack_note", "stack_end", "called"].contains(&key.as_str())
+                    ![
+                        "symbol",
+                        "source",
+                        "callback",
+                        "stack",
+                        "stack_note",
+                        "stack_end",
+                        "called",
+                    ]
+                    .contains(&key.as_str())
                 });
                 kept.map(|(key, value)| (key.clone(), without_names(value))).collect()
             }
