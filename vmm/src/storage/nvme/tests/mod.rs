@@ -16,3 +16,4 @@ mod prp;
 mod queues;
 mod ranges;
 mod rings;
+mod start;
