@@ -131,7 +131,7 @@ impl PageContents<'_> {
         Some(match name.number {
             0 => page
                 .text("C1068", 16)
-                .text("A0", 8)
+                .text("B0", 8)
                 .text("STORLOCK SAS1068", 16)
                 .text("", 16)
                 .text("", 16),

@@ -1,6 +1,9 @@
 //! Registers, memory and messages in any order: nothing panics, and what one access can lead to is bounded.
+#![allow(clippy::print_stdout, reason = "what a long test has done is shown on demand")]
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::harness::*;
@@ -97,6 +100,16 @@ fn carry_out(driver: &mut Driver, step: Step) {
     assert!(calls < 1000, "the controller does not come to rest");
 }
 
+/// And it can always be had again.
+fn recover(driver: &mut Driver) {
+    driver.controller.set_bus_master(true);
+    driver.diagnostic_reset();
+    driver.settle();
+    driver.initialise();
+    driver.post(&scsi(0, &[0; 6], Way::None, 0));
+    assert!(driver.reap().is_some());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
@@ -107,12 +120,33 @@ proptest! {
         for step in steps {
             carry_out(&mut driver, step);
         }
-        // And it can always be had again.
-        driver.controller.set_bus_master(true);
-        driver.diagnostic_reset();
-        driver.settle();
-        driver.initialise();
-        driver.post(&scsi(0, &[0; 6], Way::None, 0));
-        prop_assert!(driver.reap().is_some());
+        recover(&mut driver);
     }
+}
+
+/// Sequences of [`ten_million_sequences_do_no_harm`], and how many of them one controller has.
+const SEQUENCES: u64 = 10_000_000;
+const OF_ONE_CONTROLLER: u64 = 2_000;
+
+#[test]
+#[ignore = "runs for many minutes"]
+fn ten_million_sequences_do_no_harm() {
+    let mut runner = TestRunner::deterministic();
+    let sequences = prop::collection::vec(step(), 1..8);
+    let (mut steps, mut driver) = (0_u64, Driver::cold(SasConfig::default(), 2));
+    for done in 0..SEQUENCES {
+        if done % OF_ONE_CONTROLLER == 0 {
+            recover(&mut driver);
+            driver = Driver::cold(SasConfig::default(), 2);
+        }
+        let sequence = sequences.new_tree(&mut runner).unwrap().current();
+        steps += sequence.len() as u64;
+        for step in sequence {
+            carry_out(&mut driver, step);
+        }
+        if (done + 1) % (SEQUENCES / 100) == 0 {
+            println!("{} sequences, {steps} steps", done + 1);
+        }
+    }
+    recover(&mut driver);
 }

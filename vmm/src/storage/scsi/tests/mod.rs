@@ -1,6 +1,7 @@
 //! The target under test, by subject.
 
 mod blocks;
+mod conformance;
 mod harness;
 mod illegal;
 mod inquiry;
