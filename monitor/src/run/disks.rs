@@ -15,7 +15,7 @@ use storlock_vmm::storage::{BLOCK_SIZE, ControllerOptions, FaultInjector};
 
 use super::guest::GuestOptions;
 use super::spec::disk::{by_controller, kind, target};
-use super::spec::{DiskPlace, check_disks};
+use super::spec::{CountFrom, DiskPlace, check_disks};
 use crate::report::Note;
 
 /// PCI device number of the first controller; the others follow.
@@ -85,7 +85,14 @@ pub(super) fn attach(machine: &mut Machine, options: &GuestOptions) -> anyhow::R
         let backends = backends.collect::<Result<_, _>>()?;
         let address = PciAddress::new(slot, 0).context("no such PCI address")?;
         let injector = machine.attach_storage(address, |connections| (kind.make)(settings, backends, connections))?;
-        attached.injector = injector.or(attached.injector);
+        if let Some(injector) = injector {
+            for (index, fault) in options.faults.iter().enumerate() {
+                if fault.from.unwrap_or(options.faults_from) == CountFrom::Armed {
+                    injector.hold(index);
+                }
+            }
+            attached.injector = Some(injector);
+        }
     }
     Ok(attached)
 }

@@ -20,7 +20,7 @@ use super::disks::{self, AttachedDisks};
 use super::report_directory::Outputs;
 use super::running::RunningGuest;
 use super::serial::{SerialLog, SerialWriter};
-use super::spec::{Disk, PlannedFault};
+use super::spec::{CountFrom, Disk, PlannedFault};
 use crate::backend::kvm::debuggee::{self, DebuggerCommand, DebuggerLink, KvmDebuggee};
 use crate::backend::kvm::{Handler, MSR_LSTAR, StopHandler};
 use crate::dump::Plan;
@@ -48,6 +48,8 @@ pub(super) struct GuestOptions {
     pub(super) interrupts: InterruptKind,
     /// The faults that the target's controller is to inject.
     pub(super) faults: Vec<PlannedFault>,
+    /// From when on those count that do not say so.
+    pub(super) faults_from: CountFrom,
     /// File for everything that the guest writes to its serial port.
     pub(super) serial_log: PathBuf,
     /// A second place for it; `-`: [`Notices::serial`].
@@ -259,6 +261,10 @@ impl Guest {
     /// If its threads cannot be started, or any thread not limited.
     pub(super) fn start(self, session: &Arc<Session>) -> anyhow::Result<RunningGuest> {
         let _ = self.stops.session.set(Arc::clone(session));
+        if let Some(plan) = &self.faults {
+            let injector = Arc::clone(&plan.injector);
+            session.at_arming(move || injector.begin());
+        }
         let handle = self.machine.handle();
         session.ask_for_wanted_still(move || handle.is_wanted_still());
         let sandbox = self.machine.sandbox();

@@ -122,6 +122,7 @@ fn machine_options(checked: &CheckedSpec, host: &Host) -> GuestOptions {
         disks: spec.disk.clone(),
         interrupts: spec.interrupts.into(),
         faults: spec.fault.clone(),
+        faults_from: checked.faults_from,
         serial_log: spec.report_dir.join(report_directory::SERIAL_FILE),
         serial_copy: spec.serial.as_ref().map(|path| path.to_path_buf()),
         reader_patience: checked.time_limit(),

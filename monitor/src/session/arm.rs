@@ -28,6 +28,23 @@ pub(crate) enum Evidence {
     Unknown,
 }
 
+/// What is to be done when the breakpoints are in force.
+#[derive(Default)]
+pub(crate) struct AtArming(Option<Box<dyn Fn() + Send>>);
+
+impl AtArming {
+    /// Has this be called, on the thread of the processor that arms.
+    pub(super) fn set(&mut self, then: impl Fn() + Send + 'static) {
+        self.0 = Some(Box::new(then));
+    }
+}
+
+impl std::fmt::Debug for AtArming {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("AtArming").field(&self.0.is_some()).finish()
+    }
+}
+
 /// Puts the breakpoints for the driver under test in force.
 ///
 /// The caller holds the session's lock throughout. A processor that hits a new breakpoint before all processors have it
@@ -133,6 +150,9 @@ pub(super) fn take_turn(state: &mut State, cpu: &mut Recorder<'_>) {
 /// The breakpoints are in force on all processors: tells the checker.
 fn in_force(state: &mut State, plan: &WatchPlan, evidence: Evidence) {
     state.discovery.armed();
+    if let AtArming(Some(then)) = &state.at_arming {
+        then();
+    }
     for module in &state.guest.module_list() {
         follow::module_loaded(state, module);
     }

@@ -115,6 +115,12 @@ impl Session {
         }
     }
 
+    /// Has `then` be called whenever the breakpoints for the driver under test have come into force. It may not wait for
+    /// a processor, nor call the session.
+    pub(crate) fn at_arming(&self, then: impl Fn() + Send + 'static) {
+        self.lock().at_arming.set(then);
+    }
+
     /// What the session was told at its start.
     #[must_use]
     pub fn config(&self) -> &Config {

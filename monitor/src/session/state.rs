@@ -11,7 +11,7 @@ use storlock_check::contract::{Contract, Role};
 use storlock_check::event::{CallerAttributed, Context, EventKind, LockCall, LockReturn};
 use storlock_check::finding::Finding;
 
-use super::arm;
+use super::arm::{self, AtArming};
 use super::callbacks::Callbacks;
 use super::config::Config;
 use super::debug_print::DebugLog;
@@ -59,6 +59,7 @@ pub(crate) struct State {
     pub(super) ledger: Ledger,
     pages: LockPages,
     pub(super) stops: StopPolicy,
+    pub(super) at_arming: AtArming,
     pub(super) log: Log,
     pub(super) exports: ExportDumps,
     pub(super) debug_log: DebugLog,
@@ -80,6 +81,7 @@ impl State {
             pages: LockPages::default(),
             ledger: Ledger::new(config.run.seed, &config.rules, trace),
             stops: StopPolicy::new(config.after_deadlock_go_on),
+            at_arming: AtArming::default(),
             log: Log::default(),
             exports: ExportDumps::new(&config.exports),
             debug_log: DebugLog::new(config.debug_print),

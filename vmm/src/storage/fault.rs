@@ -6,7 +6,7 @@
 //! which commands, registers and statuses it has. A controller without a plan asks nobody.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A command as far as faults tell commands apart.
@@ -133,6 +133,8 @@ pub struct FaultCount {
 #[derive(Debug)]
 struct Entry {
     fault: Fault,
+    /// Nothing is counted yet.
+    held: AtomicBool,
     matched: AtomicU64,
     injected: AtomicU64,
 }
@@ -161,6 +163,7 @@ impl FaultInjector {
     pub fn new(plan: &[Fault]) -> Self {
         let entries = plan.iter().map(|&fault| Entry {
             fault,
+            held: AtomicBool::new(false),
             matched: AtomicU64::new(0),
             injected: AtomicU64::new(0),
         });
@@ -174,6 +177,21 @@ impl FaultInjector {
     /// The first observer stays.
     pub fn observe(&self, observer: impl Fn(usize) + Send + Sync + 'static) {
         let _ = self.observer.set(Box::new(observer));
+    }
+
+    /// Has an entry, by its index in the plan, count nothing until [`begin`](Self::begin). To be called before the guest
+    /// runs.
+    pub fn hold(&self, index: usize) {
+        if let Some(entry) = self.entries.get(index) {
+            entry.held.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// From here on every entry counts. Works on any thread, and once or more often.
+    pub fn begin(&self) {
+        for entry in &self.entries {
+            entry.held.store(false, Ordering::Relaxed);
+        }
     }
 
     /// What has become of each entry of the plan, in its order.
@@ -214,7 +232,7 @@ impl FaultInjector {
     fn first<F>(&self, wanted: impl Fn(FaultKind) -> Option<F>) -> Option<F> {
         let mut chosen = None;
         for (index, entry) in self.entries.iter().enumerate() {
-            let Some(fault) = wanted(entry.fault.kind) else {
+            let Some(fault) = wanted(entry.fault.kind).filter(|_| !entry.held.load(Ordering::Relaxed)) else {
                 continue;
             };
             let earlier = entry.matched.fetch_add(1, Ordering::Relaxed);
@@ -357,6 +375,27 @@ mod tests {
                 .iter()
                 .all(|count| (count.matched, count.injected) == (3, 1))
         );
+    }
+
+    #[test]
+    fn an_entry_that_is_held_counts_from_the_beginning_on() {
+        let faults = FaultInjector::new(&[drop_reads(1, 1), drop_reads(0, 1)]);
+        faults.hold(0);
+        faults.hold(7);
+        assert!(
+            faults.completion_due(READ).is_some(),
+            "the second, which waits for nothing"
+        );
+        assert!(faults.completion_due(READ).is_none());
+        faults.begin();
+        assert!(faults.completion_due(READ).is_none(), "spared");
+        assert!(faults.completion_due(READ).is_some());
+        let counts: Vec<_> = faults
+            .counts()
+            .iter()
+            .map(|count| (count.matched, count.injected))
+            .collect();
+        assert_eq!(counts, [(2, 1), (4, 1)]);
     }
 
     #[test]

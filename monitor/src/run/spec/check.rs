@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use storlock_vmm::run::{AddressWidth, AtReset};
 
-use super::{FilePath, Limit, OnViolation, RunSpec, Size, check_disks, check_faults};
+use super::{CountFrom, FilePath, Limit, OnViolation, RunSpec, Size, check_disks, check_faults};
 use crate::gdb::{Address, OnDisconnect};
 use crate::report::Format;
 
@@ -57,6 +57,8 @@ pub struct CheckedSpec {
     pub hyperv: bool,
     /// Bits of a guest-physical address.
     pub address_width: AddressWidth,
+    /// From when on a fault counts that does not say so itself.
+    pub faults_from: CountFrom,
     /// How long the guest may take to shut down; `None`: the power button is not pressed.
     pub shutdown_grace: Option<Duration>,
     /// What a reset does to a guest that boots by firmware.
@@ -100,6 +102,15 @@ impl RunSpec {
         self.check_what_the_guest_is_given(boot)?;
         check_disks(&self.disk).map_err(|reason| Contradiction(format!("--disk: {reason}")))?;
         check_faults(&self.disk, &self.fault).map_err(|reason| Contradiction(format!("--fault: {reason}")))?;
+        let never_armed = self
+            .fault
+            .iter()
+            .find(|fault| self.driver.is_none() && fault.from == Some(CountFrom::Armed));
+        if let Some(fault) = never_armed {
+            return refuse(format!(
+                "--fault {fault}: from=armed goes with a driver under test (--driver): without one nothing is ever armed"
+            ));
+        }
         let gdb = self.gdb_address()?;
         let reports = formats("--report", "--report-format", &self.report, self.report_format)?;
         let windows = self.driver.is_some() && matches!(boot, Boot::Firmware { .. });
@@ -122,6 +133,7 @@ impl RunSpec {
                 (None, Boot::Firmware { .. }) => AddressWidth::Usual,
                 (None, _) => AddressWidth::Host,
             },
+            faults_from: if windows { CountFrom::Armed } else { CountFrom::Start },
             shutdown_grace: grace.map(|Limit(grace)| grace),
             at_reset: match (self.no_reboot, self.reboot_at_triple_fault) {
                 (true, _) => AtReset::End,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use storlock_vmm::storage::fault::FaultVocabulary;
 use storlock_vmm::storage::{CONTROLLERS, ControllerKind};
 
-use super::faults::{PlannedFault, is_of_commands, number};
+use super::faults::{CountFrom, PlannedFault, is_of_commands, number};
 use super::units::{Limit, as_text};
 
 /// What `storlock run --help` says about `--fault`.
@@ -32,6 +32,8 @@ Keys:
   count=N     inject it into this many after that, or into all [default: 1]
   status=N    with fail: the status, see below
   for=TIME    with delay and remove: how long, such as 200ms or 5s
+  from=WHEN   count from the guest's `start`, or from when the driver is watched: `armed`
+              [default: armed with --firmware and --driver, else start]
 
 Which KIND, WHAT and status there are depends on the kind of controller.
 ";
@@ -90,6 +92,7 @@ struct Values {
     count: Option<u64>,
     status: Option<u64>,
     time: Option<Duration>,
+    from: Option<CountFrom>,
 }
 
 impl Values {
@@ -102,12 +105,21 @@ impl Values {
             "count" => self.count.replace(count(value)?).is_some(),
             "status" => self.status.replace(number(value)?).is_some(),
             "for" => self.time.replace(value.parse::<Limit>()?.0).is_some(),
-            _ => return Err(format!("unknown key `{key}`: use after, count, status or for")),
+            "from" => self.from.replace(from(value)?).is_some(),
+            _ => return Err(format!("unknown key `{key}`: use after, count, status, for or from")),
         };
         if again {
             return Err(format!("`{key}` is given twice"));
         }
         Ok(())
+    }
+}
+
+fn from(text: &str) -> Result<CountFrom, String> {
+    match text {
+        "start" => Ok(CountFrom::Start),
+        "armed" => Ok(CountFrom::Armed),
+        _ => Err(format!("`from={text}`: a fault counts from=start or from=armed")),
     }
 }
 
@@ -140,6 +152,7 @@ impl FromStr for PlannedFault {
             count: values.count.unwrap_or(1),
             status: values.status,
             time: values.time,
+            from: values.from,
         })
     }
 }
@@ -256,6 +269,14 @@ mod tests {
     }
 
     #[test]
+    fn a_fault_may_say_from_when_on_it_counts() {
+        let from = |text: &str| text.parse::<PlannedFault>().unwrap().from;
+        assert_eq!(from("drop:read"), None);
+        assert_eq!(from("drop:read,from=start"), Some(CountFrom::Start));
+        assert_eq!(from("drop:read,from=armed,after=2"), Some(CountFrom::Armed));
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         refused("read", "KIND:WHAT");
         refused("explode:read", "unknown kind `explode`");
@@ -267,6 +288,8 @@ mod tests {
         refused("fail:read,after", "`after` is not of the form KEY=VALUE");
         refused("fail:read,first=1", "unknown key `first`");
         refused("fail:read,after=1,after=2", "`after` is given twice");
+        refused("fail:read,from=arming", "from=start or from=armed");
+        refused("fail:read,from=start,from=armed", "`from` is given twice");
         refused("fail:read,count=0", "never happens");
         refused("fail:read,count=-1", "`-1` is not a number");
         refused("fail:read,status=0", "status 0x0 is no failure");

@@ -29,6 +29,17 @@ pub struct PlannedFault {
     pub status: Option<u64>,
     /// By how much a completion is delayed.
     pub time: Option<Duration>,
+    /// From when on it counts; `None`: as the guest's way of booting has it.
+    pub from: Option<CountFrom>,
+}
+
+/// From when on a fault counts the commands or writes that it is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CountFrom {
+    /// From the guest's start: what firmware reads to boot counts, too.
+    Start,
+    /// From when the breakpoints for the driver under test are in force.
+    Armed,
 }
 
 /// What a fault is about.

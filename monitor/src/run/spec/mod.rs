@@ -21,7 +21,7 @@ use storlock_vmm::storage::InterruptKind;
 pub(crate) use self::check::guest_name;
 pub use self::check::{Boot, CheckedSpec, Contradiction, formats};
 pub use self::disk::{Disk, DiskPlace, check_disks, target_kind};
-pub use self::faults::{PlannedFault, check_faults};
+pub use self::faults::{CountFrom, PlannedFault, check_faults};
 pub use self::units::{Export, FilePath, Limit, RuleChoice, Size};
 use crate::gdb::OnDisconnect;
 use crate::report::Format;

@@ -140,6 +140,11 @@ fn what_does_not_go_together_is_refused_with_a_reason() {
         (json!({"driver": "x.sys", "cpus": 65}), false, "1 to 64"),
         (json!({"driver": "x.sys", "phys_bits": 53}), false, "36 to 52 bits"),
         (
+            json!({"firmware": true, "fault": ["drop:read,from=armed"]}),
+            false,
+            "nothing is ever armed",
+        ),
+        (
             json!({"driver": "x.sys", "variables": "v"}),
             false,
             "--variables means nothing without --firmware",
@@ -254,11 +259,13 @@ fn defaults_follow_the_guest() {
         (Boot::Kernel, 256 << 20, false, 5)
     );
     assert_eq!(direct.shutdown_grace, None);
+    assert_eq!(direct.faults_from, CountFrom::Start);
     assert_eq!(direct.address_width, AddressWidth::Host);
     let windows = spec(&json!({"driver": "x.sys", "firmware": true, "seed": 3}))
         .check(false, 5)
         .unwrap();
     assert_eq!((windows.memory, windows.hyperv, windows.seed), (4 << 30, true, 3));
+    assert_eq!(windows.faults_from, CountFrom::Armed);
     assert_eq!(windows.address_width, AddressWidth::Usual);
     assert_eq!(windows.shutdown_grace, Some(std::time::Duration::from_secs(60)));
     assert!(windows.is_windows() && windows.is_watched());
