@@ -19,26 +19,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use debugged::Debugged;
-use support::{Bug, Run, assert_found_once_at_its_place, assert_nothing_found, debugger_address, finish, images};
+use support::{
+    Bug, Run, assert_found_once_at_its_place, assert_nothing_found, debugger_address, finish, images,
+    test_platform_boots_firmware,
+};
 
 /// A workload that is short enough for the lab, and reaches the error path.
 const WORKLOAD: &str = "ops=24 threads=2";
 /// Where the EFI system partition begins and how long it is, in sectors of 512 bytes.
 const PARTITION: (u64, u64) = (2048, 120 << 10);
-
-/// OVMF uses SSE and x87 instructions, on which a KVM without hardware behind it gives up.
-fn test_platform_boots_firmware() -> bool {
-    let platform = std::env::var("STORLOCK_TEST_PLATFORM").unwrap_or_default();
-    let virtualization =
-        fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains(" svm") || text.contains(" vmx"));
-    let can = platform == "svm" || virtualization;
-    if !can {
-        println!(
-            "not run on this test platform: its KVM has no hardware behind it and gives up on instructions that OVMF uses"
-        );
-    }
-    can
-}
 
 fn tool(command: &mut Command, input: &str) {
     let mut child = command

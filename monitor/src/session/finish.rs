@@ -187,32 +187,19 @@ fn conditions(state: &State, end: &End) -> Vec<ConditionNote> {
 /// What the calls of the driver have left open: each kind that has occurred. The checker has counted them.
 fn left_open(state: &State) -> Vec<Reason> {
     let counted = state.ledger.statistics();
-    let mut reasons: Vec<Reason> = state
-        .ledger
-        .unknown_releases(&state.config.target)
-        .into_iter()
-        .collect();
-    if counted.target_unreadable_handles > 0 {
-        let calls = counted.target_unreadable_handles;
-        reasons.push(Reason::UnreadableHandles { calls });
-    }
-    if counted.target_ignored > 0 {
-        let calls = counted.target_ignored;
-        reasons.push(Reason::CallsIgnored { calls });
-    }
-    if counted.target_holds_lost > 0 {
-        let acquires = counted.target_holds_lost;
-        reasons.push(Reason::HoldsLost { acquires });
-    }
-    if counted.target_words_contradicted > 0 {
-        let holds = counted.target_words_contradicted;
-        reasons.push(Reason::WordsContradicted { holds });
-    }
-    if counted.target_raises_undone > 0 {
-        let releases = counted.target_raises_undone;
-        reasons.push(Reason::RaisesUndone { releases });
-    }
-    reasons
+    let unknown = state.ledger.unknown_releases(&state.config.target);
+    let (calls, ignored) = (counted.target_unreadable_handles, counted.target_ignored);
+    let (acquires, holds) = (counted.target_holds_lost, counted.target_words_contradicted);
+    let releases = counted.target_raises_undone;
+    let kinds = [
+        (calls, Reason::UnreadableHandles { calls }),
+        (ignored, Reason::CallsIgnored { calls: ignored }),
+        (acquires, Reason::HoldsLost { acquires }),
+        (holds, Reason::WordsContradicted { holds }),
+        (releases, Reason::RaisesUndone { releases }),
+    ];
+    let occurred = kinds.into_iter().filter(|(count, _)| *count > 0);
+    unknown.into_iter().chain(occurred.map(|(_, reason)| reason)).collect()
 }
 
 fn host_failures(state: &State, end: &End) -> Vec<Reason> {

@@ -395,3 +395,18 @@ pub(crate) fn assert_counts_agree(run: &Run) -> BTreeMap<String, u64> {
     }
     seen
 }
+
+/// OVMF uses SSE and x87 instructions, on which a KVM without hardware behind it gives up.
+#[allow(clippy::print_stdout, reason = "a test that cannot be run says why")]
+pub(crate) fn test_platform_boots_firmware() -> bool {
+    let platform = std::env::var("STORLOCK_TEST_PLATFORM").unwrap_or_default();
+    let virtualization =
+        fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains(" svm") || text.contains(" vmx"));
+    let can = platform == "svm" || virtualization;
+    if !can {
+        println!(
+            "not run on this test platform: its KVM has no hardware behind it and gives up on instructions that OVMF uses"
+        );
+    }
+    can
+}
