@@ -104,7 +104,7 @@ fn an_unknown_register_faults_but_one_on_the_list_is_zero_and_all_are_counted() 
         (access(UNKNOWN, false, MsrAnswer::Unknown), 1),
         (access(UNKNOWN, true, MsrAnswer::Unknown), 1),
     ];
-    let counts = started.machine.handle().unknown_msrs();
+    let counts = started.machine.handle().unserved().msrs;
     assert_eq!((counts.kinds, counts.others), (expected.into(), 0));
 }
 

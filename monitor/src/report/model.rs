@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use storlock_check::rules::{Meta, RuleSettings};
 
+use super::conformance::Conformance;
 use super::finding::{LockIdentity, LockRoutine, PriorCall, RuleId, Violation};
 use super::reason::{Note, Reason, StackEnd, StepOver};
 use super::timeline::Timeline;
@@ -55,6 +56,9 @@ pub struct Report {
     pub faults: Vec<FaultInfo>,
     /// Exported data of the guest that the command line asked for.
     pub exports: Vec<DumpedExport>,
+    /// What the machine did not do for its guest, where there was one.
+    #[serde(default)]
+    pub machine: Option<Conformance>,
     /// How the guest agrees with what is known of Windows, if that was asked for.
     #[serde(default)]
     pub guest_checks: Vec<GuestCheck>,

@@ -5,6 +5,7 @@
 //! the command line, nor print: messages go to [`Notices`].
 
 mod boot;
+mod conformance;
 mod debugger;
 mod disks;
 mod dump_plan;
@@ -14,6 +15,7 @@ pub mod firmware;
 mod guest;
 pub mod images;
 pub mod input;
+mod last_lines;
 pub mod places;
 mod registry;
 pub mod report_directory;

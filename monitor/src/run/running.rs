@@ -10,6 +10,7 @@ use storlock_vmm::devices::ramfb::{Picture, RamFb};
 use storlock_vmm::run::{InternalError, MachineStop, RunningMachine};
 use storlock_vmm::storage::backend::HostFailures;
 
+use super::conformance;
 use super::disks::AttachedDisks;
 use super::guest::{FaultPlan, HitHandler};
 use super::serial::SerialLog;
@@ -132,7 +133,8 @@ impl RunningGuest {
 
     /// Ends the machine, and adds what is known only then.
     fn close(self, mut end: End) -> Ended {
-        let picture = self.display.as_ref().and_then(|display| display.picture());
+        let (conformance, picture) = conformance::look(&self.running, &self.serial, self.display.as_deref());
+        end.machine = Some(conformance);
         // The images are closed with the machine, which may fail, too.
         drop(self.running);
         end.notes.extend(self.disks.notes.iter().cloned());

@@ -4,13 +4,14 @@
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use storlock_vmm::sandbox::Sandbox;
 
 use super::guest::GuestOptions;
+use super::last_lines::LastLines;
 use super::report_directory::Outputs;
 use crate::notices::Notices;
 use crate::output::{Cut, DISK_PATIENCE, Outlet, OutputFile, PATIENCE, WhenFull};
@@ -26,6 +27,7 @@ pub(super) struct SerialLog {
     /// How long the log may take nothing at the end.
     patience: Duration,
     copy: Option<Copy>,
+    last: Mutex<LastLines>,
 }
 
 enum Copy {
@@ -61,7 +63,13 @@ impl SerialLog {
             log: outlet("serial", log, options.sandbox).context("the serial log")?,
             patience,
             copy,
+            last: Mutex::default(),
         }))
+    }
+
+    /// The last lines that the guest wrote.
+    pub(super) fn last_lines(&self) -> Vec<String> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).lines()
     }
 
     /// Writes what is left; says what ends early.
@@ -90,6 +98,7 @@ fn outlet(name: &str, file: OutputFile, sandbox: Sandbox) -> io::Result<Outlet> 
 impl Write for SerialWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.log.push(bytes);
+        self.0.last.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
         match &self.0.copy {
             Some(Copy::Notices(notices)) => notices.serial(bytes),
             Some(Copy::File(_, copy)) => copy.push(bytes),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use storlock_vmm::devices::ramfb::{Picture, RamFb};
 use storlock_vmm::run::{Machine, MachineConfig, MachineStop};
 
+use super::conformance;
 use super::disks::{self, AttachedDisks};
 use super::guest::{Control, FaultPlan, GuestOptions, Start};
 use super::report_directory::{Outputs, ReportDirectory};
@@ -20,6 +21,7 @@ use super::{Failure, Host, boot, create_directory, firmware, limit_files, machin
 use crate::backend::kvm::debuggee;
 use crate::notices::Notices;
 use crate::output::{Cut, WholeFile};
+use crate::report::conformance::Conformance;
 use crate::report::{FaultInfo, Note};
 use crate::threads;
 use crate::vmi::RunControl;
@@ -114,6 +116,8 @@ pub struct UnwatchedEnd {
     pub restarts: u64,
     /// What the display showed.
     pub picture: Option<Picture>,
+    /// What the machine did not do for the guest.
+    pub conformance: Conformance,
     /// What the host has failed to do.
     pub failures: Vec<String>,
     /// What else there is to say of outputs.
@@ -210,12 +214,14 @@ impl UnwatchedGuest {
         let duration = began.elapsed();
         let mut failures: Vec<String> = self.disks.failures().collect();
         failures.extend(describe_variables(&variable_failures));
+        let (conformance, picture) = conformance::look(&running, &self.serial, self.display.as_deref());
         let mut end = UnwatchedEnd {
+            conformance,
             stop: ending.stop,
             shutdown: ending.shutdown,
             duration,
             restarts: running.restarts(),
-            picture: self.display.and_then(|display| display.picture()),
+            picture,
             failures,
             notes: self.disks.notes.clone(),
             faults: self.faults.as_ref().map(FaultPlan::report).unwrap_or_default(),

@@ -6,6 +6,7 @@ use storlock_check::rules::RuleSettings;
 
 use crate::output::Cut;
 pub use crate::report::EndKind;
+use crate::report::conformance::Conformance;
 use crate::report::{BugCheck, DumpInfo, FaultInfo, Note, RunInfo, StepOver, TraceInfo};
 use crate::timing::Spread;
 use crate::watch::Uses;
@@ -194,6 +195,9 @@ pub struct End {
     /// What has become of the fault plan.
     #[serde(default)]
     pub faults: Vec<FaultInfo>,
+    /// What the machine did not do for its guest; none if an earlier version has recorded the run.
+    #[serde(default)]
+    pub machine: Option<Conformance>,
     /// Host failures during the run: a full disk.
     pub failures: Vec<String>,
     /// What the report says of the machine and of the run's outputs beside the session's own notes.

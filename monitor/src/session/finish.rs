@@ -8,7 +8,7 @@ use storlock_check::rules::Verdict;
 use super::config::{End, EndKind};
 use super::decode;
 use super::guest::{Guest, Names};
-use super::guest_check::Seen;
+use super::guest_check::{Seen, machine_rows};
 use super::hang;
 use super::log::Log;
 use super::state::State;
@@ -108,6 +108,7 @@ pub(super) fn report(state: &State, end: &End) -> Report {
         dump: end.dump.clone(),
         faults: end.faults.clone(),
         exports: state.exports.list(),
+        machine: end.machine.clone(),
         guest_checks: guest_checks(state, end),
         debug_print: state.debug_log.list(),
         notes: state.log.notes().iter().chain(&end.notes).cloned().collect(),
@@ -120,10 +121,11 @@ fn guest_checks(state: &State, end: &End) -> Vec<GuestCheck> {
     let Some(checks) = &state.guest_checks else {
         return Vec::new();
     };
+    let machine = end.machine.iter().flat_map(machine_rows);
     if !state.discovery.is_armed() {
-        return checks.rows_of_waiting();
+        return checks.rows_of_waiting().into_iter().chain(machine).collect();
     }
-    checks.rows(&Seen {
+    let rows = checks.rows(&Seen {
         step_over: state.config.step_over,
         processors: state.config.processors,
         hits: state.ledger.hits().0,
@@ -131,7 +133,8 @@ fn guest_checks(state: &State, end: &End) -> Vec<GuestCheck> {
         bug_checked: bug_check(state, end).is_some(),
         debugged: state.stops.was_debugged(),
         end,
-    })
+    });
+    rows.into_iter().chain(machine).collect()
 }
 
 fn conditions(state: &State, end: &End) -> Vec<ConditionNote> {

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use super::arm::Evidence;
 use super::config::End;
 use super::guest::{Guest, ListWitness};
+use crate::report::conformance::{AccessCount, CommandCount, Conformance, MsrCount, TablePorts};
 use crate::report::{GuestCheck, StepOver};
 use crate::vmi::{CpuState, GuestMemory};
 use crate::windows::shared_user_data::{has_debugger, interrupt_time};
@@ -88,6 +89,29 @@ impl GuestChecks {
         self.ended = self.ended.or_else(|| interrupt_time(memory));
         self.held |= has_debugger(memory);
     }
+}
+
+/// What the machine did for the guest; the report lists what it did not.
+pub(crate) fn machine_rows(machine: &Conformance) -> [GuestCheck; 3] {
+    let list = |texts: Vec<String>, good: &str| match texts.split_first() {
+        None => Ok(good.to_owned()),
+        Some((first, [])) => Err(first.clone()),
+        Some((first, others)) => Err(format!("{first}; and {} more kinds", others.len())),
+    };
+    let faults = machine.faults().map(MsrCount::text).collect();
+    let accesses = machine.strange_accesses().map(AccessCount::text);
+    let accesses = accesses
+        .chain(machine.table_ports.iter().map(TablePorts::text))
+        .collect();
+    let commands = machine.commands.iter().map(CommandCount::text).collect();
+    [
+        row("machine: MSRs", list(faults, "none got #GP")),
+        row(
+            "machine: ports and memory",
+            list(accesses, "all were answered, but for devices that nobody counts on"),
+        ),
+        row("machine: storage commands", list(commands, "none was refused")),
+    ]
 }
 
 fn check_kernel(guest: &Guest, cpu: &impl CpuState) -> Result<String, String> {

@@ -4,6 +4,7 @@
 //! see in one plain struct. It must not know KVM.
 #![forbid(unsafe_code)]
 
+pub mod absent;
 pub mod board;
 pub(crate) mod chipset;
 mod clock;
@@ -19,6 +20,7 @@ pub mod rtc;
 pub mod serial;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod text_screen;
 mod worker;
 
 pub use clock::{Clock, GuestClock};

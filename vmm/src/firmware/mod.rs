@@ -7,6 +7,7 @@
 mod acpi;
 mod dsdt;
 mod memory_map;
+mod ports;
 mod smbios;
 mod table_loader;
 
@@ -15,6 +16,7 @@ mod tests;
 
 pub use acpi::acpi_tables;
 pub use memory_map::{MapEntry, MapKind, memory_map};
+pub use ports::{TablePorts, table_ports};
 pub use smbios::{Smbios, smbios};
 pub use table_loader::{Placed, PlacementError, RSDP_FILE, TABLES_FILE, TableFiles};
 

@@ -215,3 +215,32 @@ fn run(command: &mut Command) -> String {
     assert!(output.status.success(), "{command:?}: {said}");
     said
 }
+
+#[test]
+fn the_ports_that_the_tables_name_are_those_that_are_told() {
+    use std::collections::BTreeSet;
+    let (ram, files, places) = placed(&platform(2));
+    let tables = tables(&files, &ram, places.tables);
+    let table = |signature: &str| &tables.iter().find(|(name, _)| name == signature).unwrap().1;
+    // I/O port descriptors (ACPI 6.4.2.5) with one place.
+    let descriptors = table("DSDT")
+        .windows(8)
+        .filter(|bytes| bytes[..2] == [0x47, 1] && bytes[2..4] == bytes[4..6]);
+    let word = |bytes: &[u8]| u16::from_le_bytes([bytes[0], bytes[1]]);
+    let mut named: BTreeSet<(u16, u16)> = descriptors.map(|bytes| (word(&bytes[2..4]), bytes[7].into())).collect();
+    // The extended addresses of the FADT (table 5.9): reset register, PM1 events, PM1 control, PM timer, GPE0.
+    let fixed = table("FACP");
+    for at in [116, 148, 172, 208, 220] {
+        assert_eq!(fixed[at], 1, "system I/O");
+        named.insert((address(fixed, at + 4) as u16, u16::from(fixed[at + 1]) / 8));
+    }
+    let madt = table("APIC");
+    assert_eq!(
+        (fixed[8], madt[8]),
+        (6, 6),
+        "revisions that go together (ACPI 6.5, 5.2.12)"
+    );
+    assert_eq!(madt.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)), 0);
+    let told = table_ports().map(|ports| (ports.first, ports.length)).collect();
+    assert_eq!(named, told);
+}

@@ -31,6 +31,7 @@ impl Machine {
         let device = make(connections)?;
         self.pci().add(address, device.function)?;
         self.add_worker(device.worker);
+        self.add_refusals(device.refusals);
         Ok(device.faults)
     }
 }

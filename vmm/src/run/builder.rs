@@ -36,6 +36,7 @@ use crate::pci::{INTA, PciAddress, PciBus};
 use crate::rom::Rom;
 use crate::run::Error;
 use crate::sandbox::Sandbox;
+use crate::storage::Refusals;
 use crate::storage::backend::HostFailures;
 use crate::{hyperv, msr};
 
@@ -208,6 +209,12 @@ impl Machine {
     pub fn add_worker(&mut self, worker: Arc<dyn DeviceWorker>) {
         let mut workers = self.shared.workers.lock().unwrap_or_else(PoisonError::into_inner);
         workers.push(worker);
+    }
+
+    /// Has the commands that a storage controller refuses told by [`MachineHandle::unserved`].
+    pub(crate) fn add_refusals(&self, refusals: Arc<Refusals>) {
+        let mut all = self.shared.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(refusals);
     }
 
     /// Takes it for granted that stop points by INT3 work.

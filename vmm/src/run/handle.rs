@@ -13,9 +13,7 @@ use super::coordinator::{Control, Phase, Shared};
 use super::stop::MachineStop;
 use super::vcpu::StoppedCpu;
 use crate::debug::{Breakpoint, BreakpointError, ResumeAction, StopPoint, StopPointError, StopPointKind};
-use crate::msr::MsrAccess;
 use crate::run::Error;
-use crate::tally::Counts;
 use crate::translate;
 
 /// What any thread may ask of a started machine. Cheap to clone; outliving the machine is harmless.
@@ -29,16 +27,14 @@ impl MachineHandle {
         Self { shared }
     }
 
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// Ends the run: [`RunningMachine::wait`] answers [`MachineStop::Stopped`]. Does not wait; works on any thread,
     /// also in a [`crate::run::DebugHandler`].
     pub fn stop(&self) {
         self.shared.request(Phase::Paused, Some(MachineStop::Stopped));
-    }
-
-    /// Accesses to MSRs that KVM did not perform, and what the guest got.
-    #[must_use]
-    pub fn unknown_msrs(&self) -> Counts<MsrAccess> {
-        self.shared.unknown_msrs.counts()
     }
 
     /// Ends the run because something of this program has failed: [`RunningMachine::wait`] answers

@@ -16,6 +16,7 @@ mod probe;
 mod running;
 mod stop;
 mod threads;
+mod unserved;
 mod vcpu;
 
 pub use crate::debug::StepOver;
@@ -27,4 +28,5 @@ pub use probe::{StepOverResult, probe_step_over};
 pub use running::RunningMachine;
 pub use stop::{CpuStatistics, InternalError, MachineStop};
 pub use threads::{THREADS, VCPU_THREAD};
+pub use unserved::Unserved;
 pub use vcpu::{DebugHandler, StoppedCpu};

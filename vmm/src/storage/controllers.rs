@@ -11,6 +11,7 @@ use super::backend::Backend;
 use super::fault::{Fault, FaultInjector, FaultVocabulary};
 use super::interrupts::{InterruptKind, MakeVectors};
 use super::nvme;
+use super::refusals::Refusals;
 use super::sas;
 use super::worker::{OnFailure, Worker};
 use crate::devices::DeviceWorker;
@@ -110,6 +111,8 @@ pub struct StorageDevice {
     pub worker: Arc<dyn DeviceWorker>,
     /// The fault plan at work; none if nothing is planned.
     pub faults: Option<Arc<FaultInjector>>,
+    /// The commands that it refuses.
+    pub refusals: Arc<Refusals>,
 }
 
 impl StorageDevice {
@@ -117,6 +120,7 @@ impl StorageDevice {
     pub(super) fn new<D: PciDevice + 'static>(
         worker: Worker,
         faults: Option<Arc<FaultInjector>>,
+        refusals: Arc<Refusals>,
         description: FunctionDescription,
         interrupts: Interrupts,
         device: impl FnOnce(Arc<Worker>) -> D,
@@ -127,6 +131,7 @@ impl StorageDevice {
             function: Arc::new(PciFunction::new(description, interrupts, device)?),
             worker,
             faults,
+            refusals,
         })
     }
 }

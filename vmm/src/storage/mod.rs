@@ -12,6 +12,7 @@ pub mod fault;
 pub mod interrupts;
 pub mod kernel_doorbells;
 pub mod nvme;
+pub mod refusals;
 pub mod request;
 pub mod sas;
 pub mod scsi;
@@ -24,4 +25,5 @@ pub use controllers::{
 };
 pub use fault::{Fault, FaultCount, FaultInjector};
 pub use interrupts::InterruptKind;
+pub use refusals::{Refusals, RefusedCommand};
 pub use thread::WORKER_THREAD;

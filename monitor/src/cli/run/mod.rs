@@ -4,6 +4,7 @@
 
 pub mod arguments;
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -14,8 +15,10 @@ use super::diagnostics::{self, StandardError, tell};
 use super::interrupt::Interrupt;
 use super::output::{self, Printer};
 use super::progress::Progress;
+use crate::escape::Escaped;
 use crate::outcome::{self, Condition};
-use crate::report::{ConditionNote, FaultInfo, Reason, Report};
+use crate::report::conformance::Conformance;
+use crate::report::{ConditionNote, FaultInfo, Reason, Report, render};
 use crate::run::spec::RunSpec;
 use crate::run::{self, Failure, Finished, Host, Prepared, UnwatchedEnd, UnwatchedRun, WatchedRun};
 use crate::threads;
@@ -170,11 +173,33 @@ fn text(end: &UnwatchedEnd) -> String {
         .as_ref()
         .map(|text| format!("; {text}"))
         .unwrap_or_default();
-    format!(
+    let mut text = format!(
         "{} (after {:.1} s{restarts}){shutdown}\n",
         end.in_words(),
         end.duration.as_secs_f64()
-    )
+    );
+    if !matches!(end.stop, MachineStop::PowerOff | MachineStop::Reset) {
+        text.push_str(&machine(&end.conformance));
+    }
+    text
+}
+
+/// The machine's side of a guest that failed.
+fn machine(conformance: &Conformance) -> String {
+    let mut lines = vec![format!("machine: it {}", render::machine::verdict(conformance))];
+    let details = render::machine::details(conformance).into_iter();
+    lines.extend(details.map(|detail| format!("  - {detail}")));
+    for (heading, screen) in render::machine::screens(&conformance.screen) {
+        lines.push(format!("last seen: {heading}"));
+        lines.extend(screen.iter().map(|line| format!("    {line}")));
+    }
+    let mut text = String::new();
+    for line in lines {
+        // A guest has chosen some of what is in it.
+        let _ = write!(Escaped(&mut text), "{line}");
+        text.push('\n');
+    }
+    text
 }
 
 /// What the end of such a guest means; nothing if it is the one that was wanted.

@@ -3,6 +3,7 @@
 pub mod html;
 pub mod json;
 pub mod junit;
+pub(crate) mod machine;
 mod next_step;
 pub mod perfetto;
 mod picture;

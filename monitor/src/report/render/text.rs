@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use super::next_step::next_step;
-use super::{Renderer, picture, words};
+use super::{Renderer, machine, picture, words};
 use crate::escape::Escaped;
 use crate::outcome;
 use crate::report::{
@@ -274,6 +274,7 @@ fn summary_text(text: &mut String, report: &Report) {
         export_text(text, export);
     }
     debug_text(text, report);
+    machine_text(text, report);
     checks_text(text, report);
     for note in &report.notes {
         field(text, "note", &note.to_string());
@@ -450,6 +451,28 @@ fn debug_text(text: &mut String, report: &Report) {
             line.vcpu,
             line.text
         );
+    }
+}
+
+/// The machine's side is told where the guest did not end by itself, and where the guest is being checked.
+fn machine_text(text: &mut String, report: &Report) {
+    let Some(told) = &report.machine else { return };
+    let ended_well = report.end.kind == EndKind::PowerOff && report.end.bug_check.is_none();
+    if ended_well && report.guest_checks.is_empty() {
+        return;
+    }
+    field(text, "machine", &machine::verdict(told));
+    for detail in machine::details(told) {
+        field(text, "", &format!("- {detail}"));
+    }
+    if ended_well {
+        return;
+    }
+    for (heading, lines) in machine::screens(&told.screen) {
+        field(text, "last seen", &heading);
+        for line in lines {
+            line!(*text, "    {line}");
+        }
     }
 }
 

@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use super::golden::{play, scenes};
 use super::*;
+use crate::report::conformance::{
+    AccessCount, CommandCount, Conformance, Display, MsrAnswer, MsrCount, Screen, Space, TablePorts,
+};
 use crate::report::timeline::{Clock, Hold, LockClass, Mark, OrderEdge, TimedLock, Timeline};
 use crate::report::{
     BugCheck, Called, Cause, ConditionNote, DebugLine, DebugPrint, DumpInfo, DumpedExport, FaultInfo, Format,
@@ -113,6 +116,7 @@ pub(super) fn everything() -> Report {
         at_end: Some("00".to_owned()),
         error: Some(text()),
     }];
+    report.machine = Some(conformance());
     report.guest_checks = vec![GuestCheck {
         name: text(),
         ok: false,
@@ -141,6 +145,49 @@ pub(super) fn everything() -> Report {
         }
     }
     report
+}
+
+/// The machine's side, with one of each sort.
+fn conformance() -> Conformance {
+    let text = || HOSTILE.to_owned();
+    Conformance {
+        msrs: vec![MsrCount {
+            index: 0xce,
+            write: false,
+            answer: MsrAnswer::Unknown,
+            count: 1,
+        }],
+        accesses: vec![AccessCount {
+            space: Space::Port,
+            address: 0x2e,
+            length: 1,
+            write: true,
+            absent: Some(text()),
+            count: 1,
+        }],
+        commands: vec![CommandCount {
+            controller: text(),
+            command: text(),
+            status: 0x4002,
+            meaning: text(),
+            count: 1,
+        }],
+        table_ports: vec![TablePorts {
+            purpose: text(),
+            address: 0xb008,
+            length: 4,
+        }],
+        not_listed: 1,
+        screen: Screen {
+            serial: vec![text()],
+            text_mode: vec![text()],
+            display: Some(Display {
+                width: 800,
+                height: 600,
+                blank: true,
+            }),
+        },
+    }
 }
 
 /// Two processors that take one lock after the other.

@@ -28,6 +28,7 @@ use crate::msr::UnknownMsrs;
 use crate::run::Error;
 use crate::run::stop::{CpuStatistics, MachineStop};
 use crate::run::vcpu::{self, DebugHandler, StoppedCpu};
+use crate::storage::Refusals;
 pub(crate) use restart::Restart;
 
 /// Something to do on a parked vCPU's thread.
@@ -140,6 +141,8 @@ pub(crate) struct Shared {
     pub(crate) pio: Arc<Bus>,
     pub(crate) mmio: Arc<Bus>,
     pub(crate) unknown_msrs: UnknownMsrs,
+    /// Of each storage controller.
+    pub(crate) refusals: Mutex<Vec<Arc<Refusals>>>,
     pub(crate) handler: Option<Arc<dyn DebugHandler>>,
     /// Stop points by INT3 work here.
     pub(crate) has_software_breakpoints: AtomicBool,
@@ -184,6 +187,7 @@ impl Shared {
             pio,
             mmio,
             unknown_msrs,
+            refusals: Mutex::default(),
             handler,
             has_software_breakpoints: AtomicBool::new(false),
             cpus: std::iter::repeat_with(CpuShared::new).take(cpus).collect(),

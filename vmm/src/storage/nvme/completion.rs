@@ -23,11 +23,17 @@ pub(super) struct Answer {
     pub(super) request: CommandRequest,
     /// Dword 0 of the completion, or why the command failed.
     pub(super) result: Result<u32, Failure>,
+    /// The fault plan wants it to fail.
+    pub(super) is_planned: bool,
 }
 
 impl Answer {
     pub(super) fn new(request: CommandRequest, result: Result<u32, Failure>) -> Self {
-        Self { request, result }
+        Self {
+            request,
+            result,
+            is_planned: false,
+        }
     }
 }
 

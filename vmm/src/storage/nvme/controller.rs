@@ -18,6 +18,7 @@ use super::life::{Activity, Life};
 use super::namespaces::Namespaces;
 use super::nvm::{IoCommands, IoContext};
 use super::queues::{CommandRequest, Queues};
+use super::refusals;
 use super::registers::RegisterFile;
 use super::spec::command::{CompletionEntry, admin};
 use super::spec::registers::Configuration;
@@ -27,6 +28,7 @@ use crate::storage::backend::Backend;
 use crate::storage::dma::{DmaMemory, NotMemory};
 use crate::storage::fault::{FaultInjector, FetchFault};
 use crate::storage::interrupts::InterruptSink;
+use crate::storage::refusals::Refusals;
 use crate::storage::worker::{Attention, Progress, StorageController, Ticket};
 
 /// Commands taken from one queue in its turn, whatever burst the host would like.
@@ -37,6 +39,7 @@ pub struct Controller {
     config: ControllerConfig,
     registers: Arc<RegisterFile>,
     plan: Option<Arc<FaultInjector>>,
+    refusals: Arc<Refusals>,
     life: Life,
     transfer: Transfer,
     queues: Queues,
@@ -76,7 +79,9 @@ impl Controller {
         }
         let plan = (!config.faults.is_empty()).then(|| Arc::new(FaultInjector::new(&config.faults)));
         let registers = Arc::new(RegisterFile::new(plan.clone(), Arc::clone(&interrupts)));
+        let name = format!("nvme{}", config.unique_id);
         Ok(Self {
+            refusals: Arc::new(Refusals::new(name, &refusals::WORDS)),
             life: Life::new(Arc::clone(&registers)),
             transfer: Transfer::new(memory),
             queues: Queues::new(config.queue_pairs),
@@ -102,6 +107,12 @@ impl Controller {
     #[must_use]
     pub fn faults(&self) -> Option<Arc<FaultInjector>> {
         self.plan.clone()
+    }
+
+    /// The commands that it refuses.
+    #[must_use]
+    pub fn refusals(&self) -> Arc<Refusals> {
+        Arc::clone(&self.refusals)
     }
 }
 
@@ -283,7 +294,10 @@ impl Controller {
             }
             Some(FetchFault::Fail(bits)) => {
                 let failure = self.failed_on_purpose(faults::status(bits));
-                Some(Answer::new(request, Err(failure)))
+                Some(Answer {
+                    is_planned: true,
+                    ..Answer::new(request, Err(failure))
+                })
             }
             Some(FetchFault::ReadOnly) => {
                 self.make_read_only(command.entry.namespace_id.get());
@@ -359,7 +373,11 @@ impl Controller {
 
     /// Posts the completion of a command. Returns the completion queue.
     fn post_answer(&mut self, answer: Answer) -> Option<u16> {
-        let Answer { request, result } = answer;
+        let Answer {
+            request,
+            result,
+            is_planned,
+        } = answer;
         let Some(queue) = self.queues.submission(request.command().queue) else {
             request.abandon();
             return None;
@@ -368,7 +386,11 @@ impl Controller {
         let (dword0, status) = match result {
             Ok(dword0) => (dword0, Status::SUCCESS),
             Err(failure) => {
-                self.admin.command_failed(request.command(), failure);
+                let command = request.command();
+                self.admin.command_failed(command, failure);
+                if !is_planned {
+                    refusals::count(&self.refusals, command.queue, &command.entry, failure);
+                }
                 (0, failure.status.with_more())
             }
         };

@@ -103,8 +103,9 @@ impl NvmeDevice {
             backends,
         )?;
         let (registers, faults) = (controller.registers(), controller.faults());
+        let refusals = controller.refusals();
         let worker = Worker::start(&name, controller, event, connections.sandbox, connections.on_failure)?;
-        StorageDevice::new(worker, faults, description, interrupts, |worker| Self {
+        StorageDevice::new(worker, faults, refusals, description, interrupts, |worker| Self {
             worker,
             registers,
             doorbells,

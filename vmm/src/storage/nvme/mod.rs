@@ -34,6 +34,7 @@ mod nvm;
 mod prp;
 mod queues;
 mod ranges;
+mod refusals;
 mod registers;
 mod rings;
 pub mod spec;

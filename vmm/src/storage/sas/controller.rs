@@ -19,6 +19,7 @@ use super::ioc::Ioc;
 use super::life::Life;
 use super::message::{FRAME_SIZE, Frame, Reply};
 use super::page_content::PageContents;
+use super::refusals;
 use super::registers::{RegisterFile, Reset};
 use super::replies::{Answer, Replies};
 use super::scsi_io::ScsiIo;
@@ -28,6 +29,7 @@ use crate::storage::backend::Backend;
 use crate::storage::dma::{Dma, DmaMemory};
 use crate::storage::fault::{FaultInjector, FetchFault};
 use crate::storage::interrupts::InterruptSink;
+use crate::storage::refusals::Refusals;
 use crate::storage::request::Request;
 use crate::storage::worker::{Attention, Progress, StorageController, Ticket};
 
@@ -39,6 +41,7 @@ pub struct Controller {
     config: SasConfig,
     registers: Arc<RegisterFile>,
     plan: Option<Arc<FaultInjector>>,
+    refusals: Arc<Refusals>,
     dma: Dma,
     life: Life,
     handshakes: Handshakes,
@@ -64,7 +67,9 @@ impl Controller {
         let disks = Disks::new(&config, backends)?;
         let plan = (!config.faults.is_empty()).then(|| Arc::new(FaultInjector::new(&config.faults)));
         let registers = Arc::new(RegisterFile::new(plan.clone(), interrupts, Attention::default()));
+        let name = format!("sas{}", config.index);
         Ok(Self {
+            refusals: Arc::new(Refusals::new(name, &refusals::WORDS)),
             config,
             dma: Dma::new(memory),
             life: Life::new(Arc::clone(&registers)),
@@ -90,6 +95,12 @@ impl Controller {
     #[must_use]
     pub fn faults(&self) -> Option<Arc<FaultInjector>> {
         self.plan.clone()
+    }
+
+    /// The requests that it or a disk refuses.
+    #[must_use]
+    pub fn refusals(&self) -> Arc<Refusals> {
+        Arc::clone(&self.refusals)
     }
 
     /// The events.
@@ -251,7 +262,7 @@ impl Controller {
     }
 
     fn execute(&mut self, frame: &Frame) -> Answer {
-        match frame.function() {
+        let reply = match frame.function() {
             function::SCSI_IO_REQUEST => return self.scsi_io().execute(frame),
             function::SCSI_TASK_MGMT => self.tasks().manage(frame),
             function::IOC_INIT => self.ioc.initialise(frame),
@@ -270,13 +281,15 @@ impl Controller {
             function::SAS_IO_UNIT_CONTROL => self.tasks().control_io_unit(frame),
             // There is no firmware to load or to read, no RAID, no target mode, no expander.
             _ => Reply::with_status(frame, ioc_status::INVALID_FUNCTION),
-        }
-        .into()
+        };
+        refusals::count_ioc_status(&self.refusals, frame, reply.ioc_status());
+        reply.into()
     }
 
     fn scsi_io(&mut self) -> ScsiIo<'_> {
         ScsiIo {
             disks: &mut self.disks,
+            refusals: &self.refusals,
             memory: &self.dma,
             host: self.ioc.initialisation(),
             by_frame_only: self.pages.are_context_replies_disabled(),

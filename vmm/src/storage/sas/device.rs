@@ -89,8 +89,9 @@ impl SasDevice {
         let memory = Box::new(connections.memory);
         let controller = Controller::new(config, memory, Arc::new(interrupts.clone()), backends)?;
         let (registers, faults) = (controller.registers(), controller.faults());
+        let refusals = controller.refusals();
         let worker = Worker::start(&name, controller, event, connections.sandbox, connections.on_failure)?;
-        StorageDevice::new(worker, faults, description, interrupts, |worker| Self {
+        StorageDevice::new(worker, faults, refusals, description, interrupts, |worker| Self {
             worker,
             registers,
         })

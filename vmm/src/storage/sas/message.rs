@@ -98,6 +98,14 @@ impl Reply {
         self.put(0x0e, &status.to_le_bytes())
     }
 
+    /// IOCStatus.
+    pub(super) fn ioc_status(&self) -> u16 {
+        match self.0.get(0x0e..0x10) {
+            Some(&[low, high]) => u16::from_le_bytes([low, high]),
+            _ => 0,
+        }
+    }
+
     /// The same with these bytes at that offset.
     pub(super) fn put(mut self, at: usize, bytes: &[u8]) -> Self {
         self.0[at..at + bytes.len()].copy_from_slice(bytes);

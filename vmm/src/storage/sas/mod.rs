@@ -28,6 +28,7 @@ mod ioc;
 mod life;
 pub mod message;
 mod page_content;
+mod refusals;
 pub mod registers;
 mod replies;
 mod scsi_io;

@@ -6,8 +6,9 @@ use super::ioc::Initialisation;
 use super::message::{Frame, Reply};
 use super::replies::{Answer, CONTEXT_MASK};
 use super::spec::{TASKTAG_UNKNOWN, function, ioc_status, scsi_state, scsiio_control};
-use super::{sgl, task_management};
+use super::{refusals, sgl, task_management};
 use crate::storage::dma::{Dma, DmaMemory};
+use crate::storage::refusals::Refusals;
 use crate::storage::scsi::spec::status;
 use crate::storage::scsi::{Completion, Data};
 
@@ -25,6 +26,7 @@ const SGL: usize = 0x30;
 /// What SCSI I/O is done with.
 pub(super) struct ScsiIo<'a> {
     pub(super) disks: &'a mut Disks,
+    pub(super) refusals: &'a Refusals,
     pub(super) memory: &'a Dma,
     /// What the host has told of itself.
     pub(super) host: &'a Initialisation,
@@ -39,8 +41,14 @@ impl ScsiIo<'_> {
             return not_done(frame, self.disks.not_there(frame)).into();
         };
         match self.run(disk, frame) {
-            Ok(completion) => self.answer(frame, &completion),
-            Err(status) => not_done(frame, status).into(),
+            Ok(completion) => {
+                refusals::count_completion(self.refusals, frame, &completion);
+                self.answer(frame, &completion)
+            }
+            Err(status) => {
+                refusals::count_ioc_status(self.refusals, frame, status);
+                not_done(frame, status).into()
+            }
         }
     }
 

@@ -28,6 +28,7 @@ pub(in crate::stress::triage) fn report() -> Report {
         dump: None,
         faults: Vec::new(),
         exports: Vec::new(),
+        machine: None,
         guest_checks: Vec::new(),
         debug_print: None,
         notes: Vec::new(),

@@ -15,5 +15,6 @@ mod model;
 mod prp;
 mod queues;
 mod ranges;
+mod refusals;
 mod rings;
 mod start;

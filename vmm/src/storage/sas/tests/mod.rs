@@ -8,6 +8,7 @@ mod interrupts;
 mod life;
 mod model;
 mod pages;
+mod refusals;
 mod scsi_io;
 mod sgl;
 mod task_management;
