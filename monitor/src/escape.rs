@@ -25,7 +25,7 @@ pub const fn is_hostile(character: char) -> bool {
 
 /// Writes on, with what is hostile escaped as in Rust's strings: `\n`, `\x1b`, `\u{202e}`.
 #[derive(Debug)]
-pub struct Escaped<'a, W>(pub &'a mut W);
+pub(crate) struct Escaped<'a, W>(pub &'a mut W);
 
 impl<W: Write> Write for Escaped<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {

@@ -6,20 +6,20 @@
 // The command line says everything, by one way (docs/contributing.md, "Who may print").
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
-pub mod backend;
+mod backend;
 pub mod cli;
-pub mod dump;
+mod dump;
 pub mod escape;
 pub mod gdb;
 pub mod notices;
-pub mod outcome;
-pub mod output;
+mod outcome;
+mod output;
 pub mod report;
 pub mod run;
 pub mod session;
 pub mod stress;
 pub mod threads;
-pub mod timing;
+pub(crate) mod timing;
 pub mod vmi;
-pub mod watch;
+mod watch;
 pub mod windows;

@@ -72,7 +72,7 @@ const PRECEDENCE: [u8; 6] = [130, 2, 5, 1, 3, 4];
 
 /// The process exit code when all of `conditions` hold; 0 when none does.
 #[must_use]
-pub fn exit_code(conditions: &[Condition]) -> u8 {
+pub(crate) fn exit_code(conditions: &[Condition]) -> u8 {
     PRECEDENCE
         .into_iter()
         .find(|&code| conditions.iter().any(|c| c.exit_code() == code))
@@ -82,7 +82,7 @@ pub fn exit_code(conditions: &[Condition]) -> u8 {
 /// What sets the exit code where it is not the outcome: the code of a run that was interrupted or whose host failed says so,
 /// whatever was found until then.
 #[must_use]
-pub fn overriding(outcome: Outcome, exit_code: u8) -> Option<&'static str> {
+pub(crate) fn overriding(outcome: Outcome, exit_code: u8) -> Option<&'static str> {
     match (outcome, exit_code) {
         (_, 130) => Some("interrupted"),
         (Outcome::Defect, 5) => Some("the host failed"),
@@ -92,7 +92,7 @@ pub fn overriding(outcome: Outcome, exit_code: u8) -> Option<&'static str> {
 
 /// The outcome when all of `conditions` hold. A defect stays a defect even if the run ended badly afterwards.
 #[must_use]
-pub fn outcome(conditions: &[Condition]) -> Outcome {
+pub(crate) fn outcome(conditions: &[Condition]) -> Outcome {
     if conditions.contains(&Condition::Defect) {
         Outcome::Defect
     } else if conditions.is_empty() {

@@ -20,20 +20,20 @@ pub static WRITER: ThreadProfile = ThreadProfile {
 };
 
 /// Serves a debugger on a socket that listens already.
-pub static DEBUGGER: ThreadProfile = ThreadProfile {
+pub(crate) static DEBUGGER: ThreadProfile = ThreadProfile {
     calls: &[EVENTS, CLIENTS],
     names_files: true,
     ..ThreadProfile::new("debugger")
 };
 
 /// Waits for signals.
-pub static SIGNALS: ThreadProfile = ThreadProfile {
+pub(crate) static SIGNALS: ThreadProfile = ThreadProfile {
     calls: &[EVENTS],
     ..ThreadProfile::new("signal")
 };
 
 /// Draws a line on the terminal.
-pub static PROGRESS: ThreadProfile = ThreadProfile {
+pub(crate) static PROGRESS: ThreadProfile = ThreadProfile {
     requests: &[TERMINAL],
     ..ThreadProfile::new("progress")
 };

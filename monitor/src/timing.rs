@@ -14,7 +14,7 @@ const OCTAVES: usize = 32;
 
 /// Times in buckets whose width grows with the time.
 #[derive(Debug)]
-pub struct Histogram([AtomicU64; PER_OCTAVE * OCTAVES]);
+pub(crate) struct Histogram([AtomicU64; PER_OCTAVE * OCTAVES]);
 
 /// How times are spread. A percentile is the upper end of its bucket.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,11 +22,11 @@ pub struct Spread {
     /// Number of times.
     pub count: u64,
     /// Half of them are not longer, in nanoseconds.
-    pub p50: u64,
+    pub(crate) p50: u64,
     /// 90 % of them are not longer, in nanoseconds.
-    pub p90: u64,
+    pub(crate) p90: u64,
     /// 99 % of them are not longer, in nanoseconds.
-    pub p99: u64,
+    pub(crate) p99: u64,
 }
 
 impl Default for Histogram {
@@ -37,14 +37,14 @@ impl Default for Histogram {
 
 impl Histogram {
     /// Adds a time.
-    pub fn add(&self, time: Duration) {
+    pub(crate) fn add(&self, time: Duration) {
         let bucket = bucket_of(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
         self.0[bucket].fetch_add(1, Ordering::Relaxed);
     }
 
     /// What was added so far; nothing if that is nothing.
     #[must_use]
-    pub fn spread(&self) -> Option<Spread> {
+    pub(crate) fn spread(&self) -> Option<Spread> {
         let counts: Vec<u64> = self.0.iter().map(|count| count.load(Ordering::Relaxed)).collect();
         let count: u64 = counts.iter().sum();
         let percentile = |percent: u64| {

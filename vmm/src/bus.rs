@@ -38,7 +38,7 @@ pub trait BusDevice: Send + Sync {
 
 /// A stretch of addresses and the device that answers there.
 #[derive(Clone)]
-pub struct BusRange {
+pub(crate) struct BusRange {
     /// First address.
     pub base: u64,
     /// Length in bytes, not zero.
@@ -205,7 +205,7 @@ impl Bus {
     /// until a later call finds its place free. Returned is, for each range in order, whether it is in force.
     ///
     /// A vCPU that looked the old table up just before may still be inside the device's call when this returns.
-    pub fn set_movable(&self, ranges: Vec<BusRange>) -> Vec<bool> {
+    pub(crate) fn set_movable(&self, ranges: Vec<BusRange>) -> Vec<bool> {
         let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
         layers.movable = ranges;
         self.publish(&layers)

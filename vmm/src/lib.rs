@@ -30,7 +30,7 @@ pub mod bus;
 pub mod debug;
 pub mod devices;
 pub mod doorbell;
-pub mod firmware;
+mod firmware;
 pub mod host;
 pub mod irq;
 pub mod kvm;
@@ -41,7 +41,7 @@ pub mod registers;
 pub mod run;
 pub mod sandbox;
 pub mod storage;
-pub mod tally;
+pub(crate) mod tally;
 pub mod translate;
 
 mod cpuid;

@@ -107,7 +107,7 @@ pub struct SpecialRegisters {
     pub gs: Segment,
     pub ss: Segment,
     pub tr: Segment,
-    pub gdt: DescriptorTable,
+    pub(crate) gdt: DescriptorTable,
     pub idt: DescriptorTable,
 }
 
@@ -132,7 +132,7 @@ impl SpecialRegisters {
 
     /// Whether the processor executes 64-bit code: long mode is active, and CS says so.
     #[must_use]
-    pub fn is_64_bit_code(&self) -> bool {
+    pub(crate) fn is_64_bit_code(&self) -> bool {
         self.efer & EFER_LMA != 0 && self.cs.long
     }
 

@@ -12,7 +12,7 @@ const KINDS: usize = 256;
 
 /// A count of each kind that came, filled by any thread.
 #[derive(Debug)]
-pub struct Tally<K> {
+pub(crate) struct Tally<K> {
     counts: Mutex<Counts<K>>,
 }
 
@@ -44,7 +44,7 @@ impl<K> Default for Tally<K> {
 
 impl<K: Ord + Clone> Tally<K> {
     /// Counts one of a kind.
-    pub fn count(&self, kind: K) {
+    pub(crate) fn count(&self, kind: K) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let room = counts.kinds.len() < KINDS;
         if let Some(count) = counts.kinds.get_mut(&kind) {
@@ -58,7 +58,7 @@ impl<K: Ord + Clone> Tally<K> {
 
     /// What came so far.
     #[must_use]
-    pub fn counts(&self) -> Counts<K> {
+    pub(crate) fn counts(&self) -> Counts<K> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -57,7 +57,7 @@ pub(crate) const DPC_LEVEL_LOCK: u32 = 5;
 /// Whether this `STOR_SPINLOCK` is the `KSPIN_LOCK` in the `STOR_DPC` that the context points to: the kinds differ in how
 /// the lock is taken, not in which it is.
 #[must_use]
-pub const fn is_dpc_lock(kind: u32) -> bool {
+pub(crate) const fn is_dpc_lock(kind: u32) -> bool {
     matches!(kind, DPC_LOCK | THREADED_DPC_LOCK | DPC_LEVEL_LOCK)
 }
 

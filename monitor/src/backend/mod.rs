@@ -2,4 +2,4 @@
 //!
 //! Talks to a machine, which it hides behind the traits. It must not know Windows, locks or a debugger's protocol.
 
-pub mod kvm;
+pub(crate) mod kvm;

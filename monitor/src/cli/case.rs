@@ -46,7 +46,7 @@ pub struct ReplayArguments {
 
 /// Options of `storlock minimise`.
 #[derive(Debug, Args)]
-pub struct MinimiseArguments {
+pub(crate) struct MinimiseArguments {
     /// A directory below `cases` in a job's output, or its case.json
     #[arg(value_name = "CASE")]
     pub case: PathBuf,
@@ -66,7 +66,7 @@ pub struct MinimiseArguments {
 
 /// When a build counts as bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Match {
+pub(crate) enum Match {
     /// It breaks the same rule in the same way by the same routine, or ends by the same bug check, or also hangs.
     /// Places in the code are not compared: they differ from build to build.
     Class,
@@ -78,7 +78,7 @@ pub enum Match {
 
 /// Options of `storlock bisect`.
 #[derive(Debug, Args)]
-pub struct BisectArguments {
+pub(crate) struct BisectArguments {
     /// A directory below `cases` in a job's output, or its case.json
     #[arg(value_name = "CASE")]
     pub case: PathBuf,
@@ -263,7 +263,7 @@ fn exit_code(finding: &Finding, repeated: &Repeated) -> u8 {
 ///
 /// # Errors
 /// [`Failure`]
-pub fn minimise(arguments: &MinimiseArguments) -> Result<u8, Failure> {
+pub(crate) fn minimise(arguments: &MinimiseArguments) -> Result<u8, Failure> {
     if std::fs::symlink_metadata(&arguments.output).is_ok() {
         return Err(Failure::usage(anyhow!(
             "{} is there already: name a directory that is not",
@@ -351,7 +351,7 @@ fn with(run: &RunSpec, candidate: &Candidate) -> RunSpec {
 ///
 /// # Errors
 /// [`Failure`]
-pub fn bisect(arguments: &BisectArguments) -> Result<u8, Failure> {
+pub(crate) fn bisect(arguments: &BisectArguments) -> Result<u8, Failure> {
     let case = read_case(&arguments.case).map_err(failure)?;
     if case.run.firmware.is_some() {
         return Err(Failure::usage(anyhow!(

@@ -142,7 +142,7 @@ impl Interrupt {
     ///
     /// # Errors
     /// If they cannot be caught.
-    pub fn catch(sandbox: Sandbox) -> io::Result<Self> {
+    pub(crate) fn catch(sandbox: Sandbox) -> io::Result<Self> {
         // The run-time takes it for granted that it gets them.
         let descriptors: Vec<_> = (0..4).map(|_| UnixStream::pair()).collect::<Result<_, _>>()?;
         drop(descriptors);
@@ -182,7 +182,7 @@ impl Interrupt {
     }
 
     /// The run is over: from here on a signal keeps the report from being printed.
-    pub fn reporting(&self) {
+    pub(crate) fn reporting(&self) {
         self.enter(Stage::Reporting);
     }
 

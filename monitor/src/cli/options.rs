@@ -13,7 +13,7 @@ use crate::stress::planning::Profile;
 
 /// Whether something is to be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Switch {
+pub(crate) enum Switch {
     /// It is
     On,
     /// It is not

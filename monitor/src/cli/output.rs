@@ -18,7 +18,7 @@ use crate::run::report_directory::render;
 use crate::run::report_files::Reports;
 
 /// As it is called in messages.
-pub const STANDARD_OUTPUT: &str = "standard output";
+pub(crate) const STANDARD_OUTPUT: &str = "standard output";
 
 /// Writes the report files and prints the report by `print`, which says what kept it from that. Gives the exit code of the
 /// process. A report that cannot be written is still printed, and one that cannot be printed is in its files, which say
@@ -69,7 +69,7 @@ fn settle(report: &mut Report, added: Vec<ConditionNote>) -> bool {
 
 /// A failure of the host as a report has it.
 #[must_use]
-pub fn infrastructure(error: String) -> ConditionNote {
+pub(crate) fn infrastructure(error: String) -> ConditionNote {
     ConditionNote {
         condition: Condition::Infrastructure,
         reason: Reason::Failure { error },
@@ -88,7 +88,7 @@ pub fn print(text: &str) -> Result<(), Failure> {
 ///
 /// # Errors
 /// As [`print()`].
-pub fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     put(bytes).map_err(|reason| Failure::infrastructure(anyhow!(reason)))
 }
 
@@ -105,19 +105,19 @@ fn put(bytes: &[u8]) -> Result<(), String> {
 
 /// As [`print()`], for a rendered report.
 #[must_use]
-pub fn print_report(text: &[u8]) -> Vec<ConditionNote> {
+pub(crate) fn print_report(text: &[u8]) -> Vec<ConditionNote> {
     put(text).err().map(infrastructure).into_iter().collect()
 }
 
 /// Standard output by a thread of its own, so that a run whose report nobody reads comes to its end.
-pub struct Printer(Outlet);
+pub(crate) struct Printer(Outlet);
 
 impl Printer {
     /// Starts the thread.
     ///
     /// # Errors
     /// If it cannot be started or limited.
-    pub fn start(sandbox: Sandbox) -> anyhow::Result<Self> {
+    pub(crate) fn start(sandbox: Sandbox) -> anyhow::Result<Self> {
         let start = || {
             let out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
             let way = (usize::MAX, u64::MAX);
@@ -130,7 +130,12 @@ impl Printer {
     ///
     /// # Errors
     /// Why it was not printed whole, in a sentence. Whoever closed standard output does not want to read more.
-    pub fn print(&self, text: &[u8], deadline: Option<Instant>, interrupted: &dyn Fn() -> bool) -> Result<(), String> {
+    pub(crate) fn print(
+        &self,
+        text: &[u8],
+        deadline: Option<Instant>,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<(), String> {
         self.0.push(text);
         let late = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
         let ending = self.0.finish(|stall| stall < PATIENCE || !(late() || interrupted()));

@@ -67,10 +67,10 @@ pub struct Arguments {
     pub seeds: Option<(u64, u64)>,
     /// Choose other seeds every night, from this number and the number of the night [default: 1]
     #[arg(long, value_name = "N")]
-    pub seed_base: Option<u64>,
+    pub(crate) seed_base: Option<u64>,
     /// Begin no run after this time [default: by the profile]
     #[arg(long, value_name = "DURATION")]
-    pub duration: Option<Limit>,
+    pub(crate) duration: Option<Limit>,
     /// Number of runs, over all shards
     #[arg(long, value_name = "N")]
     pub iterations: Option<u64>,
@@ -87,7 +87,7 @@ pub struct Arguments {
     pub profile: Option<Profile>,
     /// Stop at the first finding that is new [default: by the profile]
     #[arg(long, value_enum, value_name = "on|off", num_args = 0..=1, require_equals = true, default_missing_value = "on")]
-    pub stop_at_first_new: Option<Switch>,
+    pub(crate) stop_at_first_new: Option<Switch>,
     /// Output directory; it belongs to this job alone [default: storlock-stress]
     #[arg(long, short, value_name = "DIR")]
     pub output: Option<PathBuf>,

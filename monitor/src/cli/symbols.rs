@@ -37,7 +37,7 @@ pub struct Arguments {
 
 /// The lock routines of an image.
 #[derive(Debug, Serialize)]
-pub struct Listing {
+pub(crate) struct Listing {
     /// The file.
     file: String,
     /// The image's own name for itself, if it exports anything.

@@ -9,11 +9,11 @@ use storlock_check::finding::Finding;
 use crate::report::BugCheck;
 
 /// The code: severity "error" and the bit for customers, as in an NTSTATUS, then `SLK` in ASCII.
-pub const CODE: u32 = 0xe053_4c4b;
+pub(crate) const CODE: u32 = 0xe053_4c4b;
 
 /// The violation in these words.
 #[must_use]
-pub fn of(finding: &Finding) -> BugCheck {
+pub(crate) fn of(finding: &Finding) -> BugCheck {
     BugCheck {
         code: CODE.into(),
         parameters: [

@@ -26,7 +26,7 @@ const FREE_BUILD: u32 = 0xf;
 
 /// A processor of the stopped machine.
 #[derive(Debug, Clone)]
-pub struct ProcessorRegisters {
+pub(crate) struct ProcessorRegisters {
     /// Number of the virtual processor.
     pub cpu: u32,
     /// Its registers.
@@ -40,7 +40,7 @@ impl ProcessorRegisters {
     ///
     /// # Errors
     /// [`DumpError::Processor`] if the machine does not give its registers.
-    pub fn read(cpu: &dyn DebuggedCpu) -> Result<Self, DumpError> {
+    pub(crate) fn read(cpu: &dyn DebuggedCpu) -> Result<Self, DumpError> {
         let registers = cpu.all().map_err(|error| DumpError::Processor(error.to_string()))?;
         let processor = Processor::read(cpu, registers.gs_base, registers.kernel_gs_base).ok();
         Ok(Self {
@@ -53,11 +53,11 @@ impl ProcessorRegisters {
 
 /// All that is written beside the pages.
 #[derive(Debug, Clone)]
-pub struct Contents {
+pub(crate) struct Contents {
     /// The header, complete.
     pub header: Box<Header>,
     /// What differs in the pages.
-    pub patches: Patches,
+    pub(crate) patches: Patches,
     /// What a Windows dump has and this one lacks, a sentence each.
     pub missing: Vec<String>,
 }
@@ -68,7 +68,7 @@ impl Contents {
     ///
     /// # Errors
     /// [`DumpError::Processor`] if the violating one is not among them.
-    pub fn read(
+    pub(crate) fn read(
         cpu: &dyn DebuggedCpu,
         processors: &[ProcessorRegisters],
         subject: &Subject,
@@ -95,7 +95,7 @@ impl Contents {
     ///
     /// # Errors
     /// [`DumpError::Runs`] if it has too many pieces.
-    pub fn describe_memory(&mut self, stretches: &[(u64, u64)]) -> Result<Vec<Run>, DumpError> {
+    pub(crate) fn describe_memory(&mut self, stretches: &[(u64, u64)]) -> Result<Vec<Run>, DumpError> {
         let runs = stretches.iter().map(|&(base, length)| Run {
             base_page: base / PAGE_BYTES,
             page_count: length / PAGE_BYTES,

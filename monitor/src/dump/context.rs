@@ -8,7 +8,7 @@ use crate::vmi::debuggee::{AllRegisters, FloatingPoint};
 /// The `CONTEXT` of a stopped processor. The debug registers stay zero, and its flags say that they are not there: they
 /// may be the monitor's.
 #[must_use]
-pub fn context(registers: &AllRegisters) -> Context {
+pub(crate) fn context(registers: &AllRegisters) -> Context {
     let [cs, ss, ds, es, fs, gs] = registers.selectors;
     Context {
         context_flags: CONTEXT_FLAGS,

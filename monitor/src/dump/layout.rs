@@ -8,69 +8,69 @@ use std::mem::offset_of;
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 /// Bytes of a page, in the file as in the guest.
-pub const PAGE_BYTES: u64 = 4096;
+pub(crate) const PAGE_BYTES: u64 = 4096;
 /// Bytes of the header; the pages follow it.
-pub const HEADER_BYTES: u64 = 0x2000;
+pub(crate) const HEADER_BYTES: u64 = 0x2000;
 /// Runs of physical memory that fit into the header.
-pub const MAX_RUNS: usize = 42;
+pub(crate) const MAX_RUNS: usize = 42;
 /// `DumpType` of a dump with all physical memory, run by run.
-pub const DUMP_TYPE_FULL: u32 = 1;
+pub(crate) const DUMP_TYPE_FULL: u32 = 1;
 /// `IMAGE_FILE_MACHINE_AMD64`.
-pub const MACHINE_AMD64: u32 = 0x8664;
+pub(crate) const MACHINE_AMD64: u32 = 0x8664;
 /// `STATUS_BREAKPOINT`: what Windows' own dumps name as the exception of a bug check.
-pub const STATUS_BREAKPOINT: u32 = 0x8000_0003;
+pub(crate) const STATUS_BREAKPOINT: u32 = 0x8000_0003;
 /// `KD_SECONDARY_VERSION_AMD64_CONTEXT` of wdbgexts.h: contexts have the layout of [`Context`].
-pub const KD_SECONDARY_VERSION: u8 = 2;
+pub(crate) const KD_SECONDARY_VERSION: u8 = 2;
 /// `CONTEXT_AMD64` with the control, integer, segment and floating point parts; the debug registers are left out.
-pub const CONTEXT_FLAGS: u32 = 0x0010_0000 | 0x1 | 0x2 | 0x4 | 0x8;
+pub(crate) const CONTEXT_FLAGS: u32 = 0x0010_0000 | 0x1 | 0x2 | 0x4 | 0x8;
 
 /// `DUMP_HEADER64`: the first two pages of the file.
 #[repr(C)]
 #[derive(Debug, Clone, FromZeros, IntoBytes, Immutable)]
 #[allow(missing_docs)] // The names are the header file's.
-pub struct Header {
+pub(crate) struct Header {
     pub signature: [u8; 4],
-    pub valid_dump: [u8; 4],
+    pub(crate) valid_dump: [u8; 4],
     /// 0xF for a free build, 0xC for a checked one.
-    pub major_version: u32,
+    pub(crate) major_version: u32,
     /// The build number.
-    pub minor_version: u32,
-    pub directory_table_base: u64,
-    pub pfn_data_base: u64,
-    pub ps_loaded_module_list: u64,
-    pub ps_active_process_head: u64,
-    pub machine_image_type: u32,
+    pub(crate) minor_version: u32,
+    pub(crate) directory_table_base: u64,
+    pub(crate) pfn_data_base: u64,
+    pub(crate) ps_loaded_module_list: u64,
+    pub(crate) ps_active_process_head: u64,
+    pub(crate) machine_image_type: u32,
     pub number_processors: u32,
     pub bug_check_code: u32,
-    pub padding1: u32,
-    pub bug_check_parameters: [u64; 4],
-    pub version_user: [u8; 32],
+    pub(crate) padding1: u32,
+    pub(crate) bug_check_parameters: [u64; 4],
+    pub(crate) version_user: [u8; 32],
     pub kd_debugger_data_block: u64,
-    pub physical_memory: PhysicalMemory,
-    pub padding2: [u64; 2],
+    pub(crate) physical_memory: PhysicalMemory,
+    pub(crate) padding2: [u64; 2],
     /// Has room for more than a [`Context`].
     pub context: [u8; CONTEXT_ROOM],
-    pub exception: ExceptionRecord,
-    pub dump_type: u32,
-    pub padding3: u32,
+    pub(crate) exception: ExceptionRecord,
+    pub(crate) dump_type: u32,
+    pub(crate) padding3: u32,
     /// Bytes of the whole file.
-    pub required_dump_space: u64,
+    pub(crate) required_dump_space: u64,
     /// 100 ns since the year 1601.
     pub system_time: u64,
     pub comment: [u8; 128],
     /// 100 ns since the start of the guest.
     pub system_up_time: u64,
-    pub mini_dump_fields: u32,
-    pub secondary_data_state: u32,
-    pub product_type: u32,
-    pub suite_mask: u32,
-    pub writer_status: u32,
-    pub unused: u8,
-    pub kd_secondary_version: u8,
-    pub padding4: [u8; 2],
+    pub(crate) mini_dump_fields: u32,
+    pub(crate) secondary_data_state: u32,
+    pub(crate) product_type: u32,
+    pub(crate) suite_mask: u32,
+    pub(crate) writer_status: u32,
+    pub(crate) unused: u8,
+    pub(crate) kd_secondary_version: u8,
+    pub(crate) padding4: [u8; 2],
     pub attributes: u32,
-    pub boot_id: u32,
-    pub reserved: [u8; 4008],
+    pub(crate) boot_id: u32,
+    pub(crate) reserved: [u8; 4008],
 }
 
 /// Bytes that [`Header`] has for the context.
@@ -80,61 +80,61 @@ const CONTEXT_ROOM: usize = 3000;
 #[repr(C)]
 #[derive(Debug, Clone, FromZeros, IntoBytes, Immutable)]
 #[allow(missing_docs)] // As above.
-pub struct PhysicalMemory {
-    pub number_of_runs: u32,
-    pub padding: u32,
-    pub number_of_pages: u64,
+pub(crate) struct PhysicalMemory {
+    pub(crate) number_of_runs: u32,
+    pub(crate) padding: u32,
+    pub(crate) number_of_pages: u64,
     pub runs: [Run; MAX_RUNS],
 }
 
 /// `PHYSICAL_MEMORY_RUN64`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromZeros, IntoBytes, Immutable)]
-pub struct Run {
+pub(crate) struct Run {
     /// Number of its first page.
-    pub base_page: u64,
+    pub(crate) base_page: u64,
     /// How many pages it has.
-    pub page_count: u64,
+    pub(crate) page_count: u64,
 }
 
 /// `EXCEPTION_RECORD64`.
 #[repr(C)]
 #[derive(Debug, Clone, FromZeros, IntoBytes, Immutable)]
 #[allow(missing_docs)] // As above.
-pub struct ExceptionRecord {
+pub(crate) struct ExceptionRecord {
     pub code: u32,
     pub flags: u32,
     pub record: u64,
     pub address: u64,
-    pub number_parameters: u32,
-    pub padding: u32,
+    pub(crate) number_parameters: u32,
+    pub(crate) padding: u32,
     pub information: [u64; 15],
 }
 
 /// `CONTEXT` of an x64 processor.
 #[repr(C)]
 #[derive(Debug, Clone, PartialEq, Eq, FromZeros, IntoBytes, Immutable)]
-#[allow(missing_docs)] // As above.
-pub struct Context {
-    pub home: [u64; 6],
-    pub context_flags: u32,
-    pub mxcsr: u32,
+#[allow(missing_docs, clippy::struct_field_names)] // As above.
+pub(crate) struct Context {
+    pub(crate) home: [u64; 6],
+    pub(crate) context_flags: u32,
+    pub(crate) mxcsr: u32,
     /// CS, DS, ES, FS, GS, SS.
-    pub segments: [u16; 6],
-    pub eflags: u32,
+    pub(crate) segments: [u16; 6],
+    pub(crate) eflags: u32,
     /// DR0 to DR3, DR6, DR7.
     pub debug: [u64; 6],
     /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
-    pub general: [u64; 16],
+    pub(crate) general: [u64; 16],
     pub rip: u64,
-    pub floating: FloatingSave,
-    pub vector_registers: [[u8; 16]; 26],
-    pub vector_control: u64,
-    pub debug_control: u64,
-    pub last_branch_to_rip: u64,
-    pub last_branch_from_rip: u64,
-    pub last_exception_to_rip: u64,
-    pub last_exception_from_rip: u64,
+    pub(crate) floating: FloatingSave,
+    pub(crate) vector_registers: [[u8; 16]; 26],
+    pub(crate) vector_control: u64,
+    pub(crate) debug_control: u64,
+    pub(crate) last_branch_to_rip: u64,
+    pub(crate) last_branch_from_rip: u64,
+    pub(crate) last_exception_to_rip: u64,
+    pub(crate) last_exception_from_rip: u64,
 }
 
 /// `XSAVE_FORMAT`: what FXSAVE stores. The last instruction and operand are kept in 64 bits, which fill the fields for
@@ -142,23 +142,23 @@ pub struct Context {
 #[repr(C)]
 #[derive(Debug, Clone, PartialEq, Eq, FromZeros, IntoBytes, Immutable)]
 #[allow(missing_docs)] // As above.
-pub struct FloatingSave {
-    pub control_word: u16,
-    pub status_word: u16,
-    pub tag_word: u8,
-    pub reserved1: u8,
-    pub error_opcode: u16,
-    pub error_address: u64,
-    pub data_address: u64,
-    pub mxcsr: u32,
-    pub mxcsr_mask: u32,
-    pub float_registers: [[u8; 16]; 8],
-    pub xmm_registers: [[u8; 16]; 16],
-    pub reserved4: [u8; 96],
+pub(crate) struct FloatingSave {
+    pub(crate) control_word: u16,
+    pub(crate) status_word: u16,
+    pub(crate) tag_word: u8,
+    pub(crate) reserved1: u8,
+    pub(crate) error_opcode: u16,
+    pub(crate) error_address: u64,
+    pub(crate) data_address: u64,
+    pub(crate) mxcsr: u32,
+    pub(crate) mxcsr_mask: u32,
+    pub(crate) float_registers: [[u8; 16]; 8],
+    pub(crate) xmm_registers: [[u8; 16]; 16],
+    pub(crate) reserved4: [u8; 96],
 }
 
 /// Bytes of a [`Context`].
-pub const CONTEXT_BYTES: usize = size_of::<Context>();
+pub(crate) const CONTEXT_BYTES: usize = size_of::<Context>();
 
 macro_rules! offsets {
     ($type:ident: $($($field:ident).+ = $offset:expr),* $(,)?) => {

@@ -4,19 +4,19 @@
 //! pages. Talks to the machine by the traits of [`crate::vmi`], and to the readers of Windows structures. It must not
 //! know how violations are found or how the machine is stopped. `docs/dump.md` is the page for users.
 
-pub mod bug_check;
-pub mod contents;
-pub mod context;
-pub mod layout;
+pub(crate) mod bug_check;
+pub(crate) mod contents;
+pub(crate) mod context;
+pub(crate) mod layout;
 #[cfg(test)]
 mod tests;
-pub mod writer;
+pub(crate) mod writer;
 
 use storlock_check::finding::Finding;
 use zerocopy::IntoBytes as _;
 
-pub use self::contents::{Contents, ProcessorRegisters};
-pub use self::writer::{DumpError, DumpFile};
+pub(crate) use self::contents::{Contents, ProcessorRegisters};
+pub(crate) use self::writer::{DumpError, DumpFile};
 use crate::report::{BugCheck, DumpInfo, Location};
 use crate::vmi::{GuestMemory, PhysicalMemory};
 use crate::windows::pdb::KernelPdb;
@@ -51,9 +51,9 @@ impl Subject {
 
 /// What is known of kernels' debugger data before the guest starts.
 #[derive(Debug, Clone, Default)]
-pub struct Symbols {
+pub(crate) struct Symbols {
     /// PDBs, one of which may be that of the guest's kernel.
-    pub pdbs: Vec<KernelPdb>,
+    pub(crate) pdbs: Vec<KernelPdb>,
 }
 
 impl Symbols {
@@ -84,7 +84,7 @@ impl Symbols {
 
 /// Where a dump goes and what is known for it.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The file.
     pub file: DumpFile,
     /// What is known of the kernel.
@@ -96,7 +96,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`DumpError`]; there is no file then.
-    pub fn write(
+    pub(crate) fn write(
         &self,
         mut contents: Contents,
         memory: &dyn PhysicalMemory,
@@ -111,7 +111,7 @@ impl Plan {
 
     /// As the report lists the dump of the violation at `event`.
     #[must_use]
-    pub fn info(&self, event: u64, written: &Result<(u64, Vec<String>), DumpError>) -> DumpInfo {
+    pub(crate) fn info(&self, event: u64, written: &Result<(u64, Vec<String>), DumpError>) -> DumpInfo {
         let (bytes, missing, error) = match written {
             Ok((bytes, missing)) => (*bytes, missing.clone(), None),
             Err(error) => (0, Vec::new(), Some(error.to_string())),

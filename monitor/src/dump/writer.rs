@@ -20,7 +20,7 @@ static ZEROS: [u8; PAGE] = [0; PAGE];
 
 /// Why there is no dump.
 #[derive(Debug, thiserror::Error)]
-pub enum DumpError {
+pub(crate) enum DumpError {
     /// The file system refuses; a full disk for example.
     #[error("cannot {action} {}: {source}", path.display())]
     File {
@@ -57,14 +57,14 @@ impl DumpError {
 
 /// What differs in the file from the guest's memory, by physical address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Patches {
+pub(crate) struct Patches {
     /// By page: offset in it and bytes that end in it.
     pages: BTreeMap<u64, Vec<(usize, Vec<u8>)>>,
 }
 
 impl Patches {
     /// Adds bytes at a physical address; they may cross pages.
-    pub fn add(&mut self, mut address: u64, mut bytes: &[u8]) {
+    pub(crate) fn add(&mut self, mut address: u64, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let offset = (address % PAGE_BYTES) as usize;
             let (now, later) = bytes.split_at(bytes.len().min(PAGE - offset));
@@ -95,7 +95,7 @@ impl Patches {
 ///
 /// # Errors
 /// [`io::Error`] of the file, or one that wraps a [`DumpError`].
-pub fn write(
+pub(crate) fn write(
     out: &mut (impl Write + Seek),
     header: &[u8],
     (memory, runs): (&dyn PhysicalMemory, &[Run]),
@@ -157,7 +157,7 @@ fn is_zero(page: &[u8]) -> bool {
 
 /// The place of a dump that may come.
 #[derive(Debug, Clone)]
-pub struct DumpFile {
+pub(crate) struct DumpFile {
     path: PathBuf,
     whole: Arc<WholeFile>,
 }
@@ -168,7 +168,7 @@ impl DumpFile {
     ///
     /// # Errors
     /// [`OutputError`] if the directory is not there or cannot be written to, or something else has the name.
-    pub fn prepare(path: &Path, patience: Duration) -> Result<Self, OutputError> {
+    pub(crate) fn prepare(path: &Path, patience: Duration) -> Result<Self, OutputError> {
         Ok(Self {
             path: path.to_owned(),
             whole: Arc::new(WholeFile::prepare(path, patience)?),
@@ -177,19 +177,19 @@ impl DumpFile {
 
     /// Where the dump will be.
     #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The directory in which it gets its name, if it does.
     #[must_use]
-    pub fn renamed_in(&self) -> Option<&Path> {
+    pub(crate) fn renamed_in(&self) -> Option<&Path> {
         self.whole.renamed_in()
     }
 
     /// The way to have writing end that waits for a reader.
     #[must_use]
-    pub fn progress(&self) -> Progress {
+    pub(crate) fn progress(&self) -> Progress {
         self.whole.progress()
     }
 
@@ -198,7 +198,7 @@ impl DumpFile {
     ///
     /// # Errors
     /// [`DumpError`]; there is no file then.
-    pub fn fill(&self, write: impl FnOnce(&mut OutputFile) -> io::Result<u64>) -> Result<u64, DumpError> {
+    pub(crate) fn fill(&self, write: impl FnOnce(&mut OutputFile) -> io::Result<u64>) -> Result<u64, DumpError> {
         let filled = self.whole.fill(|file| {
             let length = write(file)?;
             file.end_at(length)?;

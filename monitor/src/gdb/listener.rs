@@ -45,7 +45,7 @@ impl FromStr for Address {
 impl Address {
     /// Whether only this machine can connect.
     #[must_use]
-    pub fn is_local(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         match self {
             Self::Tcp(address) => address.ip().is_loopback(),
             Self::Unix(_) => true,

@@ -40,14 +40,14 @@ use crate::threads;
 use crate::vmi::debuggee::{Debuggee, DebuggeeStop};
 
 /// A socket that listens and is not served yet.
-pub struct Socket {
+pub(crate) struct Socket {
     runtime: tokio::runtime::Runtime,
     listener: Listener,
     address: Address,
 }
 
 /// What a server works on.
-pub struct Served {
+pub(crate) struct Served {
     /// The machine.
     pub machine: Arc<dyn Debuggee>,
     /// Its stops.
@@ -69,7 +69,7 @@ impl Socket {
     ///
     /// # Errors
     /// If the address cannot be had.
-    pub fn open(address: &Address) -> anyhow::Result<Self> {
+    pub(crate) fn open(address: &Address) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -88,7 +88,7 @@ impl Socket {
 
     /// Where it listens.
     #[must_use]
-    pub fn address(&self) -> &Address {
+    pub(crate) fn address(&self) -> &Address {
         &self.address
     }
 
@@ -96,7 +96,7 @@ impl Socket {
     ///
     /// # Errors
     /// If the thread cannot be started or limited.
-    pub fn serve(self, served: Served, sandbox: Sandbox) -> anyhow::Result<JoinHandle<()>> {
+    pub(crate) fn serve(self, served: Served, sandbox: Sandbox) -> anyhow::Result<JoinHandle<()>> {
         let (ready, started) = mpsc::channel();
         let body = move || {
             let Self {

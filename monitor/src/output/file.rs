@@ -83,7 +83,7 @@ impl OutputFile {
     ///
     /// # Errors
     /// What the system says.
-    pub fn end_at(&mut self, length: u64) -> io::Result<()> {
+    pub(crate) fn end_at(&mut self, length: u64) -> io::Result<()> {
         if !self.special {
             return self.file.set_len(length);
         }

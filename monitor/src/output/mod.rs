@@ -18,20 +18,21 @@ use std::time::Duration;
 
 use storlock_vmm::host::lock_exclusively;
 
-pub use self::file::OutputFile;
-pub use self::outlet::{Ending, Outlet, WhenFull};
-pub use self::place::{Identity, Place, is_special};
-pub use self::progress::Progress;
+pub(crate) use self::file::OutputFile;
+pub(crate) use self::outlet::{Outlet, WhenFull};
+pub(crate) use self::place::is_special;
+pub(crate) use self::place::{Identity, Place};
+pub(crate) use self::progress::Progress;
 pub(crate) use self::progress::Stall;
 pub(crate) use self::whole::partial_of;
-pub use self::whole::{WholeFile, replace};
+pub(crate) use self::whole::{WholeFile, replace};
 
 /// What a file is called until it is whole.
-pub const PARTIAL: &str = ".partial";
+pub(crate) const PARTIAL: &str = ".partial";
 /// How long a reader may take nothing when there is nobody to wait for any more.
-pub const PATIENCE: Duration = Duration::from_millis(300);
+pub(crate) const PATIENCE: Duration = Duration::from_millis(300);
 /// The same for a regular file, where not the reader but the disk is slow.
-pub const DISK_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const DISK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why an output cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +72,7 @@ impl Cut {
 
     /// `what` has reached its limit, in bytes.
     #[must_use]
-    pub fn at_limit(what: &str, limit: u64) -> Self {
+    pub(crate) fn at_limit(what: &str, limit: u64) -> Self {
         Self::Note(format!("{what} ends early: it has reached its limit of {limit} bytes"))
     }
 }

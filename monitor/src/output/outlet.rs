@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// What becomes of bytes for which there is no room, because the reader is too slow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WhenFull {
+pub(crate) enum WhenFull {
     /// They are left out, and counted.
     LeaveOut,
     /// Who brings them waits, as long as the reader takes something at least every so often; then they are left out.
@@ -27,13 +27,13 @@ pub enum WhenFull {
 
 /// What has become of all that was brought.
 #[derive(Debug, Default)]
-pub struct Ending {
+pub(crate) struct Ending {
     /// Why writing has ended early.
     pub error: Option<io::Error>,
     /// Bytes that were not written although the limit allowed them.
-    pub left_out: u64,
+    pub(crate) left_out: u64,
     /// Bytes beyond the limit.
-    pub beyond_limit: u64,
+    pub(crate) beyond_limit: u64,
     /// What was left out was waited for before.
     pub waited: bool,
 }
@@ -41,7 +41,7 @@ pub struct Ending {
 impl Ending {
     /// What there is to say of it; `what` is such as `the serial log`, `limit` that of the outlet.
     #[must_use]
-    pub fn cut(&self, what: &str, limit: u64) -> Option<Cut> {
+    pub(crate) fn cut(&self, what: &str, limit: u64) -> Option<Cut> {
         match &self.error {
             Some(error) => Some(Cut::by(error, what)),
             None if self.left_out > 0 => {
@@ -136,7 +136,7 @@ impl Shared {
 
 /// The end at which bytes are brought.
 #[derive(Debug)]
-pub struct Outlet {
+pub(crate) struct Outlet {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
     room: usize,
@@ -149,7 +149,7 @@ impl Outlet {
     ///
     /// # Errors
     /// If the thread cannot be started or limited.
-    pub fn start(
+    pub(crate) fn start(
         name: &str,
         mut out: impl Write + Send + 'static,
         progress: Progress,
@@ -174,7 +174,7 @@ impl Outlet {
     }
 
     /// Brings bytes.
-    pub fn push(&self, bytes: &[u8]) {
+    pub(crate) fn push(&self, bytes: &[u8]) {
         let mut state = self.shared.lock();
         if state.accepted >= self.limit {
             state.ending.beyond_limit += bytes.len() as u64;
@@ -220,7 +220,7 @@ impl Outlet {
 
     /// Waits until all is written, or writing has failed, as long as `go_on` says so of the time for which the reader has
     /// taken nothing. Says whether nothing is under way any more.
-    pub fn drain(&self, mut go_on: impl FnMut(Duration) -> bool) -> bool {
+    pub(crate) fn drain(&self, mut go_on: impl FnMut(Duration) -> bool) -> bool {
         let mut stall = Stall::watch(&self.shared.progress);
         let mut state = self.shared.lock();
         while state.ending.error.is_none() && (!state.buffer.is_empty() || state.writing > 0) {
@@ -234,7 +234,7 @@ impl Outlet {
 
     /// As [`Outlet::drain`], and ends: what is brought later is left out, and what is still under way then is not waited
     /// for.
-    pub fn finish(&self, go_on: impl FnMut(Duration) -> bool) -> Ending {
+    pub(crate) fn finish(&self, go_on: impl FnMut(Duration) -> bool) -> Ending {
         let drained = self.drain(go_on);
         let mut state = self.shared.lock();
         state.closed = true;

@@ -12,14 +12,14 @@ const MOST_LINKS: usize = 40;
 
 /// A path with its symbolic links followed as far as they lead.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub(crate) struct Place {
     path: PathBuf,
     special: bool,
 }
 
 /// Which file a path means. Two paths with the same one are the same file, or will be when it is made.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Identity {
+pub(crate) enum Identity {
     /// A file that is there: device and inode.
     There(u64, u64),
     /// One that is not: the directory that is there, and the names below it.
@@ -29,7 +29,7 @@ pub enum Identity {
 impl Identity {
     /// Of what `path` leads to; `None` if no directory on the way to it can be looked at.
     #[must_use]
-    pub fn of(path: &Path) -> Option<Self> {
+    pub(crate) fn of(path: &Path) -> Option<Self> {
         if let Ok(found) = fs::metadata(path) {
             return Some(Self::There(found.dev(), found.ino()));
         }
@@ -55,14 +55,14 @@ fn follow(path: &Path) -> PathBuf {
 /// Whether something is at `path` that is neither a regular file nor a directory. It makes one system call, which asks for
 /// the file's kind.
 #[must_use]
-pub fn is_special(path: &Path) -> bool {
+pub(crate) fn is_special(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
 impl Place {
     /// What `path` leads to.
     #[must_use]
-    pub fn of(path: &Path) -> Self {
+    pub(crate) fn of(path: &Path) -> Self {
         let special = is_special(path);
         // The name of an open pipe below /proc leads nowhere.
         let path = if special { path.to_owned() } else { follow(path) };
@@ -71,19 +71,19 @@ impl Place {
 
     /// The file itself.
     #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// It is there and neither a regular file nor a directory: never to be replaced or removed.
     #[must_use]
-    pub fn is_special(&self) -> bool {
+    pub(crate) fn is_special(&self) -> bool {
         self.special
     }
 
     /// The directory that it is in.
     #[must_use]
-    pub fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         match self.path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
@@ -94,7 +94,7 @@ impl Place {
     ///
     /// # Errors
     /// [`OutputError::InUse`] if another run is writing it, or what the system says.
-    pub fn clear(&self) -> Result<(), OutputError> {
+    pub(crate) fn clear(&self) -> Result<(), OutputError> {
         if self.special || fs::symlink_metadata(&self.path).is_err() {
             return Ok(());
         }

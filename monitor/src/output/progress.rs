@@ -28,12 +28,12 @@ impl Progress {
     }
 
     /// Has the writer end instead of waiting for a reader.
-    pub fn give_up(&self) {
+    pub(crate) fn give_up(&self) {
         self.0.given_up.store(true, Ordering::Release);
     }
 
     /// From `deadline` on the writer is to end when its reader takes nothing for a moment.
-    pub fn give_up_at(&self, deadline: Instant) {
+    pub(crate) fn give_up_at(&self, deadline: Instant) {
         // A run has one.
         let _ = self.0.deadline.set(deadline);
     }
@@ -51,7 +51,7 @@ impl Progress {
 
     /// Whether the writer is to end.
     #[must_use]
-    pub fn given_up(&self) -> bool {
+    pub(crate) fn given_up(&self) -> bool {
         self.0.given_up.load(Ordering::Acquire)
     }
 }

@@ -11,7 +11,7 @@ use super::{OutputError, OutputFile, PARTIAL, Place, Progress};
 /// The place of a file that may come. It is locked from the start, under the name that it has until it is whole; if
 /// nothing comes nothing is left.
 #[derive(Debug)]
-pub struct WholeFile {
+pub(crate) struct WholeFile {
     place: Place,
     partial: PathBuf,
     file: Mutex<Option<OutputFile>>,
@@ -26,7 +26,7 @@ impl WholeFile {
     ///
     /// # Errors
     /// [`OutputError`]
-    pub fn prepare(path: &Path, patience: Duration) -> Result<Self, OutputError> {
+    pub(crate) fn prepare(path: &Path, patience: Duration) -> Result<Self, OutputError> {
         let place = Place::of(path);
         if place.is_special() {
             let file = OutputFile::open(path, patience)?;
@@ -57,19 +57,19 @@ impl WholeFile {
 
     /// Where it will be.
     #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.place.path()
     }
 
     /// The directory that it will be in, if it gets its name there.
     #[must_use]
-    pub fn renamed_in(&self) -> Option<&Path> {
+    pub(crate) fn renamed_in(&self) -> Option<&Path> {
         (!self.place.is_special()).then(|| self.place.directory())
     }
 
     /// How far it is, and the way to have a write end that waits for a reader.
     #[must_use]
-    pub fn progress(&self) -> Progress {
+    pub(crate) fn progress(&self) -> Progress {
         self.progress.clone()
     }
 
@@ -77,7 +77,7 @@ impl WholeFile {
     ///
     /// # Errors
     /// What `write` or the system says.
-    pub fn fill<T>(&self, write: impl FnOnce(&mut OutputFile) -> io::Result<T>) -> io::Result<T> {
+    pub(crate) fn fill<T>(&self, write: impl FnOnce(&mut OutputFile) -> io::Result<T>) -> io::Result<T> {
         let taken = self.file.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut file = taken.ok_or_else(|| io::Error::other("it has been written already"))?;
         let written = write(&mut file);
@@ -110,7 +110,7 @@ impl Drop for WholeFile {
 ///
 /// # Errors
 /// What the system says; the earlier file stays then.
-pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let partial = partial_of(path);
     let write = || {
         File::create(&partial)?.write_all(bytes)?;

@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conformance {
     /// Accesses to model-specific registers that KVM did not perform.
-    pub msrs: Vec<MsrCount>,
+    pub(crate) msrs: Vec<MsrCount>,
     /// Accesses to ports and memory that no device answered.
-    pub accesses: Vec<AccessCount>,
+    pub(crate) accesses: Vec<AccessCount>,
     /// Commands that storage controllers refused, but for those that the fault plan has fail.
     pub commands: Vec<CommandCount>,
     /// Ports that the ACPI tables name and nobody answers.
-    pub table_ports: Vec<TablePorts>,
+    pub(crate) table_ports: Vec<TablePorts>,
     /// What came after 256 different kinds of one sort: counted, not listed.
-    pub not_listed: u64,
+    pub(crate) not_listed: u64,
     /// The last that was seen of the guest.
-    pub screen: Screen,
+    pub(crate) screen: Screen,
 }
 
 /// Accesses of a kind to a model-specific register.
@@ -50,7 +50,7 @@ pub enum MsrAnswer {
 /// Where an access went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Space {
+pub(crate) enum Space {
     /// Port I/O.
     Port,
     /// Memory.
@@ -59,7 +59,7 @@ pub enum Space {
 
 /// Accesses of a kind that nobody answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AccessCount {
+pub(crate) struct AccessCount {
     /// Where it went.
     pub space: Space,
     /// First port or guest-physical address.
@@ -76,7 +76,7 @@ pub struct AccessCount {
 
 /// Ports that the ACPI tables name for one purpose.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TablePorts {
+pub(crate) struct TablePorts {
     /// What they are for, such as `PM timer`.
     pub purpose: String,
     /// First port.
@@ -95,37 +95,37 @@ pub struct CommandCount {
     /// Status, as a fault plan writes it.
     pub status: u32,
     /// What it means.
-    pub meaning: String,
+    pub(crate) meaning: String,
     /// How often.
     pub count: u64,
 }
 
 /// The last that was seen of a guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Screen {
+pub(crate) struct Screen {
     /// The last lines on the first serial port.
     pub serial: Vec<String>,
     /// What was written where a VGA has its text, though there is none; no lines: nothing.
-    pub text_mode: Vec<String>,
+    pub(crate) text_mode: Vec<String>,
     /// The frame buffer that firmware announced, if there is one.
     pub display: Option<Display>,
 }
 
 /// A frame buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Display {
+pub(crate) struct Display {
     /// Pixels in a row.
     pub width: u32,
     /// Rows.
-    pub height: u32,
+    pub(crate) height: u32,
     /// All of it has one colour.
-    pub blank: bool,
+    pub(crate) blank: bool,
 }
 
 impl MsrAnswer {
     /// Whether it was #GP.
     #[must_use]
-    pub fn is_fault(self) -> bool {
+    pub(crate) fn is_fault(self) -> bool {
         matches!(self, Self::Unknown | Self::Refused)
     }
 }
@@ -159,7 +159,7 @@ impl MsrCount {
 impl AccessCount {
     /// In words.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let space = match self.space {
             Space::Port => "port",
             Space::Memory => "memory",
@@ -182,7 +182,7 @@ impl AccessCount {
 impl TablePorts {
     /// In words.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let Self {
             purpose,
             address,
@@ -214,13 +214,13 @@ impl Conformance {
     }
 
     /// Accesses that nobody answered where no device is known to be looked for in vain.
-    pub fn strange_accesses(&self) -> impl Iterator<Item = &AccessCount> {
+    pub(crate) fn strange_accesses(&self) -> impl Iterator<Item = &AccessCount> {
         self.accesses.iter().filter(|access| access.absent.is_none())
     }
 
     /// Whether the machine did all that it was asked for, or that no guest may count on.
     #[must_use]
-    pub fn is_clean(&self) -> bool {
+    pub(crate) fn is_clean(&self) -> bool {
         self.faults().next().is_none()
             && self.strange_accesses().next().is_none()
             && self.commands.is_empty()

@@ -27,15 +27,15 @@ pub struct Violation {
     pub cause: Cause,
     /// Why it is no more than a suspicion, if it is.
     #[serde(with = "flags")]
-    pub shortfall: Shortfall,
+    pub(crate) shortfall: Shortfall,
     /// Whether the call or the lock is the target's; only then can it be a Defect.
-    pub concerns_target: bool,
+    pub(crate) concerns_target: bool,
     /// The routine of the offending call.
     pub routine: LockRoutine,
     /// What it was given.
     pub operand: LockOperand,
     /// Its old-IRQL argument, where it has one.
-    pub new_irql: Option<u8>,
+    pub(crate) new_irql: Option<u8>,
     /// Which lock.
     pub lock: LockIdentity,
     /// Who called.
@@ -59,13 +59,13 @@ pub struct Violation {
     /// Number of the event at which it was found.
     pub event: u64,
     /// Number of the event of the call: an earlier one than `event` where something did not happen that had to.
-    pub call_event: u64,
+    pub(crate) call_event: u64,
     /// What the verdict rests on.
-    pub evidence: Vec<Evidence>,
+    pub(crate) evidence: Vec<Evidence>,
     /// The lock's last events, latest first.
     pub history: Vec<HistoryEntry>,
     /// Older events of the lock that were not kept.
-    pub history_evicted: u64,
+    pub(crate) history_evicted: u64,
     /// How often it was seen. All but the first are counted only.
     pub count: u64,
 }
@@ -80,7 +80,7 @@ pub struct Signature {
     #[serde(with = "named")]
     pub cause: Cause,
     /// The call.
-    pub site: Place,
+    pub(crate) site: Place,
     /// The callers of that, innermost first, as far as they are known.
     pub frames: Vec<Place>,
 }
@@ -149,7 +149,7 @@ pub struct HistoryEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[allow(missing_docs, reason = "documented where the checker makes them")]
-pub enum Evidence {
+pub(crate) enum Evidence {
     Word {
         value: u64,
     },

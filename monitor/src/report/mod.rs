@@ -4,7 +4,7 @@
 //! sentences. Renderers ([`render`]) put them into words. The session fills the data in. A renderer must not know how
 //! anything was found. `docs/report.md` documents both.
 
-pub mod conformance;
+pub(crate) mod conformance;
 pub mod finding;
 pub mod model;
 pub mod reason;

@@ -12,7 +12,7 @@ use crate::outcome::{Condition, Outcome};
 use crate::timing::Spread;
 
 /// Version of the JSON schema. It changes when a field changes its meaning or goes away; new fields do not change it.
-pub const SCHEMA: &str = "storlock-report/2";
+pub(crate) const SCHEMA: &str = "storlock-report/2";
 
 /// All that a run has to say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,7 +20,7 @@ pub struct Report {
     /// [`SCHEMA`].
     pub schema: String,
     /// Version of Storlock that wrote this.
-    pub tool_version: String,
+    pub(crate) tool_version: String,
     /// The outcome in SDV's words.
     pub outcome: Outcome,
     /// Exit code of the process.
@@ -64,7 +64,7 @@ pub struct Report {
     pub guest_checks: Vec<GuestCheck>,
     /// What drivers printed for a debugger since the breakpoints were in force, if that was asked for.
     #[serde(default)]
-    pub debug_print: Option<DebugPrint>,
+    pub(crate) debug_print: Option<DebugPrint>,
     /// Anything else the reader should know.
     #[serde(flatten, with = "super::render::told::notes")]
     pub notes: Vec<Note>,
@@ -108,13 +108,13 @@ pub struct RunInfo {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageInfo {
     /// `kernel`, `port driver`, `driver under test` or `driver`.
-    pub role: String,
+    pub(crate) role: String,
     /// File name without its directory.
     pub name: String,
     /// Size in bytes.
     pub size: u64,
     /// SHA-256 of the contents, in hexadecimal.
-    pub sha256: String,
+    pub(crate) sha256: String,
 }
 
 /// What ended the run.
@@ -204,7 +204,7 @@ pub struct ProcessorState {
     /// Its IRQL.
     pub irql: u8,
     /// What it was doing there, where known (`halted`, an instruction).
-    pub activity: Option<String>,
+    pub(crate) activity: Option<String>,
     /// Its call stack, innermost first.
     pub stack: Vec<Location>,
     /// Why the stack ends where it does, if not at its outermost frame.
@@ -212,12 +212,12 @@ pub struct ProcessorState {
     pub stack_end: Option<StackEnd>,
     /// The lock that it waits for, if it stands in an acquire.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub waits_for: Option<WaitsFor>,
+    pub(crate) waits_for: Option<WaitsFor>,
 }
 
 /// A lock that a processor waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WaitsFor {
+pub(crate) struct WaitsFor {
     /// Which.
     pub lock: LockIdentity,
     /// The acquire in which it stands.
@@ -228,7 +228,7 @@ pub struct WaitsFor {
 
 /// Who took a lock last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LockHolder {
+pub(crate) struct LockHolder {
     /// The processor that has it.
     pub vcpu: u32,
     /// Its acquire has certainly come back with the lock.
@@ -281,35 +281,35 @@ pub struct WatchInfo {
     /// Watched routines.
     pub routines: Vec<WatchedRoutine>,
     /// How they were chosen, in a sentence.
-    pub summary: String,
+    pub(crate) summary: String,
     /// How the debug registers are used, and why, a line each.
     #[serde(default)]
     pub explanation: Vec<String>,
     /// Sets of routines that took turns, where not all fit; none if one set was watched all the time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub sets: Vec<WatchedSet>,
+    pub(crate) sets: Vec<WatchedSet>,
     /// Hits that were not judged.
     #[serde(default)]
-    pub ignored: IgnoredHits,
+    pub(crate) ignored: IgnoredHits,
     /// Lock routines the target imports that were not watched.
     pub gaps: Vec<WatchGap>,
     /// How a breakpoint is stepped over.
     pub step_over: StepOver,
     /// Whether the return of a routine could be caught.
-    pub catch_return: bool,
+    pub(crate) catch_return: bool,
     /// Event number at which the breakpoints were in force on all processors; `None`: they never were.
     pub armed_at: Option<u64>,
     /// Why they never were.
-    pub not_armed: Option<String>,
+    pub(crate) not_armed: Option<String>,
 }
 
 /// Hits of watched addresses that are no calls, or none of a guest that works; they are in no other number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IgnoredHits {
+pub(crate) struct IgnoredHits {
     /// In user mode: a jump to the address of a routine, which faults before its first instruction.
-    pub user_mode: u64,
+    pub(crate) user_mode: u64,
     /// After the guest had recorded a bug check.
-    pub after_bug_check: u64,
+    pub(crate) after_bug_check: u64,
 }
 
 /// A watched routine.
@@ -319,7 +319,7 @@ pub struct WatchedRoutine {
     pub routine: String,
     /// Other lock routines that have the same address: one breakpoint sees them all.
     #[serde(default)]
-    pub same_address: Vec<String>,
+    pub(crate) same_address: Vec<String>,
     /// Its address in the guest.
     pub address: u64,
     /// Why it was chosen.
@@ -330,11 +330,11 @@ pub struct WatchedRoutine {
 
 /// Routines that were watched together, in turn with others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WatchedSet {
+pub(crate) struct WatchedSet {
     /// `module!routine` of each.
     pub routines: Vec<String>,
     /// How often they had their turn.
-    pub turns: u64,
+    pub(crate) turns: u64,
     /// Hits in these turns.
     pub hits: u64,
 }
@@ -345,7 +345,7 @@ pub struct WatchGap {
     /// `module!routine`.
     pub routine: String,
     /// What follows from it for the verdicts.
-    pub consequence: String,
+    pub(crate) consequence: String,
 }
 
 /// A rule that calls were held against.
@@ -416,20 +416,20 @@ pub struct CallCount {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockSummary {
     /// Releases that belong to an acquire.
-    pub matched: u64,
+    pub(crate) matched: u64,
     /// Calls that another lock routine made to do its work.
-    pub nested: u64,
+    pub(crate) nested: u64,
     /// Releases of locks whose state was not known yet.
-    pub unknown_releases: u64,
+    pub(crate) unknown_releases: u64,
     /// Those of them that concern the target: with any the run is inconclusive.
-    pub target_unknown_releases: u64,
+    pub(crate) target_unknown_releases: u64,
     /// Where the unknown ones came from, those of the driver under test first; at most 256 places.
     #[serde(default)]
     pub unknown: Vec<UnknownRelease>,
     /// Locks remembered at the end of the run.
-    pub remembered: u64,
+    pub(crate) remembered: u64,
     /// Records of locks, handles and acquires dropped to bound memory.
-    pub evictions: u64,
+    pub(crate) evictions: u64,
 }
 
 /// Releases by one routine from one place that could not be judged.
@@ -440,7 +440,7 @@ pub struct UnknownRelease {
     /// Who called.
     pub caller: Location,
     /// Whether that is the driver under test.
-    pub by_target: bool,
+    pub(crate) by_target: bool,
     /// Number of releases.
     pub count: u64,
 }
@@ -451,9 +451,9 @@ pub struct Cost {
     /// Breakpoint hits from arming on.
     pub hits: u64,
     /// Hits of which the target was the caller.
-    pub target_hits: u64,
+    pub(crate) target_hits: u64,
     /// Hits a second of wall-clock time from arming on; 0 for a replay.
-    pub hits_per_second: u64,
+    pub(crate) hits_per_second: u64,
     /// `KVM_RUN` calls of all vCPUs.
     pub kvm_runs: u64,
     /// Exits for breakpoints and single steps.
@@ -473,7 +473,7 @@ impl Cost {
     /// The target's share of the hits, 0 to 1.
     #[must_use]
     #[allow(clippy::cast_precision_loss, reason = "a share for people needs no 53rd bit")]
-    pub fn target_share(&self) -> f64 {
+    pub(crate) fn target_share(&self) -> f64 {
         if self.hits == 0 {
             0.0
         } else {
@@ -516,7 +516,7 @@ pub struct FaultInfo {
     /// As it was written on the command line.
     pub spec: String,
     /// Commands or register writes that it is about.
-    pub matched: u64,
+    pub(crate) matched: u64,
     /// How often it was injected.
     pub injected: u64,
 }
@@ -538,18 +538,18 @@ pub struct DumpedExport {
 
 /// What drivers printed for a debugger.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DebugPrint {
+pub(crate) struct DebugPrint {
     /// The routines at whose entries it was taken; none if no debug register was left for them.
     pub routines: Vec<String>,
     /// In order.
     pub lines: Vec<DebugLine>,
     /// Lines after those that were kept.
-    pub not_kept: u64,
+    pub(crate) not_kept: u64,
 }
 
 /// A line for a debugger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DebugLine {
+pub(crate) struct DebugLine {
     /// Number of the last event before it.
     pub event: u64,
     /// Virtual processor.
@@ -572,7 +572,7 @@ pub struct GuestCheck {
 impl FaultInfo {
     /// Why the run shows nothing of what the fault was planned for, if it was never injected.
     #[must_use]
-    pub fn never_injected(&self) -> Option<Reason> {
+    pub(crate) fn never_injected(&self) -> Option<Reason> {
         (self.injected == 0).then(|| Reason::FaultNeverInjected {
             spec: self.spec.clone(),
             matched: self.matched,

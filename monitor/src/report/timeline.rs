@@ -33,15 +33,15 @@ pub struct Timeline {
     /// Where locks were taken.
     pub places: Vec<Location>,
     /// Locks of one kind.
-    pub classes: Vec<LockClass>,
+    pub(crate) classes: Vec<LockClass>,
     /// Which class was taken while which was held.
     pub order: Vec<OrderEdge>,
     /// The holds, in the order in which they ended; those that never did are the last.
     pub holds: Vec<Hold>,
     /// Calls that broke a contract or are suspected to.
-    pub marks: Vec<Mark>,
+    pub(crate) marks: Vec<Mark>,
     /// Holds that are in the sums of the classes, but for which the list had no room.
-    pub not_kept: u64,
+    pub(crate) not_kept: u64,
     /// Why it ends before the run did.
     pub cut: Option<String>,
 }
@@ -52,16 +52,16 @@ pub struct TimedLock {
     /// Which.
     pub identity: LockIdentity,
     /// Index of its class.
-    pub class: u32,
+    pub(crate) class: u32,
 }
 
 /// Locks that are taken in the same way: those of the port driver by their kind, others by the place of their first acquire.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct LockClass {
+pub(crate) struct LockClass {
     /// The kind.
     pub kind: String,
     /// Index of the place of the first acquire, where the class has one.
-    pub site: Option<u32>,
+    pub(crate) site: Option<u32>,
     /// Number of locks.
     pub locks: u64,
     /// How often they were taken.
@@ -71,13 +71,13 @@ pub struct LockClass {
     /// How long that was, all together and at most.
     pub waited: u64,
     /// The longest wait.
-    pub longest_wait: u64,
+    pub(crate) longest_wait: u64,
     /// How long they were held, all together.
     pub held: u64,
     /// The longest hold.
-    pub longest_hold: u64,
+    pub(crate) longest_hold: u64,
     /// How long the holds were.
-    pub spread: Option<Spread>,
+    pub(crate) spread: Option<Spread>,
 }
 
 /// Locks of one class were taken while a lock of another was held.
@@ -114,7 +114,7 @@ pub struct Hold {
 
 /// A call in which something was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark {
+pub(crate) struct Mark {
     /// When.
     pub time: u64,
     /// Number of the event.
@@ -126,7 +126,7 @@ pub struct Mark {
 impl Timeline {
     /// The name of a class: its kind, and where it is taken first.
     #[must_use]
-    pub fn class_name(&self, index: u32) -> String {
+    pub(crate) fn class_name(&self, index: u32) -> String {
         let Some(class) = self.classes.get(index as usize) else {
             return "other locks".to_owned();
         };
@@ -151,7 +151,7 @@ pub fn short(place: &Location) -> String {
 
 /// The kind of a lock in a few words, and whether its class has a place.
 #[must_use]
-pub fn kind_of(lock: &LockIdentity) -> (String, bool) {
+pub(crate) fn kind_of(lock: &LockIdentity) -> (String, bool) {
     match *lock {
         LockIdentity::Address(_) => ("spin lock".to_owned(), true),
         LockIdentity::StorPort { kind, .. } => match stor_spinlock_name(kind) {

@@ -15,7 +15,7 @@ pub struct Failure {
 
 impl Failure {
     /// What was asked for is impossible.
-    pub fn usage(error: impl Into<anyhow::Error>) -> Self {
+    pub(crate) fn usage(error: impl Into<anyhow::Error>) -> Self {
         Self {
             condition: Condition::Usage,
             error: error.into(),
@@ -23,7 +23,7 @@ impl Failure {
     }
 
     /// The host failed: KVM, files.
-    pub fn infrastructure(error: impl Into<anyhow::Error>) -> Self {
+    pub(crate) fn infrastructure(error: impl Into<anyhow::Error>) -> Self {
         Self {
             condition: Condition::Infrastructure,
             error: error.into(),

@@ -152,7 +152,7 @@ fn lock(file: &File, path: &Path, notices: &dyn Notices) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// If it cannot be written.
-pub fn prepare_screenshot(checked: &CheckedSpec) -> anyhow::Result<Option<WholeFile>> {
+pub(crate) fn prepare_screenshot(checked: &CheckedSpec) -> anyhow::Result<Option<WholeFile>> {
     let Some(path) = &checked.spec.screenshot else {
         return Ok(None);
     };
@@ -163,7 +163,7 @@ pub fn prepare_screenshot(checked: &CheckedSpec) -> anyhow::Result<Option<WholeF
 
 /// Writes what the display showed, if there is something. Says why there is no screenshot, or not all of it.
 #[must_use]
-pub fn write_screenshot(file: &WholeFile, picture: Option<&Picture>) -> Option<Cut> {
+pub(crate) fn write_screenshot(file: &WholeFile, picture: Option<&Picture>) -> Option<Cut> {
     let what = format!("the screenshot {}", file.path().display());
     let Some(picture) = picture else {
         return Some(Cut::Note(format!("there is no {what}: the guest has shown nothing")));

@@ -15,13 +15,13 @@ use crate::report::ImageInfo;
 use crate::windows::{Exports, FileImage, ImportName, Imports};
 
 /// Directory of the built guest images, if it is not beside the binary.
-pub const IMAGES_VARIABLE: &str = "STORLOCK_IMAGES";
+pub(crate) const IMAGES_VARIABLE: &str = "STORLOCK_IMAGES";
 /// Largest image that is read, in bytes.
 const SIZE_LIMIT: u64 = 256 << 20;
 
 /// What a file is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// The kernel.
     Kernel,
     /// The port driver.
@@ -35,7 +35,7 @@ pub enum Role {
 impl Role {
     /// As it is written in reports.
     #[must_use]
-    pub fn text(self) -> &'static str {
+    pub(crate) fn text(self) -> &'static str {
         match self {
             Self::Kernel => "kernel",
             Self::PortDriver => "port driver",
@@ -59,9 +59,9 @@ impl Role {
 
 /// A file that has been read and is a PE64 image.
 #[derive(Debug, Clone)]
-pub struct ImageFile {
+pub(crate) struct ImageFile {
     /// What it is for.
-    pub role: Role,
+    pub(crate) role: Role,
     /// Where it came from.
     pub path: PathBuf,
     /// The file name by which the guest knows it.
@@ -75,7 +75,7 @@ impl ImageFile {
     ///
     /// # Errors
     /// If it cannot be read or is no whole PE64 image for x64.
-    pub fn read(path: &Path, role: Role, patience: Duration) -> anyhow::Result<Self> {
+    pub(crate) fn read(path: &Path, role: Role, patience: Duration) -> anyhow::Result<Self> {
         let what = || format!("cannot use {} as the {}", path.display(), role.text());
         let data = input::read(path, &format!(" as the {}", role.text()), SIZE_LIMIT, patience)?;
         let image = FileImage::parse(data).with_context(what)?;
@@ -90,7 +90,7 @@ impl ImageFile {
     /// The image as it was before its symbols were stripped, if it lies in `directory`, or else in `debug` beside the
     /// file or beside its directory; and where. It is the same build if its code is the same.
     #[must_use]
-    pub fn unstripped(&self, directory: Option<&Path>) -> Option<(PathBuf, FileImage)> {
+    pub(crate) fn unstripped(&self, directory: Option<&Path>) -> Option<(PathBuf, FileImage)> {
         let read = |path: PathBuf| {
             let mut data = Vec::new();
             let file = input::open_regular(&path).ok()?;
@@ -106,7 +106,7 @@ impl ImageFile {
 
     /// How the report lists it.
     #[must_use]
-    pub fn info(&self) -> ImageInfo {
+    pub(crate) fn info(&self) -> ImageInfo {
         let data = self.image.data();
         ImageInfo {
             role: self.role.text().to_owned(),
@@ -119,7 +119,7 @@ impl ImageFile {
 
 /// Where the image at `path` may be as it was before its symbols were stripped.
 #[must_use]
-pub fn unstripped_candidates(path: &Path, directory: Option<&Path>) -> Vec<PathBuf> {
+pub(crate) fn unstripped_candidates(path: &Path, directory: Option<&Path>) -> Vec<PathBuf> {
     let Some(file_name) = path.file_name() else {
         return Vec::new();
     };
@@ -134,7 +134,7 @@ pub fn unstripped_candidates(path: &Path, directory: Option<&Path>) -> Vec<PathB
 ///
 /// # Errors
 /// If there is none; the message says how to build them.
-pub fn built_image(name: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn built_image(name: &str) -> anyhow::Result<PathBuf> {
     if let Some(directory) = std::env::var_os(IMAGES_VARIABLE) {
         let path = Path::new(&directory).join(name);
         if path.exists() {
@@ -163,7 +163,7 @@ pub fn built_image(name: &str) -> anyhow::Result<PathBuf> {
 ///
 /// # Errors
 /// One message that names all images that cannot.
-pub fn check_relocations(images: &[ImageFile]) -> anyhow::Result<()> {
+pub(crate) fn check_relocations(images: &[ImageFile]) -> anyhow::Result<()> {
     let fixed = images.iter().filter(|file| file.image.image().relocations_stripped);
     let names: Vec<String> = fixed.map(|file| file.path.display().to_string()).collect();
     if names.is_empty() {
@@ -180,7 +180,7 @@ pub fn check_relocations(images: &[ImageFile]) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// One message that names all imports that are not.
-pub fn check_imports(images: &[ImageFile]) -> anyhow::Result<()> {
+pub(crate) fn check_imports(images: &[ImageFile]) -> anyhow::Result<()> {
     let mut exports = Vec::new();
     for file in images {
         let table = Exports::read(&file.image, file.image.image())

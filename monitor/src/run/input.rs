@@ -45,7 +45,7 @@ pub fn read(path: &Path, as_what: &str, limit: u64, patience: Duration) -> anyho
 ///
 /// # Errors
 /// If it cannot be opened or is no regular file.
-pub fn open_regular(path: &Path) -> io::Result<File> {
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     // Not to wait for the writer of a pipe.
     let file = OpenOptions::new().read(true).custom_flags(NONBLOCK).open(path)?;
     if file.metadata()?.is_file() {

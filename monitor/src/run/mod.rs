@@ -18,10 +18,10 @@ pub mod input;
 mod last_lines;
 pub mod places;
 mod registry;
-pub mod report_directory;
-pub mod report_files;
+pub(crate) mod report_directory;
+pub(crate) mod report_files;
 mod running;
-pub mod saved_report;
+pub(crate) mod saved_report;
 mod serial;
 pub mod spec;
 mod supervisor;
@@ -44,7 +44,7 @@ use crate::notices::Notices;
 
 /// What a run has beside its description.
 #[derive(Debug, Clone)]
-pub struct Host {
+pub(crate) struct Host {
     /// Who is told what happens.
     pub notices: Arc<dyn Notices>,
     /// Limits of the run's threads.
@@ -54,7 +54,7 @@ pub struct Host {
 }
 
 /// A run whose machine is built and whose files are open.
-pub enum Prepared {
+pub(crate) enum Prepared {
     /// With a driver to watch.
     Watched(Box<WatchedRun>),
     /// Without.
@@ -67,7 +67,7 @@ pub enum Prepared {
 /// # Errors
 /// [`Failure`] if two outputs are the same file, or one is also read; nothing was touched then. If another run uses an
 /// output, or it cannot be removed.
-pub fn claim(
+pub(crate) fn claim(
     spec: &RunSpec,
     spec_file: Option<&Path>,
     notices: &dyn Notices,
@@ -92,7 +92,11 @@ pub fn check(spec: &RunSpec) -> Result<CheckedSpec, Failure> {
 ///
 /// # Errors
 /// [`Failure`] if a file or KVM cannot be used.
-pub fn prepare(checked: CheckedSpec, claimed: Option<ReportDirectory>, host: &Host) -> Result<Prepared, Failure> {
+pub(crate) fn prepare(
+    checked: CheckedSpec,
+    claimed: Option<ReportDirectory>,
+    host: &Host,
+) -> Result<Prepared, Failure> {
     let outputs = Arc::new(Outputs::default());
     let prepared = if checked.is_watched() {
         WatchedRun::prepare(checked, claimed, host, &outputs).map(|run| Prepared::Watched(Box::new(run)))

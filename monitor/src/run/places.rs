@@ -49,7 +49,7 @@ pub(super) fn check(spec: &RunSpec, spec_file: Option<&Path>) -> Result<(), Fail
 ///
 /// # Errors
 /// As [`check`].
-pub fn check_reports(inputs: &[&Path], directory: Option<&Path>, files: &[&Path]) -> Result<(), Failure> {
+pub(crate) fn check_reports(inputs: &[&Path], directory: Option<&Path>, files: &[&Path]) -> Result<(), Failure> {
     let mut outputs = inherited();
     outputs.extend(
         directory

@@ -22,13 +22,13 @@ use crate::report::render::Renderer;
 /// Name of the report for people in the report directory.
 const TEXT_FILE: &str = "report.txt";
 /// Name of the report for programs in the report directory.
-pub const JSON_FILE: &str = "report.json";
+pub(crate) const JSON_FILE: &str = "report.json";
 /// Name of the report for a browser in the report directory.
-pub const HTML_FILE: &str = "report.html";
+pub(crate) const HTML_FILE: &str = "report.html";
 /// Names of the reports of every run, as [`Format::OF_EVERY_RUN`] has their formats.
-pub const REPORTS: [&str; 3] = [TEXT_FILE, JSON_FILE, HTML_FILE];
+pub(crate) const REPORTS: [&str; 3] = [TEXT_FILE, JSON_FILE, HTML_FILE];
 /// All names of a run in its report directory, the reports first.
-pub const REPORT_FILES: [&str; 7] = [
+pub(crate) const REPORT_FILES: [&str; 7] = [
     TEXT_FILE,
     JSON_FILE,
     HTML_FILE,
@@ -38,31 +38,31 @@ pub const REPORT_FILES: [&str; 7] = [
     SNAPSHOT_FILE,
 ];
 /// Name of the event trace in the report directory.
-pub const TRACE_FILE: &str = "events.trace";
+pub(crate) const TRACE_FILE: &str = "events.trace";
 /// Name of the guest's serial log in the report directory.
-pub const SERIAL_FILE: &str = "serial.log";
+pub(crate) const SERIAL_FILE: &str = "serial.log";
 /// Name of gdb's script in the report directory.
-pub const SCRIPT_FILE: &str = "attach.gdb";
+pub(crate) const SCRIPT_FILE: &str = "attach.gdb";
 /// Name of the file for snapshots in the report directory.
-pub const SNAPSHOT_FILE: &str = "snapshots.txt";
+pub(crate) const SNAPSHOT_FILE: &str = "snapshots.txt";
 
 /// The files that a run has begun. Those of a run that never starts are removed again: an empty one says nothing.
 #[derive(Debug, Default)]
-pub struct Outputs(Mutex<Vec<PathBuf>>);
+pub(crate) struct Outputs(Mutex<Vec<PathBuf>>);
 
 impl Outputs {
     /// Opens an output for writing.
     ///
     /// # Errors
     /// As [`OutputFile::open`].
-    pub fn open(&self, path: &Path, patience: Duration) -> Result<OutputFile, OutputError> {
+    pub(crate) fn open(&self, path: &Path, patience: Duration) -> Result<OutputFile, OutputError> {
         let file = OutputFile::open(path, patience)?;
         self.add(path);
         Ok(file)
     }
 
     /// Counts a file that is there already.
-    pub fn add(&self, path: &Path) {
+    pub(crate) fn add(&self, path: &Path) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -70,7 +70,7 @@ impl Outputs {
     }
 
     /// Removes the files; never what is no regular file.
-    pub fn remove(&self) {
+    pub(crate) fn remove(&self) {
         let files = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         let places = files
             .iter()
@@ -100,7 +100,7 @@ impl ReportDirectory {
     ///
     /// # Errors
     /// If another run has it, or a file cannot be removed.
-    pub fn claim(path: &Path, names: &[&str], notices: &dyn Notices) -> anyhow::Result<Option<Self>> {
+    pub(crate) fn claim(path: &Path, names: &[&str], notices: &dyn Notices) -> anyhow::Result<Option<Self>> {
         if !path.is_dir() {
             // Making it says what is wrong with it.
             return Ok(None);
@@ -177,7 +177,7 @@ impl ReportDirectory {
     }
 
     /// Has reports in named pipes end when their readers take nothing any more at `deadline`.
-    pub fn give_up_at(&self, deadline: Instant) {
+    pub(crate) fn give_up_at(&self, deadline: Instant) {
         let special = self.special.lock().unwrap_or_else(PoisonError::into_inner);
         for file in special.iter().filter_map(|(_, file)| file.as_ref()) {
             file.progress().give_up_at(deadline);
@@ -263,7 +263,7 @@ pub(super) fn clear_outputs(spec: &RunSpec, notices: &dyn Notices) -> Result<Opt
 ///
 /// # Errors
 /// If its renderer fails.
-pub fn render(report: &Report, format: &dyn Renderer) -> io::Result<Vec<u8>> {
+pub(crate) fn render(report: &Report, format: &dyn Renderer) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     format.render(report, &mut bytes)?;
     Ok(bytes)

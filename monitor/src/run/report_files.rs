@@ -29,7 +29,7 @@ impl ReportFile {
     ///
     /// # Errors
     /// If one cannot be written, or another run writes it.
-    pub fn prepare_all(files: &[(FilePath, Format)], patience: Duration) -> anyhow::Result<Vec<Self>> {
+    pub(crate) fn prepare_all(files: &[(FilePath, Format)], patience: Duration) -> anyhow::Result<Vec<Self>> {
         let prepare = |(path, format): &(FilePath, Format)| {
             Ok(Self {
                 format: *format,
@@ -44,7 +44,7 @@ impl ReportFile {
 
     /// The directory that it gets its name in, if it gets one.
     #[must_use]
-    pub fn renamed_in(&self) -> Option<&Path> {
+    pub(crate) fn renamed_in(&self) -> Option<&Path> {
         self.file.renamed_in()
     }
 
@@ -92,7 +92,7 @@ impl Reports {
     }
 
     /// Has reports in named pipes end when their readers take nothing any more at `deadline`.
-    pub fn give_up_at(&self, deadline: Instant) {
+    pub(crate) fn give_up_at(&self, deadline: Instant) {
         if let Some(directory) = &self.directory {
             directory.give_up_at(deadline);
         }

@@ -19,7 +19,7 @@ const MAX_JSON: u64 = 512 << 20;
 
 /// What a file with a report, a recording or a trace holds.
 #[derive(Debug)]
-pub struct Saved {
+pub(crate) struct Saved {
     /// The report.
     pub report: Report,
     /// It was made now, from a recording or a trace.
@@ -28,7 +28,7 @@ pub struct Saved {
 
 /// The file that is meant by `path`: in a report directory the report.
 #[must_use]
-pub fn file(path: &Path) -> PathBuf {
+pub(crate) fn file(path: &Path) -> PathBuf {
     if path.is_dir() {
         path.join(JSON_FILE)
     } else {
@@ -40,7 +40,7 @@ pub fn file(path: &Path) -> PathBuf {
 ///
 /// # Errors
 /// If it cannot be read or is none of these. A recording or trace that is damaged further on gives a report that says so.
-pub fn read(path: &Path) -> anyhow::Result<Saved> {
+pub(crate) fn read(path: &Path) -> anyhow::Result<Saved> {
     let what = || format!("cannot read a report from {}", path.display());
     let mut file = input::open_regular(path).with_context(what)?;
     let head = head(&mut file).with_context(what)?;
@@ -68,7 +68,7 @@ fn head(file: &mut (impl Read + Seek)) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// If it cannot be read or is neither. One that is damaged further on gives a report that says so.
-pub fn replay(path: &Path) -> anyhow::Result<Report> {
+pub(crate) fn replay(path: &Path) -> anyhow::Result<Report> {
     let what = || format!("cannot replay {}", path.display());
     let mut file = input::open_regular(path).with_context(what)?;
     let head = head(&mut file).with_context(what)?;

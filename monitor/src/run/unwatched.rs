@@ -111,13 +111,13 @@ pub struct UnwatchedEnd {
     /// What came of pressing the power button, if it was pressed.
     pub shutdown: Option<String>,
     /// After which time.
-    pub duration: Duration,
+    pub(crate) duration: Duration,
     /// How often it was reset and started again.
-    pub restarts: u64,
+    pub(crate) restarts: u64,
     /// What the display showed.
-    pub picture: Option<Picture>,
+    pub(crate) picture: Option<Picture>,
     /// What the machine did not do for the guest.
-    pub conformance: Conformance,
+    pub(crate) conformance: Conformance,
     /// What the host has failed to do.
     pub failures: Vec<String>,
     /// What else there is to say of outputs.
@@ -131,7 +131,7 @@ pub struct UnwatchedEnd {
 impl UnwatchedEnd {
     /// The last stop in words.
     #[must_use]
-    pub fn in_words(&self) -> String {
+    pub(crate) fn in_words(&self) -> String {
         debuggee::in_words(&self.stop)
     }
 

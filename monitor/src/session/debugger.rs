@@ -19,11 +19,11 @@ use crate::windows::Processor;
 /// Open acquires that are listed.
 const LISTED: usize = 64;
 /// What stands for all verdicts that are suspicions, where a rule is named.
-pub const SUSPECTS: &str = "suspects";
+pub(crate) const SUSPECTS: &str = "suspects";
 
 /// A module of the guest, as a debugger wants to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LoadedModule {
+pub(crate) struct LoadedModule {
     /// File name.
     pub name: String,
     /// Address of its image.
@@ -31,23 +31,23 @@ pub struct LoadedModule {
     /// Bytes that it takes.
     pub size: u32,
     /// Address of its first section.
-    pub first_section: u64,
+    pub(crate) first_section: u64,
 }
 
 impl Session {
     /// Has new violations stop the machine, or not.
-    pub fn stop_on_violations(&self, stop: bool) {
+    pub(crate) fn stop_on_violations(&self, stop: bool) {
         self.lock().stops.enable(stop);
     }
 
     /// Has the first Defect stop the machine for a dump, whatever a debugger wants.
-    pub fn dump_first_violation(&self) {
+    pub(crate) fn dump_first_violation(&self) {
         self.lock().stops.dump_first();
     }
 
     /// For whom a processor was stopped at a violation; asked once a stop.
     #[must_use]
-    pub fn stopped_for(&self, processor: u32) -> StoppedFor {
+    pub(crate) fn stopped_for(&self, processor: u32) -> StoppedFor {
         self.lock().stops.take_stopped(processor)
     }
 
@@ -55,7 +55,7 @@ impl Session {
     ///
     /// # Errors
     /// If there is no such rule; the text names those that there are.
-    pub fn arm_rule(&self, name: &str, armed: bool) -> Result<(), String> {
+    pub(crate) fn arm_rule(&self, name: &str, armed: bool) -> Result<(), String> {
         let mut state = self.lock();
         if name.eq_ignore_ascii_case(SUSPECTS) {
             state.stops.arm_suspects(armed);
@@ -78,7 +78,7 @@ impl Session {
 
     /// The rules and which of them stop the machine.
     #[must_use]
-    pub fn rules_text(&self) -> String {
+    pub(crate) fn rules_text(&self) -> String {
         let state = self.lock();
         let mut text = String::new();
         let word = |stops: bool| if stops { "stops the machine" } else { "is only reported" };
@@ -91,7 +91,7 @@ impl Session {
 
     /// The violation that a processor was stopped at last.
     #[must_use]
-    pub fn violation_text(&self, processor: u32) -> Option<String> {
+    pub(crate) fn violation_text(&self, processor: u32) -> Option<String> {
         let state = self.lock();
         let found = state.ledger.violation(state.stops.last(processor)?)?;
         Some(text::violation(&found))
@@ -99,7 +99,7 @@ impl Session {
 
     /// Every violation so far, one line each.
     #[must_use]
-    pub fn violations_text(&self) -> String {
+    pub(crate) fn violations_text(&self) -> String {
         let state = self.lock();
         let list = state.ledger.violations();
         if list.is_empty() {
@@ -128,7 +128,7 @@ impl Session {
 
     /// The acquires that are open, by processor; or, with an address, what happened to the locks there.
     #[must_use]
-    pub fn locks_text(&self, memory: &(impl GuestMemory + ?Sized), address: Option<u64>) -> String {
+    pub(crate) fn locks_text(&self, memory: &(impl GuestMemory + ?Sized), address: Option<u64>) -> String {
         let state = self.lock();
         let mut names = state.guest.names().clone();
         let mut text = String::new();
@@ -175,7 +175,7 @@ impl Session {
 
     /// The call stack of a processor.
     #[must_use]
-    pub fn stack_text(&self, cpu: &dyn CpuState) -> String {
+    pub(crate) fn stack_text(&self, cpu: &dyn CpuState) -> String {
         let state = self.lock();
         let mut names = state.guest.names().clone();
         let (frames, end) = names.stack(cpu);
@@ -184,7 +184,7 @@ impl Session {
 
     /// Where a processor is, its IRQL and its thread, in one line.
     #[must_use]
-    pub fn processor_text(&self, cpu: &dyn CpuState) -> String {
+    pub(crate) fn processor_text(&self, cpu: &dyn CpuState) -> String {
         let state = self.lock();
         let mut names = state.guest.names().clone();
         let special = cpu.special();
@@ -202,7 +202,7 @@ impl Session {
 
     /// The guest's modules at this moment, in load order; none before its kernel is known.
     #[must_use]
-    pub fn loaded_modules(&self, memory: &(impl GuestMemory + ?Sized)) -> Vec<LoadedModule> {
+    pub(crate) fn loaded_modules(&self, memory: &(impl GuestMemory + ?Sized)) -> Vec<LoadedModule> {
         let mut names = self.lock().guest.names().clone();
         let modules = names.read_modules(memory).to_vec();
         let shown = modules.into_iter().map(|module| {
@@ -220,7 +220,7 @@ impl Session {
 
     /// The report as it would be if the run ended here.
     #[must_use]
-    pub fn report_so_far(&self) -> String {
+    pub(crate) fn report_so_far(&self) -> String {
         let end = End {
             kind: EndKind::Stopped,
             detail: Some("the run has not ended: a debugger asked for this report".to_owned()),

@@ -36,7 +36,7 @@ mod target;
 mod tests;
 mod timeline;
 pub mod trace;
-pub mod trace_reader;
+pub(crate) mod trace_reader;
 mod turns;
 mod unknown;
 mod watching;
@@ -106,7 +106,7 @@ impl Session {
 
     /// Has who waits for a writer of trace or recording ask whether the machine is to stand still: a reader that does not
     /// read is not waited for then.
-    pub fn ask_for_wanted_still(&self, asked: impl Fn() -> bool + Clone + Send + Sync + 'static) {
+    pub(crate) fn ask_for_wanted_still(&self, asked: impl Fn() -> bool + Clone + Send + Sync + 'static) {
         if let Some(trace) = &self.trace {
             trace.ask(Box::new(asked.clone()));
         }
@@ -192,7 +192,7 @@ impl Session {
     ///
     /// Never waits for the session's lock: the caller may be a processor in the middle of an instruction, for which the
     /// one that holds the lock waits while it sets breakpoints. Then the event is made by the next to take the lock.
-    pub fn fault_injected(&self, fault: u64) {
+    pub(crate) fn fault_injected(&self, fault: u64) {
         if let Ok(mut state) = self.state.try_lock() {
             self.take_faults(&mut state);
             self.fault(&mut state, fault);
@@ -267,7 +267,7 @@ impl Session {
     }
 
     /// Names the places of a report's timeline, as far as files say.
-    pub fn name_places(&self, report: &mut Report) {
+    pub(crate) fn name_places(&self, report: &mut Report) {
         let Some(timeline) = &mut report.timeline else { return };
         let state = self.lock();
         for place in &mut timeline.places {
@@ -298,7 +298,7 @@ impl Session {
 
     /// What has been reached since the first `from` milestones. Never waits for the lock.
     #[must_use]
-    pub fn milestones(&self, from: usize) -> Vec<String> {
+    pub(crate) fn milestones(&self, from: usize) -> Vec<String> {
         let state = self.state.try_lock();
         state.map_or_else(|_| Vec::new(), |state| state.log.milestones_from(from).to_vec())
     }

@@ -79,7 +79,11 @@ fn with_timeline(session: &Session, end: &End) -> Report {
 ///
 /// # Errors
 /// [`TraceReadError`] if not even the header can be read.
-pub fn draw_timeline(report: &mut Report, trace: impl Read, until: Option<Instant>) -> Result<(), TraceReadError> {
+pub(crate) fn draw_timeline(
+    report: &mut Report,
+    trace: impl Read,
+    until: Option<Instant>,
+) -> Result<(), TraceReadError> {
     let marks = report.violations.iter().flat_map(|v| [v.event, v.call_event]).collect();
     report.timeline = Some(timeline(trace, &marks, until)?);
     Ok(())

@@ -9,11 +9,11 @@ use super::triage::Finding;
 use crate::run::spec::RunSpec;
 
 /// Version of the layout.
-pub const SCHEMA: &str = "storlock-case/1";
+pub(crate) const SCHEMA: &str = "storlock-case/1";
 /// Name of the file.
 pub const FILE: &str = "case.json";
 /// Name of the file beside it that holds the run alone, for `storlock run --spec`.
-pub const RUN_FILE: &str = "run.json";
+pub(crate) const RUN_FILE: &str = "run.json";
 
 /// A case.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,7 +21,7 @@ pub struct Case {
     /// [`SCHEMA`].
     pub schema: String,
     /// Version of Storlock that wrote it.
-    pub tool_version: String,
+    pub(crate) tool_version: String,
     /// Name of the job.
     pub job: String,
     /// Number of the night.
@@ -47,9 +47,9 @@ pub struct Case {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileDigest {
     /// What it is for.
-    pub role: String,
+    pub(crate) role: String,
     /// Its name without directory.
     pub name: String,
     /// SHA-256 of its contents, in hexadecimal.
-    pub sha256: String,
+    pub(crate) sha256: String,
 }

@@ -7,7 +7,7 @@
 
 pub mod case;
 pub mod history;
-pub mod planning;
-pub mod runner;
-pub mod search;
-pub mod triage;
+pub(crate) mod planning;
+pub(crate) mod runner;
+pub(crate) mod search;
+pub(crate) mod triage;

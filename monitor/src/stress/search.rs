@@ -7,7 +7,7 @@ use std::fmt;
 
 /// What of a case can be made smaller.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// Faults, as `--fault` takes them.
     pub faults: Vec<String>,
     /// vCPUs.
@@ -29,7 +29,7 @@ impl fmt::Display for Candidate {
 /// The smallest case that was found: no fault can be left out, no fault can hit fewer commands, there are as few vCPUs as
 /// were tried, and no number of the command line can be halved. `shows` says whether a candidate still shows it; the
 /// case that is given is taken for granted. Ends early, with what it has, where `shows` gives `None`.
-pub fn minimise(case: &Candidate, mut shows: impl FnMut(&Candidate) -> Option<bool>) -> Candidate {
+pub(crate) fn minimise(case: &Candidate, mut shows: impl FnMut(&Candidate) -> Option<bool>) -> Candidate {
     let mut best = case.clone();
     loop {
         let before = best.clone();
@@ -124,7 +124,7 @@ fn halved(text: &str, index: usize) -> Option<String> {
 
 /// What a search among builds came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bisected {
+pub(crate) enum Bisected {
     /// The newest build does not show it.
     NotInNewest,
     /// The oldest build shows it already.
@@ -134,7 +134,7 @@ pub enum Bisected {
 }
 
 /// Searches `builds` builds, oldest first, for the first that shows it. `None` where `shows` gives `None`.
-pub fn bisect(builds: usize, mut shows: impl FnMut(usize) -> Option<bool>) -> Option<Bisected> {
+pub(crate) fn bisect(builds: usize, mut shows: impl FnMut(usize) -> Option<bool>) -> Option<Bisected> {
     let Some(newest) = builds.checked_sub(1) else {
         return Some(Bisected::NotInNewest);
     };

@@ -24,7 +24,7 @@ impl Registers {
 
     /// RDX: the second argument.
     #[must_use]
-    pub fn rdx(&self) -> u64 {
+    pub(crate) fn rdx(&self) -> u64 {
         self.gpr[2]
     }
 
@@ -36,7 +36,7 @@ impl Registers {
 
     /// R9: the fourth argument.
     #[must_use]
-    pub fn r9(&self) -> u64 {
+    pub(crate) fn r9(&self) -> u64 {
         self.gpr[9]
     }
 
@@ -100,7 +100,7 @@ pub struct Capabilities {
     /// How many breakpoints can be set at once.
     pub breakpoints: usize,
     /// Whether [`Action::CatchReturn`] is honoured when fewer breakpoints are set than there could be.
-    pub catch_return: bool,
+    pub(crate) catch_return: bool,
 }
 
 /// Why breakpoints could not be set.

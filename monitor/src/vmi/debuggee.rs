@@ -14,20 +14,20 @@ use super::{CpuState, ReadError, Registers};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[allow(missing_docs)] // The names are the processor's.
 pub struct AllRegisters {
-    pub general: Registers,
+    pub(crate) general: Registers,
     /// CS, SS, DS, ES, FS, GS.
-    pub selectors: [u16; 6],
-    pub fs_base: u64,
+    pub(crate) selectors: [u16; 6],
+    pub(crate) fs_base: u64,
     pub gs_base: u64,
     /// What SWAPGS would put into the base of GS.
-    pub kernel_gs_base: u64,
+    pub(crate) kernel_gs_base: u64,
     pub cr0: u64,
-    pub cr2: u64,
+    pub(crate) cr2: u64,
     pub cr3: u64,
     pub cr4: u64,
     pub cr8: u64,
     pub efer: u64,
-    pub floating: FloatingPoint,
+    pub(crate) floating: FloatingPoint,
 }
 
 /// Registers cannot be read or changed; the text says why.
@@ -95,7 +95,7 @@ pub struct StopPointUse {
     /// What the debug registers are used for, in words.
     pub registers: Vec<String>,
     /// Where software breakpoints are.
-    pub software: Vec<u64>,
+    pub(crate) software: Vec<u64>,
 }
 
 /// Why the machine stopped.
@@ -118,7 +118,7 @@ pub enum DebuggeeStop {
 }
 
 /// What is done with a processor of the stopped machine.
-pub type Look = Box<dyn FnOnce(&mut dyn DebuggedCpu) + Send>;
+pub(crate) type Look = Box<dyn FnOnce(&mut dyn DebuggedCpu) + Send>;
 
 /// A machine as a debugger sees it. Its stops are told by a channel of their own.
 pub trait Debuggee: Send + Sync {

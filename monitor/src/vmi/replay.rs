@@ -12,7 +12,7 @@ use super::recording::{RecordedRead, RecordedStop};
 
 /// A processor as it was at one recorded stop.
 #[derive(Debug)]
-pub struct ReplayCpu<'a> {
+pub(crate) struct ReplayCpu<'a> {
     stop: &'a RecordedStop,
     next_read: Cell<usize>,
     next_arm: usize,
@@ -23,7 +23,7 @@ pub struct ReplayCpu<'a> {
 impl<'a> ReplayCpu<'a> {
     /// The processor at `stop`.
     #[must_use]
-    pub fn new(stop: &'a RecordedStop) -> Self {
+    pub(crate) fn new(stop: &'a RecordedStop) -> Self {
         Self {
             stop,
             next_read: Cell::new(0),

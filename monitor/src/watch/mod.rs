@@ -13,12 +13,12 @@ use std::cmp::Reverse;
 
 use storlock_check::contract::{CONTRACTS, Contract, Role, Routine, RoutineSet, SystemModule, contract};
 
-pub use self::uses::Uses;
+pub(crate) use self::uses::Uses;
 use crate::windows::{Import, ImportName, Imports};
 
 /// An export to put a breakpoint on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlannedWatch {
+pub(crate) struct PlannedWatch {
     /// The module that exports it.
     pub module: SystemModule,
     /// Its exported name.
@@ -29,16 +29,16 @@ pub struct PlannedWatch {
 
 /// Something that the plan does not see.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlanGap {
+pub(crate) struct PlanGap {
     /// The export, such as `nt!KeReleaseSpinLock`.
     pub routine: String,
     /// What follows for the verdicts, in a sentence.
-    pub consequence: String,
+    pub(crate) consequence: String,
 }
 
 /// The choice of breakpoints for one driver.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct WatchPlan {
+pub(crate) struct WatchPlan {
     /// The exports to watch, in the order of the contract table.
     pub watches: Vec<PlannedWatch>,
     /// What is not seen, and what follows.
@@ -48,28 +48,28 @@ pub struct WatchPlan {
     /// All lock routines that the driver imports, or may import; with a multiplexed export, all routines behind it.
     pub imported: RoutineSet,
     /// Imports of which nobody knows what they are, so that lock routines may be among them: how many, and of which modules.
-    pub unrecognised: Option<String>,
+    pub(crate) unrecognised: Option<String>,
     /// The releases whose every imported feeder is watched: only these can be judged.
     pub judged: RoutineSet,
     /// The driver reaches lock routines by its import table only.
     pub closed: bool,
     /// Debug registers that stay free. With at least one, the return of a routine that may fail can be caught.
-    pub free_registers: usize,
+    pub(crate) free_registers: usize,
     /// How the choice was made, in a sentence.
-    pub summary: String,
+    pub(crate) summary: String,
     /// What the driver's code wants of exports that are many routines in one, a line each.
     pub uses: Vec<String>,
     /// Choices that take turns with this one, since not all exports fit and which of them the driver needs is not known.
-    pub turns: Vec<WatchPlan>,
+    pub(crate) turns: Vec<WatchPlan>,
 }
 
 /// The export on whose entry a register waits for the driver object, until the driver is loaded.
-pub const WITNESS: &str = "nt!ObInsertObject";
+pub(crate) const WITNESS: &str = "nt!ObInsertObject";
 
 impl WatchPlan {
     /// How the debug registers are used, and why, a line each.
     #[must_use]
-    pub fn explain(&self) -> Vec<String> {
+    pub(crate) fn explain(&self) -> Vec<String> {
         let mut lines = vec![format!("debug registers: {}", self.summary)];
         lines.extend(self.uses.iter().cloned());
         lines.push(format!(
@@ -138,7 +138,7 @@ struct Candidate {
 /// register is kept free as long as a routine needs it: what a routine returned can often be told later, but a call that
 /// was not seen cannot.
 #[must_use]
-pub fn plan(imports: &Imports, uses: &Uses, registers: usize) -> WatchPlan {
+pub(crate) fn plan(imports: &Imports, uses: &Uses, registers: usize) -> WatchPlan {
     let is_imported = |row: &Contract| {
         let mut entries = imports.entries().iter();
         entries.any(|import| is_import_of(import, row.module, row.export) && uses.may_call(import, row))
@@ -205,7 +205,7 @@ impl Unnamed {
 
 /// Whether an import is of that lock export.
 #[must_use]
-pub fn is_import_of(import: &Import, module: SystemModule, export: &str) -> bool {
+pub(crate) fn is_import_of(import: &Import, module: SystemModule, export: &str) -> bool {
     let mut rows = CONTRACTS.iter();
     import.is_named(export)
         && rows.any(|row| row.module == module && row.export == export && exports(&import.module, row))
@@ -214,7 +214,7 @@ pub fn is_import_of(import: &Import, module: SystemModule, export: &str) -> bool
 /// Chooses what to watch for a driver whose imports are unknown, from the exports that the guest has: it may import them
 /// all, so only those releases are judged whose every feeder is watched.
 #[must_use]
-pub fn plan_unknown(available: &[(SystemModule, &str)], registers: usize) -> WatchPlan {
+pub(crate) fn plan_unknown(available: &[(SystemModule, &str)], registers: usize) -> WatchPlan {
     let is_available = |row: &Contract| available.contains(&(row.module, row.export));
     plan_of(
         &candidates(is_available),

@@ -32,13 +32,13 @@ impl Uses {
 
     /// Whether all imports of that kind were looked at.
     #[must_use]
-    pub fn cover(&self, imports: &Imports) -> bool {
+    pub(crate) fn cover(&self, imports: &Imports) -> bool {
         Self::slots(imports).into_iter().all(|slot| self.of(slot).is_some())
     }
 
     /// Whether the driver can call a routine by its import. What is not known it can.
     #[must_use]
-    pub fn may_call(&self, import: &Import, row: &Contract) -> bool {
+    pub(crate) fn may_call(&self, import: &Import, row: &Contract) -> bool {
         let (Some(selector), Some(known)) = (row.selector, self.of(import.slot)) else {
             return true;
         };
@@ -53,7 +53,7 @@ impl Uses {
 
     /// For people, one line an import: what is passed to it.
     #[must_use]
-    pub fn describe(&self, imports: &Imports) -> Vec<String> {
+    pub(crate) fn describe(&self, imports: &Imports) -> Vec<String> {
         let entries = imports.entries().iter().filter(|import| is_multiplexed(import));
         let mut lines: Vec<String> = entries.map(|import| self.describe_one(import)).collect();
         lines.sort_unstable();

@@ -28,9 +28,9 @@ const MAX_NAME: usize = 260;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CodeView {
     /// The GUID as it is stored.
-    pub guid: [u8; 16],
+    pub(crate) guid: [u8; 16],
     /// How often the PDB had been written.
-    pub age: u32,
+    pub(crate) age: u32,
     /// The file name without directories; unprintable characters are escaped.
     pub name: String,
 }

@@ -22,7 +22,7 @@ const FIFTH_ARGUMENT: u64 = 0x28;
 
 /// The routines that print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Printer {
+pub(crate) enum Printer {
     /// `DbgPrint(Format, ...)`
     DbgPrint,
     /// `DbgPrintEx(ComponentId, Level, Format, ...)`
@@ -35,7 +35,7 @@ pub enum Printer {
 
 impl Printer {
     /// All, those first that drivers call most.
-    pub const ALL: [Self; 4] = [
+    pub(crate) const ALL: [Self; 4] = [
         Self::DbgPrint,
         Self::DbgPrintEx,
         Self::VDbgPrintEx,
@@ -44,7 +44,7 @@ impl Printer {
 
     /// Its exported name.
     #[must_use]
-    pub fn export(self) -> &'static str {
+    pub(crate) fn export(self) -> &'static str {
         match self {
             Self::DbgPrint => "DbgPrint",
             Self::DbgPrintEx => "DbgPrintEx",
@@ -55,7 +55,7 @@ impl Printer {
 
     /// What is printed by a call at whose first instruction the processor is stopped.
     #[must_use]
-    pub fn line(self, cpu: &impl CpuState) -> String {
+    pub(crate) fn line(self, cpu: &impl CpuState) -> String {
         let argument = |index| call_argument(cpu, index).unwrap_or(0);
         match self {
             Self::DbgPrint => format(cpu, argument(0), |index| call_argument(cpu, 1 + index)),

@@ -57,7 +57,7 @@ pub struct DebuggerDataPlaces {
     /// `KdDebuggerDataBlock`.
     pub block: u32,
     /// `KiWaitNever`, `KiWaitAlways`, `KdpDataBlockEncoded`; a kernel without them does not encode.
-    pub encoding: Option<[u32; 3]>,
+    pub(crate) encoding: Option<[u32; 3]>,
 }
 
 /// The table, decoded.
@@ -156,19 +156,19 @@ impl DebuggerData {
 
     /// Address of the list head of the loaded modules.
     #[must_use]
-    pub fn ps_loaded_module_list(&self) -> u64 {
+    pub(crate) fn ps_loaded_module_list(&self) -> u64 {
         self.quad(PS_LOADED_MODULE_LIST)
     }
 
     /// Address of the list head of the processes.
     #[must_use]
-    pub fn ps_active_process_head(&self) -> u64 {
+    pub(crate) fn ps_active_process_head(&self) -> u64 {
         self.quad(PS_ACTIVE_PROCESS_HEAD)
     }
 
     /// Address of the variable that has the address of the page frame database.
     #[must_use]
-    pub fn mm_pfn_database(&self) -> u64 {
+    pub(crate) fn mm_pfn_database(&self) -> u64 {
         self.quad(MM_PFN_DATABASE)
     }
 

@@ -106,7 +106,7 @@ pub struct Section {
     /// Offset of its bytes in the file.
     pub file_offset: u32,
     /// How many bytes of the file are mapped for it; the rest is zero.
-    pub file_size: u32,
+    pub(crate) file_size: u32,
     /// `IMAGE_SCN_*` flags.
     pub characteristics: u32,
 }
@@ -150,26 +150,26 @@ impl Section {
 
     /// Whether its pages are mapped executable.
     #[must_use]
-    pub fn is_executable(&self) -> bool {
+    pub(crate) fn is_executable(&self) -> bool {
         self.characteristics & pe::IMAGE_SCN_MEM_EXECUTE.0 != 0
     }
 
     /// Whether its pages are mapped writable.
     #[must_use]
-    pub fn is_writable(&self) -> bool {
+    pub(crate) fn is_writable(&self) -> bool {
         self.characteristics & pe::IMAGE_SCN_MEM_WRITE.0 != 0
     }
 
     /// Whether the system may free it after initialisation, as it does with `INIT`.
     #[must_use]
-    pub fn is_discardable(&self) -> bool {
+    pub(crate) fn is_discardable(&self) -> bool {
         self.characteristics & pe::IMAGE_SCN_MEM_DISCARDABLE.0 != 0
     }
 }
 
 /// `SectionAlignment` and `FileAlignment` of an image, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Alignment {
+pub(crate) struct Alignment {
     /// Of sections in memory.
     pub section: u32,
     /// Of sections in the file.
@@ -179,7 +179,7 @@ pub struct Alignment {
 impl Alignment {
     /// Below a page: such a file is mapped as it is, from its first byte on, and all its pages allow everything.
     #[must_use]
-    pub fn is_low(self) -> bool {
+    pub(crate) fn is_low(self) -> bool {
         self.section < PAGE_SIZE as u32
     }
 }
@@ -192,25 +192,25 @@ pub struct Image {
     /// Bytes it takes in memory.
     pub size: u32,
     /// The address it was linked for.
-    pub preferred_base: u64,
+    pub(crate) preferred_base: u64,
     /// `AddressOfEntryPoint`, relative to the base; 0 if there is none.
-    pub entry_point: u32,
+    pub(crate) entry_point: u32,
     /// Bytes of all headers.
     pub header_size: u32,
     /// Link time or content hash; identifies a build together with `size`.
-    pub time_date_stamp: u32,
+    pub(crate) time_date_stamp: u32,
     /// `CheckSum` of the optional header.
-    pub check_sum: u32,
+    pub(crate) check_sum: u32,
     /// `FileHeader.Characteristics` says that its relocations were taken out: it can be at its preferred base only.
     #[serde(default)]
-    pub relocations_stripped: bool,
+    pub(crate) relocations_stripped: bool,
     /// Alignments of sections in memory and in the file.
     #[serde(default)]
-    pub alignment: Alignment,
+    pub(crate) alignment: Alignment,
     /// Its sections, in header order.
     pub sections: Vec<Section>,
     /// COFF symbol table: offset in the file and number of records; both 0 if there is none.
-    pub symbol_table: (u32, u32),
+    pub(crate) symbol_table: (u32, u32),
     directories: [Directory; DIRECTORIES],
 }
 

@@ -54,7 +54,7 @@ pub struct Import {
     pub slot: u32,
     /// The slot receives the address at the first call only, and leads into the image itself until then.
     #[serde(default)]
-    pub delayed: bool,
+    pub(crate) delayed: bool,
 }
 
 impl Import {
@@ -91,7 +91,7 @@ pub struct Imports {
 impl Imports {
     /// Whether the names of an image's imports may be gone once the image has been initialised.
     #[must_use]
-    pub fn are_discardable(image: &Image) -> bool {
+    pub(crate) fn are_discardable(image: &Image) -> bool {
         let directory = image.table(IMAGE_DIRECTORY_ENTRY_IMPORT);
         let section = directory.and_then(|directory| image.section(directory.rva));
         section.is_some_and(Section::is_discardable)

@@ -77,7 +77,7 @@ pub struct Kernel {
     /// Its exports.
     pub exports: Exports,
     /// On whose word.
-    pub witness: Witness,
+    pub(crate) witness: Witness,
     /// Base of the other image, if the two witnesses lead to different ones: it may be the kernel too.
     pub other: Option<u64>,
 }
@@ -123,14 +123,14 @@ impl Kernel {
     /// Whether a processor with this interrupt descriptor table faults into another image than this; `false` if it has no
     /// page fault handler that could be read.
     #[must_use]
-    pub fn is_left_by(&self, memory: &(impl GuestMemory + ?Sized), idt_base: u64, idt_limit: u16) -> bool {
+    pub(crate) fn is_left_by(&self, memory: &(impl GuestMemory + ?Sized), idt_base: u64, idt_limit: u16) -> bool {
         let handler = page_fault_handler(memory, idt_base, idt_limit);
         handler.is_some_and(|handler| self.image.rva(handler).is_none())
     }
 
     /// The guest virtual address of an export; `None` if there is none of that name or if it is a forwarder.
     #[must_use]
-    pub fn address_of(&self, export: &str) -> Option<u64> {
+    pub(crate) fn address_of(&self, export: &str) -> Option<u64> {
         self.exports.rva(export).map(|rva| self.image.address(rva))
     }
 }
@@ -139,7 +139,7 @@ impl Kernel {
 ///
 /// # Errors
 /// [`KernelError`] if there is none within the search limit.
-pub fn find_image(memory: &(impl GuestMemory + ?Sized), start: u64) -> Result<Image, KernelError> {
+pub(crate) fn find_image(memory: &(impl GuestMemory + ?Sized), start: u64) -> Result<Image, KernelError> {
     if start < LOWEST_KERNEL_ADDRESS {
         return Err(KernelError::NoKernelAddress(start));
     }
@@ -188,7 +188,7 @@ fn check_start(image: &Image, start: u64) -> Result<(), String> {
 
 /// The address in the page fault's gate, if the table has one that is present.
 #[must_use]
-pub fn page_fault_handler(memory: &(impl GuestMemory + ?Sized), base: u64, limit: u16) -> Option<u64> {
+pub(crate) fn page_fault_handler(memory: &(impl GuestMemory + ?Sized), base: u64, limit: u16) -> Option<u64> {
     let offset = PAGE_FAULT * GATE_SIZE;
     if limit < offset + GATE_SIZE - 1 {
         return None;

@@ -16,7 +16,7 @@ use crate::vmi::{GuestMemory, ReadError};
 const BLINK: u64 = 8;
 // LDR_DATA_TABLE_ENTRY, x64.
 /// Offset of `DllBase` in an entry.
-pub const DLL_BASE: u64 = 0x30;
+pub(crate) const DLL_BASE: u64 = 0x30;
 const BASE_DLL_NAME: u64 = 0x58;
 const ENTRY_BYTES: usize = 0x68;
 /// A machine with thousands of drivers does not exist; a list that long is damaged or a loop.
@@ -71,7 +71,7 @@ impl Module {
 
     /// Whether the two share addresses.
     #[must_use]
-    pub fn overlaps(&self, other: &Self) -> bool {
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
         let end = |module: &Self| module.base.saturating_add(u64::from(module.size));
         self.base < end(other) && other.base < end(self)
     }
@@ -115,8 +115,8 @@ impl Modules {
     }
 
     /// As [`Modules::new`], with the kernel known from the start: its own list is empty for a while.
-    #[must_use]
-    pub fn with_kernel(head: u64, kernel: &Image) -> Self {
+    #[cfg(test)]
+    pub(crate) fn with_kernel(head: u64, kernel: &Image) -> Self {
         let module = Module {
             name: "ntoskrnl.exe".into(),
             base: kernel.base,
@@ -186,14 +186,14 @@ impl Modules {
     }
 
     /// Takes the guest's word again for what is at the base of a pinned module.
-    pub fn unpin(&mut self, base: u64) {
+    pub(crate) fn unpin(&mut self, base: u64) {
         self.pinned.retain(|pinned| pinned.base != base);
         self.settle();
     }
 
     /// The modules as the guest's own list had them when it was last read.
     #[must_use]
-    pub fn listed(&self) -> &[Module] {
+    pub(crate) fn listed(&self) -> &[Module] {
         &self.listed
     }
 
@@ -216,7 +216,7 @@ impl Modules {
     }
 
     /// The headers of the module that the address lies in, read once per module.
-    pub fn image_at(&mut self, memory: &(impl GuestMemory + ?Sized), address: u64) -> Option<&Image> {
+    pub(crate) fn image_at(&mut self, memory: &(impl GuestMemory + ?Sized), address: u64) -> Option<&Image> {
         let module = self.find(memory, address)?.clone();
         let headers = self
             .headers
@@ -227,7 +227,7 @@ impl Modules {
 
     /// Whether the entry inserted last is another one than when the list was read. Modules are inserted at the end, so
     /// that this one read sees each of them come, but none go that was not the last.
-    pub fn has_grown(&self, memory: &(impl GuestMemory + ?Sized)) -> bool {
+    pub(crate) fn has_grown(&self, memory: &(impl GuestMemory + ?Sized)) -> bool {
         memory
             .read_u64(self.head.wrapping_add(BLINK))
             .is_ok_and(|last| last != 0 && last != self.last)
@@ -235,7 +235,7 @@ impl Modules {
 
     /// Whether the entry inserted last describes another image than when the list was read: the memory of an entry that
     /// was taken out may serve for the next one.
-    pub fn last_was_replaced(&self, memory: &(impl GuestMemory + ?Sized)) -> bool {
+    pub(crate) fn last_was_replaced(&self, memory: &(impl GuestMemory + ?Sized)) -> bool {
         self.last != 0 && base_of(memory, self.last) != self.last_base
     }
 
@@ -253,7 +253,7 @@ impl Modules {
 /// The head of the list that has the `entry`, of a module at `base`: where the ring of links passes through the kernel's
 /// writable data. `None` if the entry is none of that module, or if the ring does not lead through the kernel once and back.
 #[must_use]
-pub fn head_of_list(memory: &(impl GuestMemory + ?Sized), entry: u64, base: u64, kernel: &Image) -> Option<u64> {
+pub(crate) fn head_of_list(memory: &(impl GuestMemory + ?Sized), entry: u64, base: u64, kernel: &Image) -> Option<u64> {
     let is_head = |address: u64| {
         let section = kernel.rva(address).and_then(|rva| kernel.section(rva));
         section.is_some_and(|section| section.is_writable() && !section.is_executable())

@@ -35,7 +35,7 @@ pub enum ProcessorError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Processor {
     /// Address of the KPCR.
-    pub kpcr: u64,
+    pub(crate) kpcr: u64,
     /// Address of the current thread's object (KTHREAD); identifies the thread.
     pub thread: u64,
     /// The processor's number in the guest, from 0.

@@ -19,15 +19,15 @@ const DEBUGGER_CONNECTED: u8 = 0b11;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SharedUserData {
     /// Time since the start, in units of 100 ns.
-    pub interrupt_time: u64,
+    pub(crate) interrupt_time: u64,
     /// Time of day, in units of 100 ns since the year 1601.
     pub system_time: u64,
     /// Build number; bits 28 to 31 may say whether the build is free or checked.
     pub build: u32,
     /// 1 workstation, 2 domain controller, 3 server.
-    pub product_type: u32,
+    pub(crate) product_type: u32,
     /// `VER_SUITE_*` bits.
-    pub suite_mask: u32,
+    pub(crate) suite_mask: u32,
 }
 
 impl SharedUserData {
@@ -47,14 +47,14 @@ impl SharedUserData {
 }
 
 /// `KUSER_SHARED_DATA.InterruptTime`: time since the guest started in units of 100 ns; `None` if it cannot be read.
-pub fn interrupt_time(memory: &(impl GuestMemory + ?Sized)) -> Option<u64> {
+pub(crate) fn interrupt_time(memory: &(impl GuestMemory + ?Sized)) -> Option<u64> {
     let low = memory.read_u32(ADDRESS + INTERRUPT_TIME).ok()?;
     let high = memory.read_u32(ADDRESS + INTERRUPT_TIME + 4).ok()?;
     Some(u64::from(high) << 32 | u64::from(low))
 }
 
 /// Whether a kernel debugger is connected to the guest, by `KUSER_SHARED_DATA.KdDebuggerEnabled`.
-pub fn has_debugger(memory: &(impl GuestMemory + ?Sized)) -> bool {
+pub(crate) fn has_debugger(memory: &(impl GuestMemory + ?Sized)) -> bool {
     let enabled = memory.read_u8(ADDRESS + KD_DEBUGGER_ENABLED);
     enabled.is_ok_and(|enabled| enabled & DEBUGGER_CONNECTED == DEBUGGER_CONNECTED)
 }

@@ -110,7 +110,7 @@ impl Symbols {
 
     /// These, and what the PDB of the same build says.
     #[must_use]
-    pub fn with_pdb(self, pdb: DriverPdb) -> Self {
+    pub(crate) fn with_pdb(self, pdb: DriverPdb) -> Self {
         let Self {
             names: mut symbols,
             sections,
@@ -247,14 +247,14 @@ impl SymbolTable {
     }
 
     /// What a PDB says, for the image that names it, if one is loaded whose file is not known.
-    pub fn add_pdb(&mut self, pdb: DriverPdb) {
+    pub(crate) fn add_pdb(&mut self, pdb: DriverPdb) {
         self.pdbs.push((pdb.guid, Symbols::from_pdb(pdb)));
     }
 
     /// Nearest name, and file and line, of an address in the file of a module of that name and size. It is not made sure that the
     /// guest has loaded that very file.
     #[must_use]
-    pub fn in_file(&self, module: &str, size: u64, rva: u32) -> (Option<Near<'_>>, Option<Near<'_>>) {
+    pub(crate) fn in_file(&self, module: &str, size: u64, rva: u32) -> (Option<Near<'_>>, Option<Near<'_>>) {
         let is_it =
             |file: &&(String, Image, Symbols)| file.0.eq_ignore_ascii_case(module) && u64::from(file.1.size) == size;
         let file = self.files.iter().find(is_it);
@@ -262,7 +262,12 @@ impl SymbolTable {
     }
 
     /// Module, offset and nearest name of an address.
-    pub fn locate(&mut self, memory: &(impl GuestMemory + ?Sized), modules: &mut Modules, address: u64) -> Location {
+    pub(crate) fn locate(
+        &mut self,
+        memory: &(impl GuestMemory + ?Sized),
+        modules: &mut Modules,
+        address: u64,
+    ) -> Location {
         let Some(module) = modules.find(memory, address).cloned() else {
             return Location {
                 address,

@@ -80,11 +80,11 @@ pub struct LinuxInfo {
     /// The kernel's 64-bit entry point.
     pub entry_point: u64,
     /// The zero page.
-    pub zero_page: u64,
+    pub(crate) zero_page: u64,
     /// The page map level 4.
     pub cr3: u64,
     /// The global descriptor table.
-    pub gdt: u64,
+    pub(crate) gdt: u64,
 }
 
 /// Whether a file is a Linux kernel image rather than a PE image without one: the header's signature is where the boot

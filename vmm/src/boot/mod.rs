@@ -130,7 +130,7 @@ pub struct BootInfo {
     /// Guest-virtual address of the loader block.
     pub loader_block: u64,
     /// Guest-virtual address of the loader's global descriptor table.
-    pub gdt: u64,
+    pub(crate) gdt: u64,
     /// Guest-virtual address of the lowest byte of processor 0's stack; the others follow at intervals of
     /// [`STACK_SIZE`].
     pub stacks: u64,
@@ -141,7 +141,7 @@ pub const STACK_SIZE: u64 = 16 << 10;
 /// Selector of the loader's 64-bit code segment.
 pub const CODE_SELECTOR: u16 = 0x10;
 /// Selector of the loader's data segment.
-pub const DATA_SELECTOR: u16 = 0x18;
+pub(crate) const DATA_SELECTOR: u16 = 0x18;
 /// The loader's global descriptor table: null, unused, 64-bit code, data (Intel SDM volume 3, 3.4.5).
 pub(crate) const GDT: [u64; 4] = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
 

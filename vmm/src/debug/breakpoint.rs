@@ -24,7 +24,7 @@ pub enum HitAction {
     Resume,
     /// Go on, and call [`crate::run::DebugHandler::caught_return`] when the routine just entered returns on this vCPU.
     ///
-    /// This takes a debug register that no breakpoint uses ([`crate::run::StoppedCpu::can_catch_return`]); when all that are left
+    /// This takes a debug register that no breakpoint uses; when all that are left
     /// are taken by earlier catches, the oldest catch is given up. A routine that returns on another vCPU (its thread
     /// migrated) or never returns (unwound, or the thread ended) is not caught; a later call with the same return
     /// address and stack pointer replaces its catch.

@@ -121,12 +121,6 @@ impl DebugRegisters {
         }
     }
 
-    pub(crate) fn can_catch(&self) -> bool {
-        self.slots
-            .iter()
-            .any(|slot| matches!(slot, Slot::Free | Slot::Catch { .. }))
-    }
-
     /// The stop point on executing the instruction at `pc`, if it caused a debug exit with `dr6` or shares the register
     /// of a breakpoint that did.
     pub(crate) fn executed(&self, pc: u64, dr6: u64) -> Option<StopPoint> {

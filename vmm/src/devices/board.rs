@@ -68,8 +68,6 @@ pub struct Board {
     pub pirq: Arc<PirqRouter>,
     /// COM1.
     pub serial: Arc<SerialPort>,
-    /// COM2.
-    pub serial2: Arc<SerialPort>,
     /// Power management, with the power button.
     pub power: Arc<PowerManagement>,
     /// What firmware is told.
@@ -96,8 +94,7 @@ impl Board {
         let input = |number: u32| Arc::clone(&inputs[number as usize]);
         let serial = Arc::new(SerialPort::new(input(COM1_IRQ), com1));
         pio.insert(COM1_BASE, UART_LENGTH, Arc::clone(&serial) as _)?;
-        let serial2 = Arc::new(SerialPort::new(input(COM2_IRQ), com2));
-        pio.insert(COM2_BASE, UART_LENGTH, Arc::clone(&serial2) as _)?;
+        pio.insert(COM2_BASE, UART_LENGTH, Arc::new(SerialPort::new(input(COM2_IRQ), com2)))?;
         pio.insert(DEBUG_CONSOLE_PORT, 1, Arc::new(DebugConsole::new(debug_output)))?;
         let rtc = Arc::new(Rtc::new(Arc::clone(&clock), input(RTC_IRQ), memory));
         pio.insert(RTC_BASE, RTC_LENGTH, Arc::clone(&rtc) as _)?;
@@ -126,7 +123,6 @@ impl Board {
             pci,
             pirq,
             serial,
-            serial2,
             power: management,
             fw_cfg,
             rtc,
@@ -140,7 +136,7 @@ impl Board {
     ///
     /// # Errors
     /// [`PciError::NoRoom`].
-    pub fn configure_pci(&self, resources: &Resources) -> Result<(), PciError> {
+    pub(crate) fn configure_pci(&self, resources: &Resources) -> Result<(), PciError> {
         self.pci.assign_resources(resources)?;
         for (register, input) in (PIRQ_ROUTE_CONTROL..).zip(LINK_INPUTS) {
             self.pci.config_write(PciAddress::ISA_BRIDGE, register, &[input]);

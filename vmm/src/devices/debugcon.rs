@@ -8,19 +8,19 @@ use super::serial::Output;
 use crate::bus::BusDevice;
 
 /// The port.
-pub const DEBUG_CONSOLE_PORT: u64 = 0x402;
+pub(crate) const DEBUG_CONSOLE_PORT: u64 = 0x402;
 /// What it reads as.
 const READBACK: u8 = 0xe9;
 
 /// The debug console.
-pub struct DebugConsole {
+pub(crate) struct DebugConsole {
     output: Mutex<Output>,
 }
 
 impl DebugConsole {
     /// What the guest writes goes to `output`; bytes that cannot be written are lost.
     #[must_use]
-    pub fn new(output: Output) -> Self {
+    pub(crate) fn new(output: Output) -> Self {
         Self {
             output: Mutex::new(output),
         }

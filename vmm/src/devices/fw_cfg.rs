@@ -11,9 +11,9 @@ use crate::bus::BusDevice;
 use crate::memory::GuestRam;
 
 /// First port: selector (16 bits), data (8 bits) at +1, DMA address (64 bits, big-endian) at +4.
-pub const FW_CFG_BASE: u64 = 0x510;
+pub(crate) const FW_CFG_BASE: u64 = 0x510;
 /// Number of ports.
-pub const FW_CFG_LENGTH: u64 = 12;
+pub(crate) const FW_CFG_LENGTH: u64 = 12;
 
 const SELECTOR: u64 = 0;
 const DATA: u64 = 1;
@@ -27,29 +27,27 @@ pub mod key {
     /// Which interfaces there are.
     pub const ID: u16 = 0x01;
     /// Number of processors, 16 bits.
-    pub const CPU_COUNT: u16 = 0x05;
+    pub(crate) const CPU_COUNT: u16 = 0x05;
     /// Size of the kernel to boot, 32 bits.
-    pub const KERNEL_SIZE: u16 = 0x08;
+    pub(crate) const KERNEL_SIZE: u16 = 0x08;
     /// Size of its initial RAM disk, 32 bits.
-    pub const INITRD_SIZE: u16 = 0x0b;
-    /// Whether to show a boot menu, 16 bits.
-    pub const BOOT_MENU: u16 = 0x0e;
+    pub(crate) const INITRD_SIZE: u16 = 0x0b;
     /// Most processors that there can be, 16 bits.
-    pub const MAXIMUM_CPU_COUNT: u16 = 0x0f;
+    pub(crate) const MAXIMUM_CPU_COUNT: u16 = 0x0f;
     /// The kernel behind its set-up part.
-    pub const KERNEL_DATA: u16 = 0x11;
+    pub(crate) const KERNEL_DATA: u16 = 0x11;
     /// The initial RAM disk.
-    pub const INITRD_DATA: u16 = 0x12;
+    pub(crate) const INITRD_DATA: u16 = 0x12;
     /// Length of the kernel's command line with its zero, 32 bits.
-    pub const COMMAND_LINE_SIZE: u16 = 0x14;
+    pub(crate) const COMMAND_LINE_SIZE: u16 = 0x14;
     /// The command line.
-    pub const COMMAND_LINE_DATA: u16 = 0x15;
+    pub(crate) const COMMAND_LINE_DATA: u16 = 0x15;
     /// Size of the kernel's set-up part, 32 bits.
-    pub const SETUP_SIZE: u16 = 0x17;
+    pub(crate) const SETUP_SIZE: u16 = 0x17;
     /// The kernel's set-up part.
-    pub const SETUP_DATA: u16 = 0x18;
+    pub(crate) const SETUP_DATA: u16 = 0x18;
     /// Directory of the named items.
-    pub const FILE_DIRECTORY: u16 = 0x19;
+    pub(crate) const FILE_DIRECTORY: u16 = 0x19;
     /// The first named item.
     pub const FIRST_FILE: u16 = 0x20;
 }

@@ -12,11 +12,11 @@ use crate::bus::BusDevice;
 use crate::irq::InterruptLine;
 
 /// Data port.
-pub const KEYBOARD_DATA_PORT: u64 = 0x60;
+pub(crate) const KEYBOARD_DATA_PORT: u64 = 0x60;
 /// Command and status port.
-pub const KEYBOARD_COMMAND_PORT: u64 = 0x64;
+pub(crate) const KEYBOARD_COMMAND_PORT: u64 = 0x64;
 /// Interrupt request line of the keyboard.
-pub const KEYBOARD_IRQ: u32 = 1;
+pub(crate) const KEYBOARD_IRQ: u32 = 1;
 
 /// Status register.
 mod status {
@@ -130,7 +130,7 @@ impl KeyboardState {
 }
 
 /// The controller; offset 0 of [`KeyboardController::data_port`] is port 60h, of `command_port` port 64h.
-pub struct KeyboardController {
+pub(crate) struct KeyboardController {
     interrupt: Arc<dyn InterruptLine>,
     power: Arc<dyn PowerControl>,
     state: Mutex<KeyboardState>,
@@ -139,7 +139,7 @@ pub struct KeyboardController {
 impl KeyboardController {
     /// As firmware leaves it: tested, the keyboard on.
     #[must_use]
-    pub fn new(interrupt: Arc<dyn InterruptLine>, power: Arc<dyn PowerControl>) -> Arc<Self> {
+    pub(crate) fn new(interrupt: Arc<dyn InterruptLine>, power: Arc<dyn PowerControl>) -> Arc<Self> {
         Arc::new(Self {
             interrupt,
             power,
@@ -149,13 +149,13 @@ impl KeyboardController {
 
     /// What answers at port 60h.
     #[must_use]
-    pub fn data_port(self: &Arc<Self>) -> Arc<dyn BusDevice> {
+    pub(crate) fn data_port(self: &Arc<Self>) -> Arc<dyn BusDevice> {
         Arc::new(DataPort(Arc::clone(self)))
     }
 
     /// What answers at port 64h.
     #[must_use]
-    pub fn command_port(self: &Arc<Self>) -> Arc<dyn BusDevice> {
+    pub(crate) fn command_port(self: &Arc<Self>) -> Arc<dyn BusDevice> {
         Arc::new(CommandPort(Arc::clone(self)))
     }
 

@@ -8,7 +8,7 @@ pub mod absent;
 pub mod board;
 pub(crate) mod chipset;
 mod clock;
-pub mod debugcon;
+pub(crate) mod debugcon;
 pub mod fw_cfg;
 pub mod keyboard;
 pub mod pflash;

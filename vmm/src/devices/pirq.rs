@@ -60,7 +60,7 @@ impl PirqRouter {
     }
 
     /// Route control register `index` (0 to 3) now holds `value`.
-    pub fn set_route(&self, index: usize, value: u8) {
+    pub(crate) fn set_route(&self, index: usize, value: u8) {
         let mut state = self.lock();
         if let Some(route) = state.routes.get_mut(index) {
             *route = value;

@@ -11,23 +11,23 @@ use crate::bus::BusDevice;
 use crate::irq::InterruptLine;
 
 /// First port of the block.
-pub const POWER_MANAGEMENT_BASE: u64 = 0xb000;
+pub(crate) const POWER_MANAGEMENT_BASE: u64 = 0xb000;
 /// Number of ports of the block.
-pub const POWER_MANAGEMENT_LENGTH: u64 = 16;
+pub(crate) const POWER_MANAGEMENT_LENGTH: u64 = 16;
 /// Frequency of the power management timer in Hz.
-pub const PM_TIMER_FREQUENCY: u64 = 3_579_545;
+pub(crate) const PM_TIMER_FREQUENCY: u64 = 3_579_545;
 
 /// Input of the interrupt controllers for the SCI: level-triggered, active high.
-pub const SCI_IRQ: u32 = 9;
+pub(crate) const SCI_IRQ: u32 = 9;
 
 /// Offset of the control register in the block; the event registers come first.
-pub const PM1_CNT: u64 = 4;
+pub(crate) const PM1_CNT: u64 = 4;
 /// Offset of the timer.
-pub const PM_TMR: u64 = 8;
+pub(crate) const PM_TMR: u64 = 8;
 /// Offset of the general-purpose events: 16 bits of status, then as many that enable.
-pub const GPE0: u64 = 12;
+pub(crate) const GPE0: u64 = 12;
 /// Number of their ports.
-pub const GPE0_LENGTH: u64 = 4;
+pub(crate) const GPE0_LENGTH: u64 = 4;
 const GPE0_EN: u64 = GPE0 + 2;
 const PM1_EN: u64 = 2;
 

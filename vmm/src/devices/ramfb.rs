@@ -10,9 +10,9 @@ use super::fw_cfg::Receiver;
 use crate::memory::GuestRam;
 
 /// Name of the file.
-pub const RAMFB_FILE: &str = "etc/ramfb";
+pub(crate) const RAMFB_FILE: &str = "etc/ramfb";
 /// Its length in bytes.
-pub const RAMFB_LENGTH: usize = 28;
+pub(crate) const RAMFB_LENGTH: usize = 28;
 /// The one pixel format: 32 bits of blue, green, red and nothing ("XR24" in the Linux kernel's `drm_fourcc.h`).
 const XRGB8888: u32 = u32::from_le_bytes(*b"XR24");
 const PIXEL: u64 = 4;

@@ -12,9 +12,9 @@ use crate::bus::BusDevice;
 /// Port of system control port A.
 pub const PORT_A: u64 = 0x92;
 /// The reset control register.
-pub const RESET_CONTROL_PORT: u64 = 0xcf9;
+pub(crate) const RESET_CONTROL_PORT: u64 = 0xcf9;
 /// What to write there for a hard reset.
-pub const RESET_CONTROL_VALUE: u8 = SYSTEM_RESET | RESET_CPU;
+pub(crate) const RESET_CONTROL_VALUE: u8 = SYSTEM_RESET | RESET_CPU;
 
 /// RC: the reset is a hard one.
 const SYSTEM_RESET: u8 = 1 << 1;
@@ -22,7 +22,7 @@ const SYSTEM_RESET: u8 = 1 << 1;
 const RESET_CPU: u8 = 1 << 2;
 
 /// The reset control register. It is among the ports of PCI configuration, which hand accesses on.
-pub struct ResetControl {
+pub(crate) struct ResetControl {
     power: Arc<dyn PowerControl>,
     register: AtomicU8,
 }
@@ -30,7 +30,7 @@ pub struct ResetControl {
 impl ResetControl {
     /// As after power-on.
     #[must_use]
-    pub fn new(power: Arc<dyn PowerControl>) -> Self {
+    pub(crate) fn new(power: Arc<dyn PowerControl>) -> Self {
         Self {
             power,
             register: AtomicU8::new(0),
@@ -63,7 +63,7 @@ const ALTERNATE_RESET: u8 = 1 << 0;
 const ALTERNATE_A20: u8 = 1 << 1;
 
 /// System control port A.
-pub struct PortA {
+pub(crate) struct PortA {
     power: Arc<dyn PowerControl>,
     register: AtomicU8,
 }
@@ -71,7 +71,7 @@ pub struct PortA {
 impl PortA {
     /// As firmware leaves it: A20 on.
     #[must_use]
-    pub fn new(power: Arc<dyn PowerControl>) -> Self {
+    pub(crate) fn new(power: Arc<dyn PowerControl>) -> Self {
         Self {
             power,
             register: AtomicU8::new(ALTERNATE_A20),

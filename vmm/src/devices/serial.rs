@@ -7,22 +7,22 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vm_superio::serial::{NoEvents, SerialState};
+use vm_superio::serial::NoEvents;
 use vm_superio::{Serial, Trigger};
 
 use crate::bus::BusDevice;
 use crate::irq::InterruptLine;
 
 /// First port of COM1.
-pub const COM1_BASE: u64 = 0x3f8;
+pub(crate) const COM1_BASE: u64 = 0x3f8;
 /// First port of COM2.
-pub const COM2_BASE: u64 = 0x2f8;
+pub(crate) const COM2_BASE: u64 = 0x2f8;
 /// Interrupt request line of COM2.
-pub const COM2_IRQ: u32 = 3;
+pub(crate) const COM2_IRQ: u32 = 3;
 /// Number of ports of a UART.
-pub const UART_LENGTH: u64 = 8;
+pub(crate) const UART_LENGTH: u64 = 8;
 /// Interrupt request line of COM1.
-pub const COM1_IRQ: u32 = 4;
+pub(crate) const COM1_IRQ: u32 = 4;
 
 /// Where the guest's output goes.
 pub type Output = Box<dyn Write + Send>;
@@ -56,18 +56,6 @@ impl SerialPort {
 
     fn lock(&self) -> MutexGuard<'_, Serial<Pulse, NoEvents, Output>> {
         self.uart.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Sends bytes to the guest. Returns how many the receive buffer (64 bytes) had room for.
-    pub fn receive(&self, bytes: &[u8]) -> usize {
-        // The only other error is a full buffer.
-        self.lock().enqueue_raw_bytes(bytes).unwrap_or(0)
-    }
-
-    /// The registers and the receive buffer.
-    #[must_use]
-    pub fn state(&self) -> SerialState {
-        self.lock().state()
     }
 }
 
@@ -114,18 +102,6 @@ mod tests {
             port.write(0, &[*byte]);
         }
         assert_eq!(output.bytes(), b"ok\n");
-    }
-
-    #[test]
-    fn input_raises_the_interrupt_and_is_read() {
-        let (port, line, _) = port();
-        port.write(1, &[1]);
-        assert_eq!(port.receive(b"x"), 1);
-        assert_eq!(line.pulses(), 1);
-        let mut byte = [0];
-        port.read(0, &mut byte);
-        assert_eq!(byte, *b"x");
-        assert_eq!(port.receive(&[0; 1000]), 64);
     }
 
     #[test]

@@ -93,7 +93,7 @@ aml_as_bytes!(LocalApicNmi);
 
 /// All tables of a platform, to be placed by firmware or by [`TableFiles::place`].
 #[must_use]
-pub fn acpi_tables(platform: &Platform) -> TableFiles {
+pub(crate) fn acpi_tables(platform: &Platform) -> TableFiles {
     let mut files = TableFiles::default();
     let facs = files.append(&bytes(&FACS::new()), TABLES_ALIGNMENT as usize);
     let dsdt = files.append(dsdt(platform).as_slice(), 16);

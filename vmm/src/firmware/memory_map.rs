@@ -6,7 +6,7 @@ use super::Platform;
 /// What a range is (ACPI table 15-374).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
-pub enum MapKind {
+pub(crate) enum MapKind {
     /// RAM.
     Ram = 1,
     /// Not to be used.
@@ -17,7 +17,7 @@ pub enum MapKind {
 
 /// One range of the map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MapEntry {
+pub(crate) struct MapEntry {
     /// First address.
     pub base: u64,
     /// Length in bytes.
@@ -29,7 +29,7 @@ pub struct MapEntry {
 impl MapEntry {
     /// The 20 bytes of an `etc/e820` entry.
     #[must_use]
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = [self.base, self.length].map(u64::to_le_bytes).concat();
         bytes.extend((self.kind as u32).to_le_bytes());
         bytes
@@ -38,7 +38,7 @@ impl MapEntry {
 
 /// All RAM of the platform, as firmware is told.
 #[must_use]
-pub fn memory_map(platform: &Platform) -> Vec<MapEntry> {
+pub(crate) fn memory_map(platform: &Platform) -> Vec<MapEntry> {
     let entries = platform.ram.iter().map(|range| MapEntry {
         base: range.base,
         length: range.length,

@@ -14,20 +14,20 @@ mod table_loader;
 #[cfg(test)]
 mod tests;
 
-pub use acpi::acpi_tables;
-pub use memory_map::{MapEntry, MapKind, memory_map};
-pub use ports::{TablePorts, table_ports};
-pub use smbios::{Smbios, smbios};
-pub use table_loader::{Placed, PlacementError, RSDP_FILE, TABLES_FILE, TableFiles};
+pub(crate) use acpi::acpi_tables;
+pub(crate) use memory_map::{MapEntry, MapKind, memory_map};
+pub(crate) use ports::{TablePorts, table_ports};
+pub(crate) use smbios::smbios;
+pub(crate) use table_loader::{Placed, RSDP_FILE, TABLES_FILE};
 
 use crate::memory::{HIGH_RAM_BASE, RamRange};
 
 /// Guest-physical address of the local APIC of every processor.
-pub const LOCAL_APIC_BASE: u32 = 0xfee0_0000;
+pub(crate) const LOCAL_APIC_BASE: u32 = 0xfee0_0000;
 /// Guest-physical address of the I/O APIC.
-pub const IO_APIC_BASE: u32 = 0xfec0_0000;
+pub(crate) const IO_APIC_BASE: u32 = 0xfec0_0000;
 /// First address behind the window for 32-bit base address registers.
-pub const PCI_WINDOW_END: u64 = 0xfec0_0000;
+pub(crate) const PCI_WINDOW_END: u64 = 0xfec0_0000;
 /// Firmware puts 32-bit base address registers here or above, even where RAM ends earlier.
 const PCI_WINDOW_LEAST: u64 = 2 << 30;
 /// The window for 64-bit base address registers begins here, or behind RAM if that ends higher.
@@ -42,40 +42,40 @@ pub struct Platform {
     /// RAM in ascending order: below 4 GiB from address 0, the rest from 4 GiB.
     pub ram: Vec<RamRange>,
     /// Bits of a guest-physical address, as CPUID says it (36 to 52).
-    pub address_bits: u32,
+    pub(crate) address_bits: u32,
 }
 
 impl Platform {
     /// First address behind the RAM below 4 GiB.
     #[must_use]
-    pub fn low_ram_end(&self) -> u64 {
+    pub(crate) fn low_ram_end(&self) -> u64 {
         let below = self.ram.iter().filter(|range| range.base < HIGH_RAM_BASE);
         below.map(|range| range.base + range.length).max().unwrap_or(0)
     }
 
     /// First address behind all RAM.
     #[must_use]
-    pub fn ram_end(&self) -> u64 {
+    pub(crate) fn ram_end(&self) -> u64 {
         let ends = self.ram.iter().map(|range| range.base + range.length);
         ends.max().unwrap_or(0)
     }
 
     /// Bytes of RAM.
     #[must_use]
-    pub fn ram_size(&self) -> u64 {
+    pub(crate) fn ram_size(&self) -> u64 {
         self.ram.iter().map(|range| range.length).sum()
     }
 
     /// Addresses of 32-bit base address registers: first, and first behind.
     #[must_use]
-    pub fn pci_window(&self) -> (u64, u64) {
+    pub(crate) fn pci_window(&self) -> (u64, u64) {
         (self.low_ram_end().max(PCI_WINDOW_LEAST), PCI_WINDOW_END)
     }
 
     /// Addresses of 64-bit base address registers: first, and first behind. `None` if the address space ends before.
     /// OVMF uses the upper eighth of the address space, or 32 GiB to 64 GiB.
     #[must_use]
-    pub fn pci_high_window(&self) -> Option<(u64, u64)> {
+    pub(crate) fn pci_high_window(&self) -> Option<(u64, u64)> {
         let first = self.ram_end().next_multiple_of(GIB).max(PCI_HIGH_WINDOW_LEAST);
         let end = 1 << self.address_bits.clamp(32, 52);
         (first < end).then_some((first, end))

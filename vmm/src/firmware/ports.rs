@@ -19,7 +19,7 @@ pub struct TablePorts {
     /// How many, not 0.
     pub length: u16,
     /// KVM answers them without an exit.
-    pub is_in_kernel: bool,
+    pub(crate) is_in_kernel: bool,
 }
 
 impl TablePorts {
@@ -58,7 +58,7 @@ const BY_KVM: [Named; 5] = [
 ];
 
 /// All ports that the FADT and the DSDT name.
-pub fn table_ports() -> impl Iterator<Item = TablePorts> {
+pub(crate) fn table_ports() -> impl Iterator<Item = TablePorts> {
     let devices = BY_DEVICES.iter().map(|named| (named, false));
     let ports = devices.chain(BY_KVM.iter().map(|named| (named, true)));
     ports.map(|(&(purpose, first, length), is_in_kernel)| TablePorts {

@@ -27,7 +27,7 @@ const MIB: u64 = 1 << 20;
 
 /// The two parts that QEMU's firmware configuration names `etc/smbios/smbios-anchor` and `etc/smbios/smbios-tables`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Smbios {
+pub(crate) struct Smbios {
     /// The entry point structure; its table address is 0 and its checksums are right for that.
     pub anchor: Vec<u8>,
     /// The structures.
@@ -37,7 +37,7 @@ pub struct Smbios {
 impl Smbios {
     /// The entry point with the address of the tables filled in.
     #[must_use]
-    pub fn anchor_for(&self, tables: u32) -> Vec<u8> {
+    pub(crate) fn anchor_for(&self, tables: u32) -> Vec<u8> {
         let mut anchor = self.anchor.clone();
         anchor[0x18..0x1c].copy_from_slice(&tables.to_le_bytes());
         set_checksums(&mut anchor);
@@ -104,7 +104,7 @@ struct Tables {
 
 /// The tables of a platform.
 #[must_use]
-pub fn smbios(platform: &Platform) -> Smbios {
+pub(crate) fn smbios(platform: &Platform) -> Smbios {
     let mut tables = Tables::default();
     bios(&mut tables);
     system(&mut tables);

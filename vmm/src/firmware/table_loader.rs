@@ -9,9 +9,9 @@ use thiserror::Error;
 use crate::memory::{GuestRam, PhysicalAccessError};
 
 /// Name of the file with all tables but the root pointer.
-pub const TABLES_FILE: &str = "etc/acpi/tables";
+pub(crate) const TABLES_FILE: &str = "etc/acpi/tables";
 /// Name of the file with the root system description pointer.
-pub const RSDP_FILE: &str = "etc/acpi/rsdp";
+pub(crate) const RSDP_FILE: &str = "etc/acpi/rsdp";
 
 /// Length of a file name in a command, the terminating zero included.
 const NAME_LENGTH: usize = 56;
@@ -97,20 +97,20 @@ impl Command {
 /// Why tables could not be placed: there is no RAM where they were to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the ACPI tables cannot be placed: {0}")]
-pub struct PlacementError(#[from] PhysicalAccessError);
+pub(crate) struct PlacementError(#[from] PhysicalAccessError);
 
 /// Where tables came to lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Placed {
+pub(crate) struct Placed {
     /// Guest-physical address of the root pointer.
-    pub rsdp: u64,
+    pub(crate) rsdp: u64,
     /// Guest-physical address of the tables.
     pub tables: u64,
 }
 
 /// The tables, the root pointer, and the script that connects them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TableFiles {
+pub(crate) struct TableFiles {
     tables: Vec<u8>,
     rsdp: Vec<u8>,
     script: Vec<Command>,
@@ -175,19 +175,19 @@ impl TableFiles {
 
     /// Contents of [`TABLES_FILE`].
     #[must_use]
-    pub fn tables(&self) -> &[u8] {
+    pub(crate) fn tables(&self) -> &[u8] {
         &self.tables
     }
 
     /// Contents of [`RSDP_FILE`].
     #[must_use]
-    pub fn rsdp(&self) -> &[u8] {
+    pub(crate) fn rsdp(&self) -> &[u8] {
         &self.rsdp
     }
 
     /// Contents of `etc/table-loader`.
     #[must_use]
-    pub fn script(&self) -> Vec<u8> {
+    pub(crate) fn script(&self) -> Vec<u8> {
         let allocate = |file, alignment, searched| Command::Allocate {
             file,
             alignment,
@@ -206,7 +206,7 @@ impl TableFiles {
     ///
     /// # Errors
     /// [`PlacementError`] if there is no RAM.
-    pub fn place(&self, ram: &GuestRam, places: Placed) -> Result<(), PlacementError> {
+    pub(crate) fn place(&self, ram: &GuestRam, places: Placed) -> Result<(), PlacementError> {
         let (mut tables, mut rsdp) = (self.tables.clone(), self.rsdp.clone());
         for command in &self.script {
             let (Command::AddPointer { file, .. } | Command::AddChecksum { file, .. } | Command::Allocate { file, .. }) =

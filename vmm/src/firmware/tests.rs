@@ -1,5 +1,6 @@
 //! Tests of what is in the tables; ACPI's own tools must accept them without a warning.
 
+use crate::firmware::table_loader::TableFiles;
 use std::path::Path;
 use std::process::Command;
 

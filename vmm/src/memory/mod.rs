@@ -21,15 +21,15 @@ use crate::kvm::KvmError;
 
 /// RAM below this address is "low"; the rest starts at [`HIGH_RAM_BASE`]. The hole between holds the PCI window, the
 /// APICs and the firmware.
-pub const LOW_RAM_LIMIT: u64 = 3 << 30;
+pub(crate) const LOW_RAM_LIMIT: u64 = 3 << 30;
 /// Where RAM beyond [`LOW_RAM_LIMIT`] continues.
-pub const HIGH_RAM_BASE: u64 = 4 << 30;
+pub(crate) const HIGH_RAM_BASE: u64 = 4 << 30;
 /// RAM comes in units of this many bytes, so that large pages map it exactly.
-pub const RAM_GRANULARITY: u64 = 2 << 20;
+pub(crate) const RAM_GRANULARITY: u64 = 2 << 20;
 /// Least RAM of a machine in bytes.
-pub const MINIMUM_RAM: u64 = 16 << 20;
+pub(crate) const MINIMUM_RAM: u64 = 16 << 20;
 /// Most RAM of a machine in bytes (1 TiB).
-pub const MAXIMUM_RAM: u64 = 1 << 40;
+pub(crate) const MAXIMUM_RAM: u64 = 1 << 40;
 
 /// Why guest memory could not be set up.
 #[derive(Debug, Error)]

@@ -21,7 +21,7 @@ pub struct Bar {
     /// Bytes decoded: a power of two; at least 16 for memory, and at most 2 GiB for 32-bit memory; 4 to 256 for ports.
     pub size: u64,
     /// Reads have no side effects and writes may be merged.
-    pub prefetchable: bool,
+    pub(crate) prefetchable: bool,
 }
 
 impl Bar {
@@ -68,7 +68,7 @@ impl Bar {
 
     /// The read-only low bits: memory or I/O, type, prefetchable.
     #[must_use]
-    pub const fn type_bits(&self) -> u32 {
+    pub(crate) const fn type_bits(&self) -> u32 {
         let prefetchable = if self.prefetchable { 8 } else { 0 };
         match self.kind {
             BarKind::Memory32 => prefetchable,
@@ -80,7 +80,7 @@ impl Bar {
     /// The bits that software can write, of both registers for a 64-bit BAR: reading them back after writing all ones
     /// tells the size.
     #[must_use]
-    pub const fn writable_bits(&self) -> u64 {
+    pub(crate) const fn writable_bits(&self) -> u64 {
         let address_bits = match self.kind {
             BarKind::Memory64 => u64::MAX,
             BarKind::Memory32 | BarKind::Io => u32::MAX as u64,

@@ -270,7 +270,7 @@ impl ConfigSpace {
 
     /// Offset of the first capability with this ID.
     #[must_use]
-    pub fn find_capability(&self, id: u8) -> Option<u8> {
+    pub(crate) fn find_capability(&self, id: u8) -> Option<u8> {
         let mut offset = self.bytes[register::CAPABILITIES_POINTER];
         // The list cannot be longer than the space has room for, whatever the pointers say.
         for _ in 0..CONFIG_SPACE_SIZE / 4 {
@@ -311,7 +311,7 @@ impl ConfigSpace {
     }
 
     /// Does what firmware does: puts a base address into a BAR. Bits that the BAR does not have are dropped.
-    pub fn assign_bar(&mut self, index: u8, base: u64) {
+    pub(crate) fn assign_bar(&mut self, index: u8, base: u64) {
         let Some(bar) = self.bar(index) else { return };
         let offset = register::BASE_ADDRESS_0 as u8 + 4 * index;
         self.write(offset, &base.to_le_bytes()[..4 * bar.registers()]);
@@ -319,17 +319,17 @@ impl ConfigSpace {
 
     /// Interrupt Pin: 0 none, 1 to 4 for INTA# to INTD#.
     #[must_use]
-    pub fn interrupt_pin(&self) -> u8 {
+    pub(crate) fn interrupt_pin(&self) -> u8 {
         self.bytes[register::INTERRUPT_PIN]
     }
 
     /// Does what firmware does: notes the input that the pin leads to.
-    pub fn set_interrupt_line(&mut self, input: u8) {
+    pub(crate) fn set_interrupt_line(&mut self, input: u8) {
         self.write(register::INTERRUPT_LINE as u8, &[input]);
     }
 
     /// Does what firmware does: sets the COMMAND register.
-    pub fn set_command(&mut self, command: Command) {
+    pub(crate) fn set_command(&mut self, command: Command) {
         self.write(register::COMMAND as u8, &command.bits().to_le_bytes());
     }
 }

@@ -98,7 +98,7 @@ impl PciFunction {
     }
 
     /// Reads configuration space.
-    pub fn config_read(&self, offset: u8, data: &mut [u8]) {
+    pub(crate) fn config_read(&self, offset: u8, data: &mut [u8]) {
         self.config().read(offset, data);
         // The one bit that the device changes.
         let status = STATUS.checked_sub(offset).and_then(|at| data.get_mut(usize::from(at)));

@@ -29,12 +29,12 @@ pub struct PciAddress {
 
 impl PciAddress {
     /// Where the host bridge of a PC is.
-    pub const HOST_BRIDGE: Self = Self { device: 0, function: 0 };
+    pub(crate) const HOST_BRIDGE: Self = Self { device: 0, function: 0 };
     /// Where the ISA bridge of a PC with an i440FX chip set is.
-    pub const ISA_BRIDGE: Self = Self { device: 1, function: 0 };
+    pub(crate) const ISA_BRIDGE: Self = Self { device: 1, function: 0 };
 
     /// Where power management of a PC with an i440FX chip set is.
-    pub const POWER_MANAGEMENT: Self = Self { device: 1, function: 3 };
+    pub(crate) const POWER_MANAGEMENT: Self = Self { device: 1, function: 3 };
 
     /// Device 0 to 31, function 0 to 7; `None` outside.
     #[must_use]
@@ -175,7 +175,7 @@ impl PciBus {
 
     /// Does the firmware's work: notes in each function that has an INTx pin (1 for INTA#) to which input of the interrupt
     /// controllers that leads (PCI 6.2.4).
-    pub fn set_interrupt_lines(&self, input: impl Fn(PciAddress, u8) -> u8) {
+    pub(crate) fn set_interrupt_lines(&self, input: impl Fn(PciAddress, u8) -> u8) {
         let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner).clone();
         for (address, function) in &functions {
             function.change_config(|config| {
@@ -188,7 +188,7 @@ impl PciBus {
     }
 
     /// Reads the configuration space of a function; all ones where there is none.
-    pub fn config_read(&self, address: PciAddress, offset: u8, data: &mut [u8]) {
+    pub(crate) fn config_read(&self, address: PciAddress, offset: u8, data: &mut [u8]) {
         match self.function(address) {
             Some(function) => function.config_read(offset, data),
             None => data.fill(0xff),
@@ -196,7 +196,7 @@ impl PciBus {
     }
 
     /// Writes the configuration space of a function; dropped where there is none.
-    pub fn config_write(&self, address: PciAddress, offset: u8, data: &[u8]) {
+    pub(crate) fn config_write(&self, address: PciAddress, offset: u8, data: &[u8]) {
         let moved = self
             .function(address)
             .is_some_and(|function| function.config_write(offset, data));

@@ -110,7 +110,7 @@ impl Msi {
 
     /// How many messages the guest has allocated, if it has switched MSI on.
     #[must_use]
-    pub fn enabled_messages(&self) -> Option<u16> {
+    pub(crate) fn enabled_messages(&self) -> Option<u16> {
         let inner = self.lock();
         inner.state.enabled.then_some(inner.state.allocated)
     }

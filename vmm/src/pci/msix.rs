@@ -36,13 +36,13 @@ pub struct MsixLayout {
 impl MsixLayout {
     /// Bytes of the table.
     #[must_use]
-    pub fn table_size(&self) -> u64 {
+    pub(crate) fn table_size(&self) -> u64 {
         u64::from(self.vectors) * ENTRY_SIZE
     }
 
     /// Bytes of the pending bit array.
     #[must_use]
-    pub fn pba_size(&self) -> u64 {
+    pub(crate) fn pba_size(&self) -> u64 {
         u64::from(self.vectors).div_ceil(64) * 8
     }
 
@@ -179,7 +179,7 @@ impl Msix {
 
     /// Whether the guest has switched MSI-X on.
     #[must_use]
-    pub fn is_enabled(&self) -> bool {
+    pub(crate) fn is_enabled(&self) -> bool {
         self.lock().state.enabled
     }
 
@@ -189,7 +189,7 @@ impl Msix {
     }
 
     /// Takes over the high byte of Message Control and COMMAND.BusMasterEnable after the guest wrote them.
-    pub fn set_control(&self, control: u8, bus_master: bool) {
+    pub(crate) fn set_control(&self, control: u8, bus_master: bool) {
         let mut inner = self.lock();
         let enabled = Self::is_switched_on(control);
         if enabled && !inner.state.enabled {

@@ -233,7 +233,7 @@ impl Machine {
     /// The INTx pin of a function on PCI bus 0, of those that use INTA#. Where it leads is up to the guest: the PIRQ route
     /// control registers connect it to an input of the interrupt controllers.
     #[must_use]
-    pub fn interrupt_pin(&self, address: PciAddress) -> Arc<dyn InterruptLine> {
+    pub(crate) fn interrupt_pin(&self, address: PciAddress) -> Arc<dyn InterruptLine> {
         self.board.pirq.pin(address.device(), INTA - 1)
     }
 

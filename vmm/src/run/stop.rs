@@ -118,7 +118,7 @@ pub struct InternalError {
     /// Instruction pointer.
     pub rip: u64,
     /// Up to 15 bytes at RIP; fewer if the rest is not mapped.
-    pub instruction_bytes: Vec<u8>,
+    pub(crate) instruction_bytes: Vec<u8>,
 }
 
 impl InternalError {

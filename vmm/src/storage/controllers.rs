@@ -100,7 +100,7 @@ pub struct Connections {
     /// Limits of its worker.
     pub sandbox: Sandbox,
     /// Told of an end of its worker that nobody asked for.
-    pub on_failure: OnFailure,
+    pub(crate) on_failure: OnFailure,
 }
 
 /// A controller that was made and is not yet on a PCI bus. Its worker ends when the device is dropped.
@@ -112,7 +112,7 @@ pub struct StorageDevice {
     /// The fault plan at work; none if nothing is planned.
     pub faults: Option<Arc<FaultInjector>>,
     /// The commands that it refuses.
-    pub refusals: Arc<Refusals>,
+    pub(crate) refusals: Arc<Refusals>,
 }
 
 impl StorageDevice {

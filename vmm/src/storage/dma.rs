@@ -129,7 +129,7 @@ impl Dma {
 
     /// Whether the function may reach memory and send messages.
     #[must_use]
-    pub fn is_bus_master(&self) -> bool {
+    pub(crate) fn is_bus_master(&self) -> bool {
         self.bus_master
     }
 

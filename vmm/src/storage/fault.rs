@@ -205,7 +205,7 @@ impl FaultInjector {
     }
 
     /// A command was fetched: what becomes of it instead of what the guest asked for.
-    pub fn command_fetched(&self, command: CommandCode) -> Option<FetchFault> {
+    pub(crate) fn command_fetched(&self, command: CommandCode) -> Option<FetchFault> {
         self.first(|kind| match kind {
             FaultKind::Fetch(wanted, fault) if wanted.matches(command) => Some(fault),
             _ => None,
@@ -213,7 +213,7 @@ impl FaultInjector {
     }
 
     /// The completion of a command is about to be posted: what becomes of it.
-    pub fn completion_due(&self, command: CommandCode) -> Option<CompletionFault> {
+    pub(crate) fn completion_due(&self, command: CommandCode) -> Option<CompletionFault> {
         self.first(|kind| match kind {
             FaultKind::Completion(wanted, fault) if wanted.matches(command) => Some(fault),
             _ => None,
@@ -221,7 +221,7 @@ impl FaultInjector {
     }
 
     /// A register was written, before that has any effect: what becomes of the write.
-    pub fn register_written(&self, offset: u64) -> Option<RegisterFault> {
+    pub(crate) fn register_written(&self, offset: u64) -> Option<RegisterFault> {
         self.first(|kind| match kind {
             FaultKind::Register(wanted, fault) if wanted.matches(offset) => Some(fault),
             _ => None,

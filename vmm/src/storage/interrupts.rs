@@ -46,7 +46,7 @@ pub enum InterruptKind {
 }
 
 /// Makes as many message vectors as it is told.
-pub type MakeVectors = Box<dyn FnOnce(u16) -> Result<Arc<dyn MessageSink>, IrqError>>;
+pub(crate) type MakeVectors = Box<dyn FnOnce(u16) -> Result<Arc<dyn MessageSink>, IrqError>>;
 
 /// What a function offers up to `best`: `layout` says where its MSI-X structures are and how many vectors it has, `pin`
 /// is INTA# of its slot.

@@ -18,7 +18,7 @@ struct Wiring {
 }
 
 /// Doorbells of one controller as seen by the kernel.
-pub struct KernelDoorbells {
+pub(crate) struct KernelDoorbells {
     host: Arc<dyn DoorbellHost>,
     event: EventFd,
     offsets: Vec<u64>,
@@ -28,7 +28,7 @@ pub struct KernelDoorbells {
 impl KernelDoorbells {
     /// Nothing is connected at first. `event` wakes the worker; `offsets` are those of the doorbells in the BAR.
     #[must_use]
-    pub fn new(host: Arc<dyn DoorbellHost>, event: EventFd, offsets: impl IntoIterator<Item = u64>) -> Self {
+    pub(crate) fn new(host: Arc<dyn DoorbellHost>, event: EventFd, offsets: impl IntoIterator<Item = u64>) -> Self {
         Self {
             host,
             event,
@@ -38,12 +38,12 @@ impl KernelDoorbells {
     }
 
     /// The BAR is at `base` now, or decoded nowhere.
-    pub fn set_base(&self, base: Option<u64>) {
+    pub(crate) fn set_base(&self, base: Option<u64>) {
         self.change(|wiring| wiring.base = base);
     }
 
     /// `true`: the value of a write may be lost from now on. `false`: it matters again.
-    pub fn set_nudges_only(&self, nudges_only: bool) {
+    pub(crate) fn set_nudges_only(&self, nudges_only: bool) {
         self.change(|wiring| wiring.nudges_only = nudges_only);
     }
 

@@ -32,7 +32,7 @@ impl<C> Request<C> {
     }
 
     /// Nobody waits for an answer any more: the queue, the controller or the machine has come to its end or was reset.
-    pub fn abandon(mut self) {
+    pub(crate) fn abandon(mut self) {
         self.settled = true;
     }
 }

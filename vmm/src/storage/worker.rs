@@ -28,7 +28,7 @@ pub enum Progress {
 }
 
 /// Says which delayed completion is meant. A controller gives none twice.
-pub type Ticket = u64;
+pub(crate) type Ticket = u64;
 
 /// A controller's state machine, as the worker's thread runs it.
 pub trait StorageController: Send + 'static {
@@ -68,13 +68,13 @@ impl Attention {
 
     /// Whether it is raised.
     #[must_use]
-    pub fn is_wanted(&self) -> bool {
+    pub(crate) fn is_wanted(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 }
 
 /// Who is told, in a sentence, that a worker has come to an end that nobody asked for. Called on the worker's thread.
-pub type OnFailure = Box<dyn Fn(String) + Send + Sync>;
+pub(crate) type OnFailure = Box<dyn Fn(String) + Send + Sync>;
 
 /// What vCPUs, the machine and the thread share.
 struct Shared {
@@ -226,7 +226,7 @@ impl Worker {
     }
 
     /// Has the controller look at its registers.
-    pub fn kick(&self) {
+    pub(crate) fn kick(&self) {
         self.shared.kick();
     }
 

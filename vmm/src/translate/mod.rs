@@ -74,15 +74,15 @@ impl AddressSpace {
     }
 
     /// Four-level paging with the tables at `cr3` (bits 51:12 count).
-    #[must_use]
-    pub fn four_level(cr3: u64) -> Self {
+    #[cfg(test)]
+    pub(crate) fn four_level(cr3: u64) -> Self {
         let paging = Paging::Wide { levels: 4 };
         Self { paging, cr3 }
     }
 
     /// Whether addresses lead through tables.
     #[must_use]
-    pub fn is_paged(self) -> bool {
+    pub(crate) fn is_paged(self) -> bool {
         self.paging != Paging::Off
     }
 
@@ -111,7 +111,7 @@ pub struct Translation {
     /// Executable: no level has the NX bit.
     pub executable: bool,
     /// The page has been written to already (D of the last entry).
-    pub dirty: bool,
+    pub(crate) dirty: bool,
 }
 
 /// Why a guest-virtual address cannot be accessed.
@@ -158,7 +158,7 @@ pub enum TranslateError {
 
 /// Whether bits 63:47 of `gva` are all alike (48-bit virtual addresses).
 #[must_use]
-pub fn is_canonical(gva: u64) -> bool {
+pub(crate) fn is_canonical(gva: u64) -> bool {
     matches!(gva >> 47, 0 | 0x1_ffff)
 }
 

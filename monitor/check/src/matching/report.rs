@@ -21,7 +21,7 @@ pub struct Statistics {
     /// Calls by routine, in the order of [`Routine::ALL`].
     pub calls: [u64; ROUTINES],
     /// Those of them that return into the driver under test.
-    pub target_calls: [u64; ROUTINES],
+    pub(crate) target_calls: [u64; ROUTINES],
     /// Releases that belong to an acquire.
     pub matched: u64,
     /// Calls that another lock routine made to do its work.
@@ -42,9 +42,9 @@ pub struct Statistics {
     /// Faults injected.
     pub faults: u64,
     /// Locks whose memory was freed while an acquire was open.
-    pub freed_while_acquired: u64,
+    pub(crate) freed_while_acquired: u64,
     /// Acquires that were over without a release being seen.
-    pub holds_lost: u64,
+    pub(crate) holds_lost: u64,
     /// Those of the driver under test of which nothing was found: they may have failed, or were released unseen, or not at
     /// all; or nothing will be seen of them any more, since the memory of the lock is gone or there was no room for them.
     #[serde(default)]
@@ -60,7 +60,7 @@ pub struct Statistics {
     /// Events of a lock's history that were replaced by younger ones.
     pub history_evicted: u64,
     /// StorPort acquires whose handle argument could not be read.
-    pub unreadable_handles: u64,
+    pub(crate) unreadable_handles: u64,
     /// Calls that concern the driver under test and whose handle could not be read: an acquire's argument, or what is in
     /// that of a release. Which of them belong together is a guess.
     #[serde(default)]
@@ -70,7 +70,7 @@ pub struct Statistics {
     #[serde(default)]
     pub target_raises_undone: u64,
     /// Lock words that were clear although the lock was certainly held.
-    pub words_contradicted: u64,
+    pub(crate) words_contradicted: u64,
     /// Those of locks of the driver under test.
     #[serde(default)]
     pub target_words_contradicted: u64,
@@ -91,7 +91,7 @@ impl Statistics {
 
     /// Lock calls that return into the driver under test.
     #[must_use]
-    pub fn target_lock_calls(&self) -> u64 {
+    pub(crate) fn target_lock_calls(&self) -> u64 {
         self.target_calls.iter().sum()
     }
 }

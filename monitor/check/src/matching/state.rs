@@ -32,13 +32,13 @@ pub(crate) struct Record {
     /// Address of the handle, 0 if there is none.
     pub handle: u64,
     /// Sequence number of the event that proved the acquire to have come back with the lock; `None`: an attempt.
-    pub held_since: Option<u64>,
+    pub(crate) held_since: Option<u64>,
     /// How that is known.
     pub proof: Proof,
     /// Processor on which it did.
     pub holder: u32,
     /// A conversion from shared to exclusive was tried and its result not seen.
-    pub maybe_converted: bool,
+    pub(crate) maybe_converted: bool,
     /// The call returns into the driver under test.
     pub target: bool,
     /// The event that is being worked on shows that its scope has been left.
@@ -46,7 +46,7 @@ pub(crate) struct Record {
     /// A release that was taken for that of another acquire may have been its own.
     pub doubtful: bool,
     /// Sequence number of an open acquire that may have made this one to do its work. If that one ends first, it did.
-    pub nested_in: Option<u64>,
+    pub(crate) nested_in: Option<u64>,
 }
 
 impl Record {
@@ -157,7 +157,7 @@ pub(crate) struct Open {
     pub proved: bool,
     /// Old IRQLs, by bit, that its caller still has to give back: those of other locks, whose releases gave another.
     #[serde(default)]
-    pub owed: u16,
+    pub(crate) owed: u16,
 }
 
 impl Open {
@@ -275,10 +275,10 @@ pub(crate) struct LockState {
     #[serde(default)]
     pub node: Node,
     /// Sequence number of the last release, of whatever kind.
-    pub last_release: u64,
+    pub(crate) last_release: u64,
     /// Whoever held it last when it was seen to be free, and has not called anything with it since.
     #[serde(default)]
-    pub dispossessed: Option<Agent>,
+    pub(crate) dispossessed: Option<Agent>,
     /// Acquires without a release, oldest first.
     pub records: Records,
     /// Last events.
@@ -501,18 +501,18 @@ impl Evict for Binding {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Processor {
     /// Sequence number of the last event that saw it below `DISPATCH_LEVEL`.
-    pub last_low: Option<u64>,
+    pub(crate) last_low: Option<u64>,
     /// Seen below `DISPATCH_LEVEL` since the past became unknown.
     pub seen_low: bool,
     /// Acquires entered at `DISPATCH_LEVEL` or above, and holds. They nest, so there are few.
     pub open: OpenList,
     /// The IRQL that its last release of the cancel spin lock went back to.
     #[serde(default)]
-    pub cancel_irql: Option<u8>,
+    pub(crate) cancel_irql: Option<u8>,
     /// Where its thread was found last in the table of threads: a hint.
     pub thread: u32,
     /// A release that is being worked on, and its lock: its routine may call others to do it.
-    pub releasing: Option<(u32, PriorCall)>,
+    pub(crate) releasing: Option<(u32, PriorCall)>,
 }
 
 /// One thread.

@@ -131,7 +131,7 @@ impl RuleId {
 
     /// The rule that governs a release of this class of lock.
     #[must_use]
-    pub const fn of_release(class: LockClass) -> Self {
+    pub(crate) const fn of_release(class: LockClass) -> Self {
         match class {
             LockClass::QueuedSpinLock => Self::QueuedSpinLockRelease,
             LockClass::StorPortSpinLock | LockClass::StorPortMsiSpinLock => Self::StorPortSpinLock4,

@@ -31,7 +31,7 @@ pub const MAX_PAYLOAD: usize = 1024;
 /// Tags from here on may be skipped by a reader that does not know them.
 const SKIPPABLE: u8 = 0x80;
 /// Highest IRQL of an x64 processor (`HIGH_LEVEL`).
-pub const HIGHEST_IRQL: u8 = 15;
+pub(crate) const HIGHEST_IRQL: u8 = 15;
 
 /// One record of a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,20 +15,20 @@ use crate::vmi::cpu::{
 use crate::vmi::memory::{GuestMemory, PhysicalMemory, ReadError};
 
 /// The MSR that holds the address of the system call entry.
-pub const MSR_LSTAR: u32 = 0xc000_0082;
+pub(crate) const MSR_LSTAR: u32 = 0xc000_0082;
 
 /// Takes the stops of a machine's processors. Called on the processor's own thread, several at once.
-pub trait StopHandler: Send + Sync {
+pub(crate) trait StopHandler: Send + Sync {
     /// See [`crate::session::Session::handle`].
     fn handle(&self, cpu: &mut dyn StoppedCpu, reason: CpuStop) -> Action;
 }
 
 /// A stopped processor of a KVM machine.
-pub struct KvmCpu<'a, 'b>(&'a mut VmmCpu<'b>);
+pub(crate) struct KvmCpu<'a, 'b>(&'a mut VmmCpu<'b>);
 
 impl<'a, 'b> KvmCpu<'a, 'b> {
     /// Wraps a processor that the machine has stopped.
-    pub fn new(cpu: &'a mut VmmCpu<'b>) -> Self {
+    pub(crate) fn new(cpu: &'a mut VmmCpu<'b>) -> Self {
         Self(cpu)
     }
 
@@ -128,7 +128,7 @@ impl Interception for KvmCpu<'_, '_> {
 }
 
 /// Hands the machine's stops to a [`StopHandler`].
-pub struct Handler(pub Arc<dyn StopHandler>);
+pub(crate) struct Handler(pub Arc<dyn StopHandler>);
 
 impl Handler {
     fn answer(&self, cpu: &mut VmmCpu<'_>, reason: CpuStop) -> HitAction {

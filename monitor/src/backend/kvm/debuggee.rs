@@ -23,7 +23,7 @@ const MSR_KERNEL_GS_BASE: u32 = 0xc000_0102;
 
 /// What a debugger has decided about a stopped machine.
 #[derive(Debug)]
-pub enum DebuggerCommand {
+pub(crate) enum DebuggerCommand {
     /// Each processor goes on by its resume action.
     Resume(Vec<ResumeAction>),
     /// The run ends; the machine has been told already.
@@ -31,7 +31,7 @@ pub enum DebuggerCommand {
 }
 
 /// The debugger's end.
-pub struct KvmDebuggee {
+pub(crate) struct KvmDebuggee {
     handle: MachineHandle,
     cpus: u32,
     commands: mpsc::Sender<DebuggerCommand>,
@@ -39,7 +39,7 @@ pub struct KvmDebuggee {
 }
 
 /// The end of the thread that waits for the machine's stops.
-pub struct DebuggerLink {
+pub(crate) struct DebuggerLink {
     stops: UnboundedSender<DebuggeeStop>,
     commands: mpsc::Receiver<DebuggerCommand>,
     /// The debugger has asked for a stop since it let the machine go.
@@ -48,7 +48,7 @@ pub struct DebuggerLink {
 }
 
 /// Both ends of the connection between a debugger and a machine.
-pub struct Connection {
+pub(crate) struct Connection {
     /// For the debugger.
     pub debuggee: KvmDebuggee,
     /// The stops that the debugger is told.
@@ -62,7 +62,7 @@ pub struct Connection {
 /// Connects a debugger with a machine that has not started yet. With `hold_start` the guest's first instruction waits for
 /// the debugger.
 #[must_use]
-pub fn connect(handle: MachineHandle, cpus: u32, hold_start: bool) -> Connection {
+pub(crate) fn connect(handle: MachineHandle, cpus: u32, hold_start: bool) -> Connection {
     let (sender, stops) = unbounded_channel();
     let (commands, receiver) = mpsc::channel();
     let interrupted = Arc::new(AtomicBool::new(false));
@@ -87,27 +87,27 @@ pub fn connect(handle: MachineHandle, cpus: u32, hold_start: bool) -> Connection
 impl DebuggerLink {
     /// Whether the guest's first instruction waits for the debugger.
     #[must_use]
-    pub fn holds_start(&self) -> bool {
+    pub(crate) fn holds_start(&self) -> bool {
         self.hold_start
     }
 
     /// Tells the debugger of a stop and waits for its command; `None` if nobody serves debuggers any more.
     #[must_use]
-    pub fn ask(&self, stop: DebuggeeStop) -> Option<DebuggerCommand> {
+    pub(crate) fn ask(&self, stop: DebuggeeStop) -> Option<DebuggerCommand> {
         self.stops.send(stop).ok()?;
         self.commands.recv().ok()
     }
 
     /// Whether the debugger has asked for a stop since it let the machine go.
     #[must_use]
-    pub fn wants_interrupt(&self) -> bool {
+    pub(crate) fn wants_interrupt(&self) -> bool {
         self.interrupted.load(Ordering::SeqCst)
     }
 }
 
 /// A stop in words. The crash that a Windows guest reports is a bug check.
 #[must_use]
-pub fn in_words(reason: &MachineStop) -> String {
+pub(crate) fn in_words(reason: &MachineStop) -> String {
     match reason {
         MachineStop::Crash {
             cpu,
@@ -119,7 +119,7 @@ pub fn in_words(reason: &MachineStop) -> String {
 
 /// The stop that a debugger is told; `None` for what simply is the end.
 #[must_use]
-pub fn debuggee_stop(reason: &MachineStop) -> Option<DebuggeeStop> {
+pub(crate) fn debuggee_stop(reason: &MachineStop) -> Option<DebuggeeStop> {
     Some(match reason {
         MachineStop::Breakpoint { cpu } => DebuggeeStop::Violation(*cpu),
         MachineStop::StopPoint { cpu, stop_point } => DebuggeeStop::StopPoint(*cpu, *stop_point),

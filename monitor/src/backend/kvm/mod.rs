@@ -1,6 +1,6 @@
 //! The backend for our own machine on KVM: for the monitor and for a debugger.
 
-pub mod cpu;
-pub mod debuggee;
+pub(crate) mod cpu;
+pub(crate) mod debuggee;
 
-pub use cpu::{Handler, KvmCpu, MSR_LSTAR, StopHandler};
+pub(crate) use cpu::{Handler, KvmCpu, MSR_LSTAR, StopHandler};

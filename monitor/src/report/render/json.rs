@@ -12,7 +12,7 @@ use crate::report::Report;
 
 /// Pretty-printed JSON with a final newline.
 #[derive(Debug, Clone, Copy)]
-pub struct Json;
+pub(crate) struct Json;
 
 impl Renderer for Json {
     fn render(&self, report: &Report, out: &mut dyn Write) -> io::Result<()> {
@@ -25,7 +25,7 @@ impl Renderer for Json {
 ///
 /// # Errors
 /// What `out` returns.
-pub fn pretty(value: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
+pub(crate) fn pretty(value: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
     let format = Careful(PrettyFormatter::new());
     value.serialize(&mut Serializer::with_formatter(&mut *out, format))?;
     out.write_all(b"\n")

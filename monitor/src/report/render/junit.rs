@@ -14,7 +14,7 @@ use crate::report::{Report, Rule, Verdict, Violation};
 
 /// JUnit XML.
 #[derive(Debug, Clone, Copy)]
-pub struct JunitXml;
+pub(crate) struct JunitXml;
 
 impl Renderer for JunitXml {
     fn render(&self, report: &Report, out: &mut dyn Write) -> io::Result<()> {

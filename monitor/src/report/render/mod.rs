@@ -5,7 +5,7 @@ pub mod json;
 pub mod junit;
 pub(crate) mod machine;
 mod next_step;
-pub mod perfetto;
+pub(crate) mod perfetto;
 mod picture;
 mod reasons;
 pub mod sarif;
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::Report;
 
 /// Writes a report in one format.
-pub trait Renderer: Sync {
+pub(crate) trait Renderer: Sync {
     /// Writes the report.
     ///
     /// # Errors
@@ -59,7 +59,7 @@ impl Format {
         Self::Perfetto,
     ];
     /// Those that every run leaves in its report directory, in the order in which the files are written.
-    pub const OF_EVERY_RUN: &[Self] = &[Self::Text, Self::Json, Self::Html];
+    pub(crate) const OF_EVERY_RUN: &[Self] = &[Self::Text, Self::Json, Self::Html];
 
     /// As the command line and the description of a run have it.
     #[must_use]
@@ -89,7 +89,7 @@ impl Format {
 
     /// The endings of file names that mean this format, the usual one first.
     #[must_use]
-    pub const fn endings(self) -> &'static [&'static str] {
+    pub(crate) const fn endings(self) -> &'static [&'static str] {
         match self {
             Self::Text => &["txt"],
             Self::Json => &["json"],
@@ -117,7 +117,7 @@ impl Format {
 
     /// Who writes it.
     #[must_use]
-    pub fn renderer(self) -> &'static dyn Renderer {
+    pub(crate) fn renderer(self) -> &'static dyn Renderer {
         match self {
             Self::Text => &text::Text,
             Self::Json => &json::Json,

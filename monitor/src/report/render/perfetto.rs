@@ -24,7 +24,7 @@ const BLOCK: usize = 1 << 18;
 
 /// A Perfetto trace.
 #[derive(Debug, Clone, Copy)]
-pub struct Perfetto;
+pub(crate) struct Perfetto;
 
 #[derive(Clone, PartialEq, Message)]
 struct Packet {

@@ -22,7 +22,7 @@ const SOURCE_ROOT: &str = "SRCROOT";
 
 /// SARIF 2.1.0.
 #[derive(Debug, Clone, Copy)]
-pub struct Sarif;
+pub(crate) struct Sarif;
 
 impl Renderer for Sarif {
     fn render(&self, report: &Report, out: &mut dyn Write) -> io::Result<()> {

@@ -555,7 +555,7 @@ fn wrapped(text: &mut String, label: &str, value: &str) {
 
 /// A command line that a shell reads back as the same arguments.
 #[must_use]
-pub fn shell_words(arguments: &[String]) -> String {
+pub(crate) fn shell_words(arguments: &[String]) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+./:,@%".contains(c);
     let quoted: Vec<String> = arguments
         .iter()

@@ -54,17 +54,17 @@ pub struct CheckedSpec {
     /// Guest memory in bytes.
     pub memory: u64,
     /// Whether the guest sees Hyper-V's interface.
-    pub hyperv: bool,
+    pub(crate) hyperv: bool,
     /// Bits of a guest-physical address.
-    pub address_width: AddressWidth,
+    pub(crate) address_width: AddressWidth,
     /// From when on a fault counts that does not say so itself.
-    pub faults_from: CountFrom,
+    pub(crate) faults_from: CountFrom,
     /// How long the guest may take to shut down; `None`: the power button is not pressed.
-    pub shutdown_grace: Option<Duration>,
+    pub(crate) shutdown_grace: Option<Duration>,
     /// What a reset does to a guest that boots by firmware.
-    pub at_reset: AtReset,
+    pub(crate) at_reset: AtReset,
     /// What a new violation does under a debugger.
-    pub on_violation: OnViolation,
+    pub(crate) on_violation: OnViolation,
     /// What becomes of the machine when a debugger vanishes.
     pub on_disconnect: OnDisconnect,
 }
@@ -72,13 +72,13 @@ pub struct CheckedSpec {
 impl CheckedSpec {
     /// Whether there is a driver to watch.
     #[must_use]
-    pub fn is_watched(&self) -> bool {
+    pub(crate) fn is_watched(&self) -> bool {
         self.spec.driver.is_some()
     }
 
     /// Whether a driver is watched in what firmware boots: in Windows, as far as one can tell.
     #[must_use]
-    pub fn is_windows(&self) -> bool {
+    pub(crate) fn is_windows(&self) -> bool {
         self.is_watched() && matches!(self.boot, Boot::Firmware { .. })
     }
 

@@ -60,7 +60,7 @@ pub struct Disk {
     pub namespace: bool,
     /// Its SCSI target identifier, if one is given: its place among the disks of its controller. From 1 on that is the one of
     /// the disk before it.
-    pub scsi_target: Option<u64>,
+    pub(crate) scsi_target: Option<u64>,
     /// The kind of its controller, if one is named.
     pub controller: Option<&'static ControllerKind>,
 }
@@ -111,7 +111,7 @@ impl DiskPlace {
     ///
     /// # Errors
     /// If it cannot have that size; the text says which sizes there are.
-    pub fn in_memory(bytes: u64) -> Result<Self, String> {
+    pub(crate) fn in_memory(bytes: u64) -> Result<Self, String> {
         let block = u64::from(BLOCK_SIZE);
         if bytes == 0 || bytes % block != 0 || bytes > DISK_MEMORY_LIMIT {
             return Err(format!(
@@ -189,7 +189,7 @@ fn check_names(disks: &[Disk], kind: &ControllerKind) -> Result<(), String> {
 /// A disk as it is written in a run's description: an option of `--disk` a field, `file` or `memory` before them.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Form {
+pub(crate) struct Form {
     #[serde(skip_serializing_if = "Option::is_none")]
     memory: Option<Size>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -62,7 +62,7 @@ impl PlannedFault {
     ///
     /// # Errors
     /// Which of its words means nothing there; the text begins with the entry.
-    pub fn resolve(&self, words: &FaultVocabulary) -> Result<Fault, String> {
+    pub(crate) fn resolve(&self, words: &FaultVocabulary) -> Result<Fault, String> {
         let kind = about(&self.what, words).and_then(|what| self.kind(&what, words));
         Ok(Fault {
             kind: kind.map_err(|reason| format!("{}: {reason}", self.text))?,

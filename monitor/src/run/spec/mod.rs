@@ -9,7 +9,7 @@ mod check;
 pub mod disk;
 pub mod fault;
 mod faults;
-pub mod units;
+pub(crate) mod units;
 
 use std::path::PathBuf;
 
@@ -27,9 +27,9 @@ use crate::gdb::OnDisconnect;
 use crate::report::Format;
 
 /// What a description begins with: its format and version.
-pub const SCHEMA: &str = "storlock-run/1";
+pub(crate) const SCHEMA: &str = "storlock-run/1";
 /// Largest description that is read, in bytes: a report may be one.
-pub const SIZE_LIMIT: u64 = 64 << 20;
+pub(crate) const SIZE_LIMIT: u64 = 64 << 20;
 
 /// Schemas of reports, which hold the description of their run.
 const REPORTS: &str = "storlock-report/";
@@ -60,7 +60,7 @@ impl From<Interrupts> for InterruptKind {
 /// What a new violation does under a debugger.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum OnViolation {
+pub(crate) enum OnViolation {
     /// The machine stops at the call, also while no debugger is attached.
     #[default]
     Stop,
@@ -71,7 +71,7 @@ pub enum OnViolation {
 /// What a processor does to the run that is about to wait for itself for ever.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum AfterDeadlock {
+pub(crate) enum AfterDeadlock {
     /// It ends there.
     #[default]
     End,
@@ -102,7 +102,7 @@ pub struct RunSpec {
     pub kernel: Option<FilePath>,
     /// Initial RAM disk of a Linux kernel.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub initrd: Option<FilePath>,
+    pub(crate) initrd: Option<FilePath>,
     /// Firmware to boot by, instead of entering a kernel directly.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub firmware: Option<Firmware>,
@@ -111,25 +111,25 @@ pub struct RunSpec {
     pub variables: Option<FilePath>,
     /// PNG file for what the display shows at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub screenshot: Option<FilePath>,
+    pub(crate) screenshot: Option<FilePath>,
     /// A reset ends the run.
     #[serde(skip_serializing_if = "is_false")]
-    pub no_reboot: bool,
+    pub(crate) no_reboot: bool,
     /// A triple fault is a reset.
     #[serde(skip_serializing_if = "is_false")]
-    pub reboot_at_triple_fault: bool,
+    pub(crate) reboot_at_triple_fault: bool,
     /// Whether the guest sees Hyper-V's interface.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub hyperv: Option<bool>,
+    pub(crate) hyperv: Option<bool>,
     /// Bits of a guest-physical address.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub phys_bits: Option<u32>,
+    pub(crate) phys_bits: Option<u32>,
     /// MSRs that nobody knows read as 0.
     #[serde(skip_serializing_if = "is_false")]
-    pub ignore_msrs: bool,
+    pub(crate) ignore_msrs: bool,
     /// Port driver.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub port_driver: Option<FilePath>,
+    pub(crate) port_driver: Option<FilePath>,
     /// Further drivers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub load: Vec<FilePath>,
@@ -148,14 +148,14 @@ pub struct RunSpec {
     pub time_limit: Limit,
     /// How long it may take to shut down after the power button was pressed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub shutdown_grace: Option<Limit>,
+    pub(crate) shutdown_grace: Option<Limit>,
     /// Directory for the run's files.
     pub report_dir: FilePath,
     /// File for the recording.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub record: Option<FilePath>,
     /// Largest size of the recording and of the event trace, each.
-    pub output_limit: Size,
+    pub(crate) output_limit: Size,
     /// How the report is printed.
     pub format: Format,
     /// Further files for the report.
@@ -163,7 +163,7 @@ pub struct RunSpec {
     pub report: Vec<FilePath>,
     /// Format of those whose names do not tell it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub report_format: Option<Format>,
+    pub(crate) report_format: Option<Format>,
     /// The disks.
     pub disk: Vec<Disk>,
     /// The best way to interrupt that the controllers offer.
@@ -184,43 +184,43 @@ pub struct RunSpec {
     pub symbols: Option<FilePath>,
     /// File for a crash dump at the first violation.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub dump_on_violation: Option<FilePath>,
+    pub(crate) dump_on_violation: Option<FilePath>,
     /// Whether to log what drivers print for a debugger.
     #[serde(skip_serializing_if = "is_false")]
-    pub debug_print: bool,
+    pub(crate) debug_print: bool,
     /// Whether to tell how the debug registers are used.
     #[serde(skip_serializing_if = "is_false")]
-    pub explain: bool,
+    pub(crate) explain: bool,
     /// Whether to check what the monitor relies on in the guest.
     #[serde(skip_serializing_if = "is_false")]
     pub check_guest: bool,
     /// Exported data that the report is to show.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub dump_export: Vec<Export>,
+    pub(crate) dump_export: Vec<Export>,
     /// Address at which debuggers are served.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gdb: Option<String>,
     /// The guest's first instruction waits for a debugger.
     #[serde(skip_serializing_if = "is_false")]
-    pub gdb_wait: bool,
+    pub(crate) gdb_wait: bool,
     /// The address may be one that other machines reach.
     #[serde(skip_serializing_if = "is_false")]
-    pub gdb_expose: bool,
+    pub(crate) gdb_expose: bool,
     /// What a new violation does under a debugger.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub on_violation: Option<OnViolation>,
+    pub(crate) on_violation: Option<OnViolation>,
     /// Rules that are off, or held against the calls of some modules only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rule: Vec<RuleChoice>,
     /// What a processor does to the run that is about to wait for itself for ever.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub after_deadlock: Option<AfterDeadlock>,
+    pub(crate) after_deadlock: Option<AfterDeadlock>,
     /// What becomes of the machine when a debugger vanishes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_disconnect: Option<OnDisconnect>,
     /// The program's threads are not limited.
     #[serde(skip_serializing_if = "is_false")]
-    pub no_sandbox: bool,
+    pub(crate) no_sandbox: bool,
 }
 
 impl Default for RunSpec {
@@ -284,7 +284,7 @@ impl Default for RunSpec {
 
 /// Why a text is no description of a run.
 #[derive(Debug, thiserror::Error)]
-pub enum SpecError {
+pub(crate) enum SpecError {
     /// It is no JSON, or a field is unknown or has a value that it cannot have.
     #[error("{}", without_list(.0))]
     Json(#[from] serde_json::Error),
@@ -319,7 +319,7 @@ impl RunSpec {
     ///
     /// # Errors
     /// [`SpecError`], which names the field or the place.
-    pub fn from_json(text: &[u8]) -> Result<Self, SpecError> {
+    pub(crate) fn from_json(text: &[u8]) -> Result<Self, SpecError> {
         #[derive(Deserialize)]
         struct Head {
             schema: Option<String>,
@@ -353,13 +353,13 @@ impl RunSpec {
     ///
     /// # Errors
     /// None that can happen: every value has a form in JSON.
-    pub fn to_json(&self) -> Result<String, SpecError> {
+    pub(crate) fn to_json(&self) -> Result<String, SpecError> {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
     /// The description as a report and a recording carry it.
     #[must_use]
-    pub fn to_value(&self) -> Option<Value> {
+    pub(crate) fn to_value(&self) -> Option<Value> {
         serde_json::to_value(self).ok()
     }
 }

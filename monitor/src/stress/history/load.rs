@@ -32,7 +32,7 @@ impl History {
         )?;
         Ok(Night {
             job: job.to_owned(),
-            night: key.number,
+            number: key.number,
             driver: driver.0.map(|name| DriverInfo { name, sha256: driver.1 }),
             missing_shards: missing(&shards),
             own_shard: None,

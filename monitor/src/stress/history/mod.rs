@@ -51,7 +51,7 @@ pub enum HistoryError {
 impl HistoryError {
     /// The disk or the limit that was set is full.
     #[must_use]
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         matches!(self, Self::Sqlite(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull))
     }
 }
@@ -75,7 +75,7 @@ pub struct NewNight {
     /// Digest of the guest and its files: what a systematic plan tried counts as long as this is the same.
     pub setup: String,
     /// The job, for people.
-    pub definition: String,
+    pub(crate) definition: String,
     /// Name of the driver under test and SHA-256 of its file.
     pub driver: Option<(String, Option<String>)>,
 }
@@ -132,18 +132,18 @@ pub struct ShardRecord {
     /// Why it ended.
     pub ended: String,
     /// First start, in seconds since 1970.
-    pub started_at: i64,
+    pub(crate) started_at: i64,
     /// Last sign of life.
-    pub ended_at: i64,
+    pub(crate) ended_at: i64,
     /// Milliseconds of running, over all starts.
-    pub active_ms: u64,
+    pub(crate) active_ms: u64,
 }
 
 /// When a run was, and how long it took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timing {
     /// In seconds since 1970.
-    pub started_at: i64,
+    pub(crate) started_at: i64,
     /// In milliseconds.
     pub duration_ms: u64,
 }
@@ -296,7 +296,7 @@ impl History {
     ///
     /// # Errors
     /// [`HistoryError`]
-    pub fn set_shard(&mut self, night: i64, shard: &ShardRecord) -> Result<(), HistoryError> {
+    pub(crate) fn set_shard(&mut self, night: i64, shard: &ShardRecord) -> Result<(), HistoryError> {
         write_shard(&self.connection, night, shard)?;
         Ok(())
     }
@@ -354,7 +354,7 @@ impl History {
     ///
     /// # Errors
     /// [`HistoryError`]
-    pub fn seen_before(&self, job: &str, night: u64, signature: &str) -> Result<bool, HistoryError> {
+    pub(crate) fn seen_before(&self, job: &str, night: u64, signature: &str) -> Result<bool, HistoryError> {
         let sql = "SELECT EXISTS (SELECT 1 FROM sightings JOIN nights ON nights.id = sightings.night
                    WHERE signature = ?1 AND nights.job = ?2 AND nights.number < ?3)";
         let mut statement = self.connection.prepare_cached(sql)?;
@@ -366,7 +366,12 @@ impl History {
     ///
     /// # Errors
     /// [`HistoryError`]
-    pub fn first_runs(&self, job: &str, signature: &str, most: u32) -> Result<Vec<(u64, u64, u32)>, HistoryError> {
+    pub(crate) fn first_runs(
+        &self,
+        job: &str,
+        signature: &str,
+        most: u32,
+    ) -> Result<Vec<(u64, u64, u32)>, HistoryError> {
         let sql = "SELECT nights.number, iteration, attempt FROM sightings JOIN nights ON nights.id = sightings.night
                    WHERE signature = ?1 AND nights.job = ?2 ORDER BY attempt > 0, nights.number, iteration, attempt LIMIT ?3";
         let mut statement = self.connection.prepare_cached(sql)?;

@@ -13,14 +13,14 @@ pub struct JobView {
     /// Its name.
     pub job: String,
     /// Its nights, by number.
-    pub nights: Vec<NightView>,
+    pub(crate) nights: Vec<NightView>,
     /// Its findings: those of the last night first.
     pub findings: Vec<SignatureView>,
 }
 
 /// A night.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct NightView {
+pub(crate) struct NightView {
     /// Its number.
     pub night: u64,
     /// When it began, in ISO 8601.
@@ -30,7 +30,7 @@ pub struct NightView {
     /// Different findings.
     pub findings: u64,
     /// SHA-256 of the driver.
-    pub driver_sha256: Option<String>,
+    pub(crate) driver_sha256: Option<String>,
     /// Whether all shards came to their end.
     pub complete: bool,
 }
@@ -71,22 +71,22 @@ pub struct SignatureView {
     /// What has become of it.
     pub status: ViewStatus,
     /// It came and went although the case was the same.
-    pub flaky: bool,
+    pub(crate) flaky: bool,
     /// Night in which it was seen first, and when that began.
-    pub first_night: u64,
+    pub(crate) first_night: u64,
     /// When that began.
-    pub first_seen: String,
+    pub(crate) first_seen: String,
     /// Night in which it was seen last.
     pub last_night: u64,
     /// When that began.
-    pub last_seen: String,
+    pub(crate) last_seen: String,
     /// How often it came in each night in which it was seen.
-    pub nights: Vec<NightRate>,
+    pub(crate) nights: Vec<NightRate>,
 }
 
 /// How often a finding came in a night.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct NightRate {
+pub(crate) struct NightRate {
     /// The night.
     pub night: u64,
     /// How often.
@@ -99,7 +99,7 @@ impl History {
     ///
     /// # Errors
     /// [`HistoryError`]
-    pub fn view(&self, job: &str) -> Result<JobView, HistoryError> {
+    pub(crate) fn view(&self, job: &str) -> Result<JobView, HistoryError> {
         let hits = self.hits(job)?;
         let nights = self.night_views(job, &hits)?;
         let last = nights.last().map_or(0, |night| night.night);

@@ -12,7 +12,7 @@ use super::random;
 
 /// What is to be done at a number.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Choice {
+pub(crate) enum Choice {
     /// A run.
     Run(Chosen),
     /// Nothing: the plan whose turn it is has tried all that it has.
@@ -21,7 +21,7 @@ pub enum Choice {
 
 /// All choices of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Chosen {
+pub(crate) struct Chosen {
     /// Name of the plan.
     pub plan: String,
     /// Seed of the guest.
@@ -40,7 +40,7 @@ const SEED_MASK: u64 = 0xffff_ffff;
 impl Job {
     /// The choices of an iteration.
     #[must_use]
-    pub fn choice(&self, night: u64, iteration: u64) -> Choice {
+    pub(crate) fn choice(&self, night: u64, iteration: u64) -> Choice {
         let repeat = u64::from(self.repeat);
         let (case, again) = (iteration / repeat, iteration % repeat);
         let turns = self.schedule.len() as u64;
@@ -77,7 +77,7 @@ impl Job {
 
     /// The number from which on there is nothing to be done in any night; `None`: it goes on.
     #[must_use]
-    pub fn end(&self) -> Option<u64> {
+    pub(crate) fn end(&self) -> Option<u64> {
         let ends: Option<Vec<u64>> = (0..self.plans.len()).map(|plan| self.end_of(plan)).collect();
         let exhausted = ends.and_then(|ends| ends.into_iter().max());
         [exhausted, self.iterations].into_iter().flatten().min()

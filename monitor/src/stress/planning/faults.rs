@@ -16,18 +16,18 @@ const MOST_WEIGHT: u32 = 1000;
 
 /// A fault plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// What reports call it.
     pub name: String,
     /// Its share of the iterations, from 1.
-    pub weight: u32,
+    pub(crate) weight: u32,
     /// How it comes to its faults.
     pub faults: Faults,
 }
 
 /// How a plan comes to the faults of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Faults {
+pub(crate) enum Faults {
     /// Always these.
     Fixed(Vec<String>),
     /// By weights.
@@ -39,7 +39,7 @@ pub enum Faults {
 impl Faults {
     /// How reports call the mode.
     #[must_use]
-    pub fn mode(&self) -> &'static str {
+    pub(crate) fn mode(&self) -> &'static str {
         match self {
             Self::Fixed(_) => "fixed",
             Self::Random(_) => "random",
@@ -49,14 +49,14 @@ impl Faults {
 }
 
 /// Something to choose from, with its weight.
-pub type Weighted = Vec<(String, u32)>;
+pub(crate) type Weighted = Vec<(String, u32)>;
 
 impl Plan {
     /// Checks a plan; `number` is its place in the job, from 1, and `controller` the one that is to have the faults.
     ///
     /// # Errors
     /// A sentence that says what is wrong.
-    pub fn new(settings: &PlanSettings, number: usize, controller: &ControllerKind) -> Result<Self, String> {
+    pub(crate) fn new(settings: &PlanSettings, number: usize, controller: &ControllerKind) -> Result<Self, String> {
         let mode = match (settings.mode, &settings.faults) {
             (None | Some(Mode::Fixed), Some(_)) => Mode::Fixed,
             (None, None) => {
@@ -83,7 +83,7 @@ impl Plan {
 
     /// No faults at all.
     #[must_use]
-    pub fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self {
             name: "no faults".to_owned(),
             weight: 1,
@@ -140,13 +140,13 @@ fn check_words(kinds: &Weighted, what: &Weighted, controller: &ControllerKind) -
 
 /// What random and systematic plans choose from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Vocabulary {
+pub(crate) struct Vocabulary {
     /// Commands and registers, each with the kinds that fit; none is without.
     pub what: Vec<(String, u32, Weighted)>,
     /// Statuses of failed commands.
-    pub statuses: Vec<u64>,
+    pub(crate) statuses: Vec<u64>,
     /// How much later delayed completions come.
-    pub delays: Vec<String>,
+    pub(crate) delays: Vec<String>,
 }
 
 impl Vocabulary {
@@ -154,7 +154,7 @@ impl Vocabulary {
     ///
     /// # Errors
     /// What is unknown, or fits nothing.
-    pub fn new(plan: &PlanSettings, controller: &ControllerKind) -> Result<Self, String> {
+    pub(crate) fn new(plan: &PlanSettings, controller: &ControllerKind) -> Result<Self, String> {
         let kinds = words(plan.kinds.as_ref(), &vocabulary::default_kinds(controller), "kinds")?;
         let what = words(plan.what.as_ref(), &vocabulary::default_commands(controller), "what")?;
         check_words(&kinds, &what, controller)?;
@@ -208,7 +208,7 @@ impl Vocabulary {
 
     /// What a fault of this kind can have beside its command.
     #[must_use]
-    pub fn values(&self, kind: &str) -> Vec<Option<Value>> {
+    pub(crate) fn values(&self, kind: &str) -> Vec<Option<Value>> {
         match kind {
             "fail" => self.statuses.iter().copied().map(Value::Status).map(Some).collect(),
             "delay" => self.delays.iter().cloned().map(Value::Time).map(Some).collect(),

@@ -42,7 +42,7 @@ pub enum Profile {
 
 /// Seeds of the guests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seeds {
+pub(crate) enum Seeds {
     /// Chosen anew for each iteration and night.
     Base(u64),
     /// These, the same every night.
@@ -56,7 +56,7 @@ pub enum Seeds {
 
 /// A checked job.
 #[derive(Debug, Clone)]
-pub struct Job {
+pub(crate) struct Job {
     /// What reports and the history call it.
     pub name: String,
     /// What is run, but for what an iteration chooses.
@@ -74,19 +74,19 @@ pub struct Job {
     /// Findings by what the guest says.
     pub serial: Vec<SerialFinding>,
     /// After so long no iteration is begun.
-    pub duration: Option<Duration>,
+    pub(crate) duration: Option<Duration>,
     /// So many iterations, over all shards.
     pub iterations: Option<u64>,
     /// Child processes at a time, if that is said.
     pub jobs: Option<u32>,
     /// End at the first finding that is new.
-    pub stop_at_first_new: bool,
+    pub(crate) stop_at_first_new: bool,
     /// How often the first case of a new finding is run again.
-    pub confirm: u32,
+    pub(crate) confirm: u32,
     /// Cases that are kept of each finding.
     pub keep: u32,
     /// Largest size of the output directory.
-    pub output_limit: u64,
+    pub(crate) output_limit: u64,
     /// The output directory, if the job says it.
     pub output: Option<PathBuf>,
     /// Findings that are known.
@@ -101,7 +101,7 @@ impl Job {
     ///
     /// # Errors
     /// [`JobError`]
-    pub fn new(file: &JobFile, text: &str, directory: &Path, name: &str) -> Result<Self, JobError> {
+    pub(crate) fn new(file: &JobFile, text: &str, directory: &Path, name: &str) -> Result<Self, JobError> {
         let plans = plans(file, text)?;
         let wrong = |what: String| JobError::Job(what);
         let seeds = seeds(&file.seeds).map_err(wrong)?;
@@ -142,7 +142,7 @@ impl Job {
 
     /// All that decides what the iterations are, but for the contents of files: the same wherever the job is.
     #[must_use]
-    pub fn identity(&self) -> serde_json::Value {
+    pub(crate) fn identity(&self) -> serde_json::Value {
         let plan = |plan: &Plan| {
             let faults = match &plan.faults {
                 Faults::Fixed(list) | Faults::Systematic(list) => list.join(" "),

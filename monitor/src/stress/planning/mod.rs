@@ -2,17 +2,17 @@
 //!
 //! Everything here is a pure function of the job's text and of numbers. It must not know the result of any run.
 
-pub mod choices;
-pub mod faults;
-pub mod job;
-pub mod random;
-pub mod run;
-pub mod settings;
-pub mod shard;
-pub mod systematic;
-pub mod vocabulary;
+pub(crate) mod choices;
+pub(crate) mod faults;
+pub(crate) mod job;
+pub(crate) mod random;
+pub(crate) mod run;
+pub(crate) mod settings;
+pub(crate) mod shard;
+pub(crate) mod systematic;
+pub(crate) mod vocabulary;
 
-pub use self::choices::{Choice, Chosen};
-pub use self::job::{Job, Profile, Seeds};
-pub use self::settings::{JobError, JobFile, SerialFinding};
-pub use self::shard::Shard;
+pub(crate) use self::choices::{Choice, Chosen};
+pub(crate) use self::job::{Job, Profile};
+pub(crate) use self::settings::{JobError, JobFile, SerialFinding};
+pub(crate) use self::shard::Shard;

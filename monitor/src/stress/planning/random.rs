@@ -23,7 +23,7 @@ const OCCURRENCES_LIMIT: u64 = 1 << 32;
 
 /// A random plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RandomPlan {
+pub(crate) struct RandomPlan {
     vocabulary: Vocabulary,
     counts: Vec<u64>,
     occurrences: u64,
@@ -36,7 +36,7 @@ impl RandomPlan {
     ///
     /// # Errors
     /// What is wrong.
-    pub fn new(plan: &PlanSettings, controller: &ControllerKind) -> Result<Self, String> {
+    pub(crate) fn new(plan: &PlanSettings, controller: &ControllerKind) -> Result<Self, String> {
         let counts = list(plan.counts.as_ref(), &[1], "counts")?;
         if counts.contains(&0) {
             return Err("`counts`: a fault that hits 0 commands never happens".to_owned());
@@ -60,7 +60,7 @@ impl RandomPlan {
     }
 
     /// The faults of one run.
-    pub fn faults(&self, random: &mut impl RngCore) -> Vec<String> {
+    pub(crate) fn faults(&self, random: &mut impl RngCore) -> Vec<String> {
         let span = u64::from(self.most - self.least) + 1;
         let number = u64::from(self.least) + below(random, span);
         (0..number).map(|_| self.fault(random)).collect()

@@ -15,7 +15,7 @@ const TRACE_LIMIT: Size = Size(64 << 20);
 impl Job {
     /// A run of the job.
     #[must_use]
-    pub fn describe(&self, chosen: &Chosen) -> RunSpec {
+    pub(crate) fn describe(&self, chosen: &Chosen) -> RunSpec {
         let mut spec = self.guest.clone();
         spec.cpus = chosen.cpus;
         spec.seed = Some(chosen.seed);
@@ -28,7 +28,7 @@ impl Job {
 
 /// The files that decide what a run does, with the word for each.
 #[must_use]
-pub fn files(spec: &RunSpec) -> Vec<(&'static str, PathBuf)> {
+pub(crate) fn files(spec: &RunSpec) -> Vec<(&'static str, PathBuf)> {
     let single = [
         (Role::Target.text(), spec.driver.as_deref()),
         (Role::Kernel.text(), spec.kernel.as_deref()),

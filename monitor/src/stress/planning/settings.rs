@@ -14,7 +14,7 @@ use crate::run::spec::{Limit, RunSpec, Size};
 
 /// What is wrong with a job.
 #[derive(Debug, thiserror::Error)]
-pub enum JobError {
+pub(crate) enum JobError {
     /// The file is no TOML, has a key that there is not, or a value of the wrong kind. The text shows the place.
     #[error("{0}")]
     Toml(String),
@@ -34,7 +34,7 @@ pub enum JobError {
 /// One number or several to choose from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected a number or a list of numbers")]
-pub enum OneOrMany {
+pub(crate) enum OneOrMany {
     /// Always this.
     One(u32),
     /// One of these.
@@ -44,7 +44,7 @@ pub enum OneOrMany {
 /// `[seeds]`: seeds of the guests.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct SeedSettings {
+pub(crate) struct SeedSettings {
     /// All choices come from this and from the number of the night: other seeds every night.
     pub base: Option<u64>,
     /// First of `count` seeds, which are the same every night.
@@ -56,7 +56,7 @@ pub struct SeedSettings {
 /// How a plan comes to its faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Mode {
+pub(crate) enum Mode {
     /// Always those that are listed.
     Fixed,
     /// By weights.
@@ -68,7 +68,7 @@ pub enum Mode {
 /// Words to choose from, with weights if some are to come more often.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected a list of words, or a table of words with weights")]
-pub enum Words {
+pub(crate) enum Words {
     /// All alike.
     List(Vec<String>),
     /// By weights.
@@ -78,13 +78,13 @@ pub enum Words {
 /// `[[plan]]`: a fault plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct PlanSettings {
+pub(crate) struct PlanSettings {
     /// What reports call it.
     pub name: Option<String>,
     /// How it comes to its faults; with `faults` it is fixed.
     pub mode: Option<Mode>,
     /// Its share of the iterations.
-    pub weight: Option<u32>,
+    pub(crate) weight: Option<u32>,
     /// Fixed: the faults, as `--fault` takes them.
     pub faults: Option<Vec<String>>,
     /// Random, systematic: kinds of faults.
@@ -92,9 +92,9 @@ pub struct PlanSettings {
     /// Random, systematic: commands and registers.
     pub what: Option<Words>,
     /// Random, systematic: statuses of failed commands.
-    pub statuses: Option<Vec<u64>>,
+    pub(crate) statuses: Option<Vec<u64>>,
     /// Random, systematic: how much later delayed completions come.
-    pub delays: Option<Vec<String>>,
+    pub(crate) delays: Option<Vec<String>>,
     /// Random: how many commands in a row are hit.
     pub counts: Option<Vec<u64>>,
     /// Random, systematic: how many of the first commands of a kind can be hit.
@@ -118,27 +118,27 @@ pub struct SerialFinding {
 /// The whole file.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct JobFile {
+pub(crate) struct JobFile {
     /// What reports and the history call the job; default: the file's name.
     pub name: Option<String>,
     /// What the other settings are if they are not said.
     pub profile: Option<Profile>,
     /// After so long no iteration is begun.
-    pub duration: Option<Limit>,
+    pub(crate) duration: Option<Limit>,
     /// So many iterations, over all shards.
     pub iterations: Option<u64>,
     /// How often each case is run.
     pub repeat: Option<u32>,
     /// How often the first case of a new finding is run again.
-    pub confirm: Option<u32>,
+    pub(crate) confirm: Option<u32>,
     /// Child processes at a time.
     pub jobs: Option<u32>,
     /// End at the first finding that is new.
-    pub stop_at_first_new: Option<bool>,
+    pub(crate) stop_at_first_new: Option<bool>,
     /// The output directory.
     pub output: Option<PathBuf>,
     /// Its largest size.
-    pub output_limit: Option<Size>,
+    pub(crate) output_limit: Option<Size>,
     /// Cases that are kept of each finding.
     pub keep: Option<u32>,
     /// Findings that are known.
@@ -162,12 +162,12 @@ impl JobFile {
     ///
     /// # Errors
     /// [`JobError::Toml`], which names the line and the key.
-    pub fn parse(text: &str) -> Result<Self, JobError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, JobError> {
         toml::from_str(text).map_err(|error| JobError::Toml(error.to_string().trim_end().to_owned()))
     }
 
     /// The plans, each with the line where it begins if `text` is what they were read from.
-    pub fn plans<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (Option<usize>, &'a PlanSettings)> {
+    pub(crate) fn plans<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (Option<usize>, &'a PlanSettings)> {
         self.plan
             .iter()
             .map(move |plan| (line_of(text, &plan.span()), plan.get_ref()))

@@ -29,7 +29,7 @@ pub struct Shard {
 
 impl Shard {
     /// All of the job.
-    pub const WHOLE: Self = Self {
+    pub(crate) const WHOLE: Self = Self {
         way: Way::Slice,
         index: 1,
         total: 1,
@@ -154,14 +154,14 @@ const ENGINES: [Engine; 7] = [
 ];
 
 /// Where a share is named by the user, for every engine that is not known here.
-pub const VARIABLE: &str = "STORLOCK_SHARD";
+pub(crate) const VARIABLE: &str = "STORLOCK_SHARD";
 
 /// The share that the environment names, and where it was found; `None`: nothing there says that there are several.
 /// `variable` gives the value of an environment variable.
 ///
 /// # Errors
 /// If a variable has no sense, or two engines disagree.
-pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Option<(Shard, String)>, String> {
+pub(crate) fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Option<(Shard, String)>, String> {
     let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
     if let Some(text) = variable(VARIABLE) {
         let shard = text.parse().map_err(|reason| format!("{VARIABLE}: {reason}"))?;

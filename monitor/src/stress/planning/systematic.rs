@@ -18,7 +18,7 @@ const MOST_POINTS: u64 = 1_000_000;
 ///
 /// # Errors
 /// What is wrong with the settings, or that there are too many.
-pub fn points(plan: &PlanSettings, controller: &ControllerKind) -> Result<Vec<String>, String> {
+pub(crate) fn points(plan: &PlanSettings, controller: &ControllerKind) -> Result<Vec<String>, String> {
     let vocabulary = Vocabulary::new(plan, controller)?;
     let occurrences = plan.occurrences.unwrap_or(OCCURRENCES);
     let mut each = Vec::new();

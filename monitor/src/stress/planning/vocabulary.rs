@@ -20,11 +20,11 @@ const DEFAULT_COMMANDS: [&str; 6] = [
     "synchronize-cache",
 ];
 /// How much later a delayed completion comes: within an interrupt's time, within a request's, and long.
-pub const DEFAULT_DELAYS: [&str; 3] = ["2ms", "50ms", "1s"];
+pub(crate) const DEFAULT_DELAYS: [&str; 3] = ["2ms", "50ms", "1s"];
 
 /// What some kinds of faults need beside the command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Value {
+pub(crate) enum Value {
     /// Status of a failed command.
     Status(u64),
     /// How much later a completion comes.
@@ -33,7 +33,7 @@ pub enum Value {
 
 /// Names of all kinds of faults of a controller, each once.
 #[must_use]
-pub fn kinds(controller: &ControllerKind) -> Vec<&'static str> {
+pub(crate) fn kinds(controller: &ControllerKind) -> Vec<&'static str> {
     let mut names = Vec::new();
     for word in controller.faults.kinds {
         if !names.contains(&word.name) {
@@ -45,7 +45,7 @@ pub fn kinds(controller: &ControllerKind) -> Vec<&'static str> {
 
 /// Kinds that a plan has without being told.
 #[must_use]
-pub fn default_kinds(controller: &ControllerKind) -> Vec<&'static str> {
+pub(crate) fn default_kinds(controller: &ControllerKind) -> Vec<&'static str> {
     let mut names = kinds(controller);
     names.retain(|name| !NOT_BY_DEFAULT.contains(name));
     names
@@ -53,7 +53,7 @@ pub fn default_kinds(controller: &ControllerKind) -> Vec<&'static str> {
 
 /// Commands that a plan's faults are about without being told.
 #[must_use]
-pub fn default_commands(controller: &ControllerKind) -> Vec<&'static str> {
+pub(crate) fn default_commands(controller: &ControllerKind) -> Vec<&'static str> {
     let classes = controller.faults.classes.iter();
     let all: Vec<&str> = classes
         .flat_map(|class| class.commands.iter().map(|(name, _)| *name))
@@ -64,7 +64,7 @@ pub fn default_commands(controller: &ControllerKind) -> Vec<&'static str> {
 
 /// Statuses of failed commands without being told.
 #[must_use]
-pub fn default_statuses(controller: &ControllerKind) -> Vec<u64> {
+pub(crate) fn default_statuses(controller: &ControllerKind) -> Vec<u64> {
     controller
         .faults
         .usual_statuses
@@ -76,7 +76,7 @@ pub fn default_statuses(controller: &ControllerKind) -> Vec<u64> {
 
 /// Whether a fault of this kind can be about this command or register.
 #[must_use]
-pub fn fits(kind: &str, what: &str, controller: &ControllerKind) -> bool {
+pub(crate) fn fits(kind: &str, what: &str, controller: &ControllerKind) -> bool {
     let value = match kind {
         "fail" => Some(Value::Status(u64::from(controller.faults.default_status))),
         "delay" => Some(Value::Time("1s".to_owned())),
@@ -89,7 +89,7 @@ pub fn fits(kind: &str, what: &str, controller: &ControllerKind) -> bool {
 ///
 /// # Errors
 /// Why not.
-pub fn check(fault: &str, controller: &ControllerKind) -> Result<(), String> {
+pub(crate) fn check(fault: &str, controller: &ControllerKind) -> Result<(), String> {
     let parsed = fault
         .parse::<PlannedFault>()
         .map_err(|reason| format!("fault `{fault}`: {reason}"))?;
@@ -98,7 +98,7 @@ pub fn check(fault: &str, controller: &ControllerKind) -> Result<(), String> {
 
 /// A fault as `--fault` takes it; `value` is the status of `fail` or the time of `delay`.
 #[must_use]
-pub fn fault(kind: &str, what: &str, after: u64, count: u64, value: Option<&Value>) -> String {
+pub(crate) fn fault(kind: &str, what: &str, after: u64, count: u64, value: Option<&Value>) -> String {
     let count = if count == 1 {
         String::new()
     } else {

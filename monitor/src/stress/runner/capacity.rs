@@ -10,9 +10,9 @@ const OVERHEAD: u64 = 96 << 20;
 
 /// What there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Capacity {
+pub(crate) struct Capacity {
     /// Processors that this process may use.
-    pub cores: u32,
+    pub(crate) cores: u32,
     /// Memory in bytes that is free or can be made so.
     pub memory: u64,
 }
@@ -20,7 +20,7 @@ pub struct Capacity {
 impl Capacity {
     /// Of this machine, or of the control group in which this process is.
     #[must_use]
-    pub fn here() -> Self {
+    pub(crate) fn here() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let memory = free_memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default());
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
@@ -32,7 +32,7 @@ impl Capacity {
 
     /// Guests with so many vCPUs and so much memory that run at a time: at least one.
     #[must_use]
-    pub fn guests(self, cpus: u32, memory: u64) -> u32 {
+    pub(crate) fn guests(self, cpus: u32, memory: u64) -> u32 {
         let by_memory = self.memory / memory.saturating_add(OVERHEAD);
         let by_memory = u32::try_from(by_memory).unwrap_or(u32::MAX);
         (self.cores / cpus.max(1)).min(by_memory).max(1)
@@ -66,7 +66,7 @@ fn group_memory(groups: &str, root: &Path) -> u64 {
 
 /// Name of this machine.
 #[must_use]
-pub fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     if name.is_empty() {
         return "a machine without a name".to_owned();

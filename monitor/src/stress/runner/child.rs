@@ -24,7 +24,7 @@ use crate::stress::planning::SerialFinding;
 use crate::stress::triage::{Finding, Verdict, findings, verdict};
 
 /// Tells a child the process with which it ends.
-pub const PARENT_VARIABLE: &str = "STORLOCK_PARENT";
+pub(crate) const PARENT_VARIABLE: &str = "STORLOCK_PARENT";
 /// This program, also if its file has been replaced since it was started.
 const PROGRAM: &str = "/proc/self/exe";
 /// Names of files in a run's directory.
@@ -45,7 +45,7 @@ const LAST_GRACE: Duration = Duration::from_secs(5);
 
 /// A run to be carried out.
 #[derive(Debug, Clone)]
-pub struct Child {
+pub(crate) struct Child {
     /// The run.
     pub run: RunSpec,
     /// Its directory, where report and logs go.
@@ -56,7 +56,7 @@ pub struct Child {
 
 /// What a run came to.
 #[derive(Debug, Clone)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It counts.
     Result {
         /// What it came to.
@@ -75,7 +75,7 @@ pub enum Outcome {
 }
 
 /// Has this process end with the one that started it, if that one asked for it.
-pub fn end_with_parent() {
+pub(crate) fn end_with_parent() {
     let Some(parent) = std::env::var(PARENT_VARIABLE).ok().and_then(|text| text.parse().ok()) else {
         return;
     };
@@ -94,7 +94,7 @@ impl Child {
     ///
     /// # Errors
     /// If no process can be started.
-    pub async fn run(&self, mut cancel: watch::Receiver<bool>) -> std::io::Result<Outcome> {
+    pub(crate) async fn run(&self, mut cancel: watch::Receiver<bool>) -> std::io::Result<Outcome> {
         let (began, started_at) = (Instant::now(), now());
         let mut child = self.command()?.spawn()?;
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));

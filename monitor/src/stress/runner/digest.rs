@@ -18,7 +18,7 @@ const SIZE_LIMIT: u64 = 1 << 30;
 
 /// Digests of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Digests {
+pub(crate) struct Digests {
     /// The files.
     pub files: Vec<FileDigest>,
     /// Of all that decides what the iterations are.
@@ -30,7 +30,7 @@ pub struct Digests {
 impl Digests {
     /// Name and digest of the driver's file.
     #[must_use]
-    pub fn driver(&self, run: &RunSpec) -> Option<(String, Option<String>)> {
+    pub(crate) fn driver(&self, run: &RunSpec) -> Option<(String, Option<String>)> {
         let name = run.driver.as_ref()?.file_name()?.to_string_lossy().into_owned();
         let file = self.files.iter().find(|file| file.role == Role::Target.text());
         Some((name, file.map(|file| file.sha256.clone())))
@@ -41,7 +41,7 @@ impl Digests {
 ///
 /// # Errors
 /// If one cannot be read.
-pub fn digests(job: &Job, run: &RunSpec) -> Result<Digests, RunnerError> {
+pub(crate) fn digests(job: &Job, run: &RunSpec) -> Result<Digests, RunnerError> {
     let files = file_digests(run)?;
     let identity = job.identity();
     let listed = format!("{files:?}");

@@ -12,19 +12,19 @@ mod repeat;
 mod schedule;
 mod supervise;
 
-pub use self::capacity::{Capacity, host_name};
-pub use self::child::{Child, Outcome, PARENT_VARIABLE, end_with_parent};
-pub use self::digest::{Digests, digests};
-pub use self::night::{Begun, Wish, begin};
-pub use self::output::{OutputDirectory, owner};
-pub use self::repeat::{Repeated, Repeater, Sought, changed_files, meant, read_case, write_case};
-pub use self::supervise::{Ending, Supervisor, write_reports};
+pub(crate) use self::capacity::{Capacity, host_name};
+pub(crate) use self::child::{Child, Outcome, end_with_parent};
+pub(crate) use self::digest::{Digests, digests};
+pub(crate) use self::night::{Begun, Wish, begin};
+pub(crate) use self::output::{OutputDirectory, owner};
+pub(crate) use self::repeat::{Repeated, Repeater, Sought, changed_files, meant, read_case, write_case};
+pub(crate) use self::supervise::{Ending, Supervisor, write_reports};
 
 use super::history::HistoryError;
 
 /// Why a job cannot go on.
 #[derive(Debug, thiserror::Error)]
-pub enum RunnerError {
+pub(crate) enum RunnerError {
     /// The job asks for something impossible.
     #[error("{0}")]
     Usage(String),
@@ -47,7 +47,7 @@ fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> RunnerError {
 
 /// Seconds since 1970.
 #[must_use]
-pub fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }

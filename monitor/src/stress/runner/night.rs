@@ -9,18 +9,18 @@ use crate::stress::planning::{Job, Shard};
 
 /// What the user asks for.
 #[derive(Debug, Clone, Copy)]
-pub struct Wish {
+pub(crate) struct Wish {
     /// This night.
     pub night: Option<u64>,
     /// A new one, even if the last did not come to its end.
-    pub anew: bool,
+    pub(crate) anew: bool,
     /// This share of it.
     pub shard: Shard,
 }
 
 /// A night that has begun, or goes on.
 #[derive(Debug, Clone)]
-pub struct Begun {
+pub(crate) struct Begun {
     /// The night.
     pub night: NightKey,
     /// This machine's share.
@@ -37,7 +37,7 @@ pub struct Begun {
 ///
 /// # Errors
 /// [`RunnerError`] if the night that is asked for is another job's, or is shared out in another way.
-pub fn begin(
+pub(crate) fn begin(
     history: &mut History,
     job: &Job,
     digests: &Digests,

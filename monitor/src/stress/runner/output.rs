@@ -23,7 +23,7 @@ const MARK: &str = "storlock stress job ";
 
 /// An output directory.
 #[derive(Debug)]
-pub struct OutputDirectory {
+pub(crate) struct OutputDirectory {
     path: PathBuf,
     limit: u64,
     /// Bytes in the kept cases.
@@ -38,7 +38,7 @@ impl OutputDirectory {
     ///
     /// # Errors
     /// [`RunnerError`] if it is another job's, another process's, or has something else in it.
-    pub fn claim(path: &Path, job: &str, limit: u64) -> Result<Self, RunnerError> {
+    pub(crate) fn claim(path: &Path, job: &str, limit: u64) -> Result<Self, RunnerError> {
         let shown = path.display();
         let fail = || io(shown.to_string());
         fs::create_dir_all(path).map_err(fail())?;
@@ -92,7 +92,7 @@ impl OutputDirectory {
 
     /// Where it is.
     #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -100,7 +100,7 @@ impl OutputDirectory {
     ///
     /// # Errors
     /// If it cannot be made.
-    pub fn begin(&self, iteration: u64, attempt: u32) -> Result<PathBuf, RunnerError> {
+    pub(crate) fn begin(&self, iteration: u64, attempt: u32) -> Result<PathBuf, RunnerError> {
         let path = self.path.join(WORK).join(format!("{iteration}.{attempt}"));
         remove(&path)
             .and_then(|()| fs::create_dir(&path))
@@ -112,7 +112,7 @@ impl OutputDirectory {
     ///
     /// # Errors
     /// If it cannot be moved.
-    pub fn keep(&mut self, run: &Path, case: &str, used_otherwise: u64) -> Result<bool, RunnerError> {
+    pub(crate) fn keep(&mut self, run: &Path, case: &str, used_otherwise: u64) -> Result<bool, RunnerError> {
         let bytes = size(run);
         let target = self.path.join(case);
         if self.kept.saturating_add(bytes).saturating_add(used_otherwise) > self.limit {
@@ -126,13 +126,13 @@ impl OutputDirectory {
     }
 
     /// Removes a run's directory.
-    pub fn discard(run: &Path) {
+    pub(crate) fn discard(run: &Path) {
         // What stays is removed at the next start.
         let _ = remove(run);
     }
 
     /// Removes the cases that are not to be kept (any more).
-    pub fn keep_only(&mut self, wanted: &HashSet<String>) {
+    pub(crate) fn keep_only(&mut self, wanted: &HashSet<String>) {
         let Ok(entries) = fs::read_dir(self.path.join(CASES)) else {
             return;
         };
@@ -151,8 +151,8 @@ impl OutputDirectory {
     }
 
     /// Whether a case is kept.
-    #[must_use]
-    pub fn has(&self, case: &str) -> bool {
+    #[cfg(test)]
+    pub(crate) fn has(&self, case: &str) -> bool {
         self.path.join(case).is_dir()
     }
 
@@ -160,7 +160,7 @@ impl OutputDirectory {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), RunnerError> {
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), RunnerError> {
         let path = self.path.join(name);
         replace(&path, bytes).map_err(io(path.display().to_string()))
     }
@@ -170,7 +170,7 @@ impl OutputDirectory {
 ///
 /// # Errors
 /// If it is no output directory of a job.
-pub fn owner(directory: &Path) -> Result<String, RunnerError> {
+pub(crate) fn owner(directory: &Path) -> Result<String, RunnerError> {
     let shown = directory.display();
     let text = fs::read_to_string(directory.join(OWNER))
         .map_err(|_| RunnerError::Usage(format!("{shown} is no output directory of a job")))?;

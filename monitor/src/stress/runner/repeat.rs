@@ -19,7 +19,7 @@ const LIMIT: u64 = 16 << 20;
 ///
 /// # Errors
 /// [`RunnerError::Usage`]
-pub fn read_case(path: &Path) -> Result<Case, RunnerError> {
+pub(crate) fn read_case(path: &Path) -> Result<Case, RunnerError> {
     let file = if path.is_dir() {
         path.join(case::FILE)
     } else {
@@ -47,7 +47,7 @@ pub fn read_case(path: &Path) -> Result<Case, RunnerError> {
 ///
 /// # Errors
 /// If it cannot be written.
-pub fn write_case(directory: &Path, case: &Case) -> Result<(), RunnerError> {
+pub(crate) fn write_case(directory: &Path, case: &Case) -> Result<(), RunnerError> {
     let write = |name: &str, text: std::io::Result<String>| {
         let path = directory.join(name);
         let written = text.and_then(|text| replace(&path, text.as_bytes()));
@@ -59,7 +59,7 @@ pub fn write_case(directory: &Path, case: &Case) -> Result<(), RunnerError> {
 
 /// Which of a case's findings is looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sought {
+pub(crate) enum Sought {
     /// The same signature.
     Signature(String),
     /// The same rule and cause, or bug check: what stays from build to build.
@@ -80,11 +80,11 @@ impl Sought {
 
 /// What became of several runs of one case.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Repeated {
+pub(crate) struct Repeated {
     /// How often what is looked for was seen.
     pub rate: Rate,
     /// Exit codes of runs in which it was not, that say that the host failed.
-    pub host_failures: u64,
+    pub(crate) host_failures: u64,
     /// Titles of what else was seen.
     pub others: Vec<String>,
     /// The user ended it.
@@ -93,13 +93,13 @@ pub struct Repeated {
 
 /// Runs cases again.
 #[derive(Debug)]
-pub struct Repeater {
+pub(crate) struct Repeater {
     /// For the runs' files.
     pub directory: PathBuf,
     /// Runs that may still be begun.
-    pub budget: u64,
+    pub(crate) budget: u64,
     /// Set where the user ends it.
-    pub cancel: watch::Receiver<bool>,
+    pub(crate) cancel: watch::Receiver<bool>,
 }
 
 impl Repeater {
@@ -107,7 +107,7 @@ impl Repeater {
     ///
     /// # Errors
     /// [`RunnerError`]
-    pub async fn repeat(
+    pub(crate) async fn repeat(
         &mut self,
         case: &Case,
         run: &RunSpec,
@@ -161,7 +161,7 @@ impl Repeater {
 ///
 /// # Errors
 /// If there is none.
-pub fn meant<'a>(case: &'a Case, signature: Option<&str>) -> Result<&'a Finding, RunnerError> {
+pub(crate) fn meant<'a>(case: &'a Case, signature: Option<&str>) -> Result<&'a Finding, RunnerError> {
     let found = match signature {
         Some(signature) => case
             .findings
@@ -179,7 +179,7 @@ pub fn meant<'a>(case: &'a Case, signature: Option<&str>) -> Result<&'a Finding,
 ///
 /// # Errors
 /// If one cannot be read.
-pub fn changed_files(case: &Case) -> Result<Vec<String>, RunnerError> {
+pub(crate) fn changed_files(case: &Case) -> Result<Vec<String>, RunnerError> {
     let now = file_digests(&case.run)?;
     let changed = now.iter().filter(|file| !case.files.contains(file));
     let sentence = |file: &crate::stress::case::FileDigest| {

@@ -31,7 +31,7 @@ const MOST_CONFIRMED: usize = 20;
 
 /// Why a job ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ending {
+pub(crate) enum Ending {
     /// Its time was over.
     Duration,
     /// There was nothing left to do.
@@ -68,17 +68,17 @@ impl Ending {
 
 /// A job at work.
 #[derive(Debug)]
-pub struct Supervisor {
+pub(crate) struct Supervisor {
     /// The job.
     pub job: Job,
     /// Its files.
-    pub digests: Digests,
+    pub(crate) digests: Digests,
     /// Known findings.
     pub baseline: Baseline,
     /// The database.
     pub history: History,
     /// Whether that is in the output directory, and counts for its size.
-    pub history_inside: bool,
+    pub(crate) history_inside: bool,
     /// The output directory.
     pub output: OutputDirectory,
     /// The night and this machine's share of it.
@@ -127,7 +127,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// [`RunnerError`]. What was written before stays.
-    pub async fn run(&mut self, stop: impl Future<Output = ()>) -> Result<Ending, RunnerError> {
+    pub(crate) async fn run(&mut self, stop: impl Future<Output = ()>) -> Result<Ending, RunnerError> {
         let mut stop = std::pin::pin!(stop);
         let done = self.check(History::done)?;
         let tried = self.check(|history, _| history.tried(&self.job.name, &self.digests.setup))?;
@@ -421,7 +421,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// [`RunnerError`]
-    pub fn report(&self, interrupted: bool) -> Result<JobReport, RunnerError> {
+    pub(crate) fn report(&self, interrupted: bool) -> Result<JobReport, RunnerError> {
         let mut night = self
             .history
             .load(&self.job.name, &self.begun.night)
@@ -434,7 +434,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// [`RunnerError`]
-    pub fn write(&self, report: &JobReport) -> Result<(), RunnerError> {
+    pub(crate) fn write(&self, report: &JobReport) -> Result<(), RunnerError> {
         write_reports(&self.output, report)
     }
 
@@ -451,7 +451,7 @@ impl Supervisor {
 ///
 /// # Errors
 /// [`RunnerError`]
-pub fn write_reports(output: &OutputDirectory, report: &JobReport) -> Result<(), RunnerError> {
+pub(crate) fn write_reports(output: &OutputDirectory, report: &JobReport) -> Result<(), RunnerError> {
     let json = render::json(report).map_err(io("report.json"))?;
     let junit = render::junit::render(report).map_err(|error| RunnerError::Other(format!("junit.xml: {error}")))?;
     output.write("report.txt", render::text::render(report).as_bytes())?;

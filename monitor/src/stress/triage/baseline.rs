@@ -11,13 +11,13 @@ use toml::value::Datetime;
 
 /// A day of the Gregorian calendar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Date {
+pub(crate) struct Date {
     /// Year.
-    pub year: i64,
+    pub(crate) year: i64,
     /// Month, from 1.
-    pub month: u8,
+    pub(crate) month: u8,
     /// Day, from 1.
-    pub day: u8,
+    pub(crate) day: u8,
 }
 
 impl Date {
@@ -52,20 +52,20 @@ fn time(seconds: i64) -> DateTime<Utc> {
 
 /// An accepted finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Known {
+pub(crate) struct Known {
     /// Its signature.
     pub signature: String,
     /// Why it is accepted.
     pub reason: String,
     /// Where it is followed up, such as the number of a bug.
-    pub reference: String,
+    pub(crate) reference: String,
     /// Last day on which the entry counts without a warning.
-    pub expires: Option<Date>,
+    pub(crate) expires: Option<Date>,
 }
 
 /// All accepted findings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Baseline {
+pub(crate) struct Baseline {
     known: Vec<Known>,
 }
 
@@ -90,7 +90,7 @@ impl Baseline {
     ///
     /// # Errors
     /// What is wrong, with its line.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let file: File = toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
         let mut known: Vec<Known> = Vec::new();
         for entry in file.known {
@@ -140,13 +140,13 @@ impl Baseline {
 
     /// The entry of a finding.
     #[must_use]
-    pub fn get(&self, signature: &str) -> Option<&Known> {
+    pub(crate) fn get(&self, signature: &str) -> Option<&Known> {
         self.known.iter().find(|known| known.signature == signature)
     }
 
     /// All entries, in the file's order.
     #[must_use]
-    pub fn all(&self) -> &[Known] {
+    pub(crate) fn all(&self) -> &[Known] {
         &self.known
     }
 }

@@ -67,7 +67,7 @@ impl FindingKind {
 /// What a finding does to the job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Weight {
+pub(crate) enum Weight {
     /// It fails, unless it is known.
     Failure,
     /// It is told: the evidence is short.
@@ -82,9 +82,9 @@ pub struct Finding {
     /// What kind of thing.
     pub kind: FindingKind,
     /// What it does to the job.
-    pub weight: Weight,
+    pub(crate) weight: Weight,
     /// What stays the same from build to build: the rule and its cause, the bug check, that it hangs.
-    pub class: String,
+    pub(crate) class: String,
     /// One line for people.
     pub title: String,
 }
@@ -125,7 +125,7 @@ fn signature(parts: &[&str]) -> String {
 
 /// All that a run has shown, each signature once, what fails first.
 #[must_use]
-pub fn findings(report: &Report, serial_log: &str, serial: &[SerialFinding]) -> Vec<Finding> {
+pub(crate) fn findings(report: &Report, serial_log: &str, serial: &[SerialFinding]) -> Vec<Finding> {
     let holds = |condition| report.conditions.iter().any(|note| note.condition == condition);
     let mut found: Vec<Finding> = report.violations.iter().filter_map(violation).collect();
     if holds(Condition::GuestFailed) {

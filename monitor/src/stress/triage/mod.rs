@@ -2,14 +2,14 @@
 //!
 //! Everything here is pure: reports, rows, the baseline and the date are given. It must not know how runs are carried out.
 
-pub mod baseline;
-pub mod finding;
+pub(crate) mod baseline;
+pub(crate) mod finding;
 mod judge;
-pub mod rate;
-pub mod render;
-pub mod report;
+pub(crate) mod rate;
+pub(crate) mod render;
+pub(crate) mod report;
 
-pub use self::baseline::{Baseline, Date};
-pub use self::finding::{Finding, FindingKind, Weight, findings};
-pub use self::judge::{Earlier, Night, Row, Verdict, triage, verdict};
-pub use self::report::JobReport;
+pub(crate) use self::baseline::{Baseline, Date};
+pub(crate) use self::finding::{Finding, FindingKind, Weight, findings};
+pub(crate) use self::judge::{Earlier, Night, Row, Verdict, triage, verdict};
+pub(crate) use self::report::JobReport;

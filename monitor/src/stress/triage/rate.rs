@@ -22,7 +22,7 @@ impl Rate {
     /// Wilson's interval for 95 %, from 0 to 1. Nothing is known without a run.
     #[must_use]
     #[allow(clippy::cast_precision_loss, reason = "no night has 2^53 runs")]
-    pub fn interval(self) -> (f64, f64) {
+    pub(crate) fn interval(self) -> (f64, f64) {
         if self.runs == 0 {
             return (0.0, 1.0);
         }
@@ -36,14 +36,14 @@ impl Rate {
 
     /// Seen in some runs and not in others.
     #[must_use]
-    pub fn is_partial(self) -> bool {
+    pub(crate) fn is_partial(self) -> bool {
         self.hits > 0 && self.hits < self.runs
     }
 
     /// How likely `runs` runs without it are if it still comes as often as before.
     #[must_use]
     #[allow(clippy::cast_precision_loss, reason = "no night has 2^53 runs")]
-    pub fn chance_to_miss(self, runs: u64) -> f64 {
+    pub(crate) fn chance_to_miss(self, runs: u64) -> f64 {
         if self.runs == 0 {
             return 1.0;
         }

@@ -10,15 +10,15 @@ use super::finding::{FindingKind, Weight};
 use super::rate::Rate;
 
 /// Version of the JSON schema. It changes when a field changes its meaning or goes away.
-pub const SCHEMA: &str = "storlock-stress/1";
+pub(crate) const SCHEMA: &str = "storlock-stress/1";
 
 /// All that a night of a job has to say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct JobReport {
+pub(crate) struct JobReport {
     /// [`SCHEMA`].
     pub schema: String,
     /// Version of Storlock that wrote this.
-    pub tool_version: String,
+    pub(crate) tool_version: String,
     /// Name of the job.
     pub job: String,
     /// Number of the night.
@@ -42,7 +42,7 @@ pub struct JobReport {
     /// Why iterations were inconclusive, each with how often; at most 20.
     pub inconclusive: Vec<ReasonCount>,
     /// What else should be known.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
     /// When and how long; nothing else depends on it.
     pub execution: Execution,
 }
@@ -53,12 +53,12 @@ pub struct DriverInfo {
     /// File name.
     pub name: String,
     /// SHA-256 of its contents; nothing if it is in the guest only.
-    pub sha256: Option<String>,
+    pub(crate) sha256: Option<String>,
 }
 
 /// What iterations came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// All.
     pub total: u64,
     /// The guest ran to its end and nothing was found.
@@ -66,30 +66,30 @@ pub struct Counts {
     /// Something was found.
     pub found: u64,
     /// The guest never came to where a fault was planned; else nothing was found.
-    pub not_reached: u64,
+    pub(crate) not_reached: u64,
     /// The run did not show enough.
     pub inconclusive: u64,
     /// The host or this program failed.
     pub host_failed: u64,
     /// Further runs of a case, to see whether a finding comes again.
-    pub confirmations: u64,
+    pub(crate) confirmations: u64,
 }
 
 /// A fault plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlanReport {
+pub(crate) struct PlanReport {
     /// Its name.
     pub name: String,
     /// What its iterations came to.
     pub iterations: Counts,
     /// Different faults that were tried, if each is tried once.
-    pub points: Option<u64>,
+    pub(crate) points: Option<u64>,
 }
 
 /// What is known about a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Status {
+pub(crate) enum Status {
     /// Never seen before, and not in the baseline.
     New,
     /// Seen in earlier nights, and not in the baseline.
@@ -100,13 +100,13 @@ pub enum Status {
 
 /// A finding of this night.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct FindingReport {
+pub(crate) struct FindingReport {
     /// Its signature.
     pub signature: String,
     /// What kind of thing.
     pub kind: FindingKind,
     /// What it does to the job.
-    pub weight: Weight,
+    pub(crate) weight: Weight,
     /// New, open or known.
     pub status: Status,
     /// One line.
@@ -116,33 +116,33 @@ pub struct FindingReport {
     /// Runs of cases that were run several times and showed it at least once.
     pub same_case: Rate,
     /// It came and went although the case was the same.
-    pub flaky: bool,
+    pub(crate) flaky: bool,
     /// The first iteration in which it was seen.
     pub first: CaseReference,
     /// Plans in which it was seen.
     pub plans: Vec<String>,
     /// Night in which it was seen first.
-    pub first_night: u64,
+    pub(crate) first_night: u64,
     /// The baseline's reason and reference.
-    pub accepted: Option<Accepted>,
+    pub(crate) accepted: Option<Accepted>,
 }
 
 /// An entry of the baseline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Accepted {
+pub(crate) struct Accepted {
     /// Why.
     pub reason: String,
     /// Where it is followed up.
-    pub reference: String,
+    pub(crate) reference: String,
     /// Until when.
-    pub expires: Option<Date>,
+    pub(crate) expires: Option<Date>,
     /// That day is past.
-    pub expired: bool,
+    pub(crate) expired: bool,
 }
 
 /// An iteration, and what repeats it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CaseReference {
+pub(crate) struct CaseReference {
     /// Its number.
     pub iteration: u64,
     /// Its directory below the output directory, while it is kept.
@@ -157,7 +157,7 @@ pub struct CaseReference {
 
 /// A finding that was not seen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct GoneReport {
+pub(crate) struct GoneReport {
     /// Its signature.
     pub signature: String,
     /// One line; nothing if it is known from the baseline only.
@@ -167,14 +167,14 @@ pub struct GoneReport {
     /// How often it came in the nights in which it was seen.
     pub seen: Rate,
     /// How likely it is that it is still there and was missed.
-    pub missed: f64,
+    pub(crate) missed: f64,
     /// The baseline's reason and reference.
-    pub accepted: Option<Accepted>,
+    pub(crate) accepted: Option<Accepted>,
 }
 
 /// A reason, and how often.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReasonCount {
+pub(crate) struct ReasonCount {
     /// One sentence.
     pub reason: String,
     /// Iterations.
@@ -191,7 +191,7 @@ pub struct Execution {
     /// Seconds of running, over all shards and starts.
     pub seconds: u64,
     /// Processor time is not in here: seconds that the runs took, added up.
-    pub run_seconds: u64,
+    pub(crate) run_seconds: u64,
     /// Where a share was done, and why it ended.
     pub shards: Vec<ShardReport>,
 }
@@ -209,7 +209,7 @@ pub struct ShardReport {
 
 /// Where the files of a run are kept, below the output directory.
 #[must_use]
-pub fn case_directory(night: u64, iteration: u64, attempt: u32) -> String {
+pub(crate) fn case_directory(night: u64, iteration: u64, attempt: u32) -> String {
     let again = if attempt == 0 {
         String::new()
     } else {
@@ -220,7 +220,7 @@ pub fn case_directory(night: u64, iteration: u64, attempt: u32) -> String {
 
 /// Faults as options of `storlock run`, each with a space before it.
 #[must_use]
-pub fn fault_options(faults: &[String]) -> String {
+pub(crate) fn fault_options(faults: &[String]) -> String {
     faults
         .iter()
         .fold(String::new(), |text, fault| text + " --fault " + fault)

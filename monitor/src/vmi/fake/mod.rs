@@ -19,7 +19,7 @@ use super::memory::{GuestMemory, ReadError};
 /// A stopped processor that takes every set of breakpoints, unless it is to refuse. Processors of one machine share their
 /// memory.
 #[derive(Default, Clone)]
-pub struct FakeCpu {
+pub(crate) struct FakeCpu {
     pub(crate) index: u32,
     pub(crate) space: Rc<RefCell<Space>>,
     pub(crate) registers: Registers,

@@ -16,30 +16,30 @@ use super::cpu::{CpuStop, Registers, SpecialRegisters};
 use super::memory::ReadError;
 
 /// First bytes of every recording.
-pub const MAGIC: [u8; 8] = *b"STLKREC\n";
+pub(crate) const MAGIC: [u8; 8] = *b"STLKREC\n";
 /// Version of the format that this code writes. In version 1, which it reads too, no guest read tells a physical address.
-pub const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 2;
 const FIRST_VERSION: u32 = 1;
 /// Bounds of what a frame can hold. Nothing beyond them is written, and nothing read.
 pub mod limits {
     /// Longest payload, bytes.
-    pub const PAYLOAD: usize = 64 << 20;
+    pub(crate) const PAYLOAD: usize = 64 << 20;
     /// Values in the JSON of a header or an end, objects and lists included: what it can become in memory.
-    pub const JSON_VALUES: usize = 1 << 21;
+    pub(crate) const JSON_VALUES: usize = 1 << 21;
     /// Guest reads of one stop.
-    pub const READS: usize = 1 << 18;
+    pub(crate) const READS: usize = 1 << 18;
     /// Bytes of one guest read.
     pub const READ: usize = 4 << 20;
     /// Answers to the setting of breakpoints in one stop, and bytes of one.
-    pub const ARMS: usize = 64;
+    pub(crate) const ARMS: usize = 64;
     /// Longest answer, bytes.
-    pub const ARM: usize = 4096;
+    pub(crate) const ARM: usize = 4096;
     /// Virtual processors of a machine.
-    pub const PROCESSORS: u32 = 64;
+    pub(crate) const PROCESSORS: u32 = 64;
     /// Highest IRQL (CR8), and lowest privilege (CPL).
     pub const IRQL: u64 = 15;
     /// Lowest privilege (CPL).
-    pub const CPL: u8 = 3;
+    pub(crate) const CPL: u8 = 3;
 }
 
 /// Result of a guest read: its bytes, with their physical address before them.
@@ -91,7 +91,7 @@ impl fmt::Display for Place {
 
 impl Place {
     /// An error about the frame here.
-    pub fn damaged(self, what: impl Into<String>) -> RecordingError {
+    pub(crate) fn damaged(self, what: impl Into<String>) -> RecordingError {
         RecordingError::Damaged {
             place: self,
             what: what.into(),

@@ -23,7 +23,7 @@ use super::Image;
 use crate::vmi::GuestMemory;
 
 /// Slots of imports that are followed in one image at most: a [`Value`] has a bit for each.
-pub const SLOTS: usize = 8;
+pub(crate) const SLOTS: usize = 8;
 /// Functions that pass their own argument on, all together.
 const WRAPPERS: usize = 64;
 /// Values that are told of one import.
@@ -32,7 +32,7 @@ const VALUES: usize = 64;
 /// Why not every value is known. Addresses are relative to the image's base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum NotKnown {
+pub(crate) enum NotKnown {
     /// The code cannot be read.
     Unreadable,
     /// There is more code than is looked at.
@@ -82,20 +82,24 @@ pub struct FirstArguments {
     /// Places that call it, those by way of a function that passes its argument on included.
     pub calls: u32,
     /// Why there may be others.
-    pub not_known: Option<NotKnown>,
+    pub(crate) not_known: Option<NotKnown>,
 }
 
 impl FirstArguments {
     /// Whether a call can pass this value.
     #[must_use]
-    pub fn may_be(&self, value: u32) -> bool {
+    pub(crate) fn may_be(&self, value: u32) -> bool {
         self.not_known.is_some() || self.values.contains(&value)
     }
 }
 
 /// What the code of an image passes to the imports with these slots, of which the first [`SLOTS`] are looked at.
 #[must_use]
-pub fn first_arguments(memory: &(impl GuestMemory + ?Sized), image: &Image, slots: &[u32]) -> Vec<FirstArguments> {
+pub(crate) fn first_arguments(
+    memory: &(impl GuestMemory + ?Sized),
+    image: &Image,
+    slots: &[u32],
+) -> Vec<FirstArguments> {
     let slots = &slots[..slots.len().min(SLOTS)];
     let code = match Code::read(memory, image, slots) {
         Ok(code) => code,

@@ -50,7 +50,7 @@ pub struct Caller {
     /// The quadword at the stack pointer.
     pub return_address: u64,
     /// Who it belongs to.
-    pub attribution: Attribution,
+    pub(crate) attribution: Attribution,
 }
 
 impl Caller {

@@ -63,7 +63,7 @@ const NO_LINE: [u32; 2] = [0x00fe_efee, 0x00f0_0f00];
 #[derive(Debug)]
 pub struct DriverPdb {
     /// The GUID as the image that it belongs to has it.
-    pub guid: [u8; 16],
+    pub(crate) guid: [u8; 16],
     pub(in crate::windows) functions: Vec<Symbol>,
     pub(in crate::windows) lines: LineTable,
 }
@@ -73,7 +73,7 @@ impl DriverPdb {
     ///
     /// # Errors
     /// [`PdbError`].
-    pub fn guid(file: impl Read + Seek) -> Result<[u8; 16], PdbError> {
+    pub(crate) fn guid(file: impl Read + Seek) -> Result<[u8; 16], PdbError> {
         guid(&mut Msf::open(file)?)
     }
 

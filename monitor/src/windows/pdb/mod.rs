@@ -67,7 +67,7 @@ const WINDOW: usize = 1 << 18;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KernelPdb {
     /// The GUID as the image that it belongs to has it.
-    pub guid: [u8; 16],
+    pub(crate) guid: [u8; 16],
     /// Where the image has them.
     pub places: DebuggerDataPlaces,
 }

@@ -86,7 +86,7 @@ pub fn walk(memory: &(impl GuestMemory + ?Sized), modules: &mut Modules, registe
 
 /// Follows the stack of a processor that stands at the first instruction of a routine, from whoever the routine returns to.
 /// The return address is on top of the stack then, whatever module and tables the routine has.
-pub fn walk_callers(
+pub(crate) fn walk_callers(
     memory: &(impl GuestMemory + ?Sized),
     modules: &mut Modules,
     registers: &Registers,

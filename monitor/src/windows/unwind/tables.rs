@@ -92,7 +92,7 @@ impl Function {
     ///
     /// # Errors
     /// [`UnwindError`] if the chain cannot be read or does not end.
-    pub fn primary(self, memory: &(impl GuestMemory + ?Sized), image: &Image) -> Result<Self, UnwindError> {
+    pub(crate) fn primary(self, memory: &(impl GuestMemory + ?Sized), image: &Image) -> Result<Self, UnwindError> {
         let mut function = self.resolve(memory, image)?;
         for _ in 0..MAX_CHAIN {
             let info = function.info(memory, image)?;

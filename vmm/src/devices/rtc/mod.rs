@@ -22,14 +22,14 @@ use crate::bus::BusDevice;
 use crate::irq::InterruptLine;
 
 /// Input of the interrupt controllers.
-pub const RTC_IRQ: u32 = 8;
+pub(crate) const RTC_IRQ: u32 = 8;
 /// First port: index, then data.
-pub const RTC_BASE: u64 = 0x70;
+pub(crate) const RTC_BASE: u64 = 0x70;
 /// Number of ports.
-pub const RTC_LENGTH: u64 = 2;
+pub(crate) const RTC_LENGTH: u64 = 2;
 
 /// Register of the century; the fixed ACPI table names it.
-pub const CENTURY_REGISTER: u8 = register::CENTURY;
+pub(crate) const CENTURY_REGISTER: u8 = register::CENTURY;
 
 /// Bytes of CMOS memory, the clock's registers included.
 const CMOS_SIZE: usize = 128;

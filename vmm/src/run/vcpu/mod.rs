@@ -115,10 +115,6 @@ impl Vcpu {
         &self.shared
     }
 
-    pub(crate) fn debug_registers(&self) -> &DebugRegisters {
-        &self.debug
-    }
-
     /// The linear address of the instruction that it stands at.
     fn at(&self) -> u64 {
         self.special.code_address(self.registers.rip)

@@ -129,13 +129,6 @@ impl<'a> StoppedCpu<'a> {
         self.vcpu.reported()
     }
 
-    /// Whether at least one debug register is left over by the breakpoints in force, so that
-    /// [`HitAction::ResumeCatchReturn`] does more than [`HitAction::Resume`].
-    #[must_use]
-    pub fn can_catch_return(&self) -> bool {
-        self.vcpu.debug_registers().can_catch()
-    }
-
     /// Puts an interrupt that is on its way into this vCPU back to its local APIC. The machine stands still.
     pub(crate) fn take_back_interrupt(&mut self) -> Result<(), crate::Error> {
         self.vcpu.take_back_interrupt()

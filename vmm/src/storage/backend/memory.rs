@@ -30,8 +30,8 @@ impl MemoryBackend {
     }
 
     /// Makes a backend that holds `bytes`.
-    #[must_use]
-    pub fn with_contents(bytes: Vec<u8>, read_only: bool) -> Self {
+    #[cfg(test)]
+    pub(crate) fn with_contents(bytes: Vec<u8>, read_only: bool) -> Self {
         Self { bytes, read_only }
     }
 

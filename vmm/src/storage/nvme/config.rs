@@ -86,9 +86,9 @@ impl Default for ControllerConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NamespaceIds {
     /// EUI64, most significant byte first.
-    pub eui64: [u8; 8],
+    pub(crate) eui64: [u8; 8],
     /// NGUID.
-    pub nguid: [u8; 16],
+    pub(crate) nguid: [u8; 16],
 }
 
 impl ControllerConfig {

@@ -111,7 +111,7 @@ impl Controller {
 
     /// The commands that it refuses.
     #[must_use]
-    pub fn refusals(&self) -> Arc<Refusals> {
+    pub(crate) fn refusals(&self) -> Arc<Refusals> {
         Arc::clone(&self.refusals)
     }
 }

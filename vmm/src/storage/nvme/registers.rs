@@ -333,7 +333,7 @@ impl RegisterFile {
     }
 
     /// Resets the function. The controller is at rest.
-    pub fn reset_function(&self) {
+    pub(crate) fn reset_function(&self) {
         self.change(&mut self.lock(), RegisterState::reset_function);
     }
 

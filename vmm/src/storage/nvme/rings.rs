@@ -20,7 +20,7 @@ pub(super) struct SubmissionQueue {
     head: u32,
     tail: u32,
     /// The completion queue that takes this queue's completions.
-    pub completion_queue: u16,
+    pub(crate) completion_queue: u16,
 }
 
 impl SubmissionQueue {
@@ -108,7 +108,7 @@ pub(super) struct CompletionQueue {
     /// The interrupt vector, or none if interrupts are disabled for the queue (IEN).
     pub vector: Option<u16>,
     /// Entries were posted since the last interrupt.
-    pub interrupt_due: bool,
+    pub(crate) interrupt_due: bool,
 }
 
 impl CompletionQueue {

@@ -7,15 +7,15 @@ use crate::storage::interrupts::InterruptKind;
 use crate::storage::scsi;
 
 /// PCI vendor: LSI Logic.
-pub const PCI_VENDOR_ID: u16 = 0x1000;
+pub(crate) const PCI_VENDOR_ID: u16 = 0x1000;
 /// PCI device: SAS1068 (docs/adr/0008-sas-controller.md).
-pub const PCI_DEVICE_ID: u16 = 0x0054;
+pub(crate) const PCI_DEVICE_ID: u16 = 0x0054;
 /// PCI subsystem vendor: Red Hat's, whose range 10F0h to 10FFh anybody may use for experiments.
-pub const PCI_SUBSYSTEM_VENDOR_ID: u16 = 0x1af4;
+pub(crate) const PCI_SUBSYSTEM_VENDOR_ID: u16 = 0x1af4;
 /// PCI subsystem identifier of the controller that a run is about.
-pub const PCI_SUBSYSTEM_ID: u16 = 0x10f0;
+pub(crate) const PCI_SUBSYSTEM_ID: u16 = 0x10f0;
 /// PCI subsystem identifier of any other, so that a driver can be installed for the one alone.
-pub const PCI_OTHER_SUBSYSTEM_ID: u16 = 0x10f1;
+pub(crate) const PCI_OTHER_SUBSYSTEM_ID: u16 = 0x10f1;
 /// Most disks of one controller: one a phy.
 pub const MAX_DISKS: usize = 16;
 /// Phys of the real controller; there are more if there are more disks.
@@ -47,7 +47,7 @@ pub struct SasConfig {
     /// What world wide names are made from, with the index: the same ones, the same names.
     pub seed: u32,
     /// PCI subsystem identifier.
-    pub subsystem_id: u16,
+    pub(crate) subsystem_id: u16,
     /// The best way to interrupt.
     pub interrupts: InterruptKind,
     /// What the controller is to do wrong; empty: nothing.
@@ -91,13 +91,13 @@ impl SasConfig {
 
     /// SAS address of a disk.
     #[must_use]
-    pub fn disk_address(&self, index: usize) -> u64 {
+    pub(crate) fn disk_address(&self, index: usize) -> u64 {
         self.name(Named::Port, index)
     }
 
     /// Name of a disk's logical unit.
     #[must_use]
-    pub fn unit_name(&self, index: usize) -> u64 {
+    pub(crate) fn unit_name(&self, index: usize) -> u64 {
         self.name(Named::Unit, index)
     }
 

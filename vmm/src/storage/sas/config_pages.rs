@@ -29,7 +29,7 @@ pub(super) struct PageName {
     /// PageNumber.
     pub number: u8,
     /// Whether `kind` is an ExtPageType.
-    pub extended: bool,
+    pub(crate) extended: bool,
     /// PageAddress, for pages that there is one of for each device, phy or enclosure.
     pub address: u32,
 }

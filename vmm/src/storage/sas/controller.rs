@@ -99,7 +99,7 @@ impl Controller {
 
     /// The requests that it or a disk refuses.
     #[must_use]
-    pub fn refusals(&self) -> Arc<Refusals> {
+    pub(crate) fn refusals(&self) -> Arc<Refusals> {
         Arc::clone(&self.refusals)
     }
 

@@ -59,7 +59,7 @@ fn config(options: ControllerOptions) -> SasConfig {
 }
 
 /// A controller behind its BARs.
-pub struct SasDevice {
+pub(crate) struct SasDevice {
     worker: Arc<Worker>,
     registers: Arc<RegisterFile>,
 }
@@ -71,7 +71,7 @@ impl SasDevice {
     /// [`ControllerError`].
     // The kinds of controllers have this signature, with options of their own.
     #[allow(clippy::new_ret_no_self)]
-    pub fn new(
+    pub(crate) fn new(
         config: SasConfig,
         backends: Vec<Box<dyn Backend>>,
         connections: Connections,

@@ -12,9 +12,9 @@ use crate::storage::scsi::spec::{asc, opcode, sense_key, status};
 /// Class of SCSI commands, by operation code.
 pub const IO: u8 = 0;
 /// Class of task management functions, by TaskType.
-pub const TASK_MANAGEMENT: u8 = 1;
+pub(crate) const TASK_MANAGEMENT: u8 = 1;
 /// Class of other messages, by Function.
-pub const MESSAGE: u8 = 2;
+pub(crate) const MESSAGE: u8 = 2;
 
 /// What a request is to a fault plan.
 pub(super) fn code(frame: &Frame) -> CommandCode {
@@ -96,7 +96,7 @@ const INTERNAL_TARGET_FAILURE: u32 = (status::CHECK_CONDITION as u32) << 24
     | asc::INTERNAL_TARGET_FAILURE as u32;
 
 /// What a plan can say.
-pub const VOCABULARY: FaultVocabulary = FaultVocabulary {
+pub(crate) const VOCABULARY: FaultVocabulary = FaultVocabulary {
     kinds: &[
         FaultWord {
             name: "fail",

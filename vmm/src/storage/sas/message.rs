@@ -3,9 +3,9 @@
 //! It knows the header that all messages have, and no message.
 
 /// Bytes of a request frame (RequestFrameSize).
-pub const FRAME_SIZE: usize = 128;
+pub(crate) const FRAME_SIZE: usize = 128;
 /// Bytes of the shortest reply: MSG_DEFAULT_REPLY.
-pub const DEFAULT_REPLY: usize = 20;
+pub(crate) const DEFAULT_REPLY: usize = 20;
 
 /// A request, as it was fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl Frame {
 
 /// A reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reply(Vec<u8>);
+pub(crate) struct Reply(Vec<u8>);
 
 impl Reply {
     /// A reply of so many bytes (a multiple of 4) that repeats the request's header, with IOCStatus SUCCESS.
@@ -114,7 +114,7 @@ impl Reply {
 
     /// All of it.
     #[must_use]
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
 }

@@ -32,7 +32,7 @@ mod refusals;
 pub mod registers;
 mod replies;
 mod scsi_io;
-pub mod sgl;
+pub(crate) mod sgl;
 pub mod spec;
 mod task_management;
 mod topology;

@@ -14,11 +14,11 @@ use crate::storage::interrupts::InterruptSink;
 use crate::storage::worker::Attention;
 
 /// Requests that can wait (GlobalCredits), and those of high priority.
-pub const GLOBAL_CREDITS: u16 = 256;
+pub(crate) const GLOBAL_CREDITS: u16 = 256;
 /// HighPriorityQueueDepth.
-pub const HIGH_PRIORITY_DEPTH: u16 = 16;
+pub(crate) const HIGH_PRIORITY_DEPTH: u16 = 16;
 /// Frames for replies that the host can give (ReplyQueueDepth).
-pub const REPLY_QUEUE_DEPTH: u16 = 256;
+pub(crate) const REPLY_QUEUE_DEPTH: u16 = 256;
 /// Replies that wait for the host. No more are posted until it has taken some.
 const POST_LIMIT: usize = 1024;
 /// What the host reads where there is no reply, or nothing.
@@ -65,11 +65,11 @@ pub enum Reset {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registers {
     /// The state that the doorbell register shows.
-    pub ioc_state: u32,
+    pub(crate) ioc_state: u32,
     /// The fault code in state FAULT.
-    pub fault_code: u16,
+    pub(crate) fault_code: u16,
     /// WhoInit.
-    pub who_init: u8,
+    pub(crate) who_init: u8,
     /// The handshake.
     pub handshake: Handshake,
     /// The IOC has written the doorbell.
@@ -401,12 +401,6 @@ impl RegisterFile {
         self.registers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is behind the registers now.
-    #[must_use]
-    pub fn snapshot(&self) -> Registers {
-        self.lock().clone()
-    }
-
     /// Answers a read. Returns whether the controller has to look. Registers are read by aligned dwords; other accesses
     /// read all ones.
     pub fn read(&self, place: u64, data: &mut [u8]) -> bool {
@@ -449,7 +443,7 @@ impl RegisterFile {
     }
 
     /// The PCI function was reset.
-    pub fn reset_function(&self) {
+    pub(crate) fn reset_function(&self) {
         let mut registers = self.lock();
         registers.begin_reset(Reset::Hard);
         registers.diagnostic = 0;

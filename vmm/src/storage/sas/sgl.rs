@@ -9,9 +9,9 @@ use crate::storage::dma::DmaMemory;
 use crate::storage::segments::Segment;
 
 /// Chain buffers of one list (MaxChainDepth).
-pub const MAX_CHAIN_DEPTH: u8 = 128;
+pub(crate) const MAX_CHAIN_DEPTH: u8 = 128;
 /// Elements with data of one list.
-pub const MAX_SEGMENTS: usize = 8192;
+pub(crate) const MAX_SEGMENTS: usize = 8192;
 /// The bits of a simple element's first dword that are its length.
 const LENGTH_MASK: u32 = 0x00ff_ffff;
 
@@ -75,7 +75,7 @@ impl Element {
 ///
 /// # Errors
 /// INVALID_SGL: elements of another kind, one behind the end of its block, too many, a chain that is not in memory.
-pub fn walk<M: DmaMemory + ?Sized>(
+pub(crate) fn walk<M: DmaMemory + ?Sized>(
     memory: &M,
     frame: &Frame,
     at: usize,

@@ -33,7 +33,7 @@ pub struct UnitConfig {
     /// Logical block size in bytes, 512 or 4096.
     pub block_size: u32,
     /// Serial number; of other than printable ASCII characters, and of what is more than 20, nothing is told.
-    pub serial_number: String,
+    pub(crate) serial_number: String,
     /// NAA name of the logical unit.
     pub name: u64,
     /// Name of the port, if it has one.

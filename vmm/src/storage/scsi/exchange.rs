@@ -53,7 +53,7 @@ pub struct Completion {
 impl Completion {
     /// A status without data and sense.
     #[must_use]
-    pub fn of_status(status: u8) -> Self {
+    pub(crate) fn of_status(status: u8) -> Self {
         Self {
             status,
             sense: Vec::new(),

@@ -28,7 +28,7 @@ pub struct Modes {
     /// WCE: writes may wait in the cache.
     pub write_cache: bool,
     /// D_SENSE: sense data are in descriptor format.
-    pub descriptor_sense: bool,
+    pub(crate) descriptor_sense: bool,
 }
 
 impl Default for Modes {

@@ -23,7 +23,7 @@ const FIXED_LENGTH: u8 = 18;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SenseField {
     /// It is in the command descriptor block, not in the parameter list.
-    pub in_cdb: bool,
+    pub(crate) in_cdb: bool,
     /// Its first byte.
     pub byte: u16,
     /// Its most significant bit, if it is less than bytes.
@@ -57,7 +57,7 @@ impl Sense {
 
     /// The same with a block address.
     #[must_use]
-    pub const fn at_block(self, block: u64) -> Self {
+    pub(crate) const fn at_block(self, block: u64) -> Self {
         Self {
             information: Some(block),
             ..self

@@ -7,7 +7,6 @@ use super::exchange::{Completion, Exchange, Initiator, Outcome, Request};
 use super::sense::Sense;
 use super::spec::{asc, opcode};
 use super::unit::LogicalUnit;
-use crate::storage::backend::BackendError;
 
 /// PERIPHERAL QUALIFIER 011b and PERIPHERAL DEVICE TYPE 1Fh: no unit can be there.
 const NO_UNIT: u8 = 0x7f;
@@ -50,7 +49,7 @@ impl Target {
 
     /// Whether there is a unit with that number.
     #[must_use]
-    pub fn has_unit(lun: [u8; 8]) -> bool {
+    pub(crate) fn has_unit(lun: [u8; 8]) -> bool {
         lun == [0; 8] || lun == FLAT_ZERO
     }
 
@@ -62,14 +61,6 @@ impl Target {
     /// The initiator's nexus was lost, and is there again.
     pub fn lose_nexus(&mut self, initiator: Initiator) {
         self.unit.lose_nexus(initiator);
-    }
-
-    /// Makes everything durable.
-    ///
-    /// # Errors
-    /// The host failed.
-    pub fn flush(&mut self) -> Result<(), BackendError> {
-        self.unit.flush()
     }
 }
 

@@ -18,13 +18,13 @@ use crate::storage::backend::Backend;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Bytes read.
-    pub bytes_read: u64,
+    pub(crate) bytes_read: u64,
     /// Bytes written.
-    pub bytes_written: u64,
+    pub(crate) bytes_written: u64,
     /// Reads that failed.
-    pub read_errors: u64,
+    pub(crate) read_errors: u64,
     /// Writes that failed.
-    pub write_errors: u64,
+    pub(crate) write_errors: u64,
 }
 
 /// Everything that a unit remembers besides its data, in one plain struct that can be saved.
@@ -35,9 +35,9 @@ pub struct UnitState {
     /// What MODE SELECT can change.
     pub modes: Modes,
     /// Unit attention conditions.
-    pub attentions: Attentions,
+    pub(crate) attentions: Attentions,
     /// Persistent reservations.
-    pub reservations: Reservations,
+    pub(crate) reservations: Reservations,
     /// What log pages count.
     pub counters: Counters,
 }
@@ -104,7 +104,7 @@ impl LogicalUnit {
 
     /// CHECK CONDITION with that sense data, in the format that initiators have chosen.
     #[must_use]
-    pub fn check_condition(&self, sense: Sense) -> Completion {
+    pub(crate) fn check_condition(&self, sense: Sense) -> Completion {
         let request = Request {
             initiator: Initiator(0),
             lun: [0; 8],
@@ -125,14 +125,6 @@ impl LogicalUnit {
     /// An initiator's nexus was lost and is there again: it is told.
     pub fn lose_nexus(&mut self, initiator: Initiator) {
         self.state.attentions.add(initiator, asc::NEXUS_LOSS_OCCURRED);
-    }
-
-    /// Makes everything durable.
-    ///
-    /// # Errors
-    /// The host failed.
-    pub fn flush(&mut self) -> Result<(), crate::storage::backend::BackendError> {
-        self.backend.flush()
     }
 
     /// TEST UNIT READY (SPC-4, 6.47).

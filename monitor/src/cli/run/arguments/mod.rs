@@ -29,7 +29,7 @@ pub struct Arguments {
     pub spec: Option<PathBuf>,
     /// Print the description of the run that the options ask for, with every default and a seed chosen, and run nothing
     #[arg(long)]
-    pub print_spec: bool,
+    pub(crate) print_spec: bool,
     /// Driver under test: a Storport miniport for x64. With --firmware its name in the guest, such as mydriver.sys; if it is
     /// also the path of a file here, names and imports are read from that file. Linux, and firmware without a driver to
     /// watch, run without this option
@@ -40,7 +40,7 @@ pub struct Arguments {
     pub kernel: Option<PathBuf>,
     /// Initial RAM disk for a Linux kernel [default: none]
     #[arg(long, value_name = "FILE")]
-    pub initrd: Option<PathBuf>,
+    pub(crate) initrd: Option<PathBuf>,
     /// Boot by UEFI firmware (OVMF) instead of entering a kernel directly; FILE is the firmware's code [default FILE: the
     /// installed OVMF]
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
@@ -52,30 +52,30 @@ pub struct Arguments {
     pub variables: Option<PathBuf>,
     /// With --firmware: give the guest a display, and write its last picture to this PNG file [default: no display]
     #[arg(long, value_name = "FILE")]
-    pub screenshot: Option<PathBuf>,
+    pub(crate) screenshot: Option<PathBuf>,
     /// End the run when the guest is reset. Without this option a guest that boots by firmware starts again; a reset of
     /// a kernel that is entered directly always ends the run
     #[arg(long)]
-    pub no_reboot: bool,
+    pub(crate) no_reboot: bool,
     /// With --firmware: a triple fault resets the machine, as on a PC. Without this option it ends the run as a crash
     #[arg(long)]
-    pub reboot_at_triple_fault: bool,
+    pub(crate) reboot_at_triple_fault: bool,
     /// Show the guest the interface of Hyper-V instead of that of KVM, as Windows needs it [default: on with --firmware
     /// and --driver, else off]
     #[arg(long, value_enum, value_name = "on|off", num_args = 0..=1, require_equals = true, default_missing_value = "on")]
-    pub hyperv: Option<Switch>,
+    pub(crate) hyperv: Option<Switch>,
     /// Bits of a guest-physical address that CPUID tells, 36 to 52; firmware puts 64-bit BARs at the upper end. Some guests
     /// do not boot with 46 and more [default: with --firmware 40 on processors by AMD, 39 on others, more if memory
     /// needs it; else what KVM can map]
     #[arg(long, value_name = "N")]
-    pub phys_bits: Option<u32>,
+    pub(crate) phys_bits: Option<u32>,
     /// Let MSRs that neither KVM nor Storlock knows read as 0 and take any value. Without it they raise #GP, as on a
     /// processor; the report lists them either way
     #[arg(long)]
-    pub ignore_msrs: bool,
+    pub(crate) ignore_msrs: bool,
     /// Port driver for the test kernel [default: the storport.sys that comes with Storlock]
     #[arg(long, value_name = "FILE")]
-    pub port_driver: Option<PathBuf>,
+    pub(crate) port_driver: Option<PathBuf>,
     /// Further driver for the test kernel to load; may be given several times
     #[arg(long, value_name = "FILE")]
     pub load: Vec<PathBuf>,
@@ -98,7 +98,7 @@ pub struct Arguments {
     /// At the time limit and at the first Ctrl-C, press the power button and give the guest this long to shut down. Not
     /// with --gdb [default: 60s with --firmware and --driver; else the guest is stopped at once]
     #[arg(long, value_name = "DURATION")]
-    pub shutdown_grace: Option<Limit>,
+    pub(crate) shutdown_grace: Option<Limit>,
     /// Directory for report.txt, report.json, serial.log and the event trace; files of an earlier run are replaced
     /// [default: storlock-report]
     #[arg(long, value_name = "DIR")]
@@ -109,7 +109,7 @@ pub struct Arguments {
     /// Largest size of the recording and of the event trace, each; what does not fit is left out, and the report says so
     /// [default: 16G]
     #[arg(long, value_name = "SIZE")]
-    pub output_limit: Option<Size>,
+    pub(crate) output_limit: Option<Size>,
     /// How the report is printed on standard output [default: text]
     #[arg(long, value_enum)]
     pub format: Option<Format>,
@@ -118,7 +118,7 @@ pub struct Arguments {
     pub report: Vec<PathBuf>,
     /// Format of the --report files whose names do not tell it
     #[arg(long, value_enum, value_name = "FORMAT")]
-    pub report_format: Option<Format>,
+    pub(crate) report_format: Option<Format>,
     /// An emulated disk, such as win.qcow2,snapshot; may be given several times [default: mem:64M]
     #[arg(long, value_name = "FILE|mem:SIZE[,OPTION...]", long_help = disk::help())]
     pub disk: Vec<Disk>,
@@ -146,14 +146,14 @@ pub struct Arguments {
     pub symbols: Option<PathBuf>,
     /// Write a crash dump for WinDbg of the whole machine at the first violation; see docs/dump.md [default: no dump]
     #[arg(long, value_name = "FILE.dmp")]
-    pub dump_on_violation: Option<PathBuf>,
+    pub(crate) dump_on_violation: Option<PathBuf>,
     /// Log what drivers print by DbgPrint and similar routines. It uses the debug registers that the lock routines
     /// leave; one is always kept free to catch returns of lock routines
     #[arg(long)]
-    pub debug_print: bool,
+    pub(crate) debug_print: bool,
     /// Tell how the debug registers are used, and why, as soon as the driver is loaded
     #[arg(long)]
-    pub explain: bool,
+    pub(crate) explain: bool,
     /// Check in the guest what Storlock relies on, and report the results; use it for the first run with a build of
     /// Windows (docs/windows.md)
     #[arg(long)]
@@ -161,19 +161,19 @@ pub struct Arguments {
     /// Show exported data of a guest module in the report, as they are when the watch begins and at the end; may be
     /// given several times
     #[arg(long, value_name = "MODULE!NAME:BYTES")]
-    pub dump_export: Vec<Export>,
+    pub(crate) dump_export: Vec<Export>,
     /// Serve gdb at a TCP address (:PORT is on the loopback) or a Unix socket; see docs/gdb.md [default: no debugger]
     #[arg(long, value_name = "ADDR:PORT|unix:PATH")]
     pub gdb: Option<String>,
     /// With --gdb: hold the guest before its first instruction until a debugger lets it go
     #[arg(long)]
-    pub gdb_wait: bool,
+    pub(crate) gdb_wait: bool,
     /// With --gdb: allow an address that other machines reach. Whoever connects controls the guest
     #[arg(long)]
-    pub gdb_expose: bool,
+    pub(crate) gdb_expose: bool,
     /// With --gdb: what a new violation does [default: stop]
     #[arg(long, value_enum, value_name = "WHAT")]
-    pub on_violation: Option<OnViolation>,
+    pub(crate) on_violation: Option<OnViolation>,
     /// With --gdb: whether the machine pauses or goes on when a debugger disconnects without detaching [default: pause]
     #[arg(long, value_enum, value_name = "WHAT")]
     pub on_disconnect: Option<OnDisconnect>,
@@ -184,10 +184,10 @@ pub struct Arguments {
     /// What becomes of the run when a processor acquires a lock that it certainly holds, and so would wait for ever
     /// [default: end]
     #[arg(long, value_enum, value_name = "WHAT")]
-    pub after_deadlock: Option<AfterDeadlock>,
+    pub(crate) after_deadlock: Option<AfterDeadlock>,
     /// Run without the sandbox, which limits the system calls and the files of this program while the guest runs
     #[arg(long)]
-    pub no_sandbox: bool,
+    pub(crate) no_sandbox: bool,
 }
 
 impl Arguments {

@@ -24,7 +24,7 @@ const SCRIPT: &str = include_str!("page.js");
 
 /// A page for a browser.
 #[derive(Debug, Clone, Copy)]
-pub struct Html;
+pub(crate) struct Html;
 
 /// Appends to a page. Writing to a `String` cannot fail.
 macro_rules! put {

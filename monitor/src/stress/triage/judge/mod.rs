@@ -62,7 +62,7 @@ impl Verdict {
 
 /// What a run with these findings came to.
 #[must_use]
-pub fn verdict(report: &Report, findings: &[Finding]) -> Verdict {
+pub(crate) fn verdict(report: &Report, findings: &[Finding]) -> Verdict {
     let failures = || findings.iter().filter(|finding| finding.weight == Weight::Failure);
     let missed = report.faults.iter().filter(|fault| fault.injected == 0).count();
     let doubts = &report.conditions;
@@ -111,7 +111,7 @@ pub struct Row {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Earlier {
     /// Night in which it was seen first.
-    pub first_night: u64,
+    pub(crate) first_night: u64,
     /// Night in which it was seen last.
     pub last_night: u64,
     /// How often, in the nights in which it was.
@@ -124,13 +124,13 @@ pub struct Night {
     /// Name of the job.
     pub job: String,
     /// Number of the night.
-    pub night: u64,
+    pub number: u64,
     /// The driver under test.
     pub driver: Option<DriverInfo>,
     /// Shards that have not come to their end, or are not here.
     pub missing_shards: Vec<String>,
     /// The share of whoever asks, who does not answer for the others; `None`: all are asked for.
-    pub own_shard: Option<String>,
+    pub(crate) own_shard: Option<String>,
     /// Its runs, by iteration and attempt.
     pub rows: Vec<Row>,
     /// What each finding is, of this and earlier nights.
@@ -143,14 +143,14 @@ pub struct Night {
 
 /// The report of a night; `interrupted` if the user ended it.
 #[must_use]
-pub fn triage(night: &Night, baseline: &Baseline, today: Date, interrupted: bool) -> JobReport {
+pub(crate) fn triage(night: &Night, baseline: &Baseline, today: Date, interrupted: bool) -> JobReport {
     let complete = night.missing_shards.is_empty();
     let findings = found(night, baseline, today);
     let mut report = JobReport {
         schema: SCHEMA.to_owned(),
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
         job: night.job.clone(),
-        night: night.night,
+        night: night.number,
         driver: night.driver.clone(),
         exit_code: 0,
         complete,
@@ -239,9 +239,9 @@ fn found(night: &Night, baseline: &Baseline, today: Date) -> Vec<FindingReport> 
                 seen,
                 same_case,
                 flaky,
-                first: reference(night.night, first),
+                first: reference(night.number, first),
                 plans: plans.into_iter().map(str::to_owned).collect(),
-                first_night: earlier.map_or(night.night, |earlier| earlier.first_night),
+                first_night: earlier.map_or(night.number, |earlier| earlier.first_night),
                 accepted,
             })
         })

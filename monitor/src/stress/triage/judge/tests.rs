@@ -155,7 +155,7 @@ fn a_finding_is_new_open_or_known() {
         last_night: 2,
         seen: Rate { hits: 1, runs: 9 },
     };
-    night.night = 3;
+    night.number = 3;
     night.earlier.insert(A.to_owned(), earlier);
     let open = judged(&night, &Baseline::default());
     assert_eq!(
@@ -181,7 +181,7 @@ fn an_expired_entry_still_counts_and_warns() {
 #[test]
 fn what_was_not_seen_is_gone_only_after_the_whole_night() {
     let mut night = night(vec![row(0, &[]), row(1, &[A])]);
-    night.night = 5;
+    night.number = 5;
     let earlier = Earlier {
         first_night: 1,
         last_night: 4,

@@ -10,7 +10,7 @@ use crate::stress::triage::report::{FindingReport, JobReport, PlanReport, Status
 ///
 /// # Errors
 /// None that a report of this program can cause.
-pub fn render(report: &JobReport) -> Result<String, quick_junit::SerializeError> {
+pub(crate) fn render(report: &JobReport) -> Result<String, quick_junit::SerializeError> {
     let mut suite = TestSuite::new(format!("storlock.{}", report.job));
     suite.add_property(("night", report.night.to_string().as_str()));
     suite.add_test_cases(report.plans.iter().map(|one| {

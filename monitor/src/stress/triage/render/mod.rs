@@ -1,7 +1,7 @@
 //! The report of a job in its formats, one file each.
 
-pub mod junit;
-pub mod text;
+pub(crate) mod junit;
+pub(crate) mod text;
 
 use super::JobReport;
 
@@ -9,6 +9,6 @@ use super::JobReport;
 ///
 /// # Errors
 /// None that a report of this program can cause.
-pub fn json(report: &JobReport) -> std::io::Result<String> {
+pub(crate) fn json(report: &JobReport) -> std::io::Result<String> {
     crate::report::json::text(report)
 }

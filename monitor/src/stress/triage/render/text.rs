@@ -11,7 +11,7 @@ const MOST_FINDINGS: usize = 200;
 
 /// The report as text, with a line feed at the end. What could act on a terminal is escaped.
 #[must_use]
-pub fn render(report: &JobReport) -> String {
+pub(crate) fn render(report: &JobReport) -> String {
     let mut out = String::new();
     head(report, &mut out);
     let failing = |finding: &&FindingReport| finding.weight == Weight::Failure && finding.status != Status::Known;

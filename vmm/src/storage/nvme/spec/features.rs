@@ -3,44 +3,44 @@
 /// Feature Identifiers (Figures 273 and 274).
 pub mod id {
     /// Arbitration.
-    pub const ARBITRATION: u8 = 0x01;
+    pub(crate) const ARBITRATION: u8 = 0x01;
     /// Power Management.
-    pub const POWER_MANAGEMENT: u8 = 0x02;
+    pub(crate) const POWER_MANAGEMENT: u8 = 0x02;
     /// Temperature Threshold.
-    pub const TEMPERATURE_THRESHOLD: u8 = 0x04;
+    pub(crate) const TEMPERATURE_THRESHOLD: u8 = 0x04;
     /// Error Recovery.
-    pub const ERROR_RECOVERY: u8 = 0x05;
+    pub(crate) const ERROR_RECOVERY: u8 = 0x05;
     /// Volatile Write Cache.
-    pub const VOLATILE_WRITE_CACHE: u8 = 0x06;
+    pub(crate) const VOLATILE_WRITE_CACHE: u8 = 0x06;
     /// Number of Queues.
-    pub const NUMBER_OF_QUEUES: u8 = 0x07;
+    pub(crate) const NUMBER_OF_QUEUES: u8 = 0x07;
     /// Interrupt Coalescing.
-    pub const INTERRUPT_COALESCING: u8 = 0x08;
+    pub(crate) const INTERRUPT_COALESCING: u8 = 0x08;
     /// Interrupt Vector Configuration.
-    pub const INTERRUPT_VECTOR_CONFIGURATION: u8 = 0x09;
+    pub(crate) const INTERRUPT_VECTOR_CONFIGURATION: u8 = 0x09;
     /// Write Atomicity Normal.
-    pub const WRITE_ATOMICITY_NORMAL: u8 = 0x0a;
+    pub(crate) const WRITE_ATOMICITY_NORMAL: u8 = 0x0a;
     /// Asynchronous Event Configuration.
-    pub const ASYNC_EVENT_CONFIGURATION: u8 = 0x0b;
+    pub(crate) const ASYNC_EVENT_CONFIGURATION: u8 = 0x0b;
 }
 
 /// CDW10 of Set Features: SV.
-pub const SAVE: u32 = 1 << 31;
+pub(crate) const SAVE: u32 = 1 << 31;
 /// Supported capabilities (Figure 184): namespace specific.
-pub const NAMESPACE_SPECIFIC: u32 = 1 << 1;
+pub(crate) const NAMESPACE_SPECIFIC: u32 = 1 << 1;
 /// Supported capabilities: changeable.
-pub const CHANGEABLE: u32 = 1 << 2;
+pub(crate) const CHANGEABLE: u32 = 1 << 2;
 /// CDW10 of Get Features, SEL, bits 10:8 (Figure 182).
 pub mod select {
     /// The current value.
-    pub const CURRENT: u32 = 0;
+    pub(crate) const CURRENT: u32 = 0;
     /// The default value.
     pub const DEFAULT: u32 = 1;
     /// The saved value.
-    pub const SAVED: u32 = 2;
+    pub(crate) const SAVED: u32 = 2;
     /// What can be done with the feature.
-    pub const CAPABILITIES: u32 = 3;
+    pub(crate) const CAPABILITIES: u32 = 3;
 }
 
 /// Asynchronous Event Configuration (section 5.21.1.11) and OAES: Namespace Attribute Notices.
-pub const NAMESPACE_ATTRIBUTE_NOTICES: u32 = 1 << 8;
+pub(crate) const NAMESPACE_ATTRIBUTE_NOTICES: u32 = 1 << 8;

@@ -8,113 +8,113 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Controller or Namespace Structure values (Figure 244).
-pub mod cns {
+pub(crate) mod cns {
     /// Identify Namespace data structure.
-    pub const NAMESPACE: u8 = 0x00;
+    pub(crate) const NAMESPACE: u8 = 0x00;
     /// Identify Controller data structure.
-    pub const CONTROLLER: u8 = 0x01;
+    pub(crate) const CONTROLLER: u8 = 0x01;
     /// Active Namespace ID list.
-    pub const ACTIVE_NAMESPACES: u8 = 0x02;
+    pub(crate) const ACTIVE_NAMESPACES: u8 = 0x02;
     /// Namespace Identification Descriptor list.
-    pub const NAMESPACE_DESCRIPTORS: u8 = 0x03;
+    pub(crate) const NAMESPACE_DESCRIPTORS: u8 = 0x03;
 }
 
 /// Power State Descriptor (Figure 248).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct PowerState {
+pub(crate) struct PowerState {
     /// MP, in units of 10 mW.
-    pub maximum_power: U16,
+    pub(crate) maximum_power: U16,
     reserved: [u8; 30],
 }
 
 /// Identify Controller data structure (Figure 247).
 #[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct IdentifyController {
+pub(crate) struct IdentifyController {
     /// VID.
     pub vendor_id: U16,
     /// SSVID.
-    pub subsystem_vendor_id: U16,
+    pub(crate) subsystem_vendor_id: U16,
     /// SN, ASCII, padded with spaces.
-    pub serial_number: [u8; 20],
+    pub(crate) serial_number: [u8; 20],
     /// MN, ASCII, padded with spaces.
-    pub model_number: [u8; 40],
+    pub(crate) model_number: [u8; 40],
     /// FR, ASCII, padded with spaces.
-    pub firmware_revision: [u8; 8],
+    pub(crate) firmware_revision: [u8; 8],
     /// RAB.
-    pub recommended_arbitration_burst: u8,
+    pub(crate) recommended_arbitration_burst: u8,
     /// IEEE OUI: none assigned.
-    pub ieee: [u8; 3],
+    pub(crate) ieee: [u8; 3],
     /// CMIC.
-    pub multi_path: u8,
+    pub(crate) multi_path: u8,
     /// MDTS.
-    pub maximum_data_transfer_size: u8,
+    pub(crate) maximum_data_transfer_size: u8,
     /// CNTLID.
-    pub controller_id: U16,
+    pub(crate) controller_id: U16,
     /// VER.
     pub version: U32,
     reserved84: [u8; 8],
     /// OAES.
-    pub optional_async_events: U32,
+    pub(crate) optional_async_events: U32,
     /// CTRATT.
-    pub controller_attributes: U32,
+    pub(crate) controller_attributes: U32,
     reserved100: [u8; 11],
     /// CNTRLTYPE.
-    pub controller_type: u8,
+    pub(crate) controller_type: u8,
     reserved112: [u8; 144],
     /// OACS.
-    pub optional_admin_commands: U16,
+    pub(crate) optional_admin_commands: U16,
     /// ACL, 0's based.
-    pub abort_command_limit: u8,
+    pub(crate) abort_command_limit: u8,
     /// AERL, 0's based.
-    pub async_event_request_limit: u8,
+    pub(crate) async_event_request_limit: u8,
     /// FRMW.
-    pub firmware_updates: u8,
+    pub(crate) firmware_updates: u8,
     /// LPA.
-    pub log_page_attributes: u8,
+    pub(crate) log_page_attributes: u8,
     /// ELPE, 0's based.
-    pub error_log_page_entries: u8,
+    pub(crate) error_log_page_entries: u8,
     /// NPSS, 0's based.
-    pub power_states: u8,
+    pub(crate) power_states: u8,
     /// AVSCC.
-    pub admin_vendor_specific: u8,
+    pub(crate) admin_vendor_specific: u8,
     /// APSTA.
-    pub autonomous_power_state: u8,
+    pub(crate) autonomous_power_state: u8,
     /// WCTEMP, kelvin.
-    pub warning_temperature: U16,
+    pub(crate) warning_temperature: U16,
     /// CCTEMP, kelvin.
-    pub critical_temperature: U16,
+    pub(crate) critical_temperature: U16,
     reserved270: [u8; 242],
     /// SQES: required size in bits 3:0, maximum in bits 7:4, as powers of two.
-    pub submission_entry_size: u8,
+    pub(crate) submission_entry_size: u8,
     /// CQES, likewise.
-    pub completion_entry_size: u8,
+    pub(crate) completion_entry_size: u8,
     /// MAXCMD.
-    pub maximum_outstanding_commands: U16,
+    pub(crate) maximum_outstanding_commands: U16,
     /// NN.
-    pub namespaces: U32,
+    pub(crate) namespaces: U32,
     /// ONCS.
-    pub optional_nvm_commands: U16,
+    pub(crate) optional_nvm_commands: U16,
     /// FUSES.
-    pub fused_operations: U16,
+    pub(crate) fused_operations: U16,
     /// FNA.
-    pub format_attributes: u8,
+    pub(crate) format_attributes: u8,
     /// VWC.
-    pub volatile_write_cache: u8,
+    pub(crate) volatile_write_cache: u8,
     /// AWUN, 0's based, in logical blocks.
-    pub atomic_write_unit_normal: U16,
+    pub(crate) atomic_write_unit_normal: U16,
     /// AWUPF, 0's based, in logical blocks.
-    pub atomic_write_unit_power_fail: U16,
+    pub(crate) atomic_write_unit_power_fail: U16,
     reserved530: [u8; 6],
     /// SGLS.
-    pub scatter_gather_lists: U32,
+    pub(crate) scatter_gather_lists: U32,
     reserved540: [u8; 228],
     /// SUBNQN, NUL-terminated.
-    pub subsystem_name: [u8; 256],
+    pub(crate) subsystem_name: [u8; 256],
     reserved1024: [u8; 1024],
     /// PSD0.
-    pub power_state_0: PowerState,
+    pub(crate) power_state_0: PowerState,
     reserved2080: [u8; 2016],
 }
 
@@ -132,55 +132,55 @@ const _: () = assert!(offset_of!(IdentifyController, power_state_0) == 2048);
 /// LBA Format (Figure 246).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct LbaFormat {
+pub(crate) struct LbaFormat {
     /// MS, bytes.
-    pub metadata_size: U16,
+    pub(crate) metadata_size: U16,
     /// LBADS: log2 of the logical block size in bytes.
-    pub data_size: u8,
+    pub(crate) data_size: u8,
     /// RP.
-    pub relative_performance: u8,
+    pub(crate) relative_performance: u8,
 }
 
 /// Identify Namespace data structure (Figure 245).
 #[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct IdentifyNamespace {
+pub(crate) struct IdentifyNamespace {
     /// NSZE, logical blocks.
     pub size: U64,
     /// NCAP, logical blocks.
     pub capacity: U64,
     /// NUSE, logical blocks.
-    pub utilization: U64,
+    pub(crate) utilization: U64,
     /// NSFEAT.
     pub features: u8,
     /// NLBAF, 0's based.
-    pub lba_formats: u8,
+    pub(crate) lba_formats: u8,
     /// FLBAS.
-    pub formatted_lba_size: u8,
+    pub(crate) formatted_lba_size: u8,
     /// MC.
-    pub metadata_capabilities: u8,
+    pub(crate) metadata_capabilities: u8,
     /// DPC.
-    pub protection_capabilities: u8,
+    pub(crate) protection_capabilities: u8,
     /// DPS.
-    pub protection_settings: u8,
+    pub(crate) protection_settings: u8,
     /// NMIC.
-    pub multi_path: u8,
+    pub(crate) multi_path: u8,
     /// RESCAP.
-    pub reservation_capabilities: u8,
+    pub(crate) reservation_capabilities: u8,
     /// FPI.
-    pub format_progress: u8,
+    pub(crate) format_progress: u8,
     /// DLFEAT.
-    pub deallocate_features: u8,
+    pub(crate) deallocate_features: u8,
     reserved34: [u8; 65],
     /// NSATTR.
     pub attributes: u8,
     reserved100: [u8; 4],
     /// NGUID.
-    pub nguid: [u8; 16],
+    pub(crate) nguid: [u8; 16],
     /// EUI64, most significant byte first.
-    pub eui64: [u8; 8],
+    pub(crate) eui64: [u8; 8],
     /// LBAF0.
-    pub lba_format_0: LbaFormat,
+    pub(crate) lba_format_0: LbaFormat,
     reserved132: [u8; 3964],
 }
 

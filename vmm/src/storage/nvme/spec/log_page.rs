@@ -6,42 +6,42 @@ use zerocopy::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Critical Warning bit 1: the temperature is outside the thresholds.
-pub const CRITICAL_WARNING_TEMPERATURE: u8 = 1 << 1;
+pub(crate) const CRITICAL_WARNING_TEMPERATURE: u8 = 1 << 1;
 /// Critical Warning bit 3: all of the media are in read-only mode.
-pub const CRITICAL_WARNING_READ_ONLY: u8 = 1 << 3;
+pub(crate) const CRITICAL_WARNING_READ_ONLY: u8 = 1 << 3;
 
 /// Log Page Identifiers (Figure 194).
-pub mod id {
+pub(crate) mod id {
     /// Error Information.
-    pub const ERROR_INFORMATION: u8 = 0x01;
+    pub(crate) const ERROR_INFORMATION: u8 = 0x01;
     /// SMART / Health Information.
-    pub const SMART_HEALTH: u8 = 0x02;
+    pub(crate) const SMART_HEALTH: u8 = 0x02;
     /// Firmware Slot Information.
-    pub const FIRMWARE_SLOT: u8 = 0x03;
+    pub(crate) const FIRMWARE_SLOT: u8 = 0x03;
     /// Changed Namespace List.
-    pub const CHANGED_NAMESPACES: u8 = 0x04;
+    pub(crate) const CHANGED_NAMESPACES: u8 = 0x04;
     /// Commands Supported and Effects.
-    pub const COMMAND_EFFECTS: u8 = 0x05;
+    pub(crate) const COMMAND_EFFECTS: u8 = 0x05;
 }
 
 /// Error Information Log Entry (Figure 197).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct ErrorEntry {
+pub(crate) struct ErrorEntry {
     /// Counts from 1; 0 is an entry that is not valid.
-    pub error_count: U64,
+    pub(crate) error_count: U64,
     /// Submission queue, FFFFh if no command is to blame.
-    pub submission_queue: U16,
+    pub(crate) submission_queue: U16,
     /// Command identifier, FFFFh if no command is to blame.
-    pub command_id: U16,
+    pub(crate) command_id: U16,
     /// Status Field in bits 15:1, phase tag (0 here) in bit 0.
     pub status: U16,
     /// Byte and bit of the parameter, FFFFh if none.
-    pub parameter_location: U16,
+    pub(crate) parameter_location: U16,
     /// First block of the range concerned.
     pub lba: U64,
     /// Namespace concerned.
-    pub namespace_id: U32,
+    pub(crate) namespace_id: U32,
     reserved: [u8; 36],
 }
 
@@ -50,38 +50,38 @@ const _: () = assert!(size_of::<ErrorEntry>() == 64);
 /// SMART / Health Information Log (Figure 198).
 #[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct SmartHealth {
+pub(crate) struct SmartHealth {
     /// Critical Warning.
-    pub critical_warning: u8,
+    pub(crate) critical_warning: u8,
     /// Composite Temperature in kelvin.
-    pub temperature: U16,
+    pub(crate) temperature: U16,
     /// Available Spare, percent.
-    pub available_spare: u8,
+    pub(crate) available_spare: u8,
     /// Available Spare Threshold, percent.
-    pub available_spare_threshold: u8,
+    pub(crate) available_spare_threshold: u8,
     /// Percentage Used.
-    pub percentage_used: u8,
+    pub(crate) percentage_used: u8,
     reserved6: [u8; 26],
     /// Data Units Read: thousands of 512 bytes, rounded up.
-    pub data_units_read: U128,
+    pub(crate) data_units_read: U128,
     /// Data Units Written, likewise.
-    pub data_units_written: U128,
+    pub(crate) data_units_written: U128,
     /// Host Read Commands.
-    pub host_read_commands: U128,
+    pub(crate) host_read_commands: U128,
     /// Host Write Commands.
-    pub host_write_commands: U128,
+    pub(crate) host_write_commands: U128,
     /// Controller Busy Time, minutes.
-    pub controller_busy_time: U128,
+    pub(crate) controller_busy_time: U128,
     /// Power Cycles.
-    pub power_cycles: U128,
+    pub(crate) power_cycles: U128,
     /// Power On Hours: not counted, the controller has no clock.
-    pub power_on_hours: U128,
+    pub(crate) power_on_hours: U128,
     /// Unsafe Shutdowns.
-    pub unsafe_shutdowns: U128,
+    pub(crate) unsafe_shutdowns: U128,
     /// Media and Data Integrity Errors.
-    pub media_errors: U128,
+    pub(crate) media_errors: U128,
     /// Number of Error Information Log Entries.
-    pub error_log_entries: U128,
+    pub(crate) error_log_entries: U128,
     reserved192: [u8; 320],
 }
 

@@ -3,7 +3,7 @@
 
 pub mod command;
 pub mod features;
-pub mod identify;
-pub mod log_page;
+pub(crate) mod identify;
+pub(crate) mod log_page;
 pub mod registers;
 pub mod status;

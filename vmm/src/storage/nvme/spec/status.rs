@@ -27,63 +27,63 @@ impl Status {
     /// 00h.
     pub const SUCCESS: Self = generic(0x00);
     /// 01h.
-    pub const INVALID_OPCODE: Self = generic(0x01).final_answer();
+    pub(crate) const INVALID_OPCODE: Self = generic(0x01).final_answer();
     /// 02h.
-    pub const INVALID_FIELD: Self = generic(0x02).final_answer();
+    pub(crate) const INVALID_FIELD: Self = generic(0x02).final_answer();
     /// 03h.
-    pub const COMMAND_ID_CONFLICT: Self = generic(0x03).final_answer();
+    pub(crate) const COMMAND_ID_CONFLICT: Self = generic(0x03).final_answer();
     /// 04h: guest memory could not be reached.
-    pub const DATA_TRANSFER_ERROR: Self = generic(0x04).final_answer();
+    pub(crate) const DATA_TRANSFER_ERROR: Self = generic(0x04).final_answer();
     /// 06h.
-    pub const INTERNAL_ERROR: Self = generic(0x06);
+    pub(crate) const INTERNAL_ERROR: Self = generic(0x06);
     /// 07h.
-    pub const ABORT_REQUESTED: Self = generic(0x07);
+    pub(crate) const ABORT_REQUESTED: Self = generic(0x07);
     /// 0Bh.
-    pub const INVALID_NAMESPACE_OR_FORMAT: Self = generic(0x0b).final_answer();
+    pub(crate) const INVALID_NAMESPACE_OR_FORMAT: Self = generic(0x0b).final_answer();
     /// 0Ch.
-    pub const COMMAND_SEQUENCE_ERROR: Self = generic(0x0c).final_answer();
+    pub(crate) const COMMAND_SEQUENCE_ERROR: Self = generic(0x0c).final_answer();
     /// 13h.
-    pub const PRP_OFFSET_INVALID: Self = generic(0x13).final_answer();
+    pub(crate) const PRP_OFFSET_INVALID: Self = generic(0x13).final_answer();
     /// 20h.
-    pub const NAMESPACE_WRITE_PROTECTED: Self = generic(0x20).final_answer();
+    pub(crate) const NAMESPACE_WRITE_PROTECTED: Self = generic(0x20).final_answer();
     /// 80h.
-    pub const LBA_OUT_OF_RANGE: Self = generic(0x80).final_answer();
+    pub(crate) const LBA_OUT_OF_RANGE: Self = generic(0x80).final_answer();
     /// 81h: the host has no room for the data.
-    pub const CAPACITY_EXCEEDED: Self = generic(0x81).final_answer();
+    pub(crate) const CAPACITY_EXCEEDED: Self = generic(0x81).final_answer();
 }
 
 /// Command specific status (Figures 128 and 129).
 impl Status {
     /// 00h.
-    pub const COMPLETION_QUEUE_INVALID: Self = specific(0x00).final_answer();
+    pub(crate) const COMPLETION_QUEUE_INVALID: Self = specific(0x00).final_answer();
     /// 01h.
-    pub const INVALID_QUEUE_IDENTIFIER: Self = specific(0x01).final_answer();
+    pub(crate) const INVALID_QUEUE_IDENTIFIER: Self = specific(0x01).final_answer();
     /// 02h.
-    pub const INVALID_QUEUE_SIZE: Self = specific(0x02).final_answer();
+    pub(crate) const INVALID_QUEUE_SIZE: Self = specific(0x02).final_answer();
     /// 05h.
-    pub const ASYNC_EVENT_REQUEST_LIMIT_EXCEEDED: Self = specific(0x05).final_answer();
+    pub(crate) const ASYNC_EVENT_REQUEST_LIMIT_EXCEEDED: Self = specific(0x05).final_answer();
     /// 08h.
-    pub const INVALID_INTERRUPT_VECTOR: Self = specific(0x08).final_answer();
+    pub(crate) const INVALID_INTERRUPT_VECTOR: Self = specific(0x08).final_answer();
     /// 09h.
-    pub const INVALID_LOG_PAGE: Self = specific(0x09).final_answer();
+    pub(crate) const INVALID_LOG_PAGE: Self = specific(0x09).final_answer();
     /// 0Ch.
-    pub const INVALID_QUEUE_DELETION: Self = specific(0x0c).final_answer();
+    pub(crate) const INVALID_QUEUE_DELETION: Self = specific(0x0c).final_answer();
     /// 0Dh.
-    pub const FEATURE_NOT_SAVEABLE: Self = specific(0x0d).final_answer();
+    pub(crate) const FEATURE_NOT_SAVEABLE: Self = specific(0x0d).final_answer();
     /// 0Eh.
-    pub const FEATURE_NOT_CHANGEABLE: Self = specific(0x0e).final_answer();
+    pub(crate) const FEATURE_NOT_CHANGEABLE: Self = specific(0x0e).final_answer();
     /// 0Fh.
-    pub const FEATURE_NOT_NAMESPACE_SPECIFIC: Self = specific(0x0f).final_answer();
+    pub(crate) const FEATURE_NOT_NAMESPACE_SPECIFIC: Self = specific(0x0f).final_answer();
 }
 
 /// Media and data integrity errors (Figure 130).
 impl Status {
     /// 80h.
-    pub const WRITE_FAULT: Self = media(0x80);
+    pub(crate) const WRITE_FAULT: Self = media(0x80);
     /// 81h.
-    pub const UNRECOVERED_READ_ERROR: Self = media(0x81);
+    pub(crate) const UNRECOVERED_READ_ERROR: Self = media(0x81);
     /// 85h.
-    pub const COMPARE_FAILURE: Self = media(0x85).final_answer();
+    pub(crate) const COMPARE_FAILURE: Self = media(0x85).final_answer();
 }
 
 impl Status {
@@ -99,7 +99,7 @@ impl Status {
 
     /// Whether the code type says that the medium failed (2h).
     #[must_use]
-    pub const fn is_media_error(self) -> bool {
+    pub(crate) const fn is_media_error(self) -> bool {
         self.code() >> 8 == 2
     }
 
@@ -110,19 +110,19 @@ impl Status {
 
     /// Sets More: the Error Information log has an entry for the command.
     #[must_use]
-    pub const fn with_more(self) -> Self {
+    pub(crate) const fn with_more(self) -> Self {
         Self(self.0 | MORE)
     }
 
     /// The upper half of completion dword 3 with the phase tag in bit 0.
     #[must_use]
-    pub const fn with_phase(self, phase: bool) -> u16 {
+    pub(crate) const fn with_phase(self, phase: bool) -> u16 {
         self.0 << 1 | phase as u16
     }
 
     /// Takes the status out of the upper half of completion dword 3.
-    #[must_use]
-    pub const fn from_completion(field: u16) -> Self {
+    #[cfg(test)]
+    pub(crate) const fn from_completion(field: u16) -> Self {
         Self(field >> 1)
     }
 
@@ -133,8 +133,8 @@ impl Status {
     }
 
     /// Do Not Retry.
-    #[must_use]
-    pub const fn do_not_retry(self) -> bool {
+    #[cfg(test)]
+    pub(crate) const fn do_not_retry(self) -> bool {
         self.0 & DO_NOT_RETRY != 0
     }
 
