@@ -10,7 +10,7 @@ use storlock::escape;
 use storlock::report::{json, text};
 use storlock::session::replay;
 use storlock::vmi::recording::{Frame, Reader, RecordedStop, write_frame, write_start};
-use storlock::vmi::{CpuStop, ReadError};
+use storlock::vmi::{CpuStop, ReadError, SpecialRegisters};
 
 /// Changes of one recording; frames that one may have.
 const CHANGES: usize = 24;
@@ -86,24 +86,14 @@ fn apply(frames: &mut Vec<Frame>, place: usize, change: &Change) {
 }
 
 fn apply_to_stop(stop: &mut RecordedStop, change: &Change) {
-    let special = &mut stop.special;
     let count = stop.reads.len().max(1);
     match change {
         Change::Register(16, value) => stop.registers.rip = *value,
         Change::Register(17, value) => stop.registers.rflags = *value,
         Change::Register(number, value) => stop.registers.gpr[usize::from(number % 16)] = *value,
-        Change::Special(number, value) => match number % 8 {
-            0 => special.cr0 = *value,
-            1 => special.cr3 = *value,
-            2 => special.cr4 = *value,
-            3 => special.cr8 = *value % 20,
-            4 => special.efer = *value,
-            5 => special.gs_base = *value,
-            6 => special.idt_limit = *value as u16,
-            _ => special.idt_base = *value,
-        },
+        Change::Special(number, value) => apply_to_special(&mut stop.special, *number, *value),
         Change::Processor(number) => stop.vcpu = (*number).into(),
-        Change::Privilege(level) => special.cpl = *level % 5,
+        Change::Privilege(level) => stop.special.cpl = *level % 5,
         Change::Byte(read, at, value) => {
             if let Some(Ok(bytes)) = stop
                 .reads
@@ -146,6 +136,19 @@ fn apply_to_stop(stop: &mut RecordedStop, change: &Change) {
         }
         Change::Answer(answer) => stop.arms.push(answer.clone()),
         _ => {}
+    }
+}
+
+fn apply_to_special(special: &mut SpecialRegisters, number: u8, value: u64) {
+    match number % 8 {
+        0 => special.cr0 = value,
+        1 => special.cr3 = value,
+        2 => special.cr4 = value,
+        3 => special.cr8 = value % 20,
+        4 => special.efer = value,
+        5 => special.gs_base = value,
+        6 => special.idt_limit = value as u16,
+        _ => special.idt_base = value,
     }
 }
 

@@ -136,6 +136,15 @@ fn memory(ram: &GuestRam, address: u64, length: u64) -> Vec<u8> {
     data
 }
 
+fn ask(device: &FwCfg, request: u64, in_halves: bool) {
+    if in_halves {
+        device.write(DMA, &((request >> 32) as u32).to_be_bytes());
+        device.write(DMA_LOW, &(request as u32).to_be_bytes());
+    } else {
+        device.write(DMA, &request.to_be_bytes());
+    }
+}
+
 fn dma(
     device: &FwCfg,
     ram: &GuestRam,
@@ -152,12 +161,7 @@ fn dma(
         ram.write(request, &descriptor).unwrap();
     }
     let source = inside(target, length).then(|| memory(ram, target, length.min(RAM)));
-    if in_halves {
-        device.write(DMA, &((request >> 32) as u32).to_be_bytes());
-        device.write(DMA_LOW, &(request as u32).to_be_bytes());
-    } else {
-        device.write(DMA, &request.to_be_bytes());
-    }
+    ask(device, request, in_halves);
     if !there {
         return;
     }

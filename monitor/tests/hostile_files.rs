@@ -353,6 +353,7 @@ fn strings_of_a_recording_cannot_act_on_a_terminal_nor_make_lines() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table: a claim a case")]
 fn a_recording_that_claims_much_stays_within_bounds() {
     let good = recording(&config(), &[]);
     // A frame of 4 GiB, of 64 MiB, and of none.

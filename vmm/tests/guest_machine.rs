@@ -301,6 +301,7 @@ fn the_guests_own_single_step_is_given_back() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "mostly the guest's program, an instruction a line")]
 fn interrupts_between_a_hit_and_its_instruction_neither_lose_nor_invent_a_hit() {
     const CALLS: u32 = 3_000;
     let kvm = open();

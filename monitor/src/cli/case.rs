@@ -299,16 +299,7 @@ pub(crate) fn minimise(arguments: &MinimiseArguments) -> Result<u8, Failure> {
     });
     runs.check()?;
     let run = with(&original, &smallest);
-    runs.repeater.budget = u64::from(arguments.times);
-    let rate = if runs.interrupted {
-        None
-    } else {
-        Some(
-            runs.repeat(&run, &sought, arguments.times, false)
-                .map_err(failure)?
-                .rate,
-        )
-    };
+    let rate = rate_of(&mut runs, &run, &sought, arguments.times)?;
     let case = Case {
         run,
         findings: vec![finding.clone()],
@@ -316,7 +307,6 @@ pub(crate) fn minimise(arguments: &MinimiseArguments) -> Result<u8, Failure> {
     };
     std::fs::create_dir_all(&arguments.output).map_err(Failure::infrastructure)?;
     write_case(&arguments.output, &case).map_err(failure)?;
-    let rate = rate.map_or_else(String::new, |rate| format!("shown in {rate} runs\n"));
     output::print(&format!(
         "{} {}\nfrom {began}\nto   {smallest}\n{rate}the case is in {}\n",
         finding.signature,
@@ -328,6 +318,16 @@ pub(crate) fn minimise(arguments: &MinimiseArguments) -> Result<u8, Failure> {
     } else {
         0
     })
+}
+
+/// The line that says how often a run shows it; empty if the search was interrupted.
+fn rate_of(runs: &mut Runs, run: &RunSpec, sought: &Sought, times: u32) -> Result<String, Failure> {
+    if runs.interrupted {
+        return Ok(String::new());
+    }
+    runs.repeater.budget = u64::from(times);
+    let repeated = runs.repeat(run, sought, times, false).map_err(failure)?;
+    Ok(format!("shown in {} runs\n", repeated.rate))
 }
 
 fn candidate(run: &RunSpec) -> Candidate {

@@ -156,83 +156,93 @@ fn capability(subject: &'static str, there: bool, otherwise: Status, purpose: &s
     }
 }
 
+/// What to do where only a newer kernel helps.
+const NEWER_KERNEL: &str = "use a newer Linux kernel on the host";
+
 /// What the capabilities mean for a run.
 fn assess(capabilities: &Capabilities) -> Vec<Finding> {
-    use Status::{Good, Limited, Missing};
-    let kernel = "use a newer Linux kernel on the host";
-    let flavour = match capabilities.flavour {
+    let mut findings = vec![virtualization(capabilities.flavour)];
+    findings.extend(needed(capabilities));
+    findings.extend(helpful(capabilities));
+    findings
+}
+
+fn virtualization(flavour: Flavour) -> Finding {
+    const SUBJECT: &str = "virtualization";
+    match flavour {
         Flavour::Other => finding(
-            "virtualization",
-            Limited,
-            format!(
-                "{}: guests run slowly and some instructions do not run at all",
-                capabilities.flavour
-            ),
+            SUBJECT,
+            Status::Limited,
+            format!("{flavour}: guests run slowly and some instructions do not run at all"),
             "the test guest that comes with the project runs here; for firmware, Windows and drivers that use SSE take a \
              machine with VMX or SVM enabled in its firmware, or scripts/lab/run",
         ),
-        flavour => finding("virtualization", Good, flavour.to_string(), ""),
-    };
-    let kernel_irqs = capabilities.irqchip && capabilities.irqfd && capabilities.ioeventfd;
-    vec![
-        flavour,
-        capability(
+        flavour => finding(SUBJECT, Status::Good, flavour.to_string(), ""),
+    }
+}
+
+/// Capabilities without which there is no run.
+fn needed(capabilities: &Capabilities) -> [Finding; 3] {
+    let eventfds = capabilities.irqchip && capabilities.irqfd && capabilities.ioeventfd;
+    [
+        (
             "interrupt controllers",
             capabilities.irqchip,
-            Missing,
             "the guest's APICs are KVM's",
-            kernel,
+            NEWER_KERNEL,
         ),
-        capability(
+        (
             "eventfds",
-            kernel_irqs,
-            Missing,
+            eventfds,
             "devices interrupt and are notified through them",
-            kernel,
+            NEWER_KERNEL,
         ),
-        capability(
+        (
             "MSR filter",
             capabilities.msr_filter,
-            Missing,
             "the kernel is found by its first write to LSTAR",
             "use Linux 5.10 or newer on the host",
         ),
-        capability(
+    ]
+    .map(|(subject, there, purpose, advice)| capability(subject, there, Status::Missing, purpose, advice))
+}
+
+/// Capabilities that a run can do without.
+fn helpful(capabilities: &Capabilities) -> [Finding; 5] {
+    [
+        (
             "unknown MSRs",
             capabilities.unknown_msrs,
-            Limited,
             "the machine answers MSRs that KVM does not know, and the report lists them",
-            "KVM raises #GP for them without a word; use Linux 5.10 or newer on the host if a guest does not boot",
+            "KVM raises #GP for them and the report cannot list them; use Linux 5.10 or newer on the host if a guest does \
+             not boot",
         ),
-        capability(
+        (
             "registers with each exit",
             capabilities.sync_registers,
-            Limited,
             "a breakpoint then costs no further system call",
-            "runs work, each breakpoint costs two system calls more; a newer Linux kernel on the host helps",
+            "runs work, but each breakpoint costs two more system calls; a newer Linux kernel on the host helps",
         ),
-        capability(
+        (
             "single step without interrupts",
             capabilities.block_interrupts,
-            Limited,
             "keeps an interrupt from being taken for the stepped instruction, if single steps are used",
             "matters only where single step is the method below; use Linux 5.13 or newer on the host",
         ),
-        capability(
+        (
             "PIT",
             capabilities.pit,
-            Limited,
             "some guests calibrate their clocks by it",
-            kernel,
+            NEWER_KERNEL,
         ),
-        capability(
+        (
             "TSC deadline timer",
             capabilities.tsc_deadline,
-            Limited,
             "some guests prefer it",
-            kernel,
+            NEWER_KERNEL,
         ),
     ]
+    .map(|(subject, there, purpose, advice)| capability(subject, there, Status::Limited, purpose, advice))
 }
 
 /// Which way of stepping over a breakpoint will be used, and why not a better one.

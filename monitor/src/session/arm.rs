@@ -58,42 +58,29 @@ pub(super) fn arm(state: &mut State, cpu: &mut Recorder<'_>, module: &ModuleInfo
     state
         .target
         .settle(&mut state.guest, &mut state.log, &*cpu, (module, id));
-    let file = state.config.target_file.as_ref();
-    let (known, note) = match TargetImports::read(&*cpu, module.base, file, evidence) {
-        TargetImports::Known { imports, note } => (Some(imports), note),
-        TargetImports::Unknown { why } => (None, Some(why)),
-    };
-    let known = known.map(|imports| state.guest.recognise(&*cpu, module.base, &imports));
-    if let Some(note) = note {
-        state.log.note(Note::Imports(note));
+    if let Err(reason) = set_breakpoints(state, cpu, module.base, evidence) {
+        state.discovery.fail(reason);
     }
-    let uses = known
-        .as_ref()
-        .map(|imports| uses_of(&*cpu, module.base, state.config.target_file.as_ref(), imports));
+}
+
+/// Plans for what the driver at `base` imports, and puts the plan's breakpoints in force. Fails with the reason why
+/// nothing is watched.
+fn set_breakpoints(state: &mut State, cpu: &mut Recorder<'_>, base: u64, evidence: Evidence) -> Result<(), String> {
+    let known = known_imports(state, &*cpu, base, evidence);
+    let file = state.config.target_file.as_ref();
+    let uses = known.as_ref().map(|imports| uses_of(&*cpu, base, file, imports));
     let uses = uses.unwrap_or_default();
     let planner = Planner::new(&state.guest, &*cpu, known.as_ref(), &uses);
     let no_imports = Imports::default();
     let imports = known.as_ref().unwrap_or(&no_imports);
     let (guest, watching, log) = (&mut state.guest, &mut state.watching, &mut state.log);
-    let (plan, watches) = match entry_points(guest, watching, log, cpu, &planner, (module.base, imports)) {
-        Ok(chosen) => chosen,
-        Err(reason) => return state.discovery.fail(reason),
-    };
+    let (plan, watches) = entry_points(guest, watching, log, cpu, &planner, (base, imports))?;
     doubt_plan(log, &plan, known.is_some(), evidence);
-    let later: Result<Vec<_>, String> = plan
-        .turns
-        .iter()
-        .map(|turn| {
-            Ok((
-                turn.clone(),
-                entries::resolve(guest, watching, cpu, turn, (module.base, imports))?.watches,
-            ))
-        })
-        .collect();
-    let later = match later {
-        Ok(later) => later,
-        Err(reason) => return state.discovery.fail(reason),
-    };
+    let mut later = Vec::new();
+    for turn in &plan.turns {
+        let watches = entries::resolve(guest, watching, cpu, turn, (base, imports))?.watches;
+        later.push((turn.clone(), watches));
+    }
     watching.take_plan(&plan, &watches, later);
     if state.config.explain {
         for line in plan.explain() {
@@ -102,9 +89,8 @@ pub(super) fn arm(state: &mut State, cpu: &mut Recorder<'_>, module: &ModuleInfo
     }
     let free = watching.capacity().saturating_sub(watches.len());
     let printers = state.debug_log.printers(guest, watching, imports, free);
-    if let Err(error) = watching.put_in_force(cpu, watches, printers) {
-        return state.discovery.fail(error.to_string());
-    }
+    let set = watching.put_in_force(cpu, watches, printers);
+    set.map_err(|error| error.to_string())?;
     if let Some(checks) = &mut state.guest_checks {
         checks.check_at_arming(&mut state.guest, &*cpu, evidence);
     }
@@ -119,6 +105,21 @@ pub(super) fn arm(state: &mut State, cpu: &mut Recorder<'_>, module: &ModuleInfo
     };
     state.log.milestone(format!("armed {before}: {}", plan.summary));
     state.exports.read_at_arming(&state.guest, &*cpu);
+    Ok(())
+}
+
+/// What the driver at `base` imports, if that can be told; notes where it was read.
+fn known_imports(state: &mut State, memory: &Recorder<'_>, base: u64, evidence: Evidence) -> Option<Imports> {
+    let file = state.config.target_file.as_ref();
+    let (known, note) = match TargetImports::read(memory, base, file, evidence) {
+        TargetImports::Known { imports, note } => (Some(imports), note),
+        TargetImports::Unknown { why } => (None, Some(why)),
+    };
+    let known = known.map(|imports| state.guest.recognise(memory, base, &imports));
+    if let Some(note) = note {
+        state.log.note(Note::Imports(note));
+    }
+    known
 }
 
 /// What the code of the driver at `base` wants of its imports: by its file, or else by the guest's memory.

@@ -118,25 +118,77 @@ impl Aml for Raw {
 }
 
 /// A device at fixed ports.
-fn fixed_device(path: &str, id: &dyn Aml, unique: u8, ports: &[(u64, u64)], irq: Option<u32>, hidden: bool) -> Raw {
-    let ports: Vec<_> = ports
-        .iter()
-        .map(|&(base, length)| IO::new(base as u16, base as u16, 1, length as u8))
-        .collect();
-    let interrupt = irq.map(|irq| Interrupt::new(true, true, false, false, irq));
-    let mut resources: Vec<&dyn Aml> = ports.iter().map(|ports| ports as &dyn Aml).collect();
-    resources.extend(interrupt.iter().map(|interrupt| interrupt as &dyn Aml));
-    let resources = name("_CRS", &ResourceTemplate::new(resources));
-    let (id, unique) = (name("_HID", id), name("_UID", &unique));
-    let status = hidden.then(|| name("_STA", &HIDDEN));
-    let mut children: Vec<&dyn Aml> = vec![&id, &unique, &resources];
-    children.extend(status.iter().map(|status| status as &dyn Aml));
-    let mut bytes = Vec::new();
-    Device::new(path.into(), children).to_aml_bytes(&mut bytes);
-    Raw(bytes)
+struct IsaDevice {
+    path: &'static str,
+    /// `_HID`: 7 characters are an EISA identifier, 8 an ACPI one (ACPI 6.1.5).
+    id: &'static str,
+    /// `_UID`: tells devices with the same identifier apart.
+    unique: u8,
+    /// First port and number of ports.
+    ports: &'static [(u64, u64)],
+    irq: Option<u32>,
+    /// `_STA`, where it is not that of an ordinary device.
+    status: Option<u8>,
 }
 
-/// The PIIX3: its route control registers, and what sits on the ISA bus behind it.
+impl IsaDevice {
+    const fn new(
+        path: &'static str,
+        id: &'static str,
+        unique: u8,
+        ports: &'static [(u64, u64)],
+        irq: Option<u32>,
+        status: Option<u8>,
+    ) -> Self {
+        Self {
+            path,
+            id,
+            unique,
+            ports,
+            irq,
+            status,
+        }
+    }
+
+    fn aml(&self) -> Raw {
+        let ports = self.ports.iter();
+        let ports: Vec<_> = ports
+            .map(|&(base, length)| IO::new(base as u16, base as u16, 1, length as u8))
+            .collect();
+        let interrupt = self.irq.map(|irq| Interrupt::new(true, true, false, false, irq));
+        let mut resources: Vec<&dyn Aml> = ports.iter().map(|ports| ports as &dyn Aml).collect();
+        resources.extend(interrupt.iter().map(|interrupt| interrupt as &dyn Aml));
+        let resources = name("_CRS", &ResourceTemplate::new(resources));
+        let id = match self.id.len() {
+            7 => hid(self.id),
+            _ => name("_HID", &self.id),
+        };
+        let unique = name("_UID", &self.unique);
+        let status = self.status.map(|status| name("_STA", &status));
+        let mut children: Vec<&dyn Aml> = vec![&id, &unique, &resources];
+        children.extend(status.iter().map(|status| status as &dyn Aml));
+        let mut bytes = Vec::new();
+        Device::new(self.path.into(), children).to_aml_bytes(&mut bytes);
+        Raw(bytes)
+    }
+}
+
+/// The devices behind the ISA bridge, in the order of the table. The power management ports are not among them: they
+/// belong to a PCI function, which operating systems know.
+#[rustfmt::skip]
+const ISA_DEVICES: [IsaDevice; 9] = [
+    IsaDevice::new("COM1", "PNP0501", 1, &[(COM1_BASE, UART_LENGTH)], Some(COM1_IRQ), None),
+    IsaDevice::new("COM2", "PNP0501", 2, &[(COM2_BASE, UART_LENGTH)], Some(COM2_IRQ), None),
+    IsaDevice::new("KBD_", "PNP0303", 0, &[(KEYBOARD_DATA_PORT, 1), (KEYBOARD_COMMAND_PORT, 1)], Some(KEYBOARD_IRQ), None),
+    IsaDevice::new("RTC_", "PNP0B00", 0, &[(RTC_BASE, RTC_LENGTH)], Some(RTC_IRQ), None),
+    IsaDevice::new("PIC_", "PNP0000", 0, &[(0x20, 2), (0xa0, 2), (0x4d0, 2)], None, None),
+    IsaDevice::new("TIMR", "PNP0100", 0, &[(0x40, 4)], None, None),
+    IsaDevice::new("SPKR", "PNP0800", 0, &[(0x61, 1)], None, None),
+    IsaDevice::new("BORD", "PNP0C02", 1, &[(PORT_A, 1), (DEBUG_CONSOLE_PORT, 1)], None, None),
+    IsaDevice::new("FWCF", "QEMU0002", 0, &[(FW_CFG_BASE, FW_CFG_LENGTH)], None, Some(HIDDEN)),
+];
+
+/// The PIIX3: its route control registers, and the devices on the ISA bus behind it.
 fn isa_bridge() -> Raw {
     let address = name("_ADR", &0x0001_0000u32);
     let registers = OpRegion::new("P40C".into(), OpRegionSpace::PCIConfig, &PIRQ_ROUTE_CONTROL, &4u8);
@@ -152,61 +204,7 @@ fn isa_bridge() -> Raw {
         FieldUpdateRule::Preserve,
         entries.to_vec(),
     );
-    let eisa = EISAName::new;
-    let devices = [
-        fixed_device(
-            "COM1",
-            &eisa("PNP0501"),
-            1,
-            &[(COM1_BASE, UART_LENGTH)],
-            Some(COM1_IRQ),
-            false,
-        ),
-        fixed_device(
-            "COM2",
-            &eisa("PNP0501"),
-            2,
-            &[(COM2_BASE, UART_LENGTH)],
-            Some(COM2_IRQ),
-            false,
-        ),
-        fixed_device(
-            "KBD_",
-            &eisa("PNP0303"),
-            0,
-            &[(KEYBOARD_DATA_PORT, 1), (KEYBOARD_COMMAND_PORT, 1)],
-            Some(KEYBOARD_IRQ),
-            false,
-        ),
-        fixed_device(
-            "RTC_",
-            &eisa("PNP0B00"),
-            0,
-            &[(RTC_BASE, RTC_LENGTH)],
-            Some(RTC_IRQ),
-            false,
-        ),
-        fixed_device(
-            "PIC_",
-            &eisa("PNP0000"),
-            0,
-            &[(0x20, 2), (0xa0, 2), (0x4d0, 2)],
-            None,
-            false,
-        ),
-        fixed_device("TIMR", &eisa("PNP0100"), 0, &[(0x40, 4)], None, false),
-        fixed_device("SPKR", &eisa("PNP0800"), 0, &[(0x61, 1)], None, false),
-        fixed_device(
-            "BORD",
-            &eisa("PNP0C02"),
-            1,
-            // The power management ports belong to a PCI function, which operating systems know.
-            &[(PORT_A, 1), (DEBUG_CONSOLE_PORT, 1)],
-            None,
-            false,
-        ),
-        fixed_device("FWCF", &"QEMU0002", 0, &[(FW_CFG_BASE, FW_CFG_LENGTH)], None, true),
-    ];
+    let devices: Vec<Raw> = ISA_DEVICES.iter().map(IsaDevice::aml).collect();
     let mut children: Vec<&dyn Aml> = vec![&address, &registers, &fields];
     children.extend(devices.iter().map(|device| device as &dyn Aml));
     let mut bytes = Vec::new();

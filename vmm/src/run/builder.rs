@@ -65,12 +65,7 @@ impl Machine {
     pub fn new(kvm: &Kvm, config: MachineConfig) -> Result<Self, Error> {
         let capabilities = Capabilities::of(kvm);
         check(&config, &capabilities)?;
-        let step_over = match (config.step_over, &config.handler) {
-            (Some(method), _) => method,
-            (None, Some(_)) => probe::choose(kvm)?,
-            // Without a handler there are no hits.
-            (None, None) => StepOver::ResumeFlag,
-        };
+        let step_over = step_over(kvm, &config)?;
         let has_software_breakpoints = config.software_breakpoints && probe::software_breakpoints_work(kvm)?;
         vcpu::install_signal_handler()?;
         let ram = GuestRam::new(config.memory)?;
@@ -385,6 +380,16 @@ impl Machine {
         let parked = |control: &mut Control| control.cpus.iter().all(|cpu| cpu.parked);
         drop(machine.shared().wait_until(machine.shared().lock(), None, parked));
         Ok(machine)
+    }
+}
+
+/// The way past a breakpoint: the one that is asked for, or else the best that works.
+fn step_over(kvm: &Kvm, config: &MachineConfig) -> Result<StepOver, Error> {
+    match (config.step_over, &config.handler) {
+        (Some(method), _) => Ok(method),
+        (None, Some(_)) => probe::choose(kvm),
+        // Without a handler there are no hits.
+        (None, None) => Ok(StepOver::ResumeFlag),
     }
 }
 

@@ -233,6 +233,7 @@ type Expected<'a> = &'a dyn Fn(u64) -> Result<(u64, u64, bool, bool, bool), Tran
 
 /// The modes before long mode, and five levels. Tables by hand, after the figures of the Intel SDM.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table: a case a paging mode")]
 fn each_paging_mode_finds_its_pages() {
     let ram = GuestRam::new(RAM).unwrap();
     let put = |address: u64, entry: u64| ram.write(address, &entry.to_le_bytes()).unwrap();

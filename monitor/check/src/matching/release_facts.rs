@@ -63,6 +63,7 @@ impl Checker {
     }
 
     /// Puts together what the rules want to know of a release.
+    #[expect(clippy::too_many_lines, reason = "a table: every fact of a release")]
     pub(super) fn release_facts<'a>(
         &self,
         site: Site,

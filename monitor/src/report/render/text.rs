@@ -208,8 +208,26 @@ pub(crate) fn summary(report: &Report) -> String {
 }
 
 fn summary_text(text: &mut String, report: &Report) {
-    let run = &report.run;
     line!(*text, "summary");
+    outcome_text(text, report);
+    run_text(text, report);
+    watch_text(text, &report.watch);
+    rules_text(text, report);
+    calls_text(text, report);
+    cost_text(text, report);
+    faults_text(text, report);
+    for export in &report.exports {
+        export_text(text, export);
+    }
+    debug_text(text, report);
+    machine_text(text, report);
+    checks_text(text, report);
+    for note in &report.notes {
+        field(text, "note", &note.to_string());
+    }
+}
+
+fn outcome_text(text: &mut String, report: &Report) {
     let overriding = outcome::overriding(report.outcome, report.exit_code);
     let overriding = overriding.map(|what| format!("; {what}")).unwrap_or_default();
     field(
@@ -220,24 +238,23 @@ fn summary_text(text: &mut String, report: &Report) {
     for condition in &report.conditions {
         field(text, "", &format!("- {}", condition.reason));
     }
-    match &report.target {
-        Some(m) => field(
-            text,
-            "target",
-            &format!("{} at {:#x}, {:#x} bytes", m.name, m.base, m.size),
-        ),
-        None => field(text, "target", "never loaded by the guest"),
-    }
+}
+
+/// What was run, on which machine, and how it ended.
+fn run_text(text: &mut String, report: &Report) {
+    let run = &report.run;
+    let target = match &report.target {
+        Some(m) => format!("{} at {:#x}, {:#x} bytes", m.name, m.base, m.size),
+        None => "never loaded by the guest".to_owned(),
+    };
+    field(text, "target", &target);
     for image in &run.images {
         let digest = image.sha256.get(..16).unwrap_or(&image.sha256);
-        field(
-            text,
-            "image",
-            &format!(
-                "{}: {}, {} bytes, sha256 {digest}...",
-                image.role, image.name, image.size
-            ),
+        let what = format!(
+            "{}: {}, {} bytes, sha256 {digest}...",
+            image.role, image.name, image.size
         );
+        field(text, "image", &what);
     }
     let how = if run.replayed {
         "replayed".to_owned()
@@ -250,34 +267,19 @@ fn summary_text(text: &mut String, report: &Report) {
     } else {
         format!("{} vCPUs, {} MiB, seed {}, ", run.cpus, run.memory >> 20, run.seed)
     };
-    field(
-        text,
-        "run",
-        &format!("{machine}{how}, ended by {}", report.end.kind.text()),
-    );
-    watch_text(text, &report.watch);
+    let end = report.end.kind.text();
+    field(text, "run", &format!("{machine}{how}, ended by {end}"));
+}
+
+/// Rules that were not held against everybody.
+fn rules_text(text: &mut String, report: &Report) {
     for rule in &report.rules {
         if rule.off {
             field(text, "rule off", &rule.name);
         } else if !rule.modules.is_empty() {
-            field(
-                text,
-                "rule limited",
-                &format!("{} to {}", rule.name, rule.modules.join(", ")),
-            );
+            let modules = rule.modules.join(", ");
+            field(text, "rule limited", &format!("{} to {modules}", rule.name));
         }
-    }
-    calls_text(text, report);
-    cost_text(text, report);
-    faults_text(text, report);
-    for export in &report.exports {
-        export_text(text, export);
-    }
-    debug_text(text, report);
-    machine_text(text, report);
-    checks_text(text, report);
-    for note in &report.notes {
-        field(text, "note", &note.to_string());
     }
 }
 

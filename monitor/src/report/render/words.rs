@@ -97,42 +97,20 @@ fn sentence(v: &Violation, evidence: &Evidence) -> String {
         Evidence::AlsoAcquired { lock, event } => {
             format!("the caller has acquired another lock at event {event} and not released it: {lock}")
         }
-        Evidence::ReleasedBefore { release, certain } => {
-            let but = if *certain {
-                ""
-            } else {
-                "; it has taken other locks since, so whether it means that acquire is not known"
-            };
-            format!(
-                "the caller's last call on this lock was its release {}{but}",
-                told(release)
-            )
-        }
+        Evidence::ReleasedBefore { release, certain } => released_before(release, *certain),
         Evidence::Handle(before) => handle_before(v, before),
         Evidence::Refused(call) => format!(
             "the acquire that the handle was given to cannot have taken the lock: it was made {}",
             told(call)
         ),
-        Evidence::Irql { at, min, max } if min == max => {
-            format!("it was called at IRQL {at}; its page allows IRQL {min} only")
-        }
-        Evidence::Irql { at, min, max } => {
-            format!("it was called at IRQL {at}; its page allows IRQL {min} to {max}")
-        }
+        &Evidence::Irql { at, min, max } => irql(at, min, max),
         Evidence::NewIrql { given, before } => {
             format!("NewIrql is {given}; the IRQL before the acquire was {before}")
         }
         Evidence::Adapter { acquired, released } => {
             format!("it was acquired with HwDeviceExtension {acquired:#x} and is released with {released:#x}")
         }
-        Evidence::Kind { .. } if matches!(v.operand, LockOperand::QueuedHandle { .. }) => {
-            "the handle does not name the lock any more".to_owned()
-        }
-        Evidence::Kind { acquired, now } => format!(
-            "the acquire asked for kind {acquired} ({}); the handle names kind {now} ({}) now",
-            kind_name(*acquired),
-            kind_name(*now)
-        ),
+        &Evidence::Kind { acquired, now } => changed_kind(v, acquired, now),
         Evidence::AcquiredHandle { handle } => format!("the acquire filled in the handle at {handle:#x}; {}", copy(v)),
         Evidence::SeenLow { event, vcpu, irql } => format!(
             "vCPU {vcpu} was seen at IRQL {irql} at event {event}, outside of the scope of the acquire, and no release was \
@@ -160,6 +138,40 @@ fn sentence(v: &Violation, evidence: &Evidence) -> String {
         }
         Evidence::CameBack { event, proof } => came_back(*event, *proof),
     }
+}
+
+fn released_before(release: &PriorCall, certain: bool) -> String {
+    let but = if certain {
+        ""
+    } else {
+        "; it has taken other locks since, so whether it means that acquire is not known"
+    };
+    format!(
+        "the caller's last call on this lock was its release {}{but}",
+        told(release)
+    )
+}
+
+/// The IRQL of a call, beside those that the routine's page allows.
+fn irql(at: u8, min: u8, max: u8) -> String {
+    let most = if min == max {
+        " only".to_owned()
+    } else {
+        format!(" to {max}")
+    };
+    format!("it was called at IRQL {at}; its page allows IRQL {min}{most}")
+}
+
+/// What the handle of a release names, which is not what the acquire was asked for.
+fn changed_kind(v: &Violation, acquired: u32, now: u32) -> String {
+    if matches!(v.operand, LockOperand::QueuedHandle { .. }) {
+        return "the handle does not name the lock any more".to_owned();
+    }
+    format!(
+        "the acquire asked for kind {acquired} ({}); the handle names kind {now} ({}) now",
+        kind_name(acquired),
+        kind_name(now)
+    )
 }
 
 /// How an acquire is known to have come back with the lock.

@@ -24,7 +24,7 @@ const PROCESSOR: u64 = 0x10_0000;
 struct Actor {
     guest: Fake,
     session: Session,
-    exports: HashMap<(SystemModule, &'static str), u64>,
+    exports: ExportAddresses,
     /// What the last call was answered with, and where it returns to.
     caught: Option<(u64, u64)>,
 }
@@ -69,65 +69,89 @@ fn code_address(text: &str) -> u64 {
     }
 }
 
+/// Exports by the module and the name.
+type ExportAddresses = HashMap<(SystemModule, &'static str), u64>;
+
+/// The lock routines of a module, 16 bytes apart from `first` on; notes their addresses.
+fn lock_routines(
+    exports: &mut ExportAddresses,
+    (module, base): (SystemModule, u64),
+    first: u32,
+) -> Vec<(&'static str, Result<u32, &'static str>)> {
+    let mut list = Vec::new();
+    for row in CONTRACTS.iter().filter(|row| row.module == module) {
+        let rva = first + 0x10 * list.len() as u32;
+        if exports.insert((module, row.export), base + u64::from(rva)).is_none() {
+            list.push((row.export, Ok(rva)));
+        } else {
+            exports.insert(
+                (module, row.export),
+                base + u64::from(first + 0x10 * (list.len() as u32 - 1)),
+            );
+        }
+    }
+    list
+}
+
+fn kernel(exports: &mut ExportAddresses) -> PeBuilder {
+    let mut nt = PeBuilder::new(KERNEL);
+    nt.section(".text", CODE, vec![0x90; 0x1000]);
+    nt.section(".data", DATA, vec![0; 0x100]);
+    let mut list = lock_routines(exports, (SystemModule::Ntoskrnl, KERNEL), 0x1700);
+    list.extend([
+        ("ObInsertObject", Ok(INSERT)),
+        ("KiBugCheckData", Ok(list_rva() + 0x20)),
+        ("PsLoadedModuleList", Ok(list_rva())),
+    ]);
+    nt.exports("ntoskrnl.exe", &list);
+    nt
+}
+
+fn port_driver(exports: &mut ExportAddresses) -> PeBuilder {
+    let mut storport = PeBuilder::new(PORT_DRIVER);
+    let mut text = code();
+    text.resize(0x1000, 0x90);
+    storport.section(".text", CODE, text);
+    storport.directory(EXCEPTION, UNWIND, 12);
+    let list = lock_routines(exports, (SystemModule::Storport, PORT_DRIVER), 0x1900);
+    storport.exports("storport.sys", &list);
+    storport
+}
+
+/// The driver under test, with code that calls each import with all codes that lead to a lock routine.
+fn target(imports: &[&str]) -> PeBuilder {
+    let mut target = PeBuilder::new(DRIVER);
+    target.section(".text", CODE, code());
+    target.directory(EXCEPTION, UNWIND, 12);
+    let from = |module| -> Vec<&str> {
+        let there = |name: &&&str| contracts_of_export(module, name).next().is_some();
+        imports.iter().filter(there).copied().collect()
+    };
+    let (nt_names, port_names) = (from(SystemModule::Ntoskrnl), from(SystemModule::Storport));
+    let all: Vec<(&str, &[&str])> = [("ntoskrnl.exe", &nt_names[..]), ("storport.sys", &port_names[..])]
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .collect();
+    let slots = target.imports(&all);
+    let wanted: Vec<(u32, u32)> = nt_names
+        .iter()
+        .chain(&port_names)
+        .zip(slots)
+        .flat_map(|(name, slot)| {
+            let rows = contracts_of_export(SystemModule::Storport, name);
+            rows.filter_map(move |row| Some((row.selector?.value, slot)))
+        })
+        .collect();
+    target.calls("PAGE", &wanted);
+    target
+}
+
 impl Actor {
     fn new(imports: &[&str], processors: u32) -> Self {
         let mut guest = Fake::new();
         let mut exports = HashMap::new();
-        let mut of = |module, base: u64, first: u32| {
-            let mut list = Vec::new();
-            for row in CONTRACTS.iter().filter(|row| row.module == module) {
-                let rva = first + 0x10 * list.len() as u32;
-                if exports.insert((module, row.export), base + u64::from(rva)).is_none() {
-                    list.push((row.export, Ok(rva)));
-                } else {
-                    exports.insert(
-                        (module, row.export),
-                        base + u64::from(first + 0x10 * (list.len() as u32 - 1)),
-                    );
-                }
-            }
-            list
-        };
-        let mut nt = PeBuilder::new(KERNEL);
-        nt.section(".text", CODE, vec![0x90; 0x1000]);
-        nt.section(".data", DATA, vec![0; 0x100]);
-        let mut list = of(SystemModule::Ntoskrnl, KERNEL, 0x1700);
-        list.extend([
-            ("ObInsertObject", Ok(INSERT)),
-            ("KiBugCheckData", Ok(list_rva() + 0x20)),
-            ("PsLoadedModuleList", Ok(list_rva())),
-        ]);
-        nt.exports("ntoskrnl.exe", &list);
-        let mut storport = PeBuilder::new(PORT_DRIVER);
-        let mut text = code();
-        text.resize(0x1000, 0x90);
-        storport.section(".text", CODE, text);
-        storport.directory(EXCEPTION, UNWIND, 12);
-        storport.exports("storport.sys", &of(SystemModule::Storport, PORT_DRIVER, 0x1900));
-        let mut target = PeBuilder::new(DRIVER);
-        target.section(".text", CODE, code());
-        target.directory(EXCEPTION, UNWIND, 12);
-        let from = |module| -> Vec<&str> {
-            let there = |name: &&&str| contracts_of_export(module, name).next().is_some();
-            imports.iter().filter(there).copied().collect()
-        };
-        let (nt_names, port_names) = (from(SystemModule::Ntoskrnl), from(SystemModule::Storport));
-        let all: Vec<(&str, &[&str])> = [("ntoskrnl.exe", &nt_names[..]), ("storport.sys", &port_names[..])]
-            .into_iter()
-            .filter(|(_, names)| !names.is_empty())
-            .collect();
-        let slots = target.imports(&all);
-        let wanted: Vec<(u32, u32)> = nt_names
-            .iter()
-            .chain(&port_names)
-            .zip(slots)
-            .flat_map(|(name, slot)| {
-                let rows = contracts_of_export(SystemModule::Storport, name);
-                rows.filter_map(move |row| Some((row.selector?.value, slot)))
-            })
-            .collect();
-        target.calls("PAGE", &wanted);
-        for image in [nt, storport, target, driver(OTHER, &[])] {
+        let (nt, storport) = (kernel(&mut exports), port_driver(&mut exports));
+        for image in [nt, storport, target(imports), driver(OTHER, &[])] {
             image.map(&mut guest.space.borrow_mut());
         }
         let session = Session::new(Config { processors, ..config() }, None, None);

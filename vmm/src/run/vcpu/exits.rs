@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_debug_exit_arch};
-use kvm_ioctls::{MsrExitReason, VcpuExit, VcpuFd};
+use kvm_ioctls::{MsrExitReason, VcpuExit, VcpuFd, WriteMsrExit};
 
 use crate::run::Error;
 use crate::run::coordinator::{Shared, count};
@@ -71,17 +71,9 @@ pub(super) fn enter(fd: &mut VcpuFd, shared: &Shared, index: usize) -> Result<(E
             shared.mmio.write(address, data);
             Ok((Event::Handled, true))
         }
-        VcpuExit::X86Wrmsr(exit) if exit.reason.contains(MsrExitReason::Filter) => {
+        VcpuExit::X86Wrmsr(mut exit) => {
             count(&counters.msr_exits);
-            let (index, data) = (exit.index, exit.data);
-            Ok((Event::MsrWrite { index, data }, true))
-        }
-        VcpuExit::X86Wrmsr(exit) => {
-            count(&counters.msr_exits);
-            let known = exit.reason.contains(MsrExitReason::Inval);
-            let answer = shared.unknown_msrs.answer(exit.index, true, known);
-            *exit.error = u8::from(answer.is_fault());
-            Ok((Event::Handled, true))
+            Ok((write_msr(&mut exit, shared), true))
         }
         VcpuExit::X86Rdmsr(exit) => {
             count(&counters.msr_exits);
@@ -96,6 +88,18 @@ pub(super) fn enter(fd: &mut VcpuFd, shared: &Shared, index: usize) -> Result<(E
             Ok((rare_exit(&other, cpu), false))
         }
     }
+}
+
+/// A write of a register that the monitor asked to see, or that KVM does not perform.
+fn write_msr(exit: &mut WriteMsrExit<'_>, shared: &Shared) -> Event {
+    let (index, data) = (exit.index, exit.data);
+    if exit.reason.contains(MsrExitReason::Filter) {
+        return Event::MsrWrite { index, data };
+    }
+    let known = exit.reason.contains(MsrExitReason::Inval);
+    let answer = shared.unknown_msrs.answer(index, true, known);
+    *exit.error = u8::from(answer.is_fault());
+    Event::Handled
 }
 
 /// The exits that end a run, or should not come at all.

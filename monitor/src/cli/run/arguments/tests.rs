@@ -24,6 +24,7 @@ fn with(name: &'static str, value: &'static str) -> BoxedStrategy<Vec<String>> {
 }
 
 /// Options of a command line, each with a value that it can have.
+#[expect(clippy::too_many_lines, reason = "a table: a line an option")]
 fn options() -> impl Strategy<Value = Vec<String>> {
     let any_of = prop_oneof![
         prop::sample::select(vec![

@@ -42,13 +42,12 @@ pub(super) fn all(page: &mut String, report: &Report) {
 
 fn one(page: &mut String, index: usize, v: &Violation) {
     let level = words::severity(v);
-    let meta = v.rule.meta();
     put!(
         page,
         "<details class=\"finding {level}\" id=\"f{index}\" data-level=\"{level}\"{open}>\n<summary><span class=\"level\">{level}\
          </span> <b>{rule}</b> {cause} <span class=\"at\">{at}</span>{times}</summary>\n",
         open = if index < OPEN { " open" } else { "" },
-        rule = text(meta.name),
+        rule = text(v.rule.meta().name),
         cause = text(v.cause.text()),
         at = text(&v.caller.to_string()),
         times = match v.count {
@@ -57,6 +56,21 @@ fn one(page: &mut String, index: usize, v: &Violation) {
         },
     );
     put!(page, "<dl>\n");
+    call(page, v);
+    judgement(page, v);
+    put!(page, "</dl>\n");
+    put!(
+        page,
+        "<button type=\"button\" class=\"show\" data-event=\"{}\">Show on the timeline</button>\n",
+        v.call_event
+    );
+    stack(page, v);
+    history(page, v);
+    put!(page, "</details>\n");
+}
+
+/// The rows on the call: what was called, with what, by whom and where.
+fn call(page: &mut String, v: &Violation) {
     row(
         page,
         "call",
@@ -79,6 +93,10 @@ fn one(page: &mut String, index: usize, v: &Violation) {
         v.call_event
     );
     row(page, "where", &place);
+}
+
+/// The rows on the rule: what it demands, the verdict, what that rests on, and what to do next.
+fn judgement(page: &mut String, v: &Violation) {
     let (demand, source) = v.rule.text_for(v.routine.0);
     let link =
         sarif::page(source).map(|address| format!(" <a href=\"{}\" rel=\"noreferrer\">page</a>", text(&address)));
@@ -97,15 +115,6 @@ fn one(page: &mut String, index: usize, v: &Violation) {
         row(page, "next", &next);
     }
     row(page, "signature", &words::signature(&v.signature));
-    put!(page, "</dl>\n");
-    put!(
-        page,
-        "<button type=\"button\" class=\"show\" data-event=\"{}\">Show on the timeline</button>\n",
-        v.call_event
-    );
-    stack(page, v);
-    history(page, v);
-    put!(page, "</details>\n");
 }
 
 fn row(page: &mut String, label: &str, value: &str) {

@@ -8,6 +8,7 @@ type Bits = Vec<(usize, u8)>;
 
 /// A legal block of every command, and its reserved or unsupported bits, as SPC-4 and SBC-3 have them: byte and mask.
 /// Written by hand: the target's own table is what is tested.
+#[expect(clippy::too_many_lines, reason = "a table: a row a command")]
 fn commands() -> Vec<(Vec<u8>, Bits)> {
     const IO_10: &[(usize, u8)] = &[(1, 0xe7), (6, 0xff), (9, 0xff)];
     const IO_12: &[(usize, u8)] = &[(1, 0xe7), (10, 0xff), (11, 0xff)];
