@@ -12,6 +12,7 @@ mod libraries;
 mod listener;
 mod packet;
 mod registers;
+mod resume;
 mod server;
 mod snapshot;
 mod stub;

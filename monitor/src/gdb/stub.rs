@@ -6,17 +6,13 @@
 //! gdb itself removes it, steps that processor alone and puts it back.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use gdbstub::common::{Signal, Tid};
 use gdbstub::stub::MultiThreadStopReason;
 use gdbstub::target::ext::base::BaseOps;
-use gdbstub::target::ext::base::multithread::{
-    MultiThreadBase, MultiThreadRangeStepping, MultiThreadRangeSteppingOps, MultiThreadResume, MultiThreadResumeOps,
-    MultiThreadSchedulerLocking, MultiThreadSchedulerLockingOps, MultiThreadSingleStep, MultiThreadSingleStepOps,
-};
+use gdbstub::target::ext::base::multithread::{MultiThreadBase, MultiThreadResumeOps};
 use gdbstub::target::ext::base::single_register_access::{SingleRegisterAccess, SingleRegisterAccessOps};
 use gdbstub::target::ext::breakpoints::BreakpointsOps;
 use gdbstub::target::ext::libraries::{Libraries, LibrariesOps};
@@ -32,10 +28,11 @@ use super::command::Threads;
 use super::commands::Commands;
 use super::libraries::{self, SymbolFiles};
 use super::registers::{self, Register, RegisterSet, X64};
+use super::resume::ResumeActions;
 use super::snapshot::SnapshotFile;
 use crate::notices::Notices;
 use crate::session::Session;
-use crate::vmi::debuggee::{AllRegisters, DebuggedCpu, Debuggee, DebuggeeStop, ResumeAction, StopPoint, ask};
+use crate::vmi::debuggee::{AllRegisters, DebuggedCpu, Debuggee, DebuggeeStop, StopPoint, ask};
 
 /// A refusal, as the protocol says it: `E` and a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,9 +76,8 @@ pub(crate) struct Stub {
     pub(super) policy: Policy,
     /// That code is written to has been told.
     pub(super) software_told: bool,
-    actions: HashMap<u32, ResumeAction>,
-    /// Processors without a resume action stay where they are.
-    locked: bool,
+    /// What each processor does next.
+    pub(super) next: ResumeActions,
     /// Addresses of memory are physical.
     pub(super) physical: bool,
     /// The client knows AVX and the processors have it.
@@ -109,8 +105,7 @@ impl Stub {
             placed: Vec::new(),
             policy: Policy::default(),
             software_told: false,
-            actions: HashMap::new(),
-            locked: false,
+            next: ResumeActions::default(),
             physical: false,
             avx: false,
             libraries: RefCell::default(),
@@ -190,7 +185,7 @@ impl Stub {
         ask(&*self.machine, cpu, question).ok_or(ESRCH)
     }
 
-    fn cpu(&self, tid: Tid) -> Result<u32, Errno> {
+    pub(super) fn cpu(&self, tid: Tid) -> Result<u32, Errno> {
         u32::try_from(tid.get() - 1)
             .ok()
             .filter(|cpu| *cpu < self.machine.processors())
@@ -387,75 +382,6 @@ impl ThreadExtraInfo for Stub {
         // It has no way to say that there is none.
         let text = text.unwrap_or_default();
         Ok(piece(text.as_bytes(), 0, buf.len(), buf))
-    }
-}
-
-impl MultiThreadResume for Stub {
-    fn resume(&mut self) -> Result<(), Infallible> {
-        let default = if self.locked {
-            ResumeAction::Hold
-        } else {
-            ResumeAction::Run
-        };
-        let action = |cpu| self.actions.get(&cpu).copied().unwrap_or(default);
-        let actions = (0..self.machine.processors()).map(action).collect();
-        self.machine.resume(actions);
-        Ok(())
-    }
-
-    fn clear_resume_actions(&mut self) -> Result<(), Infallible> {
-        self.actions.clear();
-        self.locked = false;
-        Ok(())
-    }
-
-    /// Signals mean nothing to a machine.
-    fn set_resume_action_continue(&mut self, tid: Tid, _: Option<Signal>) -> Result<(), Infallible> {
-        self.set_resume_action(tid, ResumeAction::Run);
-        Ok(())
-    }
-
-    fn support_single_step(&mut self) -> Option<MultiThreadSingleStepOps<'_, Self>> {
-        Some(self)
-    }
-
-    fn support_range_step(&mut self) -> Option<MultiThreadRangeSteppingOps<'_, Self>> {
-        Some(self)
-    }
-
-    fn support_scheduler_locking(&mut self) -> Option<MultiThreadSchedulerLockingOps<'_, Self>> {
-        Some(self)
-    }
-}
-
-impl Stub {
-    fn set_resume_action(&mut self, tid: Tid, action: ResumeAction) {
-        if let Ok(cpu) = self.cpu(tid) {
-            // The first action that names a thread is its own (gdb manual, `vCont`).
-            self.actions.entry(cpu).or_insert(action);
-        }
-    }
-}
-
-impl MultiThreadSingleStep for Stub {
-    fn set_resume_action_step(&mut self, tid: Tid, _: Option<Signal>) -> Result<(), Infallible> {
-        self.set_resume_action(tid, ResumeAction::Step { range: None });
-        Ok(())
-    }
-}
-
-impl MultiThreadRangeStepping for Stub {
-    fn set_resume_action_range_step(&mut self, tid: Tid, start: u64, end: u64) -> Result<(), Infallible> {
-        let range = Some((start, end));
-        self.set_resume_action(tid, ResumeAction::Step { range });
-        Ok(())
-    }
-}
-
-impl MultiThreadSchedulerLocking for Stub {
-    fn set_resume_action_scheduler_lock(&mut self) -> Result<(), Infallible> {
-        self.locked = true;
-        Ok(())
     }
 }
 

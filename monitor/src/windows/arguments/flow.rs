@@ -6,20 +6,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use iced_x86::{ConditionCode, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
+use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind};
 
 use super::NotKnown;
 use super::code::{Code, goes_on, near_target};
+use super::results;
+use super::values::{ARGUMENT_REGISTERS, State, Value};
 
-/// Registers that carry arguments: RCX, RDX, R8, R9, by number.
-pub(super) const ARGUMENTS: u8 = 4;
-const ARGUMENT_REGISTERS: [usize; ARGUMENTS as usize] = [1, 2, 8, 9];
 /// Registers that a call may change: RAX, RCX, RDX, R8 to R11.
 const VOLATILE: [usize; 7] = [0, 1, 2, 8, 9, 10, 11];
 /// Registers by which a call may be made through a stub that checks it: RAX, R10, R11.
 const STUB_REGISTERS: [usize; 3] = [0, 10, 11];
-/// Constants of one register.
-const CONSTANTS: usize = 8;
 /// Instructions of a function.
 const MAX_INSTRUCTIONS: usize = 1 << 16;
 /// Instructions that are followed in one function, each as often as something new comes to it.
@@ -34,129 +31,6 @@ pub(super) enum Callee {
     Slot(usize),
     /// The function that starts here.
     Function(u32),
-}
-
-/// What a register can hold, of which 32 bits are told: any of these.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Value {
-    /// Anything.
-    pub(super) any: bool,
-    /// Bit n: what the function was given as argument n.
-    pub(super) arguments: u8,
-    /// Bit n: the address behind slot n.
-    slots: u8,
-    count: u8,
-    constants: [u32; CONSTANTS],
-}
-
-impl Value {
-    const ANY: Self = Self {
-        any: true,
-        arguments: 0,
-        slots: 0,
-        count: 0,
-        constants: [0; CONSTANTS],
-    };
-
-    fn constant(value: u32) -> Self {
-        let mut own = Self::default();
-        own.insert(value);
-        own
-    }
-
-    fn argument(number: usize) -> Self {
-        Self {
-            arguments: 1 << number,
-            ..Self::default()
-        }
-    }
-
-    fn slot(index: usize) -> Self {
-        Self {
-            slots: 1 << index,
-            ..Self::default()
-        }
-    }
-
-    /// The constants.
-    pub(super) fn known(&self) -> impl Iterator<Item = u32> + '_ {
-        self.constants.iter().take(usize::from(self.count)).copied()
-    }
-
-    /// Adds a constant. They are in ascending order, so that equal values are equal.
-    fn insert(&mut self, value: u32) {
-        let Err(place) = self.constants[..usize::from(self.count)].binary_search(&value) else {
-            return;
-        };
-        if usize::from(self.count) == CONSTANTS {
-            self.any = true;
-            return;
-        }
-        self.constants.copy_within(place..usize::from(self.count), place + 1);
-        self.constants[place] = value;
-        self.count += 1;
-    }
-
-    fn join(mut self, other: &Self) -> Self {
-        self.any |= other.any;
-        self.arguments |= other.arguments;
-        self.slots |= other.slots;
-        for value in other.known() {
-            self.insert(value);
-        }
-        self
-    }
-
-    /// What becomes of it by an operation on constants. That on anything else gives anything.
-    fn map(&self, operation: impl Fn(u32) -> u32) -> Self {
-        let mut result = Self {
-            any: self.any || self.arguments != 0 || self.slots != 0,
-            ..Self::default()
-        };
-        for value in self.known() {
-            result.insert(operation(value));
-        }
-        result
-    }
-}
-
-/// The general registers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct State([Value; 16]);
-
-impl State {
-    const UNKNOWN: Self = Self([Value::ANY; 16]);
-
-    fn at_entry() -> Self {
-        let mut state = Self::UNKNOWN;
-        for (number, register) in ARGUMENT_REGISTERS.into_iter().enumerate() {
-            state.0[register] = Value::argument(number);
-        }
-        state
-    }
-
-    fn join(&self, other: &Self) -> Self {
-        let mut joined = *self;
-        for (own, other) in joined.0.iter_mut().zip(&other.0) {
-            *own = own.join(other);
-        }
-        joined
-    }
-
-    /// The value of a whole general register, or of its lower half; `None` for other registers.
-    fn get(&self, register: Register) -> Option<Value> {
-        let whole = register.is_gpr64() || register.is_gpr32();
-        self.0.get(register.number()).copied().filter(|_| whole)
-    }
-
-    fn set(&mut self, register: Register, value: Value) {
-        if register.is_gpr()
-            && let Some(own) = self.0.get_mut(register.full_register().number())
-        {
-            let whole = register.is_gpr64() || register.is_gpr32();
-            *own = if whole { value } else { Value::ANY };
-        }
-    }
 }
 
 /// A call of the routine, and what it passes.
@@ -437,7 +311,7 @@ impl Analysis<'_> {
 
     /// An instruction that goes on to the next.
     fn compute(&mut self, instruction: &Instruction, state: &mut State) {
-        if let Some(value) = self.result(instruction, state) {
+        if let Some(value) = results::result(self.code, instruction, state) {
             return state.set(instruction.op0_register().full_register(), value);
         }
         let compares = matches!(instruction.mnemonic(), Mnemonic::Test | Mnemonic::Cmp);
@@ -464,114 +338,4 @@ impl Analysis<'_> {
             }
         }
     }
-
-    /// What an instruction gives whose result can be told.
-    fn result(&self, instruction: &Instruction, state: &State) -> Option<Value> {
-        let to = instruction.op0_register();
-        if instruction.op_count() == 0 || instruction.op0_kind() != OpKind::Register {
-            return None;
-        }
-        let own = state.get(to);
-        let other = || (instruction.op1_kind() == OpKind::Register).then(|| state.get(instruction.op1_register()))?;
-        let same = instruction.op_count() == 2
-            && instruction.op1_kind() == OpKind::Register
-            && instruction.op1_register() == to;
-        let immediate = || immediate(instruction);
-        let with = |operation: fn(u32, u32) -> u32| {
-            let by = immediate()?;
-            Some(own?.map(|value| operation(value, by)))
-        };
-        match instruction.mnemonic() {
-            Mnemonic::Mov if !to.is_gpr64() && !to.is_gpr32() => None,
-            Mnemonic::Mov => match instruction.op1_kind() {
-                OpKind::Memory => self.loaded(instruction, to),
-                OpKind::Register => other().filter(|value| to.is_gpr64() || value.slots == 0),
-                _ => immediate().map(Value::constant),
-            },
-            Mnemonic::Xor | Mnemonic::Sub if same => own.map(|_| Value::constant(0)),
-            Mnemonic::Sbb if same => own.map(|_| Value::constant(0).join(&Value::constant(u32::MAX))),
-            Mnemonic::Add => with(u32::wrapping_add),
-            Mnemonic::Sub => with(u32::wrapping_sub),
-            Mnemonic::And => with(|value, mask| value & mask),
-            Mnemonic::Or => with(|value, bits| value | bits),
-            Mnemonic::Xor => with(|value, bits| value ^ bits),
-            Mnemonic::Shl => with(u32::wrapping_shl),
-            Mnemonic::Inc => own.map(|value| value.map(|value| value.wrapping_add(1))),
-            Mnemonic::Dec => own.map(|value| value.map(|value| value.wrapping_sub(1))),
-            Mnemonic::Neg => own.map(|value| value.map(u32::wrapping_neg)),
-            Mnemonic::Not => own.map(|value| value.map(|value| !value)),
-            Mnemonic::Lea => address(instruction, state),
-            Mnemonic::Movsxd => other().map(|value| value.map(|value| value)),
-            Mnemonic::Movzx => narrow(instruction, state),
-            _ if is_conditional_move(instruction) => match instruction.op1_kind() {
-                OpKind::Register => Some(own?.join(&other()?)),
-                _ => None,
-            },
-            _ => None,
-        }
-        .filter(|_| to.is_gpr64() || to.is_gpr32())
-        .or_else(|| set_byte(instruction, state))
-    }
-
-    /// What a load gives if it is that of an import.
-    fn loaded(&self, instruction: &Instruction, to: Register) -> Option<Value> {
-        let slot = instruction
-            .is_ip_rel_memory_operand()
-            .then(|| self.code.slot_at(instruction.ip_rel_memory_address()))??;
-        to.is_gpr64().then(|| Value::slot(slot))
-    }
-}
-
-/// An immediate operand: the second one, or the third of an instruction with three.
-fn immediate(instruction: &Instruction) -> Option<u32> {
-    if instruction.op_count() != 2 {
-        return None;
-    }
-    instruction.try_immediate(1).ok().map(|value| value as u32)
-}
-
-/// The result of a `lea` with a base register at most.
-fn address(instruction: &Instruction, state: &State) -> Option<Value> {
-    if instruction.is_ip_rel_memory_operand() || instruction.memory_index() != Register::None {
-        return None;
-    }
-    let displacement = instruction.memory_displacement64() as u32;
-    match instruction.memory_base() {
-        Register::None => Some(Value::constant(displacement)),
-        base => Some(state.get(base)?.map(|value| value.wrapping_add(displacement))),
-    }
-}
-
-/// The result of a `movzx` from a register whose bits are known.
-fn narrow(instruction: &Instruction, state: &State) -> Option<Value> {
-    let from = instruction.op1_register();
-    if instruction.op1_kind() != OpKind::Register {
-        return None;
-    }
-    let high = matches!(from, Register::AH | Register::BH | Register::CH | Register::DH);
-    let mask = match from.size() {
-        1 if !high => 0xff,
-        2 => 0xffff,
-        _ => return None,
-    };
-    let whole = state.0.get(from.full_register().number())?;
-    Some(whole.map(|value| value & mask))
-}
-
-/// `cmovcc` of whole registers.
-fn is_conditional_move(instruction: &Instruction) -> bool {
-    instruction.condition_code() != ConditionCode::None && instruction.op_count() == 2
-}
-
-/// The result of a `setcc`: the lowest byte becomes 0 or 1.
-fn set_byte(instruction: &Instruction, state: &State) -> Option<Value> {
-    let to = instruction.op0_register();
-    let high = matches!(to, Register::AH | Register::BH | Register::CH | Register::DH);
-    let sets = instruction.condition_code() != ConditionCode::None && instruction.op_count() == 1;
-    if !sets || !to.is_gpr8() || high {
-        return None;
-    }
-    let whole = state.0.get(to.full_register().number())?;
-    let rest = whole.map(|value| value & !0xff);
-    Some(rest.join(&rest.map(|value| value | 1)))
 }

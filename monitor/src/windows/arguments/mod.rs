@@ -10,15 +10,18 @@
 
 mod code;
 mod flow;
+mod results;
 #[cfg(test)]
 mod tests;
+mod values;
 
 use std::collections::{BTreeSet, HashSet};
 
 use serde::{Deserialize, Serialize};
 
 use self::code::Code;
-use self::flow::{Callee, Site, Value};
+use self::flow::{Callee, Site};
+use self::values::Value;
 use super::Image;
 use crate::vmi::GuestMemory;
 
@@ -212,7 +215,7 @@ impl<'a> Search<'a> {
             self.fail(NotKnown::TooMuch);
         }
         let start = self.code.start_of(function);
-        for argument in (0..flow::ARGUMENTS).filter(|argument| arguments >> argument & 1 != 0) {
+        for argument in (0..values::ARGUMENTS).filter(|argument| arguments >> argument & 1 != 0) {
             self.follow(Callee::Function(start), argument);
         }
     }
