@@ -20,12 +20,11 @@ use super::watching::Watching;
 use crate::report::{Doubt, ModuleInfo, Note};
 use crate::vmi::recorder::Recorder;
 use crate::vmi::{Breakpoint, CpuState, GuestMemory, Interception};
+use crate::watch::WITNESS;
 use crate::windows::modules::{DLL_BASE, head_of_list};
 use crate::windows::shared_user_data::interrupt_time;
 use crate::windows::{DebuggerData, Image, Kernel};
 
-/// The exported routine through which every new object goes.
-const WITNESS: &str = "ObInsertObject";
 /// The exported head of the module list.
 const MODULE_LIST: &str = "PsLoadedModuleList";
 /// How many objects may be inserted after the driver under test was mapped before the wait for its driver object is

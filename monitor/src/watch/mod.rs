@@ -4,17 +4,22 @@
 //! names what is not watched and what follows from that. It must not know where the exports are in a guest or how
 //! breakpoints are set.
 
+mod choice;
+mod hidden;
 #[cfg(test)]
 mod tests;
 mod turns;
 mod uses;
-
-use std::cmp::Reverse;
+mod words;
 
 use storlock_check::contract::{CONTRACTS, Contract, Role, Routine, RoutineSet, SystemModule, contract};
 
+use self::choice::{choose, judged};
+use self::hidden::{Unnamed, hidden_calls};
 pub(crate) use self::uses::Uses;
-use crate::windows::{Import, ImportName, Imports};
+pub(crate) use self::words::WITNESS;
+use self::words::{consequence, reason, summary};
+use crate::windows::{Import, Imports};
 
 /// An export to put a breakpoint on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,61 +67,6 @@ pub(crate) struct WatchPlan {
     /// Choices that take turns with this one, since not all exports fit and which of them the driver needs is not known.
     pub(crate) turns: Vec<WatchPlan>,
 }
-
-/// The export on whose entry a register waits for the driver object, until the driver is loaded.
-pub(crate) const WITNESS: &str = "nt!ObInsertObject";
-
-impl WatchPlan {
-    /// How the debug registers are used, and why, a line each.
-    #[must_use]
-    pub(crate) fn explain(&self) -> Vec<String> {
-        let mut lines = vec![format!("debug registers: {}", self.summary)];
-        lines.extend(self.uses.iter().cloned());
-        lines.push(format!(
-            "until the driver is loaded, 1 register waits for its driver object ({WITNESS}); it is given back for these:"
-        ));
-        for (index, watch) in self.watches.iter().enumerate() {
-            lines.push(format!(
-                "register {}: {}: {}",
-                index + 1,
-                name_of(watch.module, watch.export),
-                watch.reason
-            ));
-        }
-        let needed: Vec<&str> = self
-            .watched
-            .iter()
-            .filter(|&routine| contract(routine).result.may_fail())
-            .map(Routine::name)
-            .collect();
-        lines.push(match (self.free_registers, needed.is_empty()) {
-            (0, true) => "caught returns: no watched routine needs them".to_owned(),
-            (0, false) => format!(
-                "caught returns: no register, since a call that is not seen is lost, and what {} returned is told from later events",
-                needed.join(", ")
-            ),
-            (free, true) => format!("{free} free; no watched routine needs its return caught"),
-            (free, false) => format!("{free} free: the returns of {} are caught", needed.join(", ")),
-        });
-        lines.extend(
-            self.gaps
-                .iter()
-                .map(|gap| format!("no register: {}: {}", gap.routine, gap.consequence)),
-        );
-        for (index, turn) in self.turns.iter().enumerate() {
-            let exports = turn.watches.iter().map(|watch| name_of(watch.module, watch.export));
-            lines.push(format!(
-                "in turn {}: {}",
-                index + 2,
-                exports.collect::<Vec<_>>().join(", ")
-            ));
-        }
-        lines
-    }
-}
-
-/// Gaps of imports from modules that are not known, at most.
-const FOREIGN: usize = 16;
 
 /// An export with the routines behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,40 +117,6 @@ pub(crate) fn plan(imports: &Imports, uses: &Uses, registers: usize) -> WatchPla
         plan.unrecognised = Some(what);
     }
     plan
-}
-
-/// The imports that have no name.
-struct Unnamed {
-    /// The lock routines that they may be.
-    routines: RoutineSet,
-    /// How many there are, and of which modules.
-    text: Option<String>,
-}
-
-impl Unnamed {
-    fn of(imports: &Imports) -> Self {
-        let unnamed = |import: &&Import| !matches!(import.name, ImportName::Name(_));
-        let unnamed: Vec<&Import> = imports.entries().iter().filter(unnamed).collect();
-        let may_be = |row: &&Contract| {
-            let mut modules = unnamed.iter().map(|import| import.module.as_str());
-            modules.any(|module| exports(module, row) || !CONTRACTS.iter().any(|other| exports(module, other)))
-        };
-        let routines = CONTRACTS.iter().filter(may_be).map(|row| row.routine).collect();
-        let mut modules: Vec<&str> = unnamed.iter().map(|import| import.module.as_str()).collect();
-        modules.sort_unstable();
-        modules.dedup();
-        let more = if modules.len() > 4 { " and others" } else { "" };
-        modules.truncate(4);
-        let text = format!(
-            "{} imports without a name, from {}{more}",
-            unnamed.len(),
-            modules.join(", ")
-        );
-        Self {
-            routines,
-            text: (!unnamed.is_empty()).then_some(text),
-        }
-    }
 }
 
 /// Whether an import is of that lock export.
@@ -368,228 +284,4 @@ fn union(candidates: &[Candidate]) -> RoutineSet {
     candidates
         .iter()
         .fold(RoutineSet::EMPTY, |set, candidate| set.union(candidate.routines))
-}
-
-/// The watched releases all of whose imported feeders are watched too.
-fn judged(watched: RoutineSet, imported: RoutineSet) -> RoutineSet {
-    let is_judged = |&routine: &Routine| {
-        let row = contract(routine);
-        row.role == Role::Release && watched.contains_all(row.fed_by.intersection(imported))
-    };
-    watched.iter().filter(is_judged).collect()
-}
-
-/// The watched routines that are only half of what has to be seen: releases that cannot be judged, and acquires some of
-/// whose imported releases are not watched. They give suspicions instead of verdicts.
-fn loose(watched: RoutineSet, imported: RoutineSet) -> RoutineSet {
-    let judged = judged(watched, imported);
-    let has_unseen_release = |acquire: Routine| {
-        let unseen = imported.difference(watched);
-        unseen.iter().any(|release| contract(release).fed_by.contains(acquire))
-    };
-    let is_loose = |&routine: &Routine| match contract(routine).role {
-        Role::Release => !judged.contains(routine),
-        _ => has_unseen_release(routine),
-    };
-    watched.iter().filter(is_loose).collect()
-}
-
-/// The routines in the text of the rule SpinLockRelease.
-const RULE: RoutineSet = RoutineSet::of(&[Routine::KeAcquireSpinLockRaiseToDpc, Routine::KeReleaseSpinLock]);
-
-/// The best set of at most `registers` candidates.
-fn choose(candidates: &[Candidate], registers: usize, imported: RoutineSet) -> Vec<Candidate> {
-    if candidates.len() <= registers {
-        return candidates.to_vec();
-    }
-    choose_by(candidates, registers, |_, watched| {
-        Some((
-            judged(watched, imported).len(),
-            watched.intersection(RULE).len(),
-            Reverse(loose(watched, imported).len()),
-            watched.len(),
-        ))
-    })
-}
-
-/// The first set of `registers` candidates that is worth most, by trying all: there are at most some twenty thousand. `None`
-/// is worth nothing; without a set that is worth anything there is none.
-fn choose_by<W: Ord>(
-    candidates: &[Candidate],
-    registers: usize,
-    worth: impl Fn(&[Candidate], RoutineSet) -> Option<W>,
-) -> Vec<Candidate> {
-    let mut picked: Vec<usize> = (0..registers.min(candidates.len())).collect();
-    let (mut best, mut best_worth) = (Vec::new(), None);
-    loop {
-        let set: Vec<Candidate> = picked
-            .iter()
-            .filter_map(|&index| candidates.get(index).copied())
-            .collect();
-        let own = worth(&set, union(&set));
-        if own > best_worth {
-            (best, best_worth) = (set, own);
-        }
-        if !next_combination(&mut picked, candidates.len()) {
-            return best;
-        }
-    }
-}
-
-/// Steps to the next combination of indices below `count` in lexicographic order; `false` after the last one.
-fn next_combination(picked: &mut [usize], count: usize) -> bool {
-    let length = picked.len();
-    let Some(position) = (0..length).rev().find(|&at| picked[at] + length - at < count) else {
-        return false;
-    };
-    picked[position] += 1;
-    for at in position + 1..length {
-        picked[at] = picked[at - 1] + 1;
-    }
-    true
-}
-
-fn names(routines: impl Iterator<Item = Routine>) -> String {
-    routines.map(Routine::name).collect::<Vec<_>>().join(", ")
-}
-
-fn reason(candidate: &Candidate, whether: &str, watched: RoutineSet, imported: RoutineSet) -> String {
-    let mut parts = Vec::new();
-    let feeds = |release: &Routine| {
-        let fed_by = contract(*release).fed_by;
-        watched.contains(*release) && !fed_by.intersection(candidate.routines).is_empty()
-    };
-    let fed: RoutineSet = RoutineSet::ALL.iter().filter(feeds).collect();
-    if candidate.acquires().next().is_some() {
-        parts.push(if fed.is_empty() {
-            format!("acquires ({}), to see a second acquire", names(candidate.acquires()))
-        } else {
-            format!(
-                "acquires ({}) that may come before {}",
-                names(candidate.acquires()),
-                names(fed.iter())
-            )
-        });
-    }
-    if candidate.releases().next().is_some() {
-        let judged = judged(watched, imported);
-        let (can, cannot): (Vec<_>, Vec<_>) = candidate.releases().partition(|&release| judged.contains(release));
-        if !can.is_empty() {
-            parts.push(format!("releases to judge ({})", names(can.into_iter())));
-        }
-        if !cannot.is_empty() {
-            let list = names(cannot.into_iter());
-            parts.push(format!(
-                "releases that are suspect at most, since not every acquire is watched ({list})"
-            ));
-        }
-    }
-    format!("{whether} it: {}", parts.join("; "))
-}
-
-fn consequence(left_out: &Candidate, watched: RoutineSet) -> String {
-    let mut parts = Vec::new();
-    if left_out.releases().next().is_some() {
-        parts.push(format!(
-            "calls of {} are not seen and not judged",
-            names(left_out.releases())
-        ));
-    }
-    let feeds = |release: &Routine| !contract(*release).fed_by.intersection(left_out.routines).is_empty();
-    let fed: RoutineSet = watched.iter().filter(feeds).collect();
-    if fed.is_empty() {
-        if left_out.acquires().next().is_some() {
-            parts.push(format!("acquires by {} are not seen", names(left_out.acquires())));
-        }
-    } else {
-        parts.push(format!(
-            "a release by {} without a record may follow an acquire by {}: it is reported as suspect, not as a defect",
-            names(fed.iter()),
-            names(left_out.acquires())
-        ));
-    }
-    parts.join("; ")
-}
-
-/// Modules of the system, none of which takes or releases a driver's lock behind its back.
-const SYSTEM: &[&str] = &[
-    "ntoskrnl.exe",
-    "storport.sys",
-    "wdfldr.sys",
-    "wmilib.sys",
-    "wpprecorder.sys",
-    "ndis.sys",
-    "cng.sys",
-    "ksecdd.sys",
-    "tbs.sys",
-    "bootvid.dll",
-    "kdcom.dll",
-];
-
-fn is_system(module: &str) -> bool {
-    let mut known = SYSTEM.iter().chain(&KERNEL_NAMES);
-    known.any(|system| module.eq_ignore_ascii_case(system))
-}
-
-/// Imports by which a driver can reach a lock routine that its import table does not name.
-fn hidden_calls(imports: &Imports) -> Vec<PlanGap> {
-    let mut gaps = Vec::new();
-    for name in ["MmGetSystemRoutineAddress", "FltGetRoutineAddress"] {
-        if imports.get(name).is_some() {
-            gaps.push(PlanGap {
-                routine: format!("nt!{name}"),
-                consequence: "lock routines that the driver looks up by name at run time are watched only if it \
-                              imports them, too"
-                    .into(),
-            });
-        }
-    }
-    for import in imports.entries() {
-        let ImportName::Name(name) = &import.name else { continue };
-        let rows = CONTRACTS.iter().filter(|row| row.export == name.as_str());
-        if rows.clone().count() > 0 && !rows.clone().any(|row| exports(&import.module, row)) && gaps.len() < FOREIGN {
-            gaps.push(PlanGap {
-                routine: format!("{}!{name}", import.module),
-                consequence:
-                    "that module is none whose lock routines are known: it is watched only if its import leads to \
-                              the routine of that name"
-                        .into(),
-            });
-        }
-    }
-    let mut others: Vec<&str> = imports.entries().iter().map(|import| import.module.as_str()).collect();
-    others.retain(|module| !is_system(module));
-    others.sort_unstable();
-    others.dedup();
-    if !others.is_empty() {
-        gaps.push(PlanGap {
-            routine: format!("imports from {}", others.join(", ")),
-            consequence:
-                "code of these modules may take and release the driver's locks by routines that are not watched".into(),
-        });
-    }
-    gaps
-}
-
-fn summary(candidates: &[Candidate], chosen: &[Candidate], registers: usize, whether: &str) -> String {
-    let free = registers.saturating_sub(chosen.len());
-    if candidates.is_empty() {
-        format!("{whether} no lock routine: there is nothing to watch")
-    } else if candidates.len() <= registers {
-        let returns = if free > 0 {
-            format!("{free} of {registers} debug registers stay free, for catching returns")
-        } else {
-            "no debug register stays free, so what a routine returned is told from later events".into()
-        };
-        format!(
-            "all {} lock exports that {whether} are watched; {returns}",
-            candidates.len()
-        )
-    } else {
-        format!(
-            "{whether} {} lock exports and there are {registers} debug registers: chosen are those by which \
-             most releases can be judged; no register stays free, so what a routine returned is told from later events",
-            candidates.len()
-        )
-    }
 }

@@ -4,8 +4,10 @@
 
 use std::cmp::Reverse;
 
-use super::{Candidate, choose_by, judged, loose, union};
 use storlock_check::contract::RoutineSet;
+
+use super::choice::{choose_by, judged, loose};
+use super::{Candidate, union};
 
 /// Sets at most.
 const SETS: usize = 6;

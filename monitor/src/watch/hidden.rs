@@ -1,0 +1,105 @@
+//! What an import table does not tell: imports without a name, and ways past it to a lock routine.
+//!
+//! Pure. It must not know what is watched.
+
+use storlock_check::contract::{CONTRACTS, Contract, RoutineSet};
+
+use super::{KERNEL_NAMES, PlanGap, exports};
+use crate::windows::{Import, ImportName, Imports};
+
+/// Gaps of imports from modules that are not known, at most.
+const FOREIGN: usize = 16;
+
+/// The imports that have no name.
+pub(super) struct Unnamed {
+    /// The lock routines that they may be.
+    pub(super) routines: RoutineSet,
+    /// How many there are, and of which modules.
+    pub(super) text: Option<String>,
+}
+
+impl Unnamed {
+    pub(super) fn of(imports: &Imports) -> Self {
+        let unnamed = |import: &&Import| !matches!(import.name, ImportName::Name(_));
+        let unnamed: Vec<&Import> = imports.entries().iter().filter(unnamed).collect();
+        let may_be = |row: &&Contract| {
+            let mut modules = unnamed.iter().map(|import| import.module.as_str());
+            modules.any(|module| exports(module, row) || !CONTRACTS.iter().any(|other| exports(module, other)))
+        };
+        let routines = CONTRACTS.iter().filter(may_be).map(|row| row.routine).collect();
+        let mut modules: Vec<&str> = unnamed.iter().map(|import| import.module.as_str()).collect();
+        modules.sort_unstable();
+        modules.dedup();
+        let more = if modules.len() > 4 { " and others" } else { "" };
+        modules.truncate(4);
+        let text = format!(
+            "{} imports without a name, from {}{more}",
+            unnamed.len(),
+            modules.join(", ")
+        );
+        Self {
+            routines,
+            text: (!unnamed.is_empty()).then_some(text),
+        }
+    }
+}
+
+/// Modules of the system, none of which takes or releases a driver's lock behind its back.
+const SYSTEM: &[&str] = &[
+    "ntoskrnl.exe",
+    "storport.sys",
+    "wdfldr.sys",
+    "wmilib.sys",
+    "wpprecorder.sys",
+    "ndis.sys",
+    "cng.sys",
+    "ksecdd.sys",
+    "tbs.sys",
+    "bootvid.dll",
+    "kdcom.dll",
+];
+
+fn is_system(module: &str) -> bool {
+    let mut known = SYSTEM.iter().chain(&KERNEL_NAMES);
+    known.any(|system| module.eq_ignore_ascii_case(system))
+}
+
+/// Imports by which a driver can reach a lock routine that its import table does not name.
+pub(super) fn hidden_calls(imports: &Imports) -> Vec<PlanGap> {
+    let mut gaps = Vec::new();
+    for name in ["MmGetSystemRoutineAddress", "FltGetRoutineAddress"] {
+        if imports.get(name).is_some() {
+            gaps.push(PlanGap {
+                routine: format!("nt!{name}"),
+                consequence: "lock routines that the driver looks up by name at run time are watched only if it \
+                              imports them, too"
+                    .into(),
+            });
+        }
+    }
+    for import in imports.entries() {
+        let ImportName::Name(name) = &import.name else { continue };
+        let rows = CONTRACTS.iter().filter(|row| row.export == name.as_str());
+        if rows.clone().count() > 0 && !rows.clone().any(|row| exports(&import.module, row)) && gaps.len() < FOREIGN {
+            gaps.push(PlanGap {
+                routine: format!("{}!{name}", import.module),
+                consequence:
+                    "that module is none whose lock routines are known: it is watched only if its import leads to \
+                              the routine of that name"
+                        .into(),
+            });
+        }
+    }
+    let mut others: Vec<&str> = imports.entries().iter().map(|import| import.module.as_str()).collect();
+    others.retain(|module| !is_system(module));
+    others.sort_unstable();
+    others.dedup();
+    if !others.is_empty() {
+        gaps.push(PlanGap {
+            routine: format!("imports from {}", others.join(", ")),
+            consequence:
+                "code of these modules may take and release the driver's locks by routines that are not watched".into(),
+        });
+    }
+    gaps
+}
