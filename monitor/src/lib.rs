@@ -8,6 +8,7 @@
 
 mod backend;
 pub mod cli;
+mod doctor;
 mod dump;
 pub mod escape;
 pub mod gdb;

@@ -1,76 +1,37 @@
 //! `storlock doctor`: what this machine can do for a run, what it cannot, and what to do about it.
 //!
-//! Talks to the VMM's probes and to the terminal. It must not know guests.
+//! Talks to the library's examination and to the terminal. It must not know what is examined.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
-use serde::Serialize;
-use storlock_vmm::debug::StepOver;
-use storlock_vmm::kvm;
-use storlock_vmm::kvm::{Capabilities, Flavour};
-use storlock_vmm::run::{StepOverResult, probe_step_over};
-use storlock_vmm::sandbox::{FileLimit, Sandbox, SandboxError};
 
 use super::options::ListFormat;
 use super::output;
+use crate::doctor::{DEFAULT_DEVICE, Diagnosis, Status};
 use crate::outcome::Condition;
 use crate::report::json;
 use crate::run::Failure;
-use crate::threads;
 
 /// Options of `storlock doctor`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// The KVM device.
-    #[arg(long, value_name = "PATH", default_value = kvm::DEFAULT_DEVICE)]
+    /// The KVM device
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_DEVICE)]
     kvm: PathBuf,
-    /// How to print the findings.
+    /// How to print the result
     #[arg(long, value_enum, default_value = "text")]
     format: ListFormat,
 }
 
-/// How good a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Status {
-    /// As it should be.
-    Good,
-    /// Runs work, with a restriction.
-    Limited,
-    /// No run is possible.
-    Missing,
-}
-
-/// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Finding {
-    subject: &'static str,
-    status: Status,
-    detail: String,
-    /// What to do about it; empty if there is nothing to do.
-    advice: String,
-}
-
-#[derive(Debug, Serialize)]
-struct Diagnosis {
-    /// Whether runs are possible at all.
-    usable: bool,
-    findings: Vec<Finding>,
-}
-
-/// Examines this machine and prints what was found. The exit code is 0 if runs are possible, also with restrictions,
+/// Examines this machine and prints the result. The exit code is 0 if runs are possible, also with restrictions,
 /// and 5 if not.
 ///
 /// # Errors
-/// [`Failure`] if the findings cannot be printed.
+/// [`Failure`] if the result cannot be printed.
 pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
-    let findings = examine(&arguments.kvm);
-    let diagnosis = Diagnosis {
-        usable: findings.iter().all(|finding| finding.status != Status::Missing),
-        findings,
-    };
+    let diagnosis = Diagnosis::of(&arguments.kvm);
     let output = match arguments.format {
         ListFormat::Text => text(&diagnosis),
         ListFormat::Json => json::text(&diagnosis).map_err(Failure::infrastructure)?,
@@ -83,242 +44,21 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     })
 }
 
-const LAB: &str =
-    "on a machine without it, `scripts/lab/run -- COMMAND` runs any command with a KVM of its own, slowly";
-
-fn examine(device: &Path) -> Vec<Finding> {
-    let kvm = match kvm::open(device) {
-        Ok(kvm) => kvm,
-        Err(error) => return vec![finding("KVM", Status::Missing, error.to_string(), LAB)],
-    };
-    let capabilities = Capabilities::of(&kvm);
-    let mut findings = vec![finding(
-        "KVM",
-        Status::Good,
-        format!("{} can be used", device.display()),
-        "",
-    )];
-    findings.extend(assess(&capabilities));
-    match probe_step_over(&kvm) {
-        Ok(results) => findings.extend(assess_step_over(&results)),
-        Err(error) => findings.push(finding(
-            "stepping over a breakpoint",
-            Status::Missing,
-            error.to_string(),
-            LAB,
-        )),
-    }
-    findings.extend(limits(&capabilities));
-    findings.push(assess_sandbox(Sandbox::probe(&threads::all())));
-    findings
-}
-
-/// What stands between a guest that has taken over this program and the host.
-fn assess_sandbox(probed: Result<FileLimit, SandboxError>) -> Finding {
-    const SUBJECT: &str = "sandbox of a run";
-    match probed {
-        Ok(limit @ FileLimit::Full) => finding(
-            SUBJECT,
-            Status::Good,
-            format!("system calls are filtered (seccomp); {limit}"),
-            "",
-        ),
-        Ok(limit) => finding(
-            SUBJECT,
-            Status::Limited,
-            format!("system calls are filtered (seccomp); {limit}"),
-            "a newer kernel, or one booted with `landlock` among its security modules, limits more: docs/security.md",
-        ),
-        Err(error) => finding(
-            SUBJECT,
-            Status::Limited,
-            error.to_string(),
-            "`storlock run --no-sandbox` works, if the guest is trusted",
-        ),
-    }
-}
-
-fn finding(subject: &'static str, status: Status, detail: impl Into<String>, advice: &str) -> Finding {
-    Finding {
-        subject,
-        status,
-        detail: detail.into(),
-        advice: advice.into(),
-    }
-}
-
-/// A capability that is there or not.
-fn capability(subject: &'static str, there: bool, otherwise: Status, purpose: &str, advice: &str) -> Finding {
-    if there {
-        finding(subject, Status::Good, format!("there: {purpose}"), "")
-    } else {
-        finding(subject, otherwise, format!("not there: {purpose}"), advice)
-    }
-}
-
-/// What to do where only a newer kernel helps.
-const NEWER_KERNEL: &str = "use a newer Linux kernel on the host";
-
-/// What the capabilities mean for a run.
-fn assess(capabilities: &Capabilities) -> Vec<Finding> {
-    let mut findings = vec![virtualization(capabilities.flavour)];
-    findings.extend(needed(capabilities));
-    findings.extend(helpful(capabilities));
-    findings
-}
-
-fn virtualization(flavour: Flavour) -> Finding {
-    const SUBJECT: &str = "virtualization";
-    match flavour {
-        Flavour::Other => finding(
-            SUBJECT,
-            Status::Limited,
-            format!("{flavour}: guests run slowly and some instructions do not run at all"),
-            "the test guest that comes with the project runs here; for firmware, Windows and drivers that use SSE take a \
-             machine with VMX or SVM enabled in its firmware, or scripts/lab/run",
-        ),
-        flavour => finding(SUBJECT, Status::Good, flavour.to_string(), ""),
-    }
-}
-
-/// Capabilities without which there is no run.
-fn needed(capabilities: &Capabilities) -> [Finding; 3] {
-    let eventfds = capabilities.irqchip && capabilities.irqfd && capabilities.ioeventfd;
-    [
-        (
-            "interrupt controllers",
-            capabilities.irqchip,
-            "the guest's APICs are KVM's",
-            NEWER_KERNEL,
-        ),
-        (
-            "eventfds",
-            eventfds,
-            "devices interrupt and are notified through them",
-            NEWER_KERNEL,
-        ),
-        (
-            "MSR filter",
-            capabilities.msr_filter,
-            "the kernel is found by its first write to LSTAR",
-            "use Linux 5.10 or newer on the host",
-        ),
-    ]
-    .map(|(subject, there, purpose, advice)| capability(subject, there, Status::Missing, purpose, advice))
-}
-
-/// Capabilities that a run can do without.
-fn helpful(capabilities: &Capabilities) -> [Finding; 5] {
-    [
-        (
-            "unknown MSRs",
-            capabilities.unknown_msrs,
-            "the machine answers MSRs that KVM does not know, and the report lists them",
-            "KVM raises #GP for them and the report cannot list them; use Linux 5.10 or newer on the host if a guest does \
-             not boot",
-        ),
-        (
-            "registers with each exit",
-            capabilities.sync_registers,
-            "a breakpoint then costs no further system call",
-            "runs work, but each breakpoint costs two more system calls; a newer Linux kernel on the host helps",
-        ),
-        (
-            "single step without interrupts",
-            capabilities.block_interrupts,
-            "keeps an interrupt from being taken for the stepped instruction, if single steps are used",
-            "matters only where single step is the method below; use Linux 5.13 or newer on the host",
-        ),
-        (
-            "PIT",
-            capabilities.pit,
-            "some guests calibrate their clocks by it",
-            NEWER_KERNEL,
-        ),
-        (
-            "TSC deadline timer",
-            capabilities.tsc_deadline,
-            "some guests prefer it",
-            NEWER_KERNEL,
-        ),
-    ]
-    .map(|(subject, there, purpose, advice)| capability(subject, there, Status::Limited, purpose, advice))
-}
-
-/// Which way of stepping over a breakpoint will be used, and why not a better one.
-fn assess_step_over(results: &[StepOverResult]) -> Vec<Finding> {
-    let subject = "stepping over a breakpoint";
-    let mut findings = Vec::new();
-    let chosen = results.iter().find(|result| result.outcome.is_ok());
-    findings.push(match chosen {
-        None => finding(subject, Status::Missing, "no method works", LAB),
-        Some(result) => {
-            let (status, cost, advice) = match result.method {
-                StepOver::ResumeFlag => (Status::Good, "one entry into the guest a hit, no other system call", ""),
-                StepOver::EmulateFirst => (
-                    Status::Good,
-                    "one entry into the guest a hit, no other system call, where the first instruction is a known one",
-                    "",
-                ),
-                StepOver::SingleStep => (
-                    Status::Limited,
-                    "two entries into the guest and two more system calls a hit",
-                    "expect about three times the cost a hit; hardware virtualization avoids it",
-                ),
-            };
-            finding(subject, status, format!("by {}: {cost}", result.method), advice)
-        }
-    });
-    for result in results.iter().take_while(|result| result.outcome.is_err()) {
-        if let (Err(reason), Some(_)) = (&result.outcome, chosen) {
-            findings.push(finding(
-                "a better way to step over",
-                Status::Limited,
-                format!("{} does not work here: {reason}", result.method),
-                "nothing to do: runs use the other method",
-            ));
-        }
-    }
-    findings
-}
-
-/// Limits that are the same on every machine, or a number.
-fn limits(capabilities: &Capabilities) -> Vec<Finding> {
-    let host = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u32;
-    let cpus = finding(
-        "processors",
-        Status::Good,
-        format!(
-            "a guest may have {} (recommended up to {}), this host has {host}",
-            capabilities.maximum_cpus.min(64),
-            capabilities.recommended_cpus.min(64)
-        ),
-        "with more than the host has, contended locks spin for whole time slices",
-    );
-    let registers = finding(
-        "debug registers",
-        Status::Good,
-        "4: at most four lock exports are watched at once, and the guest's own debugger cannot use them meanwhile",
-        "`storlock symbols DRIVER` shows which a driver needs and what is left out",
-    );
-    vec![cpus, registers]
-}
-
 fn text(diagnosis: &Diagnosis) -> String {
     let mut out = String::new();
-    for finding in &diagnosis.findings {
-        let mark = match finding.status {
+    for check in &diagnosis.checks {
+        let mark = match check.status {
             Status::Good => "ok     ",
             Status::Limited => "limited",
             Status::Missing => "missing",
         };
         // Writing to a string cannot fail.
-        let _ = writeln!(out, "{mark}  {}: {}", finding.subject, finding.detail);
-        if !finding.advice.is_empty() {
-            let _ = writeln!(out, "         -> {}", finding.advice);
+        let _ = writeln!(out, "{mark}  {}: {}", check.subject, check.detail);
+        if !check.advice.is_empty() {
+            let _ = writeln!(out, "         -> {}", check.advice);
         }
     }
-    let verdict = match diagnosis.findings.iter().map(|finding| finding.status).max() {
+    let verdict = match diagnosis.checks.iter().map(|check| check.status).max() {
         Some(Status::Missing) | None => "Runs are not possible on this machine.",
         Some(Status::Limited) => "Runs are possible on this machine, with the limits above.",
         Some(Status::Good) => "Everything that runs need is there.",
@@ -331,133 +71,12 @@ fn text(diagnosis: &Diagnosis) -> String {
 mod tests {
     use super::*;
 
-    const FULL: Capabilities = Capabilities {
-        api_version: 12,
-        flavour: Flavour::Amd,
-        sync_registers: true,
-        msr_filter: true,
-        unknown_msrs: true,
-        guest_debug_flags: u32::MAX,
-        block_interrupts: true,
-        irqchip: true,
-        pit: true,
-        irqfd: true,
-        ioeventfd: true,
-        tsc_deadline: true,
-        recommended_cpus: 8,
-        maximum_cpus: 1024,
-    };
-
-    fn worst(findings: &[Finding]) -> Status {
-        findings.iter().map(|finding| finding.status).max().unwrap()
-    }
-
-    fn step(method: StepOver, works: bool) -> StepOverResult {
-        StepOverResult {
-            method,
-            outcome: if works {
-                Ok(())
-            } else {
-                Err("it did not move on".into())
-            },
-        }
-    }
-
-    #[test]
-    fn what_a_run_cannot_do_without_is_missing_and_the_rest_a_limit() {
-        assert_eq!(worst(&assess(&FULL)), Status::Good);
-        for missing in [
-            Capabilities {
-                msr_filter: false,
-                unknown_msrs: false,
-                ..FULL
-            },
-            Capabilities { irqchip: false, ..FULL },
-            Capabilities { irqfd: false, ..FULL },
-            Capabilities {
-                ioeventfd: false,
-                ..FULL
-            },
-        ] {
-            assert_eq!(worst(&assess(&missing)), Status::Missing, "{missing:?}");
-        }
-        for limited in [
-            Capabilities {
-                sync_registers: false,
-                ..FULL
-            },
-            Capabilities {
-                block_interrupts: false,
-                ..FULL
-            },
-            Capabilities { pit: false, ..FULL },
-            Capabilities {
-                flavour: Flavour::Other,
-                ..FULL
-            },
-        ] {
-            assert_eq!(worst(&assess(&limited)), Status::Limited, "{limited:?}");
-        }
-    }
-
-    #[test]
-    fn every_gap_comes_with_advice() {
-        let nothing = Capabilities {
-            flavour: Flavour::Other,
-            sync_registers: false,
-            msr_filter: false,
-            unknown_msrs: false,
-            block_interrupts: false,
-            irqchip: false,
-            pit: false,
-            irqfd: false,
-            ioeventfd: false,
-            tsc_deadline: false,
-            ..FULL
-        };
-        for finding in assess(&nothing) {
-            assert!(
-                finding.status != Status::Good && !finding.advice.is_empty(),
-                "{finding:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_first_method_that_works_is_told_and_why_better_ones_do_not() {
-        let results = [
-            step(StepOver::ResumeFlag, false),
-            step(StepOver::EmulateFirst, true),
-            step(StepOver::SingleStep, true),
-        ];
-        let findings = assess_step_over(&results);
-        assert_eq!(findings.len(), 2);
-        assert!(findings[0].detail.contains("emulation"), "{findings:?}");
-        assert!(
-            findings[1]
-                .detail
-                .contains("resume flag does not work here: it did not move on"),
-            "{findings:?}"
-        );
-        assert_eq!(
-            worst(&assess_step_over(&[step(StepOver::ResumeFlag, true)])),
-            Status::Good
-        );
-        assert_eq!(
-            worst(&assess_step_over(&[step(StepOver::SingleStep, false)])),
-            Status::Missing
-        );
-    }
-
     #[test]
     fn a_machine_without_kvm_is_not_usable_and_is_told_what_to_do() {
         let directory = tempfile::tempdir().unwrap();
-        let findings = examine(&directory.path().join("kvm"));
-        assert_eq!((findings.len(), worst(&findings)), (1, Status::Missing));
-        let text = text(&Diagnosis {
-            usable: false,
-            findings,
-        });
+        let diagnosis = Diagnosis::of(&directory.path().join("kvm"));
+        assert_eq!((diagnosis.checks.len(), diagnosis.usable), (1, false));
+        let text = text(&diagnosis);
         assert!(text.contains("modprobe") && text.contains("scripts/lab/run"), "{text}");
         let arguments = Arguments {
             kvm: directory.path().join("kvm"),

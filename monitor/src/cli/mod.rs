@@ -22,12 +22,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use storlock_vmm::host::survive_the_file_size_limit;
 
 use self::diagnostics::tell;
 use crate::escape;
 use crate::outcome::Condition;
-use crate::output::PATIENCE;
+use crate::output::{PATIENCE, survive_the_file_size_limit};
 use crate::run::{Failure, Lines};
 
 /// Boots a Windows x64 guest with a Storport driver and reports every spin lock call that breaks its contract.

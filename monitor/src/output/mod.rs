@@ -17,6 +17,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use storlock_vmm::host::lock_exclusively;
+pub(crate) use storlock_vmm::host::survive_the_file_size_limit;
 
 pub(crate) use self::file::OutputFile;
 pub(crate) use self::outlet::{Outlet, WhenFull};

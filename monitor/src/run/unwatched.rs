@@ -20,6 +20,7 @@ use super::supervisor::{AtViolation, KvmMachine, Supervisor};
 use super::{Failure, Host, boot, create_directory, firmware, limit_files, machine_options};
 use crate::backend::kvm::debuggee;
 use crate::notices::Notices;
+use crate::outcome::Condition;
 use crate::output::{Cut, WholeFile};
 use crate::report::conformance::Conformance;
 use crate::report::{FaultInfo, Note};
@@ -107,7 +108,7 @@ struct UnwatchedGuest {
 /// How it ended.
 pub struct UnwatchedEnd {
     /// The last stop.
-    pub stop: MachineStop,
+    stop: MachineStop,
     /// What came of pressing the power button, if it was pressed.
     pub shutdown: Option<String>,
     /// After which time.
@@ -133,6 +134,23 @@ impl UnwatchedEnd {
     #[must_use]
     pub(crate) fn in_words(&self) -> String {
         debuggee::in_words(&self.stop)
+    }
+
+    /// Whether the guest ended by itself, as was wanted.
+    pub(crate) fn is_wanted(&self) -> bool {
+        matches!(self.stop, MachineStop::PowerOff | MachineStop::Reset)
+    }
+
+    /// What the end means; nothing if it is the one that was wanted.
+    pub(crate) fn condition(&self, interrupted: bool) -> Option<Condition> {
+        match self.stop {
+            MachineStop::PowerOff | MachineStop::Stopped | MachineStop::Interrupted if interrupted => {
+                Some(Condition::Interrupted)
+            }
+            _ if self.is_wanted() => None,
+            MachineStop::Failed(_) => Some(Condition::Infrastructure),
+            _ => Some(Condition::GuestFailed),
+        }
     }
 
     fn note(&mut self, cut: Option<Cut>) {

@@ -6,12 +6,14 @@
 
 mod choice;
 mod hidden;
+pub(crate) mod listing;
 #[cfg(test)]
 mod tests;
 mod turns;
 mod uses;
 mod words;
 
+use serde::Serialize;
 use storlock_check::contract::{CONTRACTS, Contract, Role, Routine, RoutineSet, SystemModule, contract};
 
 use self::choice::{choose, judged};
@@ -33,7 +35,7 @@ pub(crate) struct PlannedWatch {
 }
 
 /// Something that the plan does not see.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct PlanGap {
     /// The export, such as `nt!KeReleaseSpinLock`.
     pub routine: String,

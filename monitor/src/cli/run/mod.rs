@@ -22,7 +22,6 @@ use crate::report::{ConditionNote, FaultInfo, Reason, Report, render};
 use crate::run::spec::RunSpec;
 use crate::run::{self, Failure, Finished, Host, Prepared, UnwatchedEnd, UnwatchedRun, WatchedRun};
 use crate::threads;
-use storlock_vmm::run::MachineStop;
 
 /// Runs the guest and reports.
 ///
@@ -140,7 +139,7 @@ impl Terminal {
             .printer
             .print(text(&end).as_bytes(), end.deadline, &|| interrupt.happened());
         end.failures.extend(printed.err());
-        let mut held: Vec<Condition> = condition(&end.stop, interrupted).into_iter().collect();
+        let mut held: Vec<Condition> = end.condition(interrupted).into_iter().collect();
         for reason in end.faults.iter().filter_map(FaultInfo::never_injected) {
             tell!("inconclusive: {reason}");
             held.push(Condition::Inconclusive);
@@ -178,7 +177,7 @@ fn text(end: &UnwatchedEnd) -> String {
         end.in_words(),
         end.duration.as_secs_f64()
     );
-    if !matches!(end.stop, MachineStop::PowerOff | MachineStop::Reset) {
+    if !end.is_wanted() {
         text.push_str(&machine(&end.conformance));
     }
     text
@@ -200,16 +199,4 @@ fn machine(conformance: &Conformance) -> String {
         text.push('\n');
     }
     text
-}
-
-/// What the end of such a guest means; nothing if it is the one that was wanted.
-fn condition(stop: &MachineStop, interrupted: bool) -> Option<Condition> {
-    match stop {
-        MachineStop::PowerOff | MachineStop::Stopped | MachineStop::Interrupted if interrupted => {
-            Some(Condition::Interrupted)
-        }
-        MachineStop::PowerOff | MachineStop::Reset => None,
-        MachineStop::Failed(_) => Some(Condition::Infrastructure),
-        _ => Some(Condition::GuestFailed),
-    }
 }
