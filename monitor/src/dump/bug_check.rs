@@ -37,3 +37,28 @@ const fn lock(operand: &LockOperand) -> u64 {
         LockOperand::Cancel => 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use storlock_check::finding::Cause;
+    use storlock_check::rules::RuleId;
+
+    #[test]
+    fn the_page_for_users_has_every_number() {
+        let page = include_str!("../../../docs/dump.md");
+        let page = page.split_whitespace().collect::<Vec<_>>().join(" ");
+        let list = |mut numbers: Vec<(u16, &str)>| {
+            numbers.sort_unstable();
+            let numbers = numbers.iter().map(|(number, name)| format!("{number} {name}"));
+            numbers.collect::<Vec<_>>().join(", ")
+        };
+        let rules = RuleId::ALL.iter().map(|rule| (rule.number(), rule.meta().name));
+        let causes = Cause::ALL.iter().map(|cause| (cause.number(), cause.name()));
+        for list in [
+            format!("Rules: {}.", list(rules.collect())),
+            format!("Causes: {}.", list(causes.collect())),
+        ] {
+            assert!(page.contains(&list), "docs/dump.md lacks: {list}");
+        }
+    }
+}
