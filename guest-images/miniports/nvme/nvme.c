@@ -1,5 +1,6 @@
 /* The Storport callbacks that set the miniport up and take it down. */
 #include "nvme.h"
+#include "adapter.h"
 
 /* A value of the registry, to be tried with what the driver would not choose; 0 if it is not there. */
 static ULONG ReadParameter(PNVME_EXTENSION Extension, PCSTR Name)
@@ -104,34 +105,27 @@ static BOOLEAN NTAPI HwResetBus(PVOID DeviceExtension, ULONG PathId)
     return TRUE;
 }
 
+/* With the interrupt lock held. */
+static VOID Stop(PVOID DeviceExtension)
+{
+    StorPortNotification(RequestTimerCall, DeviceExtension, NvmeTimer, 0);
+    NvmeShutdown(DeviceExtension);
+}
+
 static SCSI_ADAPTER_CONTROL_STATUS NTAPI HwAdapterControl(PVOID DeviceExtension, SCSI_ADAPTER_CONTROL_TYPE ControlType,
                                                           PVOID Parameters)
 {
-    PSCSI_SUPPORTED_CONTROL_TYPE_LIST List = Parameters;
-
-    switch (ControlType) {
-    case ScsiQuerySupportedControlTypes:
-        if (List->MaxControlType > ScsiStopAdapter) {
-            ((PBOOLEAN)List->SupportedTypeList)[ScsiQuerySupportedControlTypes] = TRUE;
-            ((PBOOLEAN)List->SupportedTypeList)[ScsiStopAdapter] = TRUE;
-        }
-        return ScsiAdapterControlSuccess;
-    case ScsiStopAdapter:
-        StorPortNotification(RequestTimerCall, DeviceExtension, NvmeTimer, 0);
-        NvmeShutdown(DeviceExtension);
-        return ScsiAdapterControlSuccess;
-    default:
-        return ScsiAdapterControlUnsuccessful;
-    }
+    return AdapterControl(DeviceExtension, ControlType, Parameters, Stop);
 }
 
 NTSTATUS NTAPI DriverEntry(PDRIVER_OBJECT DriverObject, PUNICODE_STRING RegistryPath)
 {
     HW_INITIALIZATION_DATA Data;
 
-    RtlZeroMemory(&Data, sizeof(Data));
-    Data.HwInitializationDataSize = sizeof(Data);
+    AdapterData(&Data, sizeof(NVME_EXTENSION), sizeof(NVME_REQUEST));
     Data.AdapterInterfaceType = PCIBus;
+    Data.MapBuffers = 1; /* STOR_MAP_NON_READ_WRITE_BUFFERS */
+    Data.NeedPhysicalAddresses = TRUE;
     Data.HwInitialize = HwInitialize;
     Data.HwBuildIo = NvmeBuildIo;
     Data.HwStartIo = NvmeStartIo;
@@ -139,13 +133,6 @@ NTSTATUS NTAPI DriverEntry(PDRIVER_OBJECT DriverObject, PUNICODE_STRING Registry
     Data.HwFindAdapter = HwFindAdapter;
     Data.HwResetBus = HwResetBus;
     Data.HwAdapterControl = HwAdapterControl;
-    Data.DeviceExtensionSize = sizeof(NVME_EXTENSION);
-    Data.SrbExtensionSize = sizeof(NVME_REQUEST);
     Data.NumberOfAccessRanges = 1;
-    Data.MapBuffers = 1; /* STOR_MAP_NON_READ_WRITE_BUFFERS */
-    Data.NeedPhysicalAddresses = TRUE;
-    Data.TaggedQueuing = TRUE;
-    Data.AutoRequestSense = TRUE;
-    Data.MultipleRequestPerLu = TRUE;
     return (NTSTATUS)StorPortInitialize(DriverObject, RegistryPath, &Data, NULL);
 }

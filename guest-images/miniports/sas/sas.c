@@ -1,5 +1,6 @@
 /* The Storport callbacks that set the miniport up and take it down. */
 #include "sas.h"
+#include "adapter.h"
 
 static PACCESS_RANGE FindMemory(PPORT_CONFIGURATION_INFORMATION ConfigInfo)
 {
@@ -121,39 +122,26 @@ static BOOLEAN NTAPI HwResetBus(PVOID DeviceExtension, ULONG PathId)
 }
 
 /* With the interrupt lock held. */
-static VOID Stop(PSAS_EXTENSION Extension)
+static VOID Stop(PVOID DeviceExtension)
 {
-    StorPortNotification(RequestTimerCall, Extension, SasTimer, 0);
-    SasMakeReady(Extension);
+    StorPortNotification(RequestTimerCall, DeviceExtension, SasTimer, 0);
+    SasMakeReady(DeviceExtension);
 }
 
 static SCSI_ADAPTER_CONTROL_STATUS NTAPI HwAdapterControl(PVOID DeviceExtension, SCSI_ADAPTER_CONTROL_TYPE ControlType,
                                                           PVOID Parameters)
 {
-    PSCSI_SUPPORTED_CONTROL_TYPE_LIST List = Parameters;
-
-    switch (ControlType) {
-    case ScsiQuerySupportedControlTypes:
-        if (List->MaxControlType > ScsiStopAdapter) {
-            ((PBOOLEAN)List->SupportedTypeList)[ScsiQuerySupportedControlTypes] = TRUE;
-            ((PBOOLEAN)List->SupportedTypeList)[ScsiStopAdapter] = TRUE;
-        }
-        return ScsiAdapterControlSuccess;
-    case ScsiStopAdapter:
-        Stop(DeviceExtension);
-        return ScsiAdapterControlSuccess;
-    default:
-        return ScsiAdapterControlUnsuccessful;
-    }
+    return AdapterControl(DeviceExtension, ControlType, Parameters, Stop);
 }
 
 NTSTATUS NTAPI DriverEntry(PDRIVER_OBJECT DriverObject, PUNICODE_STRING RegistryPath)
 {
     HW_INITIALIZATION_DATA Data;
 
-    RtlZeroMemory(&Data, sizeof(Data));
-    Data.HwInitializationDataSize = sizeof(Data);
+    AdapterData(&Data, sizeof(SAS_EXTENSION), sizeof(SAS_REQUEST));
     Data.AdapterInterfaceType = PCIBus;
+    Data.MapBuffers = 1; /* STOR_MAP_NON_READ_WRITE_BUFFERS */
+    Data.NeedPhysicalAddresses = TRUE;
     Data.HwInitialize = HwInitialize;
     Data.HwBuildIo = SasBuildIo;
     Data.HwStartIo = SasStartIo;
@@ -161,13 +149,6 @@ NTSTATUS NTAPI DriverEntry(PDRIVER_OBJECT DriverObject, PUNICODE_STRING Registry
     Data.HwFindAdapter = HwFindAdapter;
     Data.HwResetBus = HwResetBus;
     Data.HwAdapterControl = HwAdapterControl;
-    Data.DeviceExtensionSize = sizeof(SAS_EXTENSION);
-    Data.SrbExtensionSize = sizeof(SAS_REQUEST);
     Data.NumberOfAccessRanges = 3;
-    Data.MapBuffers = 1; /* STOR_MAP_NON_READ_WRITE_BUFFERS */
-    Data.NeedPhysicalAddresses = TRUE;
-    Data.TaggedQueuing = TRUE;
-    Data.AutoRequestSense = TRUE;
-    Data.MultipleRequestPerLu = TRUE;
     return (NTSTATUS)StorPortInitialize(DriverObject, RegistryPath, &Data, NULL);
 }

@@ -1,5 +1,6 @@
 /* The Storport callbacks of the virtual miniport. */
 #include "vdisk.h"
+#include "adapter.h"
 
 static ULONG NTAPI HwFindAdapter(PVOID DeviceExtension, PVOID HwContext, PVOID BusInformation, PVOID LowerDevice,
                                  PCHAR ArgumentString, PPORT_CONFIGURATION_INFORMATION ConfigInfo, PBOOLEAN Again)
@@ -113,24 +114,15 @@ static BOOLEAN NTAPI HwResetBus(PVOID DeviceExtension, ULONG PathId)
     return TRUE;
 }
 
+static VOID Stop(PVOID DeviceExtension)
+{
+    VdiskStopWorkers(DeviceExtension);
+}
+
 static SCSI_ADAPTER_CONTROL_STATUS NTAPI HwAdapterControl(PVOID DeviceExtension, SCSI_ADAPTER_CONTROL_TYPE ControlType,
                                                           PVOID Parameters)
 {
-    PSCSI_SUPPORTED_CONTROL_TYPE_LIST List = Parameters;
-
-    switch (ControlType) {
-    case ScsiQuerySupportedControlTypes:
-        if (List->MaxControlType > ScsiStopAdapter) {
-            ((PBOOLEAN)List->SupportedTypeList)[ScsiQuerySupportedControlTypes] = TRUE;
-            ((PBOOLEAN)List->SupportedTypeList)[ScsiStopAdapter] = TRUE;
-        }
-        return ScsiAdapterControlSuccess;
-    case ScsiStopAdapter:
-        VdiskStopWorkers(DeviceExtension);
-        return ScsiAdapterControlSuccess;
-    default:
-        return ScsiAdapterControlUnsuccessful;
-    }
+    return AdapterControl(DeviceExtension, ControlType, Parameters, Stop);
 }
 
 static VOID NTAPI HwFreeAdapterResources(PVOID DeviceExtension)
@@ -142,8 +134,7 @@ NTSTATUS NTAPI DriverEntry(PDRIVER_OBJECT DriverObject, PUNICODE_STRING Registry
 {
     HW_INITIALIZATION_DATA Data;
 
-    RtlZeroMemory(&Data, sizeof(Data));
-    Data.HwInitializationDataSize = sizeof(Data);
+    AdapterData(&Data, sizeof(VDISK_EXTENSION), sizeof(VDISK_REQUEST));
     Data.AdapterInterfaceType = Internal;
     Data.HwInitialize = HwInitialize;
     Data.HwStartIo = HwStartIo;
@@ -151,11 +142,6 @@ NTSTATUS NTAPI DriverEntry(PDRIVER_OBJECT DriverObject, PUNICODE_STRING Registry
     Data.HwResetBus = HwResetBus;
     Data.HwAdapterControl = HwAdapterControl;
     Data.HwFreeAdapterResources = HwFreeAdapterResources;
-    Data.DeviceExtensionSize = sizeof(VDISK_EXTENSION);
-    Data.SrbExtensionSize = sizeof(VDISK_REQUEST);
     Data.MapBuffers = 3; /* STOR_MAP_ALL_BUFFERS_INCLUDING_READ_WRITE */
-    Data.TaggedQueuing = TRUE;
-    Data.AutoRequestSense = TRUE;
-    Data.MultipleRequestPerLu = TRUE;
     return (NTSTATUS)StorPortInitialize(DriverObject, RegistryPath, &Data, NULL);
 }
