@@ -1,9 +1,9 @@
-//! Makes text that a guest or a file chose safe to show. Only here it is decided which characters can act on a terminal
-//! or hide something from a reader.
+//! Makes text that a guest or a file chose safe to show. This is the only place that decides which characters can act
+//! on a terminal or hide something from a reader.
 //!
 //! Talks to nothing. It must not know what is shown. It escapes control characters (C0, DEL, C1), characters that
-//! change the direction of text, line and paragraph separators, and characters without width. Everything else, in any
-//! script, stays as it is. [`json`] does the same for JSON, which people look at too.
+//! change the direction of text, line and paragraph separators, and characters without width. All other characters, in
+//! any script, stay as they are. [`json`] does the same for JSON, which people look at too.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};

@@ -1,6 +1,7 @@
-//! What a run tells its user while it goes on.
+//! Lines for the user while a run goes on.
 //!
-//! Talks to nothing. Libraries print nothing: they are handed a [`Notices`], and the command line decides where its lines go.
+//! Talks to nothing. Libraries print nothing: they are handed a [`Notices`], and the command line decides where its
+//! lines go.
 
 use std::fmt::Debug;
 

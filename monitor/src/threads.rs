@@ -1,6 +1,6 @@
 //! Sandbox profiles of a run's own threads, beside those of the machine.
 //!
-//! It must not know what they are started for: who starts one names its profile.
+//! It must not know what they are started for: the code that starts a thread names its profile.
 
 use storlock_vmm::run;
 use storlock_vmm::sandbox::Argument::{self, NotStandard};
@@ -55,7 +55,7 @@ const FILE_ENDS: &[Call] = &[
     Call::only(libc::SYS_ftruncate, &[NotStandard(0)]),
 ];
 
-/// Clients are accepted from a socket that listens already; one that answers is told at once.
+/// Clients are accepted from a socket that listens already; answers are sent at once (`TCP_NODELAY`).
 const CLIENTS: &[Call] = &[
     Call::any(libc::SYS_accept4),
     Call::only(

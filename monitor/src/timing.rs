@@ -1,6 +1,6 @@
-//! Measures how long something takes that happens very often.
+//! A histogram of how long something takes that happens very often.
 //!
-//! Any number of threads add to one histogram without a lock. It must not know what is timed.
+//! Any number of threads add to it without a lock. It must not know what is timed.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -47,7 +47,10 @@ fn tool(command: &mut Command, input: &str) {
 
 /// A session that begins where processors do after a reset: real mode, then the modes on the way to long mode.
 #[test]
-#[expect(clippy::too_many_lines, reason = "one session, of which each step needs those before it")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one session, of which each step needs those before it"
+)]
 fn a_debugger_follows_firmware_from_the_reset_vector() {
     const RESET_VECTOR: u64 = 0xffff_fff0;
     if !test_platform_boots_firmware() {

@@ -47,7 +47,10 @@ fn leave(run: Debugged, mut client: Client) {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one conversation, of which each step needs those before it")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one conversation, of which each step needs those before it"
+)]
 fn packets_make_the_round_trip() {
     let (run, mut client, thread) = at_the_violation();
     // Threads.
@@ -131,7 +134,10 @@ fn packets_make_the_round_trip() {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one conversation, of which each step needs those before it")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one conversation, of which each step needs those before it"
+)]
 fn what_a_client_should_not_send_is_refused_and_the_machine_stands_as_it_stood() {
     let (run, mut client, thread) = at_the_violation();
     let at = client.pc(0);

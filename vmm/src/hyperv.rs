@@ -37,7 +37,7 @@ const XMM_INPUT: u32 = 1 << 4;
 /// relaxed timing, without watchdogs of processors that stand still (5), no automatic end of synthetic interrupts (9), a
 /// hypercall for interprocessor interrupts to several processors (10).
 const RECOMMENDED: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 10;
-/// How often a guest tries to take a lock before the hypervisor is told.
+/// How often a guest tries to take a lock before it notifies the hypervisor.
 const SPIN_RETRIES: u32 = 0xfff;
 /// Most virtual processors, and logical ones.
 const PROCESSOR_LIMIT: u32 = 64;

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-/// Kinds that are told apart.
+/// Kinds that are counted separately.
 const KINDS: usize = 256;
 
 /// A count of each kind that came, filled by any thread.

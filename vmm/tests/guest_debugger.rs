@@ -450,7 +450,10 @@ fn all_registers_can_be_changed() {
 
 /// Calls `routine` with stop points by INT3 in it, more than there are debug registers.
 #[test]
-#[expect(clippy::too_many_lines, reason = "one session, of which each step needs those before it")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one session, of which each step needs those before it"
+)]
 fn traps_by_int3_take_no_register_and_are_got_past_alone() {
     let kvm = open();
     let recorder = Recorder::resuming();

@@ -1,7 +1,7 @@
-//! The checker: events in, findings out.
+//! The checker: takes events and gives findings.
 //!
-//! Hands each event to the matching, which puts facts together, and the facts to the rules; keeps what these find. Fed by
-//! whoever watches a guest or replays a trace. Must not know where events come from.
+//! It hands each event to the matching, hands the facts that come out to the rules, and keeps their findings. Whoever
+//! watches a guest or replays a trace feeds it. It must not know where events come from.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,7 @@
 //! What the host saw in the guest: the checker's only input.
 //!
-//! Filled in by whoever watches a guest (or replays a trace); read by the checker and the trace format. Must not know
-//! how a breakpoint is set, how memory is read or what a guest's structures look like.
+//! Whoever watches a guest (or replays a trace) fills events in; the checker and the trace format read them. It must
+//! not know how a breakpoint is set, how memory is read or what a guest's structures look like.
 //!
 //! Lock calls are reported at the *entry* of the routine: an acquire that was entered is an attempt, not an
 //! acquisition.

@@ -1,4 +1,6 @@
-//! What makes two calls be about the same lock.
+//! The identity of a lock: two calls with the same identity are about the same lock.
+//!
+//! Talks to the operands of events only.
 
 use serde::{Deserialize, Serialize};
 
@@ -118,7 +120,7 @@ impl std::fmt::Display for LockIdentity {
     }
 }
 
-/// A lock handle in guest memory. In-stack and StorPort handles are told apart: the one is embedded in the other.
+/// A lock handle in guest memory. In-stack and StorPort handles are kept apart, because a StorPort handle contains an in-stack one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum HandleKey {
     /// `KLOCK_QUEUE_HANDLE`.

@@ -1,5 +1,5 @@
-//! The modules of the guest: which of them is the driver under test, and what an address is called wherever its module
-//! was loaded.
+//! The modules of the guest: which of them is the driver under test, and the name of an address, which is the same
+//! wherever its module was loaded.
 
 use serde::{Deserialize, Serialize};
 

@@ -50,7 +50,7 @@ pub(crate) struct MinimiseArguments {
     /// A directory below `cases` in a job's output, or its case.json
     #[arg(value_name = "CASE")]
     pub case: PathBuf,
-    /// Directory for the smaller case; nothing may be there
+    /// Directory for the smaller case; it must not exist
     #[arg(long, short, value_name = "DIR", default_value = "storlock-minimised")]
     pub output: PathBuf,
     /// How often a smaller case is run before it counts as not showing the finding
@@ -67,12 +67,12 @@ pub(crate) struct MinimiseArguments {
 /// When a build counts as bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Match {
-    /// It breaks the same rule in the same way by the same routine, or ends by the same bug check, or also hangs.
+    /// It breaks the same rule in the same way by the same routine, or ends with the same bug check, or hangs, too.
     /// Places in the code are not compared: they differ from build to build.
     Class,
-    /// It shows the same signature.
+    /// It shows a finding with the same signature.
     Signature,
-    /// It shows anything that fails.
+    /// It shows any finding that fails a job.
     Any,
 }
 

@@ -1,7 +1,7 @@
 //! Ends a run early, with a report, on SIGINT, SIGTERM and SIGHUP.
 //!
-//! A thread of its own catches the signals, from before the guest is prepared until the process ends. So the last
-//! signal ends the process at once, whatever else is stuck.
+//! A thread catches the signals, from before the guest is prepared until the process ends. It does nothing else, so the
+//! last signal ends the process at once, whatever is stuck.
 
 use std::fs;
 use std::io;
@@ -87,7 +87,7 @@ fn end_at_once() -> ! {
 pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    /// None if whoever started this program has it ignored, as nohup does.
+    /// None if the program that started this one has it ignored, as nohup does.
     hangup: Option<Signal>,
 }
 

@@ -27,7 +27,7 @@ pub struct Arguments {
     /// Findings that are known and accepted (TOML)
     #[arg(long, value_name = "FILE")]
     pub baseline: Option<PathBuf>,
-    /// Largest number of cases that are kept of each finding
+    /// Largest number of cases to keep for each finding
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub keep: u32,
     /// How the report of the last night is printed on standard output

@@ -38,8 +38,8 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 Completed, 1 Defect, 2 usage, 3 the guest failed (crash, hang, boot), 4 not \
-applicable or inconclusive, 5 infrastructure (KVM, files), 130 interrupted with a partial report. If several hold: \
-130, 2, 5, 1, 3, 4, 0; the first wins.";
+applicable or inconclusive, 5 infrastructure (KVM, files), 130 interrupted with a partial report. If several hold, \
+the first of 130, 2, 5, 1, 3, 4, 0 wins.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -47,15 +47,15 @@ enum Command {
     Run(Box<run::Arguments>),
     /// Report on a recording or an event trace of an earlier run, without a guest.
     Replay(replay::Arguments),
-    /// Give the report of an earlier run in another format.
+    /// Convert the report of an earlier run to another format.
     Report(report::Arguments),
     /// List the lock routines that a kernel or driver exports or imports.
     Symbols(symbols::Arguments),
-    /// Run a driver many times with faults and different seeds, and report what is new.
+    /// Run a driver many times with different seeds and faults, and report which findings are new.
     Stress(Box<stress::Arguments>),
     /// Unite the output directories of a stress job's shards.
     Merge(merge::Arguments),
-    /// Tell which findings of a stress job are new, open or gone, and since when.
+    /// Show which findings of a stress job are new, open or gone, and since when.
     History(history::Arguments),
     /// Run a case of a stress job again.
     ReplayCase(case::ReplayArguments),

@@ -1,7 +1,6 @@
-//! Values on the command line that are one of several names.
+//! Values that the command line takes by name: the names, and the help for each.
 //!
-//! Talks to nothing. The types belong to the modules that use them; here are only the names and what `--help` says of
-//! each.
+//! Talks to nothing. The types belong to the modules that use them.
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
@@ -11,16 +10,16 @@ use crate::report::Format;
 use crate::run::spec::{AfterDeadlock, Interrupts, OnViolation};
 use crate::stress::planning::Profile;
 
-/// Whether something is to be there.
+/// Whether something is switched on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Switch {
-    /// It is
+    /// Switch it on
     On,
-    /// It is not
+    /// Switch it off
     Off,
 }
 
-/// How what is no report is printed.
+/// How anything but a report is printed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ListFormat {
     /// For people.
@@ -30,7 +29,7 @@ pub enum ListFormat {
     Json,
 }
 
-/// Lets the command line choose one of some values by name; each with what `--help` says of it.
+/// Lets the command line choose a value by its name; `--help` has a line for each.
 macro_rules! choice {
     ($type:ty { $($value:ident = $name:literal: $help:literal),+ $(,)? }) => {
         impl ValueEnum for $type {
@@ -48,8 +47,8 @@ macro_rules! choice {
 }
 
 choice!(Profile {
-    Pr = "pr": "A change that waits to be reviewed: 10 minutes, stops at the first new finding",
-    Nightly = "nightly": "A night: 8 hours, goes on",
+    Pr = "pr": "For a change under review: 10 minutes, stops at the first new finding",
+    Nightly = "nightly": "For a night: 8 hours, does not stop at findings",
 });
 choice!(ListFormat {
     Text = "text": "For people",
@@ -73,16 +72,16 @@ choice!(Interrupts {
 });
 
 choice!(OnViolation {
-    Stop = "stop": "The machine stops at the call, also while no debugger is attached",
-    Report = "report": "It is only reported",
+    Stop = "stop": "Stop the machine at the call, even if no debugger is attached",
+    Report = "report": "Only report it",
 });
 
 choice!(AfterDeadlock {
-    End = "end": "The run ends there, with its report",
-    GoOn = "go-on": "The run goes on, to its time limit at most: the other processors may break rules, too",
+    End = "end": "End the run there, with its report",
+    GoOn = "go-on": "Go on until the time limit: the other processors may break rules, too",
 });
 
 choice!(OnDisconnect {
-    Pause = "pause": "The machine stands still until another debugger attaches",
-    Resume = "resume": "The machine goes on",
+    Pause = "pause": "Keep the machine standing still until another debugger attaches",
+    Resume = "resume": "Let the machine go on",
 });

@@ -76,7 +76,7 @@ pub(crate) fn infrastructure(error: String) -> ConditionNote {
     }
 }
 
-/// Prints a finished text. Whoever closed standard output does not want to read more.
+/// Prints a finished text. A reader that has closed standard output does not want more.
 ///
 /// # Errors
 /// Any other reason why it cannot be printed: a full disk.
@@ -129,7 +129,7 @@ impl Printer {
     /// Prints a text. A reader that takes nothing is waited for until `deadline`, or `interrupted`.
     ///
     /// # Errors
-    /// Why it was not printed whole, in a sentence. Whoever closed standard output does not want to read more.
+    /// Why it was not printed whole, in a sentence. A reader that has closed standard output does not want more.
     pub(crate) fn print(
         &self,
         text: &[u8],

@@ -1,5 +1,5 @@
-//! Shows a run's progress: a changing line if standard error is a terminal and the run has taken a second, and the
-//! milestones of a slow guest, one a line, in any case.
+//! Shows a run's progress on standard error: a changing line once the run has taken a second, if standard error is a
+//! terminal; and, on any standard error, the milestones of a slow guest, one a line.
 
 use std::io::IsTerminal;
 use std::sync::Arc;

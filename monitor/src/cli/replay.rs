@@ -12,7 +12,7 @@ use crate::run::report_directory::{REPORTS, ReportDirectory};
 use crate::run::report_files::Reports;
 use crate::run::{Failure, places, saved_report};
 
-/// How long the reader of a report is waited for that goes into a named pipe.
+/// How long to wait for the reader of a report that goes into a named pipe.
 const READER_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Options of `storlock replay`.

@@ -16,7 +16,7 @@ use crate::run::report_files::{ReportFile, Reports};
 use crate::run::spec::{FilePath, formats};
 use crate::run::{Failure, places, saved_report};
 
-/// How long the reader of a report is waited for that goes into a named pipe.
+/// How long to wait for the reader of a report that goes into a named pipe.
 const READER_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Options of `storlock report`.
@@ -26,16 +26,16 @@ pub struct Arguments {
     /// (events.trace)
     #[arg(value_name = "FILE|DIR")]
     pub file: PathBuf,
-    /// Format on standard output, and of the --output files whose names do not tell it [default: text]
+    /// Format on standard output, and of --output files whose names do not end in one [default: text]
     #[arg(long, value_enum)]
     pub format: Option<Format>,
-    /// Write the report to this file instead of standard output, in the format that its name ends in; may be given several
-    /// times
+    /// Write the report to this file instead of standard output, in the format of the name's ending; may be given
+    /// several times
     #[arg(short, long, value_name = "FILE")]
     pub output: Vec<PathBuf>,
 }
 
-/// Converts. The exit code says whether that worked, not what the report says.
+/// Converts a report. The exit code says whether that worked, not what the report says.
 ///
 /// # Errors
 /// [`Failure`] if the file cannot be read or holds no report, or an output cannot be written.

@@ -56,25 +56,25 @@ pub struct Arguments {
     /// Numbers of virtual processors to choose from
     #[arg(long, value_name = "N[,N...]", value_delimiter = ',')]
     pub cpus: Vec<u32>,
-    /// Wall-clock limit of each run
+    /// Time limit of each run, as for `storlock run`
     #[arg(long, value_name = "DURATION")]
     pub time_limit: Option<Limit>,
     /// A fault for every run, as for `storlock run`, instead of the job's plans; may be given several times
     #[arg(long, value_name = "SPEC")]
     pub fault: Vec<String>,
-    /// Seeds to use: the same ones every night
+    /// Use these seeds, the same ones every night
     #[arg(long, value_name = "FIRST-LAST", value_parser = seeds, conflicts_with = "seed_base")]
     pub seeds: Option<(u64, u64)>,
-    /// Choose other seeds every night, from this number and the number of the night [default: 1]
+    /// Choose other seeds every night, by this number and the number of the night [default: 1]
     #[arg(long, value_name = "N")]
     pub(crate) seed_base: Option<u64>,
     /// Begin no run after this time [default: by the profile]
     #[arg(long, value_name = "DURATION")]
     pub(crate) duration: Option<Limit>,
-    /// Number of runs, over all shards
+    /// Number of runs, over all shards [default: as many as fit into the duration, or all of --seeds]
     #[arg(long, value_name = "N")]
     pub iterations: Option<u64>,
-    /// Runs at a time [default: as many as this machine's processors and memory allow]
+    /// Number of runs at a time [default: as many as this machine's processors and memory allow]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub jobs: Option<u32>,
     /// Do only this share of the job: INDEX/TOTAL, counted from 1, or hash:INDEX/TOTAL [default: what the environment
@@ -82,13 +82,13 @@ pub struct Arguments {
     /// all]
     #[arg(long, value_name = "SHARD")]
     pub shard: Option<Shard>,
-    /// pr: 10 minutes, stops at the first new finding; nightly: 8 hours [default: nightly]
+    /// Defaults of the job for one purpose [default: nightly]
     #[arg(long, value_enum)]
     pub profile: Option<Profile>,
     /// Stop at the first finding that is new [default: by the profile]
     #[arg(long, value_enum, value_name = "on|off", num_args = 0..=1, require_equals = true, default_missing_value = "on")]
     pub(crate) stop_at_first_new: Option<Switch>,
-    /// Output directory; it belongs to this job alone [default: storlock-stress]
+    /// Output directory, which belongs to this job alone [default: storlock-stress]
     #[arg(long, short, value_name = "DIR")]
     pub output: Option<PathBuf>,
     /// Findings that are known and accepted (TOML)
@@ -97,10 +97,10 @@ pub struct Arguments {
     /// Database of all nights [default: history.sqlite in the output directory]
     #[arg(long, value_name = "FILE")]
     pub history: Option<PathBuf>,
-    /// Number of the night [default: the last one if it was not finished, else the next]
+    /// Number of the night [default: that of the last night if it is not finished, else the next]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..1 << 62))]
     pub night: Option<u64>,
-    /// Begin a new night even if the last one was not finished
+    /// Begin a new night even if the last one is not finished
     #[arg(long, conflicts_with = "night")]
     pub new: bool,
     /// How the report is printed on standard output
@@ -386,7 +386,7 @@ fn guests(job: &Job) -> u32 {
 fn run(supervisor: &mut Supervisor) -> Result<JobReport, Failure> {
     let (runtime, mut cancel) = runtime().map_err(Failure::infrastructure)?;
     let stop = async move {
-        // Whoever could say so may be gone; then nobody does.
+        // The sender may be gone; then nobody cancels.
         if cancel.wait_for(|&cancel| cancel).await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -405,7 +405,7 @@ fn run(supervisor: &mut Supervisor) -> Result<JobReport, Failure> {
         }
         Ok(_) => {}
         Err(error) => {
-            // What was done so far is told all the same.
+            // Report on what was done so far.
             supervisor.write(&report).map_err(failure)?;
             return Err(failure(error));
         }

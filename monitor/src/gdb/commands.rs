@@ -79,7 +79,7 @@ pub(crate) struct Commands<'a> {
     pub(super) policy: &'a mut Policy,
 }
 
-/// What a command has to say, or what is wrong with it.
+/// The output of a command, or what is wrong with it.
 type Answer = Result<String, String>;
 
 impl Commands<'_> {

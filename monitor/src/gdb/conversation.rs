@@ -231,7 +231,7 @@ impl Conversation {
         }
     }
 
-    /// As [`Conversation::give`], but the client did not ask for it and is told nothing.
+    /// As [`Conversation::give`], but the client did not ask for it and gets no answer.
     fn give_quietly(&mut self, payload: &[u8]) {
         let before = self.outbox.0.borrow().len();
         self.give(payload);

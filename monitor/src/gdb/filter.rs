@@ -14,7 +14,7 @@ use super::packet::{escape, hex};
 use super::registers::{Register, size_of_all};
 use super::stub::{EINVAL, Errno, NO_ANNEX, Stub, tid};
 
-/// What becomes of a command.
+/// What is done with a command.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Passage {
     /// This payload is for the gdbstub crate.
@@ -32,7 +32,7 @@ impl Passage {
 /// Lets a command pass. Sets what is known of the client alone.
 ///
 /// # Errors
-/// What the client is told if the command cannot be carried out, whatever the machine does.
+/// The answer to the client if the command cannot be carried out, whatever the machine does.
 pub(super) fn pass(command: Command<'_>, stub: &mut Stub) -> Result<Passage, Errno> {
     Ok(match command {
         // The crate ends the session at an empty feature and at none.

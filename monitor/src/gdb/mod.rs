@@ -59,9 +59,9 @@ pub(crate) struct Served {
     pub files: SymbolFiles,
     /// Where `monitor storlock snapshot` writes.
     pub snapshot: Option<SnapshotFile>,
-    /// What becomes of the machine when a client vanishes.
+    /// What the machine does when a client vanishes.
     pub on_disconnect: OnDisconnect,
-    /// Who is told what a debugger cannot be told.
+    /// Takes lines for the user that cannot be shown in the debugger.
     pub notices: Arc<dyn Notices>,
 }
 
@@ -69,7 +69,7 @@ impl Socket {
     /// Listens.
     ///
     /// # Errors
-    /// If the address cannot be had.
+    /// If nothing can listen at the address.
     pub(crate) fn open(address: &Address) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()

@@ -28,7 +28,7 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How long a second client waits for the first one to leave before it is turned away.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// What becomes of the machine when a client vanishes without a word.
+/// What the machine does when a client vanishes without `detach`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnDisconnect {

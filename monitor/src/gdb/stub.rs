@@ -112,7 +112,7 @@ impl Stub {
         }
     }
 
-    /// Takes note of a stop; gives it as gdb is told.
+    /// Takes note of a stop; gives it in gdb's form.
     pub(crate) fn stopped(&mut self, stop: &DebuggeeStop) -> MultiThreadStopReason<u64> {
         let signal = |cpu: u32, signal| MultiThreadStopReason::SignalWithThread { tid: tid(cpu), signal };
         let reason = match *stop {
@@ -158,7 +158,7 @@ impl Stub {
         self.avx = multiprocess && there;
     }
 
-    /// The values that are told with a stop, so that gdb need not ask.
+    /// The values that are sent with a stop, so that gdb need not ask for them.
     pub(crate) fn expedited(&self) -> Vec<(Register, Vec<u8>)> {
         let wanted = ["rbp", "rsp", "rip"];
         let Some(Ok(all)) = ask(&*self.machine, self.current, |cpu| cpu.all()) else {

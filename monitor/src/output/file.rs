@@ -16,7 +16,7 @@ const NONBLOCK: i32 = 0o4000;
 const NO_READER: i32 = 6;
 /// How often a pipe is tried again.
 const POLL: Duration = Duration::from_millis(2);
-/// Bytes that are written at once, so that a slow reader is told from one that does not read.
+/// Bytes that are written at once, so that a slow reader can be distinguished from one that does not read.
 const PIECE: usize = 64 << 10;
 
 /// Writes to a regular file, or to something special without waiting for its reader in the kernel.

@@ -35,7 +35,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(300);
 /// The same for a regular file, where not the reader but the disk is slow.
 pub(crate) const DISK_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Why an output cannot be had.
+/// Why an output cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
     /// Another run writes it.
@@ -57,7 +57,7 @@ pub enum OutputError {
 pub enum Cut {
     /// Something was lost that the user has asked for.
     Failure(String),
-    /// Whoever was to have it does not want more, or it has reached its limit.
+    /// Its reader does not want more, or it has reached its limit.
     Note(String),
 }
 

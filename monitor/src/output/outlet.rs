@@ -1,4 +1,4 @@
-//! Hands text and bytes to a reader on a thread of its own, so that whoever writes does not wait for the reader.
+//! Hands text and bytes to a reader on a thread of its own, so that no writer waits for the reader.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,12 +11,12 @@ use super::{Cut, Progress};
 
 use crate::threads;
 
-/// Bytes that are written at once, so that a slow reader is told from one that does not read.
+/// Bytes that are written at once, so that a slow reader can be distinguished from one that does not read.
 const PIECE: usize = 64 << 10;
 /// How often who waits for room or for the end looks for progress.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What becomes of bytes for which there is no room, because the reader is too slow.
+/// What to do with bytes for which there is no room, because the reader is too slow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WhenFull {
     /// They are left out, and counted.

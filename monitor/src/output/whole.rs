@@ -1,4 +1,4 @@
-//! Files that are complete or not there: written under another name, and renamed at the end.
+//! Files that are either complete or not there: written under another name, and renamed at the end.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};

@@ -1,5 +1,5 @@
-//! What the machine did not do that its guest asked of it, and the last that was seen of the guest: plain data. A guest
-//! that does not boot tells by it whether that was the machine's fault.
+//! What the guest asked of the machine in vain, and what was last seen of the guest: plain data. It shows whether a
+//! guest that does not boot failed because of the machine.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! A broken contract in a report: typed, with the numbers of the events that it rests on. The renderers make the words.
+//! A finding in a report: typed, with the numbers of the events that it rests on. The renderers make the words.
 
 use serde::{Deserialize, Serialize};
 pub use storlock_check::contract::Routine;

@@ -14,7 +14,7 @@ use crate::timing::Spread;
 /// Version of the JSON schema. It changes when a field changes its meaning or goes away; new fields do not change it.
 pub(crate) const SCHEMA: &str = "storlock-report/2";
 
-/// All that a run has to say.
+/// Everything that a run reports.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// [`SCHEMA`].

@@ -1,5 +1,5 @@
-//! What a run has to say beside broken contracts, as data: why a condition holds, what may have been missed, notes, and why
-//! a stack ends. The sentences are the renderers' ([`render::reasons`](super::render)).
+//! What a run reports beside its findings, as data: why a condition holds, what may have been missed, notes, and why a
+//! stack ends. The renderers make the sentences ([`render::reasons`](super::render)).
 //!
 //! Texts in here are names that the guest or the user has given, and error messages of the host.
 

@@ -1,4 +1,4 @@
-//! Who held which lock, and when: made of the events of a run, for the formats that draw it.
+//! Who held which lock, and when: made from the events of a run, for the formats that draw it.
 //!
 //! It is not part of the report in JSON: an event trace holds the same in less space.
 

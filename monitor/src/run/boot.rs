@@ -1,5 +1,5 @@
-//! What a run boots: the project's test guest or another PE kernel with its drivers, entered directly; Linux; or what
-//! firmware finds on the disks.
+//! What a run boots: the project's test guest or another PE kernel with its drivers, entered directly; Linux; or a
+//! system on the disks, which firmware finds.
 //!
 //! Talks to the file system. It must not know how a guest is watched.
 
@@ -20,7 +20,7 @@ use crate::notices::Notices;
 const HEADER: u64 = 0x400;
 /// Largest registry file, in bytes.
 const REGISTRY_LIMIT: u64 = 1 << 20;
-/// Lines of it that are told one by one if they are not understood.
+/// Lines that are reported one by one if they are not understood.
 const MOST_WARNINGS: usize = 100;
 
 /// A guest to be watched.

@@ -1,4 +1,4 @@
-//! Asks a machine at its end what it did not do for its guest, and takes a last look at what the guest showed.
+//! Asks a machine at its end what it did not do for its guest, and takes a last look at the guest's output.
 //!
 //! Talks to the machine. It must not know what the guest is.
 

@@ -1,4 +1,4 @@
-//! The debugger's part of `storlock run`: the socket, the files, and the script that has gdb attach.
+//! The debugger's part of `storlock run`: the socket, the files, and the script by which gdb attaches.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -21,7 +21,7 @@ use crate::session::Session;
 /// Listens, if a debugger is asked for.
 ///
 /// # Errors
-/// [`Failure`] if the address cannot be had.
+/// [`Failure`] if nothing can listen at the address.
 pub(super) fn open(checked: &CheckedSpec, notices: &dyn Notices) -> Result<Option<Socket>, Failure> {
     let Some(address) = &checked.gdb else {
         return Ok(None);

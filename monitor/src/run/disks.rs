@@ -1,5 +1,4 @@
-//! The disks of a run: opens what keeps their data, attaches their controllers, and collects the failures of the host
-//! with them.
+//! The disks of a run: opens their images, attaches their controllers, and collects the host's failures with them.
 //!
 //! Talks to the controllers and backends of the virtual machine monitor. It must not know what the guest does with
 //! them.

@@ -69,7 +69,7 @@ pub(super) struct GuestOptions {
     pub(super) at_reset: AtReset,
     /// Whether a debugger is served, so that it has to be known which breakpoints work.
     pub(super) debugger: bool,
-    /// Who is told what happens while the guest runs.
+    /// Takes lines for the user while the guest runs.
     pub(super) notices: Arc<dyn Notices>,
     /// Limits of the machine's threads, and of the one that starts it.
     pub(super) sandbox: Sandbox,
@@ -167,7 +167,7 @@ impl Guest {
     /// Builds the machine and puts in what it starts with.
     ///
     /// # Errors
-    /// If KVM cannot be used, memory or disk cannot be had, or the guest cannot be loaded.
+    /// If KVM cannot be used, there is no memory, a disk cannot be opened, or the guest cannot be loaded.
     pub(super) fn prepare(options: &GuestOptions, start: Start, outputs: &Outputs) -> anyhow::Result<Self> {
         let serial = SerialLog::create(options, outputs)?;
         let kvm = storlock_vmm::kvm::open(&options.kvm)?;

@@ -1,4 +1,4 @@
-//! Finds, reads and checks the files that a guest is built from, before anything is booted.
+//! Finds, reads and checks the files that go into a guest, before anything is booted.
 //!
 //! Talks to the file system and to the PE readers. It must not know how they are booted.
 

@@ -1,7 +1,7 @@
-//! Reads the input files of a run that are needed whole.
+//! Reads those input files of a run that are needed whole.
 //!
 //! Talks to the file system. Memory and time are bounded whatever the name leads to: it may be a pipe that nobody
-//! writes, or a device without an end.
+//! writes to, or a device without an end.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};

@@ -1,4 +1,4 @@
-//! The last lines of a stream of bytes that a guest wrote, for a report.
+//! The last lines that a guest wrote to a stream of bytes, for a report.
 
 use std::collections::VecDeque;
 

@@ -45,7 +45,7 @@ use crate::notices::Notices;
 /// What a run has beside its description.
 #[derive(Debug, Clone)]
 pub(crate) struct Host {
-    /// Who is told what happens.
+    /// Takes lines for the user.
     pub notices: Arc<dyn Notices>,
     /// Limits of the run's threads.
     pub sandbox: Sandbox,

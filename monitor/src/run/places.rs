@@ -21,7 +21,7 @@ const MOST_SYMBOL_FILES: usize = 20_000;
 struct Named {
     what: String,
     path: PathBuf,
-    /// It was opened by whoever started this program.
+    /// The parent of this process has opened it.
     inherited: bool,
 }
 

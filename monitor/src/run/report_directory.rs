@@ -142,7 +142,7 @@ impl ReportDirectory {
                 special.push((name, Some(file)));
             }
         }
-        // A directory that cannot be written to is told now and not after the run.
+        // Refuse a directory that cannot be written to now, not after the run.
         let probe = partial_of(&path.join(JSON_FILE));
         let tried = File::create(&probe).and_then(|_| fs::remove_file(&probe));
         tried.with_context(|| format!("cannot write to the report directory {}", path.display()))?;

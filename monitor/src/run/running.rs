@@ -1,4 +1,4 @@
-//! A watched guest from its start to its end, and what the session is told of the end.
+//! Runs a watched guest from its start to its end, and tells the session how it ended.
 //!
 //! Talks to the machine, the supervisor and the session. It must not know locks, nor read Windows structures.
 
@@ -43,7 +43,7 @@ pub(super) struct RunningGuest {
 
 /// How a run has ended.
 pub(super) struct Ended {
-    /// What the session is told.
+    /// The end as the session is told of it.
     pub(super) end: End,
     /// What the display showed.
     pub(super) picture: Option<Picture>,

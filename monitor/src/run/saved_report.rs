@@ -1,6 +1,6 @@
 //! The report of an earlier run: read from its JSON, or made again from a recording or an event trace.
 //!
-//! Talks to the file system and to the session's replay. It must not know what a report is shown as.
+//! Talks to the file system and to the session's replay. It must not know the formats in which a report is shown.
 
 use std::io::{self, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The guest's serial output: to the log, and to a second place if asked for.
+//! The guest's serial output: goes to the log and, if the user asks for it, to a second place.
 //!
 //! Writes to outlets only, so that a vCPU that sends a byte waits for no reader. It must not know what the guest says.
 

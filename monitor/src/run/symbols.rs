@@ -1,8 +1,8 @@
-//! Finds where names and lines of the guest's images come from: unstripped builds and PDBs, beside an image or in the directory
-//! that `--symbols` names, which may be a symbol store.
+//! Finds the files from which names and lines of the guest's images are read: unstripped builds and PDBs, beside an
+//! image or in the directory that `--symbols` names, which may be a symbol store.
 //!
-//! Talks to the file system and to the readers of images and PDBs. It must not know what names are for. What is of no use is told
-//! in a note: a run goes on without names.
+//! Talks to the file system and to the readers of images and PDBs. It must not know what names are for. A note names
+//! each file that cannot be used; the run then goes on without its names.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -166,7 +166,7 @@ impl UnwatchedGuest {
     /// Builds the machine and puts in what it starts with.
     ///
     /// # Errors
-    /// If KVM cannot be used, memory or disk cannot be had, or the guest cannot be loaded.
+    /// If KVM cannot be used, there is no memory, a disk cannot be opened, or the guest cannot be loaded.
     fn prepare(options: &GuestOptions, start: Start, outputs: &Outputs) -> anyhow::Result<Self> {
         let serial = SerialLog::create(options, outputs)?;
         let kvm = storlock_vmm::kvm::open(&options.kvm)?;

@@ -1,4 +1,4 @@
-//! Arming: which routines get a breakpoint, where they are, and putting them in force.
+//! Arming: chooses the routines that get a breakpoint, finds their addresses, and puts the breakpoints in force.
 //!
 //! Talks to the watch plan and to the stopped processor. It must not know what a hit means.
 
@@ -244,7 +244,7 @@ pub(super) enum TargetImports {
         /// Where they are from, if they are not those in the guest's memory.
         note: Option<ImportsNote>,
     },
-    /// They cannot be had.
+    /// They cannot be read.
     Unknown { why: ImportsNote },
 }
 

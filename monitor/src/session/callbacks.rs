@@ -1,8 +1,8 @@
 //! The callbacks that the driver under test has registered with the port driver: at `StorPortInitialize`, and in the
-//! configuration that its `HwStorFindAdapter` fills in. By them a stack tells which callback runs.
+//! configuration that its `HwStorFindAdapter` fills in. With them a stack shows which callback runs.
 //!
-//! One debug register waits for these two calls, at the driver's start, if the lock routines leave one; then it is given back.
-//! Talks to the guest's structures and to the processor that stopped. It must not know locks.
+//! If the lock routines leave a debug register, it waits for these two calls when the driver starts, and is then given
+//! back. Talks to the guest's structures and to the processor that stopped. It must not know locks.
 
 use super::state::State;
 use crate::report::Location;

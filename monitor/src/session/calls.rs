@@ -1,4 +1,4 @@
-//! Lock calls counted by routine and calling module.
+//! Counts lock calls by routine and calling module.
 
 use storlock_check::contract::{Routine, contract};
 

@@ -1,5 +1,5 @@
-//! What a session is told before the guest starts, and when the guest has ended. Both are part of a recording, so that
-//! a replay is told the same.
+//! What a session is told before the guest starts and after it has ended. Both are part of a recording, so that a
+//! replay is told the same.
 
 use serde::{Deserialize, Serialize};
 use storlock_check::rules::RuleSettings;

@@ -1,8 +1,9 @@
 //! The log of what drivers print for a debugger, read at the entries of the printing routines: `storlock run
 //! --debug-print`.
 //!
-//! Uses debug registers that neither watched routines nor caught returns need: verdicts come before the log. With none left
-//! there is no log, and the report says so. Talks to the formatter. It must not know what a line means.
+//! It uses debug registers that neither watched routines nor caught returns need, because verdicts matter more than the
+//! log. If no register is left there is no log, and the report says so. Talks to the formatter. It must not know what a
+//! line means.
 
 use super::guest::Guest;
 use super::watching::Watching;

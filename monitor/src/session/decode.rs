@@ -1,7 +1,7 @@
-//! Makes an event of a hit: reads the operands of the lock call as its contract says.
+//! Makes an event from a hit: reads the operands of the lock call as its contract says.
 //!
 //! Talks to the contract table and to the stopped processor. It must not know what is legal, nor keep anything between
-//! hits. The number of guest reads is fixed by the routine: return address, thread, at most one stack argument, the
+//! hits. The routine determines the number of guest reads: return address, thread, at most one stack argument, the
 //! fields of a handle and one lock word.
 
 use storlock_check::contract::{Contract, Place, QUEUE_HANDLE_LOCK_FLAGS, Register, Width};

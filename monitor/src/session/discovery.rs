@@ -1,15 +1,15 @@
 //! Finds the kernel at the first write of LSTAR, then waits for the driver under test.
 //!
-//! Windows maps a driver's image and puts it into `PsLoadedModuleList` before it creates the driver object, and creates
-//! the driver object before it calls `DriverEntry`. Creating an object ends in `nt!ObInsertObject`, which is exported:
-//! a breakpoint there sees each driver between its mapping and its first instruction. That this holds is known from
-//! public sources of earlier kernels; `docs/windows.md` says how a user with Windows confirms it.
+//! Windows maps a driver's image, puts it into `PsLoadedModuleList`, creates the driver object, and then calls
+//! `DriverEntry`. Creating an object ends in `nt!ObInsertObject`, which is exported: a breakpoint there sees each
+//! driver between its mapping and its first instruction. Public sources of earlier kernels show this order;
+//! `docs/windows.md` says how a user with Windows confirms it.
 //!
-//! A kernel before Windows 10 does not export the list's head. Then the first driver object leads to it, whose
+//! A kernel before Windows 10 does not export the list's head. There the first driver object leads to it, whose
 //! `DriverSection` is the driver's entry of the list; or else the debugger data block (KDBG), if it is plain.
 //!
-//! Talks to the guest's structures and to the processor that stopped. It must not know what is watched once the driver is
-//! there.
+//! Talks to the guest's structures and to the processor that stopped. It must not know what is watched once the driver
+//! is there.
 
 use std::fmt::Write as _;
 

@@ -4,7 +4,7 @@
 
 use crate::report::Doubt;
 
-/// Reasons of one kind that are told; the guest chooses how often most of them occur.
+/// Reasons of one kind that are reported; the guest chooses how often most of them occur.
 const TOLD: usize = 4;
 
 /// Kinds of reasons, each with a limit of its own.

@@ -1,4 +1,4 @@
-//! Exported data of the guest that the user asked for (`--dump-export`), read at arming and at the end.
+//! Reads exported data of the guest that the user asked for (`--dump-export`), at arming and at the end.
 //!
 //! Talks to the readers of images. It must not know what the data mean.
 

@@ -1,4 +1,4 @@
-//! Findings in the form of the report, with what is known of their callers.
+//! Turns the checker's findings into those of the report, with what is known of their callers.
 
 use std::collections::HashMap;
 

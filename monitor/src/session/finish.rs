@@ -1,6 +1,6 @@
 //! The end of a run: a last look at the stopped machine, and the report.
 //!
-//! Asks every part of the session for its share of the report. It must not change what a part knows.
+//! Asks every part of the session for its share of the report. It must not change the state of any part.
 
 use storlock_check::checker::Checker;
 use storlock_check::rules::Verdict;

@@ -1,10 +1,10 @@
-//! Follows the guest's modules after arming: drivers, also the one under test, are loaded and unloaded.
+//! Follows the guest's modules after arming: drivers, the driver under test among them, are loaded and unloaded.
 //!
 //! Talks to the module list and to the checker. No debug register is left to watch the list, so the entry at its end is
 //! compared at every hit. Windows inserts a module there before its code runs, so a new module is known at its first
-//! hit. A module that only goes makes no hits; that it has gone is noticed when the next one comes. An image that came
-//! back to the same address with the same list entry between two hits cannot be told from one that stayed. It must not
-//! know what the modules call.
+//! hit. The removal of a module causes no hit; it is noticed when the next module is loaded. If an image is removed and
+//! comes back between two hits, at the same address and with the same list entry, nobody can tell. It must not know
+//! what the modules call.
 
 use storlock_check::event::{EventKind, Module};
 

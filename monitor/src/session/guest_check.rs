@@ -1,7 +1,8 @@
-//! Checks in a run whether the monitor's assumptions about Windows hold in this guest: `storlock run --check-guest`.
+//! Checks during a run whether the monitor's assumptions about Windows hold in this guest: `storlock run
+//! --check-guest`.
 //!
-//! Each check is one row of `docs/windows.md`'s list that a run can try by itself. Talks to the readers of Windows
-//! structures. It must not change what the session does: with the check off nothing here is called.
+//! Each check is one row of the list in `docs/windows.md` that a run can try without help. Talks to the readers of
+//! Windows structures. It must not change what the session does: with the check off nothing here is called.
 
 use std::fmt::Write as _;
 

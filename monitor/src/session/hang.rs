@@ -1,8 +1,7 @@
-//! What the processors of a guest wait for that does not go on: the lock, who took it last, and whether they wait for each
-//! other.
+//! Which lock each processor of a hung guest waits for, who took it last, and whether processors wait for each other.
 //!
-//! Asks the checker for acquires that have not come back, and the stopped processor whether it still stands in one of them.
-//! It must not know why the guest was stopped.
+//! Asks the checker for acquires that have not come back, and the stopped processor whether it is still inside one of
+//! them. It must not know why the guest was stopped.
 
 use storlock_check::checker::{Checker, OpenAcquire};
 use storlock_check::event::{Context, DISPATCH_LEVEL};
@@ -58,7 +57,7 @@ pub(crate) fn waits_for(
         })
     } else {
         let taken = last_taken(&checker.history_of(&waiting.lock), waiting.call.sequence);
-        // Whoever was found to take its own lock again has it.
+        // A processor that was found to take its own lock again holds it.
         let own = |found: &Finding| {
             found.call_sequence == waiting.call.sequence
                 && found.cause.is_deadlock()

@@ -1,4 +1,4 @@
-//! What a run tells beside its findings: notes for the report, milestones for the user who waits, and the reasons why
+//! What a run reports beside its findings: notes for the report, milestones for the user who waits, and the reasons why
 //! it cannot be Completed.
 //!
 //! Talks to nothing: the other parts add to it. It must not know what they mean.
@@ -31,7 +31,7 @@ impl Log {
         }
     }
 
-    /// Takes such notes back: what happens again and again is told once.
+    /// Takes such notes back: what happens again and again is noted once.
     pub(crate) fn retract(&mut self, is_told: impl Fn(&Note) -> bool) {
         self.notes.retain(|note| !is_told(note));
     }

@@ -1,7 +1,7 @@
-//! Which physical page is behind the address of a lock. If it is another page than before, the memory was freed and
-//! used anew, and what was recorded of the locks in it no longer holds.
+//! Which physical page is behind the address of a lock. If the page has changed, the memory was freed and used anew,
+//! and the records of the locks in it no longer hold.
 //!
-//! Talks to nothing. It must not know what a lock is. A hit looks at one slot of a table of a fixed size. If two pages
+//! Talks to nothing. It must not know what a lock is. A hit looks at one slot of a table of fixed size. If two pages
 //! share a slot the older one is forgotten, and a change of it is not noticed.
 
 use crate::vmi::PAGE_SIZE;

@@ -2,8 +2,8 @@
 //!
 //! Starts the consumer's thread in the sandbox. It must not know what it carries. The consumer polls, so that producers
 //! make no system call. When the queue is full the producer waits, so nothing is dropped while the consumer makes
-//! progress. A consumer that makes none (a pipe whose reader does not read) is given up when the machine has to stop:
-//! the end of a run waits for no reader.
+//! progress. If the consumer makes none (the reader of its pipe does not read) it is given up when the machine has to
+//! stop: the end of a run waits for no reader.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};

@@ -1,4 +1,4 @@
-//! Runs a session from a recording instead of a guest, and a checker from an event trace.
+//! Runs a session on a recording instead of a guest, and a checker on an event trace.
 //!
 //! Talks to the recording and trace readers. It must not know the command line. A recording runs the same code as a
 //! live guest. A trace holds less (no memory), so its report has only the first frames of a stack, and no symbols.

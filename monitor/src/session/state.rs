@@ -1,5 +1,5 @@
-//! What a session remembers between stops, behind its one lock: the parts, each of which owns its fields, and what a
-//! stop does with several of them.
+//! What a session remembers between stops, behind its one lock: its parts, each of which owns its fields, and the work
+//! on several parts that a stop causes.
 //!
 //! Talks to its parts. It must not know where stops come from, nor where a recording of them goes.
 

@@ -1,4 +1,4 @@
-//! Which violations stop the machine, and for whom: a debugger, or a crash dump.
+//! Decides which violations stop the machine, and for whom: a debugger, or a crash dump.
 //!
 //! Talks to the checker's findings. It must not know how a machine is stopped, nor what is shown of it then.
 
@@ -120,7 +120,7 @@ impl StopPolicy {
         let defect = violation.verdict == Verdict::Semantic && violation.concerns_target;
         let dump = if defect && self.dump { subject() } else { None };
         self.dump &= dump.is_none();
-        // Whoever debugs it decides what becomes of it.
+        // The debugger's user decides how it goes on.
         let deadlock = defect && violation.cause.is_deadlock() && !self.go_on && self.debugger != Debugger::Attached;
         let stops = debugger || dump.is_some() || deadlock;
         if stops {

@@ -1,9 +1,9 @@
 //! Where the driver under test is. Its range of addresses identifies it; the guest's module list, which a driver can
 //! write to, is only compared with that range.
 //!
-//! If the driver's entry goes from the list, the driver is unloaded if its image is gone too, and hidden if the image
-//! is still there. If the entry changes while the image is the same, the driver is disguised. Talks to the module list
-//! and to the image readers. It must not know what the driver calls.
+//! If the driver's entry disappears from the list, the driver is unloaded if its image is gone too, and hidden if the
+//! image is still there. If the entry changes while the image stays the same, the driver is disguised. Talks to the
+//! module list and to the image readers. It must not know what the driver calls.
 
 use super::guest::{Guest, ModuleId, ModuleMap};
 use super::log::Log;

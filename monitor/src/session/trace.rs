@@ -1,7 +1,7 @@
 //! Writes the event trace on a thread of its own, so that vCPU threads do not wait for the file.
 //!
-//! Talks to the trace format and the queue. It must not know what an event means. When the disk is full the trace is
-//! closed with a mark, over its own last records if need be, and events are only counted from then on.
+//! Talks to the trace format and the queue. It must not know what an event means. When the disk is full, a mark ends
+//! the trace, over its own last records if there is no room for it; from then on events are only counted.
 
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;

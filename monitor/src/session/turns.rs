@@ -1,6 +1,6 @@
-//! Sets of breakpoints that take turns over the run, where the driver may need more than fit.
+//! Sets of breakpoints that take turns during the run, if the driver may need more breakpoints than there are.
 //!
-//! A turn is over after so many hits, counted and not timed, so that a recording replays the same turns. Talks to the plan.
+//! A turn ends after a number of hits, not after a time, so that a recording replays the same turns. Talks to the plan.
 //! It must not know how breakpoints are set, nor what the checker makes of the change.
 
 use super::watching::Watch;

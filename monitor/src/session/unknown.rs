@@ -1,7 +1,7 @@
-//! Releases that could not be judged, because the state of their lock was not known: where they came from.
+//! Where releases came from that could not be judged, because the state of their lock was not known.
 //!
-//! It must not know why a state is unknown, nor how a caller is found. How many there are, and which of them concern the
-//! driver under test, is counted by the checker.
+//! It must not know why a state is unknown, nor how a caller is found. The checker counts such releases, and those of
+//! them that concern the driver under test.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use storlock_check::event::LockCall;
 
 use crate::report::{Location, LockRoutine, UnknownRelease};
 
-/// Places that are told apart.
+/// Places that are counted separately.
 const PLACES: usize = 256;
 /// Places that the reason for an Inconclusive run names.
 const NAMED: usize = 4;

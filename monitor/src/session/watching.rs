@@ -1,5 +1,4 @@
-//! What is watched: the breakpoints in force, the returns that are caught, and the hits that are counted but not
-//! judged.
+//! The breakpoints in force, the returns that are caught, and the hits that are counted but not judged.
 //!
 //! Talks to the watch plan and to the stopped processor. It must not know whether a call is legal.
 

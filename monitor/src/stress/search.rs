@@ -1,7 +1,7 @@
 //! Makes a case smaller while it still shows the same finding, and finds the build that introduced a finding.
 //!
-//! Pure: a function of the caller's tells whether a candidate shows the finding; it may run the candidate several
-//! times.
+//! Pure: the caller gives a function that says whether a candidate shows the finding; that function may run the
+//! candidate several times.
 
 use std::fmt;
 

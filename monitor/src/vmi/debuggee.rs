@@ -1,7 +1,7 @@
-//! A machine under a debugger: all registers of its processors, stops, steps, the guest's memory for writing too.
+//! A machine under a debugger: all registers of its processors, stops, steps, and the guest's memory, for writing too.
 //!
-//! A backend implements these traits, the gdb server uses them. The plain data of stop points, resume actions and
-//! floating point are the machine's own. It must not know a debugger's protocol.
+//! A backend implements these traits; the gdb server uses them. Stop points, resume actions and floating point
+//! registers are plain data of the machine's crate. It must not know a debugger's protocol.
 
 use std::time::Duration;
 
@@ -120,7 +120,7 @@ pub enum DebuggeeStop {
 /// What is done with a processor of the stopped machine.
 pub(crate) type Look = Box<dyn FnOnce(&mut dyn DebuggedCpu) + Send>;
 
-/// A machine as a debugger sees it. Its stops are told by a channel of their own.
+/// A machine as a debugger sees it. Its stops come through a channel of their own.
 pub trait Debuggee: Send + Sync {
     /// Number of processors.
     fn processors(&self) -> u32;

@@ -1,4 +1,4 @@
-//! Guest memory as the monitor reads it: by guest virtual address, in the address space of whoever was stopped.
+//! Guest memory as the monitor reads it: by guest virtual address, in the address space of the stopped processor.
 //!
 //! Talks to nothing: backends implement [`GuestMemory`], readers of Windows structures take it. It must not know where
 //! the bytes come from (a stopped vCPU, a recording, an array in a test).

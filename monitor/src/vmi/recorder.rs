@@ -1,4 +1,4 @@
-//! A stopped processor that notes what is read through it.
+//! A stopped processor that notes everything that is read through it.
 //!
 //! Talks to any backend and to the recording's plain types. It must not know why something is read.
 

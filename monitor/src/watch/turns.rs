@@ -1,4 +1,4 @@
-//! Sets of exports that take turns, where not all fit and nobody can say which the driver needs.
+//! Sets of exports that take turns, if not all fit and nobody can say which the driver needs.
 //!
 //! Pure, like the plan. It must not know how long a turn is.
 

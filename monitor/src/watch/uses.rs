@@ -1,4 +1,4 @@
-//! What the driver's code wants of exports that are many routines in one, by their first argument.
+//! What the driver's code wants from exports that are many routines in one, as their first argument shows.
 //!
 //! Talks to the reader of code and to the contract table. It must not choose anything.
 

@@ -1,5 +1,5 @@
-//! Which PDB belongs to an image: the CodeView record of its debug directory (PE format, "Debug Directory"; the record is
-//! `RSDS`, GUID, age, file name).
+//! Finds the PDB that belongs to an image, by the CodeView record of its debug directory (PE format, "Debug Directory";
+//! the record is `RSDS`, GUID, age, file name).
 //!
 //! Talks to [`GuestMemory`]; must not know where PDBs are kept.
 

@@ -1,7 +1,7 @@
-//! The COFF symbol table that some linkers leave in an image's file (PE format, "COFF Symbol Table").
+//! Reads the COFF symbol table that some linkers leave in an image's file (PE format, "COFF Symbol Table").
 //!
 //! Talks to the file's bytes. It must not know what the names are for. Many symbols may point into one string, so a
-//! small file could make very many long names: what is kept has a limit of its own.
+//! small file could make very many long names: there is a limit on what is kept.
 
 use super::file::FileImage;
 use super::image::Image;

@@ -1,8 +1,8 @@
 //! Formats what a driver prints by `DbgPrint` and its relatives, from the arguments at the routine's entry.
 //!
-//! The guest's own formatted text cannot be read: the routine that makes it is not exported. Knows the conversions of
-//! the C library with Microsoft's additions (`%ws`, `%wZ`, `%I64x`); the kernel's routine knows no floating point.
-//! Talks to [`GuestMemory`]. Every length is bounded: the guest chooses format and arguments.
+//! The guest's own formatted text cannot be read, because the routine that makes it is not exported. Knows the
+//! conversions of the C library with Microsoft's additions (`%ws`, `%wZ`, `%I64x`); the kernel's routine has no
+//! floating point. Talks to [`GuestMemory`]. Every length is bounded: the guest chooses format and arguments.
 
 use std::fmt::Write as _;
 

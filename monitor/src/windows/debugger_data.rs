@@ -3,9 +3,9 @@
 //! It is not exported. If the guest was booted with debugging on, it lies plain in the kernel's data and is found by
 //! its tag and by the kernel's own address in it. Otherwise Windows 8 and later keep it encoded by two random numbers;
 //! then the kernel's PDB has to tell where the block and the numbers are. Talks to [`GuestMemory`]; must not know what
-//! the table is wanted for.
+//! the table is used for.
 //!
-//! The encoding is the one that QEMU's elf2dmp and Volatility undo.
+//! QEMU's elf2dmp and Volatility undo the same encoding.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,8 @@
 //! Functions and lines from the DWARF that some compilers leave in an image's file (DWARF 2 to 5).
 //!
-//! Talks to the file's bytes, by gimli. It must not know what names are for. A file comes from outside: names are cut, what is
-//! kept is bounded, and so is what is read again and again, so that time grows with the size of the file only.
+//! Talks to the file's bytes, through gimli. It must not know what names are for. A file comes from outside, so names
+//! are truncated, and there is a limit on what is kept and on what is read repeatedly: time grows only with the size of
+//! the file.
 
 use gimli::{AttributeValue, EndianSlice, LittleEndian, Section as _, SectionId, Unit};
 

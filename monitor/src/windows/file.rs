@@ -1,4 +1,4 @@
-//! A PE64 file, shown in memory layout at its preferred base: what a loader would make of it, before relocation.
+//! A PE64 file in memory layout at its preferred base: as a loader would map it, before relocation.
 //!
 //! Reads bytes that the caller has loaded; allocates nothing for the layout, so that a file that claims a huge size
 //! costs nothing. It must not know what the image is for.

@@ -1,7 +1,7 @@
-//! The import directory of an image: what it wants from which module, and in which slots the addresses land.
+//! The import directory of an image: what it imports from which module, and the slots for the addresses.
 //!
-//! Talks to [`GuestMemory`] alone. It must not know which imports matter. In a loaded driver the names are usually in
-//! a discardable section (`INIT`), so that after its initialisation only the file still has them.
+//! Talks to [`GuestMemory`] alone. It must not know which imports matter. In a loaded driver the names are usually in a
+//! discardable section (`INIT`), so after its initialisation only the file still has them.
 
 use object::LittleEndian as LE;
 use object::pe::{

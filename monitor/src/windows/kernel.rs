@@ -2,11 +2,11 @@
 //!
 //! Windows writes the address of its system call entry to the MSR LSTAR once on each processor, before any driver's
 //! entry point runs, and its interrupt descriptor table names its page fault handler. Both lie in the kernel's image:
-//! from there one walks back, page by page, to the image's header. Talks to [`GuestMemory`]; must not know who wrote
-//! LSTAR or how that was seen.
+//! the search goes back from there, page by page, to the image's header. Talks to [`GuestMemory`]; must not know who
+//! wrote LSTAR or how that was seen.
 //!
-//! Not every `MZ` below the address is the kernel's: images of other things have been seen mapped inside of it. So
-//! the header has to describe an image that contains the start address, and in a section where such code can be.
+//! Not every `MZ` below the address belongs to the kernel: other images have been seen mapped inside of it. So the
+//! header has to describe an image that contains the start address, in a section that can hold such code.
 
 use super::exports::Exports;
 use super::image::{Image, ImageError};

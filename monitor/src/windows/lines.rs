@@ -1,6 +1,7 @@
-//! Lines of source by address, whatever kind of debugging information they come from.
+//! Lines of source by address, from any kind of debugging information.
 //!
-//! Talks to nothing. It must not know formats. A file may claim any number of lines and names, so what is kept is bounded.
+//! Talks to nothing. It must not know formats. A file may claim any number of lines and names, so there is a limit on
+//! what is kept.
 
 use std::collections::HashMap;
 

@@ -1,6 +1,6 @@
 //! Reads an image a page at a time: each page is read from the guest once, and the number of pages is limited.
 //!
-//! It is for tables that can lie anywhere in the image and whose end only their own contents tell. Talks to
+//! Use it for tables that can lie anywhere in the image and whose end is known only from their contents. Talks to
 //! [`GuestMemory`]; it must not know what is read.
 
 use std::cell::RefCell;

@@ -1,6 +1,6 @@
 //! `KUSER_SHARED_DATA`: the page that Windows maps at the same address in every process (ntddk.h).
 //!
-//! Talks to [`GuestMemory`]; must not know what it is read for.
+//! Talks to [`GuestMemory`]; must not know what the data are read for.
 
 use crate::vmi::GuestMemory;
 

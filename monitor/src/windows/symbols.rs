@@ -1,8 +1,10 @@
-//! Names and lines for addresses: exports, the COFF symbols and the DWARF that some linkers leave in a file, and PDBs.
+//! Names and lines for addresses: from exports, from the COFF symbols and the DWARF that some linkers leave in a file,
+//! and from PDBs.
 //!
 //! Talks to the module list and the readers of these. It must not know what the names are shown for. A name is the
 //! nearest one at or below the address in the same section, with the distance: a hint, not a claim that the address
-//! belongs to that routine. Where the image's unwind tables tell that the address belongs to another one, it has no name.
+//! belongs to that routine. If the image's unwind tables show that the address belongs to another routine, it has no
+//! name.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -52,7 +54,7 @@ const DOCUMENTED_PREFIXES: [&str; 20] = [
     "StorPort", "Tm",
 ];
 
-/// Whether a routine of this name is one that drivers are told to call: a documented prefix and then a word.
+/// Whether the name is one of a documented routine that drivers call: a documented prefix and then a word.
 fn looks_documented(name: &str) -> bool {
     let rests = DOCUMENTED_PREFIXES
         .iter()

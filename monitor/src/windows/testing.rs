@@ -1,5 +1,5 @@
-//! Images for tests, built from bytes. Knows the formats independently of the readers under test, so that a mistake in one
-//! shows against the other.
+//! Images for tests, built from bytes. The builder knows the formats independently of the readers under test, so that a
+//! mistake in one shows against the other.
 
 use crate::vmi::PAGE_SIZE;
 use crate::vmi::fake::Space;

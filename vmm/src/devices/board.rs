@@ -70,7 +70,7 @@ pub struct Board {
     pub serial: Arc<SerialPort>,
     /// Power management, with the power button.
     pub power: Arc<PowerManagement>,
-    /// What firmware is told.
+    /// The items for firmware.
     pub fw_cfg: Arc<FwCfg>,
     /// The real-time clock, whose timer the machine starts.
     pub rtc: Arc<Rtc>,

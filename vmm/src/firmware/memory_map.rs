@@ -36,7 +36,7 @@ impl MapEntry {
     }
 }
 
-/// All RAM of the platform, as firmware is told.
+/// All RAM of the platform, in the form for firmware.
 #[must_use]
 pub(crate) fn memory_map(platform: &Platform) -> Vec<MapEntry> {
     let entries = platform.ram.iter().map(|range| MapEntry {

@@ -326,7 +326,7 @@ impl Machine {
         Ok(())
     }
 
-    /// What firmware and operating system are told of this machine.
+    /// The description of this machine for firmware and operating system.
     fn platform(&self) -> Platform {
         Platform {
             cpus: self.vcpus.len() as u32,

@@ -63,7 +63,7 @@ impl AddressWidth {
     }
 }
 
-/// What becomes of a machine whose guest asks for a reset.
+/// What a machine does when its guest asks for a reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AtReset {
     /// The run ends: [`MachineStop::Reset`].
@@ -83,7 +83,7 @@ pub struct MachineConfig {
     pub memory: u64,
     /// Called on breakpoint hits and filtered MSR writes.
     pub handler: Option<Arc<dyn DebugHandler>>,
-    /// MSRs whose writes the handler is told, such as 0xC0000082 (LSTAR); at most 16.
+    /// MSRs whose writes are reported to the handler, such as 0xC0000082 (LSTAR); at most 16.
     pub msr_exits: Vec<u32>,
     /// How to step over breakpoints; `None`: find out what works here.
     pub step_over: Option<StepOver>,

@@ -36,7 +36,7 @@ pub enum Error {
     /// The board's devices collide, which is an error of this program.
     #[error("cannot build the board: {0}")]
     Board(#[from] BoardError),
-    /// Two things that firmware is told have one name, which is an error of this program.
+    /// Two items for firmware have the same name, which is an error of this program.
     #[error("cannot tell the firmware: {0}")]
     FirmwareConfig(#[from] FileNameError),
     /// PCI functions collide or do not fit.

@@ -14,7 +14,7 @@ pub enum SandboxError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The limits cannot be had.
+    /// The kernel does not support the limits.
     #[error("cannot {action}: {reason}; --no-sandbox runs without it")]
     Limit {
         /// What was to be done, as a verb phrase.

@@ -1,4 +1,4 @@
-//! The types by which whoever starts a thread declares what that kind of thread may ask of the kernel.
+//! Profiles: declare, where a thread is started, what that kind of thread may ask of the kernel.
 #![forbid(unsafe_code)]
 
 use libc::c_long;

@@ -145,7 +145,7 @@ pub enum ControllerError {
     /// A SAS controller cannot be made like that.
     #[error(transparent)]
     Sas(#[from] sas::ConfigError),
-    /// Its interrupt vectors cannot be had.
+    /// Its interrupt vectors cannot be allocated.
     #[error("a storage controller gets no interrupt vectors: {0}")]
     Interrupts(#[from] IrqError),
     /// The PCI function cannot be described: an error of this program.

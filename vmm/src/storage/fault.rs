@@ -204,7 +204,7 @@ impl FaultInjector {
         self.entries.iter().map(count).collect()
     }
 
-    /// A command was fetched: what becomes of it instead of what the guest asked for.
+    /// A command was fetched: what to do with it instead of what the guest asked for.
     pub(crate) fn command_fetched(&self, command: CommandCode) -> Option<FetchFault> {
         self.first(|kind| match kind {
             FaultKind::Fetch(wanted, fault) if wanted.matches(command) => Some(fault),
@@ -212,7 +212,7 @@ impl FaultInjector {
         })
     }
 
-    /// The completion of a command is about to be posted: what becomes of it.
+    /// The completion of a command is about to be posted: what to do with it.
     pub(crate) fn completion_due(&self, command: CommandCode) -> Option<CompletionFault> {
         self.first(|kind| match kind {
             FaultKind::Completion(wanted, fault) if wanted.matches(command) => Some(fault),
@@ -220,7 +220,7 @@ impl FaultInjector {
         })
     }
 
-    /// A register was written, before that has any effect: what becomes of the write.
+    /// A register was written, before that has any effect: what to do with the write.
     pub(crate) fn register_written(&self, offset: u64) -> Option<RegisterFault> {
         self.first(|kind| match kind {
             FaultKind::Register(wanted, fault) if wanted.matches(offset) => Some(fault),

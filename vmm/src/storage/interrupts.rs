@@ -45,7 +45,7 @@ pub enum InterruptKind {
     Msix,
 }
 
-/// Makes as many message vectors as it is told.
+/// Makes the given number of message vectors.
 pub(crate) type MakeVectors = Box<dyn FnOnce(u16) -> Result<Arc<dyn MessageSink>, IrqError>>;
 
 /// What a function offers up to `best`: `layout` says where its MSI-X structures are and how many vectors it has, `pin`

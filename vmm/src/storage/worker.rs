@@ -73,7 +73,7 @@ impl Attention {
     }
 }
 
-/// Who is told, in a sentence, that a worker has come to an end that nobody asked for. Called on the worker's thread.
+/// Takes a sentence that says that a worker has ended although nobody asked for it. Called on the worker's thread.
 pub(crate) type OnFailure = Box<dyn Fn(String) + Send + Sync>;
 
 /// What vCPUs, the machine and the thread share.

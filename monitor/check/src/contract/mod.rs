@@ -1,8 +1,8 @@
-//! The contracts of the lock routines: one table, one row a routine.
+//! The contracts of the lock routines: one table, with a row for each routine.
 //!
-//! Read by the checker, by the monitor (which export, which registers) and by whoever explains a verdict. Must not know
-//! how a register is read. Sources: the DDI pages named in each row; register places follow the Microsoft x64 calling
-//! convention at the first instruction of the routine.
+//! The checker reads it, and so does the monitor (which export, which registers) and whoever explains a verdict. It
+//! must not know how a register is read. Sources: the DDI pages named in each row; register places follow the Microsoft
+//! x64 calling convention at the first instruction of the routine.
 
 mod routine;
 mod table;

@@ -1,4 +1,4 @@
-//! Findings while they are made.
+//! Builds findings while the rules judge one event.
 
 use super::RuleId;
 use crate::event::LockCall;

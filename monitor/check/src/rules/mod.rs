@@ -1,7 +1,7 @@
-//! The rules: what each demands, where that is documented, and the judging of facts.
+//! The rules: what each demands, where that is documented, and the code that judges facts.
 //!
-//! A rule judges facts that the matching of calls has put together about one event; it keeps no state. One file a rule;
-//! `docs/contributing.md` says how to add one. Must not know how the facts were found.
+//! A rule judges the facts that the matching has put together about one event; it keeps no state. There is one file for
+//! each rule; `docs/contributing.md` says how to add one. It must not know how the facts were found.
 
 mod draft;
 mod irql;
@@ -55,7 +55,7 @@ macro_rules! registry {
         pub enum RuleId { $($(#[$doc])* $id),* }
 
         impl RuleId {
-            /// All rules. Where an event breaks several that weigh the same, the first of them is told first.
+            /// All rules. If an event breaks several that weigh the same, the first of them is reported first.
             pub const ALL: &[Self] = &[$(Self::$id),*];
 
             const fn rule(self) -> &'static dyn Rule {

@@ -1,4 +1,4 @@
-//! Which rules are held against whose calls, as the user wants it.
+//! The user's settings of rules: which rules apply, and to whose calls.
 
 use std::str::FromStr;
 
@@ -11,7 +11,7 @@ const MODULES: usize = 64;
 /// The longest name of a module, in bytes.
 const NAME: usize = 255;
 
-/// What becomes of one rule; written `NAME=off`, or `NAME=MODULE,...`.
+/// The setting of one rule; written `NAME=off`, or `NAME=MODULE,...`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleSetting {
     /// The rule.
@@ -58,7 +58,7 @@ impl std::fmt::Display for RuleSetting {
     }
 }
 
-/// What becomes of all rules. By default every rule is on, for everybody's calls.
+/// The settings of all rules. By default every rule is on, for everybody's calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleSettings(Vec<RuleSetting>);
 

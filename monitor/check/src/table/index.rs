@@ -1,9 +1,9 @@
-//! Where the entries of a table are, by the hashes of their keys.
+//! Finds the entries of a table by the hashes of their keys.
 //!
-//! Four bytes an entry and no keys: a look-up in a large table reads one line of memory here, and then the entry, whose key
-//! the caller compares. Of the hash there are only a few bits, which tell most entries apart that have come to the same
-//! place; whoever moves entries asks for the rest. Open addressing with linear probing; a removal moves later entries of the
-//! same run up, so that nothing is left behind. Must not know the keys.
+//! The index has four bytes for each entry and no keys. A look-up in a large table reads one line of memory here, and
+//! then the entry, whose key the caller compares. The index keeps only a few bits of each hash: enough to distinguish
+//! most entries that share a place; whoever moves entries asks for the rest. It uses open addressing with linear
+//! probing. A removal moves later entries of the same run up, so that no gap is left. It must not know the keys.
 
 /// Places that an entry can have: 0 to one less than this.
 pub(super) const PLACES: usize = (1 << PLACE_BITS) - 1;

@@ -1,8 +1,8 @@
 //! A hash table of bounded size for keys that the guest chooses.
 //!
-//! Entries live in a slab that never grows over its limit; when it is full, the entry that would be missed
-//! least of those under the clock hand makes room (second-chance order). The hash is keyed by a seed that the guest does not
-//! know, so that it cannot choose keys that collide; and the limit bounds what a guest that could would gain.
+//! Entries live in a slab that never grows over its limit. When it is full, of the entries under the clock hand the one
+//! that would be missed least makes room (second-chance order). The hash is keyed by a seed that the guest does not
+//! know, so that it cannot choose keys that collide; the limit bounds the damage if it could.
 
 mod index;
 

@@ -3,11 +3,12 @@
 //! Works on byte slices and vectors only; files are the monitor's business. The reader accepts any bytes: it neither
 //! panics nor allocates more than one record may hold.
 //!
-//! Layout, all numbers little endian: the magic `STORLTRC`, a `u16` version, a `u16` of zero; then records. A record
-//! is its payload's length (LEB128), a tag byte and the payload. Payload numbers are LEB128; sequence numbers,
-//! thread, stack pointer and return address are differences (zigzag) to the same field of the record before, which
-//! keeps a typical lock call under 24 bytes. An end mark says why the trace ends where it does; a trace without one
-//! was cut off. A record of time before an event has the nanoseconds since the record of time before it. Readers skip bytes that a later version adds to the end of a payload, and records with a tag from 0x80.
+//! Layout, all numbers little endian: the magic `STORLTRC`, a `u16` version, a `u16` of zero; then records. A record is
+//! its payload's length (LEB128), a tag byte and the payload. Payload numbers are LEB128; sequence numbers, thread,
+//! stack pointer and return address are differences (zigzag) to the same field of the record before, which keeps a
+//! typical lock call under 24 bytes. An end mark says why the trace ends there; a trace without one is incomplete. A
+//! record of time before an event has the nanoseconds since the previous record of time. Readers skip bytes that a
+//! later version adds to the end of a payload, and records with a tag from 0x80.
 
 mod decode;
 mod encode;

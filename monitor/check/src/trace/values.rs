@@ -1,5 +1,5 @@
-//! Which values an event of a trace can have. What a guest passes to a routine can be anything; what the host says of its
-//! processors, and the numbers that the monitor gives out, cannot.
+//! Checks whether an event of a trace can have its values. A guest can pass anything to a routine; the values that the
+//! host takes from its processors, and the numbers that the monitor gives out, are limited.
 
 use super::{HIGHEST_IRQL, TraceError};
 use crate::checker::MAX_PROCESSORS;

@@ -1,7 +1,7 @@
-//! The live backend for a debugger: the processors of a paused KVM machine, and the link to the thread that waits for its
-//! stops.
+//! The live backend for a debugger: the processors of a paused KVM machine, and the link to the thread that waits for
+//! its stops.
 //!
-//! Talks to the machine's handle. The thread that waits for the machine tells each stop and takes a command; the
+//! Talks to the machine's handle. The thread that waits for the machine reports each stop and takes a command; the
 //! debugger's thread does everything else. It must not know a debugger's protocol.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,11 +51,11 @@ pub(crate) struct DebuggerLink {
 pub(crate) struct Connection {
     /// For the debugger.
     pub debuggee: KvmDebuggee,
-    /// The stops that the debugger is told.
+    /// The stops for the debugger.
     pub stops: UnboundedReceiver<DebuggeeStop>,
     /// For the thread that waits for the machine.
     pub link: DebuggerLink,
-    /// For whoever ends the run early: [`DebuggerCommand::EndRun`] wakes a thread that waits for the debugger.
+    /// For a thread that ends the run early: [`DebuggerCommand::EndRun`] wakes a thread that waits for the debugger.
     pub commands: mpsc::Sender<DebuggerCommand>,
 }
 
@@ -117,7 +117,7 @@ pub(crate) fn in_words(reason: &MachineStop) -> String {
     }
 }
 
-/// The stop that a debugger is told; `None` for what simply is the end.
+/// The stop as a debugger sees it; `None` if the run is simply over.
 #[must_use]
 pub(crate) fn debuggee_stop(reason: &MachineStop) -> Option<DebuggeeStop> {
     Some(match reason {
@@ -184,7 +184,7 @@ impl Debuggee for KvmDebuggee {
 
     fn resume(&self, actions: Vec<ResumeAction>) {
         self.interrupted.store(false, Ordering::SeqCst);
-        // Whoever waits for the machine is gone only with the machine.
+        // The thread that waits for the machine ends only when the machine does.
         let _ = self.commands.send(DebuggerCommand::Resume(actions));
     }
 

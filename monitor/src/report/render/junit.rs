@@ -1,6 +1,6 @@
 //! The report as JUnit XML, for continuous integration: a test case for each rule, and one for the run itself.
 //!
-//! A rule has failed if the driver under test broke it, and is skipped where the run allows no verdict.
+//! The case of a rule fails if the driver under test broke the rule, and is skipped if the run allows no verdict.
 
 use std::io::{self, Write};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The machine's side of a run in sentences: what it did not do for its guest, and what was last seen of the guest.
+//! Sentences about the machine: what it did not do for its guest, and what was last seen of the guest.
 
 use crate::report::conformance::{AccessCount, CommandCount, Conformance, Display, MsrCount, Screen, TablePorts};
 

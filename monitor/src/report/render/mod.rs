@@ -81,8 +81,8 @@ impl Format {
             Self::Text => "For people",
             Self::Json => "For programs; schema storlock-report/2",
             Self::Sarif => "SARIF 2.1.0, for code scanning",
-            Self::Junit => "JUnit XML, for continuous integration: a test case a rule",
-            Self::Html => "One page for a browser, with a timeline and the order of locks",
+            Self::Junit => "JUnit XML, for continuous integration: a test case for each rule",
+            Self::Html => "A page for a browser, with a timeline and the order of locks",
             Self::Perfetto => "A timeline for Perfetto's user interface (track events)",
         }
     }

@@ -1,11 +1,11 @@
-//! What to do next about a broken contract, for every renderer whose output people read: where in the driver to look, and
-//! what usually is wrong there.
+//! What to do next about a finding, for every renderer whose output people read: where in the driver to look, and the
+//! usual cause.
 
 use storlock_check::contract::{CONTRACTS, Role};
 
 use crate::report::{Cause, Evidence, LockIdentity, LockOperand, PriorCall, Violation};
 
-/// What whoever mends the driver under test does next; nothing where nothing of it is broken.
+/// What to do next in the driver under test; nothing if the finding does not concern it.
 pub(crate) fn next_step(v: &Violation) -> Option<String> {
     if !v.concerns_target {
         return None;

@@ -1,7 +1,8 @@
-//! The timeline of a run as a Perfetto trace of track events: a track for each processor, and below it one for each lock that
-//! it held, so that slices of a track never overlap.
+//! The timeline of a run as a Perfetto trace of track events: a track for each processor, and below it one for each
+//! lock that it held, so that the slices of a track never overlap.
 //!
-//! Messages and field numbers are those of Perfetto's `trace_packet.proto`, `track_event.proto` and `track_descriptor.proto`.
+//! Messages and field numbers are those of Perfetto's `trace_packet.proto`, `track_event.proto` and
+//! `track_descriptor.proto`.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};

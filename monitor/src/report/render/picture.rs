@@ -1,4 +1,4 @@
-//! Pictures of lines of text: who waits for whom, and in which order locks were taken.
+//! Pictures made of lines of text: which processor waits for which, and in which order locks were taken.
 
 use crate::report::{EndOfRun, Evidence, LockHolder, ProcessorState, Violation, WaitsFor};
 

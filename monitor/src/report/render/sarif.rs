@@ -1,7 +1,8 @@
 //! The report as SARIF 2.1.0 (OASIS, "Static Analysis Results Interchange Format"), for code scanning.
 //!
-//! A finding's place is a line of source where that is known, else an offset in its module: no address, which would differ from
-//! run to run and may have more bits than a reader's integers. The lock's history is a code flow.
+//! The place of a finding is a line of source if that is known, else an offset in its module. It is never an address,
+//! which would differ from run to run and may have more bits than a reader's integers. The lock's history is a code
+//! flow.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};

@@ -1,5 +1,5 @@
-//! What JSON says of a reason, a note and the end of a stack: the data, and the sentence for whoever shows it to people.
-//! Sentences without data, as earlier versions wrote them, are read, too.
+//! How JSON holds a reason, a note and the end of a stack: as data, and as a sentence for programs that show it to
+//! people. It also reads the sentences without data that earlier versions wrote.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 

@@ -1,4 +1,4 @@
-//! The sentences about broken contracts, for every renderer whose output people read.
+//! The sentences about a finding, for every renderer whose output people read.
 
 use storlock_check::identity::stor_spinlock_name;
 
@@ -7,7 +7,7 @@ use crate::report::{
     Verdict, Violation,
 };
 
-/// How loudly a violation is told.
+/// The level of a finding.
 pub(crate) fn severity(v: &Violation) -> &'static str {
     match v.verdict {
         Verdict::Semantic if v.concerns_target => "error",
@@ -48,7 +48,7 @@ pub(crate) fn signature(signature: &Signature) -> String {
     format!("{} for {}{callers}", signature.id, signature.site)
 }
 
-/// The sentences that say what a verdict rests on, in the order in which they are told.
+/// The sentences that say what a verdict rests on, in the order of the report.
 pub(crate) fn evidence(v: &Violation) -> Vec<String> {
     let holder = v.evidence.iter().find_map(|evidence| match evidence {
         Evidence::Holder(call) => Some(call),

@@ -1,9 +1,9 @@
-//! The registry file of a guest that is entered directly, as regedit writes it (versions 4 and 5): read here, so that
-//! the user is told before the guest starts what is not understood; the guest gets it in the plain form that
-//! `docs/loader-block.md` describes.
+//! The registry file of a guest that is entered directly, as regedit writes it (versions 4 and 5). It is read here,
+//! before the guest starts, so that the user learns then which lines are not understood. The guest gets it in the plain
+//! form that `docs/loader-block.md` describes.
 //!
-//! Deletions are carried out here, because at its start the guest's registry holds nothing else. Pure; it must not know
-//! where the bytes come from. Sources: Microsoft "Registry value types"; "How to add, modify, or delete registry
+//! Deletions are carried out here, because the guest's registry holds nothing else when it starts. Pure; it must not
+//! know where the bytes come from. Sources: Microsoft "Registry value types"; "How to add, modify, or delete registry
 //! subkeys and values by using a .reg file".
 
 mod cursor;

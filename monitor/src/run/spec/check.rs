@@ -1,5 +1,5 @@
-//! Contradictions in the description of a run, and defaults of what it leaves out: both are decided here and nowhere
-//! else.
+//! The only place that decides about a run's description: contradictions in it, and defaults for the fields that it
+//! leaves out.
 //!
 //! Opens no file. Messages name options of `storlock run`; a field has the name of its option.
 
@@ -65,7 +65,7 @@ pub struct CheckedSpec {
     pub(crate) at_reset: AtReset,
     /// What a new violation does under a debugger.
     pub(crate) on_violation: OnViolation,
-    /// What becomes of the machine when a debugger vanishes.
+    /// What the machine does when a debugger vanishes.
     pub on_disconnect: OnDisconnect,
 }
 

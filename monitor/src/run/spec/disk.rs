@@ -1,6 +1,7 @@
-//! The description of a disk (`--disk`): what keeps its data, and its options.
+//! The description of a disk (`--disk`): memory or an image, and its options.
 //!
-//! Talks to nothing. Both ways of writing a disk, as text and as fields, become a [`Form`], which is judged in one place.
+//! Talks to nothing. Both ways of writing a disk, as text and as fields, become a [`Form`], which is judged in one
+//! place.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -30,21 +31,26 @@ pub fn help() -> String {
 }
 
 const HELP: &str = "\
-An emulated disk: what keeps its data, and options; may be given several times.
+An emulated disk: an image or memory, and options; may be given several times.
 
-Each disk has a controller of its own. The driver under test is meant for the controller of the first disk, or of the disk
-with `target`. FILE is a disk image, whose name tells the format: .qcow2, .vmdk (flat, read only), else raw. Write a comma
-in FILE twice.
+Each disk has its own controller. The driver under test drives the controller of the first disk, or of the disk with `target`. \
+FILE is a disk image, and its name says the format: .qcow2, .vmdk (flat, read only), else raw. Write a comma in FILE twice.
 
-  mem:SIZE          memory, all zeroes at first and gone after the run; without FILE and image options
+  mem:SIZE          a disk in memory, zeroes at first, gone after the run;
+                    takes no FILE and no options of images
   format=FORMAT     raw, qcow2 or vmdk, whatever the name says
   readonly          the guest cannot write
-  snapshot[=SIZE]   keep changes in a temporary file of at most SIZE (16G) and never touch FILE; gone after the run
-  backing=FILE      use this backing file of a qcow2 image instead of the one that it names; it may lie anywhere
+  snapshot[=SIZE]   keep changes in a temporary file of at most SIZE (16G),
+                    gone after the run; FILE is never touched
+  backing=FILE      the backing file of a qcow2 image, instead of the one
+                    that the image names; it may lie anywhere
   controller=KIND   the kind of controller:{controllers}
-  namespace         no controller of its own: another namespace of the NVMe controller of the disk before it
-  target=N          SCSI target identifier on a SAS controller; from 1 on that of the disk before it
-  target            the driver under test is meant for this disk's controller; --fault is about it
+  namespace         one more namespace of the NVMe controller of the disk
+                    before it, instead of its own controller
+  target=N          SCSI target identifier on a SAS controller; with N from 1
+                    on, the disk joins the controller of the disk before it
+  target            the driver under test drives this disk's controller, and
+                    --fault injects faults into it
 
 Example: --disk win.qcow2,snapshot --disk scratch.img,target";
 

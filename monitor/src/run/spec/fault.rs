@@ -23,19 +23,20 @@ pub fn help() -> String {
 }
 
 const BEGINNING: &str = "\
-Inject a fault into the storage controller of the target; may be given several times
+Inject a fault into the storage controller of the driver under test; may be given several times
 
 SPEC is KIND:WHAT[,KEY=VALUE]..., for instance fail:read,after=3,count=1,status=0x281
 
 Keys:
-  after=N     let this many matching commands or writes pass first [default: 0]
-  count=N     inject it into this many after that, or into all [default: 1]
+  after=N     first let N matching commands or writes pass [default: 0]
+  count=N     then inject the fault into N of them, or into all [default: 1]
   status=N    with fail: the status, see below
   for=TIME    with delay and remove: how long, such as 200ms or 5s
-  from=WHEN   count from the guest's `start`, or from when the driver is watched: `armed`
+  from=WHEN   start counting when the guest starts (`start`) or when the
+              breakpoints are set (`armed`)
               [default: armed with --firmware and --driver, else start]
 
-Which KIND, WHAT and status there are depends on the kind of controller.
+The kind of controller decides which KIND, WHAT and status are possible.
 ";
 
 const END: &str = "

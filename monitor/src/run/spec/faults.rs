@@ -1,4 +1,4 @@
-//! An entry of the fault plan, and the fault that it is for the target's kind of controller.
+//! An entry of the fault plan, and the fault that it means for the target's kind of controller.
 //!
 //! Talks to the controllers' vocabularies. It must not know what their words mean.
 

@@ -1,9 +1,9 @@
-//! A run, described as data: what is booted, what it is given, what is watched, what is written where. The command line, a
-//! file (`storlock run --spec FILE`), a report and a recording all describe a run by a [`RunSpec`].
+//! A run, described as data: what is booted, what the guest gets, what is watched, what is written where. The command
+//! line, a file (`storlock run --spec FILE`), a report and a recording all describe a run by a [`RunSpec`].
 //!
 //! Opens no file. Every field has the name of its option of `storlock run`, and a value is written as there, or as
-//! JSON's own number, list or object. A path is used as it is written; a relative one counts from the working directory
-//! of the program that runs the description. [`RunSpec::check`] decides defaults and contradictions.
+//! JSON's own number, list or object. A path is used as it is written; a relative path counts from the working
+//! directory of the program that runs the description. [`RunSpec::check`] decides defaults and contradictions.
 
 mod check;
 pub mod disk;
@@ -215,7 +215,7 @@ pub struct RunSpec {
     /// What a processor does to the run that is about to wait for itself for ever.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) after_deadlock: Option<AfterDeadlock>,
-    /// What becomes of the machine when a debugger vanishes.
+    /// What the machine does when a debugger vanishes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_disconnect: Option<OnDisconnect>,
     /// The program's threads are not limited.

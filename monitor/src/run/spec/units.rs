@@ -130,7 +130,7 @@ impl fmt::Display for Export {
     }
 }
 
-/// What becomes of one rule, written as `NAME=off` or `NAME=MODULE,...`.
+/// The setting of one rule, written as `NAME=off` or `NAME=MODULE,...`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleChoice(pub RuleSetting);
 

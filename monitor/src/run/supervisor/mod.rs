@@ -1,9 +1,9 @@
-//! The one loop that waits for a machine's stops until its run is over: violations, what a debugger asked for, the time
+//! The one loop that waits for a machine's stops until its run is over: violations, a debugger's commands, the time
 //! limit, interruptions, the guest's own end.
 //!
-//! Talks to the machine by a trait, and to the debugger's link. The time limit counts the time in which the machine
-//! runs, without the time in which a debugger holds it or a dump is written. It must not know what a violation is, nor
-//! what a report says of an end.
+//! Talks to the machine by a trait, and to the debugger's link. The time limit counts only the time in which the
+//! machine runs, not the time in which a debugger holds it or a dump is written. It must not know what a violation is,
+//! nor what a report says of an end.
 
 use std::time::{Duration, Instant};
 
@@ -62,7 +62,7 @@ struct RunTime {
 }
 
 impl RunTime {
-    /// Counts the time that `wait` takes; it is told how much is left.
+    /// Counts the time that `wait` takes, and passes it the time that is left.
     fn count<R>(&mut self, wait: impl FnOnce(Duration) -> R) -> R {
         let began = Instant::now();
         let result = wait(self.left);
@@ -86,7 +86,7 @@ pub(super) struct Supervisor<'a> {
     pub(super) debugger: Option<DebuggerLink>,
     /// Called with the processor at each violation at which the session has stopped the machine.
     pub(super) at_violation: &'a mut dyn FnMut(u32) -> AtViolation,
-    /// Who is told that the power button was pressed.
+    /// Takes the line that says that the power button was pressed.
     pub(super) notices: &'a dyn Notices,
 }
 

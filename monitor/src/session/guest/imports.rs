@@ -1,9 +1,9 @@
-//! Finds what a loaded driver imports where its import table does not tell by name: ordinals, other modules' names for
-//! a lock routine, names that the loader has written over.
+//! Finds what a loaded driver imports if its import table does not tell by name: ordinals, lock routines imported from
+//! other modules, names that the loader has overwritten.
 //!
-//! The loader has put an address into each slot of the import address table. If a lock routine's export has that
-//! address, the import is that routine. Otherwise the exporter's table tells what an ordinal means, or which export
-//! lies at the address. Talks to the readers of images.
+//! The loader has put an address into each slot of the import address table. If that is the address of a lock routine's
+//! export, the import is that routine. Otherwise the exporter's table tells what an ordinal means, or which export lies
+//! at the address. Talks to the readers of images.
 
 use std::collections::HashMap;
 

@@ -1,7 +1,7 @@
 //! What is known of the guest so far: its kernel, its modules, the names in them.
 //!
-//! Talks to the readers of Windows structures. It must not know which module is under test, what is watched, or what a call
-//! means.
+//! Talks to the readers of Windows structures. It must not know which module is under test, what is watched, or what a
+//! call means.
 
 mod imports;
 mod modules;

@@ -1,11 +1,11 @@
-//! Which module an address lies in, kept across hits.
+//! Finds the module that an address lies in, and remembers the modules across hits.
 //!
 //! Talks to nothing: the session fills it from the guest's module list. It must not know what an address is used for. A
 //! module keeps its number when the list is read again, so that counters can be kept by number.
 
 use crate::report::{Location, ModuleInfo};
 
-/// Names that are told apart; all others share one number. The guest chooses names, so their number is bounded.
+/// Names that have a number of their own; all others share one. The guest chooses names, so their number is bounded.
 const LIMIT: usize = 1024;
 
 /// Number of a module name.

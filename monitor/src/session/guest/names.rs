@@ -180,7 +180,7 @@ impl Names {
         };
         let Some(list) = &mut self.list else { return told };
         let registers = cpu.registers();
-        // The innermost frame is that of whoever called the routine, unless that one has left by a jump.
+        // The innermost frame is the caller's, unless the caller has left by a jump.
         let mut inner = 1;
         if let windows::Attribution::TailCall { function } = windows::attribute(cpu, list, &registers).attribution {
             told.caller = function;

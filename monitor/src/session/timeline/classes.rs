@@ -1,4 +1,4 @@
-//! What is counted of the locks of a class, and in which order classes are taken.
+//! Counts what happens to the locks of each class, and the order in which classes are taken.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use storlock_check::identity::LockIdentity;
 use crate::report::timeline::{LockClass, OrderEdge, kind_of};
 use crate::timing::Histogram;
 
-/// Classes and pairs of them that are told apart; further classes are one.
+/// Classes, and pairs of classes, that are counted separately; all further classes count as one.
 const MAX_CLASSES: usize = 1 << 10;
 const MAX_EDGES: usize = 1 << 14;
 

@@ -1,4 +1,4 @@
-//! The locks of a timeline, and the places that take them, by number.
+//! Numbers the locks of a timeline, and the places that take them.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use super::classes::Classes;
 use crate::report::Location;
 use crate::report::timeline::TimedLock;
 
-/// Locks and places that are told apart; the calls of others are left out of the timeline.
+/// Locks and places that have numbers; the calls of others are left out of the timeline.
 const MAX_LOCKS: usize = 1 << 16;
 const MAX_PLACES: usize = 1 << 14;
 const MAX_MODULES: usize = 1 << 12;

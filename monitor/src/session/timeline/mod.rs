@@ -1,8 +1,8 @@
 //! Makes the timeline of a run from its events.
 //!
-//! Fed by the ledger of a replay, never on the hit path of a guest. It must not judge: what a call was worth is the checker's
-//! business. A lock counts as taken when its routine is entered, or when the processor that had it releases it. Everything
-//! that is kept is bounded, because a guest chooses how many locks there are.
+//! The ledger of a replay feeds it; it is never on the hit path of a guest. It must not judge: that is the checker's
+//! business. A lock counts as taken when its routine is entered, or when the processor that had it releases it.
+//! Everything that is kept is bounded, because a guest chooses how many locks there are.
 
 mod classes;
 mod locks;
@@ -23,7 +23,7 @@ const MAX_HOLDS: usize = 1 << 20;
 const MAX_OPEN: usize = 1 << 14;
 const MAX_HANDLES: usize = 1 << 16;
 const MAX_MARKS: usize = 1 << 12;
-/// Processors that are told apart.
+/// Processors that have a track of their own.
 const MAX_PROCESSORS: u32 = 256;
 
 /// An acquire that is not released yet.

@@ -1,4 +1,4 @@
-//! Reads a night from the database, with what earlier nights say of its findings.
+//! Reads a night from the database, and what earlier nights know of its findings.
 
 use std::collections::{BTreeMap, BTreeSet};
 

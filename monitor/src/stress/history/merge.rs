@@ -1,7 +1,7 @@
-//! Unites histories: the result has every run of each of them once.
+//! Unites histories: the result has each run of each history once.
 //!
-//! A run that is in two histories must be equal in both, and a night must be of the same job; otherwise nothing is
-//! written.
+//! If two histories have the same run, it must be equal in both, and if they have the same night, it must be of the
+//! same job; otherwise nothing is written.
 
 use std::collections::BTreeMap;
 

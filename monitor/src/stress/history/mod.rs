@@ -23,7 +23,7 @@ pub const FILE: &str = "history.sqlite";
 /// How long another process may have the database.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Why a history cannot be had.
+/// Why a history cannot be opened or used.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
     /// SQLite, or the file system below it.

@@ -1,7 +1,7 @@
-//! The tables, and how a database of an earlier version becomes one of this.
+//! The tables, and the migration of a database from an earlier version.
 //!
-//! Talks to SQLite. `application_id` marks a database as one of these; `user_version` is the number of migrations that
-//! it has had.
+//! Talks to SQLite. `application_id` marks a database as one of these; `user_version` counts the migrations that it has
+//! had.
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 

@@ -1,4 +1,4 @@
-//! What a history says of each finding over all nights.
+//! What a history shows of each finding over all nights.
 
 use serde::Serialize;
 

@@ -1,4 +1,4 @@
-//! What one iteration is: a pure function of the job, the number of the night and the number of the iteration.
+//! The choices of one iteration: a pure function of the job, the number of the night and the number of the iteration.
 //!
 //! Talks to nothing. Iteration numbers run over all shards; each night counts from 0 again.
 

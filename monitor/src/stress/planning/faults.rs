@@ -1,6 +1,7 @@
-//! Checked fault plans, which give the faults of each run.
+//! Fault plans that have been checked; they choose the faults of each run.
 //!
-//! Talks to the parser of `--fault`, so that a plan that could name an impossible fault is refused before anything runs.
+//! Talks to the parser of `--fault`, so that a plan that could name an impossible fault is refused before anything
+//! runs.
 
 use storlock_vmm::storage::ControllerKind;
 

@@ -1,7 +1,7 @@
-//! A checked job: its settings make sense, and defaults are filled in.
+//! A job that has been checked: its settings make sense, and defaults are filled in.
 //!
-//! Talks to nothing. A job's identity is made of all settings that decide what its iterations are. Only with the same
-//! identity a night can be continued and shards can be united.
+//! Talks to nothing. All settings that decide what the iterations are make up a job's identity. A night can be
+//! continued, and shards can be united, only if the identity is the same.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What to run: the job, its fault plans, the share of one machine, and the choices of each iteration.
+//! Plans the runs: the job, its fault plans, the share of one machine, and the choices of each iteration.
 //!
 //! Everything here is a pure function of the job's text and of numbers. It must not know the result of any run.
 

@@ -1,5 +1,5 @@
-//! Random fault plans: weights say how often each kind of fault comes, and the commands that are hit are spread over
-//! the run.
+//! Random fault plans: weights say how often each kind of fault is chosen, and the faults are spread over the commands
+//! of the run.
 //!
 //! Talks to nothing: the caller gives the random numbers. Early commands are hit more often than late ones, because the
 //! number of bits of a command's number is chosen first.

@@ -1,4 +1,4 @@
-//! Makes the description of each run of a job.
+//! Makes the description of each run of a job from its choices.
 //!
 //! Talks to nothing.
 

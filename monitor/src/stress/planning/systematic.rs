@@ -1,7 +1,7 @@
 //! Systematic fault plans: every fault of a space once, the early commands of all kinds before the later ones.
 //!
-//! Talks to nothing. A fault is remembered as tried by its text as `--fault` takes it, which stays the same when the
-//! rest of the job changes.
+//! Talks to nothing. A fault that was tried is remembered by its text as `--fault` takes it, which stays the same when
+//! the rest of the job changes.
 
 use storlock_vmm::storage::ControllerKind;
 

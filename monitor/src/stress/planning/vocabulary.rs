@@ -1,4 +1,4 @@
-//! The words of fault plans: which kinds of faults a controller knows, and what each can be about.
+//! The words of fault plans: the kinds of faults of a controller, and what each can be about.
 //!
 //! Asks the controllers' vocabularies, and the parser of `--fault`, which decides whether a fault made of these words
 //! is valid. It must not know how plans choose.

@@ -1,4 +1,4 @@
-//! How many guests this machine can run at a time.
+//! Estimates how many guests this machine can run at a time.
 //!
 //! Talks to `/proc` and to the control group. A value that cannot be read is no limit.
 

@@ -1,4 +1,4 @@
-//! One run as a process of its own: started, waited for, and its report read.
+//! Runs one run as a process of its own: starts it, waits for it, and reads its report.
 //!
 //! Talks to the operating system. A child can spoil only its own result: if it ends by a signal, hangs or leaves no
 //! report, that is a finding. However the parent ends, its children end too.
@@ -40,7 +40,7 @@ const GRACE: Duration = Duration::from_secs(60);
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(60);
 /// How much later than its children the job may get a signal that is meant for all.
 const HEARSAY: Duration = Duration::from_secs(1);
-/// How long a child may take to end when it is told to.
+/// How long a child may take to end after it was asked to.
 const LAST_GRACE: Duration = Duration::from_secs(5);
 
 /// A run to be carried out.
@@ -105,7 +105,7 @@ impl Child {
             .saturating_add(self.shutdown_grace())
             .saturating_add(GRACE);
         let mut cancelled = std::pin::pin!(async {
-            // Whoever could cancel it may be gone, which is no reason to.
+            // If the sender is gone, nobody can cancel: that is no reason to end.
             if cancel.wait_for(|&cancel| cancel).await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -120,7 +120,7 @@ impl Child {
         };
         match ended {
             None => end(&mut child, pid).await?,
-            // Whoever ends the job may end its children at the same time: the job is about to hear of it.
+            // A signal that ends the job may also reach its children: the job is about to get it.
             Some(status) if status.code() == Some(i32::from(Condition::Interrupted.exit_code())) => {
                 if tokio::time::timeout(HEARSAY, &mut cancelled).await.is_ok() {
                     return Ok(Outcome::Cancelled);

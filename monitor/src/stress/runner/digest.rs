@@ -1,4 +1,4 @@
-//! Digests of the files that a job uses, by which two nights, or two shards, are known to have run the same thing.
+//! Digests of the files that a job uses. They show whether two nights, or two shards, have run the same thing.
 
 use std::fs::File;
 use std::io::{self, Read as _};

@@ -1,4 +1,4 @@
-//! Which night it is: a new one, or one that was killed and goes on.
+//! Decides which night it is: a new one, or an earlier one that was killed and goes on.
 //!
 //! Talks to the history.
 

@@ -1,6 +1,6 @@
-//! The output directory of a job. It belongs to one job, is locked while that runs, and is bounded in size.
+//! The output directory of a job. It belongs to one job, is locked while the job runs, and is bounded in size.
 //!
-//! Talks to the file system. `work` holds the runs in flight, `cases` the runs that are kept; a run's directory is
+//! Talks to the file system. `work` holds the runs in flight, `cases` the runs that are kept. A run's directory is
 //! moved from `work` to `cases` before the run counts, so that a kill leaves at most a directory that nothing refers
 //! to.
 

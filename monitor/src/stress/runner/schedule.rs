@@ -1,6 +1,6 @@
-//! Which iteration comes next.
+//! Decides which iteration comes next.
 //!
-//! Talks to nothing: the caller tells what is done and what was tried.
+//! Talks to nothing: the caller says which iterations are done and which faults were tried.
 
 use std::collections::HashSet;
 

@@ -87,7 +87,7 @@ pub(crate) struct Supervisor {
     pub shard: Shard,
     /// Child processes at a time.
     pub jobs: u32,
-    /// Who is told what happens.
+    /// Takes lines for the user.
     pub notices: Arc<dyn Notices>,
 }
 

@@ -1,8 +1,8 @@
 //! The findings of a run. Each has a signature, which is the same in every run of the same builds.
 //!
-//! Talks to nothing: the caller gives a report. A broken lock contract has its signature in the report. The signature
-//! of a crash is made of the bug check and its callers, that of a hang of the places of the processors at
-//! DISPATCH_LEVEL or above, that of a failure of this program of the way its process ended.
+//! Talks to nothing: the caller gives a report. The report has the signature of a broken lock contract. The signature
+//! of a crash is made from the bug check and its callers; of a hang, from the places of the processors at
+//! DISPATCH_LEVEL or above; of a failure of this program, from the way its process ended.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -70,7 +70,7 @@ impl FindingKind {
 pub(crate) enum Weight {
     /// It fails, unless it is known.
     Failure,
-    /// It is told: the evidence is short.
+    /// It is suspect: the evidence is short.
     Warning,
 }
 

@@ -1,6 +1,7 @@
 //! Judges the results of a night: findings by signature, known or not, how often, and which are gone.
 //!
-//! Everything here is pure: reports, rows, the baseline and the date are given. It must not know how runs are carried out.
+//! Everything here is pure: the caller gives reports, rows, the baseline and the date. It must not know how runs are
+//! carried out.
 
 pub(crate) mod baseline;
 pub(crate) mod finding;

@@ -1,7 +1,7 @@
 //! The report of a job: plain data. The renderers make the words.
 //!
-//! All but [`JobReport::execution`] follows from the results of the iterations, so that merged shards give the same
-//! report as one machine that did them all.
+//! Everything but [`JobReport::execution`] follows from the results of the iterations, so that merged shards give the
+//! same report as one machine that ran them all.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use super::rate::Rate;
 /// Version of the JSON schema. It changes when a field changes its meaning or goes away.
 pub(crate) const SCHEMA: &str = "storlock-stress/1";
 
-/// All that a night of a job has to say.
+/// Everything that a night of a job reports.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct JobReport {
     /// [`SCHEMA`].

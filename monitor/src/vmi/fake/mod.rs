@@ -1,5 +1,5 @@
-//! A machine for tests: memory that a test fills, and stopped processors whose registers it sets. The unit tests use
-//! it, and the fuzz targets, for which the feature `fakes` is there.
+//! A machine for tests: memory that a test fills, and stopped processors whose registers it sets. Unit tests use it,
+//! and so do the fuzz targets, through the feature `fakes`.
 //!
 //! Talks to the traits of this module only. It must not know Windows, nor what a test is about.
 

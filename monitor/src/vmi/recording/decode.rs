@@ -1,4 +1,4 @@
-//! Payloads to frames. Every step checks what is left, and every value whether a run can have written it.
+//! Decodes payloads to frames. Every step checks how many bytes are left, and whether a run can have written the value.
 
 use super::limits;
 use super::{Frame, KIND_END, KIND_FAULT, KIND_HEADER, KIND_STOP, LOCATED, RecordedRead, RecordedStop};

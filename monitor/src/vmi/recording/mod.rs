@@ -1,11 +1,11 @@
-//! The recording format: every stop of a processor with all that a decision was built on, so that a run can be replayed
-//! without its guest. A reader checks lengths, and every value that the host and not the guest has chosen.
+//! The recording format: every stop of a processor with everything that a decision was built on, so that a run can be
+//! replayed without its guest. The reader checks lengths, and every value that the host and not the guest has chosen.
 //!
-//! Talks to the plain types of this module only. It must not know what the session makes of a stop. Layout, version 2, all
-//! numbers little endian: magic, version (u32), then frames of length (u32), CRC-32 of the payload (u32), payload. The
-//! first byte of a payload says what it is: the header (JSON), a [`RecordedStop`], the number (u64) of a fault that the
-//! emulated hardware had, or the end of the run (JSON). A file cut short, or with flipped bits, yields its whole frames
-//! up to the damage and then an error.
+//! Talks to the plain types of this module only. It must not know what the session makes of a stop. Layout of version
+//! 2, all numbers little endian: magic, version (u32), then frames of length (u32), CRC-32 of the payload (u32),
+//! payload. The first byte of a payload says what it is: the header (JSON), a [`RecordedStop`], the number (u64) of a
+//! fault that the emulated hardware had, or the end of the run (JSON). From a file that is truncated or has flipped
+//! bits, the reader gives the whole frames up to the damage and then an error.
 
 mod decode;
 

@@ -1,4 +1,4 @@
-//! The executable sections of an image, parted into functions, with what refers to what.
+//! The executable sections of an image: divides them into functions, and finds what refers to what.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;

@@ -1,8 +1,9 @@
-//! What the registers of one function can hold at its calls: the constants, the function's own arguments and the addresses
-//! of imports that the code moves about, joined where ways meet.
+//! What the registers of one function can hold at its calls: the constants, the function's own arguments and the
+//! addresses of imports that the code moves about, joined where ways meet.
 //!
-//! Code that is reached in ways that are not seen (an exception handler, a table of jumps that is not recognised) starts
-//! with nothing known. That calls preserve the registers that the x64 calling convention says they do is taken for granted.
+//! Code that may be reached in a way that is not seen (an exception handler, a table of jumps that is not recognised)
+//! starts with nothing known. It is taken for granted that calls preserve the registers that the x64 calling convention
+//! says they do.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,12 +1,13 @@
-//! Which values the calls of an import can pass as their first argument, from the code of the image that imports it.
+//! Finds the values that calls of an import can pass as their first argument, from the code of the image that imports
+//! it.
 //!
-//! A routine that does many things by a number, such as `StorPortNotification`, is imported by nearly every driver; what
-//! a driver wants of it is in its code. Each reference to the import's slot is found, and the register of the argument is
-//! followed within the function that makes the call; where it is the function's own argument, in those that call it. What
-//! cannot be followed is said to be unknown, with the place.
+//! A routine that does many things by a number, such as `StorPortNotification`, is imported by nearly every driver;
+//! only the driver's code shows what it wants from the routine. Each reference to the import's slot is found, and the
+//! register of the argument is followed within the function that makes the call; if the value is the function's own
+//! argument, also in the functions that call it. What cannot be followed is reported as unknown, with the place.
 //!
-//! Talks to [`GuestMemory`] and to the decoder. It must not know what a value means. The image is hostile: code, functions,
-//! callers and steps are bounded.
+//! Talks to [`GuestMemory`] and to the decoder. It must not know what a value means. The image is hostile: code,
+//! functions, callers and steps are bounded.
 
 mod code;
 mod flow;
@@ -29,7 +30,7 @@ use crate::vmi::GuestMemory;
 pub(crate) const SLOTS: usize = 8;
 /// Functions that pass their own argument on, all together.
 const WRAPPERS: usize = 64;
-/// Values that are told of one import.
+/// Values that are listed for one import.
 const VALUES: usize = 64;
 
 /// Why not every value is known. Addresses are relative to the image's base.

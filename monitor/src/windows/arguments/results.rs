@@ -15,9 +15,8 @@ pub(super) fn result(code: &Code, instruction: &Instruction, state: &State) -> O
     }
     let own = state.get(to);
     let other = || (instruction.op1_kind() == OpKind::Register).then(|| state.get(instruction.op1_register()))?;
-    let same = instruction.op_count() == 2
-        && instruction.op1_kind() == OpKind::Register
-        && instruction.op1_register() == to;
+    let same =
+        instruction.op_count() == 2 && instruction.op1_kind() == OpKind::Register && instruction.op1_register() == to;
     let immediate = || immediate(instruction);
     let with = |operation: fn(u32, u32) -> u32| {
         let by = immediate()?;

@@ -10,7 +10,7 @@ pub(super) const ARGUMENT_REGISTERS: [usize; ARGUMENTS as usize] = [1, 2, 8, 9];
 /// Constants of one register.
 const CONSTANTS: usize = 8;
 
-/// What a register can hold, of which 32 bits are told: any of these.
+/// The values that a register can hold, 32 bits of each: any of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Value {
     /// Anything.
@@ -81,7 +81,7 @@ impl Value {
         self
     }
 
-    /// What becomes of it by an operation on constants. That on anything else gives anything.
+    /// The result of an operation on constants. An operation on anything else gives anything.
     pub(super) fn map(&self, operation: impl Fn(u32) -> u32) -> Self {
         let mut result = Self {
             any: self.any || self.arguments != 0 || self.slots != 0,

@@ -1,10 +1,10 @@
-//! Who called the routine that a processor is about to enter.
+//! Finds out who called the routine that a processor is about to enter.
 //!
 //! The return address is not always in the caller: a call in tail position is compiled to a jump, and then the return
-//! address is that of the caller's caller. So the call instruction before the return address is decoded: if it calls
-//! the routine, its function is the caller; if it calls another function that jumps to the routine, that one is;
-//! otherwise the caller is unknown, and is said to be. Talks to guest memory and the module list; must not know which
-//! routine it is about.
+//! address is in the caller's caller. So the call instruction before the return address is decoded. If it calls the
+//! routine, the function around it is the caller. If it calls another function that jumps to the routine, that function
+//! is. Otherwise the caller is unknown, and the report says so. Talks to guest memory and the module list; must not
+//! know which routine it is about.
 
 mod code;
 

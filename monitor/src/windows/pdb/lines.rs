@@ -1,8 +1,8 @@
-//! Functions and lines of a driver, from its PDB: the public symbols, and of each compiled file its procedures and its lines
-//! ("C13 line information").
+//! Functions and lines of a driver, from its PDB: the public symbols, and the procedures and lines of each compiled
+//! file ("C13 line information").
 //!
-//! Talks to an open file. It must not know what names are for. As with the rest, every number is checked before it is used, and
-//! what is kept is bounded. Streams of compiled files are read one after the other.
+//! Talks to an open file. It must not know what names are for. Every number is checked before it is used, and there is
+//! a limit on what is kept. Streams of compiled files are read one after the other.
 
 use std::collections::HashMap;
 use std::io::{Read, Seek};

@@ -1,8 +1,8 @@
-//! What PDBs say: where a kernel has its debugger data, and the functions and lines of a driver.
+//! Reads PDBs: where a kernel has its debugger data, and the functions and lines of a driver.
 //!
-//! Talks to an open file. It must not know where PDBs are kept. A PDB comes from outside and may be hostile: this reads the
-//! streams that are wanted, piece by piece, and checks every number before it is used (`adr/0007-own-pdb-reader.md`).
-//! Layouts: Microsoft's published `microsoft-pdb`, LLVM's "The PDB File Format".
+//! Talks to an open file. It must not know where PDBs are kept. A PDB comes from outside and may be hostile: only the
+//! streams that are needed are read, piece by piece, and every number is checked before it is used
+//! (`adr/0007-own-pdb-reader.md`). Layouts: Microsoft's published `microsoft-pdb`, LLVM's "The PDB File Format".
 
 mod lines;
 mod msf;

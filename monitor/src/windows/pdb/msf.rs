@@ -1,5 +1,5 @@
 //! The multi-stream file that a PDB is (MSF 7.00; Microsoft's published `microsoft-pdb`, and LLVM's "The MSF File
-//! Format"): streams made of the file's blocks, in whatever order a directory lists them.
+//! Format"): streams made of the file's blocks, in the order that a directory lists.
 //!
 //! Talks to an open file. It must not know what is in a stream. Streams are read when needed and not kept. Only the
 //! directory is held in memory, and its size is limited.

@@ -1,5 +1,5 @@
-//! From a symbol's section and offset to its place in the image: the section headers that a PDB holds and, where the
-//! image was rearranged after linking, the map from the old places to the new ones ("OMAP").
+//! Finds the place in the image that a symbol's section and offset mean: by the section headers that a PDB holds and,
+//! if the image was rearranged after linking, by the map from the old places to the new ones ("OMAP").
 
 use std::io::{Read, Seek};
 

@@ -1,8 +1,8 @@
 //! Unwinds x64 stacks of the guest by the tables in its images (`.pdata`, `.xdata`).
 //!
-//! Done for reports only: each frame costs a few guest reads. Talks to [`GuestMemory`] and to the module list; must
-//! not know why a stack is wanted. The tables and the stack are the guest's: frames, chains and searches are bounded,
-//! and a stack that cannot be followed ends with the reason. Source: Microsoft, "x64 exception handling".
+//! Used for reports only: each frame costs a few guest reads. Talks to [`GuestMemory`] and to the module list; must not
+//! know why a stack is wanted. The tables and the stack are the guest's: frames, chains and searches are bounded, and a
+//! stack that cannot be followed ends with the reason. Source: Microsoft, "x64 exception handling".
 
 mod epilogue;
 mod tables;

@@ -1,4 +1,4 @@
-//! The trait of whoever decides what a vCPU does next at a breakpoint, at an awaited return and after a filtered MSR
+//! The trait by which a vCPU asks what to do next at a breakpoint, at an awaited return and after a filtered MSR
 //! write.
 //!
 //! It must not know why an address is watched.

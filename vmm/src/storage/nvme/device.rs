@@ -37,7 +37,7 @@ const LEAST_QUEUE_PAIRS: u16 = 2;
 /// The kind of controller.
 pub const NVME: ControllerKind = ControllerKind {
     name: "nvme",
-    help: "NVMe 1.4, one namespace a disk",
+    help: "NVMe 1.4, each disk is a namespace",
     disk_limit: MAX_NAMESPACES,
     disk: DiskName::Namespace,
     faults: VOCABULARY,

@@ -14,7 +14,7 @@ use super::spec::registers::PAGE_SIZE;
 use super::spec::status::{Failure, Status};
 use crate::storage::dma::DmaMemory;
 
-/// Who is told whether doorbell registers of I/O queues still carry a value that matters.
+/// Learns whether doorbell registers of I/O queues still carry a value that matters.
 pub trait DoorbellRoute: Send {
     /// `true`: a write is only a nudge from now on, its value may be lost. `false`: the value matters again. Called
     /// before the guest can learn of the change.
@@ -152,7 +152,7 @@ impl Doorbells {
         }
     }
 
-    /// Takes what was written to the doorbell registers since the last call. `wrong` is told what cannot be.
+    /// Takes what was written to the doorbell registers since the last call. `wrong` gets impossible values.
     pub(super) fn take_registers(
         &mut self,
         registers: &RegisterFile,
@@ -189,7 +189,7 @@ impl Doorbells {
         }
     }
 
-    /// Takes the shadow doorbells as they are now. `wrong` is told what cannot be, once for each value.
+    /// Takes the shadow doorbells as they are now. `wrong` gets impossible values, each once.
     pub(super) fn take_shadow(
         &mut self,
         queues: &mut Queues,

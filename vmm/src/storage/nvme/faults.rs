@@ -39,54 +39,54 @@ pub(super) const VOCABULARY: FaultVocabulary = FaultVocabulary {
         FaultWord {
             name: "fail",
             kind: WordKind::Fail,
-            help: "the command is not executed and completes with status=STATUS",
+            help: "do not execute the command; complete it with status=STATUS",
         },
         FaultWord {
             name: "delay",
             kind: WordKind::Delay,
-            help: "its completion comes for=DURATION later",
+            help: "send its completion for=TIME later",
         },
         FaultWord {
             name: "drop",
             kind: WordKind::Completion(CompletionFault::Drop),
-            help: "its completion never comes",
+            help: "never send its completion",
         },
         FaultWord {
             name: "duplicate",
             kind: WordKind::Completion(CompletionFault::Duplicate),
-            help: "its completion comes twice",
+            help: "send its completion twice",
         },
         FaultWord {
             name: "stray",
             kind: WordKind::Completion(CompletionFault::Stray),
-            help: "a completion for a command that is not outstanding follows its own",
+            help: "send one more completion, for no outstanding command",
         },
         FaultWord {
             name: "fatal",
             kind: WordKind::Fetch(FetchFault::Fatal),
-            help: "the controller reports a fatal error (CSTS.CFS) and stops until it is reset",
+            help: "report a fatal error (CSTS.CFS); stop until a reset",
         },
         FaultWord {
             name: "read-only",
             kind: WordKind::Fetch(FetchFault::ReadOnly),
-            help: "the medium becomes read-only, for good",
+            help: "make the medium read-only, for good",
         },
         FaultWord {
             name: "drop",
             kind: WordKind::Register(RegisterFault::Drop),
-            help: "the write has no effect",
+            help: "ignore the write",
         },
         FaultWord {
             name: "fatal",
             kind: WordKind::Register(RegisterFault::Fatal),
-            help: "the write has its effect, then the controller reports a fatal error",
+            help: "do the write, then report a fatal error",
         },
     ],
     classes: &[
         CommandClass {
             name: "io",
             class: IO,
-            help: "all of I/O queues",
+            help: "all commands of I/O queues",
             last_code: 0xff,
             commands: &[
                 ("read", nvm::READ as u16),
@@ -102,7 +102,7 @@ pub(super) const VOCABULARY: FaultVocabulary = FaultVocabulary {
         CommandClass {
             name: "admin",
             class: ADMIN,
-            help: "all of the admin queue",
+            help: "all commands of the admin queue",
             last_code: 0xff,
             commands: &[
                 ("identify", admin::IDENTIFY as u16),

@@ -1,4 +1,4 @@
-//! IrqlKeReleaseSpinLock (storport): a release sets the IRQL to the one before the acquire.
+//! IrqlKeReleaseSpinLock (storport): a release restores the IRQL from before the acquire.
 
 use crate::contract::{IrqlAfter, Routine, contract};
 use crate::finding::{Cause, Evidence, Shortfall, Verdict};

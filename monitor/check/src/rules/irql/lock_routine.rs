@@ -1,4 +1,4 @@
-//! Lock routines and the IRQL at which they may be called: the part of IrqlDispatch and of the routines' own pages.
+//! The IRQL at which a lock routine may be called: parts of IrqlDispatch and of the routines' own pages.
 
 use crate::contract::{LockClass, Routine, SystemModule};
 use crate::event::DISPATCH_LEVEL;

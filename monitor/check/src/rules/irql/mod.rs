@@ -1,4 +1,4 @@
-//! Rules on the IRQL at which lock routines are called and to which they go back.
+//! Rules on the IRQL at which lock routines are called, and on the IRQL that they restore.
 
 mod ke_release_spin_lock;
 mod lock_routine;

@@ -1,4 +1,4 @@
-//! Lock storage: a spin lock lies in resident memory that all who take it share.
+//! Lock storage: a spin lock lies in resident memory, which everyone who takes the lock shares.
 
 use crate::finding::{Cause, Evidence, Shortfall, Verdict};
 use crate::matching::{Fact, Facts};

@@ -1,4 +1,4 @@
-//! Lock order: locks that are held together are taken in one order everywhere.
+//! Lock order: locks that are held together are taken in the same order everywhere.
 
 use crate::finding::{Cause, Evidence, Shortfall, Verdict};
 use crate::matching::{Fact, Facts};

@@ -1,4 +1,5 @@
-//! Double acquire: the part of SpinLock, QueuedSpinLock and StorPortSpinLock that forbids to take a held lock again.
+//! Double acquire: the part of SpinLock, QueuedSpinLock and StorPortSpinLock that forbids taking a lock that is held
+//! already.
 
 use crate::finding::{Cause, Evidence, Shortfall, Verdict};
 use crate::matching::{Fact, Facts, Gap};

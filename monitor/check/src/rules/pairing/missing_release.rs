@@ -1,4 +1,4 @@
-//! Missing release: the part of SpinLock, QueuedSpinLock and StorPortSpinLock that demands that a lock is released before
+//! Missing release: the part of SpinLock, QueuedSpinLock and StorPortSpinLock that demands the release of a lock before
 //! its scope is left.
 
 use crate::finding::{Cause, Evidence, Shortfall, Verdict};

@@ -1,4 +1,4 @@
-//! Rules on pairs of acquire and release: what the rules on releases share.
+//! Rules on pairs of acquire and release, and what the rules on releases share.
 
 mod cancel_spin_lock;
 mod double_acquire;

@@ -1,4 +1,4 @@
-//! QueuedSpinLockRelease (storport): the same for in-stack queued spin locks.
+//! QueuedSpinLockRelease (storport): no release of an in-stack queued spin lock that was not acquired.
 
 use super::judge_release;
 use crate::finding::{Cause, Verdict};

@@ -1,5 +1,5 @@
-//! StorPortSpinLock: an acquire that takes no lock leaves unprotected what follows, and the release that belongs to it
-//! is one of a lock that is not held.
+//! StorPortSpinLock: an acquire that takes no lock leaves the code after it unprotected, and the release that belongs
+//! to it releases a lock that is not held.
 
 use crate::event::LockOperand;
 use crate::finding::{Cause, Evidence, Shortfall, Verdict};

@@ -1,5 +1,5 @@
-//! StorPortSpinLock3: the hierarchy of the port driver's locks. The interrupt lock comes last, so whoever has it, as every
-//! callback at a device's IRQL does, may not take the lock of a DPC.
+//! StorPortSpinLock3: the hierarchy of the port driver's locks. The interrupt lock comes last: code that holds it, as
+//! every callback at a device's IRQL does, may not take the lock of a DPC.
 
 use crate::contract::Routine;
 use crate::event::{DISPATCH_LEVEL, LockOperand};

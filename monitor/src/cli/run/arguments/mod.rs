@@ -24,15 +24,16 @@ use crate::run::{Failure, input};
 #[allow(clippy::struct_excessive_bools)] // Each is a switch of the command line.
 pub struct Arguments {
     /// Run what this JSON file describes: the output of --print-spec, or the report.json of an earlier run; - is
-    /// standard input. Other options replace what the file says. Relative paths in it count from the working directory
+    /// standard input. Other options replace fields of the file. Relative paths in the file count from the working
+    /// directory
     #[arg(long, value_name = "FILE|-")]
     pub spec: Option<PathBuf>,
-    /// Print the description of the run that the options ask for, with every default and a seed chosen, and run nothing
+    /// Run nothing; print the description of the run that the options ask for, with every default and a chosen seed
     #[arg(long)]
     pub(crate) print_spec: bool,
-    /// Driver under test: a Storport miniport for x64. With --firmware its name in the guest, such as mydriver.sys; if it is
-    /// also the path of a file here, names and imports are read from that file. Linux, and firmware without a driver to
-    /// watch, run without this option
+    /// Driver under test: a Storport miniport for x64. With --firmware, its name in the guest, such as mydriver.sys;
+    /// if that is also the path of a file here, symbols and imports are read from the file. Leave the option out to
+    /// boot Linux, or firmware without a driver to watch
     #[arg(long, value_name = "FILE|NAME")]
     pub driver: Option<PathBuf>,
     /// Kernel to boot: an NT-compatible one, or Linux (bzImage) [default: the test kernel that comes with Storlock]
@@ -41,36 +42,36 @@ pub struct Arguments {
     /// Initial RAM disk for a Linux kernel [default: none]
     #[arg(long, value_name = "FILE")]
     pub(crate) initrd: Option<PathBuf>,
-    /// Boot by UEFI firmware (OVMF) instead of entering a kernel directly; FILE is the firmware's code [default FILE: the
-    /// installed OVMF]
+    /// Boot by UEFI firmware (OVMF) instead of entering a kernel directly; FILE is the firmware's code [default FILE:
+    /// the installed OVMF]
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
     #[allow(clippy::option_option, reason = "an option whose value may be left out")]
     pub firmware: Option<Option<PathBuf>>,
-    /// With --firmware: file that keeps the firmware's variables; made from the firmware's template if it does not exist
-    /// [default: none, variables are forgotten at the end of the run]
+    /// With --firmware: the file that keeps the firmware's variables; if it does not exist, it is made from the
+    /// firmware's template [default: none, the variables are lost at the end of the run]
     #[arg(long, value_name = "FILE")]
     pub variables: Option<PathBuf>,
     /// With --firmware: give the guest a display, and write its last picture to this PNG file [default: no display]
     #[arg(long, value_name = "FILE")]
     pub(crate) screenshot: Option<PathBuf>,
-    /// End the run when the guest is reset. Without this option a guest that boots by firmware starts again; a reset of
-    /// a kernel that is entered directly always ends the run
+    /// End the run when the guest is reset. Without this option a guest that boots by firmware starts again; a reset
+    /// of a kernel that is entered directly always ends the run
     #[arg(long)]
     pub(crate) no_reboot: bool,
     /// With --firmware: a triple fault resets the machine, as on a PC. Without this option it ends the run as a crash
     #[arg(long)]
     pub(crate) reboot_at_triple_fault: bool,
-    /// Show the guest the interface of Hyper-V instead of that of KVM, as Windows needs it [default: on with --firmware
+    /// Show the guest Hyper-V's interface, which Windows needs, instead of KVM's [default: on with --firmware
     /// and --driver, else off]
     #[arg(long, value_enum, value_name = "on|off", num_args = 0..=1, require_equals = true, default_missing_value = "on")]
     pub(crate) hyperv: Option<Switch>,
-    /// Bits of a guest-physical address that CPUID tells, 36 to 52; firmware puts 64-bit BARs at the upper end. Some guests
-    /// do not boot with 46 and more [default: with --firmware 40 on processors by AMD, 39 on others, more if memory
-    /// needs it; else what KVM can map]
+    /// Number of bits of a guest-physical address that CPUID reports, 36 to 52. Firmware puts 64-bit BARs at the upper
+    /// end of this space, and some guests do not boot with 46 bits or more [default: with --firmware 40 on processors
+    /// by AMD, 39 on others, more if memory needs it; else as many as KVM can map]
     #[arg(long, value_name = "N")]
     pub(crate) phys_bits: Option<u32>,
-    /// Let MSRs that neither KVM nor Storlock knows read as 0 and take any value. Without it they raise #GP, as on a
-    /// processor; the report lists them either way
+    /// Let MSRs that neither KVM nor Storlock knows read as 0 and take any value. Without this option they raise #GP,
+    /// as on a processor. The report lists them either way
     #[arg(long)]
     pub(crate) ignore_msrs: bool,
     /// Port driver for the test kernel [default: the storport.sys that comes with Storlock]
@@ -88,15 +89,15 @@ pub struct Arguments {
     /// Guest memory [default: 256M; 4G with --firmware and --driver]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<Size>,
-    /// Seed of every random choice; the same seed repeats them [default: a new one, which the report tells]
+    /// Seed of every random choice; the same seed repeats the choices [default: a new seed, which the report names]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// Longest time that the guest may run; a guest that runs longer counts as hung. The time in which a debugger holds
-    /// the guest does not count [default: 10m]
+    /// Longest time that the guest may run; a guest that runs longer counts as hung. The time in which a debugger
+    /// holds the guest does not count [default: 10m]
     #[arg(long, value_name = "DURATION")]
     pub time_limit: Option<Limit>,
-    /// At the time limit and at the first Ctrl-C, press the power button and give the guest this long to shut down. Not
-    /// with --gdb [default: 60s with --firmware and --driver; else the guest is stopped at once]
+    /// At the time limit and at the first Ctrl-C, press the power button and give the guest this long to shut down.
+    /// Not with --gdb [default: 60s with --firmware and --driver; else the guest is stopped at once]
     #[arg(long, value_name = "DURATION")]
     pub(crate) shutdown_grace: Option<Limit>,
     /// Directory for report.txt, report.json, serial.log and the event trace; files of an earlier run are replaced
@@ -106,28 +107,28 @@ pub struct Arguments {
     /// Record the run in this file, for `storlock replay` [default: no recording]
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
-    /// Largest size of the recording and of the event trace, each; what does not fit is left out, and the report says so
-    /// [default: 16G]
+    /// Largest size of the recording and of the event trace, each; what does not fit is left out, and the report says
+    /// so [default: 16G]
     #[arg(long, value_name = "SIZE")]
     pub(crate) output_limit: Option<Size>,
     /// How the report is printed on standard output [default: text]
     #[arg(long, value_enum)]
     pub format: Option<Format>,
-    /// Write the report to this file as well, in the format that its name ends in; may be given several times
+    /// Also write the report to this file, in the format of the name's ending; may be given several times
     #[arg(long, value_name = "FILE")]
     pub report: Vec<PathBuf>,
-    /// Format of the --report files whose names do not tell it
+    /// Format of --report files whose names do not end in one
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub(crate) report_format: Option<Format>,
     /// An emulated disk, such as win.qcow2,snapshot; may be given several times [default: mem:64M]
     #[arg(long, value_name = "FILE|mem:SIZE[,OPTION...]", long_help = disk::help())]
     pub disk: Vec<Disk>,
-    /// The best kind of interrupts that the storage controllers offer; with a lesser one you see what a driver does
+    /// The best kind of interrupts that the storage controllers offer; choose a lesser one to see how a driver works
     /// without MSI-X or MSI [default: msix]
     #[arg(long, value_enum, value_name = "KIND")]
     pub interrupts: Option<Interrupts>,
-    /// Inject a fault into the storage controller of the driver under test, such as fail:read,after=3; may be given several
-    /// times
+    /// Inject a fault into the storage controller of the driver under test, such as fail:read,after=3; may be given
+    /// several times
     #[arg(long, value_name = "SPEC", long_help = fault::help())]
     pub fault: Vec<PlannedFault>,
     /// The KVM device [default: /dev/kvm]
@@ -136,29 +137,29 @@ pub struct Arguments {
     /// Command line of the guest's kernel [default: empty]
     #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
     pub append: Option<String>,
-    /// Copy what the guest writes to its serial port to this file as well, byte by byte; - is standard error, where
-    /// control characters of the guest reach your terminal unchanged [default: no copy]
+    /// Also copy the guest's serial output to this file, byte by byte; - is standard error, where control characters
+    /// of the guest reach your terminal unchanged [default: no copy]
     #[arg(long, value_name = "FILE|-")]
     pub serial: Option<PathBuf>,
-    /// Directory with unstripped builds of the images, for names in reports, and with the kernel's PDB, for
-    /// --dump-on-violation; or the PDB itself [default: `debug` beside an image or beside its directory]
+    /// Directory with unstripped builds and PDBs of the images, for names in reports, and with the kernel's PDB, for
+    /// --dump-on-violation; or one PDB [default: `debug` beside an image or beside its directory]
     #[arg(long, value_name = "DIR|FILE.pdb")]
     pub symbols: Option<PathBuf>,
-    /// Write a crash dump for WinDbg of the whole machine at the first violation; see docs/dump.md [default: no dump]
+    /// At the first violation write a crash dump of the whole machine for WinDbg; see docs/dump.md [default: no dump]
     #[arg(long, value_name = "FILE.dmp")]
     pub(crate) dump_on_violation: Option<PathBuf>,
-    /// Log what drivers print by DbgPrint and similar routines. It uses the debug registers that the lock routines
-    /// leave; one is always kept free to catch returns of lock routines
+    /// Log what drivers print by DbgPrint and similar routines. The log uses the debug registers that the lock
+    /// routines leave, less one that catches returns of lock routines
     #[arg(long)]
     pub(crate) debug_print: bool,
-    /// Tell how the debug registers are used, and why, as soon as the driver is loaded
+    /// When the driver is loaded, print how the debug registers are used and why
     #[arg(long)]
     pub(crate) explain: bool,
-    /// Check in the guest what Storlock relies on, and report the results; use it for the first run with a build of
-    /// Windows (docs/windows.md)
+    /// Check in the guest what Storlock relies on, and report the results; use this for the first run with each build
+    /// of Windows (docs/windows.md)
     #[arg(long)]
     pub check_guest: bool,
-    /// Show exported data of a guest module in the report, as they are when the watch begins and at the end; may be
+    /// Put exported data of a guest module into the report, as they were when the watch began and at the end; may be
     /// given several times
     #[arg(long, value_name = "MODULE!NAME:BYTES")]
     pub(crate) dump_export: Vec<Export>,
@@ -171,21 +172,20 @@ pub struct Arguments {
     /// With --gdb: allow an address that other machines reach. Whoever connects controls the guest
     #[arg(long)]
     pub(crate) gdb_expose: bool,
-    /// With --gdb: what a new violation does [default: stop]
+    /// With --gdb: what to do at a new violation [default: stop]
     #[arg(long, value_enum, value_name = "WHAT")]
     pub(crate) on_violation: Option<OnViolation>,
-    /// With --gdb: whether the machine pauses or goes on when a debugger disconnects without detaching [default: pause]
+    /// With --gdb: what to do when a debugger disconnects without detaching [default: pause]
     #[arg(long, value_enum, value_name = "WHAT")]
     pub on_disconnect: Option<OnDisconnect>,
-    /// Switch a rule off, or hold only the calls of these modules against it; may be given several times. docs/rules.md has
-    /// the names
+    /// Switch a rule off, or apply it only to calls that return into these modules; may be given several times.
+    /// docs/rules.md has the names of the rules
     #[arg(long, value_name = "NAME=off|MODULE,...")]
     pub rule: Vec<RuleChoice>,
-    /// What becomes of the run when a processor acquires a lock that it certainly holds, and so would wait for ever
-    /// [default: end]
+    /// What to do when a processor acquires a lock that it certainly holds, and so would wait for ever [default: end]
     #[arg(long, value_enum, value_name = "WHAT")]
     pub(crate) after_deadlock: Option<AfterDeadlock>,
-    /// Run without the sandbox, which limits the system calls and the files of this program while the guest runs
+    /// Run without the sandbox, which limits this program's system calls and files while the guest runs
     #[arg(long)]
     pub(crate) no_sandbox: bool,
 }

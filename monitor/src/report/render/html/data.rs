@@ -1,7 +1,8 @@
-//! What the page's script draws: names as JSON, and the holds as one string, since there may be a million.
+//! The data for the page's script: names as JSON, and the holds as one string, since there may be a million.
 //!
-//! The string is base64 of LEB128 numbers, six a hold in the order of `asked`: `asked` less that of the hold before, the time
-//! from there to `from`, the time from there to `to` and one, or 0 where it never ended; processor, lock, place.
+//! The string is base64 of LEB128 numbers, six for each hold, in the order of `asked`: the time from the hold before to
+//! `asked`, the time from there to `from`, the time from there to `to` plus one, or 0 if the hold never ended;
+//! processor, lock, place.
 
 use std::io::{self, Write};
 

@@ -1,4 +1,4 @@
-//! The findings of the page, one folded part each.
+//! The findings of the page, each in a part that can be folded.
 
 use std::fmt::Write as _;
 

@@ -1,9 +1,9 @@
 //! The report as one page for a browser, which needs nothing else: no network, no other file.
 //!
-//! Everything that is read is in the markup, so the page can be searched, printed and read without scripts. `page.js` draws
-//! the timeline and the graph of lock orders from the data at the page's end, and filters. A guest chooses names that are shown
-//! here: all text goes through [`text`], all data through [`data`], and the page's policy allows no script and no style but
-//! these two, by their digests.
+//! All text is in the markup, so the page can be searched, printed and read without scripts. `page.js` filters, and
+//! draws the timeline and the graph of lock orders from the data at the page's end. A guest chooses names that are
+//! shown here: all text goes through [`text`], all data through [`data`], and the page's policy allows only this script
+//! and this style, by their digests.
 
 mod data;
 mod finding;

@@ -1,4 +1,4 @@
-//! The report as text, for people. What a storage driver engineer asks first comes first.
+//! The report as text, for people. It answers a storage driver engineer's first questions first.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};

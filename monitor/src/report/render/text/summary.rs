@@ -1,4 +1,4 @@
-//! The last part of the text report: how the run was, what it came to, and what it cost.
+//! The last part of the text report: what was run, the outcome, and what the monitoring cost.
 
 use std::fmt::Write as _;
 
@@ -256,7 +256,7 @@ fn debug_text(text: &mut String, report: &Report) {
     }
 }
 
-/// The machine's side is told where the guest did not end by itself, and where the guest is being checked.
+/// What the machine did not do: shown if the guest did not end by itself, and if the guest was checked.
 fn machine_text(text: &mut String, report: &Report) {
     let Some(told) = &report.machine else { return };
     let ended_well = report.end.kind == EndKind::PowerOff && report.end.bug_check.is_none();

@@ -1,4 +1,5 @@
-//! From rows to a report: which findings are new, how often each comes, which are gone, and the exit code.
+//! Makes a report from the rows of a night: which findings are new, how often each comes, which are gone, and the exit
+//! code.
 //!
 //! Talks to nothing.
 
@@ -14,7 +15,7 @@ use super::report::{
 use crate::outcome::{Condition, Outcome, exit_code};
 use crate::report::Report;
 
-/// Reasons for inconclusive iterations that are told.
+/// Reasons for inconclusive iterations that are listed.
 const MOST_REASONS: usize = 20;
 
 /// What an iteration came to.

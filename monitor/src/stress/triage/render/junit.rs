@@ -1,5 +1,5 @@
-//! The report of a job as JUnit XML, as continuous integration shows it: a test case for each plan, which holds, and one
-//! for each finding, which fails unless it is known.
+//! The report of a job as JUnit XML, for continuous integration: a test case for each plan, which passes, and one for
+//! each finding, which fails unless the finding is known.
 
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 

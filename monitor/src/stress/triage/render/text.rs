@@ -6,7 +6,7 @@ use crate::escape;
 use crate::stress::triage::finding::Weight;
 use crate::stress::triage::report::{Accepted, Counts, FindingReport, GoneReport, JobReport, Status, fault_options};
 
-/// Findings that are told at length.
+/// Findings that are described at length.
 const MOST_FINDINGS: usize = 200;
 
 /// The report as text, with a line feed at the end. What could act on a terminal is escaped.
