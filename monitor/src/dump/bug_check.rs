@@ -11,7 +11,7 @@ use crate::report::BugCheck;
 /// The code: severity "error" and the bit for customers, as in an NTSTATUS, then `SLK` in ASCII.
 pub(crate) const CODE: u32 = 0xe053_4c4b;
 
-/// The violation in these words.
+/// The bug check that stands for a violation.
 #[must_use]
 pub(crate) fn of(finding: &Finding) -> BugCheck {
     BugCheck {
@@ -25,7 +25,7 @@ pub(crate) fn of(finding: &Finding) -> BugCheck {
     }
 }
 
-/// What the call names its lock by: an address, except for the lock of a message.
+/// How the call names its lock: by an address, except for the lock of a message.
 const fn lock(operand: &LockOperand) -> u64 {
     match *operand {
         LockOperand::Address(address) | LockOperand::Interrupt(address) => address,

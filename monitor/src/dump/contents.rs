@@ -17,7 +17,7 @@ use crate::vmi::PAGE_SIZE;
 use crate::vmi::debuggee::{AllRegisters, DebuggedCpu};
 use crate::windows::{DebuggerData, Processor, SharedUserData};
 
-/// CR3 without what is no address: flags, the process context identifier, and bit 63 of a written value.
+/// The address in CR3, without flags, the process context identifier, and bit 63 of a written value.
 const TABLE_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// Offset of `Prcb` in the KPCR.
 const PRCB: u64 = 0x180;
@@ -51,14 +51,14 @@ impl ProcessorRegisters {
     }
 }
 
-/// All that is written beside the pages.
+/// Everything that is written beside the pages.
 #[derive(Debug, Clone)]
 pub(crate) struct Contents {
     /// The header, complete.
     pub header: Box<Header>,
     /// What differs in the pages.
     pub(crate) patches: Patches,
-    /// What a Windows dump has and this one lacks, a sentence each.
+    /// Parts of a Windows dump that this one lacks, a sentence each.
     pub missing: Vec<String>,
 }
 
@@ -91,7 +91,7 @@ impl Contents {
         Ok(contents)
     }
 
-    /// Says which physical memory the pages are.
+    /// Lists the runs of physical memory in the header.
     ///
     /// # Errors
     /// [`DumpError::Runs`] if it has too many pieces.

@@ -24,7 +24,7 @@ pub(crate) enum DumpError {
     /// The file system refuses; a full disk for example.
     #[error("cannot {action} {}: {source}", path.display())]
     File {
-        /// What was to be done.
+        /// What was tried.
         action: &'static str,
         /// With which file.
         path: PathBuf,
@@ -75,7 +75,7 @@ impl Patches {
         }
     }
 
-    /// Puts what is there for the pages from `first` on into their bytes.
+    /// Puts the changed bytes of the pages from `first` on into `bytes`.
     fn apply(&self, first: u64, pages: &mut [u8]) {
         let behind = first.saturating_add(pages.len() as u64 / PAGE_BYTES);
         for (page, patches) in self.pages.range(first..behind) {
@@ -90,7 +90,7 @@ impl Patches {
     }
 }
 
-/// Writes header and pages. Pages of zeros are left out where the end of the file does not need them: what was never
+/// Writes header and pages. Pages of zeros are left out, except at the end of the file: what was never
 /// written reads as zeros. `go_on` is asked before each piece. Gives the length of the file.
 ///
 /// # Errors
@@ -126,7 +126,7 @@ pub(crate) fn write(
     Ok(position)
 }
 
-/// Writes the pages that are not zero, those that follow each other at once.
+/// Writes the pages that are not zero, neighbouring ones in one call.
 fn write_pages(out: &mut (impl Write + Seek), position: u64, piece: &[u8]) -> io::Result<()> {
     let mut offset = position;
     for (zero, pages) in stretches(piece) {
@@ -139,7 +139,7 @@ fn write_pages(out: &mut (impl Write + Seek), position: u64, piece: &[u8]) -> io
     Ok(())
 }
 
-/// The piece cut where pages of zeros and other pages meet, and which of them each part has.
+/// Cuts the piece where pages of zeros and other pages meet; each part says which kind it has.
 fn stretches(mut piece: &[u8]) -> impl Iterator<Item = (bool, &[u8])> {
     std::iter::from_fn(move || {
         let zero = is_zero(piece.chunks(PAGE).next()?);
@@ -155,7 +155,7 @@ fn is_zero(page: &[u8]) -> bool {
     ZEROS.starts_with(page)
 }
 
-/// The place of a dump that may come.
+/// The place for a dump that may be made.
 #[derive(Debug, Clone)]
 pub(crate) struct DumpFile {
     path: PathBuf,
@@ -181,13 +181,13 @@ impl DumpFile {
         &self.path
     }
 
-    /// The directory in which it gets its name, if it does.
+    /// The directory in which it is renamed at the end, if it is.
     #[must_use]
     pub(crate) fn renamed_in(&self) -> Option<&Path> {
         self.whole.renamed_in()
     }
 
-    /// The way to have writing end that waits for a reader.
+    /// By which another thread ends a write that waits for a reader.
     #[must_use]
     pub(crate) fn progress(&self) -> Progress {
         self.whole.progress()

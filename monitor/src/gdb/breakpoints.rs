@@ -27,7 +27,7 @@ pub(super) enum Policy {
 }
 
 impl Policy {
-    /// As it is said on the command line.
+    /// Its name on the command line.
     pub(super) fn parse(word: &str) -> Result<Self, String> {
         match word {
             "mixed" => Ok(Self::Mixed),
@@ -59,7 +59,7 @@ impl std::fmt::Display for Policy {
     }
 }
 
-/// How gdb asked for a stop point, and how it wants its hit to be told.
+/// How gdb asked for a stop point, and how it wants its hit to be reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked {
     Software,

@@ -37,7 +37,7 @@ pub(super) struct Point {
     /// By its number in the protocol: 0 software, 1 hardware, 2 written, 3 read, 4 accessed.
     pub(super) kind: u8,
     pub(super) address: u64,
-    /// Of what is watched, in bytes. Of a breakpoint it says nothing: an instruction begins where it begins.
+    /// Bytes that a watchpoint covers; means nothing for a breakpoint.
     pub(super) length: u64,
 }
 
@@ -53,7 +53,7 @@ pub(super) enum Object {
 /// What a packet asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Command<'a> {
-    /// What either side can; with what the client says.
+    /// `qSupported`: what either side supports; with the client's list.
     Supported(&'a [u8]),
     StartNoAckMode,
     WhyStopped,
@@ -95,11 +95,11 @@ pub(super) enum Command<'a> {
     /// Whether addresses of memory are physical, as QEMU has it.
     PhysicalMode,
     SetPhysicalMode(bool),
-    /// None that this server has.
+    /// A packet that this server does not know.
     Unknown,
 }
 
-/// A packet of a kind that this server has, but not as it should be.
+/// A malformed packet of a kind that this server knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Malformed;
 
@@ -195,7 +195,7 @@ impl<'a> Command<'a> {
         })
     }
 
-    /// A command that has nothing behind it.
+    /// A command without arguments.
     fn bare(command: Self, rest: &[u8]) -> Result<Self, Malformed> {
         if rest.is_empty() { Ok(command) } else { Err(Malformed) }
     }
@@ -212,7 +212,7 @@ impl<'a> Command<'a> {
     }
 }
 
-/// What is before and behind the first `by`.
+/// The parts before and after the first `by`.
 fn split(text: &[u8], by: u8) -> Result<(&[u8], &[u8]), Malformed> {
     let at = text.iter().position(|byte| *byte == by).ok_or(Malformed)?;
     Ok((&text[..at], &text[at + 1..]))
@@ -285,8 +285,8 @@ fn process(text: &[u8]) -> Result<(), Malformed> {
     }
 }
 
-/// `TYPE,ADDRESS,KIND`; `None` if the type is none of those that there are. Conditions and commands are not taken: the
-/// client is not told that they were.
+/// `TYPE,ADDRESS,KIND`; `None` if there is no such type. Conditions and commands are not taken:
+/// the server does not announce them.
 fn point(text: &[u8]) -> Result<Option<Point>, Malformed> {
     let (kind, rest) = split(text, b',')?;
     let (address, length) = address_and_length(rest)?;

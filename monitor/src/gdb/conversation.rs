@@ -163,7 +163,7 @@ impl Conversation {
                 self.acknowledge();
                 self.refuse(EINVAL);
             }
-            // Nobody would send it again who does not wait to be told that it arrived.
+            // Without acknowledgements the client would not send it again.
             Received::Damaged if self.no_acknowledgement => self.refuse(EINVAL),
             Received::Damaged => self.outbox.0.borrow_mut().push(NOT_ARRIVED),
             Received::NotArrived if self.no_acknowledgement => {}

@@ -60,7 +60,7 @@ pub(super) fn pass(command: Command<'_>, stub: &mut Stub) -> Result<Passage, Err
         Command::ThreadInfo(threads) => Passage::on(format!("qThreadExtraInfo,{:x}", tid(stub.processor(threads)?))),
         Command::ReadRegisters => Passage::on("g"),
         Command::WriteRegisters(bytes) => whole_set(&bytes, stub.avx)?,
-        // It says that it does not know the packet where it does not know the register.
+        // If it does not know the register, it says that it does not know the packet.
         Command::ReadRegister(number) => Passage::on(format!("p{:x}", known(number)?)),
         Command::WriteRegister(number, value) => Passage::on(format!("P{:x}={}", known(number)?, hex(&value))),
         Command::ReadMemory(address, length) => Passage::on(format!("m{address:x},{length:x}")),

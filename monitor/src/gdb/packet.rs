@@ -4,7 +4,7 @@
 //! Pure; it must not know what packets mean. Source: gdb manual, "Overview" of the remote serial protocol, "Packet
 //! Acknowledgment", "Interrupts". It finds the next whole packet after any bytes.
 
-/// Longest packet with its frame, in bytes; clients are told.
+/// Longest packet with its frame, in bytes; `qSupported` announces it.
 pub(super) const PACKET_LIMIT: usize = 0x4000;
 /// Bytes around the payload of a packet.
 const FRAME: usize = 4;
@@ -14,7 +14,7 @@ pub(super) const PAYLOAD_LIMIT: usize = PACKET_LIMIT - FRAME;
 const INTERRUPT: u8 = 3;
 /// What either side sends to have a packet again.
 pub(super) const NOT_ARRIVED: u8 = b'-';
-/// What announces an escaped byte, and what that differs by.
+/// The escape character, and the value by which an escaped byte is XORed.
 const ESCAPE: u8 = b'}';
 const ESCAPED: u8 = 0x20;
 
@@ -53,7 +53,7 @@ enum State {
 #[derive(Debug, Default)]
 pub(super) struct Receiver {
     state: State,
-    /// As much of the payload as may be.
+    /// The payload so far, up to the limit.
     payload: Vec<u8>,
     /// There was more of it.
     too_long: bool,
@@ -113,7 +113,7 @@ impl Receiver {
         }
     }
 
-    /// Drops what has come of a packet.
+    /// Drops the packet that has begun.
     pub(super) fn forget(&mut self) {
         *self = Self {
             payload: std::mem::take(&mut self.payload),
@@ -186,7 +186,7 @@ pub(super) fn unescape(data: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Data with the escapes without which it would not come through: no more than any other client needs.
+/// Escapes data: only the characters that would break a packet.
 pub(super) fn escape(data: &[u8]) -> Vec<u8> {
     let mut escaped = Vec::with_capacity(data.len());
     for &byte in data {

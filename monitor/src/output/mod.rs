@@ -28,7 +28,7 @@ pub(crate) use self::progress::Stall;
 pub(crate) use self::whole::partial_of;
 pub(crate) use self::whole::{WholeFile, replace};
 
-/// What a file is called until it is whole.
+/// The ending of a file's name until the file is whole.
 pub(crate) const PARTIAL: &str = ".partial";
 /// How long a reader may take nothing when there is nobody to wait for any more.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(300);

@@ -13,7 +13,7 @@ use crate::threads;
 
 /// Bytes that are written at once, so that a slow reader can be distinguished from one that does not read.
 const PIECE: usize = 64 << 10;
-/// How often who waits for room or for the end looks for progress.
+/// How often a thread that waits for room or for the end looks for progress.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// What to do with bytes for which there is no room, because the reader is too slow.
@@ -21,11 +21,11 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(crate) enum WhenFull {
     /// They are left out, and counted.
     LeaveOut,
-    /// Who brings them waits, as long as the reader takes something at least every so often; then they are left out.
+    /// The producer waits as long as the reader takes something now and then; after that they are left out.
     Wait(Duration),
 }
 
-/// What has become of all that was brought.
+/// What happened to the bytes that were brought.
 #[derive(Debug, Default)]
 pub(crate) struct Ending {
     /// Why writing has ended early.
@@ -34,12 +34,12 @@ pub(crate) struct Ending {
     pub(crate) left_out: u64,
     /// Bytes beyond the limit.
     pub(crate) beyond_limit: u64,
-    /// What was left out was waited for before.
+    /// The producer had waited before bytes were left out.
     pub waited: bool,
 }
 
 impl Ending {
-    /// What there is to say of it; `what` is such as `the serial log`, `limit` that of the outlet.
+    /// A description of it, if something is missing; `what` is such as `the serial log`, `limit` is the outlet's.
     #[must_use]
     pub(crate) fn cut(&self, what: &str, limit: u64) -> Option<Cut> {
         match &self.error {
@@ -66,9 +66,9 @@ struct State {
     writing: usize,
     closed: bool,
     accepted: u64,
-    /// How far the writer was when somebody has waited for it in vain: nobody does so again before it comes on.
+    /// How far the writer was when a wait for it ended in vain: nobody waits again until it makes progress.
     stuck_at: Option<u64>,
-    /// The last bytes were left out, and nothing stands for them yet.
+    /// Number of bytes that were left out last and have no mark in the output yet.
     gap: u64,
     ending: Ending,
 }
@@ -212,7 +212,7 @@ impl Outlet {
         self.shared.changed.notify_all();
     }
 
-    /// What is pushed next waits for nobody. An empty way takes anything, so that nothing is too long for it.
+    /// Whether the bytes have to wait for room. An empty queue takes any number of bytes.
     fn is_full(&self, state: &State, more: usize) -> bool {
         let under_way = state.buffer.len() + state.writing;
         under_way > 0 && under_way.saturating_add(more) > self.room

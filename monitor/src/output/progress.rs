@@ -56,7 +56,7 @@ impl Progress {
     }
 }
 
-/// Measures for how long a writer has not come on.
+/// Measures for how long a writer has made no progress.
 #[derive(Debug)]
 pub(crate) struct Stall {
     progress: Progress,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{OutputError, OutputFile, PARTIAL, Place, Progress};
 
-/// The place of a file that may come. It is locked from the start, under the name that it has until it is whole; if
+/// The place for a file that may be written. It is locked from the start, under the name that it has until it is whole; if
 /// nothing comes nothing is left.
 #[derive(Debug)]
 pub(crate) struct WholeFile {

@@ -543,7 +543,7 @@ pub(crate) struct DebugPrint {
     pub routines: Vec<String>,
     /// In order.
     pub lines: Vec<DebugLine>,
-    /// Lines after those that were kept.
+    /// Number of lines that were not kept.
     pub(crate) not_kept: u64,
 }
 

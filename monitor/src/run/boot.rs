@@ -153,7 +153,7 @@ fn boot_file(file: &ImageFile) -> BootFile {
     }
 }
 
-/// The guest's registry. What is not understood is told and left out: the guest would do the same, but nobody would know.
+/// The guest's registry. Lines that are not understood are reported and left out: the guest would leave them out silently.
 fn registry_file(path: &Path, patience: Duration, notices: &dyn Notices) -> anyhow::Result<BootFile> {
     let data = input::read(path, " as the registry file", REGISTRY_LIMIT, patience)?;
     let registry = Registry::read(&data);

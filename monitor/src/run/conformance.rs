@@ -12,7 +12,7 @@ use crate::report::conformance::{
     AccessCount, CommandCount, Conformance, Display, MsrAnswer, MsrCount, Screen, Space, TablePorts,
 };
 
-/// What the machine did not do so far, and what is to be seen of its guest. The machine stands still.
+/// What the machine did not do so far, and the guest's last output. The machine stands still.
 pub(super) fn look(
     running: &RunningMachine,
     serial: &SerialLog,

@@ -20,7 +20,7 @@ use crate::report::Note;
 /// PCI device number of the first controller; the others follow.
 const FIRST_SLOT: u8 = 4;
 
-/// What is left to ask of the disks of a machine.
+/// The disks of a machine, after they were attached.
 pub(super) struct AttachedDisks {
     images: Vec<WatchedImage>,
     /// What was done to images before their use, in words.

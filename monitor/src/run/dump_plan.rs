@@ -34,7 +34,7 @@ pub(super) fn plan(checked: &CheckedSpec, images: &[ImageFile]) -> Result<Option
     Ok(Some(Plan { file, symbols }))
 }
 
-/// Makes sure that `--symbols` is what it can be.
+/// Checks that `--symbols` is a directory or a PDB.
 ///
 /// # Errors
 /// [`Failure`] if it is neither a directory nor a PDB.

@@ -10,7 +10,7 @@ use crate::dump::{Contents, DumpError, Plan, ProcessorRegisters, Subject};
 use crate::output::Cut;
 use crate::report::DumpInfo;
 
-/// What has become of a dump.
+/// The result of a dump.
 pub(super) struct Dumped {
     pub(super) info: DumpInfo,
     /// Why it is not whole.
@@ -20,7 +20,7 @@ pub(super) struct Dumped {
 }
 
 impl RunningGuest {
-    /// Dumps the machine, which the violation on `cpu` has paused, and tells the user what has become of it. `None` if no dump
+    /// Dumps the machine, which the violation on `cpu` has paused, and tells the user the result. `None` if no dump
     /// was asked for.
     pub(super) fn dump(&self, cpu: u32, subject: &Subject, interrupted: &dyn Fn() -> bool) -> Option<Dumped> {
         let plan = self.dump.as_ref()?;

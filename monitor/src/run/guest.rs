@@ -48,7 +48,7 @@ pub(super) struct GuestOptions {
     pub(super) interrupts: InterruptKind,
     /// The faults that the target's controller is to inject.
     pub(super) faults: Vec<PlannedFault>,
-    /// From when on those count that do not say so.
+    /// From when on faults without `from=` are counted.
     pub(super) faults_from: CountFrom,
     /// File for everything that the guest writes to its serial port.
     pub(super) serial_log: PathBuf,
@@ -215,7 +215,7 @@ impl Guest {
         })
     }
 
-    /// Has the machine dumped where the session stops it for that. The place is to be writable yet when it has started.
+    /// Has the machine dumped when the session stops it for that. The place must still be writable after the start.
     pub(super) fn dump_to(&mut self, plan: Plan) {
         self.dump = Some(plan);
     }
@@ -294,9 +294,9 @@ impl Guest {
 /// Stops the machine from another thread.
 pub(super) struct Control {
     pub(super) handle: MachineHandle,
-    /// Who waits for a debugger's word does not hear the machine.
+    /// The thread that waits for a debugger's command does not hear the machine.
     pub(super) debugger: Option<mpsc::Sender<DebuggerCommand>>,
-    /// Nor does who waits for the reader of a dump.
+    /// Nor does one that waits for the reader of a dump.
     pub(super) dump: Option<Progress>,
 }
 
@@ -320,7 +320,7 @@ impl RunControl for Control {
 
     fn request_shutdown(&self) {
         self.give_up_dump();
-        // Who waits for the machine presses the button then.
+        // The thread that waits for the machine presses the button then.
         self.handle.interrupt();
     }
 }

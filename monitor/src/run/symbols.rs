@@ -13,7 +13,7 @@ use crate::notices::Notices;
 use crate::windows::pdb::{DriverPdb, PdbError};
 use crate::windows::{CodeView, SymbolTable, Symbols};
 
-/// Builds of one PDB in a symbol store that are looked at, and of those that are read where the guest's build is not known yet.
+/// The most builds of one PDB in a symbol store that are looked at, and that are read if the guest's build is not known yet.
 const MOST_BUILDS: usize = 256;
 const MOST_READ: usize = 4;
 /// PDBs of the system that calls of a driver come from, in every Windows since Windows 8.

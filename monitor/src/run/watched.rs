@@ -29,7 +29,7 @@ use crate::vmi::RunControl;
 /// How long the thread that serves debuggers may take to see the end of a run.
 const DEBUGGER_END: Duration = Duration::from_millis(300);
 
-/// How long the reading of the event trace may take that the timeline is made of, and if somebody waits for the end.
+/// How long reading the event trace for the timeline may take; the second if the user has interrupted the run.
 const DRAWING: Duration = Duration::from_secs(3);
 const DRAWING_INTERRUPTED: Duration = Duration::from_millis(200);
 

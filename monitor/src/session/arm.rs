@@ -28,12 +28,12 @@ pub(crate) enum Evidence {
     Unknown,
 }
 
-/// What is to be done when the breakpoints are in force.
+/// What to do once the breakpoints are in force.
 #[derive(Default)]
 pub(crate) struct AtArming(Option<Box<dyn Fn() + Send>>);
 
 impl AtArming {
-    /// Has this be called, on the thread of the processor that arms.
+    /// Sets the function to call, on the thread of the processor that arms.
     pub(super) fn set(&mut self, then: impl Fn() + Send + 'static) {
         self.0 = Some(Box::new(then));
     }
@@ -122,7 +122,7 @@ fn known_imports(state: &mut State, memory: &Recorder<'_>, base: u64, evidence: 
     known
 }
 
-/// What the code of the driver at `base` wants of its imports: by its file, or else by the guest's memory.
+/// How the code of the driver at `base` uses its imports: read from its file, or else from the guest's memory.
 pub(super) fn uses_of(memory: &impl GuestMemory, base: u64, file: Option<&DriverFile>, imports: &Imports) -> Uses {
     let Ok(image) = Image::read(memory, base) else {
         return Uses::default();
@@ -133,10 +133,10 @@ pub(super) fn uses_of(memory: &impl GuestMemory, base: u64, file: Option<&Driver
     }
 }
 
-/// The next set of breakpoints, if it is its turn: the driver under test is seen by others then.
+/// Puts the next set of breakpoints in force, if the turn of this one is over.
 pub(super) fn take_turn(state: &mut State, cpu: &mut Recorder<'_>) {
     let hits = state.ledger.hits().0;
-    // What is held would have an end that is not seen.
+    // The release of a lock that is held now might not be seen.
     if !state.watching.turn_is_over(hits) || state.ledger.checker().target_holds_a_lock() {
         return;
     }
@@ -162,7 +162,7 @@ fn in_force(state: &mut State, plan: &WatchPlan, evidence: Evidence) {
     state.watching.armed(state.ledger.sequence());
 }
 
-/// Notes what the plan may miss.
+/// Notes which calls the plan may miss.
 fn doubt_plan(log: &mut Log, plan: &WatchPlan, imports_known: bool, evidence: Evidence) {
     doubt_unrecognised(log, plan);
     if !imports_known && !plan.gaps.is_empty() {
@@ -181,7 +181,7 @@ pub(super) fn doubt_unrecognised(log: &mut Log, plan: &WatchPlan) {
     }
 }
 
-/// What is planned for: the imports of the driver under test, or else what it may import.
+/// The input of the plan: the imports of the driver under test, or else all exports that it may import.
 enum Planner<'a> {
     Imports(&'a Imports, &'a Uses),
     Available(Vec<(storlock_check::contract::SystemModule, &'static str)>),
@@ -193,7 +193,7 @@ impl<'a> Planner<'a> {
         imports.map_or_else(available, |imports| Self::Imports(imports, uses))
     }
 
-    /// The choice for processors with so many debug registers.
+    /// The plan for processors with this many debug registers.
     fn plan(&self, registers: usize) -> WatchPlan {
         match self {
             Self::Imports(imports, uses) => watch::plan(imports, uses, registers),
@@ -202,7 +202,7 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// Chooses the exports to watch and finds them. Exports that share an address take one breakpoint together, so that
+/// Chooses the exports to watch and finds them. Exports that share an address need only one breakpoint, so
 /// there may be room for more than the plan took the registers for.
 fn entry_points(
     guest: &mut Guest,

@@ -43,7 +43,7 @@ const CONFIG_INFO: u64 = 0x28;
 const VIRTUAL_CONFIG_INFO: u64 = 0x30;
 /// `HwMSInterruptRoutine` in `PORT_CONFIGURATION_INFORMATION`.
 const MESSAGE_ROUTINE: u64 = 0x98;
-/// The longest jump instruction by which a function is reached, as incremental linking makes them.
+/// The longest jump instruction that incremental linking puts before a function.
 const JUMP: u64 = 5;
 
 /// What a debug register waits for.
@@ -99,7 +99,7 @@ impl Callbacks {
         all.find(|(address, _)| *address == begin).map(|(_, name)| name)
     }
 
-    /// Takes what a miniport whose image is at `base` registers; the address of its `HwStorFindAdapter`.
+    /// Notes the callbacks that a miniport whose image is at `base` registers; gives the address of its `HwStorFindAdapter`.
     fn registered(&mut self, memory: &impl GuestMemory, image: &Image, data: u64) -> Option<u64> {
         let field = |offset: u64| data.checked_add(offset);
         let size = memory.read_u32(field(SIZE)?).ok()?;
@@ -124,7 +124,7 @@ impl Callbacks {
     }
 }
 
-/// Where a function begins that a pointer leads to: incremental linking puts a jump before it.
+/// The start of the function that a pointer leads to: incremental linking puts a jump before it.
 fn begins_at(memory: &impl GuestMemory, address: u64) -> u64 {
     let mut bytes = [0; JUMP as usize];
     if memory.read(address, &mut bytes).is_err() {
@@ -153,7 +153,7 @@ pub(super) fn wait_for_registration(state: &mut State, cpu: &mut Recorder<'_>, i
     wait_at(state, cpu, Some((address, Wait::Initialize)));
 }
 
-/// The breakpoint was hit that waits.
+/// The breakpoint that waits for one of the calls was hit.
 pub(super) fn reached(state: &mut State, cpu: &mut Recorder<'_>) {
     let Some((_, wait)) = state.callbacks.wait else { return };
     let registers = cpu.registers();
@@ -188,7 +188,7 @@ pub(super) fn reached(state: &mut State, cpu: &mut Recorder<'_>) {
     wait_at(state, cpu, next);
 }
 
-/// Moves the breakpoint there, or gives its register back.
+/// Moves the breakpoint to the next call to wait for, or gives its register back.
 fn wait_at(state: &mut State, cpu: &mut Recorder<'_>, next: Option<(u64, Wait)>) {
     let next = next.map(|(address, wait)| (state.watching.new_breakpoint(address), wait));
     state.callbacks.wait = next;

@@ -43,7 +43,7 @@ impl std::fmt::Display for ExportRequest {
     }
 }
 
-/// What the file of the driver under test says, for when the guest's memory no longer does: imports are named in a
+/// What the file of the driver under test tells when the guest's memory no longer does: imports are named in a
 /// section that is thrown away after the driver's initialisation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DriverFile {
@@ -52,7 +52,7 @@ pub struct DriverFile {
     size: u32,
     /// What it imports.
     pub imports: Imports,
-    /// What its code wants of these.
+    /// How its code uses these.
     #[serde(default)]
     pub uses: Uses,
 }
@@ -121,7 +121,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Whether a run can have been told this.
+    /// Checks whether a run can have been started with these values.
     ///
     /// # Errors
     /// What cannot be, in words.
@@ -174,7 +174,7 @@ pub struct End {
     pub queue_waits: u64,
     /// Breakpoint hits that the machine handed over.
     pub hits: u64,
-    /// Debug exits where a return was to be caught, whether it was that return or another one to the same place.
+    /// Debug exits at addresses where a return was awaited, whether it was that return or another one to the same address.
     #[serde(default)]
     pub returns: u64,
     /// System calls other than `KVM_RUN` that hits needed.

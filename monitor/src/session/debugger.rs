@@ -18,7 +18,7 @@ use crate::windows::Processor;
 
 /// Open acquires that are listed.
 const LISTED: usize = 64;
-/// What stands for all verdicts that are suspicions, where a rule is named.
+/// The name that means all suspect findings, in the place of a rule's name.
 pub(crate) const SUSPECTS: &str = "suspects";
 
 /// A module of the guest, as a debugger wants to know it.

@@ -44,7 +44,7 @@ const DRIVER_INIT: u64 = 0x58;
 /// `Type` and `Size` of a `DRIVER_OBJECT`: its first two 16-bit fields.
 const DRIVER_OBJECT_HEAD: u32 = 0x0150_0004;
 
-/// How far it has come.
+/// How far the search has come.
 #[derive(Debug, Default)]
 enum Stage {
     /// Nothing known.
@@ -54,7 +54,7 @@ enum Stage {
     Waiting(Waiting),
     /// The breakpoints are in force.
     Armed,
-    /// It will not come further, and why.
+    /// The search has failed, for this reason.
     Failed(String),
 }
 
@@ -72,7 +72,7 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Another object was inserted than the one that is waited for; `None` if it is to be waited for on.
+    /// Counts an object that is not the driver's. `None` if the wait goes on, `Some` if it is given up.
     fn give_up(&mut self, log: &mut Log, memory: &impl GuestMemory, target: &str) -> Option<()> {
         // Boot drivers are mapped all at once, long before their turn comes.
         self.patience = self.patience.saturating_sub(1);
@@ -121,7 +121,7 @@ impl Discovery {
                 let error = error.to_string();
                 let note = Note::NoKernel { lstar, error };
                 let text = note.to_string();
-                // Each processor writes it; where there is no kernel, none of them is news but the first.
+                // Each processor writes it; if the kernel is not found, only the first write is noted.
                 if self.no_kernel.is_none() {
                     log.milestone(&text);
                 }
@@ -206,7 +206,7 @@ impl Discovery {
         matches!(self.stage, Stage::Armed)
     }
 
-    /// It will not come further.
+    /// The search has failed.
     pub(crate) fn fail(&mut self, reason: impl Into<String>) {
         let reason = reason.into();
         tracing::warn!("{}", crate::escape::line(&reason));

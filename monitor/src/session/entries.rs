@@ -33,9 +33,9 @@ pub(crate) fn exported(guest: &Guest, memory: &impl GuestMemory) -> Vec<(SystemM
 pub(crate) struct Entries {
     /// One an address.
     pub(crate) watches: Vec<Watch>,
-    /// What there is to say about where they are.
+    /// Notes on their addresses.
     pub(crate) notes: Vec<Note>,
-    /// What they miss of the driver's imports.
+    /// Calls of the driver's imports that they may miss.
     pub(crate) doubts: Vec<Doubt>,
 }
 
@@ -88,7 +88,7 @@ pub(crate) fn resolve(
 }
 
 impl Entries {
-    /// Adds a breakpoint, or what else is to be seen at one that is there.
+    /// Adds a breakpoint, or one more routine at the address of a breakpoint that exists.
     fn add(
         &mut self,
         watching: &mut Watching,

@@ -190,8 +190,8 @@ impl Session {
 
     /// The emulated hardware has had the fault with that number. Called on whatever thread it happened.
     ///
-    /// Never waits for the session's lock: the caller may be a processor in the middle of an instruction, for which the
-    /// one that holds the lock waits while it sets breakpoints. Then the event is made by the next to take the lock.
+    /// Never waits for the session's lock: the caller may be a processor in the middle of an instruction, and the thread that
+    /// holds the lock waits for that processor while it sets breakpoints. Then the next thread to take the lock makes the event.
     pub(crate) fn fault_injected(&self, fault: u64) {
         if let Ok(mut state) = self.state.try_lock() {
             self.take_faults(&mut state);

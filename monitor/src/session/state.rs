@@ -277,7 +277,7 @@ impl State {
         true
     }
 
-    /// Which of the routines that share their code was called: the one that the checker's records and the IRQL speak for,
+    /// Decides which of several routines that share their code was called: the one that the checker's records and the IRQL suggest,
     /// among equals the first of the table, which is `first`.
     fn called_routine(&self, cpu: &Recorder<'_>, rows: &[&'static Contract], first: Decoded) -> Decoded {
         let fitness = |(call, row): &Decoded| {

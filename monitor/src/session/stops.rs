@@ -12,9 +12,9 @@ use crate::dump::Subject;
 /// For whom the session stopped a processor at a violation.
 #[derive(Debug, Clone, Default)]
 pub struct StoppedFor {
-    /// A debugger is to be told.
+    /// For a debugger.
     pub debugger: bool,
-    /// A dump is to be made of this.
+    /// For a dump with this bug check.
     pub dump: Option<Subject>,
     /// The processor would wait for itself for ever: the run is over.
     pub deadlock: bool,
@@ -23,12 +23,12 @@ pub struct StoppedFor {
 /// Whether violations stop the machine for a debugger.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Debugger {
-    /// They never did.
+    /// They never have.
     #[default]
     Never,
     /// They do.
     Attached,
-    /// They did.
+    /// They have, and do not any more.
     Gone,
 }
 
@@ -76,7 +76,7 @@ impl StopPolicy {
         self.dump = true;
     }
 
-    /// Has what has too little evidence stop the machine, too.
+    /// Has suspect findings stop the machine, too, or not.
     pub(crate) fn arm_suspects(&mut self, armed: bool) {
         self.suspects = armed;
     }

@@ -11,7 +11,7 @@ use crate::report::{Doubt, ModuleInfo};
 use crate::vmi::{GuestMemory, PAGE_SIZE};
 use crate::windows::{Image, Module, Section};
 
-/// Places that the driver under test can have at the same time; a guest that says more of them is not believed.
+/// Places that the driver under test can have at the same time; a guest that claims more is not believed.
 const PLACES: usize = 8;
 
 /// A place of the driver under test.
@@ -23,7 +23,7 @@ struct Place {
     unlisted: bool,
 }
 
-/// By what an image is known again: what its headers say, and the start of its code.
+/// What identifies an image: data of its headers, and the start of its code.
 #[derive(Debug, Default)]
 struct Witness {
     headers: Option<(u32, u32, u32, u32)>,
@@ -65,7 +65,7 @@ fn headers(image: &Image) -> (u32, u32, u32, u32) {
     (image.time_date_stamp, image.check_sum, image.size, image.entry_point)
 }
 
-/// What has become of the driver at one place.
+/// What happened to the driver at one place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     /// It is there.

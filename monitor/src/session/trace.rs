@@ -16,7 +16,7 @@ use super::queue::{Queue, WantedStill};
 use crate::output::{Cut, DISK_PATIENCE, OutputFile, PATIENCE};
 use crate::report::TraceInfo;
 
-/// Events under way to the file at most: the writer looks every few milliseconds. Few enough that the ring stays in the
+/// The most events on their way to the file; the writer looks every few milliseconds. Few enough that the ring stays in the
 /// processors' caches, since every hit writes to it.
 const CAPACITY: usize = 1 << 12;
 /// Encoded bytes that are written at once.
@@ -37,7 +37,7 @@ pub struct Trace {
     thread: Mutex<Option<JoinHandle<Writer>>>,
     file: String,
     began: Instant,
-    /// How long it may take nothing at the end.
+    /// How long its reader may take nothing at the end of the run.
     patience: Duration,
 }
 
@@ -71,7 +71,7 @@ impl Trace {
         })
     }
 
-    /// Has who waits for the writer ask whether the machine is to stand still.
+    /// Sets the question whether the machine is to stand still, which a thread that waits for the writer asks.
     pub(crate) fn ask(&self, wanted_still: WantedStill) {
         self.queue.ask(wanted_still);
     }
@@ -88,8 +88,8 @@ impl Trace {
         self.queue.waits()
     }
 
-    /// Writes what is left and how the run ended, closes the file and says what became of it, and why it ends early if it
-    /// does.
+    /// Writes what is left and how the run ended, and closes the file. Gives a description of it, and why it
+    /// ends early if it does.
     pub fn finish(&self, mark: EndMark) -> (TraceInfo, Option<Cut>) {
         let mut info = TraceInfo {
             file: self.file.clone(),

@@ -10,10 +10,10 @@ use storlock_check::trace::{Decoded, Decoder, EndMark, HEADER, Item, MAX_PAYLOAD
 /// Bytes that are read at once. Many times the longest record.
 const PIECE: usize = 256 * MAX_PAYLOAD;
 
-/// Why a trace cannot be read, or not on.
+/// Why a trace cannot be read, or not to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceReadError {
-    /// It is none.
+    /// The file is no trace.
     #[error(transparent)]
     NoTrace(#[from] TraceError),
     /// It is damaged.
@@ -26,7 +26,7 @@ pub enum TraceReadError {
         /// What is wrong.
         what: TraceError,
     },
-    /// There is more behind its end mark.
+    /// There are bytes after its end mark.
     #[error("the trace has an end mark, and more behind it (at byte {0:#x})")]
     Continued(u64),
     /// The file cannot be read.
@@ -42,7 +42,7 @@ pub(crate) struct TraceReader<R> {
     /// What was read, and how much of it is used up.
     piece: Vec<u8>,
     used: usize,
-    /// Of the next record.
+    /// The number of the next record.
     offset: u64,
     record: u64,
     end: Option<EndMark>,

@@ -23,14 +23,14 @@ pub(crate) struct Turns {
 #[derive(Debug)]
 struct Set {
     plan: WatchPlan,
-    /// As they were when they were last in force.
+    /// Its breakpoints with their hits, as they were when it was last in force.
     watches: Vec<Watch>,
     turns: u64,
     hits: u64,
 }
 
 impl Turns {
-    /// The first set is in force, which is all there is if nothing comes later.
+    /// Begins with the first set in force; if `later` is empty it is the only one.
     pub(crate) fn new(plan: &WatchPlan, watches: &[Watch], later: Vec<(WatchPlan, Vec<Watch>)>) -> Self {
         if later.is_empty() {
             return Self::default();
@@ -81,7 +81,7 @@ impl Turns {
         self.sets.iter().any(|set| set.watches.iter().any(named))
     }
 
-    /// What is not in force now, each once.
+    /// The exports that are not watched now, each once.
     pub(crate) fn resting(&self) -> impl Iterator<Item = &Watch> {
         let others = self.sets.iter().enumerate().filter(|(index, _)| *index != self.now);
         let mut seen: Vec<&str> = Vec::new();
@@ -112,7 +112,7 @@ impl Turns {
         told.collect()
     }
 
-    /// The run is over after so many hits: the turn that is not over counts, too.
+    /// The run is over after this many hits: counts the turn that has not ended.
     pub(crate) fn end(&mut self, hits: u64) {
         if let Some(set) = self.sets.get_mut(self.now) {
             set.hits += hits.saturating_sub(self.began);

@@ -20,7 +20,7 @@ const NAMED: usize = 4;
 pub(crate) struct UnknownCaller {
     /// The place of the call, as far as it is known.
     pub(crate) place: Location,
-    /// It is the driver under test.
+    /// The driver under test made it.
     pub(crate) by_target: bool,
     /// The function of the driver under test that has made it by a jump.
     pub(crate) jumped_from: Option<u64>,
@@ -38,7 +38,7 @@ pub(crate) struct Unknowns {
 #[derive(Debug)]
 struct Place {
     caller: UnknownCaller,
-    /// Of the first and of the last that came from here.
+    /// Numbers of the first and the last event from this place.
     events: [u64; 2],
     count: u64,
 }
@@ -77,7 +77,7 @@ impl Unknowns {
         }
     }
 
-    /// Where they came from, those of the driver under test first, each kind in the order of the first occurrence.
+    /// The places, the driver's under test first, each kind in the order of the first occurrence.
     pub(crate) fn list(&self) -> Vec<UnknownRelease> {
         let mut places: Vec<_> = self.places.iter().collect();
         places.sort_by_key(|(_, place)| (!place.caller.by_target, place.events[0]));

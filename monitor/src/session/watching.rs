@@ -19,11 +19,11 @@ use crate::vmi::{Action, ArmError, Breakpoint, Interception};
 use crate::watch::{PlanGap, WatchPlan};
 use crate::windows::debug_print::Printer;
 
-/// Caught returns under way at most; the oldest is forgotten. A vCPU has few debug registers to catch with.
+/// The most returns that are awaited at the same time; the oldest is forgotten. A vCPU has few debug registers for them.
 const OPEN_RETURNS: usize = 256;
 /// The highest IRQL: a bug check runs at it.
 const HIGH_LEVEL: u8 = 15;
-/// What a CALL pushes: RSP after the return is that much higher than at the entry.
+/// Bytes that a CALL pushes: RSP after the return is this much higher than at the entry.
 const RETURN_ADDRESS_BYTES: u64 = 8;
 
 /// A watched export.
@@ -53,7 +53,7 @@ impl Clone for Watch {
 }
 
 impl Watch {
-    /// Whether an entry may be that of more than one routine. Those of a multiplexed export are told apart by an argument.
+    /// Whether an entry may be that of more than one routine. (An argument distinguishes the routines of a multiplexed export.)
     pub(crate) fn shares_code(&self) -> bool {
         self.rows.len() > 1 && self.rows.iter().any(|row| row.selector.is_none())
     }
@@ -154,12 +154,12 @@ impl Watching {
         Breakpoint { id, address }
     }
 
-    /// Takes the plan's words and what it does not see. `later`: the sets that take turns with this one.
+    /// Takes the plan's explanations and gaps. `later`: the sets that take turns with this one.
     pub(crate) fn take_plan(&mut self, plan: &WatchPlan, watches: &[Watch], later: Vec<(WatchPlan, Vec<Watch>)>) {
         self.summary.clone_from(&plan.summary);
         self.explanation = plan.explain();
         self.turns = Turns::new(plan, watches, later);
-        // What shares its address with a watched routine is seen there, and what is watched in another turn then.
+        // A routine that shares its address with a watched one is seen; so is one that another set watches, in its turn.
         let unseen = |gap: &&PlanGap| {
             watches.iter().all(|watch| !watch.names.contains(&gap.routine)) && !self.turns.watch(&gap.routine)
         };
@@ -185,7 +185,7 @@ impl Watching {
             .chain(printers.iter().map(|(breakpoint, _)| *breakpoint))
             .chain(self.extra)
             .collect();
-        // Those of before a reset are not set any more, but the report tells all hits.
+        // Breakpoints from before a reset are no longer set, but the report counts all hits.
         for old in self.in_force.watches().iter() {
             if let Some(new) = watches.iter().find(|new| new.names == old.names) {
                 new.hits.store(old.hits(), Ordering::Relaxed);
@@ -201,7 +201,7 @@ impl Watching {
         self.turns.is_over(hits)
     }
 
-    /// Puts the next set in force; what the checker has to know of it.
+    /// Puts the next set in force; gives what the checker has to know of it.
     ///
     /// # Errors
     /// As [`Interception::set_breakpoints`].
@@ -248,7 +248,7 @@ impl Watching {
         set
     }
 
-    /// Whether an export (`module!name`) is watched or known not to be.
+    /// Whether an export (`module!name`) is watched, or listed as not watched.
     pub(crate) fn knows(&self, routine: &str) -> bool {
         let watches = self.in_force.watches();
         let named = |watch: &Watch| watch.names.iter().any(|name| name == routine);
@@ -328,7 +328,7 @@ impl Watching {
         self.bug_checked
     }
 
-    /// Counts a hit by code of user mode, which calls nothing.
+    /// Counts a hit by code in user mode, which is no call.
     pub(crate) fn ignore_user_mode(&mut self) {
         self.ignored.user_mode += 1;
     }

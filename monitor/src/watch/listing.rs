@@ -116,7 +116,7 @@ impl Listing {
     }
 }
 
-/// Whether a name is that of a lock routine: one of the table, or one that says so itself.
+/// Whether a name is a lock routine's: it is in the contract table, or has `SpinLock` in it.
 fn is_lock_routine(name: &str) -> bool {
     CONTRACTS.iter().any(|row| row.export == name) || name.contains("SpinLock")
 }

@@ -30,7 +30,7 @@ const MAX_PROCESSORS: u32 = 256;
 #[derive(Debug, Clone, Copy)]
 struct Open {
     asked: u64,
-    /// When the lock was had; `None`: it waits.
+    /// When it got the lock; `None`: it still waits.
     from: Option<u64>,
     place: u32,
     event: u64,
@@ -127,7 +127,7 @@ impl TimelineBuilder {
         let class = self.locks.class(lock);
         self.classes.acquired(class, waits);
         if waits && row.role == Role::TryAcquire {
-            // It comes back without.
+            // It comes back without the lock.
             return;
         }
         for held in self.of_processor.get(&vcpu).into_iter().flatten() {
@@ -149,7 +149,7 @@ impl TimelineBuilder {
         self.open.insert((lock, vcpu), open);
     }
 
-    /// Whether somebody has the lock that another one cannot have as well.
+    /// Whether another processor has the lock and does not share it.
     fn is_taken(&self, lock: u32, shared: bool) -> bool {
         let holders = self.of_lock.get(&lock).into_iter().flatten();
         let mut open = holders.filter_map(|vcpu| self.open.get(&(lock, *vcpu)));
@@ -163,7 +163,7 @@ impl TimelineBuilder {
         };
         let vcpu = call.context.processor;
         let own = self.open.contains_key(&(lock, vcpu)).then_some(vcpu);
-        // A release by another processor than the acquire's is somebody's bug, or the thread's move below DISPATCH_LEVEL.
+        // A release on another processor than the acquire's: a bug, or the thread has moved below DISPATCH_LEVEL.
         let moved = || {
             let holders = self.of_lock.get(&lock)?.iter();
             let of_thread = |vcpu: &&u32| {
@@ -194,7 +194,7 @@ impl TimelineBuilder {
         }
     }
 
-    /// Ends an open acquire; `held`: with the lock, which goes on to who waits for it.
+    /// Ends an open acquire; `held`: it had the lock, which goes to the next processor that waits for it.
     fn close(&mut self, lock: u32, vcpu: u32, held: bool) {
         let Some(open) = self.open.remove(&(lock, vcpu)) else {
             return;
@@ -228,7 +228,7 @@ impl TimelineBuilder {
     }
 
     fn keep(&mut self, lock: u32, vcpu: u32, open: &Open, to: Option<u64>) {
-        // A release that comes while the lock is still waited for: the wait was not one.
+        // The lock is released while this acquire still seems to wait for it: it did not wait.
         let from = open.from.unwrap_or(open.asked);
         self.classes.held(
             self.locks.class(lock),

@@ -157,7 +157,7 @@ impl Repeater {
     }
 }
 
-/// The finding of a case that is meant: the one that is named, or the first that fails.
+/// The finding to look for: the one that the user names, or the first of the case that fails.
 ///
 /// # Errors
 /// If there is none.

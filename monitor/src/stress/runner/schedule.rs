@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use crate::stress::planning::{Choice, Chosen, Job, Shard};
 
-/// Iterations in which nothing is to be done that are passed over at a time; more would keep signals waiting.
+/// The most iterations without work that are skipped at a time; more would keep signals waiting.
 const STRIDE: u64 = 1_000_000;
 
 /// The iterations of a share of a night, by their numbers.

@@ -76,7 +76,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes the breakpoints and stop points in `control` those in force on every vCPU, and writes INT3 where it is
+    /// Puts the breakpoints and stop points in `control` in force on every vCPU, and writes INT3 where it is
     /// wanted and nowhere else. A vCPU that meets one knows of it, and one that has met one that is gone sees that it
     /// is.
     fn put_in_force(&self, mut control: MutexGuard<'_, Control>, caller: Option<u32>) {
