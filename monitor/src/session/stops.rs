@@ -120,7 +120,7 @@ impl StopPolicy {
         let defect = violation.verdict == Verdict::Semantic && violation.concerns_target;
         let dump = if defect && self.dump { subject() } else { None };
         self.dump &= dump.is_none();
-        // The debugger's user decides how it goes on.
+        // Whoever debugs it decides what becomes of it.
         let deadlock = defect && violation.cause.is_deadlock() && !self.go_on && self.debugger != Debugger::Attached;
         let stops = debugger || dump.is_some() || deadlock;
         if stops {
