@@ -121,7 +121,10 @@ fn guest_checks(state: &State, end: &End) -> Vec<GuestCheck> {
     let Some(checks) = &state.guest_checks else {
         return Vec::new();
     };
-    let machine = end.machine.iter().flat_map(machine_rows);
+    let bug_checked = bug_check(state, end).is_some();
+    let ended_by_itself = end.kind == EndKind::PowerOff && !bug_checked;
+    let machine = end.machine.iter();
+    let machine = machine.flat_map(|machine| machine_rows(machine, ended_by_itself));
     if !state.discovery.is_armed() {
         return checks.rows_of_waiting().into_iter().chain(machine).collect();
     }
@@ -130,7 +133,7 @@ fn guest_checks(state: &State, end: &End) -> Vec<GuestCheck> {
         processors: state.config.processors,
         hits: state.ledger.hits().0,
         watched: state.watching.hits(),
-        bug_checked: bug_check(state, end).is_some(),
+        bug_checked,
         debugged: state.stops.was_debugged(),
         end,
     });

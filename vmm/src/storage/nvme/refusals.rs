@@ -1,4 +1,7 @@
 //! Commands that the controller refuses, told in words.
+//!
+//! What any controller would refuse, because the request is wrong wherever it is sent, does not count: blocks behind the
+//! end, an identifier that is in use, a write to a namespace that is protected, a command that was to be aborted.
 
 use super::faults::{ADMIN, VOCABULARY, code};
 use super::spec::command::{SubmissionEntry, admin};
@@ -21,18 +24,14 @@ pub(super) static WORDS: RefusalWords = RefusalWords {
 };
 
 /// Statuses that this controller gives, by their bits 10:0.
-const MEANINGS: [(Status, &str); 24] = [
+const MEANINGS: [(Status, &str); 20] = [
     (Status::INVALID_OPCODE, "Invalid Command Opcode"),
     (Status::INVALID_FIELD, "Invalid Field in Command"),
-    (Status::COMMAND_ID_CONFLICT, "Command ID Conflict"),
     (Status::DATA_TRANSFER_ERROR, "Data Transfer Error"),
     (Status::INTERNAL_ERROR, "Internal Error"),
-    (Status::ABORT_REQUESTED, "Command Abort Requested"),
     (Status::INVALID_NAMESPACE_OR_FORMAT, "Invalid Namespace or Format"),
     (Status::COMMAND_SEQUENCE_ERROR, "Command Sequence Error"),
     (Status::PRP_OFFSET_INVALID, "PRP Offset Invalid"),
-    (Status::NAMESPACE_WRITE_PROTECTED, "Namespace is Write Protected"),
-    (Status::LBA_OUT_OF_RANGE, "LBA Out of Range"),
     (Status::CAPACITY_EXCEEDED, "Capacity Exceeded"),
     (Status::COMPLETION_QUEUE_INVALID, "Completion Queue Invalid"),
     (Status::INVALID_QUEUE_IDENTIFIER, "Invalid Queue Identifier"),
@@ -57,8 +56,19 @@ fn meaning(status: u32) -> &'static str {
     known.map_or("a failure", |(_, text)| text)
 }
 
+/// The statuses of such requests.
+const WRONG_REQUESTS: [Status; 4] = [
+    Status::LBA_OUT_OF_RANGE,
+    Status::COMMAND_ID_CONFLICT,
+    Status::NAMESPACE_WRITE_PROTECTED,
+    Status::ABORT_REQUESTED,
+];
+
 /// Counts a command that failed.
 pub(super) fn count(refusals: &Refusals, queue: u16, command: &SubmissionEntry, failure: Failure) {
+    if WRONG_REQUESTS.iter().any(|wrong| wrong.code() == failure.status.code()) {
+        return;
+    }
     let code = code(queue, command.opcode);
     let has_detail = code.class == ADMIN
         && matches!(

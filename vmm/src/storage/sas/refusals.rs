@@ -1,7 +1,8 @@
 //! Requests that the controller or a disk refuses, told in words.
 //!
 //! What every driver meets when it looks for what there is does not count: targets that are not there, the end of a list
-//! of pages, data that are shorter than the buffer, unit attentions.
+//! of pages, data that are shorter than the buffer, unit attentions. Nor does what any disk would refuse: blocks behind
+//! the end, a write to a disk that is write-protected.
 
 use super::faults::{VOCABULARY, code};
 use super::message::Frame;
@@ -10,6 +11,8 @@ use crate::storage::refusals::{RefusalWords, Refusals};
 use crate::storage::scsi::Completion;
 use crate::storage::scsi::spec::{sense_key, status};
 
+/// Additional sense code and qualifier: LOGICAL BLOCK ADDRESS OUT OF RANGE.
+const LBA_OUT_OF_RANGE: [u8; 2] = [0x21, 0];
 /// A status as the fault plan has it: IOCStatus.
 const IOC: u32 = 0x8000_0000;
 
@@ -47,7 +50,8 @@ pub(super) fn count_completion(refusals: &Refusals, frame: &Frame, completion: &
     let (key, additional) = sense(&completion.sense);
     let bits = match completion.status {
         status::GOOD => return,
-        status::CHECK_CONDITION if key == sense_key::UNIT_ATTENTION => return,
+        status::CHECK_CONDITION if key == sense_key::UNIT_ATTENTION || key == sense_key::DATA_PROTECT => return,
+        status::CHECK_CONDITION if additional == LBA_OUT_OF_RANGE => return,
         status::CHECK_CONDITION => u32::from_be_bytes([status::CHECK_CONDITION, key, additional[0], additional[1]]),
         other => other.into(),
     };

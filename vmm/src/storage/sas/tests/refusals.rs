@@ -17,14 +17,14 @@ fn told(driver: &Driver) -> Vec<(String, String, u64)> {
 fn requests_that_a_disk_or_the_controller_refuses_are_told() {
     let mut driver = Driver::new();
     driver.ok(&read(0, 0, 1));
-    // Behind the end, an unknown operation code, a target that is not there, a message that there is not.
+    // Behind the end, which any disk refuses; an unknown operation code; a target that is not there; a message that there
+    // is not.
     driver.run(&read(0, 0x1000_0000, 1));
     driver.run(&scsi(0, &[0xff, 0, 0, 0, 0, 0], Way::None, 0));
     driver.run(&read(7, 0, 1));
     driver.run(&message(0x60));
     let line = |command: &str, meaning: &str| (command.to_owned(), meaning.to_owned(), 1);
     let expected = [
-        line("read", "CHECK CONDITION, sense key 5h, 21h/00h"),
         line("io.0xff", "CHECK CONDITION, sense key 5h, 20h/00h"),
         line("message.0x60", "IOCStatus 0001h"),
     ];
