@@ -34,11 +34,14 @@ pub(super) struct PageName {
     pub address: u32,
 }
 
+/// A page by type and number, and the device that it is about.
+type Key = (u8, u8, Option<u16>);
+
 /// What there is to save of [`ConfigPages`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ConfigPagesState {
-    /// Pages that the host has changed, by type and number.
-    changed: BTreeMap<(u8, u8), Vec<u8>>,
+    /// Pages that the host has changed.
+    changed: BTreeMap<Key, Vec<u8>>,
 }
 
 /// The configuration pages.
@@ -80,7 +83,7 @@ impl ConfigPages {
         let action = frame.u8(ACTION);
         let any_address = action == config_action::PAGE_HEADER;
         let page = contents.page(name, any_address)?;
-        let key = (name.kind, name.number);
+        let key = (name.kind, name.number, page.device());
         match action {
             config_action::PAGE_HEADER => {}
             config_action::PAGE_READ_DEFAULT => send_page(frame, page.bytes(), memory)?,
@@ -106,7 +109,7 @@ impl ConfigPages {
 
     /// IOC page 1: the host wants a frame for every reply.
     pub(super) fn are_context_replies_disabled(&self) -> bool {
-        let page = self.state.changed.get(&(page_type::IOC, 1));
+        let page = self.state.changed.get(&(page_type::IOC, 1, None));
         let flags = page.and_then(|page| page.get(4..8)).unwrap_or(&[0; 4]);
         let flags = u32::from_le_bytes([flags[0], flags[1], flags[2], flags[3]]);
         flags & IOCPAGE1_INITIATOR_CONTEXT_REPLY_DISABLE != 0

@@ -20,6 +20,8 @@ pub(super) struct Page {
     bytes: Vec<u8>,
     changeable: bool,
     extended: bool,
+    /// DevHandle, for a page that there is one of for each device.
+    device: Option<u16>,
 }
 
 impl Page {
@@ -33,6 +35,14 @@ impl Page {
             bytes,
             changeable: attributes != 0,
             extended: name.extended,
+            device: None,
+        }
+    }
+
+    fn of_device(self, handle: u16) -> Self {
+        Self {
+            device: Some(handle),
+            ..self
         }
     }
 
@@ -81,6 +91,11 @@ impl Page {
 
     pub(super) fn is_changeable(&self) -> bool {
         self.changeable
+    }
+
+    /// Which of several pages of its kind and number it is.
+    pub(super) fn device(&self) -> Option<u16> {
+        self.device
     }
 
     /// CONFIG_PAGE_HEADER.
@@ -287,7 +302,10 @@ impl PageContents<'_> {
                 .u16(handle)
                 .u8(&[place, 0])
                 .zeroes(20),
-            2 => Page::new(name, 1, page_type::ATTR_PERSISTENT).u64(address).u32(0),
+            2 => Page::new(name, 1, page_type::ATTR_PERSISTENT)
+                .of_device(handle)
+                .u64(address)
+                .u32(0),
             _ => return None,
         })
     }

@@ -196,3 +196,56 @@ fn changes_last_until_they_are_taken_back() {
     assert_eq!(ioc_status(&driver.run(&short).frame()), 0);
     assert_eq!(driver.bytes(DATA + 8, 8), [0xaa; 8]);
 }
+
+#[test]
+fn what_is_changed_of_one_device_is_not_changed_of_another() {
+    let mut driver = Driver::new();
+    let of = |handle: u32| 0x2000_0000 | handle;
+    let other = page(&mut driver, 0x12, 2, of(0x11));
+    let mut changed = page(&mut driver, 0x12, 2, of(0x10));
+    changed[0x10] = 0x77;
+    driver.fill(DATA, &changed);
+    assert_eq!(status(&mut driver, 2, 0x12, 2, of(0x10)), 0);
+    assert_eq!(page(&mut driver, 0x12, 2, of(0x10)), changed);
+    // By another form of its address as well.
+    assert_eq!(page(&mut driver, 0x12, 2, 0x1000_0000), changed);
+    assert_eq!(page(&mut driver, 0x12, 2, of(0x11)), other);
+}
+
+#[test]
+fn no_buffer_for_a_page_does_harm() {
+    let mut driver = Driver::new();
+    let buffers: Vec<Vec<u8>> = [
+        (0, 0),
+        (DATA, 0),
+        (DATA, 0x00ff_ffff),
+        (MEMORY as u64 - 4, 4),
+        (u64::MAX, 8),
+    ]
+    .iter()
+    .map(|&(address, length)| simple(address, length))
+    .chain([
+        vec![0; 8],
+        vec![0xff; 12],
+        vec![0x04, 0, 0, 0xd3, 0, 0, 0, 0, 1, 0, 0, 0],
+    ])
+    .collect();
+    for (kind, number, _) in PAGES {
+        for action in 0..=7 {
+            for buffer in &buffers {
+                let mut request = config(action, kind, number, 0x2000_0001);
+                // What the host says of the page's length does not count.
+                request[4..6].copy_from_slice(&[0xff; 2]);
+                request[0x15] = 0xff;
+                request[0x1c..0x1c + buffer.len()].copy_from_slice(buffer);
+                let reply = driver.run(&request).frame();
+                assert!(
+                    matches!(ioc_status(&reply), 0 | 3 | 0x20..=0x25),
+                    "{action} {kind:#x} {number}"
+                );
+            }
+        }
+    }
+    assert_eq!(driver.bytes(0, 16), [0; 16]);
+    driver.ok(&read(0, 0, 1));
+}
