@@ -134,13 +134,15 @@ impl StorageController for Controller {
             if self.registers.attention().is_wanted() {
                 return Progress::Pending;
             }
-            let Some(descriptor) = self.registers.lock().next_request() else {
+            let only_urgent = self.replies.has_no_credit();
+            let Some(descriptor) = self.registers.lock().next_request(only_urgent) else {
                 break;
             };
             self.serve(descriptor);
         }
         self.tell_events();
-        if self.flush_replies() && self.registers.lock().has_requests() {
+        let only_urgent = self.replies.has_no_credit();
+        if self.flush_replies() && self.registers.lock().has_requests(only_urgent) {
             Progress::Pending
         } else {
             Progress::Idle

@@ -15,6 +15,8 @@ const IOC_FACTS_REPLY: usize = 0x50;
 const PORT_FACTS_REPLY: usize = 0x28;
 /// BlockSize: request frames are fetched by 64 bytes.
 const BLOCK_SIZE: u8 = 16;
+/// ReplyFrameSize: a frame holds MsgLength and Function at least. SeaBIOS gives frames of that size.
+const SMALLEST_REPLY_FRAME: u16 = 4;
 /// FWVersion: 1.33.0.0, major in the highest byte; drivers of the family ask for 1.x.
 const FIRMWARE_VERSION: u32 = 0x0121_0000;
 
@@ -117,7 +119,8 @@ impl Ioc {
             .put(0x3c, &HIGH_PRIORITY_DEPTH.to_le_bytes())
     }
 
-    /// IOC Init: from READY to OPERATIONAL.
+    /// IOC Init: from READY to OPERATIONAL. MaxDevices and MaxBuses are what the host is able to serve; hosts that serve more
+    /// than there can be say so (the older drivers of FreeBSD and NetBSD name 16 devices, newer ones 0, which is 256).
     pub(super) fn initialise(&mut self, frame: &Frame) -> Reply {
         let reply = Reply::to(frame, DEFAULT_REPLY);
         let told = Initialisation {
@@ -133,7 +136,7 @@ impl Ioc {
             return reply.status(ioc_status::INVALID_STATE);
         }
         let known = (who_init::NO_ONE + 1..=who_init::MANUFACTURER).contains(&told.who_init);
-        if !known || usize::from(told.reply_frame_size) < DEFAULT_REPLY || told.max_devices > self.device_limit {
+        if !known || told.reply_frame_size < SMALLEST_REPLY_FRAME {
             return reply.status(ioc_status::INVALID_FIELD);
         }
         self.state.initialisation = told;

@@ -34,7 +34,7 @@ impl Life {
         let (operational, requests) = {
             let registers = self.registers.lock();
             let settled = registers.reset.is_none() && !registers.is_handshake_complete();
-            (registers.is_operational(), registers.has_requests() && settled)
+            (registers.is_operational(), registers.has_requests(false) && settled)
         };
         if !operational && requests {
             self.fail(fault::FIFO);

@@ -144,14 +144,16 @@ impl Registers {
         self.ioc_state == ioc_state::OPERATIONAL
     }
 
-    /// The next request: those of high priority come after those that were there before them, which a task management
-    /// function may be about.
-    pub(super) fn next_request(&mut self) -> Option<u32> {
-        self.requests.pop_front().or_else(|| self.urgent.pop_front())
+    /// The next request, or the next one of high priority: those come after the others that were there before them, which a
+    /// task management function may be about.
+    pub(super) fn next_request(&mut self, only_urgent: bool) -> Option<u32> {
+        let first = if only_urgent { None } else { self.requests.pop_front() };
+        first.or_else(|| self.urgent.pop_front())
     }
 
-    pub(super) fn has_requests(&self) -> bool {
-        !self.requests.is_empty() || !self.urgent.is_empty()
+    /// Whether there is a request, or one of high priority.
+    pub(super) fn has_requests(&self, only_urgent: bool) -> bool {
+        !self.urgent.is_empty() || !only_urgent && !self.requests.is_empty()
     }
 
     /// Whether another reply can be posted.

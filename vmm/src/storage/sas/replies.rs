@@ -11,17 +11,16 @@ use super::delays::Delays;
 use super::faults;
 use super::ioc::Initialisation;
 use super::message::{Frame, Reply};
-use super::registers::RegisterFile;
+use super::registers::{GLOBAL_CREDITS, RegisterFile};
 use super::scsi_io::terminated;
 use super::spec::fault;
 use crate::storage::dma::{Dma, DmaMemory};
 use crate::storage::fault::{CompletionFault, FaultInjector};
 use crate::storage::worker::Ticket;
 
-/// A descriptor of the reply post FIFO that is an address (MPI_ADDRESS_REPLY_A_BIT).
-const ADDRESS_REPLY: u32 = 0x8000_0000;
-/// The bits of a context reply that are the context (MPI_CONTEXT_REPLY_CONTEXT_MASK).
-pub(super) const CONTEXT_MASK: u32 = 0x1fff_ffff;
+/// A descriptor of the reply post FIFO that is an address (MPI_ADDRESS_REPLY_A_BIT). A context with this bit cannot be
+/// posted alone.
+pub(super) const ADDRESS_REPLY: u32 = 0x8000_0000;
 
 /// What is posted for a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +94,7 @@ impl Replies {
             Some(CompletionFault::Stray) => {
                 self.queue(answer);
                 let stray = self.earlier_context(context);
-                self.queue(Answer::Context(stray & CONTEXT_MASK));
+                self.queue(Answer::Context(stray & !ADDRESS_REPLY));
             }
             Some(CompletionFault::Delay(time)) => {
                 let frame = *frame;
@@ -127,6 +126,9 @@ impl Replies {
 
     /// Posts replies that wait. `false`: some still do, and the host has to act first.
     pub(super) fn flush(&mut self, memory: &Dma, host: &Initialisation) -> bool {
+        if self.state.waiting.is_empty() {
+            return true;
+        }
         let mut registers = self.registers.lock();
         if registers.reset.is_some() {
             // They are those of before the reset.
@@ -161,6 +163,12 @@ impl Replies {
         }
         self.registers.update_interrupt(&mut registers);
         true
+    }
+
+    /// As many requests are kept back as the host may have outstanding: until some are answered, only task management and
+    /// others of high priority are served.
+    pub(super) fn has_no_credit(&self) -> bool {
+        self.state.withheld.len() >= GLOBAL_CREDITS.into()
     }
 
     /// Whether the request of that context, for that disk, is kept back.

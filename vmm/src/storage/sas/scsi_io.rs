@@ -4,7 +4,7 @@ use super::disks::Disks;
 use super::faults::FaultStatus;
 use super::ioc::Initialisation;
 use super::message::{Frame, Reply};
-use super::replies::{Answer, CONTEXT_MASK};
+use super::replies::{ADDRESS_REPLY, Answer};
 use super::spec::{TASKTAG_UNKNOWN, function, ioc_status, scsi_state, scsiio_control};
 use super::{refusals, sgl, task_management};
 use crate::storage::dma::{Dma, DmaMemory};
@@ -81,7 +81,7 @@ impl ScsiIo<'_> {
             ioc_status::SUCCESS
         };
         let context = frame.context();
-        let by_context = context & !CONTEXT_MASK == 0 && !self.by_frame_only;
+        let by_context = context & ADDRESS_REPLY == 0 && !self.by_frame_only;
         if result == ioc_status::SUCCESS && completion.status == status::GOOD && by_context {
             return Answer::Context(context);
         }

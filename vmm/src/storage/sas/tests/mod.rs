@@ -9,6 +9,8 @@ mod life;
 mod model;
 mod pages;
 mod refusals;
+mod resets;
 mod scsi_io;
 mod sgl;
+mod start;
 mod task_management;

@@ -91,9 +91,12 @@ fn a_block_that_is_too_long_for_the_message_is_refused() {
 fn a_frame_is_posted_where_a_context_would_not_do() {
     let mut driver = Driver::new();
     let mut request = read(0, 0, 1);
-    request[11] = 0x20;
+    // A context is posted as it is, unless it would be taken for an address.
+    request[8..12].copy_from_slice(&0x7fff_fffe_u32.to_le_bytes());
+    assert_eq!(driver.run(&request), Got::Context(0x7fff_fffe));
+    request[11] = 0x80;
     let reply = driver.run(&request).frame();
-    assert_eq!((ioc_status(&reply), u32_at(&reply, 0x14), reply[11]), (0, 512, 0x20));
+    assert_eq!((ioc_status(&reply), u32_at(&reply, 0x14), reply[11]), (0, 512, 0x80));
     // IOC page 1 can ask for frames.
     let mut page = message(function::CONFIG);
     (page[0], page[0x16], page[0x17]) = (2, 1, 1);
