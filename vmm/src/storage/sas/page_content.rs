@@ -237,9 +237,14 @@ impl PageContents<'_> {
                         .u32(0)
                 })
             }
-            // NumDevsPerEnclosure and persistent mappings.
-            2 => Page::new(name, 6, changeable).zeroes(16),
-            3 => Page::new(name, 0, 0).zeroes(24),
+            // Each disk has its identifier for good; none is mapped by its place in an enclosure.
+            2 => Page::new(name, 6, changeable)
+                .zeroes(4)
+                .u16(phys.into())
+                .u16(self.disks.count() as u16)
+                .zeroes(4),
+            // No limits of the link's error counters.
+            3 => Page::new(name, 0, 0).zeroes(36),
             _ => return None,
         })
     }

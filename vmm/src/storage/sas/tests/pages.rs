@@ -40,7 +40,7 @@ fn page(driver: &mut Driver, kind: u8, number: u8, address: u32) -> Vec<u8> {
 }
 
 /// Kinds, numbers and lengths by mpi_cnfg.h (with 8 phys).
-const PAGES: [(u8, u8, usize); 32] = [
+const PAGES: [(u8, u8, usize); 36] = [
     (9, 0, 0x4c),
     (9, 1, 0x104),
     (9, 2, 0x0c),
@@ -69,7 +69,11 @@ const PAGES: [(u8, u8, usize); 32] = [
     (2, 4, 0x0c),
     (0x10, 0, 0x10 + 8 * 0x10),
     (0x10, 1, 0x14 + 8 * 0x0c),
+    (0x10, 2, 0x14),
+    (0x10, 3, 0x2c),
     (0x12, 0, 0x24),
+    (0x12, 1, 0x30),
+    (0x12, 2, 0x14),
     (0x13, 0, 0x24),
     (0x13, 1, 0x1c),
     (0x15, 0, 0x28),
@@ -153,6 +157,15 @@ fn the_domain_is_that_of_the_disks() {
     assert_eq!(handles, [1, 0x10, 0x11]);
     let phy = page(&mut driver, 0x13, 0, 1);
     assert_eq!((u16_at(&phy, 0x14), u32_at(&phy, 0x20)), (0x11, 9));
+    assert_eq!(
+        page(&mut driver, 0x13, 0, 0x1000_0001),
+        phy,
+        "by its place in the table"
+    );
+    let mappings = page(&mut driver, 0x10, 2, 0);
+    assert_eq!((u16_at(&mappings, 0x0c), u16_at(&mappings, 0x0e)), (8, 2));
+    let first_frame = page(&mut driver, 0x12, 1, 0x2000_0011);
+    assert_eq!((u16_at(&first_frame, 0x18), first_frame[0x1a]), (0x11, 1));
     for (kind, address) in [
         (0x12, 0x2000_0012),
         (0x12, 0x1000_0002),
