@@ -79,6 +79,7 @@ fn seabios_boots_from_a_sas_disk_reads_it_and_writes_it() {
     let Pc {
         mut machine,
         console,
+        log,
         disks,
         _directory,
         ..
@@ -100,8 +101,9 @@ fn seabios_boots_from_a_sas_disk_reads_it_and_writes_it() {
     };
     machine.boot_firmware(request).unwrap();
     run_to(machine, &console, "power-off");
+    println!("{}", log.text());
     for line in ["booted by: BIOS", "read: by INT 13h", "written: back"] {
-        assert!(console.text().contains(line), "no {line:?} in:\n{}", console.text());
+        assert!(console.text().contains(line), "no {line:?}: {}", log.text());
     }
     let written = fs::read(&disks[0]).unwrap();
     assert_eq!(&written[512 * WRITES_TO..][..TEXT.len()], TEXT);

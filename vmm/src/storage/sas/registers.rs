@@ -23,8 +23,9 @@ pub(crate) const REPLY_QUEUE_DEPTH: u16 = 256;
 const POST_LIMIT: usize = 1024;
 /// What the host reads where there is no reply, or nothing.
 const NOTHING: u32 = 0xffff_ffff;
-/// Request descriptors: the bits that are no address.
-const DESCRIPTOR_FLAGS: u32 = 0x7;
+/// Request descriptors: the bits that are no address, but say how many blocks of the frame are to be fetched at least.
+/// A frame need not be at more than a multiple of four bytes: SeaBIOS' are on its stack.
+const DESCRIPTOR_FLAGS: u32 = 0x3;
 
 /// A handshake.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -75,6 +75,29 @@ fn a_command_fails_with_the_status_that_was_given() {
     }
 }
 
+/// A plan names one form of a command, and means all.
+#[test]
+fn all_forms_of_a_command_are_one_to_a_plan() {
+    for (named, forms) in [
+        (0x28, vec![0x08, 0x28, 0xa8, 0x88]),
+        (0x2a, vec![0x0a, 0x2a, 0xaa, 0x8a]),
+        (0x2f, vec![0x2f, 0xaf, 0x8f]),
+        (0x35, vec![0x35, 0x91]),
+        (0x41, vec![0x41, 0x93]),
+        (0x5a, vec![0x1a, 0x5a]),
+        (0x55, vec![0x15, 0x55]),
+        (0x12, vec![0x12]),
+    ] {
+        for form in forms {
+            let mut driver = driver_with(&[fetch(of(IO, named), FetchFault::Fail(0x08))]);
+            let mut cdb = [0; 16];
+            cdb[0] = form;
+            let reply = driver.run(&scsi(0, &cdb, Way::None, 0)).frame();
+            assert_eq!(reply[0x0c], 8, "{form:#x}");
+        }
+    }
+}
+
 #[test]
 fn only_failures_are_statuses() {
     for status in [

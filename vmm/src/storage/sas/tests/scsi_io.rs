@@ -110,6 +110,19 @@ fn a_frame_is_posted_where_a_context_would_not_do() {
 }
 
 #[test]
+fn a_frame_may_be_at_any_multiple_of_four_bytes() {
+    let mut driver = Driver::new();
+    for offset_of_frame in [0, 4, 8, 12] {
+        for flags in 0..4 {
+            let address = CHAINS + offset_of_frame;
+            driver.fill(address, &read(0, 0, 1));
+            driver.put(offset::REQUEST_QUEUE, address as u32 | flags);
+            assert_eq!(driver.reap(), Some(Got::Context(0x0001_0007)), "{address:#x} {flags}");
+        }
+    }
+}
+
+#[test]
 fn sixteen_disks_have_a_phy_each() {
     let mut driver = Driver::with_config(SasConfig::default(), 16);
     for target in 0..16 {
