@@ -403,7 +403,7 @@ fn guest_sas_recording_gives_the_same_report() {
 #[ignore = "runs for minutes"]
 fn guest_sas_no_false_alarm_in_a_million_calls() {
     let (wanted, settings) = if fast() {
-        (1_000_000, "ops=2000 threads=8 depth=4")
+        (1_000_000, "ops=500 threads=8 depth=4")
     } else {
         println!("this test platform is not known to be fast (STORLOCK_TEST_PLATFORM is not svm): few calls only");
         (10_000, "ops=100 threads=3")
