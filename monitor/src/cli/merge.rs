@@ -12,7 +12,6 @@ use super::stress::{failure, print, read_baseline};
 use crate::run::Failure;
 use crate::stress::history::{self, History, HistoryError};
 use crate::stress::runner::{OutputDirectory, now, owner, write_reports};
-use crate::stress::triage::report::case_directory;
 use crate::stress::triage::{Date, triage};
 
 /// Options of `storlock merge`.
@@ -57,12 +56,9 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     let report = {
         let output = OutputDirectory::claim(&partial, &job, u64::MAX).map_err(failure)?;
         let history = unite(&arguments.directories, &output)?;
-        copy_cases(
-            &arguments.directories,
-            &output,
-            &wanted(&history, &job, arguments.keep)?,
-        )?;
         let shown = |error: HistoryError| Failure::infrastructure(error);
+        let kept = history.kept_cases(&job, arguments.keep).map_err(shown)?;
+        copy_cases(&arguments.directories, &output, &kept)?;
         let last = history.last_night(&job).map_err(shown)?;
         let last = last.ok_or_else(|| Failure::usage(anyhow!("no night has begun in any of the directories")))?;
         let night = history.load(&job, &last).map_err(shown)?;
@@ -113,22 +109,6 @@ fn unite(directories: &[PathBuf], output: &OutputDirectory) -> Result<History, F
         })?;
     }
     Ok(whole)
-}
-
-/// The cases that the whole keeps.
-fn wanted(history: &History, job: &str, keep: u32) -> Result<HashSet<String>, Failure> {
-    let mut wanted = HashSet::new();
-    for signature in history.signatures(job).map_err(Failure::infrastructure)? {
-        let first = history
-            .first_runs(job, &signature, keep)
-            .map_err(Failure::infrastructure)?;
-        wanted.extend(
-            first
-                .into_iter()
-                .map(|(night, iteration, attempt)| case_directory(night, iteration, attempt)),
-        );
-    }
-    Ok(wanted)
 }
 
 fn copy_cases(directories: &[PathBuf], output: &OutputDirectory, wanted: &HashSet<String>) -> Result<(), Failure> {

@@ -17,6 +17,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, param
 pub use self::view::{JobView, SignatureView, ViewStatus};
 use super::triage::Row;
 use super::triage::finding::{Finding, Weight};
+use super::triage::report::case_directory;
 
 /// Name of the database in an output directory.
 pub const FILE: &str = "history.sqlite";
@@ -378,6 +379,19 @@ impl History {
         let row = |row: &rusqlite::Row<'_>| Ok((uint(row.get(0)?), uint(row.get(1)?), row.get(2)?));
         let rows = statement.query_map(params![signature, job, most], row)?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The cases to keep: the first runs of each finding, at most `most`, as directories of a job's output.
+    ///
+    /// # Errors
+    /// [`HistoryError`]
+    pub(crate) fn kept_cases(&self, job: &str, most: u32) -> Result<HashSet<String>, HistoryError> {
+        let mut kept = HashSet::new();
+        for signature in self.signatures(job)? {
+            let runs = self.first_runs(job, &signature, most)?.into_iter();
+            kept.extend(runs.map(|(night, iteration, attempt)| case_directory(night, iteration, attempt)));
+        }
+        Ok(kept)
     }
 
     /// All signatures that were seen in a job.

@@ -358,15 +358,7 @@ impl Supervisor {
     /// Removes cases that others have taken the place of.
     fn keep_only_wanted(&mut self) -> Result<(), RunnerError> {
         let (job, most) = (self.job.name.clone(), self.job.keep);
-        let mut wanted = HashSet::new();
-        for signature in self.check(|history, _| history.signatures(&job))? {
-            let first = self.check(|history, _| history.first_runs(&job, &signature, most))?;
-            wanted.extend(
-                first
-                    .into_iter()
-                    .map(|(night, iteration, attempt)| case_directory(night, iteration, attempt)),
-            );
-        }
+        let wanted = self.check(|history, _| history.kept_cases(&job, most))?;
         self.output.keep_only(&wanted);
         Ok(())
     }

@@ -8,6 +8,7 @@ use object::pe::IMAGE_DIRECTORY_ENTRY_EXCEPTION;
 
 use super::NotKnown;
 use crate::vmi::GuestMemory;
+use crate::windows::caller::code::is_call;
 use crate::windows::{ExportTarget, Exports, Image, Section};
 
 /// Bytes of executable sections, and of others, that are looked at. The largest drivers have some five million of each.
@@ -353,13 +354,6 @@ fn runtime_functions(memory: &(impl GuestMemory + ?Sized), image: &Image) -> Res
 pub(super) fn near_target(instruction: &Instruction) -> Option<u64> {
     let direct = instruction.op_count() == 1 && instruction.op0_kind() == OpKind::NearBranch64;
     direct.then(|| instruction.near_branch64())
-}
-
-fn is_call(instruction: &Instruction) -> bool {
-    matches!(
-        instruction.flow_control(),
-        FlowControl::Call | FlowControl::IndirectCall
-    )
 }
 
 /// Whether the next instruction may run after it.

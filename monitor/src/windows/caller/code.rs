@@ -123,7 +123,7 @@ impl Setters {
     }
 }
 
-fn is_call(instruction: &Instruction) -> bool {
+pub(in crate::windows) fn is_call(instruction: &Instruction) -> bool {
     matches!(
         instruction.flow_control(),
         FlowControl::Call | FlowControl::IndirectCall

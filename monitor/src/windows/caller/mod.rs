@@ -6,7 +6,7 @@
 //! is. Otherwise the caller is unknown, and the report says so. Talks to guest memory and the module list; must not
 //! know which routine it is about.
 
-mod code;
+pub(super) mod code;
 
 use serde::{Deserialize, Serialize};
 
