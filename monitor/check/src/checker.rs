@@ -214,6 +214,10 @@ impl Checker {
                 self.see_irql(sequence, processor, irql);
                 Some((processor, irql))
             }
+            EventKind::ProcessorStopped(stopped) => {
+                self.processor_stopped(sequence, stopped);
+                Some((stopped.processor, stopped.irql))
+            }
             other => {
                 self.other_event(other);
                 None

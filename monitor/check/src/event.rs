@@ -56,6 +56,9 @@ pub enum EventKind {
         /// Its IRQL.
         irql: u8,
     },
+    /// The machine stands still for good, and this is where one of its processors stands; the return address is where the
+    /// next instruction is. Comes last, once a processor.
+    ProcessorStopped(Context),
     /// A module was mapped.
     ModuleLoad(Module),
     /// A module was unmapped; its memory, with the locks in it, is gone.

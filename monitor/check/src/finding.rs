@@ -6,7 +6,7 @@
 use bitflags::bitflags;
 use serde::{Deserialize, Serialize};
 
-use crate::contract::Routine;
+use crate::contract::{Mode, Routine, contract};
 use crate::event::{Context, LockCall};
 use crate::identity::LockIdentity;
 use crate::rules::RuleId;
@@ -78,7 +78,7 @@ causes! {
     /// The acquire takes no lock: a kind that the routine does not know, or no context.
     AcquiresNothing = 11, "acquires_nothing", "the acquire takes no lock";
     /// The holder has left the scope of the lock and lowered its IRQL without a release.
-    MissingRelease = 12, "missing_release", "the lock is not released: its holder has gone on below DISPATCH_LEVEL, or the run is over";
+    MissingRelease = 12, "missing_release", "the lock is not released: its holder has gone on below DISPATCH_LEVEL";
     /// Nobody holds the lock that its holder releases: somebody has cleared it meanwhile.
     LockCleared = 13, "lock_cleared", "the lock was cleared while it was held";
     /// The routine was called at an IRQL at which its page does not allow it.
@@ -92,12 +92,6 @@ causes! {
 }
 
 impl Cause {
-    /// Whether the call never comes back.
-    #[must_use]
-    pub const fn is_deadlock(self) -> bool {
-        matches!(self, Self::DoubleAcquire)
-    }
-
     /// The cause by which a signature names it: what a release without its acquire looks like depends on what the caller
     /// and others happened to do before, so all its names count as one.
     #[must_use]
@@ -127,12 +121,10 @@ bitflags! {
         const UNRESOLVED = 1 << 5;
         /// The lock has contradicted what was recorded of it: it is touched in ways that are not seen.
         const CONTRADICTED = 1 << 6;
-        /// The run was over before the release could have come.
-        const RUN_ENDED = 1 << 7;
         /// The contradicting orders were not seen at the same time.
-        const NOT_TOGETHER = 1 << 8;
+        const NOT_TOGETHER = 1 << 7;
         /// Whether the lock is shared with others, as it has to be, was not seen.
-        const MAYBE_SHARED = 1 << 9;
+        const MAYBE_SHARED = 1 << 8;
     }
 }
 
@@ -270,11 +262,6 @@ pub enum Evidence {
     Order(OrderStep),
     /// The stack pointer of the call.
     StackPointer(u64),
-    /// The last event of the run, until which no release was seen.
-    NeverReleased {
-        /// That event.
-        event: u64,
-    },
     /// How the acquire is known to have come back with the lock.
     CameBack {
         /// The event that showed it.
@@ -479,6 +466,14 @@ impl Finding {
             Evidence::Acquire(call) => Some(call),
             _ => None,
         })
+    }
+
+    /// Whether the call never comes back. A reader that takes its lock again comes back, unless a writer waits for it.
+    #[must_use]
+    pub fn is_deadlock(&self) -> bool {
+        let shared = |routine| contract(routine).mode == Mode::Shared;
+        let reader = shared(self.call.routine) && self.acquire().is_some_and(|acquire| shared(acquire.routine));
+        self.cause == Cause::DoubleAcquire && !reader
     }
 
     /// Whoever else holds the lock.

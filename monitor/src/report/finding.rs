@@ -204,9 +204,6 @@ pub(crate) enum Evidence {
     StackPointer {
         value: u64,
     },
-    NeverReleased {
-        event: u64,
-    },
     CameBack {
         event: u64,
         proof: Proof,
@@ -254,7 +251,6 @@ impl Evidence {
                 taken_by: PriorCall::new(&step.taken_by, place),
             },
             E::StackPointer(value) => Self::StackPointer { value: *value },
-            E::NeverReleased { event } => Self::NeverReleased { event: *event },
             E::CameBack { event, proof } => Self::CameBack {
                 event: *event,
                 proof: *proof,

@@ -3,8 +3,10 @@
 //! Asks every part of the session for its share of the report. It must not change the state of any part.
 
 use storlock_check::checker::Checker;
+use storlock_check::event::Context;
 use storlock_check::rules::Verdict;
 
+use super::KERNEL_MODE;
 use super::config::{End, EndKind};
 use super::decode;
 use super::guest::{Guest, Names};
@@ -25,6 +27,8 @@ use crate::vmi::{CpuState, GuestMemory};
 pub(crate) struct Ending {
     /// By number.
     processors: Vec<ProcessorState>,
+    /// What they ran, for the checker.
+    contexts: Vec<Context>,
     bug_check: Option<BugCheck>,
 }
 
@@ -34,9 +38,11 @@ impl Ending {
         self.processors.is_empty()
     }
 
-    /// The bug check that the guest has recorded.
-    pub(crate) fn bug_check(&self) -> Option<BugCheck> {
-        self.bug_check
+    /// What the processors ran, by number, if nobody has asked before.
+    pub(crate) fn take_contexts(&mut self) -> Vec<Context> {
+        let mut contexts = std::mem::take(&mut self.contexts);
+        contexts.sort_by_key(|context| context.processor);
+        contexts
     }
 
     /// Takes it from the guest's memory.
@@ -48,7 +54,7 @@ impl Ending {
     pub(crate) fn look(&mut self, names: &mut Names, checker: &Checker, cpu: &Recorder<'_>) {
         let (stack, stack_end) = names.stack(cpu);
         let location = names.locate(cpu, cpu.registers().rip, true);
-        let context = decode::context_after(cpu);
+        let mut context = decode::context_after(cpu);
         let waits_for = hang::waits_for(checker, cpu, &context, |address| names.locate(cpu, address, false));
         self.processors.push(ProcessorState {
             vcpu: cpu.index(),
@@ -59,6 +65,11 @@ impl Ending {
             stack_end,
             waits_for,
         });
+        if cpu.special().cpl != KERNEL_MODE {
+            // GS is the program's.
+            context.thread = 0;
+        }
+        self.contexts.push(context);
         self.processors.sort_by_key(|processor| processor.vcpu);
     }
 
@@ -77,7 +88,12 @@ impl Ending {
 
 /// Whether the guest came to its end: what is still held then is held for ever.
 pub(super) fn ended_by_itself(state: &State, end: &End) -> bool {
-    matches!(end.kind, EndKind::PowerOff | EndKind::NotRecorded) && bug_check(state, end).is_none()
+    matches!(end.kind, EndKind::PowerOff | EndKind::NotRecorded) && !has_crashed(state, end)
+}
+
+/// Whether the guest came to a bug check.
+pub(super) fn has_crashed(state: &State, end: &End) -> bool {
+    bug_check(state, end).is_some()
 }
 
 /// The report of the run that ended with `end`.

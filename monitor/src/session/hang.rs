@@ -59,9 +59,7 @@ pub(crate) fn waits_for(
         let taken = last_taken(&checker.history_of(&waiting.lock), waiting.call.sequence);
         // A processor that was found to take its own lock again holds it.
         let own = |found: &Finding| {
-            found.call_sequence == waiting.call.sequence
-                && found.cause.is_deadlock()
-                && found.verdict == Verdict::Semantic
+            found.call_sequence == waiting.call.sequence && found.is_deadlock() && found.verdict == Verdict::Semantic
         };
         let certain = checker.violations().iter().any(own);
         taken.map(|(acquire, released)| LockHolder {

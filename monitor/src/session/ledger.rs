@@ -35,7 +35,7 @@ pub(crate) struct Ledger {
     unknowns: Unknowns,
     /// Only in replays: a run makes it of its trace when it is over.
     timeline: Option<Box<TimelineBuilder>>,
-    /// What is not released has been told.
+    /// What is open at the end has been counted.
     ended: bool,
 }
 
@@ -107,10 +107,11 @@ impl Ledger {
         (response, self.checker.statistics().unknown_releases > unknown)
     }
 
-    /// The run is over: finds what the driver under test has not released, once.
-    pub(crate) fn run_ended(&mut self) -> Option<Response> {
-        let first = !std::mem::replace(&mut self.ended, true);
-        first.then(|| self.checker.run_ended(self.sequence))
+    /// The run is over: counts what the driver under test has acquired, and of which nobody knows what has become; once.
+    pub(crate) fn run_ended(&mut self) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.checker.run_ended();
+        }
     }
 
     /// Number of the last event.

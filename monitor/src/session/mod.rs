@@ -29,6 +29,7 @@ mod pages;
 mod queue;
 pub mod recording;
 pub mod replay;
+mod standstill;
 mod state;
 mod stops;
 mod target;
@@ -231,9 +232,10 @@ impl Session {
     /// Ends a live run: completes `end` with what only the session knows, and closes trace and recording.
     pub fn close(&self, end: &mut End) {
         let ended_by_itself = {
-            let state = self.lock();
+            let mut state = self.lock();
             end.armed_ms = state.watching.armed_for_ms();
-            end.kind == EndKind::PowerOff && state.ending.bug_check().is_none()
+            standstill::tell(&mut state, end);
+            finish::ended_by_itself(&state, end)
         };
         if let Some(trace) = &self.trace {
             end.queue_waits += trace.waits();
@@ -260,9 +262,7 @@ impl Session {
         let mut state = self.lock();
         let hits = state.ledger.hits().0;
         state.watching.end_turn(hits);
-        if finish::ended_by_itself(&state, end) {
-            replay::find_what_is_not_released(&mut state);
-        }
+        standstill::tell(&mut state, end);
         finish::report(&state, end)
     }
 

@@ -262,15 +262,8 @@ fn replay(state: &mut State, event: &Event, time: Option<u64>) {
     place(state, &response, told);
 }
 
-/// Finds the locks that the driver under test has not released at the end of the run.
-pub(super) fn find_what_is_not_released(state: &mut State) {
-    if let Some(response) = state.ledger.run_ended() {
-        place(state, &response, None);
-    }
-}
-
 /// Notes where new findings come from, as far as events tell.
-fn place(state: &mut State, response: &Response, told: Option<&CallerAttributed>) {
+pub(super) fn place(state: &mut State, response: &Response, told: Option<&CallerAttributed>) {
     for found in response.findings().filter(|found| found.first) {
         if let Some((index, finding)) = found
             .index

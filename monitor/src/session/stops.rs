@@ -121,7 +121,7 @@ impl StopPolicy {
         let dump = if defect && self.dump { subject() } else { None };
         self.dump &= dump.is_none();
         // Whoever debugs it decides what becomes of it.
-        let deadlock = defect && violation.cause.is_deadlock() && !self.go_on && self.debugger != Debugger::Attached;
+        let deadlock = defect && violation.is_deadlock() && !self.go_on && self.debugger != Debugger::Attached;
         let stops = debugger || dump.is_some() || deadlock;
         if stops {
             let stopped = self.stopped.entry(processor).or_default();

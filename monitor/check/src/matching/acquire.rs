@@ -204,6 +204,7 @@ impl Checker {
         let own = lock.target;
         let mut record = Record::new(prior, key.map_or(0, HandleKey::address), target);
         record.nested_in = nesting.outer();
+        record.free = call.word == Some(0);
         if let Some(forgotten) = lock.open(record, limit) {
             let statistics = &mut self.core.statistics;
             statistics.records_evicted += 1;

@@ -5,7 +5,7 @@ use super::facts::{Fact, Facts, HoldEnded, Site};
 use super::state::{Bound, Open, Record};
 use super::storport::may_be_none;
 use super::{Gap, Thread};
-use crate::checker::{Checker, Response, ReturnInterest};
+use crate::checker::Checker;
 use crate::contract::{Mode, Role, contract};
 use crate::event::{Context, DISPATCH_LEVEL, LockCall, LockOperand};
 use crate::finding::Proof;
@@ -70,10 +70,14 @@ impl Checker {
     }
 
     /// A thread runs below `DISPATCH_LEVEL`: what it acquired in frames that it has left is over.
-    fn leave_frames(&mut self, context: &Context, call: Option<&LockCall>) {
+    pub(super) fn leave_frames(&mut self, context: &Context, call: Option<&LockCall>) {
         let thread = self.thread_place(context.processor, context.thread);
         let Some(place) = thread else { return };
-        let left = |open: &Open| open.left_by(context).then_some(());
+        // With interrupts off nothing can come in between either: who has acquired it so holds it until they are on.
+        let left = |open: &Open| {
+            let shut = !open.call.context.interrupts && !context.interrupts;
+            (open.left_by(context) && !shut).then_some(())
+        };
         while let Some((ended, ())) = self.threads.at_mut(place).and_then(|thread| thread.open.take(left)) {
             // The very same call again may be that call, which was interrupted before its first instruction.
             let again = call.is_some_and(|call| {
@@ -245,53 +249,26 @@ impl Checker {
             };
             // Its acquire may have been a part of another one.
             if target && record.nested_in.is_none() {
-                let seen = Some((processor, irql));
+                let certain = ordered && untouched;
                 self.not_released(
                     sequence,
                     &record,
                     (identity, open.place),
-                    seen,
-                    (ordered && untouched, found),
+                    (processor, irql),
+                    (certain, found),
                 );
             }
         }
     }
 
-    /// The run is over: what the driver under test has not released is told, by each place where it was acquired. `sequence`:
-    /// of the last event.
-    pub fn run_ended(&mut self, sequence: u64) -> Response {
-        let mut open: Vec<(u32, Record)> = Vec::new();
-        for (identity, lock) in self.locks.iter() {
-            let place = self.locks.find(identity);
-            let records = lock
-                .records
-                .iter()
-                .filter(|record| record.target && record.nested_in.is_none());
-            open.extend(records.filter_map(|record| Some((place?, *record))));
-        }
-        open.sort_by_key(|(_, record)| record.call.sequence);
-        let mut found = Vec::new();
-        for (place, record) in open {
-            let Some(identity) = self.locks.key_at(place).copied() else {
-                continue;
-            };
-            let untouched = self
-                .locks
-                .at(place)
-                .is_some_and(|lock| lock.is_untouched_since(&record));
-            self.not_released(sequence, &record, (identity, place), None, (untouched, &mut found));
-        }
-        Response::new(found, ReturnInterest::None)
-    }
-
-    /// An acquire of the driver under test is over, or the run is, and no release was seen. `seen`: the processor that has
-    /// shown it, and its IRQL. `certain`: nothing was seen that could have ended it.
+    /// An acquire of the driver under test is over, and no release was seen. `processor` and `irql`: where that has shown.
+    /// `certain`: nothing was seen that could have ended it.
     fn not_released(
         &mut self,
         sequence: u64,
         record: &Record,
         (identity, place): (LockIdentity, u32),
-        seen: Option<(u32, u8)>,
+        (processor, irql): (u32, u8),
         (certain, found): (bool, &mut Vec<Found>),
     ) {
         let row = contract(record.call.routine);
@@ -302,8 +279,6 @@ impl Checker {
             && !may_be_none(&identity)
             && identity != LockIdentity::Cancel
             && !(record.handle == 0 && matches!(identity, LockIdentity::StorPort { .. }));
-        // One that is still waiting when the run ends is no hold.
-        let counts = counts && (seen.is_some() || record.held_since.is_some() || record.bound_to_processor());
         if !counts || gap == Gap::Imported || !certain {
             self.core.statistics.target_holds_lost += 1;
             return;
@@ -321,9 +296,8 @@ impl Checker {
             lock: &identity,
             concerns_target: true,
             fact: Fact::HoldEnded(HoldEnded {
-                processor: seen.map_or(record.holder, |(processor, _)| processor),
-                irql: seen.map_or(record.call.context.irql, |(_, irql)| irql),
-                run_ended: seen.is_none(),
+                processor,
+                irql,
                 proof: record.held_since.map(|since| (since, record.proof)),
                 certain: gap == Gap::None,
             }),

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::standstill::Standstill;
 use super::state::{Processor, STACK};
 use crate::checker::{Limits, MAX_PROCESSORS, Statistics};
 use crate::contract::{RoutineSet, SystemModule, contract};
@@ -40,6 +41,9 @@ pub(crate) struct Core {
     /// Which rules are on, and for whom.
     #[serde(default)]
     pub(crate) rules: RuleSettings,
+    /// Where the processors stand, if the run is over.
+    #[serde(default)]
+    pub(crate) standstill: Standstill,
     /// Records that were added to locks since what all locks hold was last counted.
     pub(crate) grown: usize,
     /// The last release of which nothing could be said, and its lock, as long as it is not known to concern the driver under

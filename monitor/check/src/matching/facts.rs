@@ -130,6 +130,9 @@ pub(crate) struct ReleaseFacts<'a> {
     pub(crate) word_held: Option<bool>,
     /// A lock word was seen to be set while this lock was held.
     pub(crate) words_proven: bool,
+    /// An acquire of the driver's by somebody else is open that has got the lock if it has come back: the word needs nobody who
+    /// was not seen.
+    pub(crate) taken_by_other: bool,
     /// Whoever else certainly holds the lock.
     pub(crate) holder: Option<&'a PriorCall>,
     /// No such lock can have been acquired unseen before the watch began.
@@ -169,8 +172,6 @@ pub(crate) struct HoldEnded {
     pub(crate) irql: u8,
     /// The event that showed the acquire to have come back, and how, if that was seen.
     pub(crate) proof: Option<(u64, Proof)>,
-    /// The run is over; the processor was not seen below `DISPATCH_LEVEL`.
-    pub(crate) run_ended: bool,
     /// Nothing was seen or may have happened unseen that could have ended the hold.
     pub(crate) certain: bool,
 }

@@ -22,6 +22,7 @@ mod records;
 mod release;
 mod release_facts;
 mod report;
+mod standstill;
 mod state;
 mod storport;
 

@@ -280,8 +280,9 @@ impl Checker {
             self.end(call, prior, place, record);
             self.owe_irql(call, record);
         }
-        let raise = release.irql == Restored::Unknown && facts.site.target && over;
-        self.core.statistics.target_raises_undone += u64::from(raise);
+        let told = found.iter().any(|found| found.verdict != Verdict::Literal);
+        let open = release.irql != Restored::Right && facts.site.target && over && !told;
+        self.core.statistics.target_raises_undone += u64::from(open);
         let broken = found.iter().any(|found| found.verdict != Verdict::Literal);
         let unread = matches!(
             call.operand,
@@ -332,6 +333,7 @@ impl Checker {
         let Some(lock) = self.locks.at_mut(place) else { return };
         lock.records.retain(|open| open.call.sequence != record.call.sequence);
         lock.end_nested(record.call.sequence);
+        lock.records.iter_mut().for_each(|waiting| waiting.free = true);
         if call.word.is_none() {
             lock.disturbed &= !lock.records.is_empty();
         }

@@ -23,6 +23,8 @@ struct By<'a> {
     holder: bool,
     /// The holder is another module, whose release need not be seen.
     stranger: bool,
+    /// See [`ReleaseFacts::taken_by_other`].
+    taken_by_other: bool,
     /// The caller has an acquire open that may be waiting, or have got a lock that was then taken from it.
     open: bool,
 }
@@ -86,6 +88,7 @@ impl Checker {
             pairing,
             holder: holder.is_some(),
             stranger: holder.is_some_and(|holder| !holder.target),
+            taken_by_other: record.is_none() && word_held == Some(true) && lock.taken_by_other(&call.context),
             open: !subject.by_handle && matches!(pairing, Pairing::Waiting | Pairing::Foreign),
         };
         let mut shortfall = self.shortfall(&by, (identity, lock), record.filter(|_| !fits), record.is_none());
@@ -128,6 +131,7 @@ impl Checker {
                 words_proven: lock
                     .words
                     .unwrap_or(core.words_proven && matches!(identity, LockIdentity::Address(_))),
+                taken_by_other: by.taken_by_other,
                 holder: holder.map(|holder| &holder.call),
                 known: core.known_for(&call.context) && !lock.lost && !unreadable,
                 half_seen: !concerns_target,
@@ -156,6 +160,7 @@ impl Checker {
             pairing,
             holder,
             stranger,
+            taken_by_other,
             open,
         } = by;
         let core = &self.core;
@@ -171,7 +176,8 @@ impl Checker {
         shortfall.set(Shortfall::UNWATCHED, !core.watches(row.fed_by, lock.target));
         shortfall.set(Shortfall::UNRESOLVED, *open);
         let word_missing = call.word.is_none() || lock.words == Some(false);
-        let unsure_thread = core.late && word_missing && !core.entered.contains(&call.context.thread);
+        let by_absence = word_missing || *taken_by_other;
+        let unsure_thread = core.late && by_absence && !core.entered.contains(&call.context.thread);
         shortfall.set(Shortfall::LATE, unmatched && unsure_thread);
         let mut needed = RoutineSet::EMPTY;
         if *holder || *pairing == Pairing::Foreign {
@@ -191,6 +197,9 @@ impl Checker {
         }
         // Without a record or a word there is nothing but the absence of an acquire.
         let blind = unmatched && word_missing;
+        if *taken_by_other {
+            needed = needed.union(acquires_of(identity)).union(releases_of(identity));
+        }
         if blind || (unmatched && *stranger) || matches!(pairing, Pairing::ChangedHandle(..) | Pairing::OtherHandle(_))
         {
             needed = needed.union(row.fed_by);

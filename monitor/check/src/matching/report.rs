@@ -65,8 +65,8 @@ pub struct Statistics {
     /// that of a release. Which of them belong together is a guess.
     #[serde(default)]
     pub target_unreadable_handles: u64,
-    /// Releases by the driver under test that lower an IRQL which was `DISPATCH_LEVEL` before the acquire: whether the driver
-    /// had raised it itself is not seen.
+    /// Releases by the driver under test that go back to another IRQL than that before the acquire, and of which that is not
+    /// told: whether the driver had raised it itself is not seen, or whether that acquire is their own.
     #[serde(default)]
     pub target_raises_undone: u64,
     /// Lock words that were clear although the lock was certainly held.

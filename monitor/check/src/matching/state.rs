@@ -45,6 +45,9 @@ pub(crate) struct Record {
     pub over: bool,
     /// A release that was taken for that of another acquire may have been its own.
     pub doubtful: bool,
+    /// Nobody held the lock when it was entered, or whoever did has released it since: that the lock is held is no riddle.
+    #[serde(default)]
+    pub(crate) free: bool,
     /// Sequence number of an open acquire that may have made this one to do its work. If that one ends first, it did.
     pub(crate) nested_in: Option<u64>,
 }
@@ -62,6 +65,7 @@ impl Record {
             target,
             over: false,
             doubtful: false,
+            free: false,
             nested_in: None,
         }
     }
@@ -364,6 +368,15 @@ impl LockState {
             && !self.contradicted
             && !self.lost
             && self.words != Some(false)
+    }
+
+    /// Whether somebody else than `context` of the driver under test has an acquire open that cannot have failed, and that
+    /// has found the lock free.
+    pub(crate) fn taken_by_other(&self, context: &Context) -> bool {
+        let sure = |record: &Record| record.held_since.is_some() || !contract(record.call.routine).result.may_fail();
+        let mut records = self.records.iter();
+        records
+            .any(|record| record.target && record.free && !record.over && sure(record) && !record.same_agent(context))
     }
 
     /// Drops acquires that are over in a way that was not seen.

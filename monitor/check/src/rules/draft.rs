@@ -97,7 +97,13 @@ impl Draft {
             site: Place::default(),
             frames: Default::default(),
         };
-        let mut evidence: Vec<Evidence> = self.call.word.map(Evidence::Word).into_iter().collect();
+        // Where and how the routine was called does not depend on who holds the lock.
+        let by_call = matches!(
+            self.cause,
+            Cause::WrongIrql | Cause::WrongNewIrql | Cause::LockOrderInversion | Cause::LockOnStack
+        );
+        let word = self.call.word.filter(|_| !by_call);
+        let mut evidence: Vec<Evidence> = word.map(Evidence::Word).into_iter().collect();
         match (self.acquire, &facts.fact) {
             (Some(acquire), _) => evidence.push(Evidence::Acquire(acquire)),
             (None, Fact::Release(_)) => evidence.push(Evidence::NoAcquire),

@@ -119,6 +119,7 @@ impl Decoder {
                 processor: payload.small()?,
                 irql: payload.small::<u8>()?,
             },
+            tag::PROCESSOR_STOPPED => EventKind::ProcessorStopped(self.who(payload)?),
             tag::MODULE_LOAD => EventKind::ModuleLoad(module(payload)?),
             tag::MODULE_UNLOAD => EventKind::ModuleUnload {
                 base: payload.number()?,
@@ -192,13 +193,18 @@ impl Decoder {
     }
 
     fn callback(&mut self, payload: &mut Payload<'_>) -> Result<Callback, TraceError> {
-        let flags = payload.byte()?;
-        let context = self.context(payload, flags)?;
+        let context = self.who(payload)?;
         Ok(Callback {
             callback: payload.small()?,
             adapter: payload.number()?,
             context,
         })
+    }
+
+    /// A context after a flag byte of its own.
+    fn who(&mut self, payload: &mut Payload<'_>) -> Result<Context, TraceError> {
+        let flags = payload.byte()?;
+        self.context(payload, flags)
     }
 
     fn context(&mut self, payload: &mut Payload<'_>, flags: u8) -> Result<Context, TraceError> {

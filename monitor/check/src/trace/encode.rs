@@ -80,6 +80,10 @@ impl Encoder {
             EventKind::CallbackEnter(callback) => self.callback(tag::CALLBACK_ENTER, callback),
             EventKind::CallbackLeave(callback) => self.callback(tag::CALLBACK_LEAVE, callback),
             &EventKind::IrqlSeen { processor, irql } => self.numbers(tag::IRQL_SEEN, &[processor.into(), irql.into()]),
+            EventKind::ProcessorStopped(stopped) => {
+                self.who(stopped);
+                tag::PROCESSOR_STOPPED
+            }
             EventKind::ModuleLoad(module) => self.module(module),
             &EventKind::ModuleUnload { base, size } => self.numbers(tag::MODULE_UNLOAD, &[base, size]),
             &EventKind::MemoryFreed { address, length } => self.numbers(tag::MEMORY_FREED, &[address, length]),
@@ -158,12 +162,7 @@ impl Encoder {
     }
 
     fn callback(&mut self, tag: u8, callback: &Callback) -> u8 {
-        self.payload.push(if callback.context.interrupts {
-            flag::INTERRUPTS
-        } else {
-            0
-        });
-        self.context(&callback.context);
+        self.who(&callback.context);
         self.numbers(tag, &[callback.callback.into(), callback.adapter])
     }
 
@@ -176,6 +175,12 @@ impl Encoder {
         self.numbers(tag::MODULE_LOAD, &[module.base, module.size, length as u64]);
         self.payload.extend_from_slice(&module.name.as_bytes()[..length]);
         tag::MODULE_LOAD
+    }
+
+    /// A context after a flag byte of its own.
+    fn who(&mut self, context: &Context) {
+        self.payload.push(if context.interrupts { flag::INTERRUPTS } else { 0 });
+        self.context(context);
     }
 
     fn context(&mut self, context: &Context) {

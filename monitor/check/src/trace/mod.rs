@@ -92,10 +92,11 @@ mod tag {
     pub(super) const RESTORED: u8 = 11;
     pub(super) const END: u8 = 12;
     pub(super) const CALLER_ATTRIBUTED: u8 = 13;
+    pub(super) const PROCESSOR_STOPPED: u8 = 14;
     /// When the events after it were. Older readers skip it.
     pub(super) const TIME: u8 = 0x80;
     /// The last that this version must know.
-    pub(super) const LAST: u8 = CALLER_ATTRIBUTED;
+    pub(super) const LAST: u8 = PROCESSOR_STOPPED;
 }
 
 /// Shapes of operands.

@@ -1,7 +1,7 @@
 //! What to do next about a finding, for every renderer whose output people read: where in the driver to look, and the
 //! usual cause.
 
-use storlock_check::contract::{CONTRACTS, Role};
+use storlock_check::contract::{CONTRACTS, Mode, Role, Routine, contract};
 
 use crate::report::{Cause, Evidence, LockIdentity, LockOperand, PriorCall, Violation};
 
@@ -31,7 +31,7 @@ pub(crate) fn next_step(v: &Violation) -> Option<String> {
             "look for the path to {caller} on which the driver does not take the lock itself: a spin lock is released by whoever \
              acquired it, on the same processor, and cannot be handed over to another thread or DPC"
         ),
-        Cause::DoubleAcquire => double_acquire(acquire),
+        Cause::DoubleAcquire => double_acquire(v, acquire),
         Cause::UnnamedRoutine => return None,
         Cause::OtherHandle => {
             "release by the very handle that the acquire was given; keep it in place (or pass a pointer to it), \
@@ -70,8 +70,10 @@ pub(crate) fn next_step(v: &Violation) -> Option<String> {
 }
 
 fn twice(v: &Violation) -> String {
+    let past = |event: u64| v.history.iter().find(|entry| entry.call.event == event);
     let before = v.evidence.iter().find_map(|evidence| match evidence {
         Evidence::ReleasedBefore { release, .. } => Some(&release.caller),
+        Evidence::Handle(before) => past(before.released?).map(|entry| &entry.call.caller),
         _ => None,
     });
     let first = before.map_or("the release before".to_owned(), |place| {
@@ -98,13 +100,20 @@ fn wrong_routine(acquire: Option<&PriorCall>) -> String {
     )
 }
 
-fn double_acquire(acquire: Option<&PriorCall>) -> String {
+fn double_acquire(v: &Violation, acquire: Option<&PriorCall>) -> String {
     let from = acquire
         .map(|acquire| format!(" from {}", acquire.caller))
         .unwrap_or_default();
+    let shared = |routine: Routine| contract(routine).mode == Mode::Shared;
+    let reader = shared(v.routine.0) && acquire.is_some_and(|acquire| shared(acquire.routine.0));
+    let when = if reader {
+        ", as soon as another one waits for the lock to write"
+    } else {
+        ""
+    };
     format!(
         "release the lock that is held{from} before this call, or have a function that is called with the lock held not take it: \
-         as it is, the processor waits for itself"
+         as it is, the processor waits for itself{when}"
     )
 }
 
@@ -153,7 +162,11 @@ fn wrong_irql(v: &Violation) -> String {
         .evidence
         .iter()
         .any(|evidence| matches!(evidence, Evidence::Irql { at, min, .. } if at < min));
-    if low {
+    if low && contract(v.routine.0).role == Role::Release {
+        "look for what has lowered the IRQL since the acquire, such as KeLowerIrql or the release of a lock that was taken before: \
+         from there on the thread could be preempted while it had the lock"
+            .to_owned()
+    } else if low {
         "use the routine that raises the IRQL itself, or raise it to DISPATCH_LEVEL before: below that the thread can be preempted \
          while it has the lock, and whoever interrupts it then waits for ever"
             .to_owned()

@@ -154,7 +154,8 @@ fn left_open(reason: &Reason) -> String {
         Reason::RaisesUndone { releases } => (
             releases,
             "release",
-            "given a NewIrql that is not the one before the acquire, but may be the one before a raise of the driver's own",
+            "given a NewIrql that is not the one before the acquire, but may be the one before a raise of the driver's own or before \
+             another acquire",
         ),
         _ => return String::new(),
     };

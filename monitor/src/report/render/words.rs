@@ -3,8 +3,8 @@
 use storlock_check::identity::stor_spinlock_name;
 
 use crate::report::{
-    Called, Evidence, HandleBefore, HandleNow, HistoryEntry, LockOperand, PriorCall, Proof, Shortfall, Signature, Step,
-    Verdict, Violation,
+    Called, Cause, Evidence, HandleBefore, HandleNow, HistoryEntry, LockOperand, PriorCall, Proof, Shortfall,
+    Signature, Step, Verdict, Violation,
 };
 
 /// The level of a finding.
@@ -59,7 +59,11 @@ pub(crate) fn evidence(v: &Violation) -> Vec<String> {
     let facts = v.evidence.iter().filter(|evidence| !again(evidence));
     let facts = facts.map(|evidence| sentence(v, evidence));
     let missing = SHORTFALLS.iter().filter(|(flag, _)| v.shortfall.contains(*flag));
-    facts.chain(missing.map(|(_, text)| (*text).to_owned())).collect()
+    let missing = missing.map(|(flag, text)| match v.cause {
+        Cause::LockCleared if *flag == Shortfall::CONTRADICTED => "who cleared it was not seen",
+        _ => text,
+    });
+    facts.chain(missing.map(str::to_owned)).collect()
 }
 
 /// What happened to a lock, with the routine.
@@ -132,9 +136,6 @@ fn sentence(v: &Violation, evidence: &Evidence) -> String {
         ),
         Evidence::StackPointer { value } => {
             format!("the lock lies on the stack of its caller, whose pointer is {value:#x}")
-        }
-        Evidence::NeverReleased { event } => {
-            format!("no release of this lock was seen until the run ended, after event {event}")
         }
         Evidence::CameBack { event, proof } => came_back(*event, *proof),
     }
@@ -250,10 +251,6 @@ const SHORTFALLS: &[(Shortfall, &str)] = &[
     (
         Shortfall::CONTRADICTED,
         "the lock has contradicted what was recorded of it: it is touched in ways that are not seen",
-    ),
-    (
-        Shortfall::RUN_ENDED,
-        "the run was over: the holder may have been stopped before its release",
     ),
     (
         Shortfall::NOT_TOGETHER,

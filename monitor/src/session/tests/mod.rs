@@ -3,6 +3,7 @@
 mod golden;
 mod odd_guests;
 mod signatures;
+mod standstill;
 mod stops;
 
 use std::cell::RefCell;
@@ -63,6 +64,7 @@ impl Fake {
         space.write_u64(OBJECT + 0x58, DRIVER + 0x1000);
         let mut registers = Registers::default();
         registers.gpr[4] = STACK;
+        registers.rflags = 0x202;
         let special = SpecialRegisters {
             gs_base: KPCR,
             ..SpecialRegisters::default()

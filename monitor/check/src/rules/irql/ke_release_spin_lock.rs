@@ -11,9 +11,9 @@ pub(crate) struct KeReleaseSpinLock;
 const META: Meta = Meta {
     number: 6,
     name: "IrqlKeReleaseSpinLock",
-    text: "The NewIrql that a driver passes to KeReleaseSpinLock (and to the releases of EX_SPIN_LOCKs) must be the IRQL \
+    text: "The NewIrql that a driver passes to KeReleaseSpinLock, or to another release that takes one, must be the IRQL \
            that the acquire returned.",
-    source: "devtest/storport-irqlkereleasespinlock; wdm/nf-wdm-kereleasespinlock",
+    source: "devtest/storport-irqlkereleasespinlock; wdm/nf-wdm-kereleasespinlock; the page of each release",
     verdicts: &[Verdict::Semantic],
     causes: &[Cause::WrongNewIrql],
 };
@@ -33,10 +33,18 @@ impl Rule for KeReleaseSpinLock {
         };
         let judged = matches!(
             facts.routine(),
-            Routine::KeReleaseSpinLock | Routine::ExReleaseSpinLockShared | Routine::ExReleaseSpinLockExclusive
+            Routine::KeReleaseSpinLock
+                | Routine::ExReleaseSpinLockShared
+                | Routine::ExReleaseSpinLockExclusive
+                | Routine::IoReleaseCancelSpinLock
+                | Routine::KeReleaseInterruptSpinLock
+                | Routine::StorPortReleaseMSISpinLock
         );
         let own = release.pairing == Pairing::Own && record.fits && (record.certain || record.only) && record.target;
-        let raised = contract(record.call.routine).irql.after == IrqlAfter::Dispatch;
+        let raised = matches!(
+            contract(record.call.routine).irql.after,
+            IrqlAfter::Dispatch | IrqlAfter::AtLeastDispatch
+        );
         let before = record.call.context.irql;
         if !judged || !own || !raised || !facts.site.target || release.irql != Restored::Wrong {
             return;

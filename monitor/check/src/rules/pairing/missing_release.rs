@@ -28,20 +28,13 @@ impl Rule for MissingRelease {
         let Fact::HoldEnded(ended) = &facts.fact else { return };
         let mut shortfall = Shortfall::empty();
         shortfall.set(Shortfall::UNWATCHED, !ended.certain);
-        shortfall.set(Shortfall::RUN_ENDED, ended.run_ended);
         let draft = findings.broken(RuleId::MissingRelease, facts, Cause::MissingRelease, shortfall);
         let came_back = |(event, proof)| Evidence::CameBack { event, proof };
         draft.evidence.extend(ended.proof.map(came_back));
-        draft.because(if ended.run_ended {
-            Evidence::NeverReleased {
-                event: facts.site.sequence,
-            }
-        } else {
-            Evidence::SeenLow {
-                event: facts.site.sequence,
-                processor: ended.processor,
-                irql: ended.irql,
-            }
+        draft.because(Evidence::SeenLow {
+            event: facts.site.sequence,
+            processor: ended.processor,
+            irql: ended.irql,
         });
     }
 }

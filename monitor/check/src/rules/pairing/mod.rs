@@ -89,6 +89,10 @@ fn judge_unmatched(rule: RuleId, facts: &Facts<'_>, release: &ReleaseFacts<'_>, 
         _ if release.holder.is_some() => {
             findings.broken(rule, facts, Cause::WrongOwner, release.shortfall);
         }
+        // That somebody holds it is explained, and not by an acquire of the caller's.
+        Some(true) if release.taken_by_other => {
+            findings.broken(rule, facts, cause, release.shortfall);
+        }
         Some(true) => {
             let shortfall = release.shortfall | Shortfall::UNSEEN_HOLDER;
             findings.broken(rule, facts, cause, shortfall);

@@ -5,13 +5,16 @@ mod adapters;
 mod agents;
 mod attention;
 mod classes;
+mod cut_off;
 mod dishonest;
+mod families;
 mod held;
 mod irql;
 mod lifetimes;
 mod reuse;
 mod right;
 mod storport;
+mod travels;
 mod unseen;
 
 use storlock_check::checker::{Checker, Found, Limits, Outcome};

@@ -220,3 +220,51 @@ fn plain_acquire_after_one_that_failed_is_no_second_acquire() {
         assert_eq!(s.outcome(), Outcome::Completed);
     }
 }
+
+/// A processor releases its DPC lock twice; another one takes it in between, and is seen to no more than enter its acquire.
+#[test]
+fn second_release_of_what_another_has_taken_since_is_wrong_for_certain() {
+    let word = |held| Some(u64::from(held));
+    let handle = |at| LockOperand::StorPortHandle {
+        adapter: 0xad,
+        handle: at,
+        kind: Some(1),
+        lock: Some(0x540),
+    };
+    // It waits already when the lock is released for the first time, or finds it free.
+    for waits in [false, true] {
+        let mut s = Sequence::ready(&STORPORT, true);
+        let other = |s: &mut Sequence, held| {
+            let dpc = (1, 2, 2, TARGET + 0x400, stack(8));
+            s.quiet(dpc, R::StorPortAcquireSpinLock, stor(0xad, 1, 0x500, 0x900), word(held));
+        };
+        s.quiet(
+            who(0, 0, 1),
+            R::StorPortAcquireSpinLock,
+            stor(0xad, 1, 0x500, 0x700),
+            word(false),
+        );
+        if waits {
+            other(&mut s, true);
+        }
+        s.quiet(who(0, 2, 1), R::StorPortReleaseSpinLock, handle(0x700), word(true));
+        if !waits {
+            other(&mut s, false);
+        }
+        let found = s.call(who(0, 0, 1), R::StorPortReleaseSpinLock, handle(0x700), word(true));
+        s.defect(&found, Cause::ReleasedTwice);
+        // The one that has it is not to blame.
+        let dpc = (1, 2, 2, TARGET + 0x420, stack(8));
+        s.quiet(dpc, R::StorPortReleaseSpinLock, handle(0x900), word(true));
+    }
+}
+
+/// A routine by which the caller may have acquired it is not watched.
+#[test]
+fn release_of_what_another_has_taken_since_is_suspect_if_an_acquire_is_not_watched() {
+    let set = [R::KeAcquireSpinLockAtDpcLevel, R::KeReleaseSpinLockFromDpcLevel];
+    let mut s = Sequence::ready(&set, false);
+    s.quiet(who(1, 2, 2), set[0], LOCK, Some(0));
+    let found = s.call(who(0, 2, 1), set[1], LOCK, Some(1));
+    s.suspect(&found, Cause::ReleaseWithoutAcquire);
+}

@@ -121,7 +121,7 @@ impl Machine {
                 break;
             }
             machine.stopping |= machine.run.events.len() >= machine.limit;
-            if machine.run.events.len() >= machine.limit * 3 {
+            if machine.run.events.len() >= machine.limit * 3 || config.cut.is_some_and(|cut| machine.steps >= cut) {
                 break;
             }
         }
@@ -130,12 +130,40 @@ impl Machine {
         machine.run
     }
 
-    /// A machine goes on when the programs are over.
+    /// The machine stands still, wherever its processors are.
     fn end(&mut self) {
+        let mut holders = self.locks.0.iter().flat_map(|lock| &lock.holders);
+        self.run.holds_at_end = holders.any(|holder| holder.owner == Owner::Target);
+        self.run.waits_elsewhere = self.ready.iter().any(|agent| agent.phase != Phase::Enter);
         for place in 0..self.processors.len() {
-            let processor = self.config.first + place as u32;
-            let irql = self.processors[place].last().map_or(0, |top| top.irql);
-            self.emit(EventKind::IrqlSeen { processor, irql }, 0);
+            if let Some(top) = self.processors[place].last().cloned() {
+                let stopped = self.stopped(place, &top);
+                self.emit(EventKind::ProcessorStopped(stopped), 0);
+            }
+        }
+    }
+
+    /// Where an agent stands: in a lock routine, at its first instruction or deeper, or in the code that calls it.
+    fn stopped(&mut self, processor: usize, agent: &Agent) -> Context {
+        let Some(step) = agent.steps.get(agent.next).copied() else {
+            return Context {
+                processor: self.config.first + processor as u32,
+                irql: agent.irql,
+                interrupts: true,
+                thread: agent.thread,
+                stack_pointer: agent.stack + 8,
+                return_address: 0,
+            };
+        };
+        let context = self.context(processor, agent, step);
+        let stack_pointer = if agent.phase == Phase::Enter {
+            context.stack_pointer + 8
+        } else {
+            context.stack_pointer - self.random.pick(&[0, 8, 0x60])
+        };
+        Context {
+            stack_pointer,
+            ..context
         }
     }
 

@@ -67,6 +67,8 @@ pub struct Config {
     pub threads: usize,
     /// The machine stops beginning anything new after about as many events.
     pub events: usize,
+    /// The machine stands still after so many steps, wherever its processors are.
+    pub cut: Option<u64>,
     /// Chance that a return is caught, percent.
     pub returns: u64,
     /// Routines call others to do their work.
@@ -123,6 +125,10 @@ pub struct Run {
     pub wrong: Option<Wrong>,
     /// Releases of the driver under test that were seen and whose acquire was not.
     pub unknown_releases: Vec<u64>,
+    /// At the end the driver under test has a lock.
+    pub holds_at_end: bool,
+    /// At the end a thread that no processor runs is in a lock routine.
+    pub waits_elsewhere: bool,
     /// Somebody waits for ever.
     pub hung: bool,
     /// It came to its end.

@@ -1,0 +1,99 @@
+//! The end of a run: where each processor stands, and what the driver under test has not released by then.
+//!
+//! A run may be over in the middle of a critical section of a right driver, which says nothing about the driver. But a
+//! processor that stands below `DISPATCH_LEVEL` has left what it held, and of whoever is on no processor nothing is known.
+
+use serde::{Deserialize, Serialize};
+
+use super::state::{Record, raises_further};
+use crate::checker::Checker;
+use crate::event::{Context, DISPATCH_LEVEL};
+
+/// Bytes that a routine pops when it comes back: its return address.
+const RETURN_ADDRESS: u64 = 8;
+/// Bytes that the frames of functions have which acquire a lock for their callers.
+const WRAPPERS: u64 = 0x400;
+
+/// Where processors stand when a run is over.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Standstill {
+    /// How many events there were with the last of these: if there are more now, the machine has not stood still.
+    events: u64,
+    processors: Vec<Context>,
+}
+
+impl Standstill {
+    /// Adds a processor; `events`: how many events there were with this one.
+    fn add(&mut self, stopped: Context, events: u64) {
+        if self.events + 1 != events {
+            self.processors.clear();
+        }
+        self.events = events;
+        self.processors.retain(|other| other.processor != stopped.processor);
+        self.processors.push(stopped);
+    }
+
+    /// Whether an open acquire may be one that is still waiting, or a hold whose release was still to come.
+    fn goes_on(&self, record: &Record, events: u64) -> bool {
+        if self.events != events {
+            return false;
+        }
+        let entered = &record.call.context;
+        let mut stopped = self.processors.iter();
+        if record.held_since.is_some() || record.bound_to_processor() {
+            // With another thread it has been below DISPATCH_LEVEL.
+            let same = |thread: u64| thread == entered.thread || thread == 0 || entered.thread == 0;
+            return stopped.any(|now| now.processor == record.holder && same(now.thread) && may_hold(record, now));
+        }
+        // An attempt may have been interrupted before it has raised the IRQL, on whatever stack that is worked on.
+        stopped.any(|now| {
+            let on_stack = record.same_stack(now);
+            let in_routine = on_stack && now.stack_pointer <= entered.stack_pointer;
+            let may_go_on = in_routine || may_hold(record, now) || (!on_stack && now.irql >= DISPATCH_LEVEL);
+            now.thread == entered.thread && now.thread != 0 && may_go_on
+        })
+    }
+}
+
+/// Whether a processor may stand in the critical section of an acquire: at or above `DISPATCH_LEVEL`, on the stack of the
+/// acquire no further out than functions go that only acquire; on another stack in an interrupt.
+fn may_hold(record: &Record, now: &Context) -> bool {
+    let entered = &record.call.context;
+    let level = entered.irql.max(DISPATCH_LEVEL);
+    let inside = if record.same_stack(now) {
+        now.stack_pointer <= entered.stack_pointer.saturating_add(WRAPPERS)
+    } else {
+        now.irql > level || raises_further(record.call.routine)
+    };
+    now.irql >= DISPATCH_LEVEL && inside
+}
+
+impl Checker {
+    /// A processor stands still for good. It may stand in a lock routine, so that it proves of no acquire that this has come
+    /// back with its lock.
+    pub(crate) fn processor_stopped(&mut self, sequence: u64, stopped: &Context) {
+        self.see_irql(sequence, stopped.processor, stopped.irql);
+        if stopped.irql < DISPATCH_LEVEL {
+            // At the first instruction of a routine, or deeper, it has not come back.
+            let stack_pointer = stopped.stack_pointer.wrapping_sub(RETURN_ADDRESS);
+            self.leave_frames(
+                &Context {
+                    stack_pointer,
+                    ..*stopped
+                },
+                None,
+            );
+        }
+        let events = self.core.statistics.events;
+        self.core.standstill.add(*stopped, events);
+    }
+
+    /// The run is over: counts what the driver under test has acquired, and of which nobody knows what has become.
+    pub fn run_ended(&mut self) {
+        let (standstill, events) = (&self.core.standstill, self.core.statistics.events);
+        let records = self.locks.iter().flat_map(|(_, lock)| lock.records.iter());
+        let own = records.filter(|record| record.target && record.nested_in.is_none());
+        let lost = own.filter(|record| !standstill.goes_on(record, events)).count();
+        self.core.statistics.target_holds_lost += lost as u64;
+    }
+}
