@@ -75,10 +75,21 @@ pub struct Response {
 }
 
 impl Response {
-    pub(crate) fn new(mut found: Vec<Found>, interest: ReturnInterest) -> Self {
-        if found.len() > 1 {
-            found.sort_by_key(|found| found.verdict != Verdict::Semantic);
+    #[inline]
+    pub(crate) fn new(found: Vec<Found>, interest: ReturnInterest) -> Self {
+        if !found.is_empty() {
+            return Self::of(found, interest);
         }
+        Self {
+            found: None,
+            more: Vec::new(),
+            interest,
+        }
+    }
+
+    #[cold]
+    fn of(mut found: Vec<Found>, interest: ReturnInterest) -> Self {
+        found.sort_by_key(|found| found.verdict != Verdict::Semantic);
         let mut found = found.into_iter();
         Self {
             found: found.next(),

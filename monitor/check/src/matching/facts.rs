@@ -108,7 +108,8 @@ pub(crate) struct RecordFacts<'a> {
     pub(crate) call: &'a PriorCall,
     /// It has certainly come back with the lock, and nothing says that the hold is over.
     pub(crate) certain: bool,
-    /// The release itself shows that: it belongs to this acquire and can belong to no other, seen or not.
+    /// The release itself shows that: it belongs to this acquire and can belong to no other, seen or not. Asked only of one that
+    /// goes back to a wrong IRQL.
     pub(crate) only: bool,
     /// The release belongs to the acquiring routine.
     pub(crate) fits: bool,

@@ -97,11 +97,16 @@ impl Checker {
 
     /// Keeps the open acquires of all locks together within their limit. Counts only after so many were added that it could
     /// be reached, so that a call costs nothing more.
+    #[inline]
     pub(crate) fn bound_records(&mut self) {
         let half = self.core.limits.open / 2;
-        if self.core.grown <= half {
-            return;
+        if self.core.grown > half {
+            self.bound_all_records(half);
         }
+    }
+
+    #[cold]
+    fn bound_all_records(&mut self, half: usize) {
         self.core.grown = 0;
         let locks = self.locks.values_mut();
         let held: usize = locks.map(|lock| lock.records.shrink()).sum();

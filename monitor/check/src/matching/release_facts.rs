@@ -5,7 +5,7 @@ use super::core::Gap;
 use super::facts::{Fact, Facts, Pairing, RecordFacts, ReleaseFacts, Restored, Site};
 use super::naming::{own_release, own_unknown_release};
 use super::release::{Subject, other_holder};
-use super::state::{LockState, Record, fits};
+use super::state::{LockState, Record, fits, fits_one};
 use super::storport;
 use crate::checker::Checker;
 use crate::contract::{CONTRACTS, Contract, LockClass, Role, Routine, RoutineSet, SystemModule, contract};
@@ -123,7 +123,10 @@ impl Checker {
                 record: record.map(|record| RecordFacts {
                     call: &record.call,
                     certain: self.certainly_held(record, &call.context),
-                    only: pairing == Pairing::Own && site.ordered && self.is_only(record, lock, identity, call),
+                    only: irql == Restored::Wrong
+                        && pairing == Pairing::Own
+                        && site.ordered
+                        && self.is_only(record, lock, identity, call),
                     fits,
                     target: record.target,
                 }),
@@ -137,7 +140,7 @@ impl Checker {
                 half_seen: !concerns_target,
                 ambiguous: core.watch.ambiguous.contains(call.routine),
                 released_before: others.released_before.as_ref(),
-                lowered_before: self.has_lowered(call),
+                lowered_before: row.class == LockClass::CancelSpinLock && self.has_lowered(call),
                 irql,
                 shortfall,
             }),
@@ -226,11 +229,14 @@ impl Checker {
 
     /// Whether a release, by whatever routine it may be, belongs to the routine of a record.
     fn fits(&self, row: &Contract, record: &Record) -> bool {
-        if fits(self.may_be(row), record) {
+        if fits_one(row.routine, record) {
             return true;
         }
         if self.core.watch.ambiguous.is_empty() {
             return false;
+        }
+        if fits(self.may_be(row), record) {
+            return true;
         }
         let acquire = contract(record.call.routine);
         let acquires = self.may_be(acquire);

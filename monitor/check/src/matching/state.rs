@@ -469,11 +469,14 @@ impl LockState {
 
 /// Whether a release, which may be any of these routines, belongs to the routine of a record.
 pub(crate) fn fits(releases: RoutineSet, record: &Record) -> bool {
-    releases.iter().any(|release| {
-        let feeders = contract(release).fed_by;
-        feeders.contains(record.call.routine)
-            || (record.maybe_converted && feeders.contains(Routine::ExTryConvertSharedSpinLockExclusive))
-    })
+    releases.iter().any(|release| fits_one(release, record))
+}
+
+/// Whether a release belongs to the routine of a record.
+pub(crate) fn fits_one(release: Routine, record: &Record) -> bool {
+    let feeders = contract(release).fed_by;
+    feeders.contains(record.call.routine)
+        || (record.maybe_converted && feeders.contains(Routine::ExTryConvertSharedSpinLockExclusive))
 }
 
 /// What a handle was last used for.

@@ -26,6 +26,7 @@ impl Rule for KeReleaseSpinLock {
     /// Two locks that are released in the order in which they were taken swap their old IRQLs, which is not wrong. A driver
     /// that has raised the IRQL to `DISPATCH_LEVEL` by itself may have the release lower it, which does no harm: that is not
     /// told, but makes the outcome Inconclusive.
+    #[inline]
     fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         let Fact::Release(release) = &facts.fact else { return };
         let (Some(given), Some(record)) = (facts.call.old_irql, release.record) else {

@@ -26,6 +26,7 @@ impl Rule for LockRoutine {
     }
 
     /// A call that is wrong for certain by another rule is not told again: a lock that is not held is released at any IRQL.
+    #[inline]
     fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         let range = facts.row.irql;
         let at = facts.call.context.irql;

@@ -24,6 +24,7 @@ impl Rule for LockStorage {
 
     /// A lock on a stack may be shared with others for as long as its function waits for them, so that it is no more than
     /// suspect.
+    #[inline]
     fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         let Fact::Acquire(acquire) = &facts.fact else { return };
         if acquire.on_stack && facts.site.target {

@@ -23,6 +23,7 @@ impl Rule for LockOrder {
     }
 
     /// Both orders were seen, but not at the same time: something else may keep them apart.
+    #[inline]
     fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         let Fact::Acquire(acquire) = &facts.fact else { return };
         if acquire.circle.is_empty() {

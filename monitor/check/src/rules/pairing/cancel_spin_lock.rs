@@ -30,6 +30,7 @@ impl Rule for CancelSpinLock {
     /// the caller's last release it looks like a second one; but not if it is the same call again, since the I/O manager
     /// cancels one IRP after the other, nor if the last one has left `DISPATCH_LEVEL`: the I/O manager has raised the
     /// IRQL again.
+    #[inline]
     fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         let Fact::Release(release) = &facts.fact else { return };
         if RuleId::of_release(facts.row.class) != RuleId::CancelSpinLock {

@@ -25,6 +25,7 @@ impl Rule for DoubleAcquire {
 
     /// An attempt that may be waiting proves nothing, and a hold that may have ended by a routine that the driver imports
     /// and that is not watched is not even a suspicion: a correct driver would raise it all the time.
+    #[inline]
     fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         let Fact::Acquire(acquire) = &facts.fact else { return };
         let Some(own) = acquire.own else { return };

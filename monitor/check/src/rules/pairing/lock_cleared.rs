@@ -25,6 +25,7 @@ impl Rule for LockCleared {
 
     /// The holder releases, and nobody holds the lock: whoever cleared it is not this call. Who it was is not seen, so
     /// this is a suspicion and never the holder's blame.
+    #[inline]
     fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         let Fact::Release(release) = &facts.fact else { return };
         let certain = release.record.is_some_and(|record| record.certain);

@@ -24,6 +24,7 @@ impl Rule for MissingRelease {
         &META
     }
 
+    #[inline]
     fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         let Fact::HoldEnded(ended) = &facts.fact else { return };
         let mut shortfall = Shortfall::empty();

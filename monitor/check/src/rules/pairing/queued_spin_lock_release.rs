@@ -31,6 +31,7 @@ impl Rule for QueuedSpinLockRelease {
         &META
     }
 
+    #[inline]
     fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         judge_release(RuleId::QueuedSpinLockRelease, facts, findings);
     }

@@ -32,6 +32,7 @@ impl Rule for SpinLockRelease {
         &META
     }
 
+    #[inline]
     fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         judge_release(RuleId::SpinLockRelease, facts, findings);
         let Fact::Release(release) = &facts.fact else { return };

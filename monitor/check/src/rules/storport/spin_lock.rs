@@ -24,6 +24,7 @@ impl Rule for SpinLock {
         &META
     }
 
+    #[inline]
     fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         let Fact::Acquire(acquire) = &facts.fact else { return };
         if let (true, LockOperand::StorPort { kind, context, .. }) = (acquire.takes_nothing, facts.call.operand) {

@@ -29,6 +29,7 @@ impl Rule for SpinLock3 {
     /// The IRQL alone tells: nothing that may take such a lock runs above `DISPATCH_LEVEL`. The StartIoLock is another matter:
     /// in the half duplex model it is the interrupt lock. An acquire by StorPortAcquireSpinLockEx is refused there, and takes
     /// nothing.
+    #[inline]
     fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         let Fact::Acquire(acquire) = &facts.fact else { return };
         let LockOperand::StorPort { kind, .. } = facts.call.operand else {

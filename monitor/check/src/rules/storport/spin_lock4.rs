@@ -33,6 +33,7 @@ impl Rule for SpinLock4 {
         &META
     }
 
+    #[inline]
     fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         judge_release(RuleId::StorPortSpinLock4, facts, findings);
     }
