@@ -7,10 +7,12 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use storlock_vmm::kvm::{Capabilities, Flavour};
 use storlock_vmm::msr::{MsrAccess, MsrAnswer};
 use storlock_vmm::run::{AddressWidth, MachineConfig};
-use support::{Code, Recorder, Started, config, open};
+use support::{Code, LIMIT, Recorder, Started, config, open};
 
 /// In the place of a value: the access raised #GP.
 const FAULT: u32 = 0xbad;
@@ -141,6 +143,50 @@ fn hyper_vs_synthetic_interrupts_are_on_from_the_start() {
         ..config
     });
     assert_eq!(results(&started), [1]);
+}
+
+#[test]
+fn hyper_vs_reference_time_stands_still_over_a_pause() {
+    const PAUSE: Duration = Duration::from_secs(8);
+    if Capabilities::of(&open()).flavour == Flavour::Other {
+        println!("this test platform's KVM has no reference time of Hyper-V");
+        return;
+    }
+    let guest = Code::new()
+        .label("again")
+        .raw(&[0xb9, 0x20, 0, 0, 0x40, 0x0f, 0x32]) // mov ecx, HV_X64_MSR_TIME_REF_COUNT; rdmsr
+        .raw(&[0x48, 0xc1, 0xe2, 32, 0x48, 0x09, 0xd0]) // shl rdx, 32; or rax, rdx
+        .relative(&[0x48, 0x89, 0x05], "now", &[]) // mov [now], rax
+        .jump("again")
+        .data("now", 8)
+        .assemble();
+    let configuration = MachineConfig {
+        hyperv: true,
+        ..config(1, &Recorder::resuming())
+    };
+    let started = guest.prepare(&open(), configuration).start();
+    let now = || started.u64_at("now", 0);
+    let change = |before| {
+        let began = Instant::now();
+        while now() == before {
+            assert!(began.elapsed() < LIMIT, "the guest's time stands still");
+            std::thread::yield_now();
+        }
+        now()
+    };
+    let mut before = change(0);
+    for _ in 0..2 {
+        before = change(before);
+        started.machine.pause();
+        let stopped = now();
+        assert!(stopped >= before);
+        std::thread::sleep(PAUSE);
+        started.machine.resume().unwrap();
+        before = change(stopped);
+        // In units of 100 ns.
+        let passed = Duration::from_nanos(100 * before.checked_sub(stopped).unwrap());
+        assert!(passed < PAUSE / 2, "{passed:?}");
+    }
 }
 
 #[test]

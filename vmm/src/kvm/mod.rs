@@ -1,6 +1,7 @@
 //! The KVM device: opening it, and what it can do. Talks to `/dev/kvm` only. It must not know machines.
 
 mod capabilities;
+pub(crate) mod clock;
 mod error;
 pub(crate) mod requests;
 pub(crate) mod unwrapped;

@@ -2,9 +2,9 @@
 #![forbid(unsafe_code)]
 
 use kvm_bindings::{
-    kvm_debugregs, kvm_guest_debug, kvm_ioeventfd, kvm_irq_level, kvm_irq_routing, kvm_irqchip, kvm_lapic_state,
-    kvm_mp_state, kvm_msr_filter, kvm_msrs, kvm_pit_state2, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
-    kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    kvm_clock_data, kvm_debugregs, kvm_guest_debug, kvm_ioeventfd, kvm_irq_level, kvm_irq_routing, kvm_irqchip,
+    kvm_lapic_state, kvm_mp_state, kvm_msr_filter, kvm_msrs, kvm_pit_state2, kvm_regs, kvm_sregs,
+    kvm_userspace_memory_region, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 
 const NONE: u32 = 0;
@@ -22,6 +22,8 @@ pub(crate) const KVM_SET_USER_MEMORY_REGION: u32 = kvm(WRITE, 0x46, size_of::<kv
 pub(crate) const KVM_SET_IRQCHIP: u32 = kvm(READ, 0x63, size_of::<kvm_irqchip>());
 pub(crate) const KVM_IRQ_LINE: u32 = kvm(WRITE, 0x61, size_of::<kvm_irq_level>());
 pub(crate) const KVM_SET_GSI_ROUTING: u32 = kvm(WRITE, 0x6a, size_of::<kvm_irq_routing>());
+pub(crate) const KVM_SET_CLOCK: u32 = kvm(WRITE, 0x7b, size_of::<kvm_clock_data>());
+pub(crate) const KVM_GET_CLOCK: u32 = kvm(READ, 0x7c, size_of::<kvm_clock_data>());
 pub(crate) const KVM_IOEVENTFD: u32 = kvm(WRITE, 0x79, size_of::<kvm_ioeventfd>());
 pub(crate) const KVM_RUN: u32 = kvm(NONE, 0x80, 0);
 pub(crate) const KVM_GET_REGS: u32 = kvm(READ, 0x81, size_of::<kvm_regs>());
@@ -42,6 +44,7 @@ pub(crate) const KVM_SET_XSAVE: u32 = kvm(WRITE, 0xa5, size_of::<kvm_xsave>());
 pub(crate) const KVM_SET_GUEST_DEBUG: u32 = kvm(WRITE, 0x9b, size_of::<kvm_guest_debug>());
 pub(crate) const KVM_GET_DEBUGREGS: u32 = kvm(READ, 0xa1, size_of::<kvm_debugregs>());
 pub(crate) const KVM_SET_DEBUGREGS: u32 = kvm(WRITE, 0xa2, size_of::<kvm_debugregs>());
+pub(crate) const KVM_KVMCLOCK_CTRL: u32 = kvm(NONE, 0xad, 0);
 pub(crate) const KVM_X86_SET_MSR_FILTER: u32 = kvm(WRITE, 0xc6, size_of::<kvm_msr_filter>());
 
 #[cfg(test)]
@@ -62,5 +65,7 @@ mod tests {
         assert_eq!(KVM_SET_VCPU_EVENTS, 0x4040_aea0);
         assert_eq!(KVM_SET_XCRS, 0x4188_aea7);
         assert_eq!(KVM_SET_USER_MEMORY_REGION, 0x4020_ae46);
+        assert_eq!((KVM_SET_CLOCK, KVM_GET_CLOCK), (0x4030_ae7b, 0x8030_ae7c));
+        assert_eq!(KVM_KVMCLOCK_CTRL, 0xaead);
     }
 }

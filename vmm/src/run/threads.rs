@@ -2,11 +2,12 @@
 #![forbid(unsafe_code)]
 
 use crate::devices::rtc::TIMER_THREAD;
+use crate::kvm::clock;
 use crate::kvm::requests::{
     KVM_GET_DEBUGREGS, KVM_GET_LAPIC, KVM_GET_MSRS, KVM_GET_REGS, KVM_GET_SREGS, KVM_GET_VCPU_EVENTS, KVM_GET_XSAVE,
-    KVM_RUN, KVM_SET_DEBUGREGS, KVM_SET_GUEST_DEBUG, KVM_SET_IRQCHIP, KVM_SET_LAPIC, KVM_SET_MP_STATE, KVM_SET_MSRS,
-    KVM_SET_PIT2, KVM_SET_REGS, KVM_SET_SREGS, KVM_SET_USER_MEMORY_REGION, KVM_SET_VCPU_EVENTS, KVM_SET_XCRS,
-    KVM_SET_XSAVE, KVM_X86_SET_MSR_FILTER,
+    KVM_KVMCLOCK_CTRL, KVM_RUN, KVM_SET_DEBUGREGS, KVM_SET_GUEST_DEBUG, KVM_SET_IRQCHIP, KVM_SET_LAPIC,
+    KVM_SET_MP_STATE, KVM_SET_MSRS, KVM_SET_PIT2, KVM_SET_REGS, KVM_SET_SREGS, KVM_SET_USER_MEMORY_REGION,
+    KVM_SET_VCPU_EVENTS, KVM_SET_XCRS, KVM_SET_XSAVE, KVM_X86_SET_MSR_FILTER,
 };
 use crate::sandbox::{Argument, Call, ThreadProfile};
 use crate::storage::WORKER_THREAD;
@@ -24,10 +25,15 @@ pub static VCPU_THREAD: ThreadProfile = ThreadProfile {
 };
 
 /// Collects the other threads of a machine at a pause.
-pub(super) static COORDINATOR_THREAD: ThreadProfile = ThreadProfile::new("coordinator");
+pub(super) static COORDINATOR_THREAD: ThreadProfile = ThreadProfile {
+    requests: &[clock::REQUESTS],
+    ..ThreadProfile::new("coordinator")
+};
 
 const PROCESSOR: &[u32] = &[
     KVM_RUN,
+    // After a pause.
+    KVM_KVMCLOCK_CTRL,
     KVM_GET_REGS,
     KVM_SET_REGS,
     KVM_GET_SREGS,

@@ -23,6 +23,7 @@ use kvm_ioctls::VmFd;
 use crate::bus::Bus;
 use crate::debug::{Breakpoint, ResumeAction, StopPoint};
 use crate::devices::{DeviceWorker, GuestClock};
+use crate::kvm::clock::KernelClock;
 use crate::memory::GuestRam;
 use crate::msr::UnknownMsrs;
 use crate::run::Error;
@@ -149,6 +150,7 @@ pub(crate) struct Shared {
     pub(crate) cpus: Vec<CpuShared>,
     pub(crate) workers: Mutex<Vec<Arc<dyn DeviceWorker>>>,
     pub(crate) clock: Arc<GuestClock>,
+    kernel_clock: KernelClock,
     /// Set where a reset goes on with the run.
     pub(crate) restart: OnceLock<Restart>,
     control: Mutex<Control>,
@@ -193,6 +195,7 @@ impl Shared {
             cpus: std::iter::repeat_with(CpuShared::new).take(cpus).collect(),
             workers: Mutex::default(),
             clock,
+            kernel_clock: KernelClock::default(),
             restart: OnceLock::new(),
             control: Mutex::new(Control {
                 wanted: Phase::Paused,
@@ -426,6 +429,7 @@ impl Shared {
                     control.actual = Phase::Stopping;
                     drop(control);
                     self.clock.resume();
+                    self.kernel_clock.resume(&self.vm);
                     for worker in self.workers() {
                         worker.resume();
                     }
@@ -464,6 +468,7 @@ impl Shared {
             worker.wait_paused();
         }
         self.clock.pause();
+        self.kernel_clock.pause(&self.vm);
         if ending {
             for worker in &workers {
                 worker.stop();

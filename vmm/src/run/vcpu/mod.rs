@@ -210,6 +210,7 @@ impl Vcpu {
                         self.apply(&breakpoints, &stop_points)?;
                     }
                     if let Some(action) = action {
+                        self.tell_of_pause();
                         self.set_resume_action(action)?;
                     }
                     return Ok(true);
@@ -221,6 +222,12 @@ impl Vcpu {
                 VcpuOrder::End => return Ok(false),
             }
         }
+    }
+
+    /// Has a guest that uses KVM's clock know that its processor stood still, so that its watchdog stays quiet.
+    fn tell_of_pause(&self) {
+        // Refused where the guest does not use that clock.
+        let _ = self.fd.kvmclock_ctrl();
     }
 
     fn apply(&mut self, set: &[Breakpoint], stop_points: &[StopPoint]) -> Result<(), Error> {
