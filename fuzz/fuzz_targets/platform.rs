@@ -47,6 +47,7 @@ enum Step {
         at: u32,
     },
     Pass(u32),
+    PassLong(u32),
     PressPowerButton,
     Pin {
         slot: u8,
@@ -62,9 +63,10 @@ enum Port {
     Any(u16),
 }
 
-const USED: [u64; 26] = [
+const USED: [u64; 34] = [
     0x60, 0x64, 0x70, 0x71, 0x92, 0x2f8, 0x2f9, 0x2fb, 0x3f8, 0x3f9, 0x3fa, 0x402, 0x510, 0x511, 0x514, 0x518, 0xcf8,
-    0xcf9, 0xcfc, 0xcfd, 0xcfe, 0xb000, 0xb002, 0xb004, 0xb005, 0xb008,
+    0xcf9, 0xcfc, 0xcfd, 0xcfe, 0xb000, 0xb001, 0xb002, 0xb003, 0xb004, 0xb005, 0xb008, 0xb00a, 0xb00c, 0xb00d, 0xb00e,
+    0xb00f, 0x61,
 ];
 
 impl Port {
@@ -166,7 +168,12 @@ fuzz_target!(|steps: Vec<Step>| {
                 let _ = ram.write(at.into(), &request);
                 pio.write(0x518, &at.to_be_bytes());
             }
-            Step::Pass(milliseconds) => *clock.0.lock().unwrap() += Duration::from_millis(milliseconds.into()),
+            Step::Pass(microseconds) => {
+                *clock.0.lock().unwrap() += Duration::from_micros(microseconds.into());
+                // As the timer's thread does, which sleeps that long.
+                board.rtc.interrupt_if_due();
+            }
+            Step::PassLong(seconds) => *clock.0.lock().unwrap() += Duration::from_secs(seconds.into()),
             Step::PressPowerButton => board.power.press_power_button(),
             Step::Pin { slot, pin, asserted } => board.pirq.pin(slot, pin).set_level(asserted),
         }

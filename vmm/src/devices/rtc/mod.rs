@@ -159,6 +159,12 @@ impl Rtc {
         }
     }
 
+    /// Raises what is due, as an [`RtcTimer`] does. Gives how long it is until the next interrupt; `None`: there is none
+    /// unless the guest enables one.
+    pub fn interrupt_if_due(&self) -> Option<Duration> {
+        self.tick(&mut self.lock())
+    }
+
     fn lock(&self) -> MutexGuard<'_, RtcState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

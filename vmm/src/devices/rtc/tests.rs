@@ -24,7 +24,7 @@ fn with_line(seconds: u64) -> (Rtc, Arc<FakeClock>, Arc<LineProbe>) {
 /// What the timer's thread does when the clock shows `time`.
 fn tick(rtc: &Rtc, clock: &FakeClock, time: Duration) -> Option<Duration> {
     clock.set(time);
-    rtc.tick(&mut rtc.lock())
+    rtc.interrupt_if_due()
 }
 
 fn read(rtc: &Rtc, index: u8) -> u8 {
