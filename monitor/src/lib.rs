@@ -14,7 +14,7 @@
 //!
 //! let report = replay::recording(File::open("tests/data/session.rec")?)?;
 //! assert_eq!(report.outcome, Outcome::Defect);
-//! let finding = &report.violations[0];
+//! let finding = &report.findings[0];
 //! println!("{}: {}", finding.rule.meta().name, finding.cause.text());
 //! println!("{}", text::render(&report));
 //! # Ok::<(), Box<dyn std::error::Error>>(())

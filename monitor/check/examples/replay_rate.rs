@@ -142,9 +142,9 @@ fn main() {
     );
     println!(
         "events={events} events_per_second={rate:.0} decoded_per_second={decode_rate:.0} bytes_per_event={bytes:.2} locks={kept} handles={handles} violations={} rss_early_kib={early} rss_end_kib={late}",
-        checker.violations().len()
+        checker.findings().len()
     );
-    std::process::exit(i32::from(!checker.violations().is_empty()));
+    std::process::exit(i32::from(!checker.findings().is_empty()));
 }
 
 /// Events decoded a second, and bytes an event.

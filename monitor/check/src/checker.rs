@@ -33,8 +33,8 @@ pub struct Limits {
     /// Open acquires of all locks together (152 bytes each). More than half of that at once means that they are no locks:
     /// all are forgotten.
     pub open: usize,
-    /// Distinct violations; more are only counted.
-    pub violations: usize,
+    /// Distinct findings; more are only counted.
+    pub findings: usize,
     /// Threads and modules remembered.
     pub names: usize,
 }
@@ -46,7 +46,7 @@ impl Default for Limits {
             handles: 1 << 16,
             records: 128,
             open: 1 << 20,
-            violations: 4096,
+            findings: 4096,
             names: 1 << 14,
         }
     }
@@ -146,7 +146,7 @@ impl Checker {
         };
         Self {
             core,
-            ledger: Ledger::new(limits.violations),
+            ledger: Ledger::new(limits.findings),
             locks: Table::new(limits.locks, seed),
             handles: Table::new(limits.handles, seed.rotate_left(32)),
             threads: Table::new(limits.names, seed.rotate_left(16)),
@@ -321,7 +321,7 @@ impl Checker {
 
     /// Everything found so far, in the order of the first occurrence.
     #[must_use]
-    pub fn violations(&self) -> &[Finding] {
+    pub fn findings(&self) -> &[Finding] {
         self.ledger.findings()
     }
 

@@ -177,7 +177,8 @@ pub enum Step {
     /// A release of which nothing could be said.
     Unknown,
     /// A call that broke a rule or is suspected to.
-    Violation,
+    #[serde(rename = "violation")]
+    Finding,
 }
 
 /// One thing that a verdict rests on.

@@ -26,7 +26,7 @@ const VARIANTS: usize = 8;
 pub struct Found {
     /// How much it weighs.
     pub verdict: Verdict,
-    /// Its place in [`Checker::violations`](crate::checker::Checker::violations); `None` if there were too many to keep.
+    /// Its place in [`Checker::findings`](crate::checker::Checker::findings); `None` if there were too many to keep.
     pub index: Option<usize>,
     /// Not seen before.
     pub first: bool,

@@ -30,7 +30,7 @@
 //!     old_irql: Some(0),
 //!     word: Some(0),
 //! }));
-//! assert_eq!(checker.violations()[0].cause, Cause::ReleaseWithoutAcquire);
+//! assert_eq!(checker.findings()[0].cause, Cause::ReleaseWithoutAcquire);
 //! assert_eq!(checker.outcome(true), Outcome::Defect);
 //! ```
 #![forbid(unsafe_code)]

@@ -153,7 +153,7 @@ impl Commands<'_> {
 
     fn violation(&self, cpu: Option<u64>) -> Answer {
         let cpu = self.cpu(cpu)?;
-        let text = self.session.violation_text(cpu);
+        let text = self.session.finding_text(cpu);
         Ok(text.unwrap_or_else(|| format!("processor {cpu} has not been stopped for a violation\n")))
     }
 
@@ -274,7 +274,7 @@ impl Commands<'_> {
                 }
             }
             text.push_str(&self.callstack(Some(u64::from(cpu)))?);
-            if let Some(violation) = self.session.violation_text(cpu) {
+            if let Some(violation) = self.session.finding_text(cpu) {
                 text.push_str(&violation);
             }
         }

@@ -14,7 +14,7 @@ use crate::windows::UnknownReason;
 
 /// A broken contract: one entry a signature.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Violation {
+pub struct Finding {
     /// What makes it the same in every run.
     pub signature: Signature,
     /// The rule.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use storlock_check::rules::{Meta, RuleSettings};
 
 use super::conformance::Conformance;
-use super::finding::{LockIdentity, LockRoutine, PriorCall, RuleId, Violation};
+use super::finding::{Finding, LockIdentity, LockRoutine, PriorCall, RuleId};
 use super::reason::{Note, Reason, StackEnd, StepOver};
 use super::timeline::Timeline;
 use crate::outcome::{Condition, Outcome};
@@ -39,8 +39,10 @@ pub struct Report {
     pub watch: WatchInfo,
     /// The rules that calls were held against.
     pub rules: Vec<Rule>,
-    /// Broken contracts, by verdict and in the order of their first occurrence; one entry a signature.
-    pub violations: Vec<Violation>,
+    /// By verdict and in the order of their first occurrence; one entry a signature. The JSON keeps the key of its published
+    /// schema.
+    #[serde(rename = "violations")]
+    pub findings: Vec<Finding>,
     /// Lock calls by routine and calling module.
     pub calls: Vec<CallCount>,
     /// What the checker remembered and what it had to forget.

@@ -91,17 +91,17 @@ impl Session {
 
     /// The violation that a processor was stopped at last.
     #[must_use]
-    pub(crate) fn violation_text(&self, processor: u32) -> Option<String> {
+    pub(crate) fn finding_text(&self, processor: u32) -> Option<String> {
         let state = self.lock();
-        let found = state.ledger.violation(state.stops.last(processor)?)?;
-        Some(text::violation(&found))
+        let found = state.ledger.reported(state.stops.last(processor)?)?;
+        Some(text::finding(&found))
     }
 
     /// Every violation so far, one line each.
     #[must_use]
     pub(crate) fn violations_text(&self) -> String {
         let state = self.lock();
-        let list = state.ledger.violations();
+        let list = state.ledger.all_reported();
         if list.is_empty() {
             return if state.discovery.is_armed() {
                 "none so far\n".to_owned()

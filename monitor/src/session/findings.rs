@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use storlock_check::finding::{self, Finding};
+use storlock_check::finding;
 
-use crate::report::{Called, Evidence, HistoryEntry, Location, LockRoutine, PriorCall, StackEnd, Violation};
+use crate::report::{Called, Evidence, Finding, HistoryEntry, Location, LockRoutine, PriorCall, StackEnd};
 
 /// Where a finding came from.
 #[derive(Debug, Clone, Default)]
@@ -38,29 +38,29 @@ impl Findings {
     }
 
     /// One finding, by its place in the checker's list.
-    pub(crate) fn one(&self, findings: &[Finding], index: usize) -> Option<Violation> {
+    pub(crate) fn one(&self, findings: &[finding::Finding], index: usize) -> Option<Finding> {
         let unknown = Attribution::default();
         let attribution = self.attributions.get(&index).unwrap_or(&unknown);
         findings.get(index).map(|finding| describe(finding, attribution))
     }
 
     /// The findings for the report: semantic ones first, each kind in the order of discovery.
-    pub(crate) fn list(&self, findings: &[Finding]) -> Vec<Violation> {
-        let mut list: Vec<Violation> = (0..findings.len())
+    pub(crate) fn list(&self, findings: &[finding::Finding]) -> Vec<Finding> {
+        let mut list: Vec<Finding> = (0..findings.len())
             .filter_map(|index| self.one(findings, index))
             .collect();
-        list.sort_by_key(|violation| (violation.verdict, violation.event));
+        list.sort_by_key(|finding| (finding.verdict, finding.event));
         list
     }
 }
 
-fn describe(found: &Finding, attribution: &Attribution) -> Violation {
+fn describe(found: &finding::Finding, attribution: &Attribution) -> Finding {
     let place = |address: u64| {
         let known = attribution.places.get(&address).cloned();
         known.unwrap_or_else(|| Location::unknown(address))
     };
     let (call, context) = (&found.call, &found.call.context);
-    Violation {
+    Finding {
         signature: (&found.signature).into(),
         rule: found.rule,
         verdict: found.verdict,

@@ -116,7 +116,7 @@ pub(super) fn report(state: &State, end: &End) -> Report {
         modules: guest.module_list(),
         watch: state.watching.info(config.step_over, not_armed),
         rules: Rule::all(&config.rules),
-        violations: state.ledger.violations(),
+        findings: state.ledger.all_reported(),
         calls: state.ledger.calls(guest.modules()),
         locks: state.ledger.lock_summary(),
         cost: cost(state, end),
@@ -168,11 +168,11 @@ fn conditions(state: &State, end: &End) -> Vec<ConditionNote> {
     let statistics = state.ledger.statistics();
     let target = &state.config.target;
     let places = |verdict| {
-        let violations = state.ledger.checker().violations().iter();
-        let places = violations.filter(|v| v.verdict == verdict && v.concerns_target).count();
+        let findings = state.ledger.checker().findings().iter();
+        let places = findings.filter(|v| v.verdict == verdict && v.concerns_target).count();
         Places {
             places: places as u64,
-            more: statistics.violations_not_kept > 0,
+            more: statistics.findings_not_kept > 0,
         }
     };
     let defect = statistics.target_violations > 0;

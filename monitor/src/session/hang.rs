@@ -61,7 +61,7 @@ pub(crate) fn waits_for(
         let own = |found: &Finding| {
             found.call_sequence == waiting.call.sequence && found.is_deadlock() && found.verdict == Verdict::Semantic
         };
-        let certain = checker.violations().iter().any(own);
+        let certain = checker.findings().iter().any(own);
         taken.map(|(acquire, released)| LockHolder {
             vcpu: acquire.call.context.processor,
             certain,
@@ -84,7 +84,7 @@ fn last_taken(history: &[HistoryEntry], waiting: u64) -> Option<(HistoryEntry, O
         match entry.step {
             Step::Released | Step::Unknown => released = released.or(Some(*entry)),
             Step::Attempt | Step::Acquired => return Some((*entry, released)),
-            Step::Failed | Step::Nested | Step::Violation => {}
+            Step::Failed | Step::Nested | Step::Finding => {}
         }
     }
     None

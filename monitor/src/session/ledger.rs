@@ -7,7 +7,7 @@ use std::sync::Arc;
 use storlock_check::checker::{Checker, Limits, Response, Statistics};
 use storlock_check::contract::Routine;
 use storlock_check::event::{Event, EventKind, LockCall, Order};
-use storlock_check::finding::Finding;
+use storlock_check::finding;
 use storlock_check::rules::RuleSettings;
 
 use super::calls::Calls;
@@ -17,7 +17,7 @@ use super::timeline::TimelineBuilder;
 use super::trace::Trace;
 use super::unknown::{UnknownCaller, Unknowns};
 use crate::report::timeline::Timeline;
-use crate::report::{CallCount, Location, LockSummary, Reason, Violation};
+use crate::report::{CallCount, Finding, Location, LockSummary, Reason};
 
 /// Everything that was seen of locks.
 #[derive(Debug)]
@@ -154,8 +154,8 @@ impl Ledger {
     }
 
     /// A finding, by its place in the checker's list.
-    pub(crate) fn finding(&self, index: usize) -> Option<&Finding> {
-        self.checker.violations().get(index)
+    pub(crate) fn finding(&self, index: usize) -> Option<&finding::Finding> {
+        self.checker.findings().get(index)
     }
 
     /// Notes where a new finding comes from.
@@ -175,13 +175,13 @@ impl Ledger {
     }
 
     /// A finding in the form of the report.
-    pub(crate) fn violation(&self, index: usize) -> Option<Violation> {
-        self.findings.one(self.checker.violations(), index)
+    pub(crate) fn reported(&self, index: usize) -> Option<Finding> {
+        self.findings.one(self.checker.findings(), index)
     }
 
     /// All findings in the form of the report.
-    pub(crate) fn violations(&self) -> Vec<Violation> {
-        self.findings.list(self.checker.violations())
+    pub(crate) fn all_reported(&self) -> Vec<Finding> {
+        self.findings.list(self.checker.findings())
     }
 
     /// Notes a release that cannot be judged: the last event. `caller` tells who made it; it is asked for once a place.

@@ -84,7 +84,7 @@ pub(crate) fn draw_timeline(
     trace: impl Read,
     until: Option<Instant>,
 ) -> Result<(), TraceReadError> {
-    let marks = report.violations.iter().flat_map(|v| [v.event, v.call_event]).collect();
+    let marks = report.findings.iter().flat_map(|v| [v.event, v.call_event]).collect();
     report.timeline = Some(timeline(trace, &marks, until)?);
     Ok(())
 }

@@ -58,18 +58,14 @@ impl Checker {
             if let Some(key) = HandleKey::of(&call.operand) {
                 self.rebind(key, prior, (identity, place), state);
             }
-            let step = if found.is_empty() {
-                Step::Failed
-            } else {
-                Step::Violation
-            };
+            let step = if found.is_empty() { Step::Failed } else { Step::Finding };
             self.note(place, prior, step);
             return interest(row, call);
         }
         self.replace(row, call, place);
         self.record(call, prior, (identity, place), nesting);
         let violated = found.iter().any(|found| found.index.is_some());
-        self.note(place, prior, if violated { Step::Violation } else { Step::Attempt });
+        self.note(place, prior, if violated { Step::Finding } else { Step::Attempt });
         interest(row, call)
     }
 

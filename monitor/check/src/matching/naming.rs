@@ -201,7 +201,7 @@ pub(crate) fn own_unknown_release(lock: &LockState, context: &Context) -> Option
 pub(crate) fn own_release(lock: &LockState, context: &Context) -> Option<(PriorCall, bool)> {
     let mistake = |entry: &HistoryEntry| {
         let release = contract(entry.call.routine).role == Role::Release;
-        (release && matches!(entry.step, Step::Unknown | Step::Violation)) || entry.step == Step::Nested
+        (release && matches!(entry.step, Step::Unknown | Step::Finding)) || entry.step == Step::Nested
     };
     let own = |by: &Context| {
         let raised = by.irql >= DISPATCH_LEVEL && context.irql >= DISPATCH_LEVEL;

@@ -305,10 +305,10 @@ impl Checker {
             if release.record.is_some_and(|record| record.fits) {
                 Step::Released
             } else {
-                Step::Violation
+                Step::Finding
             }
         } else if broken {
-            Step::Violation
+            Step::Finding
         } else {
             statistics.unknown_releases += 1;
             // A cancel routine is entered with the cancel spin lock held by the I/O manager.

@@ -74,8 +74,8 @@ pub struct Statistics {
     /// Those of locks of the driver under test.
     #[serde(default)]
     pub target_words_contradicted: u64,
-    /// Distinct violations that were only counted.
-    pub violations_not_kept: u64,
+    /// Distinct findings that were only counted.
+    pub findings_not_kept: u64,
     /// Verdicts about the driver under test, repetitions included.
     pub target_violations: u64,
     /// Suspicions about it, repetitions included.
@@ -213,6 +213,6 @@ impl Checker {
         let (tally, statistics) = (self.ledger.tally(), &mut self.core.statistics);
         statistics.target_violations = tally.semantic;
         statistics.target_suspects = tally.suspect;
-        statistics.violations_not_kept = self.ledger.not_kept;
+        statistics.findings_not_kept = self.ledger.not_kept;
     }
 }

@@ -57,7 +57,7 @@ fn call_at(
 #[track_caller]
 fn named(scene: &Scene, found: Option<Found>, rule: RuleId, cause: Cause) -> Finding {
     scene.expect(found, Verdict::Semantic, rule, cause);
-    scene.checker.violations()[found.unwrap().index.unwrap()].clone()
+    scene.checker.findings()[found.unwrap().index.unwrap()].clone()
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn judge(events: &[Event], complete: bool) -> Judged {
     for event in events {
         let response = checker.apply(event);
         for hit in response.findings() {
-            let mut finding = checker.violations()[hit.index.expect("few violations")].clone();
+            let mut finding = checker.findings()[hit.index.expect("few violations")].clone();
             // Of a repetition only the first is kept.
             finding.verdict = hit.verdict;
             finding.concerns_target = hit.concerns_target;
@@ -325,7 +325,7 @@ fn standstill(run: &Run) -> (Vec<Finding>, Outcome, Outcome) {
     for event in stops {
         let response = checker.apply(event);
         let told = response.findings().filter_map(|hit| hit.index);
-        found.extend(told.map(|index| checker.violations()[index].clone()));
+        found.extend(told.map(|index| checker.findings()[index].clone()));
     }
     checker.run_ended();
     (found, before, checker.outcome(true))
@@ -646,7 +646,7 @@ fn print_findings() {
             checker.statistics(),
             checker.open_acquires()
         );
-        for finding in checker.violations() {
+        for finding in checker.findings() {
             println!("{seed} {finding:?}");
         }
     }

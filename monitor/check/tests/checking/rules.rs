@@ -189,7 +189,7 @@ fn broken(scene: Scene) -> Vec<(RuleId, storlock_check::finding::Verdict, storlo
     let routines: Vec<R> = R::ALL.to_vec();
     let mut s = Sequence::ready(&routines, true);
     scene(&mut s);
-    let findings = s.checker.violations().iter();
+    let findings = s.checker.findings().iter();
     findings
         .map(|finding| (finding.rule, finding.verdict, finding.cause))
         .collect()

@@ -112,7 +112,7 @@ impl Scene {
 
     #[track_caller]
     pub fn expect(&self, found: Option<Found>, verdict: Verdict, rule: RuleId, cause: Cause) {
-        let violation = &self.checker.violations()[found.expect("a violation").index.expect("room for it")];
+        let violation = &self.checker.findings()[found.expect("a violation").index.expect("room for it")];
         assert_eq!(
             (violation.verdict, violation.rule, violation.cause),
             (verdict, rule, cause),
@@ -141,7 +141,7 @@ fn release_twice_names_the_release_before() {
     assert_eq!(scene.call(RAISED, R::KeReleaseSpinLock, LOCK, Some(1)), None);
     let found = scene.call(THREAD, R::KeReleaseSpinLock, LOCK, Some(0));
     scene.expect(found, Verdict::Semantic, RuleId::SpinLockRelease, Cause::ReleasedTwice);
-    assert_eq!(scene.checker.violations()[0].history.len(), 2);
+    assert_eq!(scene.checker.findings()[0].history.len(), 2);
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn release_of_another_lock_names_the_one_acquired() {
     let found = scene.call(RAISED, R::KeReleaseSpinLock, OTHER, Some(0));
     scene.expect(found, Verdict::Semantic, RuleId::SpinLockRelease, Cause::OtherLock);
     assert_eq!(
-        scene.checker.violations()[0].also_acquired(),
+        scene.checker.findings()[0].also_acquired(),
         Some(LockIdentity::Address(0x1000))
     );
 }
@@ -163,7 +163,7 @@ fn release_by_the_wrong_kind_of_routine() {
     let found = scene.call(RAISED, R::KeReleaseSpinLockFromDpcLevel, LOCK, Some(1));
     scene.expect(found, Verdict::Semantic, RuleId::SpinLockRelease, Cause::WrongRoutine);
     assert_eq!(
-        scene.checker.violations()[0].acquire().unwrap().routine,
+        scene.checker.findings()[0].acquire().unwrap().routine,
         R::KeAcquireSpinLockRaiseToDpc
     );
 }
@@ -199,7 +199,7 @@ fn release_of_what_somebody_holds_who_was_not_seen_is_only_suspect() {
         let found = scene.call(ELSEWHERE, R::KeReleaseSpinLock, LOCK, Some(1));
         let cause = Cause::ReleaseWithoutAcquire;
         scene.expect(found, Verdict::Suspect, RuleId::SpinLockRelease, cause);
-        assert_eq!(scene.checker.violations()[0].shortfall, Shortfall::UNSEEN_HOLDER);
+        assert_eq!(scene.checker.findings()[0].shortfall, Shortfall::UNSEEN_HOLDER);
         assert_eq!(scene.checker.outcome(true), Outcome::Inconclusive);
     }
 }
@@ -256,7 +256,7 @@ fn storport_lock_released_twice() {
         Cause::ReleasedTwice,
     );
     assert!(matches!(
-        scene.checker.violations()[0].lock,
+        scene.checker.findings()[0].lock,
         LockIdentity::StorPort { context: 0x500, .. }
     ));
 }
@@ -301,7 +301,7 @@ fn release_is_suspect_while_a_feeder_is_not_watched() {
         RuleId::StorPortSpinLock4,
         Cause::ReleaseWithoutAcquire,
     );
-    assert_eq!(scene.checker.violations()[0].shortfall, Shortfall::UNWATCHED);
+    assert_eq!(scene.checker.findings()[0].shortfall, Shortfall::UNWATCHED);
 }
 
 #[test]
@@ -397,7 +397,7 @@ fn one_cause_is_reported_once_and_counted() {
     }
     let counts: Vec<_> = scene
         .checker
-        .violations()
+        .findings()
         .iter()
         .map(|violation| violation.count)
         .collect();
@@ -504,7 +504,7 @@ fn history_that_was_not_kept_is_counted() {
         scene.call(RAISED, R::KeReleaseSpinLock, LOCK, Some(1));
     }
     scene.call(RAISED, R::KeReleaseSpinLock, LOCK, Some(0));
-    let violation = &scene.checker.violations()[0];
+    let violation = &scene.checker.findings()[0];
     assert_eq!((violation.history.len(), violation.history_evicted), (8, 32));
     let sequences: Vec<_> = violation.history.iter().map(|entry| entry.call.sequence).collect();
     assert!(sequences.is_sorted());

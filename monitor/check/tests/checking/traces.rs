@@ -196,14 +196,14 @@ proptest! {
 
     #[test]
     fn any_events_leave_the_checker_bounded(events in proptest::collection::vec(event(), 0..300)) {
-        let limits = Limits { locks: 8, handles: 8, records: 4, violations: 5, names: 4, open: 64 };
+        let limits = Limits { locks: 8, handles: 8, records: 4, findings: 5, names: 4, open: 64 };
         let mut checker = Checker::new(limits, 3);
         for event in &events {
             checker.apply(event);
         }
         let (locks, handles) = checker.remembered();
         prop_assert!(locks <= 8 && handles <= 8);
-        prop_assert!(checker.violations().len() <= 5);
+        prop_assert!(checker.findings().len() <= 5);
     }
 }
 

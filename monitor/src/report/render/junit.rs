@@ -10,7 +10,7 @@ use quick_junit::{NonSuccessKind, Report as Junit, TestCase, TestCaseStatus, Tes
 use super::{Renderer, text};
 use crate::escape;
 use crate::outcome::{Condition, Outcome};
-use crate::report::{Report, Rule, Verdict, Violation};
+use crate::report::{Finding, Report, Rule, Verdict};
 
 /// JUnit XML.
 #[derive(Debug, Clone, Copy)]
@@ -92,8 +92,8 @@ fn run(report: &Report) -> TestCase {
 }
 
 fn case(report: &Report, rule: &Rule) -> TestCase {
-    let found: Vec<&Violation> = report
-        .violations
+    let found: Vec<&Finding> = report
+        .findings
         .iter()
         .filter(|v| v.rule.meta().name == rule.name)
         .collect();
@@ -142,7 +142,7 @@ fn skipped(kind: &str, message: Option<String>) -> TestCaseStatus {
 }
 
 /// One line for all.
-fn titles<'a>(found: impl Iterator<Item = &'a Violation>) -> String {
+fn titles<'a>(found: impl Iterator<Item = &'a Finding>) -> String {
     let titles = found.map(|v| {
         let title = format!("{} at {} [{}]", v.cause.text(), v.caller, v.signature.id);
         escape::line(&title).into_owned()
@@ -150,6 +150,6 @@ fn titles<'a>(found: impl Iterator<Item = &'a Violation>) -> String {
     titles.collect::<Vec<_>>().join("; ")
 }
 
-fn texts<'a>(found: impl Iterator<Item = &'a Violation>) -> String {
-    found.map(text::violation).collect()
+fn texts<'a>(found: impl Iterator<Item = &'a Finding>) -> String {
+    found.map(text::finding).collect()
 }

@@ -3,10 +3,10 @@
 
 use storlock_check::contract::{CONTRACTS, Mode, Role, Routine, contract};
 
-use crate::report::{Cause, Evidence, LockIdentity, LockOperand, PriorCall, Violation};
+use crate::report::{Cause, Evidence, Finding, LockIdentity, LockOperand, PriorCall};
 
 /// What to do next in the driver under test; nothing if the finding does not concern it.
-pub(crate) fn next_step(v: &Violation) -> Option<String> {
+pub(crate) fn next_step(v: &Finding) -> Option<String> {
     if !v.concerns_target {
         return None;
     }
@@ -69,7 +69,7 @@ pub(crate) fn next_step(v: &Violation) -> Option<String> {
     })
 }
 
-fn twice(v: &Violation) -> String {
+fn twice(v: &Finding) -> String {
     let past = |event: u64| v.history.iter().find(|entry| entry.call.event == event);
     let before = v.evidence.iter().find_map(|evidence| match evidence {
         Evidence::ReleasedBefore { release, .. } => Some(&release.caller),
@@ -100,7 +100,7 @@ fn wrong_routine(acquire: Option<&PriorCall>) -> String {
     )
 }
 
-fn double_acquire(v: &Violation, acquire: Option<&PriorCall>) -> String {
+fn double_acquire(v: &Finding, acquire: Option<&PriorCall>) -> String {
     let from = acquire
         .map(|acquire| format!(" from {}", acquire.caller))
         .unwrap_or_default();
@@ -117,7 +117,7 @@ fn double_acquire(v: &Violation, acquire: Option<&PriorCall>) -> String {
     )
 }
 
-fn changed_handle(v: &Violation) -> String {
+fn changed_handle(v: &Finding) -> String {
     let handle = match v.operand {
         LockOperand::StorPortHandle { handle, .. } | LockOperand::QueuedHandle { handle, .. } => {
             format!("the handle at {handle:#x}")
@@ -130,7 +130,7 @@ fn changed_handle(v: &Violation) -> String {
     )
 }
 
-fn acquires_nothing(v: &Violation) -> String {
+fn acquires_nothing(v: &Finding) -> String {
     match v.operand {
         LockOperand::StorPort { kind: 4 | 5, .. } => {
             "take this kind of lock by StorPortAcquireSpinLockEx, which knows it; what follows here runs without a lock"
@@ -145,7 +145,7 @@ fn acquires_nothing(v: &Violation) -> String {
     }
 }
 
-fn cleared(v: &Violation) -> String {
+fn cleared(v: &Finding) -> String {
     let word = match v.lock {
         LockIdentity::Address(lock) => format!("the lock word at {lock:#x}"),
         _ => "the lock word".to_owned(),
@@ -157,7 +157,7 @@ fn cleared(v: &Violation) -> String {
     )
 }
 
-fn wrong_irql(v: &Violation) -> String {
+fn wrong_irql(v: &Finding) -> String {
     let low = v
         .evidence
         .iter()

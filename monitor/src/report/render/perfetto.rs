@@ -12,7 +12,7 @@ use prost::Message;
 use super::Renderer;
 use crate::escape;
 use crate::report::timeline::{Clock, Hold, Timeline, short};
-use crate::report::{Report, Violation};
+use crate::report::{Finding, Report};
 
 /// Nanoseconds that stand for an event where there are no times.
 const EVENT: u64 = 1000;
@@ -96,7 +96,7 @@ impl Renderer for Perfetto {
         }
         for mark in &timeline.marks {
             let found = report
-                .violations
+                .findings
                 .iter()
                 .find(|v| v.event == mark.event || v.call_event == mark.event);
             file.mark(time(timeline, mark.time), mark.vcpu, mark.event, found)?;
@@ -187,7 +187,7 @@ impl File<'_> {
         Ok(())
     }
 
-    fn mark(&mut self, time: u64, vcpu: u32, event: u64, found: Option<&Violation>) -> io::Result<()> {
+    fn mark(&mut self, time: u64, vcpu: u32, event: u64, found: Option<&Finding>) -> io::Result<()> {
         let name = found.map_or("finding", |v| v.cause.text());
         let mut notes = vec![DebugAnnotation {
             name: "event".to_owned(),

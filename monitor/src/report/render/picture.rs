@@ -1,6 +1,6 @@
 //! Pictures made of lines of text: which processor waits for which, and in which order locks were taken.
 
-use crate::report::{EndOfRun, Evidence, LockHolder, ProcessorState, Violation, WaitsFor};
+use crate::report::{EndOfRun, Evidence, Finding, LockHolder, ProcessorState, WaitsFor};
 
 /// What a processor waits for, one line a sentence.
 pub(crate) fn waits(processor: &ProcessorState) -> Vec<String> {
@@ -61,7 +61,7 @@ pub(crate) fn deadlock(end: &EndOfRun) -> Vec<String> {
 }
 
 /// The circle of locks that were taken in contradicting orders; none for other violations.
-pub(crate) fn order(v: &Violation) -> Vec<String> {
+pub(crate) fn order(v: &Finding) -> Vec<String> {
     let steps = v.evidence.iter().filter_map(|evidence| match evidence {
         Evidence::Order {
             held, taken, taken_by, ..

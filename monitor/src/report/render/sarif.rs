@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{Renderer, json as json_format, text, words};
 use crate::escape;
 use crate::outcome::Condition;
-use crate::report::{HistoryEntry, Location, Report, Rule, Step, Verdict, Violation};
+use crate::report::{Finding, HistoryEntry, Location, Report, Rule, Step, Verdict};
 
 /// The schema's name; it is not fetched by anybody who only reads the file.
 const SCHEMA: &str = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json";
@@ -33,7 +33,7 @@ impl Renderer for Sarif {
 
 fn log(report: &Report) -> Value {
     let rules: Vec<_> = report.rules.iter().map(rule).collect();
-    let results: Vec<_> = report.violations.iter().map(|v| result(report, v)).collect();
+    let results: Vec<_> = report.findings.iter().map(|v| result(report, v)).collect();
     json!({
         "$schema": SCHEMA,
         "version": "2.1.0",
@@ -153,7 +153,7 @@ fn artifacts(report: &Report) -> Vec<Value> {
     images.map(artifact).collect()
 }
 
-fn result(report: &Report, v: &Violation) -> Value {
+fn result(report: &Report, v: &Finding) -> Value {
     let name = v.rule.meta().name;
     let evidence = words::evidence(v);
     let mut message_text = format!("{}: {} by {}", v.cause.text(), v.routine, v.caller);
@@ -202,7 +202,7 @@ fn result(report: &Report, v: &Violation) -> Value {
 }
 
 /// The lock's history and then the call, with a thread flow for each thread that took part.
-fn code_flow(v: &Violation) -> Value {
+fn code_flow(v: &Finding) -> Value {
     let history = v.history.iter().rev().filter(|entry| entry.call.event != v.call_event);
     let mut steps: Vec<(u64, Value)> = history
         .enumerate()

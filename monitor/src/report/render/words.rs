@@ -3,12 +3,12 @@
 use storlock_check::identity::stor_spinlock_name;
 
 use crate::report::{
-    Called, Cause, Evidence, HandleBefore, HandleNow, HistoryEntry, LockOperand, PriorCall, Proof, Shortfall,
-    Signature, Step, Verdict, Violation,
+    Called, Cause, Evidence, Finding, HandleBefore, HandleNow, HistoryEntry, LockOperand, PriorCall, Proof, Shortfall,
+    Signature, Step, Verdict,
 };
 
 /// The level of a finding.
-pub(crate) fn severity(v: &Violation) -> &'static str {
+pub(crate) fn severity(v: &Finding) -> &'static str {
     match v.verdict {
         Verdict::Semantic if v.concerns_target => "error",
         Verdict::Suspect if v.concerns_target => "warning",
@@ -49,7 +49,7 @@ pub(crate) fn signature(signature: &Signature) -> String {
 }
 
 /// The sentences that say what a verdict rests on, in the order of the report.
-pub(crate) fn evidence(v: &Violation) -> Vec<String> {
+pub(crate) fn evidence(v: &Finding) -> Vec<String> {
     let holder = v.evidence.iter().find_map(|evidence| match evidence {
         Evidence::Holder(call) => Some(call),
         _ => None,
@@ -75,7 +75,7 @@ pub(crate) fn step(entry: &HistoryEntry) -> String {
         Step::Released => "released by",
         Step::Nested => "nested call of",
         Step::Unknown => "released in unknown state by",
-        Step::Violation => "contract broken by",
+        Step::Finding => "contract broken by",
     };
     format!("{made} {}", entry.call.routine)
 }
@@ -91,7 +91,7 @@ fn told(call: &PriorCall) -> String {
     )
 }
 
-fn sentence(v: &Violation, evidence: &Evidence) -> String {
+fn sentence(v: &Finding, evidence: &Evidence) -> String {
     match evidence {
         Evidence::Word { value: 0 } => "the lock word was 0 at the call: nobody held the lock".to_owned(),
         Evidence::Word { value } => format!("the lock word was {value:#x} at the call: somebody held the lock"),
@@ -164,7 +164,7 @@ fn irql(at: u8, min: u8, max: u8) -> String {
 }
 
 /// What the handle of a release names, which is not what the acquire was asked for.
-fn changed_kind(v: &Violation, acquired: u32, now: u32) -> String {
+fn changed_kind(v: &Finding, acquired: u32, now: u32) -> String {
     if matches!(v.operand, LockOperand::QueuedHandle { .. }) {
         return "the handle does not name the lock any more".to_owned();
     }
@@ -191,7 +191,7 @@ fn came_back(event: u64, proof: Proof) -> String {
 }
 
 /// What the handle of a release is that is not the acquire's.
-fn copy(v: &Violation) -> String {
+fn copy(v: &Finding) -> String {
     let (LockOperand::QueuedHandle { handle, lock } | LockOperand::StorPortHandle { handle, lock, .. }) = v.operand
     else {
         return "the release is by another".to_owned();
@@ -204,7 +204,7 @@ fn copy(v: &Violation) -> String {
 }
 
 /// What the memory of the handle was used for before, and what speaks for and against its being the same handle still.
-fn handle_before(v: &Violation, before: &HandleBefore) -> String {
+fn handle_before(v: &Finding, before: &HandleBefore) -> String {
     let HandleBefore { lock, acquire, .. } = before;
     let kind = match v.operand {
         LockOperand::StorPortHandle { kind: Some(kind), .. } => stor_spinlock_name(kind),
@@ -267,7 +267,7 @@ const SHORTFALLS: &[(Shortfall, &str)] = &[
 ];
 
 /// The arguments of the call, by their names in the documentation.
-pub(crate) fn operands(v: &Violation) -> Vec<String> {
+pub(crate) fn operands(v: &Finding) -> Vec<String> {
     let mut list = match v.operand {
         LockOperand::Address(lock) => vec![format!("SpinLock = {lock:#x}")],
         LockOperand::Queued { lock, handle } => {

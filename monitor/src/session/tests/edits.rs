@@ -139,7 +139,7 @@ fn write_the_seed() {
 #[test]
 fn the_seed_is_a_recording_of_this_version() {
     let report = replay::recording(&std::fs::read(SEED).unwrap()[..]).unwrap();
-    assert_eq!((report.outcome, report.violations.len()), (Outcome::Defect, 1));
+    assert_eq!((report.outcome, report.findings.len()), (Outcome::Defect, 1));
 }
 
 proptest! {

@@ -134,7 +134,7 @@ pub(super) fn everything() -> Report {
     });
     report.notes = vec![Note::Output { text: text() }];
     report.timeline = Some(timeline(&place));
-    for violation in &mut report.violations {
+    for violation in &mut report.findings {
         violation.caller = place.clone();
         violation.stack = vec![place.clone()];
         violation.stack_end = Some(StackEnd::Unreadable { error: text() });
@@ -309,8 +309,8 @@ fn a_sarif_result_is_found_again_and_tells_where_and_what_before() {
         let log = json(&report, Format::Sarif);
         let run = &log["runs"][0];
         let results = run["results"].as_array().unwrap();
-        assert_eq!(results.len(), report.violations.len(), "{name}");
-        for (result, v) in results.iter().zip(&report.violations) {
+        assert_eq!(results.len(), report.findings.len(), "{name}");
+        for (result, v) in results.iter().zip(&report.findings) {
             let rule = result["ruleIndex"].as_u64().unwrap() as usize;
             assert_eq!(run["tool"]["driver"]["rules"][rule]["id"], result["ruleId"], "{name}");
             assert_eq!(
@@ -407,12 +407,12 @@ fn no_format_gives_a_guests_text_a_meaning() {
 fn the_page_has_every_finding_and_loads_nothing() {
     for (name, report) in reports() {
         let page = String::from_utf8(rendered(&report, Format::Html)).unwrap();
-        for v in &report.violations {
+        for v in &report.findings {
             assert!(page.contains(&v.signature.id), "{name}");
         }
         assert_eq!(
             page.matches("<details class=\"finding").count(),
-            report.violations.len(),
+            report.findings.len(),
             "{name}"
         );
         // Script and style of the page, the names and the holds; the policy allows the first two by their digests.
@@ -502,9 +502,9 @@ fn the_slices_of_a_perfetto_track_never_overlap() {
 /// A report with many findings, none of which is like another one.
 fn many_findings(count: usize) -> Report {
     let mut report = everything();
-    let places = reports().into_iter().flat_map(|(_, report)| report.violations);
+    let places = reports().into_iter().flat_map(|(_, report)| report.findings);
     let all: Vec<_> = places.collect();
-    report.violations = (0..count)
+    report.findings = (0..count)
         .map(|n| {
             let mut v = all[n % all.len()].clone();
             v.signature.id = format!("{n:016x}");
@@ -576,7 +576,7 @@ fn the_page_works_in_a_browser() {
     let mut million = many_findings(50);
     million.timeline = Some(long_timeline(1_000_000));
     let timeline = million.timeline.as_ref().unwrap();
-    for (v, mark) in million.violations.iter_mut().zip(&timeline.marks) {
+    for (v, mark) in million.findings.iter_mut().zip(&timeline.marks) {
         (v.event, v.call_event) = (mark.event, mark.event);
     }
     let scene = scenes().into_iter().find(|(name, _)| name == "released_twice").unwrap();

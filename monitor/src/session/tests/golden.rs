@@ -12,7 +12,7 @@ use storlock_check::contract::{
 
 use super::*;
 use crate::report::render::Renderer as _;
-use crate::report::{Violation, text};
+use crate::report::{Finding, text};
 
 const HEAP: u64 = 0xffff_9000_0000_0000;
 const PORT_DRIVER: u64 = 0xffff_f800_3000_0000;
@@ -398,7 +398,7 @@ fn every_scene_is_reported_word_for_word() {
     let mut different = Vec::new();
     for (name, scene) in scenes() {
         let report = play(&scene);
-        let violations: String = report.violations.iter().map(text::violation).collect();
+        let violations: String = report.findings.iter().map(text::finding).collect();
         different.extend(golden(&format!("{name}.txt"), &violations));
     }
     assert!(different.is_empty(), "{}", different.join("\n"));
@@ -408,8 +408,8 @@ fn every_scene_is_reported_word_for_word() {
 fn every_rule_has_a_scene_for_each_cause_that_it_can_name() {
     let shown: BTreeSet<(&str, &str)> = scenes()
         .iter()
-        .flat_map(|(_, scene)| play(scene).violations)
-        .map(|Violation { rule, cause, .. }| (rule.meta().name, cause.name()))
+        .flat_map(|(_, scene)| play(scene).findings)
+        .map(|Finding { rule, cause, .. }| (rule.meta().name, cause.name()))
         .collect();
     let wanted = RuleId::ALL.iter().flat_map(|rule| {
         let meta = rule.meta();

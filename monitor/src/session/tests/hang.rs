@@ -36,8 +36,8 @@ fn a_processor_that_would_wait_for_itself_ends_the_run_unless_it_is_to_go_on_or_
         assert_eq!(action == Action::Stop, !go_on);
         assert_eq!((stopped.deadlock, stopped.debugger), (!go_on && !debugged, debugged));
         let report = session.report(&at_time_limit());
-        assert_eq!(report.violations[0].rule, RuleId::DoubleAcquire);
-        assert_eq!(report.violations[0].verdict, Verdict::Semantic);
+        assert_eq!(report.findings[0].rule, RuleId::DoubleAcquire);
+        assert_eq!(report.findings[0].verdict, Verdict::Semantic);
     }
 }
 

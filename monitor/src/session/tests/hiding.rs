@@ -151,7 +151,7 @@ fn what_a_hidden_driver_breaks_is_its_defect() {
         guest.call(&session, RELEASE, 0x1120, 2, 0);
         let report = session.report(&power_off());
         assert_eq!(report.outcome, Outcome::Defect, "{:?}", report.conditions);
-        let caller = &report.violations[0].caller;
+        let caller = &report.findings[0].caller;
         assert_eq!(
             (caller.module.as_deref(), caller.offset),
             (Some("Target.sys"), Some(0x1120))

@@ -16,10 +16,10 @@ fn what_was_seen_is_in_the_files_soon_and_not_only_at_the_end() {
     let trace = Trace::create(output(&traced), &traced, u64::MAX, Sandbox::none()).unwrap();
     let session = Session::new(config(), Some(trace), Some(recording));
     scenario(&session);
-    let seen = session.report(&power_off()).violations.len();
+    let seen = session.report(&power_off()).findings.len();
     assert!(seen > 0);
     let began = Instant::now();
-    let found = |report: Result<Report, replay::ReplayError>| report.map_or(0, |report| report.violations.len());
+    let found = |report: Result<Report, replay::ReplayError>| report.map_or(0, |report| report.findings.len());
     loop {
         let from_recording = found(replay::recording(&std::fs::read(&recorded).unwrap()[..]));
         let from_trace = found(replay::trace(&std::fs::read(&traced).unwrap()[..]));

@@ -238,7 +238,7 @@ fn a_release_without_acquire_is_a_defect_at_its_caller_and_reported_once() {
     let report = session.report(&power_off());
     assert_eq!((report.outcome, report.exit_code), (Outcome::Defect, 1));
     let semantic: Vec<_> = report
-        .violations
+        .findings
         .iter()
         .filter(|v| v.verdict == Verdict::Semantic)
         .collect();
@@ -323,7 +323,7 @@ fn a_driver_that_keeps_its_contracts_completes() {
         "{:#?}",
         report.conditions
     );
-    assert!(report.violations.is_empty());
+    assert!(report.findings.is_empty());
 }
 
 #[test]
@@ -416,7 +416,7 @@ fn a_driver_that_is_loaded_again_elsewhere_is_still_the_driver_under_test() {
         guest.call_from(&session, RELEASE, AGAIN + 0x1120, 2, 0);
         let report = session.report(&power_off());
         assert_eq!(report.outcome, Outcome::Defect, "{entry:#x}");
-        let caller = &report.violations[0].caller;
+        let caller = &report.findings[0].caller;
         assert_eq!(
             (caller.module.as_deref(), caller.offset),
             (Some("Target.sys"), Some(0x1120))
@@ -457,7 +457,7 @@ fn a_guest_that_only_loads_and_unloads_is_followed_for_a_while() {
         guest.call_from(&session, RELEASE, base + 0x1110, 2, 1);
     }
     let report = session.report(&power_off());
-    assert!(report.violations.is_empty(), "{:?}", report.violations);
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
     assert_eq!(report.outcome, Outcome::Inconclusive);
     let mut reasons = report.conditions.iter().map(|note| note.reason.to_string());
     assert!(
@@ -529,7 +529,7 @@ fn without_names(report: &Report) -> serde_json::Value {
             list.iter_mut().for_each(strip);
         }
     }
-    let mut value = serde_json::to_value(&report.violations).unwrap();
+    let mut value = serde_json::to_value(&report.findings).unwrap();
     strip(&mut value);
     value
 }

@@ -29,7 +29,7 @@ fn a_jump_from_user_mode_to_a_routine_is_no_call() {
     guest.call_from(&session, RELEASE, 0x7ff6_0000_1000, 0, 0);
     assert_eq!(guest.space.borrow().reads.get(), reads);
     let report = session.report(&power_off());
-    assert_eq!(report.outcome, Outcome::Completed, "{:?}", report.violations);
+    assert_eq!(report.outcome, Outcome::Completed, "{:?}", report.findings);
     assert_eq!((report.watch.ignored.user_mode, report.cost.hits), (1, 2));
     assert_eq!(report.watch.routines[1].hits, 1);
 }
@@ -56,8 +56,8 @@ fn a_guest_that_has_crashed_is_not_judged() {
         ..End::default()
     });
     // The acquire at that level is one.
-    assert!(!before.violations.is_empty());
-    assert_eq!(report.violations, before.violations);
+    assert!(!before.findings.is_empty());
+    assert_eq!(report.findings, before.findings);
     assert_eq!((report.watch.ignored.after_bug_check, report.cost.hits), (2, 4));
     assert!(
         report
@@ -89,8 +89,8 @@ fn after_a_reset_the_drivers_old_place_is_anybodys() {
     guest.hit(&session, RELEASE);
     let report = session.report(&power_off());
     assert_eq!(report.target.as_ref().unwrap().base, AGAIN);
-    assert_eq!(report.outcome, Outcome::Completed, "{:#?}", report.violations);
-    assert!(report.violations.iter().all(|found| !found.concerns_target));
+    assert_eq!(report.outcome, Outcome::Completed, "{:#?}", report.findings);
+    assert!(report.findings.iter().all(|found| !found.concerns_target));
 }
 
 /// A guest whose kernel exports these lock routines at these places, watched with so many debug registers.
@@ -141,8 +141,8 @@ fn a_release_at_a_shared_address_is_the_one_that_its_acquire_asks_for() {
         guest.call(&session, RELEASE, 0x1110, 2, 1);
     }
     let report = session.report(&power_off());
-    assert_eq!(report.outcome, Outcome::Completed, "{:#?}", report.violations);
-    assert!(report.violations.is_empty());
+    assert_eq!(report.outcome, Outcome::Completed, "{:#?}", report.findings);
+    assert!(report.findings.is_empty());
     let calls = |name: &str| -> u64 {
         let calls = report
             .calls
@@ -171,7 +171,7 @@ fn what_another_module_calls_at_a_shared_address_is_known_too() {
     guest.boot_and_arm(&session);
     guest.call(&session, ACQUIRE_AT_DPC, 0x1100, 2, 0);
     guest.call(&session, RELEASE, 0x1110, 2, 1);
-    assert!(session.report(&power_off()).violations.is_empty());
+    assert!(session.report(&power_off()).findings.is_empty());
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn a_driver_that_may_reach_routines_unseen_is_suspected_at_most_of_a_double_acqu
         // If it was released unseen, another processor has it now.
         guest.call(&session, ACQUIRE, 0x1200, 2, 1);
         let report = session.report(&power_off());
-        assert_eq!(report.outcome, outcome, "{others:?}: {:#?}", report.violations);
+        assert_eq!(report.outcome, outcome, "{others:?}: {:#?}", report.findings);
     }
 }
 

@@ -36,16 +36,16 @@ fn each_bug_behind_a_wrapper_has_its_own_entry_stack_and_stop() {
         );
         assert_eq!(release(&mut guest, &session, DRIVER, locks[1], 0x1300), Action::Resume);
         let report = session.report(&power_off());
-        let counts: Vec<_> = report.violations.iter().map(|v| v.count).collect();
-        assert_eq!(counts, [1, 3], "{:#?}", report.violations);
-        let second = &report.violations[1];
+        let counts: Vec<_> = report.findings.iter().map(|v| v.count).collect();
+        assert_eq!(counts, [1, 3], "{:#?}", report.findings);
+        let second = &report.findings[1];
         assert!(
             second.stack.iter().any(|frame| frame.offset == Some(0x1300)),
             "{:?}",
             second.stack
         );
         assert_eq!(second.signature.frames[0].to_string(), "target.sys+0x1300");
-        assert_ne!(second.signature.id, report.violations[0].signature.id);
+        assert_ne!(second.signature.id, report.findings[0].signature.id);
     }
 }
 
@@ -69,8 +69,8 @@ fn what_happens_all_the_time_costs_little_and_hides_nothing_for_long() {
         release(0x1300);
     }
     let report = session.report(&power_off());
-    assert_eq!(report.violations.len(), 2);
-    assert_eq!(report.violations.iter().map(|v| v.count).sum::<u64>(), 1100 + 2 * 64);
+    assert_eq!(report.findings.len(), 2);
+    assert_eq!(report.findings.iter().map(|v| v.count).sum::<u64>(), 1100 + 2 * 64);
 }
 
 /// The signature of the first violation of a driver at `base`.
@@ -86,7 +86,7 @@ fn signature_at(base: u64, caller: u64) -> crate::report::Signature {
     guest.registers.gpr[1] = OBJECT;
     guest.hit(&session, INSERT);
     release(&mut guest, &session, base, LOCK + (base & 0xf_0000), caller);
-    session.report(&power_off()).violations[0].signature.clone()
+    session.report(&power_off()).findings[0].signature.clone()
 }
 
 #[test]
@@ -111,9 +111,9 @@ fn a_trace_tells_of_the_callers_too() {
     let mut end = power_off();
     session.close(&mut end);
     let live = session.report(&end);
-    assert_eq!(live.violations.len(), 2);
+    assert_eq!(live.findings.len(), 2);
     let replayed = replay::trace(&std::fs::read(&path).unwrap()[..]).unwrap();
     assert_eq!(without_names(&replayed), without_names(&live));
-    let frames: Vec<_> = replayed.violations[1].stack.iter().map(|frame| frame.offset).collect();
+    let frames: Vec<_> = replayed.findings[1].stack.iter().map(|frame| frame.offset).collect();
     assert_eq!(frames, [Some(0x1120), Some(0x1300)]);
 }

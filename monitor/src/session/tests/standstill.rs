@@ -23,7 +23,7 @@ fn a_critical_section_in_which_the_run_ends_is_no_mistake() {
     held(&session, 2, 8);
     let report = session.report(&power_off());
     assert_eq!(report.outcome, Outcome::Completed, "{:?}", report.conditions);
-    assert!(report.violations.is_empty(), "{:?}", report.violations);
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
 }
 
 #[test]
@@ -41,8 +41,8 @@ fn a_lock_that_is_left_behind_is_found_by_where_its_processor_stands_at_the_end(
         // However often it is asked for.
         for _ in 0..2 {
             let report = session.report(&end);
-            assert_eq!(report.violations.len(), 1, "{:?}", report.violations);
-            let found = &report.violations[0];
+            assert_eq!(report.findings.len(), 1, "{:?}", report.findings);
+            let found = &report.findings[0];
             assert_eq!((found.rule, found.verdict), (RuleId::MissingRelease, Verdict::Semantic));
             assert_eq!(found.caller.offset, Some(0x1100));
             assert_eq!(found.count, 1);
@@ -62,7 +62,7 @@ fn where_a_processor_stands_after_a_crash_says_nothing_of_its_locks() {
         let session = Session::new(config(), None, None);
         held(&session, 0, 8);
         let report = session.report(&ended(kind));
-        assert!(report.violations.is_empty(), "{kind:?}: {:?}", report.violations);
+        assert!(report.findings.is_empty(), "{kind:?}: {:?}", report.findings);
     }
 }
 
@@ -104,6 +104,6 @@ fn a_processor_in_user_mode_has_no_thread_that_could_be_read() {
     guest.special.cpl = 3;
     session.look(&mut guest);
     let report = session.report(&power_off());
-    assert!(report.violations.is_empty(), "{:?}", report.violations);
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
     assert_eq!(report.outcome, Outcome::Inconclusive);
 }

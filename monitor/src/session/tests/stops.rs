@@ -22,13 +22,13 @@ fn the_first_defect_stops_for_a_dump_and_no_other() {
     let report = session.report(&power_off());
     let [what, lock, caller, event] = subject.bug_check.parameters;
     assert_eq!((what >> 8, lock, caller), (1, LOCK, DRIVER + 0x1120));
-    assert_eq!((event, subject.event), (report.violations[0].event, event));
+    assert_eq!((event, subject.event), (report.findings[0].event, event));
     assert!(subject.comment.contains("SpinLockRelease") && subject.comment.contains("Target.sys+0x1120"));
     assert_eq!(subject.kernel.image.base, KERNEL);
     assert!(!stopped.debugger);
     assert!(session.stopped_for(0).dump.is_none());
     assert_eq!(guest.call(&session, RELEASE, 0x1130, 2, 0), Action::Resume);
-    assert_eq!(session.report(&power_off()).violations.len(), 2);
+    assert_eq!(session.report(&power_off()).findings.len(), 2);
 }
 
 #[test]

@@ -237,10 +237,10 @@ fn the_callback_that_runs_is_told_with_a_violation() {
     guest.call(&session, RELEASE, 0x1120, 2, 0);
     let report = session.report(&power_off());
     assert_eq!(
-        report.violations[0].callback.as_deref(),
+        report.findings[0].callback.as_deref(),
         Some("HwStorStartIo"),
         "{:?}",
-        report.violations[0].stack
+        report.findings[0].stack
     );
     assert!(crate::report::text::render(&report).contains("| callback HwStorStartIo"));
 }
@@ -252,5 +252,5 @@ fn a_registration_that_makes_no_sense_is_no_callback() {
     register(&mut guest, &session, OBJECT, 0x1234, KERNEL);
     assert_eq!(guest.breakpoints.len(), 2, "the register is given back");
     guest.call(&session, RELEASE, 0x1120, 2, 0);
-    assert_eq!(session.report(&power_off()).violations[0].callback, None);
+    assert_eq!(session.report(&power_off()).findings[0].callback, None);
 }

@@ -10,8 +10,7 @@ use storlock_check::event::DISPATCH_LEVEL;
 use storlock_check::finding::Verdict as RuleVerdict;
 
 use crate::outcome::Condition;
-use crate::report::finding::Violation;
-use crate::report::{EndKind, Location, ProcessorState, Report};
+use crate::report::{self, EndKind, Location, ProcessorState, Report};
 use crate::stress::planning::SerialFinding;
 
 /// Callers that a signature of a crash or a hang holds.
@@ -127,7 +126,7 @@ fn signature(parts: &[&str]) -> String {
 #[must_use]
 pub(crate) fn findings(report: &Report, serial_log: &str, serial: &[SerialFinding]) -> Vec<Finding> {
     let holds = |condition| report.conditions.iter().any(|note| note.condition == condition);
-    let mut found: Vec<Finding> = report.violations.iter().filter_map(violation).collect();
+    let mut found: Vec<Finding> = report.findings.iter().filter_map(violation).collect();
     if holds(Condition::GuestFailed) {
         found.push(guest_failure(report));
     }
@@ -148,18 +147,18 @@ pub(crate) fn findings(report: &Report, serial_log: &str, serial: &[SerialFindin
 }
 
 /// A broken contract that concerns the driver. One of which only the rule's own words are broken is none.
-fn violation(violation: &Violation) -> Option<Finding> {
-    let weight = match violation.verdict {
+fn violation(found: &report::Finding) -> Option<Finding> {
+    let weight = match found.verdict {
         RuleVerdict::Semantic => Weight::Failure,
         RuleVerdict::Suspect => Weight::Warning,
         RuleVerdict::Literal => return None,
     };
-    if !violation.concerns_target {
+    if !found.concerns_target {
         return None;
     }
-    let signature = &violation.signature;
-    let (rule, cause) = (violation.rule.meta().name, signature.cause.name());
-    let name = violation
+    let signature = &found.signature;
+    let (rule, cause) = (found.rule.meta().name, signature.cause.name());
+    let name = found
         .caller
         .symbol
         .as_ref()
@@ -168,8 +167,8 @@ fn violation(violation: &Violation) -> Option<Finding> {
         signature: signature.id.clone(),
         kind: FindingKind::Violation,
         weight,
-        class: format!("{rule}: {cause} by {}", violation.routine),
-        title: format!("{rule}: {cause} by {} at {}{name}", violation.routine, signature.site),
+        class: format!("{rule}: {cause} by {}", found.routine),
+        title: format!("{rule}: {cause} by {} at {}{name}", found.routine, signature.site),
     })
 }
 

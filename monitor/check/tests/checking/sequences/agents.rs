@@ -215,7 +215,7 @@ fn raise_of_the_drivers_own_around_a_pair_is_right() {
     s.low(0);
     s.quiet(who(0, 1, 1), PAIR[0], LOCK, Some(0));
     s.call_back_to(who(0, 2, 1), PAIR[1], LOCK, Some(1), Some(1));
-    assert!(s.checker.violations().is_empty());
+    assert!(s.checker.findings().is_empty());
     assert_eq!(s.outcome(), Outcome::Completed);
     s.quiet(who(0, 1, 1), PAIR[0], LOCK, Some(0));
     let found = s.call_back_to(who(0, 2, 1), PAIR[1], LOCK, Some(1), Some(0));

@@ -49,7 +49,7 @@ fn second_bug_behind_one_wrapper_is_a_finding_of_its_own() {
     let (first, _) = release(&mut s, 2, 0x1000, 0x200);
     let (second, told) = release(&mut s, 3, 0x9000, 0x300);
     assert!(first[0].first && second[0].first && told[0].first);
-    assert_eq!(s.checker.violations().len(), 2);
+    assert_eq!(s.checker.findings().len(), 2);
     // The first one again on a lock of its own: the callers show that it is known.
     let (_, told) = release(&mut s, 4, 0xa000, 0x200);
     assert_eq!((told[0].index, told[0].first), (Some(0), false));
@@ -59,7 +59,7 @@ fn second_bug_behind_one_wrapper_is_a_finding_of_its_own() {
     // A third one on a lock that the first one has an entry for.
     let (fourth, told) = release(&mut s, 6, 0x1000, 0x400);
     assert!(!fourth[0].first && told[0].first);
-    let counts: Vec<_> = s.checker.violations().iter().map(|finding| finding.count).collect();
+    let counts: Vec<_> = s.checker.findings().iter().map(|finding| finding.count).collect();
     assert_eq!(counts, [2, 2, 1]);
     assert_eq!(s.checker.statistics().target_violations, 5);
 }
@@ -71,7 +71,7 @@ fn one_bug_on_ever_new_locks_does_not_fill_the_report() {
         let operand = LockOperand::Address(0x1000 + 64 * lock);
         s.call(who(0, 2, 1), R::KeReleaseSpinLock, operand, Some(0));
     }
-    let findings = s.checker.violations();
+    let findings = s.checker.findings();
     assert!(findings.len() <= 16, "{}", findings.len());
     assert_eq!(findings.iter().map(|finding| finding.count).sum::<u64>(), 1000);
 }
@@ -90,7 +90,7 @@ fn signature_is_the_same_at_another_load_address() {
             caller: base + 0x123,
             frames: [base + 0x456, base + 0x789],
         }));
-        let signature = &s.checker.violations()[0].signature;
+        let signature = &s.checker.findings()[0].signature;
         assert_eq!(signature.site.to_string(), "target.sys+0x123");
         ids.push(signature.id());
     }

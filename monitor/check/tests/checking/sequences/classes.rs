@@ -122,7 +122,7 @@ fn tries_in_a_loop_whose_returns_are_not_seen_break_nothing() {
     s.quiet(who(0, 2, 1), TRY[0], LOCK, Some(0));
     s.quiet(who(0, 2, 1), TRY[1], LOCK, Some(1));
     s.low(0);
-    assert!(s.checker.violations().is_empty());
+    assert!(s.checker.findings().is_empty());
     assert_ne!(s.outcome(), Outcome::Defect);
 }
 
@@ -167,7 +167,7 @@ fn interrupt_lock_taken_in_a_thread_and_in_another_interrupt_is_right() {
     s.call_back_to(deeper(11), INTERRUPT[1], second, None, Some(9));
     s.call_back_to(who(0, 7, 1), INTERRUPT[1], INTERRUPT_OBJECT, None, Some(2));
     s.low(0);
-    assert!(s.checker.violations().is_empty(), "{:#?}", s.checker.violations());
+    assert!(s.checker.findings().is_empty(), "{:#?}", s.checker.findings());
     assert_eq!(s.outcome(), Outcome::Completed);
 }
 

@@ -65,7 +65,7 @@ fn module_that_goes_with_a_held_lock_is_not_completed_and_its_next_load_is_right
         s.load_target(TARGET);
         s.quiet(who(1, irql, 2), routines[0], inside, Some(0));
         s.quiet(who(1, 2, 2), routines[1], inside, Some(1));
-        assert!(s.checker.violations().is_empty());
+        assert!(s.checker.findings().is_empty());
     }
 }
 

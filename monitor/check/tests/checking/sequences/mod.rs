@@ -176,7 +176,7 @@ impl Sequence {
 
     #[track_caller]
     pub fn finding(&self, found: &Found) -> &Finding {
-        &self.checker.violations()[found.index.expect("room for it")]
+        &self.checker.findings()[found.index.expect("room for it")]
     }
 
     /// Verdict, cause and whether it concerns the driver under test, of the gravest.

@@ -40,8 +40,8 @@ pub(super) fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
 fn names(report: &Report, timeline: &Timeline) -> Value {
     let line = |text: &str| escape::line(text).into_owned();
     let marks = timeline.marks.iter().filter_map(|mark| {
-        let of = |v: &crate::report::Violation| v.event == mark.event || v.call_event == mark.event;
-        let found = report.violations.iter().position(of)?;
+        let of = |v: &crate::report::Finding| v.event == mark.event || v.call_event == mark.event;
+        let found = report.findings.iter().position(of)?;
         Some(json!([mark.time, mark.vcpu, mark.event, found]))
     });
     json!({

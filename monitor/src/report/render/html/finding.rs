@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{put, text};
 use crate::report::render::next_step::next_step;
 use crate::report::render::{sarif, text as plain, words};
-use crate::report::{Location, Report, Violation};
+use crate::report::{Finding, Location, Report};
 
 /// Findings that are shown unfolded at first.
 const OPEN: usize = 3;
@@ -15,7 +15,7 @@ pub(super) fn all(page: &mut String, report: &Report) {
         page,
         "<section id=\"findings\" aria-labelledby=\"h-findings\">\n<h2 id=\"h-findings\">Findings</h2>\n"
     );
-    if report.violations.is_empty() {
+    if report.findings.is_empty() {
         put!(page, "<p>None.</p>\n</section>\n");
         return;
     }
@@ -29,18 +29,18 @@ pub(super) fn all(page: &mut String, report: &Report) {
          <button type=\"button\" id=\"unfold\">Unfold all</button> <button type=\"button\" id=\"fold\">Fold all</button>\n\
          <span id=\"shown\" aria-live=\"polite\">{}</span> <span class=\"help\"><kbd>j</kbd> <kbd>k</kbd> next and \
          previous, <kbd>/</kbd> filter</span></div>\n",
-        match report.violations.len() {
+        match report.findings.len() {
             1 => "1 finding".to_owned(),
             count => format!("{count} findings"),
         }
     );
-    for (index, v) in report.violations.iter().enumerate() {
+    for (index, v) in report.findings.iter().enumerate() {
         one(page, index, v);
     }
     put!(page, "</section>\n");
 }
 
-fn one(page: &mut String, index: usize, v: &Violation) {
+fn one(page: &mut String, index: usize, v: &Finding) {
     let level = words::severity(v);
     put!(
         page,
@@ -70,7 +70,7 @@ fn one(page: &mut String, index: usize, v: &Violation) {
 }
 
 /// The rows on the call: what was called, with what, by whom and where.
-fn call(page: &mut String, v: &Violation) {
+fn call(page: &mut String, v: &Finding) {
     row(
         page,
         "call",
@@ -96,7 +96,7 @@ fn call(page: &mut String, v: &Violation) {
 }
 
 /// The rows on the rule: what it demands, the verdict, what that rests on, and what to do next.
-fn judgement(page: &mut String, v: &Violation) {
+fn judgement(page: &mut String, v: &Finding) {
     let (demand, source) = v.rule.text_for(v.routine.0);
     let link =
         sarif::page(source).map(|address| format!(" <a href=\"{}\" rel=\"noreferrer\">page</a>", text(&address)));
@@ -121,7 +121,7 @@ fn row(page: &mut String, label: &str, value: &str) {
     put!(page, "<dt>{label}</dt><dd>{}</dd>\n", text(value));
 }
 
-fn stack(page: &mut String, v: &Violation) {
+fn stack(page: &mut String, v: &Finding) {
     put!(page, "<h4>Call stack, innermost first</h4>\n");
     if v.stack.is_empty() {
         put!(page, "<p>unknown</p>\n");
@@ -159,7 +159,7 @@ fn place(location: &Location) -> String {
     )
 }
 
-fn history(page: &mut String, v: &Violation) {
+fn history(page: &mut String, v: &Finding) {
     put!(page, "<h4>What happened to this lock before, latest first</h4>\n");
     if v.history.is_empty() {
         put!(

@@ -135,7 +135,7 @@ fn summary(page: &mut String, report: &Report) {
                 <th scope=\"col\">errors</th><th scope=\"col\">suspect</th><th scope=\"col\">notes</th></tr></thead>\n<tbody>\n"
     );
     for rule in &report.rules {
-        let of = report.violations.iter().filter(|v| v.rule.meta().name == rule.name);
+        let of = report.findings.iter().filter(|v| v.rule.meta().name == rule.name);
         let (mut errors, mut suspects, mut notes) = (0, 0, 0);
         for v in of {
             match words::severity(v) {

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use super::next_step::next_step;
 use super::{Renderer, picture, words};
 use crate::escape::Escaped;
-use crate::report::{EndKind, EndOfRun, HistoryEntry, Location, Report, StackEnd, Violation};
+use crate::report::{EndKind, EndOfRun, Finding, HistoryEntry, Location, Report, StackEnd};
 
 /// Appends one line, and only one: a guest chooses some of what is in it. Writing to a `String` cannot fail, so the
 /// result carries nothing.
@@ -36,19 +36,19 @@ impl Renderer for Text {
 pub fn render(report: &Report) -> String {
     let mut text = String::new();
     let again = shell_words(&report.run.command_line);
-    for violation in &report.violations {
-        violation_text(&mut text, violation, report.run.seed, &again);
+    for finding in &report.findings {
+        finding_text(&mut text, finding, report.run.seed, &again);
     }
     end_text(&mut text, &report.end);
     summary::summary(&mut text, report);
     text
 }
 
-/// One violation as the report has it, but for how to repeat the run.
+/// One finding as the report has it, but for how to repeat the run.
 #[must_use]
-pub fn violation(violation: &Violation) -> String {
+pub fn finding(finding: &Finding) -> String {
     let mut text = String::new();
-    violation_text(&mut text, violation, 0, "");
+    finding_text(&mut text, finding, 0, "");
     text
 }
 
@@ -71,7 +71,7 @@ pub fn history(entries: &[HistoryEntry]) -> String {
     text
 }
 
-fn violation_text(text: &mut String, v: &Violation, seed: u64, again: &str) {
+fn finding_text(text: &mut String, v: &Finding, seed: u64, again: &str) {
     let rule = v.rule.meta();
     line!(*text, "{}[{}]: {}", words::severity(v), rule.name, v.cause.text());
     line!(*text, "  --> {}", v.caller);

@@ -20,7 +20,7 @@ pub(in crate::stress::triage) fn report() -> Report {
         modules: Vec::new(),
         watch: WatchInfo::default(),
         rules: Vec::new(),
-        violations: Vec::new(),
+        findings: Vec::new(),
         calls: Vec::new(),
         locks: LockSummary::default(),
         cost: Cost::default(),
