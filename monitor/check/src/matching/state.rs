@@ -174,7 +174,12 @@ impl Open {
         let entered = &self.call.context;
         if within(&self.call, context, routine) {
             let same_level = entered.irql >= DISPATCH_LEVEL && context.irql <= entered.irql;
-            let back = same_level && is_leaf(self.call.routine) && entered.processor == context.processor;
+            // Code of the same level below the acquire's frame: the acquire's own, or it has come back.
+            let not_its_own = match routine {
+                Some(inner) => !inner_routines(self.call.routine).contains(inner),
+                None => is_leaf(self.call.routine),
+            };
+            let back = same_level && not_its_own && entered.processor == context.processor;
             return back.then_some(Proof::SameLevel);
         }
         if self.left_by(context) {

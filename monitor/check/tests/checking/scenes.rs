@@ -353,6 +353,35 @@ fn double_acquire_needs_a_proved_hold() {
     scene.expect(found, Verdict::Semantic, RuleId::DoubleAcquire, Cause::DoubleAcquire);
 }
 
+/// A helper takes the port driver's lock that its caller took at the same level: nothing but the caller can have called it,
+/// however deep its frame is below that of the first acquire.
+#[test]
+fn storport_lock_taken_again_by_a_helper_is_a_double_acquire() {
+    for helper in [-0x80_i64, 0x40] {
+        let mut scene = Scene::new();
+        let mut take = |moved: i64, handle| {
+            let mut dpc = context(RAISED, handle);
+            dpc.stack_pointer = dpc.stack_pointer.wrapping_add_signed(moved);
+            let operand = LockOperand::StorPort {
+                adapter: 0xad,
+                kind: 1,
+                context: 0x500,
+                handle,
+            };
+            scene.event(EventKind::LockCall(LockCall {
+                routine: R::StorPortAcquireSpinLock,
+                context: dpc,
+                operand,
+                old_irql: None,
+                word: None,
+            }))
+        };
+        assert_eq!(take(0, 0x700), None);
+        let found = take(helper, 0x740);
+        scene.expect(found, Verdict::Semantic, RuleId::DoubleAcquire, Cause::DoubleAcquire);
+    }
+}
+
 #[test]
 fn conversion_decides_which_release_fits() {
     for (converted, release) in [(1, R::ExReleaseSpinLockExclusive), (0, R::ExReleaseSpinLockShared)] {
