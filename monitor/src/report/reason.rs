@@ -100,6 +100,11 @@ pub enum Reason {
         /// How many.
         releases: u64,
     },
+    /// The lock exports that the driver imports take turns, and some had none before the run was over.
+    NotYetWatched {
+        /// Their names.
+        routines: Vec<String>,
+    },
     /// Something may have been missed.
     Missed(Doubt),
     /// The run was over before the guest ended by itself.

@@ -76,12 +76,19 @@ fn set_breakpoints(state: &mut State, cpu: &mut Recorder<'_>, base: u64, evidenc
     let (guest, watching, log) = (&mut state.guest, &mut state.watching, &mut state.log);
     let (plan, watches) = entry_points(guest, watching, log, cpu, &planner, (base, imports))?;
     doubt_plan(log, &plan, known.is_some(), evidence);
-    let mut later = Vec::new();
-    for turn in &plan.turns {
-        let watches = entries::resolve(guest, watching, cpu, turn, (base, imports))?.watches;
-        later.push((turn.clone(), watches));
+    let mut rotations = Vec::new();
+    for rotation in &plan.turns {
+        let mut later = Vec::new();
+        for turn in &rotation.later {
+            let watches = entries::resolve(guest, watching, cpu, turn, (base, imports))?.watches;
+            // Where exports share addresses the choice may have counted on that.
+            if watches.len() <= watching.capacity() {
+                later.push((turn.clone(), watches));
+            }
+        }
+        rotations.push((rotation.clock.clone(), later));
     }
-    watching.take_plan(&plan, &watches, later);
+    watching.take_plan(&plan, &watches, rotations);
     if state.config.explain {
         for line in plan.explain() {
             log.milestone(line);

@@ -191,6 +191,10 @@ fn conditions(state: &State, end: &End) -> Vec<ConditionNote> {
     for doubt in state.log.doubts() {
         add(Condition::Inconclusive, Reason::Missed(doubt.clone()));
     }
+    let routines = state.watching.not_yet_watched();
+    if !routines.is_empty() {
+        add(Condition::Inconclusive, Reason::NotYetWatched { routines });
+    }
     if end.kind == EndKind::Stopped {
         add(Condition::Inconclusive, Reason::Stopped);
     }

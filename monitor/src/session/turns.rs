@@ -9,11 +9,19 @@ use crate::watch::WatchPlan;
 
 /// Hits of one turn.
 const TURN: u64 = 1024;
+/// Hits of a set's first turn, so that each set has had one in a short run, too. Each later turn of it has twice as many, up
+/// to [`TURN`].
+const FIRST_TURN: u64 = 128;
+
+/// The name of an export by whose calls turns are counted, and the sets after the first.
+pub(crate) type Rotation = (String, Vec<(WatchPlan, Vec<Watch>)>);
 
 /// The sets, of which one is in force.
 #[derive(Debug, Default)]
 pub(crate) struct Turns {
     sets: Vec<Set>,
+    /// Those that may follow the first. Empty once it is known which export of the first is called most.
+    rotations: Vec<Rotation>,
     /// The one in force.
     now: usize,
     /// Hits when its turn began.
@@ -29,33 +37,58 @@ struct Set {
     hits: u64,
 }
 
-impl Turns {
-    /// Begins with the first set in force; if `later` is empty it is the only one.
-    pub(crate) fn new(plan: &WatchPlan, watches: &[Watch], later: Vec<(WatchPlan, Vec<Watch>)>) -> Self {
-        if later.is_empty() {
-            return Self::default();
-        }
-        let first = (plan.clone(), watches.to_vec());
-        let set = |(plan, watches)| Set {
+impl Set {
+    fn new((plan, watches): (WatchPlan, Vec<Watch>)) -> Self {
+        Self {
             plan,
             watches,
             turns: 0,
             hits: 0,
-        };
-        let mut sets: Vec<Set> = std::iter::once(first).chain(later).map(set).collect();
-        if let Some(first) = sets.first_mut() {
-            first.turns = 1;
         }
-        Self { sets, now: 0, began: 0 }
+    }
+}
+
+impl Turns {
+    /// Begins with the first set in force; without rotations it is the only one.
+    pub(crate) fn new(plan: &WatchPlan, watches: &[Watch], rotations: Vec<Rotation>) -> Self {
+        if rotations.is_empty() {
+            return Self::default();
+        }
+        let mut first = Set::new((plan.clone(), watches.to_vec()));
+        first.turns = 1;
+        Self {
+            sets: vec![first],
+            rotations,
+            now: 0,
+            began: 0,
+        }
     }
 
     /// Whether the turn is over, after so many hits in all.
     pub(crate) fn is_over(&self, hits: u64) -> bool {
-        !self.sets.is_empty() && hits.saturating_sub(self.began) >= TURN
+        let Some(set) = self.sets.get(self.now) else {
+            return false;
+        };
+        let doublings = set.turns.saturating_sub(1).min(u64::from(TURN.ilog2()));
+        hits.saturating_sub(self.began) >= (FIRST_TURN << doublings).min(TURN)
+    }
+
+    /// Takes the rotation whose clock has most hits: its turns come to their end. Of equals it is the first, so that a
+    /// recording takes the same.
+    fn choose(&mut self, in_force: &[Watch]) {
+        let hits = |(clock, _): &Rotation| {
+            let clock = in_force.iter().find(|watch| watch.names.contains(clock));
+            clock.map_or(0, Watch::hits)
+        };
+        let rotations = std::mem::take(&mut self.rotations);
+        if let Some((_, later)) = rotations.into_iter().rev().max_by_key(hits) {
+            self.sets.extend(later.into_iter().map(Set::new));
+        }
     }
 
     /// Ends the turn of what is in force, and gives the next.
     pub(crate) fn next(&mut self, in_force: &[Watch], hits: u64) -> (WatchPlan, Vec<Watch>) {
+        self.choose(in_force);
         let turn = hits.saturating_sub(self.began);
         for set in &mut self.sets {
             for watch in &mut set.watches {
@@ -78,7 +111,33 @@ impl Turns {
     /// Whether an export is watched in one of the turns.
     pub(crate) fn watch(&self, routine: &str) -> bool {
         let named = |watch: &Watch| watch.names.iter().any(|name| name == routine);
-        self.sets.iter().any(|set| set.watches.iter().any(named))
+        self.sets.iter().any(|set| set.watches.iter().any(named)) || self.to_come().any(named)
+    }
+
+    /// What is in the rotations of which one will be taken.
+    fn to_come(&self) -> impl Iterator<Item = &Watch> {
+        let sets = self.rotations.iter().flat_map(|(_, later)| later);
+        sets.flat_map(|(_, watches)| watches)
+    }
+
+    /// The exports that no turn so far has watched, each once.
+    pub(crate) fn not_yet(&self) -> Vec<String> {
+        let (had, waiting): (Vec<&Set>, Vec<&Set>) = self.sets.iter().partition(|set| set.turns > 0);
+        let waiting = waiting.into_iter().flat_map(|set| &set.watches).chain(self.to_come());
+        let seen = |watch: &&Watch| {
+            let mut watched = had.iter().flat_map(|set| &set.watches);
+            watched.any(|other| other.names == watch.names)
+        };
+        let mut names: Vec<String> = Vec::new();
+        for name in waiting
+            .filter(|watch| !seen(watch))
+            .filter_map(|watch| watch.names.first())
+        {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        names
     }
 
     /// The exports that are not watched now, each once.

@@ -12,7 +12,7 @@ use storlock_check::contract::{Contract, Routine, RoutineSet};
 use storlock_check::event::{Context, DISPATCH_LEVEL, LockCall, LockOperand, WatchSet};
 
 use super::config::Config;
-use super::turns::Turns;
+use super::turns::{Rotation, Turns};
 use crate::report::{IgnoredHits, StepOver, WatchGap, WatchInfo, WatchedRoutine};
 use crate::vmi::recorder::Recorder;
 use crate::vmi::{Action, ArmError, Breakpoint, Interception};
@@ -154,11 +154,11 @@ impl Watching {
         Breakpoint { id, address }
     }
 
-    /// Takes the plan's explanations and gaps. `later`: the sets that take turns with this one.
-    pub(crate) fn take_plan(&mut self, plan: &WatchPlan, watches: &[Watch], later: Vec<(WatchPlan, Vec<Watch>)>) {
+    /// Takes the plan's explanations and gaps. `rotations`: the sets that may take turns with this one.
+    pub(crate) fn take_plan(&mut self, plan: &WatchPlan, watches: &[Watch], rotations: Vec<Rotation>) {
         self.summary.clone_from(&plan.summary);
         self.explanation = plan.explain();
-        self.turns = Turns::new(plan, watches, later);
+        self.turns = Turns::new(plan, watches, rotations);
         // A routine that shares its address with a watched one is seen; so is one that another set watches, in its turn.
         let unseen = |gap: &&PlanGap| {
             watches.iter().all(|watch| !watch.names.contains(&gap.routine)) && !self.turns.watch(&gap.routine)
@@ -211,6 +211,11 @@ impl Watching {
         drop(in_force);
         self.put_in_force(cpu, watches, Vec::new())?;
         Ok(self.watch_set(&plan, false))
+    }
+
+    /// The lock exports that no turn so far has watched.
+    pub(crate) fn not_yet_watched(&self) -> Vec<String> {
+        self.turns.not_yet()
     }
 
     /// The run is over, after so many hits.

@@ -66,8 +66,18 @@ pub(crate) struct WatchPlan {
     pub(crate) summary: String,
     /// What the driver's code wants of exports that are many routines in one, a line each.
     pub uses: Vec<String>,
-    /// Choices that take turns with this one, since not all exports fit and which of them the driver needs is not known.
-    pub(crate) turns: Vec<WatchPlan>,
+    /// Choices that take turns with this one, since not all exports fit: one rotation for each export that may be its
+    /// clock.
+    pub(crate) turns: Vec<Rotation>,
+}
+
+/// Choices that take turns with the first one, all with one export by whose calls the turns are counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rotation {
+    /// That export, as debuggers write it.
+    pub(crate) clock: String,
+    /// The choices after the first.
+    pub(crate) later: Vec<WatchPlan>,
 }
 
 /// An export with the routines behind it.
@@ -102,7 +112,8 @@ pub(crate) fn plan(imports: &Imports, uses: &Uses, registers: usize) -> WatchPla
         candidate.is_multiplexed()
             && entries.any(|import| is_import_of(import, candidate.module, candidate.export) && uses.is_open(import))
     };
-    let clock = candidates.iter().find(open);
+    let clock = candidates.iter().find(open).copied();
+    let clock = clock.map_or(Clock::MostCalled, Clock::Open);
     let mut plan = plan_of(&candidates, unnamed.routines, registers, "the driver imports", clock);
     plan.uses = uses.describe(imports);
     let hidden = hidden_calls(imports);
@@ -139,38 +150,61 @@ pub(crate) fn plan_unknown(available: &[(SystemModule, &str)], registers: usize)
         RoutineSet::EMPTY,
         registers,
         "the driver may import",
-        None,
+        Clock::None,
     )
 }
 
 /// Chooses among the lock exports that the driver imports, or may import, as `whether` says; it may also import
-/// `hidden` ones, of which nobody can say that they are watched. What is wanted of `clock` is not known.
-fn plan_of(
-    candidates: &[Candidate],
-    hidden: RoutineSet,
-    registers: usize,
-    whether: &str,
-    clock: Option<&Candidate>,
-) -> WatchPlan {
+/// `hidden` ones, of which nobody can say that they are watched. `clock` counts the turns if there are any.
+fn plan_of(candidates: &[Candidate], hidden: RoutineSet, registers: usize, whether: &str, clock: Clock) -> WatchPlan {
     let imported = union(candidates).union(hidden);
     let chosen = choose(candidates, registers, imported);
-    let sets = match clock {
-        Some(clock) => turns::sets(candidates, &chosen, registers, imported, clock),
-        None => vec![chosen],
+    let plan_of = |set: &Vec<Candidate>| plan_of_set(candidates, set, imported, registers, whether);
+    let rotation = |clock: &Candidate| {
+        let sets = turns::sets(candidates, &chosen, registers, imported, clock);
+        let mut plans = sets.iter().map(plan_of);
+        let first = plans.next().unwrap_or_default();
+        let later = plans.collect();
+        (
+            first,
+            Rotation {
+                clock: clock.name(),
+                later,
+            },
+        )
     };
-    let mut plans = sets
-        .iter()
-        .map(|set| plan_of_set(candidates, set, imported, registers, whether));
-    let mut plan = plans.next().unwrap_or_default();
-    plan.turns = plans.collect();
-    if !plan.turns.is_empty() {
-        let sets = plan.turns.len() + 1;
-        plan.summary = format!(
-            "{}; what the driver wants of an export is not told by its code, so {sets} sets of exports take turns",
-            plan.summary
-        );
+    let (mut plan, why) = match clock {
+        Clock::Open(clock) => {
+            let (first, rotation) = rotation(&clock);
+            let turns = vec![rotation];
+            (
+                WatchPlan { turns, ..first },
+                "what the driver wants of an export is not told by its code",
+            )
+        }
+        Clock::MostCalled if registers > 1 && candidates.len() > registers => {
+            let turns = chosen.iter().map(|clock| rotation(clock).1).collect();
+            let first = plan_of(&chosen);
+            (WatchPlan { turns, ..first }, "each of them has to be seen")
+        }
+        Clock::MostCalled | Clock::None => (plan_of(&chosen), ""),
+    };
+    plan.turns.retain(|rotation| !rotation.later.is_empty());
+    if let Some(sets) = plan.turns.iter().map(|rotation| rotation.later.len() + 1).max() {
+        plan.summary = format!("{}; {why}, so {sets} sets of exports take turns", plan.summary);
     }
     plan
+}
+
+/// By whose calls turns are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Clock {
+    /// There are no turns.
+    None,
+    /// An export that the driver calls for other things all the time, and of which nobody knows what it wants.
+    Open(Candidate),
+    /// Whichever of the first choice is called most.
+    MostCalled,
 }
 
 /// The plan by which these candidates are watched.

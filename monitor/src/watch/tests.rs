@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use storlock_check::contract::{CONTRACTS, Role, RoutineSet, SystemModule, contract};
 
-use super::{Uses, WatchPlan};
+use super::{Uses, WatchPlan, name_of};
 use crate::windows::arguments::{FirstArguments, NotKnown};
 use crate::windows::{Import, ImportName, Imports};
 
@@ -227,7 +227,7 @@ fn what_is_never_asked_for_takes_no_register() {
 #[test]
 fn sets_take_turns_where_nobody_can_say_what_is_needed() {
     let plan = super::plan(&virtual_miniport(), &passed(&[], Some(NotKnown::Argument(0x1234))), 4);
-    let sets: Vec<&WatchPlan> = std::iter::once(&plan).chain(&plan.turns).collect();
+    let sets: Vec<&WatchPlan> = std::iter::once(&plan).chain(&plan.turns[0].later).collect();
     assert!(sets.len() > 1, "{}", plan.summary);
     for set in &sets {
         assert!(
@@ -255,6 +255,27 @@ fn sets_take_turns_where_nobody_can_say_what_is_needed() {
         "{:?}",
         plan.explain()
     );
+}
+
+#[test]
+fn sets_take_turns_where_more_is_needed_than_fits() {
+    let plan = super::plan(&virtual_miniport(), &passed(&[0x1003, 0x1004], None), 4);
+    // Whichever of the first is called most can be the clock.
+    assert_eq!(plan.turns.len(), 4, "{}", plan.summary);
+    for (rotation, first) in plan.turns.iter().zip(&plan.watches) {
+        assert_eq!(rotation.clock, name_of(first.module, first.export));
+        for set in &rotation.later {
+            assert!(watched(set).contains(&first.export), "{rotation:?}");
+        }
+        for gap in &plan.gaps {
+            let mut watches = rotation.later.iter().flat_map(|set| &set.watches);
+            assert!(
+                watches.any(|watch| name_of(watch.module, watch.export) == gap.routine),
+                "{}",
+                gap.routine
+            );
+        }
+    }
     // With room for all there is nothing to take turns for.
     let plan = super::plan(&virtual_miniport(), &Uses::default(), 6);
     assert!(plan.turns.is_empty() && plan.watches.len() == 6);

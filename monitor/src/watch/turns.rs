@@ -1,4 +1,4 @@
-//! Sets of exports that take turns, if not all fit and nobody can say which the driver needs.
+//! Sets of exports that take turns, if not all fit.
 //!
 //! Pure, like the plan. It must not know how long a turn is.
 
@@ -13,7 +13,7 @@ use super::{Candidate, union};
 const SETS: usize = 6;
 
 /// The sets that take turns: the first is the choice that stands without turns. Each has `clock`, an export that the driver
-/// calls for other things all the time, so that a turn ends; each of the others sees most of what none before it sees.
+/// calls all the time, so that a turn ends; each of the others sees most of what none before it sees.
 pub(super) fn sets(
     candidates: &[Candidate],
     chosen: &[Candidate],

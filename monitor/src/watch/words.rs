@@ -47,13 +47,17 @@ impl WatchPlan {
                 .iter()
                 .map(|gap| format!("no register: {}: {}", gap.routine, gap.consequence)),
         );
-        for (index, turn) in self.turns.iter().enumerate() {
-            let exports = turn.watches.iter().map(|watch| name_of(watch.module, watch.export));
-            lines.push(format!(
-                "in turn {}: {}",
-                index + 2,
-                exports.collect::<Vec<_>>().join(", ")
-            ));
+        for rotation in &self.turns {
+            let when = if self.turns.len() > 1 {
+                format!(", if {} is called most", rotation.clock)
+            } else {
+                String::new()
+            };
+            lines.extend(rotation.later.iter().enumerate().map(|(index, turn)| {
+                let exports = turn.watches.iter().map(|watch| name_of(watch.module, watch.export));
+                let exports: Vec<String> = exports.collect();
+                format!("in turn {}{when}: {}", index + 2, exports.join(", "))
+            }));
         }
         lines
     }

@@ -72,6 +72,11 @@ fn reason(reason: &Reason) -> String {
             places,
             more,
         } => unknown_releases(*releases, driver, (places, *more)),
+        Reason::NotYetWatched { routines } => format!(
+            "the driver imports more lock routines than there are debug registers, and the run was over before the turn of {}: \
+             what the driver did with them was not seen; let the guest run longer",
+            routines.join(", ")
+        ),
         Reason::Missed(missed) => doubt(missed),
         Reason::Stopped => {
             "the run was over before the guest ended by itself; this report covers what was seen until then".to_owned()
