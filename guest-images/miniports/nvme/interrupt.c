@@ -8,12 +8,25 @@ static VOID QueueInterrupt(PNVME_EXTENSION Extension, PNVME_QUEUE Queue)
     StorPortIssueDpc(Extension, &Queue->Dpc, Queue, NULL);
 }
 
+/* The port driver has called with the lock that this takes. */
+static DECLSPEC_NOINLINE VOID CountMessage(PNVME_EXTENSION Extension, ULONG MessageId)
+{
+    ULONG OldIrql = 0;
+
+    StorPortAcquireMSISpinLock(Extension, MessageId, &OldIrql);
+    Extension->InterruptsSeen++;
+    StorPortReleaseMSISpinLock(Extension, MessageId, OldIrql);
+}
+
 /* With the message's interrupt lock held. Message 0 is the admin queue's, which is polled, unless it is the only one.
  */
 BOOLEAN NTAPI NvmeMessageInterrupt(PVOID HwDeviceExtension, ULONG MessageId)
 {
     PNVME_EXTENSION Extension = HwDeviceExtension;
 
+    if (HAS_BUG(MESSAGE_LOCK_IN_INTERRUPT) && Extension->Flushes != 0) {
+        CountMessage(Extension, MessageId);
+    }
     for (ULONG Index = 0; Index < Extension->QueueCount; Index++) {
         if (Extension->Queues[Index].Message == MessageId) {
             QueueInterrupt(Extension, &Extension->Queues[Index]);
@@ -75,6 +88,16 @@ static BOOLEAN TakePending(PNVME_EXTENSION Extension, PNVME_QUEUE Queue)
     return Pending;
 }
 
+/* A helper that was written for callers without the lock. */
+static DECLSPEC_NOINLINE VOID SendFlushAgain(PNVME_EXTENSION Extension, PSTOR_DPC Dpc)
+{
+    STOR_LOCK_HANDLE Handle = {0};
+
+    StorPortAcquireSpinLock(Extension, DpcLock, Dpc, &Handle);
+    Extension->Flushes++;
+    StorPortReleaseSpinLock(Extension, &Handle);
+}
+
 VOID NTAPI NvmeQueueDpc(PSTOR_DPC Dpc, PVOID HwDeviceExtension, PVOID SystemArgument1, PVOID SystemArgument2)
 {
     PNVME_EXTENSION Extension = HwDeviceExtension;
@@ -88,6 +111,9 @@ VOID NTAPI NvmeQueueDpc(PSTOR_DPC Dpc, PVOID HwDeviceExtension, PVOID SystemArgu
     }
     StorPortAcquireSpinLock(Extension, DpcLock, Dpc, &Handle);
     Request = NvmeReap(Extension, Queue);
+    if (HAS_BUG(FLUSH_AGAIN_UNDER_LOCK) && Request != NULL && Request->Command.Opcode == NVME_IO_FLUSH) {
+        SendFlushAgain(Extension, Dpc);
+    }
     NvmeMaskLine(Extension, FALSE);
     StorPortReleaseSpinLock(Extension, &Handle);
     while (Request != NULL) {
@@ -160,6 +186,9 @@ VOID NTAPI NvmeResetDpc(PSTOR_DPC Dpc, PVOID HwDeviceExtension, PVOID SystemArgu
     Good = Good && NvmeEnable(Extension) && NvmeCreateQueues(Extension);
     Extension->Dead = !Good;
     UnlockQueues(Extension, Handles, Count);
+    if (HAS_BUG(RELEASE_AFTER_RESET)) {
+        UnlockQueues(Extension, Handles, 1);
+    }
     StorPortReleaseSpinLock(Extension, &StartIoHandle);
     StorPortDebugPrint(0, Good ? "nvme: the controller was reset\n" : "nvme: the controller did not come back\n");
     CompleteLost(Extension, Lost);

@@ -109,6 +109,9 @@ static BOOLEAN BuildScsi(PNVME_EXTENSION Extension, PNVME_REQUEST Request)
     case DiskUnmap:
         return BuildUnmap(Extension, Request);
     case DiskAnswered:
+        if (Request->Srb->Cdb[0] == SCSIOP_INQUIRY && Request->Srb->Cdb[2] == NVME_VPD_SERIAL_NUMBER) {
+            NvmeCountSerial(Extension);
+        }
         return FALSE;
     default:
         DiskFail(Request->Srb, SCSI_SENSE_ILLEGAL_REQUEST, SCSI_ADSENSE_ILLEGAL_COMMAND);
@@ -186,10 +189,24 @@ static VOID Wait(PNVME_EXTENSION Extension, PNVME_REQUEST Request)
     Extension->WaitingCount++;
 }
 
+/* The port driver has called with the lock that this takes. */
+static DECLSPEC_NOINLINE VOID StartUnderLock(PNVME_EXTENSION Extension)
+{
+    STOR_LOCK_HANDLE Handle = {0};
+
+    StorPortAcquireSpinLock(Extension, StartIoLock, NULL, &Handle);
+    Extension->NextQueue++;
+    StorPortReleaseSpinLock(Extension, &Handle);
+}
+
 BOOLEAN NTAPI NvmeStartIo(PVOID DeviceExtension, PSCSI_REQUEST_BLOCK Srb)
 {
     PNVME_EXTENSION Extension = DeviceExtension;
     PNVME_REQUEST Request = Srb->SrbExtension;
+
+    if (HAS_BUG(START_IO_LOCK_IN_START_IO) && Request->Command.Opcode == NVME_IO_FLUSH) {
+        StartUnderLock(Extension);
+    }
 
     if (Extension->WaitingHead != NULL || !SubmitToAnyQueue(Extension, Request)) {
         Wait(Extension, Request);
@@ -219,6 +236,21 @@ VOID NvmeStartWaiting(PNVME_EXTENSION Extension)
     StorPortReleaseSpinLock(Extension, &Handle);
 }
 
+/* The first of them is told; whoever wrote the return has not seen that it is under the lock. */
+static DECLSPEC_NOINLINE VOID CountWriteFault(PNVME_EXTENSION Extension)
+{
+    STOR_LOCK_HANDLE Handle = {0};
+
+    StorPortAcquireSpinLock(Extension, DpcLock, &Extension->ErrorDpc, &Handle);
+    if (Extension->WriteFaults++ == 0) {
+        StorPortDebugPrint(0, "nvme: the medium has refused a write\n");
+        if (HAS_BUG(RETURN_WITH_LOCK)) {
+            return;
+        }
+    }
+    StorPortReleaseSpinLock(Extension, &Handle);
+}
+
 static DECLSPEC_NOINLINE VOID FailRequest(PNVME_EXTENSION Extension, PNVME_REQUEST Request)
 {
     STOR_LOCK_HANDLE Handle = {0};
@@ -237,6 +269,7 @@ static DECLSPEC_NOINLINE VOID FailRequest(PNVME_EXTENSION Extension, PNVME_REQUE
         DiskFail(Request->Srb, SCSI_SENSE_DATA_PROTECT, SCSI_ADSENSE_WRITE_PROTECT);
         break;
     case NVME_STATUS_WRITE_FAULT:
+        CountWriteFault(Extension);
         DiskFail(Request->Srb, SCSI_SENSE_MEDIUM_ERROR, NVME_ASC_WRITE_FAULT);
         break;
     case NVME_STATUS_UNRECOVERED_READ_ERROR:

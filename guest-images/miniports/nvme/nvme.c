@@ -93,6 +93,7 @@ static BOOLEAN NTAPI HwInitialize(PVOID DeviceExtension)
     }
     StorPortInitializeDpc(Extension, &Extension->ResetDpc, NvmeResetDpc);
     StorPortInitializeDpc(Extension, &Extension->MaintenanceDpc, NvmeQueueDpc);
+    StorPortInitializeDpc(Extension, &Extension->ErrorDpc, NvmeQueueDpc);
     return StorPortEnablePassiveInitialization(Extension, HwPassiveInitialize);
 }
 

@@ -20,6 +20,7 @@
 #define NVME_ADMIN_ENTRIES 16u
 #define NVME_MAXIMUM_TRANSFER (256u * 1024)
 #define NVME_PRP_ENTRIES (NVME_MAXIMUM_TRANSFER / PAGE_SIZE)
+#define NVME_VPD_SERIAL_NUMBER 0x80
 #define NVME_TIMER_MICROSECONDS 50000
 /* A command identifier: the slot, and a number that is another one the next time that the slot is used. */
 #define NVME_SLOT_BITS 5
@@ -80,11 +81,14 @@ typedef struct _NVME_EXTENSION {
 
     STOR_DPC ResetDpc;
     STOR_DPC MaintenanceDpc; /* only its lock is used */
+    STOR_DPC ErrorDpc;       /* so here */
     ULONG64 Flushes;
     ULONG64 Unmaps;
     ULONG64 InterruptsAtFlush;
     ULONG64 InterruptsSeen;
     ULONG64 Errors;
+    ULONG64 Serials;
+    ULONG64 WriteFaults;
     volatile BOOLEAN Dead; /* the last reset failed */
 } NVME_EXTENSION;
 
@@ -117,6 +121,7 @@ VOID NvmeComplete(PNVME_EXTENSION Extension, PNVME_REQUEST Request);
 /* maintenance.c */
 VOID NvmeCountFlush(PNVME_EXTENSION Extension);
 VOID NvmeCountUnmap(PNVME_EXTENSION Extension, ULONG Ranges);
+VOID NvmeCountSerial(PNVME_EXTENSION Extension);
 VOID NTAPI NvmeTimer(PVOID DeviceExtension);
 
 /* interrupt.c */

@@ -129,6 +129,7 @@ DECLSPEC_NOINLINE VOID VdiskFlush(PVDISK_EXTENSION Extension)
         VdiskReleaseFlushLock(Extension, OldIrql);
     }
     CountFlush(Extension);
+    VdiskNoteFlush(Extension);
 }
 
 static VOID FreeWholeChunk(PVDISK_EXTENSION Extension, ULONG64 Chunk)
@@ -204,6 +205,7 @@ BOOLEAN VdiskUnmap(PVDISK_EXTENSION Extension, PVDISK_REQUEST Request)
         UnmapRange(Extension, &Ranges[Index]);
         CountUnmapped(Extension, &Ranges[Index]);
     }
+    VdiskNoteUnmap(Extension);
     KeReleaseSpinLock(&Extension->UnmapLock, OldIrql);
     return TRUE;
 }

@@ -44,6 +44,10 @@ static BOOLEAN NTAPI HwInitialize(PVOID DeviceExtension)
     KeInitializeSpinLock(&Extension->FlushLock);
     KeInitializeSpinLock(&Extension->UnmapLock);
     KeInitializeSpinLock(&Extension->MapLock);
+    KeInitializeSpinLock(&Extension->NoteLock);
+    for (ULONG Index = 0; Index < 2 * VDISK_FIRST_NOTES; Index++) {
+        KeInitializeSpinLock(&Extension->FirstNoteLock[Index]);
+    }
     for (ULONG Index = 0; Index < VDISK_STRIPES; Index++) {
         KeInitializeSpinLock(&Extension->StripeLock[Index]);
     }

@@ -3,7 +3,7 @@
  *
  * A virtual miniport may use the kernel's spin locks itself. It uses four routines: KeAcquireSpinLock (RaiseToDpc) and
  * KeReleaseSpinLock in threads, KeAcquireSpinLockAtDpcLevel and KeReleaseSpinLockFromDpcLevel in DPCs and nested.
- * Lock order: UnmapLock, then MapLock or StripeLock. The others are taken alone.
+ * Lock order: UnmapLock, then MapLock, StripeLock or FirstNoteLock. The others are taken alone.
  */
 #ifndef VDISK_H
 #define VDISK_H
@@ -18,6 +18,7 @@
 #define VDISK_CHUNKS (VDISK_BLOCKS / VDISK_CHUNK_BLOCKS)
 #define VDISK_STRIPES 4
 #define VDISK_WORKERS 2
+#define VDISK_FIRST_NOTES 4 /* of each kind */
 #define VDISK_TIMER_MILLISECONDS 2
 #define VDISK_MAXIMUM_TRANSFER (64u * 1024)
 
@@ -61,6 +62,12 @@ typedef struct _VDISK_EXTENSION {
     KSPIN_LOCK StripeLock[VDISK_STRIPES]; /* the chunks whose number modulo VDISK_STRIPES is the index */
     PUCHAR *Chunks;                       /* NULL: never written or unmapped, reads as zero */
 
+    KSPIN_LOCK NoteLock;                             /* Notes */
+    KSPIN_LOCK FirstNoteLock[2 * VDISK_FIRST_NOTES]; /* UnmapNotes: the lock of the note's number, under UnmapLock */
+    ULONG64 Notes;
+    ULONG64 UnmapNotes;
+    volatile BOOLEAN HandedOver;
+
     KTIMER Timer;
     KDPC TimerDpc;
     PKTHREAD Workers[VDISK_WORKERS];
@@ -72,6 +79,11 @@ BOOLEAN VdiskTransfer(PVDISK_EXTENSION Extension, PVDISK_REQUEST Request);
 VOID VdiskFlush(PVDISK_EXTENSION Extension);
 BOOLEAN VdiskUnmap(PVDISK_EXTENSION Extension, PVDISK_REQUEST Request);
 VOID VdiskFreeChunks(PVDISK_EXTENSION Extension);
+
+/* notes.c: the first at PASSIVE_LEVEL, the second with UnmapLock held, the third from the completion DPC. */
+VOID VdiskNoteFlush(PVDISK_EXTENSION Extension);
+VOID VdiskNoteUnmap(PVDISK_EXTENSION Extension);
+VOID VdiskTakeOver(PVDISK_EXTENSION Extension);
 
 /* worker.c */
 BOOLEAN VdiskStartWorkers(PVDISK_EXTENSION Extension);

@@ -92,6 +92,7 @@ static VOID NTAPI CompletionDpc(PKDPC Dpc, PVOID Context, PVOID Argument1, PVOID
     UNREFERENCED_PARAMETER(Dpc);
     UNREFERENCED_PARAMETER(Argument1);
     UNREFERENCED_PARAMETER(Argument2);
+    VdiskTakeOver(Extension);
     while ((Request = TakeDone(Extension)) != NULL) {
         StorPortNotification(RequestComplete, Extension, Request->Srb);
         Completed++;
