@@ -126,7 +126,7 @@ impl Turns {
         let waiting = waiting.into_iter().flat_map(|set| &set.watches).chain(self.to_come());
         let seen = |watch: &&Watch| {
             let mut watched = had.iter().flat_map(|set| &set.watches);
-            watched.any(|other| other.names == watch.names)
+            watched.any(|other| other.breakpoint.address == watch.breakpoint.address)
         };
         let mut names: Vec<String> = Vec::new();
         for name in waiting
