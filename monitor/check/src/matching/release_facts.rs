@@ -19,10 +19,8 @@ struct By<'a> {
     row: &'static Contract,
     call: &'a LockCall,
     pairing: Pairing,
-    /// Somebody else certainly holds the lock.
-    holder: bool,
-    /// The holder is another module, whose release need not be seen.
-    stranger: bool,
+    /// Somebody else certainly holds the lock; whether that is another module, whose release need not be seen.
+    holder: Option<bool>,
     /// See [`ReleaseFacts::taken_by_other`].
     taken_by_other: bool,
     /// The caller has an acquire open that may be waiting, or have got a lock that was then taken from it.
@@ -86,8 +84,7 @@ impl Checker {
             row,
             call,
             pairing,
-            holder: holder.is_some(),
-            stranger: holder.is_some_and(|holder| !holder.target),
+            holder: holder.map(|holder| !holder.target),
             taken_by_other: record.is_none() && word_held == Some(true) && lock.taken_by_other(&call.context),
             open: !subject.by_handle && matches!(pairing, Pairing::Waiting | Pairing::Foreign),
         };
@@ -162,7 +159,6 @@ impl Checker {
             call,
             pairing,
             holder,
-            stranger,
             taken_by_other,
             open,
         } = by;
@@ -183,7 +179,7 @@ impl Checker {
         let unsure_thread = core.late && by_absence && !core.entered.contains(&call.context.thread);
         shortfall.set(Shortfall::LATE, unmatched && unsure_thread);
         let mut needed = RoutineSet::EMPTY;
-        if *holder || *pairing == Pairing::Foreign {
+        if holder.is_some() || *pairing == Pairing::Foreign {
             needed = releases_of(identity);
         }
         if let Some(record) = misfit {
@@ -203,8 +199,8 @@ impl Checker {
         if *taken_by_other {
             needed = needed.union(acquires_of(identity)).union(releases_of(identity));
         }
-        if blind || (unmatched && *stranger) || matches!(pairing, Pairing::ChangedHandle(..) | Pairing::OtherHandle(_))
-        {
+        let stranger = *holder == Some(true);
+        if blind || (unmatched && stranger) || matches!(pairing, Pairing::ChangedHandle(..) | Pairing::OtherHandle(_)) {
             needed = needed.union(row.fed_by);
         }
         let gap = core.gap(needed, lock.target);
@@ -212,19 +208,21 @@ impl Checker {
             Shortfall::UNWATCHED,
             shortfall.contains(Shortfall::UNWATCHED) || gap != Gap::None,
         );
-        // Somebody of the same thread or processor has it, on another stack: that may be the caller after all.
+        let unseen = self.may_be_held(by, lock, unmatched) || (blind && unread(row, call, identity));
+        shortfall.set(Shortfall::UNSEEN_HOLDER, unseen);
+        shortfall
+    }
+
+    /// Whether the lock may be the caller's after all. `unmatched`: by no acquire that is known to be.
+    fn may_be_held(&self, by: &By<'_>, lock: &LockState, unmatched: bool) -> bool {
+        let call = by.call;
+        // Somebody of the same thread or processor has it, on another stack.
         let doubtful = unmatched && lock.records.iter().any(|record| record.same_agent(&call.context));
         // The handle may be that of an acquire whose own was not read.
-        let blind_handle = matches!(pairing, Pairing::OtherHandle(_))
-            && call
-                .operand
-                .adapter()
-                .is_some_and(|adapter| core.unreadable.contains(&adapter));
-        shortfall.set(
-            Shortfall::UNSEEN_HOLDER,
-            doubtful || blind_handle || (blind && unread(row, call, identity)),
-        );
-        shortfall
+        let adapter = call.operand.adapter();
+        let blind_handle = matches!(by.pairing, Pairing::OtherHandle(_))
+            && adapter.is_some_and(|adapter| self.core.unreadable.contains(&adapter));
+        doubtful || blind_handle
     }
 
     /// Whether a release, by whatever routine it may be, belongs to the routine of a record.

@@ -117,6 +117,7 @@ pub struct Wrong {
 
 /// What happened.
 #[derive(Clone, Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Run {
     pub events: Vec<Event>,
     /// The program that each event is of, 0 for none.
