@@ -166,7 +166,8 @@ pub(crate) fn prepare_screenshot(checked: &CheckedSpec) -> anyhow::Result<Option
 pub(crate) fn write_screenshot(file: &WholeFile, picture: Option<&Picture>) -> Option<Cut> {
     let what = format!("the screenshot {}", file.path().display());
     let Some(picture) = picture else {
-        return Some(Cut::Note(format!("there is no {what}: the guest has shown nothing")));
+        let note = format!("{} was not written: the guest has shown nothing", file.path().display());
+        return Some(Cut::Note(note));
     };
     let bytes = png(picture).map_err(io::Error::other);
     let written = bytes.and_then(|bytes| file.fill(|file| file.write_all(&bytes)));

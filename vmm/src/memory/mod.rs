@@ -89,15 +89,24 @@ struct Firmware {
 }
 
 impl GuestRam {
+    /// Whether a machine can have so many bytes of RAM.
+    ///
+    /// # Errors
+    /// [`MemoryError::Size`] if `bytes` is not a multiple of 2 MiB or out of range.
+    pub(crate) fn check_size(bytes: u64) -> Result<(), MemoryError> {
+        if !(MINIMUM_RAM..=MAXIMUM_RAM).contains(&bytes) || bytes % RAM_GRANULARITY != 0 {
+            return Err(MemoryError::Size(bytes));
+        }
+        Ok(())
+    }
+
     /// Reserves `bytes` of RAM; pages are provided by the host as they are touched.
     ///
     /// # Errors
     /// [`MemoryError::Size`] if `bytes` is not a multiple of 2 MiB or out of range, [`MemoryError::Host`] if the host
     /// has not that much address space.
     pub fn new(bytes: u64) -> Result<Self, MemoryError> {
-        if !(MINIMUM_RAM..=MAXIMUM_RAM).contains(&bytes) || bytes % RAM_GRANULARITY != 0 {
-            return Err(MemoryError::Size(bytes));
-        }
+        Self::check_size(bytes)?;
         let memory_error = |reason: String| MemoryError::Host { bytes, reason };
         let length = |bytes: u64| usize::try_from(bytes).map_err(|error| memory_error(error.to_string()));
         let mut ranges = vec![(GuestAddress(0), length(bytes.min(LOW_RAM_LIMIT))?)];

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::vcpu::DebugHandler;
 use crate::debug::StepOver;
 use crate::kvm::{Capabilities, KvmError};
+use crate::memory::{GuestRam, MemoryError};
 use crate::run::Error;
 use crate::sandbox::Sandbox;
 
@@ -105,6 +106,16 @@ pub struct MachineConfig {
     pub at_reset: AtReset,
     /// Limits of the machine's threads and its devices' workers.
     pub sandbox: Sandbox,
+}
+
+impl MachineConfig {
+    /// Whether a machine can have so many bytes of memory.
+    ///
+    /// # Errors
+    /// [`MemoryError::Size`] if not.
+    pub fn check_memory(bytes: u64) -> Result<(), MemoryError> {
+        GuestRam::check_size(bytes)
+    }
 }
 
 impl Default for MachineConfig {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use storlock_vmm::run::{AddressWidth, AtReset};
+use storlock_vmm::run::{AddressWidth, AtReset, MachineConfig};
 
 use super::{CountFrom, FilePath, Limit, OnViolation, RunSpec, Size, check_disks, check_faults};
 use crate::gdb::{Address, OnDisconnect};
@@ -159,6 +159,9 @@ impl RunSpec {
                 "--cpus {}: a machine has 1 to {MOST_CPUS} virtual processors",
                 self.cpus
             ));
+        }
+        if let Some(Err(error)) = self.memory.map(|size| MachineConfig::check_memory(size.0)) {
+            return refuse(format!("--memory: {error}"));
         }
         let (least, most) = (AddressWidth::LEAST, AddressWidth::MOST);
         if let Some(bits) = self.phys_bits.filter(|bits| !(least..=most).contains(bits)) {

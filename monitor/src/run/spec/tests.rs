@@ -140,6 +140,11 @@ fn what_does_not_go_together_is_refused_with_a_reason() {
         (json!({"driver": "x.sys", "cpus": 65}), false, "1 to 64"),
         (json!({"driver": "x.sys", "phys_bits": 53}), false, "36 to 52 bits"),
         (
+            json!({"driver": "x.sys", "memory": "3M"}),
+            false,
+            "--memory: guest memory has to be a multiple of 2 MiB",
+        ),
+        (
             json!({"firmware": true, "fault": ["drop:read,from=armed"]}),
             false,
             "nothing is ever armed",
