@@ -12,8 +12,10 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use kdmp_parser::parse::KernelDumpParser;
 use kdmp_parser::structs::{Context, KdDebuggerData64};
@@ -312,4 +314,28 @@ fn without_a_violation_there_is_no_dump_and_an_earlier_one_is_gone() {
     assert_nothing_found(&run);
     assert_eq!(run.report()["dump"], Value::Null, "{run}");
     assert_eq!(fs::read_dir(files.path()).unwrap().count(), 0, "{run}");
+}
+
+#[test]
+fn the_guests_clock_is_judged_without_the_time_of_the_dump() {
+    let files = tempfile::tempdir().unwrap();
+    let pipe = files.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || {
+            let mut pipe = fs::File::open(pipe).unwrap();
+            // From the first byte on the machine stands still.
+            let first = pipe.read(&mut [0]).unwrap();
+            std::thread::sleep(Duration::from_secs(6));
+            first as u64 + io::copy(&mut pipe, &mut io::sink()).unwrap()
+        }
+    });
+    let run = run(MINIPORT, &[&dumping_to(&pipe)[..], &["--check-guest"]].concat());
+    assert_found_once_at_its_place(bug(), &run);
+    let report = run.report();
+    assert_eq!(number(&report["dump"]["bytes"]), reader.join().unwrap(), "{run}");
+    let rows = report["guest_checks"].as_array().unwrap();
+    let clock = rows.iter().find(|row| row["name"] == "clock").unwrap();
+    assert_eq!(clock["ok"], true, "{run}");
 }

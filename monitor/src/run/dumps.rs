@@ -24,6 +24,11 @@ impl RunningGuest {
     /// was asked for.
     pub(super) fn dump(&self, cpu: u32, subject: &Subject, interrupted: &dyn Fn() -> bool) -> Option<Dumped> {
         let plan = self.dump.as_ref()?;
+        self.notices.say(&format!(
+            "dump: the machine stands still while its {} MiB are written to {}; Ctrl-C gives up",
+            self.running.ram().size() >> 20,
+            plan.file.path().display()
+        ));
         let written = self.write_dump(plan, cpu, subject, interrupted);
         let cause = written.as_ref().err().and_then(DumpError::system_error);
         let info = plan.info(subject.event, &written);

@@ -57,13 +57,15 @@ impl RunningGuest {
         if let (Some(plan), Some(deadline)) = (&self.dump, self.started.checked_add(limit)) {
             plan.file.progress().give_up_at(deadline);
         }
-        let mut dump = None;
+        let (mut dump, mut dump_ms) = (None, 0);
         let debugger = self.debugger.take();
         let mut deadlock = None;
         let mut at_violation = |cpu| {
             let stopped_for = self.session.stopped_for(cpu);
             if let Some(subject) = stopped_for.dump {
+                let began = Instant::now();
                 dump = self.dump(cpu, &subject, interrupted);
+                dump_ms += began.elapsed().as_millis() as u64;
             }
             deadlock = deadlock.or(stopped_for.deadlock.then_some(cpu));
             AtViolation {
@@ -94,6 +96,7 @@ impl RunningGuest {
                  (--after-deadlock go-on runs on)"
             ));
         }
+        end.dump_ms = dump_ms;
         if let Some(dump) = dump {
             end.dump = Some(dump.info);
             end.note(dump.cut);

@@ -186,6 +186,9 @@ pub struct End {
     pub activities: Vec<(u32, String)>,
     /// The event trace that was written.
     pub trace: Option<TraceInfo>,
+    /// How long of that the machine stood still for a crash dump, in milliseconds.
+    #[serde(default)]
+    pub dump_ms: u64,
     /// The crash dump of a violation.
     #[serde(default)]
     pub dump: Option<DumpInfo>,

@@ -305,10 +305,11 @@ fn end_of_run(state: &State, end: &End) -> EndOfRun {
 
 fn cost(state: &State, end: &End) -> Cost {
     let (hits, target_hits) = state.ledger.hits();
+    let ran_ms = end.armed_ms.saturating_sub(end.dump_ms);
     Cost {
         hits,
         target_hits,
-        hits_per_second: hits.saturating_mul(1000).checked_div(end.armed_ms).unwrap_or(0),
+        hits_per_second: hits.saturating_mul(1000).checked_div(ran_ms).unwrap_or(0),
         kvm_runs: end.kvm_runs,
         debug_exits: end.debug_exits,
         other_exits: end.other_exits,
