@@ -1,18 +1,22 @@
 //! The report of a run: typed data, and one renderer a format.
 //!
-//! [`model`], [`finding`] and [`reason`] are the data: what was seen, as numbers, addresses and words of the field, without
-//! sentences. Renderers ([`render`]) put them into words. The session fills the data in. A renderer must not know how
+//! [`model`], [`watched`], [`end`](mod@end), [`finding`] and [`reason`] are the data: what was seen, as numbers, addresses and words
+//! of the field, without sentences. Renderers ([`render`]) put them into words. The session fills the data in. A renderer must not know how
 //! anything was found. `docs/report.md` documents both.
 
 pub(crate) mod conformance;
+pub mod end;
 pub mod finding;
 pub mod model;
 pub mod reason;
 pub mod render;
 pub mod timeline;
+pub mod watched;
 
+pub use end::*;
 pub use finding::*;
 pub use model::*;
 pub use reason::*;
 pub(crate) use render::told::notes as told_notes;
 pub use render::{Format, json, text};
+pub use watched::*;

@@ -1,13 +1,15 @@
-//! What a report says of a run: plain data. Broken contracts are in [`super::finding`], reasons in [`super::reason`].
+//! What a report says of a run: plain data. Findings are in [`super::finding`], reasons in [`super::reason`].
 
 use serde::{Deserialize, Serialize};
 
 use storlock_check::rules::{Meta, RuleSettings};
 
 use super::conformance::Conformance;
-use super::finding::{Finding, LockIdentity, LockRoutine, PriorCall, RuleId};
-use super::reason::{Note, Reason, StackEnd, StepOver};
+use super::end::EndOfRun;
+use super::finding::{Finding, LockRoutine, RuleId};
+use super::reason::{Note, Reason};
 use super::timeline::Timeline;
+use super::watched::WatchInfo;
 use crate::outcome::{Condition, Outcome};
 use crate::timing::Spread;
 
@@ -119,128 +121,6 @@ pub struct ImageInfo {
     pub(crate) sha256: String,
 }
 
-/// What ended the run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EndKind {
-    /// The guest powered the machine off.
-    PowerOff,
-    /// The guest reset the machine.
-    Reset,
-    /// A processor shut down after a triple fault.
-    TripleFault,
-    /// The guest reported its crash to the hypervisor.
-    Crash,
-    /// The wall-clock limit was reached.
-    TimeLimit,
-    /// KVM could not execute an instruction.
-    InternalError,
-    /// The user interrupted the run.
-    Interrupted,
-    /// The session or another handler stopped the machine.
-    Stopped,
-    /// A processor was about to wait for itself for ever, and the run was ended there.
-    Deadlock,
-    /// The host failed.
-    Failed,
-    /// An event trace does not say how its run ended.
-    NotRecorded,
-    /// The recording ends without saying how.
-    #[default]
-    Unknown,
-}
-
-impl EndKind {
-    /// As it is written for people.
-    #[must_use]
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::PowerOff => "power off",
-            Self::Reset => "reset",
-            Self::TripleFault => "triple fault",
-            Self::Crash => "crash",
-            Self::TimeLimit => "time limit",
-            Self::InternalError => "internal error",
-            Self::Interrupted => "interrupted",
-            Self::Stopped => "stopped",
-            Self::Deadlock => "deadlock",
-            Self::Failed => "failed",
-            Self::NotRecorded => "not recorded",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-/// How the guest ended.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EndOfRun {
-    /// What ended it.
-    pub kind: EndKind,
-    /// One sentence more, where there is more to say.
-    pub detail: Option<String>,
-    /// The bug check that the guest recorded.
-    pub bug_check: Option<BugCheck>,
-    /// What each virtual processor was doing, if the guest did not end by itself.
-    pub processors: Vec<ProcessorState>,
-    /// Processors that wait for each other: each for a lock that the next has, and the last for one of the first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub deadlock: Vec<u32>,
-}
-
-/// A Windows bug check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BugCheck {
-    /// Bug check code, such as 0xD1.
-    pub code: u64,
-    /// Its four parameters.
-    pub parameters: [u64; 4],
-}
-
-/// What a virtual processor was doing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProcessorState {
-    /// Number of the vCPU.
-    pub vcpu: u32,
-    /// Where it was.
-    pub location: Location,
-    /// Its IRQL.
-    pub irql: u8,
-    /// What it was doing there, where known (`halted`, an instruction).
-    pub(crate) activity: Option<String>,
-    /// Its call stack, innermost first.
-    pub stack: Vec<Location>,
-    /// Why the stack ends where it does, if not at its outermost frame.
-    #[serde(flatten, with = "super::render::told::stack_end")]
-    pub stack_end: Option<StackEnd>,
-    /// The lock that it waits for, if it stands in an acquire.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) waits_for: Option<WaitsFor>,
-}
-
-/// A lock that a processor waits for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct WaitsFor {
-    /// Which.
-    pub lock: LockIdentity,
-    /// The acquire in which it stands.
-    pub acquire: PriorCall,
-    /// Who took the lock last; `None` if no acquire of it was seen.
-    pub holder: Option<LockHolder>,
-}
-
-/// Who took a lock last.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct LockHolder {
-    /// The processor that has it.
-    pub vcpu: u32,
-    /// Its acquire has certainly come back with the lock.
-    pub certain: bool,
-    /// The release that followed, if one was seen.
-    pub released: Option<PriorCall>,
-    /// Its acquire.
-    pub acquire: PriorCall,
-}
-
 /// A module of the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModuleInfo {
@@ -275,79 +155,6 @@ pub struct SourceLine {
     pub file: String,
     /// Line, from 1.
     pub line: u32,
-}
-
-/// Which routines were watched.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WatchInfo {
-    /// Watched routines.
-    pub routines: Vec<WatchedRoutine>,
-    /// How they were chosen, in a sentence.
-    pub(crate) summary: String,
-    /// How the debug registers are used, and why, a line each.
-    #[serde(default)]
-    pub explanation: Vec<String>,
-    /// Sets of routines that took turns, where not all fit; none if one set was watched all the time.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) sets: Vec<WatchedSet>,
-    /// Hits that were not judged.
-    #[serde(default)]
-    pub(crate) ignored: IgnoredHits,
-    /// Lock routines the target imports that were not watched.
-    pub gaps: Vec<WatchGap>,
-    /// How a breakpoint is stepped over.
-    pub step_over: StepOver,
-    /// Whether the return of a routine could be caught.
-    pub(crate) catch_return: bool,
-    /// Event number at which the breakpoints were in force on all processors; `None`: they never were.
-    pub armed_at: Option<u64>,
-    /// Why they never were.
-    pub(crate) not_armed: Option<String>,
-}
-
-/// Hits of watched addresses that are no calls, or none of a guest that works; they are in no other number.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct IgnoredHits {
-    /// In user mode: a jump to the address of a routine, which faults before its first instruction.
-    pub(crate) user_mode: u64,
-    /// After the guest had recorded a bug check.
-    pub(crate) after_bug_check: u64,
-}
-
-/// A watched routine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WatchedRoutine {
-    /// `module!routine`.
-    pub routine: String,
-    /// Other lock routines that have the same address: one breakpoint sees them all.
-    #[serde(default)]
-    pub(crate) same_address: Vec<String>,
-    /// Its address in the guest.
-    pub address: u64,
-    /// Why it was chosen.
-    pub reason: String,
-    /// How often it was entered.
-    pub hits: u64,
-}
-
-/// Routines that were watched together, in turn with others.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct WatchedSet {
-    /// `module!routine` of each.
-    pub routines: Vec<String>,
-    /// How often they had their turn.
-    pub(crate) turns: u64,
-    /// Hits in these turns.
-    pub hits: u64,
-}
-
-/// A lock routine that the target imports and that was not watched.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WatchGap {
-    /// `module!routine`.
-    pub routine: String,
-    /// What follows from it for the verdicts.
-    pub(crate) consequence: String,
 }
 
 /// A rule that calls were held against.

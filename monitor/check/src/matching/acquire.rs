@@ -2,7 +2,8 @@
 
 use super::core::Gap;
 use super::facts::{AcquireFacts, Fact, Facts, Site};
-use super::state::{Binding, Bound, Lost, Nesting, Open, Record, STACK};
+use super::record::{Nesting, Open, Record, STACK};
+use super::state::{Binding, Bound, Lost};
 use super::storport::{self, Taking};
 use crate::checker::{Checker, ReturnInterest};
 use crate::contract::{CONTRACTS, Contract, Mode, Role, Routine, RoutineSet, contract};

@@ -2,7 +2,8 @@
 //! holds are over because they have gone on without them.
 
 use super::facts::{Fact, Facts, HoldEnded, Site};
-use super::state::{Bound, Open, Record};
+use super::record::{Open, Record};
+use super::state::Bound;
 use super::storport::may_be_none;
 use super::{Gap, Thread};
 use crate::checker::Checker;
@@ -215,7 +216,7 @@ impl Checker {
     }
 
     /// An acquire is over: nobody need follow it.
-    pub(crate) fn unfollow(&mut self, record: &super::state::Record) {
+    pub(crate) fn unfollow(&mut self, record: &super::record::Record) {
         let (sequence, context) = (record.call.sequence, &record.call.context);
         if record.held_since.is_some() || record.bound_to_processor() {
             let processor = if record.held_since.is_some() {

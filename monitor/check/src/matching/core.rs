@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::record::STACK;
 use super::standstill::Standstill;
-use super::state::{Processor, STACK};
+use super::state::Processor;
 use crate::checker::{Limits, MAX_PROCESSORS, Statistics};
 use crate::contract::{RoutineSet, SystemModule, contract};
 use crate::event::{Context, DISPATCH_LEVEL, WatchSet};

@@ -5,7 +5,8 @@
 //! how deep in the stack a call was made. Where the evidence allows two readings the plainer name is taken, and what
 //! speaks for the other is put beside it.
 
-use super::state::{Bound, LockState, Record, SMALLEST_INTERRUPT, STACK, fits};
+use super::record::{Record, SMALLEST_INTERRUPT, STACK, fits};
+use super::state::{Bound, LockState};
 use crate::checker::Checker;
 use crate::contract::{Role, RoutineSet, contract};
 use crate::event::{Context, DISPATCH_LEVEL, LockCall, LockOperand};

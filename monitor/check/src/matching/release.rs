@@ -1,7 +1,8 @@
 //! Releases: which lock, which acquire, and what is known when they are entered.
 
 use super::facts::{Fact, Facts, Pairing, ReleaseFacts, Restored, Site};
-use super::state::{Binding, Bound, LockState, Record, SMALLEST_INTERRUPT, fits, within};
+use super::record::{Record, SMALLEST_INTERRUPT, fits, within};
+use super::state::{Binding, Bound, LockState};
 use super::storport;
 use crate::checker::Checker;
 use crate::contract::{Contract, LockClass, Mode, Role, Routine, RoutineSet, SystemModule, contract};

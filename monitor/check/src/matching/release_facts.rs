@@ -4,8 +4,9 @@ use super::acquire::{acquires_of, releases_of};
 use super::core::Gap;
 use super::facts::{Fact, Facts, Pairing, RecordFacts, ReleaseFacts, Restored, Site};
 use super::naming::{own_release, own_unknown_release};
+use super::record::{Record, fits, fits_one};
 use super::release::{Subject, other_holder};
-use super::state::{LockState, Record, fits, fits_one};
+use super::state::LockState;
 use super::storport;
 use crate::checker::Checker;
 use crate::contract::{CONTRACTS, Contract, LockClass, Role, Routine, RoutineSet, SystemModule, contract};
@@ -14,6 +15,7 @@ use crate::finding::{PriorCall, Shortfall};
 use crate::identity::LockIdentity;
 
 /// A release, and how it is paired.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct By<'a> {
     site: Site,
     row: &'static Contract,

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::facts::{Fact, Facts};
-use super::state::{Lost, Record};
+use super::record::Record;
+use super::state::Lost;
 use crate::checker::Checker;
 use crate::contract::Routine;
 use crate::event::CallerAttributed;

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::state::{Record, raises_further};
+use super::record::{Record, raises_further};
 use crate::checker::Checker;
 use crate::event::{Context, DISPATCH_LEVEL};
 
