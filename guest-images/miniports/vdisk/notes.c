@@ -139,9 +139,7 @@ static DECLSPEC_NOINLINE VOID NoteUnderCancelLock(PVDISK_EXTENSION Extension)
     IoAcquireCancelSpinLock(&OldIrql);
     Extension->Notes++;
     IoReleaseCancelSpinLock(OldIrql);
-    if (Extension->Notes == 1) {
-        IoReleaseCancelSpinLock(OldIrql);
-    }
+    IoReleaseCancelSpinLock(OldIrql);
 }
 
 static DECLSPEC_NOINLINE VOID NoteForDpc(PVDISK_EXTENSION Extension)
