@@ -280,6 +280,21 @@ fn a_run_that_is_refused_leaves_nothing_of_an_earlier_one() {
 }
 
 #[test]
+fn options_that_do_not_go_together_are_refused_before_an_earlier_report_is_touched() {
+    let directory = tempfile::tempdir().unwrap();
+    let report = directory.path().join("report");
+    fs::create_dir(&report).unwrap();
+    fs::write(report.join("report.json"), "earlier").unwrap();
+    let specification = directory.path().join("spec.json");
+    fs::write(&specification, r#"{"driver": "none.sys", "gdb_wait": true}"#).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_storlock"));
+    command.args(["run", "--spec"]).arg(&specification);
+    let output = command.arg("--report-dir").arg(&report).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    assert_eq!(fs::read(report.join("report.json")).unwrap(), b"earlier");
+}
+
+#[test]
 fn an_output_of_another_run_is_refused_and_left_alone() {
     let inputs = Inputs::new();
     fs::create_dir(inputs.at("report")).unwrap();

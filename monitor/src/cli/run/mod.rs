@@ -35,10 +35,15 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
         return output::print(&text).map(|()| 0);
     }
     let spec_file = arguments.spec.as_deref().filter(|path| path.as_os_str() != "-");
+    // What does not go together is told before anything is touched.
+    let checked = match run::check(&spec) {
+        Err(failure) if failure.condition == Condition::Usage => return Err(failure),
+        checked => checked,
+    };
     let claimed = run::claim(&spec, spec_file, &StandardError)?;
     let sandbox = sandbox(&spec)?;
     let terminal = Terminal::start(sandbox).map_err(Failure::infrastructure)?;
-    let checked = run::check(&spec)?;
+    let checked = checked?;
     let host = Host {
         notices: Arc::new(StandardError),
         sandbox,
