@@ -68,7 +68,7 @@ fn correct_run(miniport: &str, seed: u64, settings: &str) -> (Run, u64) {
 fn guest_no_call_is_lost_or_invented_in_100000() {
     let fast = fast("100,000 lock calls in one run");
     // A physical miniport takes its locks a few times a command only: its run counts as exactly, but is shorter.
-    for (miniport, operations, least) in [("vdisk-ok", 3_600, 100_000), ("nvme-ok", 3_000, 10_000)] {
+    for (miniport, operations, least) in [("vdisk-ok", 4_800, 100_000), ("nvme-ok", 3_000, 10_000)] {
         let operations = if fast { operations } else { 60 };
         // At the usual rate of ticks a busy machine has little time for anything else.
         let (_, calls) = correct_run(miniport, 1, &format!("ops={operations} threads=4 tick_hz=250"));
@@ -235,15 +235,23 @@ const HARD: [&str; 4] = [
     "lock shared with DPC",
 ];
 const OFTEN: u64 = 10_000;
-const SEEDS: u64 = 20;
+const CALLS: u64 = 1_000_000;
+/// Runs after which what has not come often enough does not come here.
+const SEEDS: u64 = 200;
 
 #[test]
 #[ignore = "runs for a quarter of an hour"]
 fn guest_no_false_alarm_in_a_million_calls() {
     let fast = fast("1,000,000 lock calls in all");
-    let mut calls = 0;
+    let seeds = if fast { SEEDS } else { 20 };
+    let (mut calls, mut runs) = (0, 0);
     let mut sums: BTreeMap<String, u64> = BTreeMap::new();
-    for seed in 1..=SEEDS {
+    // How many calls and collisions a run has is up to the guest's processors.
+    let enough = |calls: u64, sums: &BTreeMap<String, u64>| {
+        let often = |name: &&str| sums.get(*name).is_some_and(|&count| count >= OFTEN);
+        fast && calls >= CALLS && HARD.iter().all(often)
+    };
+    for seed in 1..=seeds {
         let (miniport, settings) = match (seed % 2, fast) {
             (0, true) => ("nvme-ok", "ops=1200 threads=8 depth=4"),
             (_, true) => ("vdisk-ok", "ops=3200 threads=4 tick_hz=250"),
@@ -253,18 +261,16 @@ fn guest_no_false_alarm_in_a_million_calls() {
         let (run, of_run) = correct_run(miniport, seed, settings);
         let events = events(&run);
         println!("    {events:?}");
-        calls += of_run;
+        (calls, runs) = (calls + of_run, runs + 1);
         for (name, count) in events {
             *sums.entry(name).or_default() += count;
         }
-    }
-    println!("{calls} calls in {SEEDS} runs, no violation and no suspect; {sums:?}");
-    if fast {
-        assert!(calls >= 1_000_000, "{calls}");
-        for name in HARD {
-            assert!(sums.get(name).is_some_and(|&count| count >= OFTEN), "{name}: {sums:?}");
+        if enough(calls, &sums) {
+            break;
         }
     }
+    println!("{calls} calls in {runs} runs, no violation and no suspect; {sums:?}");
+    assert!(!fast || enough(calls, &sums), "{calls} calls in {runs} runs: {sums:?}");
 }
 
 #[test]
