@@ -21,7 +21,7 @@ pub mod symbols;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use self::diagnostics::tell;
 use crate::escape;
@@ -65,6 +65,12 @@ enum Command {
     Bisect(case::BisectArguments),
     /// Check whether this machine can run guests, and say how to fix what is missing.
     Doctor(doctor::Arguments),
+}
+
+/// The command line's own description, from which its manual pages and completions are made.
+#[must_use]
+pub fn description() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the command line and gives the exit code of the process.

@@ -129,8 +129,11 @@ pub(crate) fn unstripped_candidates(path: &Path, directory: Option<&Path>) -> Ve
     candidates.map(|directory| directory.join(file_name)).collect()
 }
 
+/// Where an installation keeps the guest images, seen from the directory above the binary's.
+const INSTALLED: &str = "lib/storlock/guest-images";
+
 /// The file `name` among the built guest images: in the directory that the environment names, else in `guest-images`
-/// beside the binary or one level above it.
+/// beside the binary or at most two levels above it, else where they are installed.
 ///
 /// # Errors
 /// If there is none; the message says how to build them.
@@ -146,12 +149,10 @@ pub(crate) fn built_image(name: &str) -> anyhow::Result<PathBuf> {
         ));
     }
     let binary = std::env::current_exe().context("cannot tell where this program is")?;
-    let candidates = binary
-        .ancestors()
-        .skip(1)
-        .take(3)
-        .map(|dir| dir.join("guest-images").join(name));
-    candidates.into_iter().find(|path| path.exists()).ok_or_else(|| {
+    let built = binary.ancestors().skip(1).take(3).map(|dir| dir.join("guest-images"));
+    let installed = binary.ancestors().nth(2).map(|dir| dir.join(INSTALLED));
+    let mut candidates = built.chain(installed).map(|dir| dir.join(name));
+    candidates.find(|path| path.exists()).ok_or_else(|| {
         anyhow!(
             "there is no built {name}: run guest-images/build, or name the file on the command line, or set \
              {IMAGES_VARIABLE} to the directory of the guest images"
