@@ -3,6 +3,7 @@
 //! Talks to nothing. Both ways of writing a disk, as text and as fields, become a [`Form`], which is judged in one
 //! place.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -310,10 +311,15 @@ impl FromStr for Disk {
             None if place.is_empty() => return Err("it has to begin with a file or with mem:SIZE".to_owned()),
             None => form.file = Some(place.as_str().into()),
         }
+        let mut given = BTreeSet::new();
         for word in words {
             let (key, value) = word
                 .split_once('=')
                 .map_or((word.as_str(), None), |(key, value)| (key, Some(value)));
+            // `target` and `target=N` are two options.
+            if !given.insert((key.to_owned(), key == "target" && value.is_some())) {
+                return Err(format!("`{key}` is given twice"));
+            }
             match (key, value) {
                 ("target", None) => form.target = true,
                 ("target", Some(number)) => {
@@ -470,6 +476,10 @@ mod tests {
             ("a,backing=", "unknown option `backing`"),
             ("a,rw", "unknown option `rw`"),
             ("mem:1M,readonly", "no options of an image"),
+            ("a,controller=sas,controller=nvme", "`controller` is given twice"),
+            ("a,snapshot,snapshot=1M", "`snapshot` is given twice"),
+            ("a,target=1,target,target=2", "`target` is given twice"),
+            ("a,readonly,format=raw,readonly", "`readonly` is given twice"),
         ] {
             let message = text.parse::<Disk>().unwrap_err();
             assert!(message.contains(why), "{text}: {message}");
