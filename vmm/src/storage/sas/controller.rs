@@ -186,8 +186,15 @@ impl Controller {
         self.life.finish_reset(reset);
     }
 
-    /// Executes the message of a handshake that is complete.
+    /// Executes the message of a handshake that is complete. It waits while so many replies wait for the host that one
+    /// more, which SCSI I/O by the doorbell has in the FIFO, would make them grow for ever.
     fn take_handshake(&mut self) {
+        if self.replies.is_full() {
+            self.flush_replies();
+            if self.replies.is_full() {
+                return;
+            }
+        }
         let Some(frame) = self.handshakes.take() else {
             return;
         };

@@ -119,6 +119,11 @@ impl Replies {
         self.state.waiting.push_back(answer);
     }
 
+    /// Whether as many wait to be posted as the host may have requests outstanding: no more may come.
+    pub(super) fn is_full(&self) -> bool {
+        self.state.waiting.len() >= GLOBAL_CREDITS.into()
+    }
+
     /// How many wait to be posted.
     pub(super) fn waiting(&self) -> usize {
         self.state.waiting.len()

@@ -55,7 +55,8 @@ impl Element {
     /// The block that a chain element leads to.
     fn follow<M: DmaMemory + ?Sized>(&self, memory: &M) -> Result<Block, u16> {
         let (length, next) = (self.first as u16, (self.first >> 16) as u8);
-        if self.flags() & sge_flags::ELEMENT_MASK != sge_flags::CHAIN_ELEMENT {
+        let kind = sge_flags::ELEMENT_MASK | sge_flags::LOCAL_ADDRESS;
+        if self.flags() & kind != sge_flags::CHAIN_ELEMENT {
             return Err(ioc_status::INVALID_SGL);
         }
         let mut bytes = vec![0; length.into()];

@@ -124,6 +124,24 @@ proptest! {
     }
 }
 
+/// A host that sends SCSI I/O by the doorbell, where no credit limits it, and takes no reply.
+#[test]
+fn replies_that_nobody_takes_do_not_grow_for_ever() {
+    let mut driver = Driver::new();
+    let request = scsi(0, &[0; 6], Way::None, 0);
+    for _ in 0..3000 {
+        let dwords = request.len() as u32 / 4;
+        driver.registers.write(0, &(0x42 << 24 | dwords << 16).to_le_bytes());
+        for word in request.chunks_exact(4) {
+            driver.registers.write(0, word);
+        }
+        driver.settle();
+    }
+    // 1024 were posted, 256 waited for room, and one request waited to be executed.
+    assert_eq!(std::iter::from_fn(|| driver.reap()).count(), 1024 + 256 + 1);
+    driver.ok(&read(0, 0, 1));
+}
+
 /// Sequences of [`ten_million_sequences_do_no_harm`], and how many of them one controller has.
 const SEQUENCES: u64 = 10_000_000;
 const OF_ONE_CONTROLLER: u64 = 2_000;

@@ -86,6 +86,8 @@ fn what_makes_no_list_is_refused() {
         list(0x30, &[element(0x00, 16, 0x1000)]),
         list(0x30, &[element(0x18, 16, 0x1000)]),
         list(0x30, &[element(0x20, 16, 0x1000)]),
+        // A chain in the IOC's own memory.
+        list(0x30, &[element(0x38, 16, CHAINS)]),
         // A chain to nowhere, and one that is empty.
         list(0x30, &[chain(false, 16, 0, MEMORY as u64)]),
         list(0x30, &[chain(false, 0, 0, CHAINS)]),
@@ -99,6 +101,11 @@ fn what_makes_no_list_is_refused() {
     assert_eq!(found(&driver, &frame, 255, 4096), Err(INVALID));
     assert_eq!(found(&driver, &frame, 12, 4096), Err(INVALID));
     assert_eq!(found(&driver, &frame, 0, 4096), Ok(vec![(0x1000, 16)]));
+    driver.fill(CHAINS, &element(0xd1, 16, 0x2000));
+    for (flags, expected) in [(0x30, Ok(vec![(0x1000, 16), (0x2000, 16)])), (0x38, Err(INVALID))] {
+        let frame = list(0x30, &[element(0x90, 16, 0x1000), element(flags, 8, CHAINS)]);
+        assert_eq!(found(&driver, &frame, 14, 4096), expected, "{flags:#x}");
+    }
 }
 
 #[test]
