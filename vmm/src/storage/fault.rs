@@ -37,6 +37,17 @@ impl CommandMatch {
             Self::Code(wanted) => wanted == command,
         }
     }
+
+    /// Whether it has every command that the other one has.
+    #[must_use]
+    pub fn covers(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Any, _) => true,
+            (Self::Class(class), Self::Class(other)) => class == other,
+            (_, Self::Code(command)) => self.matches(command),
+            _ => false,
+        }
+    }
 }
 
 /// Register writes that a fault is about: those at these offsets in the controller's BAR. A doorbell that the kernel takes
@@ -75,6 +86,13 @@ pub enum FetchFault {
     ReadOnly,
     /// Its disk is gone, for good or for so long; then it is executed, as far as that is possible.
     Remove(Option<Duration>),
+}
+
+impl FetchFault {
+    /// Whether it is the disk of the command that something happens to.
+    fn befalls_disk(self) -> bool {
+        matches!(self, Self::ReadOnly | Self::Remove(_))
+    }
 }
 
 /// What happens to the completion of a command that was executed.
@@ -204,10 +222,13 @@ impl FaultInjector {
         self.entries.iter().map(count).collect()
     }
 
-    /// A command was fetched: what to do with it instead of what the guest asked for.
-    pub(crate) fn command_fetched(&self, command: CommandCode) -> Option<FetchFault> {
+    /// A command was fetched: what to do with it instead of what the guest asked for. `for_disk`: it is for a disk that is
+    /// there. A fault that befalls the disk matches no other command, because it could do nothing.
+    pub(crate) fn command_fetched(&self, command: CommandCode, for_disk: bool) -> Option<FetchFault> {
         self.first(|kind| match kind {
-            FaultKind::Fetch(wanted, fault) if wanted.matches(command) => Some(fault),
+            FaultKind::Fetch(wanted, fault) => {
+                (wanted.matches(command) && (for_disk || !fault.befalls_disk())).then_some(fault)
+            }
             _ => None,
         })
     }
@@ -275,6 +296,8 @@ pub struct FaultWord {
     pub name: &'static str,
     /// What it stands for.
     pub kind: WordKind,
+    /// Commands that it cannot happen to, and why; a plan that says so all the same is refused.
+    pub except: &'static [(CommandMatch, &'static str)],
     /// What it does, for help.
     pub help: &'static str,
 }
@@ -290,6 +313,8 @@ pub struct CommandClass {
     pub help: &'static str,
     /// The largest [`CommandCode::code`].
     pub last_code: u16,
+    /// The word for a code that no command has for a plan, because the command goes by that word.
+    pub instead: fn(u16) -> Option<&'static str>,
     /// Commands with names, by code.
     pub commands: &'static [(&'static str, u16)],
 }
@@ -353,7 +378,7 @@ mod tests {
             None,
             "another class"
         );
-        assert_eq!(faults.command_fetched(READ), None);
+        assert_eq!(faults.command_fetched(READ, true), None);
         assert_eq!(faults.register_written(0x14), None);
         assert_eq!(faults.counts(), [FaultCount::default()]);
         assert_eq!(faults.completion_due(READ), Some(CompletionFault::Drop));
@@ -396,6 +421,34 @@ mod tests {
             .map(|count| (count.matched, count.injected))
             .collect();
         assert_eq!(counts, [(2, 1), (4, 1)]);
+    }
+
+    #[test]
+    fn what_befalls_a_disk_matches_only_commands_for_one() {
+        let fault = |what| Fault {
+            kind: FaultKind::Fetch(CommandMatch::Any, what),
+            after: 0,
+            count: 1,
+        };
+        for what in [FetchFault::Remove(None), FetchFault::ReadOnly] {
+            let faults = FaultInjector::new(&[fault(what)]);
+            assert_eq!(faults.command_fetched(READ, false), None);
+            assert_eq!(faults.counts(), [FaultCount::default()]);
+            assert_eq!(faults.command_fetched(READ, true), Some(what));
+        }
+        let faults = FaultInjector::new(&[fault(FetchFault::Fatal)]);
+        assert_eq!(faults.command_fetched(READ, false), Some(FetchFault::Fatal));
+    }
+
+    #[test]
+    fn a_match_covers_what_has_no_other_commands() {
+        let (all, class, code) = (CommandMatch::Any, CommandMatch::Class(1), CommandMatch::Code(READ));
+        let covered = |by: CommandMatch| [all, class, code].map(|other| by.covers(other));
+        assert_eq!(covered(all), [true, true, true]);
+        assert_eq!(covered(class), [false, true, true]);
+        assert_eq!(covered(code), [false, false, true]);
+        assert!(!code.covers(CommandMatch::Code(WRITE)) && !CommandMatch::Class(0).covers(class));
+        assert!(!CommandMatch::Class(0).covers(code));
     }
 
     #[test]

@@ -306,6 +306,32 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_happen_is_refused() {
+        let sas = ControllerKind::named("sas").unwrap();
+        let refused_by_sas = |text: &str, why: &str| {
+            let error = text.parse::<PlannedFault>().unwrap().resolve(&sas.faults).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        };
+        refused(
+            "read-only:identify",
+            "read-only cannot happen to identify: only commands of I/O queues",
+        );
+        refused("read-only:admin", "cannot happen to admin");
+        refused("read-only:admin.6", "cannot happen to admin.6");
+        refused_by_sas(
+            "remove:config",
+            "remove cannot happen to config: these messages are for no disk",
+        );
+        refused_by_sas("remove:message", "cannot happen to message");
+        refused_by_sas("drop:ioc-init", "comes by the doorbell");
+        refused_by_sas("delay:message.2,for=1s", "comes by the doorbell");
+        refused_by_sas("fail:io.0x88", "go by the name of `read`");
+        refused_by_sas("fail:io.0x15", "go by the name of `mode-select`");
+        refused_by_sas("fail:message.0", "go by the name of `io`");
+        refused_by_sas("drop:message.1", "go by the name of `task-management`");
+    }
+
+    #[test]
     fn help_names_every_word_of_every_controller() {
         let help = help();
         for words in CONTROLLERS.iter().map(|kind| kind.faults) {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use storlock_vmm::storage::Fault;
 use storlock_vmm::storage::fault::{
-    CommandClass, CommandCode, CommandMatch, CompletionFault, FaultKind, FaultVocabulary, FetchFault, RegisterMatch,
-    WordKind,
+    CommandClass, CommandCode, CommandMatch, CompletionFault, FaultKind, FaultVocabulary, FaultWord, FetchFault,
+    RegisterMatch, WordKind,
 };
 
 use super::disk::{Disk, target_kind};
@@ -77,7 +77,9 @@ impl PlannedFault {
             About::Commands(_) => named().find(|word| is_of_commands(word.kind)),
             About::Registers(_) => named().find(|word| !is_of_commands(word.kind)),
         };
-        let kind = kind.ok_or_else(|| self.no_such_kind(what, words))?.kind;
+        let word = kind.ok_or_else(|| self.no_such_kind(what, words))?;
+        let kind = word.kind;
+        self.check_exceptions(what, word)?;
         if kind != WordKind::Fail && self.status.is_some() {
             return Err(format!("`status` belongs to fail, not to {}", self.kind));
         }
@@ -104,6 +106,17 @@ impl PlannedFault {
             (WordKind::Register(fault), About::Registers(registers)) => FaultKind::Register(*registers, fault),
             _ => return Err(self.no_such_kind(what, words)),
         })
+    }
+
+    /// Whether a kind of fault can happen to what it is to be about.
+    fn check_exceptions(&self, what: &About, word: &FaultWord) -> Result<(), String> {
+        let About::Commands(commands) = what else {
+            return Ok(());
+        };
+        match word.except.iter().find(|(except, _)| except.covers(*commands)) {
+            Some((_, why)) => Err(format!("{} cannot happen to {}: {why}", word.name, self.what)),
+            None => Ok(()),
+        }
     }
 
     fn status(&self, words: &FaultVocabulary) -> Result<u32, String> {
@@ -189,8 +202,14 @@ fn of_class(text: &str, class: &CommandClass) -> Result<Option<CommandMatch>, St
     let Some(digits) = text.strip_prefix(class.name).and_then(|rest| rest.strip_prefix('.')) else {
         return Ok(None);
     };
-    match u16::try_from(number(digits)?) {
-        Ok(number) if number <= class.last_code => Ok(code(number)),
-        _ => Err(format!("`{digits}` is more than {:#x}", class.last_code)),
+    let number = u16::try_from(number(digits)?).ok();
+    let Some(number) = number.filter(|number| *number <= class.last_code) else {
+        return Err(format!("`{digits}` is more than {:#x}", class.last_code));
+    };
+    match (class.instead)(number) {
+        Some(word) => Err(format!(
+            "`{text}` is one of the commands that go by the name of `{word}`"
+        )),
+        None => Ok(code(number)),
     }
 }

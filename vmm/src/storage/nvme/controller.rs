@@ -287,7 +287,10 @@ impl Controller {
         };
         let command = request.command();
         let code = faults::code(id, command.entry.opcode);
-        let answer = match self.plan.as_deref().and_then(|plan| plan.command_fetched(code)) {
+        let nsid = command.entry.namespace_id.get();
+        let for_disk = id != 0 && self.namespaces.has_named(nsid);
+        let plan = self.plan.as_deref();
+        let answer = match plan.and_then(|plan| plan.command_fetched(code, for_disk)) {
             Some(FetchFault::Fatal) => {
                 request.abandon();
                 return self.life.fail();
@@ -300,7 +303,7 @@ impl Controller {
                 })
             }
             Some(FetchFault::ReadOnly) => {
-                self.make_read_only(command.entry.namespace_id.get());
+                self.make_read_only(nsid);
                 self.execute(request)
             }
             // That a disk goes is none of this controller's kinds.
@@ -319,10 +322,13 @@ impl Controller {
         status.into()
     }
 
-    /// The medium of a namespace becomes read-only, for good. Nothing happens if there is no such namespace.
-    pub(super) fn make_read_only(&mut self, nsid: u32) {
-        if self.namespaces.make_read_only(nsid) {
-            self.admin.medium_changed(nsid, &self.namespaces);
+    /// The medium of a namespace, or of each (FFFFFFFFh), becomes read-only, for good. Nothing happens if there is no such
+    /// namespace.
+    pub(super) fn make_read_only(&mut self, named: u32) {
+        for nsid in self.namespaces.named(named) {
+            if self.namespaces.make_read_only(nsid) {
+                self.admin.medium_changed(nsid, &self.namespaces);
+            }
         }
     }
 

@@ -4,8 +4,8 @@ use super::spec::command::{admin, nvm};
 use super::spec::registers::{DOORBELLS, offset};
 use super::spec::status::Status;
 use crate::storage::fault::{
-    CommandClass, CommandCode, CompletionFault, FaultVocabulary, FaultWord, FetchFault, RegisterFault, RegisterMatch,
-    WordKind,
+    CommandClass, CommandCode, CommandMatch, CompletionFault, FaultVocabulary, FaultWord, FetchFault, RegisterFault,
+    RegisterMatch, WordKind,
 };
 
 /// Class of the commands of the admin queue.
@@ -39,46 +39,58 @@ pub(super) const VOCABULARY: FaultVocabulary = FaultVocabulary {
         FaultWord {
             name: "fail",
             kind: WordKind::Fail,
+            except: &[],
             help: "do not execute the command; complete it with status=STATUS",
         },
         FaultWord {
             name: "delay",
             kind: WordKind::Delay,
+            except: &[],
             help: "send its completion for=TIME later",
         },
         FaultWord {
             name: "drop",
             kind: WordKind::Completion(CompletionFault::Drop),
+            except: &[],
             help: "never send its completion",
         },
         FaultWord {
             name: "duplicate",
             kind: WordKind::Completion(CompletionFault::Duplicate),
+            except: &[],
             help: "send its completion twice",
         },
         FaultWord {
             name: "stray",
             kind: WordKind::Completion(CompletionFault::Stray),
+            except: &[],
             help: "send one more completion, for no outstanding command",
         },
         FaultWord {
             name: "fatal",
             kind: WordKind::Fetch(FetchFault::Fatal),
+            except: &[],
             help: "report a fatal error (CSTS.CFS); stop until a reset",
         },
         FaultWord {
             name: "read-only",
             kind: WordKind::Fetch(FetchFault::ReadOnly),
+            except: &[(
+                CommandMatch::Class(ADMIN),
+                "only commands of I/O queues are about a medium",
+            )],
             help: "make the medium read-only, for good",
         },
         FaultWord {
             name: "drop",
             kind: WordKind::Register(RegisterFault::Drop),
+            except: &[],
             help: "ignore the write",
         },
         FaultWord {
             name: "fatal",
             kind: WordKind::Register(RegisterFault::Fatal),
+            except: &[],
             help: "do the write, then report a fatal error",
         },
     ],
@@ -88,6 +100,7 @@ pub(super) const VOCABULARY: FaultVocabulary = FaultVocabulary {
             class: IO,
             help: "all commands of I/O queues",
             last_code: 0xff,
+            instead: |_| None,
             commands: &[
                 ("read", nvm::READ as u16),
                 ("write", nvm::WRITE as u16),
@@ -104,6 +117,7 @@ pub(super) const VOCABULARY: FaultVocabulary = FaultVocabulary {
             class: ADMIN,
             help: "all commands of the admin queue",
             last_code: 0xff,
+            instead: |_| None,
             commands: &[
                 ("identify", admin::IDENTIFY as u16),
                 ("get-log-page", admin::GET_LOG_PAGE as u16),

@@ -3,6 +3,8 @@
 //! It alone owns the backends. It knows ranges of bytes and turns a backend's failures into status codes. It must know
 //! neither queues nor where a command's data are. Resets change nothing here.
 
+use std::ops::RangeInclusive;
+
 use vm_memory::VolatileSlice;
 
 use super::media::{ByteRange, Media};
@@ -116,6 +118,21 @@ impl Namespaces {
         index
             .and_then(|index| Some((index, self.all.get(index)?)))
             .ok_or(Failure::at(Status::INVALID_NAMESPACE_OR_FORMAT, 1, 0))
+    }
+
+    /// The identifiers of the namespaces that a command names: one, or with FFFFFFFFh all; none if there is no such one.
+    pub(super) fn named(&self, nsid: u32) -> RangeInclusive<u32> {
+        let last = self.count() as u32;
+        match nsid {
+            NSID_ALL => 1..=last,
+            0 => RangeInclusive::new(1, 0),
+            _ => nsid..=nsid.min(last),
+        }
+    }
+
+    /// Whether a command that names this is for a namespace that is there.
+    pub(super) fn has_named(&self, nsid: u32) -> bool {
+        !self.named(nsid).is_empty()
     }
 
     /// As [`get`](Self::get), for a command that changes it.

@@ -253,14 +253,16 @@ impl Controller {
     /// It was the last one: the code with which the IOC comes into FAULT state.
     fn execute_or_fail(&mut self, frame: &Frame) -> Result<Answer, u16> {
         let code = faults::code(frame);
-        match self.plan.as_ref().and_then(|plan| plan.command_fetched(code)) {
+        let disk = self.disks.addressed(frame);
+        let planned = self.plan.as_ref();
+        match planned.and_then(|plan| plan.command_fetched(code, disk.is_some())) {
             Some(FetchFault::Fail(status)) => {
                 let status = faults::FaultStatus::decode(status);
                 return Ok(self.scsi_io().fail(frame, status));
             }
             Some(FetchFault::Fatal) => return Err(fault::INJECTED),
             Some(FetchFault::Remove(back)) => {
-                if let Some(disk) = self.disks.addressed(frame) {
+                if let Some(disk) = disk {
                     self.remove_disk(disk, back);
                 }
             }

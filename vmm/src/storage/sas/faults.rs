@@ -3,11 +3,11 @@
 use super::message::Frame;
 use super::spec::{function, ioc_status, offset, task_type};
 use crate::storage::fault::{
-    CommandClass, CommandCode, CompletionFault, FaultVocabulary, FaultWord, FetchFault, RegisterFault, RegisterMatch,
-    WordKind,
+    CommandClass, CommandCode, CommandMatch, CompletionFault, FaultVocabulary, FaultWord, FetchFault, RegisterFault,
+    RegisterMatch, WordKind,
 };
 use crate::storage::scsi::Sense;
-use crate::storage::scsi::spec::{asc, opcode, sense_key, status};
+use crate::storage::scsi::spec::{asc, opcode, sense_key, service_action, status};
 
 /// Class of SCSI commands, by operation code.
 pub const IO: u8 = 0;
@@ -19,7 +19,7 @@ pub(crate) const MESSAGE: u8 = 2;
 /// What a request is to a fault plan.
 pub(super) fn code(frame: &Frame) -> CommandCode {
     let (class, code) = match frame.function() {
-        function::SCSI_IO_REQUEST => (IO, form(frame.cdb()[0])),
+        function::SCSI_IO_REQUEST => (IO, command(&frame.cdb())),
         function::SCSI_TASK_MGMT => (TASK_MANAGEMENT, frame.u8(0x05)),
         message => (MESSAGE, message),
     };
@@ -29,7 +29,15 @@ pub(super) fn code(frame: &Frame) -> CommandCode {
     }
 }
 
-/// The one operation code that stands for all forms of a command.
+/// The one operation code that stands for all forms of the command of that block.
+fn command(cdb: &[u8; 16]) -> u8 {
+    match (cdb[0], cdb[1] & 0x1f) {
+        (opcode::SERVICE_ACTION_IN_16, service_action::READ_CAPACITY_16) => opcode::READ_CAPACITY_10,
+        (code, _) => form(code),
+    }
+}
+
+/// The one operation code that stands for all with which a command can begin.
 fn form(code: u8) -> u8 {
     match code {
         opcode::READ_6 | opcode::READ_12 | opcode::READ_16 => opcode::READ_10,
@@ -95,52 +103,106 @@ const INTERNAL_TARGET_FAILURE: u32 = (status::CHECK_CONDITION as u32) << 24
     | (sense_key::HARDWARE_ERROR as u32) << 16
     | asc::INTERNAL_TARGET_FAILURE as u32;
 
+/// SCSI commands that have names.
+const COMMANDS: &[(&str, u16)] = &[
+    ("read", opcode::READ_10 as u16),
+    ("write", opcode::WRITE_10 as u16),
+    ("test-unit-ready", opcode::TEST_UNIT_READY as u16),
+    ("inquiry", opcode::INQUIRY as u16),
+    ("report-luns", opcode::REPORT_LUNS as u16),
+    ("read-capacity", opcode::READ_CAPACITY_10 as u16),
+    ("mode-sense", opcode::MODE_SENSE_10 as u16),
+    ("mode-select", opcode::MODE_SELECT_10 as u16),
+    ("synchronize-cache", opcode::SYNCHRONIZE_CACHE_10 as u16),
+    ("unmap", opcode::UNMAP as u16),
+    ("write-same", opcode::WRITE_SAME_10 as u16),
+    ("verify", opcode::VERIFY_10 as u16),
+    ("start-stop", opcode::START_STOP_UNIT as u16),
+];
+
+/// The name of the command that an operation code is a form of, if another code stands for it.
+fn name_of_form(code: u16) -> Option<&'static str> {
+    let main = u8::try_from(code).ok().map(form).map(u16::from)?;
+    let named = COMMANDS.iter().find(|(_, named)| *named == main && main != code)?;
+    Some(named.0)
+}
+
+/// The class of messages that are SCSI I/O and task management.
+fn name_of_scsi(code: u16) -> Option<&'static str> {
+    const SCSI_IO: u16 = function::SCSI_IO_REQUEST as u16;
+    const SCSI_TASK: u16 = function::SCSI_TASK_MGMT as u16;
+    match code {
+        SCSI_IO => Some("io"),
+        SCSI_TASK => Some("task-management"),
+        _ => None,
+    }
+}
+
+/// What cannot happen to a reply that comes by the doorbell, as that to IOC Init always does.
+const BY_DOORBELL: &[(CommandMatch, &str)] = &[(
+    CommandMatch::Code(CommandCode {
+        class: MESSAGE,
+        code: function::IOC_INIT as u16,
+    }),
+    "its reply comes by the doorbell, a word at a time",
+)];
+
 /// What a plan can say.
 pub(crate) const VOCABULARY: FaultVocabulary = FaultVocabulary {
     kinds: &[
         FaultWord {
             name: "fail",
             kind: WordKind::Fail,
-            help: "the request is not executed and ends with status=STATUS; task management fails whatever the status",
+            except: &[],
+            help: "the request is not executed and ends with status=STATUS; task management fails whatever the status, other \
+                   messages with INTERNAL_ERROR unless it is an IOCStatus",
         },
         FaultWord {
             name: "delay",
             kind: WordKind::Delay,
+            except: BY_DOORBELL,
             help: "its reply comes for=DURATION later",
         },
         FaultWord {
             name: "drop",
             kind: WordKind::Completion(CompletionFault::Drop),
+            except: BY_DOORBELL,
             help: "its reply never comes",
         },
         FaultWord {
             name: "duplicate",
             kind: WordKind::Completion(CompletionFault::Duplicate),
+            except: BY_DOORBELL,
             help: "its reply comes twice",
         },
         FaultWord {
             name: "stray",
             kind: WordKind::Completion(CompletionFault::Stray),
+            except: BY_DOORBELL,
             help: "a reply for a request that had its reply before follows its own",
         },
         FaultWord {
             name: "remove",
             kind: WordKind::Remove,
+            except: &[(CommandMatch::Class(MESSAGE), "these messages are for no disk")],
             help: "its disk is gone, for good or for=DURATION; events tell",
         },
         FaultWord {
             name: "fatal",
             kind: WordKind::Fetch(FetchFault::Fatal),
+            except: &[],
             help: "the IOC goes to FAULT state and stops until a diagnostic reset",
         },
         FaultWord {
             name: "drop",
             kind: WordKind::Register(RegisterFault::Drop),
+            except: &[],
             help: "the write has no effect",
         },
         FaultWord {
             name: "fatal",
             kind: WordKind::Register(RegisterFault::Fatal),
+            except: &[],
             help: "the write has its effect, then the IOC goes to FAULT state",
         },
     ],
@@ -150,26 +212,15 @@ pub(crate) const VOCABULARY: FaultVocabulary = FaultVocabulary {
             class: IO,
             help: "all SCSI commands; READ(10) stands for all its forms, and so do others",
             last_code: 0xff,
-            commands: &[
-                ("read", opcode::READ_10 as u16),
-                ("write", opcode::WRITE_10 as u16),
-                ("test-unit-ready", opcode::TEST_UNIT_READY as u16),
-                ("inquiry", opcode::INQUIRY as u16),
-                ("report-luns", opcode::REPORT_LUNS as u16),
-                ("read-capacity", opcode::READ_CAPACITY_10 as u16),
-                ("mode-sense", opcode::MODE_SENSE_10 as u16),
-                ("synchronize-cache", opcode::SYNCHRONIZE_CACHE_10 as u16),
-                ("unmap", opcode::UNMAP as u16),
-                ("write-same", opcode::WRITE_SAME_10 as u16),
-                ("verify", opcode::VERIFY_10 as u16),
-                ("start-stop", opcode::START_STOP_UNIT as u16),
-            ],
+            instead: name_of_form,
+            commands: COMMANDS,
         },
         CommandClass {
             name: "task-management",
             class: TASK_MANAGEMENT,
             help: "all task management functions",
             last_code: 0xff,
+            instead: |_| None,
             commands: &[
                 ("abort-task", task_type::ABORT_TASK as u16),
                 ("abort-task-set", task_type::ABRT_TASK_SET as u16),
@@ -184,6 +235,7 @@ pub(crate) const VOCABULARY: FaultVocabulary = FaultVocabulary {
             class: MESSAGE,
             help: "all other messages, those of the doorbell included; the latter have no delay, drop, duplicate or stray",
             last_code: 0xff,
+            instead: name_of_scsi,
             commands: &[
                 ("ioc-init", function::IOC_INIT as u16),
                 ("ioc-facts", function::IOC_FACTS as u16),

@@ -18,3 +18,4 @@ mod ranges;
 mod refusals;
 mod rings;
 mod start;
+mod vocabulary;

@@ -14,3 +14,4 @@ mod scsi_io;
 mod sgl;
 mod start;
 mod task_management;
+mod vocabulary;
