@@ -11,6 +11,7 @@
 
 mod disks;
 mod exits;
+mod firmware;
 #[path = "../pc/mod.rs"]
 mod pc;
 mod system;
@@ -56,6 +57,8 @@ present /dev/sda
 struct Pc {
     machine: Machine,
     console: Console,
+    /// What firmware says on its own port.
+    log: Console,
     injector: Option<Arc<FaultInjector>>,
     disks: Vec<PathBuf>,
     _directory: tempfile::TempDir,
@@ -98,10 +101,11 @@ fn pc(cpus: u32, disks: usize, faults: Vec<Fault>) -> Pc {
 
 fn pc_of(setup: Setup) -> Pc {
     let directory = tempfile::tempdir().unwrap();
-    let console = Console::default();
+    let (console, log) = (Console::default(), Console::default());
     let config = MachineConfig {
         cpus: setup.cpus,
         memory: 512 << 20,
+        debug_console: Some(Box::new(log.clone())),
         ..MachineConfig::default()
     };
     let make_disks = |kind: &str, count| -> Vec<PathBuf> {
@@ -148,6 +152,7 @@ fn pc_of(setup: Setup) -> Pc {
     Pc {
         machine,
         console,
+        log,
         injector,
         disks,
         _directory: directory,

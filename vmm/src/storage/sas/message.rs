@@ -62,9 +62,10 @@ impl Frame {
         (self.u8(0), self.u8(1))
     }
 
-    /// LUN of SCSI I/O and task management.
+    /// LUN of SCSI I/O and task management. Only its second byte counts, as for QEMU's controller: SeaBIOS sets that one
+    /// alone, and means to clear the others, but its compiler's `rep stos` clears them in the caller's ES, not on its stack.
     pub(super) fn lun(&self) -> [u8; 8] {
-        self.array(0x0c)
+        [0, self.0[0x0d], 0, 0, 0, 0, 0, 0]
     }
 
     /// CDB of SCSI I/O.

@@ -122,6 +122,23 @@ fn a_frame_may_be_at_any_multiple_of_four_bytes() {
     }
 }
 
+/// SeaBIOS leaves what its stack held in the other bytes.
+#[test]
+fn the_second_byte_of_a_lun_says_which_unit() {
+    let mut driver = Driver::new();
+    let mut request = read(0, 0, 1);
+    request[0x0c..0x14].copy_from_slice(&[0xd2, 0, 0x80, 0, 0, 3, 0, 1]);
+    driver.ok(&request);
+    request[0x0d] = 1;
+    let reply = driver.run(&request).frame();
+    assert_eq!((reply[0x0c], driver.bytes(SENSE + 12, 2)), (2, vec![0x25, 0]));
+    let mut abort = message(function::SCSI_TASK_MGMT);
+    (abort[5], abort[0x0c]) = (1, 0xd2);
+    assert_eq!(driver.run(&abort).frame()[4], 0);
+    abort[0x0d] = 1;
+    assert_eq!(driver.run(&abort).frame()[4], 9, "TM_INVALID_LUN");
+}
+
 #[test]
 fn sixteen_disks_have_a_phy_each() {
     let mut driver = Driver::with_config(SasConfig::default(), 16);
