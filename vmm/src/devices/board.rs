@@ -21,7 +21,8 @@ use crate::bus::{Bus, BusError};
 use crate::irq::InterruptLine;
 use crate::memory::GuestRam;
 use crate::pci::{
-    CONFIG_PORTS_BASE, CONFIG_PORTS_LENGTH, ConfigError, ConfigPorts, INTA, PciAddress, PciBus, PciError, Resources,
+    CONFIG_PORTS_BASE, CONFIG_PORTS_LENGTH, ConfigPorts, ConfigSpaceError, INTA, PciAddress, PciBus, PciError,
+    Resources,
 };
 
 /// Inputs of the interrupt controllers that PIRQ links A to D lead to after a direct boot: two, as firmware for this chip
@@ -57,7 +58,7 @@ pub enum BoardError {
     Pci(#[from] PciError),
     /// A function with an impossible description.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] ConfigSpaceError),
 }
 
 /// The devices that others need to reach; the buses own all of them.

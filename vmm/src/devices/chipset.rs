@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::pirq::PirqRouter;
 use super::power::POWER_MANAGEMENT_BASE;
-use crate::pci::{ConfigError, FunctionDescription, Interrupts, OwnRegister, PciDevice, PciFunction};
+use crate::pci::{ConfigSpaceError, FunctionDescription, Interrupts, OwnRegister, PciDevice, PciFunction};
 
 /// Vendor ID of Intel.
 const INTEL: u16 = 0x8086;
@@ -59,7 +59,7 @@ impl PciDevice for IsaBridge {
 ///
 /// # Errors
 /// None in practice: the description is fixed.
-pub(crate) fn host_bridge() -> Result<PciFunction, ConfigError> {
+pub(crate) fn host_bridge() -> Result<PciFunction, ConfigSpaceError> {
     let description = FunctionDescription {
         vendor_id: INTEL,
         device_id: 0x1237,
@@ -76,7 +76,7 @@ pub(crate) fn host_bridge() -> Result<PciFunction, ConfigError> {
 ///
 /// # Errors
 /// None in practice: the description is fixed.
-pub(crate) fn isa_bridge(router: Arc<PirqRouter>) -> Result<PciFunction, ConfigError> {
+pub(crate) fn isa_bridge(router: Arc<PirqRouter>) -> Result<PciFunction, ConfigSpaceError> {
     // PIRQRC[A:D]: routing disabled after reset; bits 7 and 3:0 exist.
     let route = |offset| OwnRegister {
         offset,
@@ -99,7 +99,7 @@ pub(crate) fn isa_bridge(router: Arc<PirqRouter>) -> Result<PciFunction, ConfigE
 ///
 /// # Errors
 /// None in practice: the description is fixed.
-pub(crate) fn power_management() -> Result<PciFunction, ConfigError> {
+pub(crate) fn power_management() -> Result<PciFunction, ConfigSpaceError> {
     let [low, high] = (POWER_MANAGEMENT_BASE as u16 | 1).to_le_bytes();
     let constant = |offset, value| OwnRegister {
         offset,

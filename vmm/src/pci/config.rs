@@ -105,7 +105,7 @@ pub struct FunctionDescription {
 
 /// Why a [`FunctionDescription`] makes no configuration space: an error of the device model, never of the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum ConfigError {
+pub enum ConfigSpaceError {
     /// A BAR has a size that the register cannot express, or lies in the upper half of a 64-bit BAR.
     #[error("base address register {0} is not possible")]
     BadBar(usize),
@@ -139,8 +139,8 @@ impl ConfigSpace {
     /// Builds the registers that `description` asks for, with all decoding off.
     ///
     /// # Errors
-    /// [`ConfigError`] if the description contradicts itself or does not fit.
-    pub fn new(description: &FunctionDescription) -> Result<Self, ConfigError> {
+    /// [`ConfigSpaceError`] if the description contradicts itself or does not fit.
+    pub fn new(description: &FunctionDescription) -> Result<Self, ConfigSpaceError> {
         let mut space = Self {
             bytes: [0; CONFIG_SPACE_SIZE],
             writable: [0; CONFIG_SPACE_SIZE],
@@ -152,7 +152,7 @@ impl ConfigSpace {
         for own in &description.own_registers {
             let offset = usize::from(own.offset);
             if offset < end {
-                return Err(ConfigError::BadOwnRegister(own.offset));
+                return Err(ConfigSpaceError::BadOwnRegister(own.offset));
             }
             space.bytes[offset] = own.value;
             space.writable[offset] = own.writable;
@@ -186,15 +186,15 @@ impl ConfigSpace {
         self.allow(register::INTERRUPT_LINE, &[0xff]);
     }
 
-    fn set_bars(&mut self) -> Result<(), ConfigError> {
+    fn set_bars(&mut self) -> Result<(), ConfigSpaceError> {
         let mut taken = [false; 6];
         for (index, bar) in self.bars.into_iter().enumerate() {
             let Some(bar) = bar else { continue };
             let registers = taken
                 .get_mut(index..index + bar.registers())
-                .ok_or(ConfigError::BadBar(index))?;
+                .ok_or(ConfigSpaceError::BadBar(index))?;
             if !bar.is_valid() || registers.contains(&true) {
-                return Err(ConfigError::BadBar(index));
+                return Err(ConfigSpaceError::BadBar(index));
             }
             registers.fill(true);
             let offset = register::BASE_ADDRESS_0 + 4 * index;
@@ -205,14 +205,14 @@ impl ConfigSpace {
     }
 
     /// Lays the capabilities out one after the other; returns the offset behind the last.
-    fn set_capabilities(&mut self, capabilities: &[Capability]) -> Result<usize, ConfigError> {
+    fn set_capabilities(&mut self, capabilities: &[Capability]) -> Result<usize, ConfigSpaceError> {
         let mut pointer = register::CAPABILITIES_POINTER;
         let mut offset = register::FIRST_CAPABILITY;
         for capability in capabilities {
             // Capabilities are aligned to four bytes (PCI 6.7).
             let end = (offset + 2 + capability.body.len()).next_multiple_of(4);
             if end > CONFIG_SPACE_SIZE || capability.writable.len() > capability.body.len() {
-                return Err(ConfigError::CapabilitiesTooLarge);
+                return Err(ConfigSpaceError::CapabilitiesTooLarge);
             }
             self.set(register::STATUS, &[STATUS_CAPABILITIES_LIST]);
             self.set(pointer, &[offset as u8]);

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::bar::BarWindow;
-use super::config::{Command, ConfigError, ConfigSpace, FunctionDescription};
+use super::config::{Command, ConfigSpace, ConfigSpaceError, FunctionDescription};
 use super::interrupts::Interrupts;
 use super::msix::Msix;
 use crate::bus::BusDevice;
@@ -69,12 +69,12 @@ impl PciFunction {
     /// Puts a function together. What `interrupts` offers is added to the description, in front of its capabilities.
     ///
     /// # Errors
-    /// [`ConfigError`] if the description is not possible.
+    /// [`ConfigSpaceError`] if the description is not possible.
     pub fn new(
         mut description: FunctionDescription,
         interrupts: Interrupts,
         device: Arc<dyn PciDevice>,
-    ) -> Result<Self, ConfigError> {
+    ) -> Result<Self, ConfigSpaceError> {
         interrupts.describe(&mut description)?;
         let config = ConfigSpace::new(&description)?;
         Ok(Self {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::config::{Command, ConfigError, ConfigSpace, FunctionDescription};
+use super::config::{Command, ConfigSpace, ConfigSpaceError, FunctionDescription};
 use super::intx::{INTA, Intx};
 use super::msi::{self, MSI_CAPABILITY_ID, Msi};
 use super::msix::{MSIX_CAPABILITY_ID, Msix};
@@ -58,7 +58,7 @@ impl Interrupts {
     }
 
     /// Adds the pin, and the capabilities in front of others.
-    pub(super) fn describe(&self, description: &mut FunctionDescription) -> Result<(), ConfigError> {
+    pub(super) fn describe(&self, description: &mut FunctionDescription) -> Result<(), ConfigSpaceError> {
         if self.intx.is_some() {
             description.interrupt_pin = INTA;
         }

@@ -19,7 +19,9 @@ mod msix;
 mod tests;
 
 pub use bar::{Bar, BarKind, BarWindow};
-pub use config::{CONFIG_SPACE_SIZE, Capability, Command, ConfigError, ConfigSpace, FunctionDescription, OwnRegister};
+pub use config::{
+    CONFIG_SPACE_SIZE, Capability, Command, ConfigSpace, ConfigSpaceError, FunctionDescription, OwnRegister,
+};
 pub use function::{PciDevice, PciFunction};
 pub use host::{CONFIG_PORTS_BASE, CONFIG_PORTS_LENGTH, ConfigPorts, PciAddress, PciBus, PciError, Resources};
 pub use interrupts::Interrupts;

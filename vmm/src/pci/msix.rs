@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::bar::{Bar, BarKind};
-use super::config::{Capability, ConfigError};
+use super::config::{Capability, ConfigSpaceError};
 use crate::irq::{MessageSink, MsiMessage};
 
 /// Capability ID of MSI-X (PCI appendix H).
@@ -49,9 +49,9 @@ impl MsixLayout {
     /// The capability that announces this layout.
     ///
     /// # Errors
-    /// [`ConfigError::BadMsix`] if the structures are misaligned, overlap, or do not fit into the memory BAR.
-    pub fn capability(&self, bars: &[Option<Bar>; 6]) -> Result<Capability, ConfigError> {
-        let error = ConfigError::BadMsix {
+    /// [`ConfigSpaceError::BadMsix`] if the structures are misaligned, overlap, or do not fit into the memory BAR.
+    pub fn capability(&self, bars: &[Option<Bar>; 6]) -> Result<Capability, ConfigSpaceError> {
+        let error = ConfigSpaceError::BadMsix {
             vectors: self.vectors,
             bar: self.bar,
         };

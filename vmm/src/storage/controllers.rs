@@ -141,16 +141,16 @@ impl StorageDevice {
 pub enum ControllerError {
     /// An NVMe controller cannot be made like that.
     #[error(transparent)]
-    Nvme(#[from] nvme::ConfigError),
+    Nvme(#[from] nvme::NvmeConfigError),
     /// A SAS controller cannot be made like that.
     #[error(transparent)]
-    Sas(#[from] sas::ConfigError),
+    Sas(#[from] sas::SasConfigError),
     /// Its interrupt vectors cannot be allocated.
     #[error("a storage controller gets no interrupt vectors: {0}")]
     Interrupts(#[from] IrqError),
     /// The PCI function cannot be described: an error of this program.
     #[error(transparent)]
-    Description(#[from] crate::pci::ConfigError),
+    Description(#[from] crate::pci::ConfigSpaceError),
     /// There is a function at that place.
     #[error(transparent)]
     Pci(#[from] PciError),

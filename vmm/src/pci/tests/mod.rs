@@ -354,14 +354,20 @@ fn impossible_descriptions_are_refused() {
         PciFunction::new(description, interrupts, probe(0)).err().unwrap()
     };
     let bar = Some(Bar::memory64(0x4000));
-    assert_eq!(error([None, None, None, None, None, bar], None), ConfigError::BadBar(5));
-    assert_eq!(error([bar, bar, None, None, None, None], None), ConfigError::BadBar(1));
+    assert_eq!(
+        error([None, None, None, None, None, bar], None),
+        ConfigSpaceError::BadBar(5)
+    );
+    assert_eq!(
+        error([bar, bar, None, None, None, None], None),
+        ConfigSpaceError::BadBar(1)
+    );
     assert_eq!(
         error([Some(Bar::memory32(0x1001)), None, None, None, None, None], None),
-        ConfigError::BadBar(0)
+        ConfigSpaceError::BadBar(0)
     );
     let bars = [bar, None, None, None, None, None];
-    let bad = |layout: MsixLayout| ConfigError::BadMsix {
+    let bad = |layout: MsixLayout| ConfigSpaceError::BadMsix {
         vectors: layout.vectors,
         bar: layout.bar,
     };

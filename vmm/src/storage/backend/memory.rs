@@ -16,36 +16,19 @@ static ZEROES: [u8; PAGE] = [0; PAGE];
 pub struct MemoryBackend {
     // Zeroed pages that were never touched cost the host nothing.
     bytes: Vec<u8>,
-    read_only: bool,
 }
 
 impl MemoryBackend {
     /// Makes a backend of `length` zero bytes.
     #[must_use]
     pub fn new(length: usize) -> Self {
-        Self {
-            bytes: vec![0; length],
-            read_only: false,
-        }
-    }
-
-    /// Makes a backend that holds `bytes`.
-    #[cfg(test)]
-    pub(crate) fn with_contents(bytes: Vec<u8>, read_only: bool) -> Self {
-        Self { bytes, read_only }
+        Self { bytes: vec![0; length] }
     }
 
     fn range(&mut self, offset: u64, length: u64) -> Result<&mut [u8], BackendError> {
         check_range(self.bytes.len() as u64, offset, length)?;
         // In range of a `Vec`, hence of `usize`.
         Ok(&mut self.bytes[offset as usize..][..length as usize])
-    }
-
-    fn writable(&mut self, offset: u64, length: u64) -> Result<&mut [u8], BackendError> {
-        if self.read_only {
-            return Err(BackendError::ReadOnly);
-        }
-        self.range(offset, length)
     }
 }
 
@@ -55,7 +38,7 @@ impl Backend for MemoryBackend {
     }
 
     fn is_read_only(&self) -> bool {
-        self.read_only
+        false
     }
 
     fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), BackendError> {
@@ -64,7 +47,7 @@ impl Backend for MemoryBackend {
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), BackendError> {
-        self.writable(offset, data.len() as u64)?.copy_from_slice(data);
+        self.range(offset, data.len() as u64)?.copy_from_slice(data);
         Ok(())
     }
 
@@ -74,7 +57,7 @@ impl Backend for MemoryBackend {
     }
 
     fn write_from(&mut self, offset: u64, source: &[VolatileSlice<'_>]) -> Result<(), BackendError> {
-        segments::gather(source, self.writable(offset, segments::length(source))?);
+        segments::gather(source, self.range(offset, segments::length(source))?);
         Ok(())
     }
 
@@ -84,7 +67,7 @@ impl Backend for MemoryBackend {
 
     fn write_zeroes(&mut self, offset: u64, length: u64, _deallocate: bool) -> Result<(), BackendError> {
         // Pages that are zero already are only read: the host has no memory for those that were never written.
-        for page in self.writable(offset, length)?.chunks_mut(PAGE) {
+        for page in self.range(offset, length)?.chunks_mut(PAGE) {
             if *page != ZEROES[..page.len()] {
                 page.fill(0);
             }

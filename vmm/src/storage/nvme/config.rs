@@ -25,7 +25,7 @@ pub(super) const MAX_NAMESPACES: usize = 16;
 
 /// Why a controller cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
+pub enum NvmeConfigError {
     /// Not 1 to 64.
     #[error("an NVMe controller has 1 to {MAX_QUEUE_PAIRS} I/O queue pairs, not {0}")]
     QueuePairs(u16),
@@ -95,18 +95,18 @@ impl ControllerConfig {
     /// Interrupt vectors: one for the admin queue and one for each I/O queue pair.
     ///
     /// # Errors
-    /// [`ConfigError::QueuePairs`].
-    pub fn vectors(&self) -> Result<u16, ConfigError> {
+    /// [`NvmeConfigError::QueuePairs`].
+    pub fn vectors(&self) -> Result<u16, NvmeConfigError> {
         self.check()?;
         Ok(self.queue_pairs + 1)
     }
 
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
+    pub(super) fn check(&self) -> Result<(), NvmeConfigError> {
         if !(1..=MAX_QUEUE_PAIRS).contains(&self.queue_pairs) {
-            return Err(ConfigError::QueuePairs(self.queue_pairs));
+            return Err(NvmeConfigError::QueuePairs(self.queue_pairs));
         }
         if ![512, 4096].contains(&self.block_size) {
-            return Err(ConfigError::BlockSize(self.block_size));
+            return Err(NvmeConfigError::BlockSize(self.block_size));
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::admin::{Admin, AdminContext};
 use super::completion::{self, Answer, Completions};
-use super::config::{ConfigError, ControllerConfig, MAX_NAMESPACES};
+use super::config::{ControllerConfig, MAX_NAMESPACES, NvmeConfigError};
 use super::doorbells::{DoorbellRoute, Doorbells};
 use super::faults;
 use super::interrupts::QueueInterrupts;
@@ -55,22 +55,22 @@ impl Controller {
     /// Makes a controller, disabled, with one namespace for each backend (identifiers from 1).
     ///
     /// # Errors
-    /// See [`ConfigError`].
+    /// See [`NvmeConfigError`].
     pub fn new(
         config: ControllerConfig,
         memory: Box<dyn DmaMemory>,
         interrupts: Arc<dyn InterruptSink>,
         doorbell_route: Box<dyn DoorbellRoute>,
         backends: Vec<Box<dyn Backend>>,
-    ) -> Result<Self, ConfigError> {
+    ) -> Result<Self, NvmeConfigError> {
         let vectors = config.vectors()?;
         if backends.is_empty() || backends.len() > MAX_NAMESPACES {
-            return Err(ConfigError::Namespaces(backends.len()));
+            return Err(NvmeConfigError::Namespaces(backends.len()));
         }
         for (nsid, backend) in (1..).zip(&backends) {
             let (length, block_size) = (backend.len(), config.block_size);
             if length == 0 || length % u64::from(block_size) != 0 {
-                return Err(ConfigError::OddBackend {
+                return Err(NvmeConfigError::OddBackend {
                     nsid,
                     length,
                     block_size,

@@ -40,7 +40,7 @@ mod rings;
 pub mod spec;
 mod transfer;
 
-pub use config::{ConfigError, ControllerConfig};
+pub use config::{ControllerConfig, NvmeConfigError};
 pub use controller::Controller;
 pub use device::{NVME, NvmeDevice};
 pub use doorbells::DoorbellRoute;

@@ -23,7 +23,7 @@ const PHYS: usize = 8;
 
 /// Why a controller cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
+pub enum SasConfigError {
     /// None, or more than 16.
     #[error("a SAS controller has 1 to {MAX_DISKS} disks, not {0}")]
     Disks(usize),
@@ -33,7 +33,7 @@ pub enum ConfigError {
         /// Which one, from 0.
         index: usize,
         /// Why not.
-        source: scsi::ConfigError,
+        source: scsi::UnitError,
     },
 }
 

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{ConfigError, SasConfig};
+use super::config::{SasConfig, SasConfigError};
 use super::config_pages::ConfigPages;
 use super::delays::Delays;
 use super::disks::Disks;
@@ -57,13 +57,13 @@ impl Controller {
     /// Makes a controller with a disk on each backend.
     ///
     /// # Errors
-    /// See [`ConfigError`].
+    /// See [`SasConfigError`].
     pub fn new(
         config: SasConfig,
         memory: Box<dyn DmaMemory>,
         interrupts: Arc<dyn InterruptSink>,
         backends: Vec<Box<dyn Backend>>,
-    ) -> Result<Self, ConfigError> {
+    ) -> Result<Self, SasConfigError> {
         let disks = Disks::new(&config, backends)?;
         let plan = (!config.faults.is_empty()).then(|| Arc::new(FaultInjector::new(&config.faults)));
         let registers = Arc::new(RegisterFile::new(plan.clone(), interrupts, Attention::default()));

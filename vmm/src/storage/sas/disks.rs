@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::config::{ConfigError, MAX_DISKS, SasConfig};
+use super::config::{MAX_DISKS, SasConfig, SasConfigError};
 use super::message::Frame;
 use super::spec::{function, ioc_status};
 use crate::storage::backend::Backend;
@@ -34,10 +34,10 @@ impl Disks {
     /// A disk on each backend.
     ///
     /// # Errors
-    /// See [`ConfigError`].
-    pub(super) fn new(config: &SasConfig, backends: Vec<Box<dyn Backend>>) -> Result<Self, ConfigError> {
+    /// See [`SasConfigError`].
+    pub(super) fn new(config: &SasConfig, backends: Vec<Box<dyn Backend>>) -> Result<Self, SasConfigError> {
         if backends.is_empty() || backends.len() > MAX_DISKS {
-            return Err(ConfigError::Disks(backends.len()));
+            return Err(SasConfigError::Disks(backends.len()));
         }
         let targets = backends.into_iter().enumerate().map(|(index, backend)| {
             let unit = UnitConfig {
@@ -51,7 +51,7 @@ impl Disks {
             };
             let unit = LogicalUnit::new(unit, backend);
             unit.map(Target::new)
-                .map_err(|source| ConfigError::Disk { index, source })
+                .map_err(|source| SasConfigError::Disk { index, source })
         });
         let targets = targets.collect::<Result<Vec<_>, _>>()?;
         Ok(Self {

@@ -37,7 +37,7 @@ pub mod spec;
 mod task_management;
 mod topology;
 
-pub use config::{ConfigError, MAX_DISKS, SasConfig};
+pub use config::{MAX_DISKS, SasConfig, SasConfigError};
 pub use controller::Controller;
 pub use device::SAS;
 pub use registers::RegisterFile;

@@ -4,7 +4,7 @@
 
 /// Why a unit cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
+pub enum UnitError {
     /// Not 512 or 4096.
     #[error("the logical block size is 512 or 4096 bytes, not {0}")]
     BlockSize(u32),
@@ -55,13 +55,13 @@ impl Default for UnitConfig {
 const SERIAL_LIMIT: usize = 20;
 
 impl UnitConfig {
-    pub(super) fn check(&self, length: u64) -> Result<(), ConfigError> {
+    pub(super) fn check(&self, length: u64) -> Result<(), UnitError> {
         let block_size = self.block_size;
         if ![512, 4096].contains(&block_size) {
-            return Err(ConfigError::BlockSize(block_size));
+            return Err(UnitError::BlockSize(block_size));
         }
         if length == 0 || length % u64::from(block_size) != 0 {
-            return Err(ConfigError::OddBackend { length, block_size });
+            return Err(UnitError::OddBackend { length, block_size });
         }
         Ok(())
     }

@@ -35,7 +35,7 @@ mod target;
 mod unit;
 
 pub use attention::Attentions;
-pub use config::{ConfigError, PortName, UnitConfig};
+pub use config::{PortName, UnitConfig, UnitError};
 pub use exchange::{Completion, Data, Initiator, Request};
 pub use mode::Modes;
 pub use reservations::{Reservation, Reservations};

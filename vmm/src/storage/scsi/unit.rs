@@ -6,7 +6,7 @@
 use super::attention::Attentions;
 use super::cdb::Cdb;
 use super::commands;
-use super::config::{ConfigError, UnitConfig};
+use super::config::{UnitConfig, UnitError};
 use super::exchange::{Completion, Exchange, Failure, Initiator, Outcome, Request};
 use super::mode::Modes;
 use super::reservations::Reservations;
@@ -53,8 +53,8 @@ impl LogicalUnit {
     /// Makes a unit, started, whose blocks are on `backend`.
     ///
     /// # Errors
-    /// See [`ConfigError`].
-    pub fn new(config: UnitConfig, backend: Box<dyn Backend>) -> Result<Self, ConfigError> {
+    /// See [`UnitError`].
+    pub fn new(config: UnitConfig, backend: Box<dyn Backend>) -> Result<Self, UnitError> {
         config.check(backend.len())?;
         Ok(Self {
             config,

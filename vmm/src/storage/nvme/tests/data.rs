@@ -413,9 +413,13 @@ fn failures_of_the_backend_have_their_status() {
 
 #[test]
 fn a_read_only_namespace_is_write_protected() {
-    let mut driver = Driver::with_backend(Box::new(MemoryBackend::with_contents(vec![7; 4096], true)));
+    let probe = Probe {
+        read_only: true,
+        ..Probe::default()
+    };
+    let mut driver = Driver::with_backend(Box::new(probe.clone()));
     driver.io_ok(blocks(nvm::READ, 0, 1));
-    assert_eq!(driver.bytes(DATA, 512), [7; 512]);
+    assert_eq!(probe.take(), ["read"]);
     for command in [
         blocks(nvm::WRITE, 0, 1),
         blocks(nvm::WRITE_ZEROES, 0, 1),
@@ -423,6 +427,7 @@ fn a_read_only_namespace_is_write_protected() {
     ] {
         driver.io_fails(command, Status::NAMESPACE_WRITE_PROTECTED);
     }
+    assert!(probe.take().is_empty(), "nothing has reached the medium");
     driver.io_ok(dataset(&driver, &[(1, 0)], 0));
     driver.admin_ok(identify(0, 1));
     assert_eq!(driver.bytes(DATA + 99, 1), [1], "NSATTR");
@@ -430,7 +435,7 @@ fn a_read_only_namespace_is_write_protected() {
 
 #[test]
 fn controllers_that_cannot_be_are_refused() {
-    use crate::storage::nvme::{ConfigError, Controller, ControllerConfig};
+    use crate::storage::nvme::{Controller, ControllerConfig, NvmeConfigError};
     let make = |config: ControllerConfig, sizes: &[usize]| {
         let memory = Driver::cold().memory;
         let backends = sizes
@@ -442,19 +447,19 @@ fn controllers_that_cannot_be_are_refused() {
     };
     let config = ControllerConfig::default();
     assert_eq!(make(config.clone(), &[4096]), None);
-    assert_eq!(make(config.clone(), &[]), Some(ConfigError::Namespaces(0)));
-    assert_eq!(make(config.clone(), &[4096; 17]), Some(ConfigError::Namespaces(17)));
+    assert_eq!(make(config.clone(), &[]), Some(NvmeConfigError::Namespaces(0)));
+    assert_eq!(make(config.clone(), &[4096; 17]), Some(NvmeConfigError::Namespaces(17)));
     for queue_pairs in [0, 65] {
         let config = ControllerConfig {
             queue_pairs,
             ..config.clone()
         };
-        assert_eq!(make(config, &[4096]), Some(ConfigError::QueuePairs(queue_pairs)));
+        assert_eq!(make(config, &[4096]), Some(NvmeConfigError::QueuePairs(queue_pairs)));
     }
     let odd = make(config.clone(), &[4096, 1000]);
     assert_eq!(
         odd,
-        Some(ConfigError::OddBackend {
+        Some(NvmeConfigError::OddBackend {
             nsid: 2,
             length: 1000,
             block_size: 512
@@ -462,7 +467,7 @@ fn controllers_that_cannot_be_are_refused() {
     );
     assert!(matches!(
         make(config.clone(), &[0]),
-        Some(ConfigError::OddBackend { length: 0, .. })
+        Some(NvmeConfigError::OddBackend { length: 0, .. })
     ));
     assert_eq!(
         make(
@@ -472,6 +477,6 @@ fn controllers_that_cannot_be_are_refused() {
             },
             &[4096]
         ),
-        Some(ConfigError::BlockSize(1024))
+        Some(NvmeConfigError::BlockSize(1024))
     );
 }

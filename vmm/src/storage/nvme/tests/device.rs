@@ -23,7 +23,7 @@ use crate::storage::backend::{Backend, BackendError, MemoryBackend};
 use crate::storage::nvme::ranges::PIECE;
 use crate::storage::nvme::spec::command::DatasetRange;
 use crate::storage::nvme::spec::command::{SubmissionEntry, admin, nvm};
-use crate::storage::nvme::{ConfigError, ControllerConfig, NvmeDevice};
+use crate::storage::nvme::{ControllerConfig, NvmeConfigError, NvmeDevice};
 use crate::storage::{Connections, ControllerError, InterruptKind, StorageDevice};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -564,7 +564,7 @@ fn a_device_that_cannot_be_is_refused() {
         };
         let error = NvmeDevice::new(config, vec![disk()], connections).err().unwrap();
         assert!(
-            matches!(error, ControllerError::Nvme(ConfigError::QueuePairs(_))),
+            matches!(error, ControllerError::Nvme(NvmeConfigError::QueuePairs(_))),
             "{error}"
         );
     }

@@ -3,7 +3,7 @@
 use super::harness::*;
 use crate::storage::backend::{Backend, MemoryBackend};
 use crate::storage::sas::spec::{doorbell, function, his, ioc_state, offset};
-use crate::storage::sas::{ConfigError, SasConfig};
+use crate::storage::sas::{SasConfig, SasConfigError};
 use crate::storage::worker::StorageController;
 
 fn state(driver: &mut Driver) -> u32 {
@@ -315,8 +315,8 @@ fn controllers_that_cannot_be_are_refused() {
         );
         made.err()
     };
-    assert_eq!(make(&[]), Some(ConfigError::Disks(0)));
-    assert_eq!(make(&[512; 17]), Some(ConfigError::Disks(17)));
+    assert_eq!(make(&[]), Some(SasConfigError::Disks(0)));
+    assert_eq!(make(&[512; 17]), Some(SasConfigError::Disks(17)));
     assert_eq!(make(&[512; 16]), None);
-    assert!(matches!(make(&[512, 100]), Some(ConfigError::Disk { index: 1, .. })));
+    assert!(matches!(make(&[512, 100]), Some(SasConfigError::Disk { index: 1, .. })));
 }

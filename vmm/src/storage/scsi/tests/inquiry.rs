@@ -2,7 +2,7 @@
 
 use super::harness::*;
 use crate::storage::backend::MemoryBackend;
-use crate::storage::scsi::{ConfigError, Data, LogicalUnit, PortName, UnitConfig};
+use crate::storage::scsi::{Data, LogicalUnit, PortName, UnitConfig, UnitError};
 
 fn page(bench: &mut Bench, page: u8) -> Vec<u8> {
     let data = bench.data(&[0x12, 1, page, 1, 0, 0]);
@@ -156,9 +156,9 @@ fn disks_that_cannot_be_are_refused() {
         };
         LogicalUnit::new(config, Box::new(MemoryBackend::new(length))).err()
     };
-    assert_eq!(make(520, 5200), Some(ConfigError::BlockSize(520)));
+    assert_eq!(make(520, 5200), Some(UnitError::BlockSize(520)));
     for length in [0, 511, 4095] {
-        let expected = ConfigError::OddBackend {
+        let expected = UnitError::OddBackend {
             length: length as u64,
             block_size: 512,
         };
