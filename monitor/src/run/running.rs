@@ -201,7 +201,7 @@ fn order_of_last_looks(reason: &MachineStop, cpus: u32) -> impl Iterator<Item = 
     (0..cpus).filter(move |&cpu| Some(cpu) != last).chain(last)
 }
 
-/// What the exit reason says about one processor.
+/// What a machine stop says about one processor.
 fn activity(reason: &MachineStop, cpu: u32) -> Option<String> {
     match reason {
         MachineStop::InternalError(error) if error.cpu == cpu => Some(match error.instruction() {

@@ -128,30 +128,14 @@ impl Turns {
             let mut watched = had.iter().flat_map(|set| &set.watches);
             watched.any(|other| other.breakpoint.address == watch.breakpoint.address)
         };
-        let mut names: Vec<String> = Vec::new();
-        for name in waiting
-            .filter(|watch| !seen(watch))
-            .filter_map(|watch| watch.names.first())
-        {
-            if !names.contains(name) {
-                names.push(name.clone());
-            }
-        }
-        names
+        let waiting = once_each(waiting.filter(|watch| !seen(watch)));
+        waiting.filter_map(|watch| watch.names.first().cloned()).collect()
     }
 
     /// The exports that are not watched now, each once.
     pub(crate) fn resting(&self) -> impl Iterator<Item = &Watch> {
         let others = self.sets.iter().enumerate().filter(|(index, _)| *index != self.now);
-        let mut seen: Vec<&str> = Vec::new();
-        others.flat_map(|(_, set)| &set.watches).filter(move |watch| {
-            let name = watch.names.first().map_or("", String::as_str);
-            let new = !seen.contains(&name);
-            if new {
-                seen.push(name);
-            }
-            new
-        })
+        once_each(others.flat_map(|(_, set)| &set.watches))
     }
 
     /// What was seen in each set, for the report.
@@ -178,4 +162,15 @@ impl Turns {
             self.began = hits;
         }
     }
+}
+
+/// The first of the exports of each name.
+fn once_each<'a>(watches: impl Iterator<Item = &'a Watch>) -> impl Iterator<Item = &'a Watch> {
+    let mut seen: Vec<&str> = Vec::new();
+    watches.filter(move |watch| {
+        let name = watch.names.first().map_or("", String::as_str);
+        let new = !seen.contains(&name);
+        seen.extend(new.then_some(name));
+        new
+    })
 }

@@ -397,15 +397,6 @@ impl Finding {
         })
     }
 
-    /// Another lock that the caller has acquired and not released.
-    #[must_use]
-    pub fn also_acquired(&self) -> Option<LockIdentity> {
-        self.evidence.iter().find_map(|evidence| match evidence {
-            Evidence::AlsoAcquired { lock, .. } => Some(*lock),
-            _ => None,
-        })
-    }
-
     /// The caller's own release of this lock, if that is the last that happened to the lock.
     #[must_use]
     pub fn released_before(&self) -> Option<&PriorCall> {

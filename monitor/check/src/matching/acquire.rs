@@ -2,7 +2,7 @@
 
 use super::core::Gap;
 use super::facts::{AcquireFacts, Fact, Facts, Site};
-use super::record::{Nesting, Open, Record, STACK};
+use super::record::{Nesting, Open, Record, STACK, locks_have_no_word};
 use super::state::{Binding, Bound, Lost};
 use super::storport::{self, Taking};
 use crate::checker::{Checker, ReturnInterest};
@@ -140,7 +140,8 @@ impl Checker {
         // Of the pairs of other modules one half may not be seen, the kernel's own among them.
         shortfall.set(Shortfall::UNWATCHED, own.is_some_and(|own| !own.target));
         // A lock whose word ought to be there, but could not be read, is not worth an opinion.
-        let word_missing = call.word.is_none() && row.lock_word(&call.operand).is_some() && !wordless(call.routine);
+        let word_missing =
+            call.word.is_none() && row.lock_word(&call.operand).is_some() && !locks_have_no_word(call.routine);
         Facts {
             site,
             call,
@@ -210,7 +211,8 @@ impl Checker {
         self.core.grown += 1;
         self.core.recent.push(identity, prior.sequence, &call.context, own);
         let low = call.context.irql < DISPATCH_LEVEL;
-        if low && self.core.late && wordless(call.routine) && self.core.entered.len() < self.core.limits.names {
+        if low && self.core.late && locks_have_no_word(call.routine) && self.core.entered.len() < self.core.limits.names
+        {
             self.core.entered.insert(call.context.thread);
         }
         let open = Open {
@@ -427,17 +429,6 @@ const fn feeders(releases: RoutineSet) -> RoutineSet {
         number += 1;
     }
     set
-}
-
-/// Whether a routine's locks need no word for a verdict: what is recorded of them is all there is.
-const fn wordless(routine: Routine) -> bool {
-    matches!(
-        routine,
-        Routine::StorPortAcquireSpinLock
-            | Routine::StorPortAcquireSpinLockEx
-            | Routine::StorPortAcquireMSISpinLock
-            | Routine::KeAcquireInterruptSpinLock
-    )
 }
 
 /// What a caught return would add.

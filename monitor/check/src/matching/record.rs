@@ -196,6 +196,13 @@ impl Open {
     }
 }
 
+/// Whether the locks of a routine are the port driver's or an interrupt object's: what is recorded of them is all that
+/// there is for a verdict.
+pub(crate) const fn locks_have_no_word(routine: Routine) -> bool {
+    // Such an acquire raises the IRQL to that of the device.
+    raises_further(routine)
+}
+
 /// Whether a routine raises the IRQL to that of a device: how far is not told.
 pub(crate) const fn raises_further(routine: Routine) -> bool {
     matches!(

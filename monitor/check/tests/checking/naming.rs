@@ -6,7 +6,7 @@ use storlock_check::event::{Context, EventKind, LockCall, LockOperand};
 use storlock_check::identity::LockIdentity;
 use storlock_check::rules::{Cause, Finding, HandleNow, RuleId, Verdict};
 
-use crate::scenes::{ELSEWHERE, LOCK, OTHER, RAISED, STOR, STOR_HANDLE, Scene, THREAD, Who, context};
+use crate::scenes::{ELSEWHERE, LOCK, OTHER, RAISED, STOR, STOR_HANDLE, Scene, THREAD, Who, also_acquired, context};
 
 const MESSAGE: LockOperand = LockOperand::Msi {
     adapter: 0xad,
@@ -179,5 +179,5 @@ fn attempt_of_interrupted_code_is_not_called_the_lock_that_was_meant() {
     let stray = handle_of(0x900, Some(0));
     let found = call_at(&mut scene, -0x400, RAISED, R::StorPortReleaseSpinLock, stray, None);
     let violation = named(&scene, found, RuleId::StorPortSpinLock4, Cause::ReleaseWithoutAcquire);
-    assert_eq!(violation.also_acquired(), LockIdentity::of(&STOR));
+    assert_eq!(also_acquired(&violation), LockIdentity::of(&STOR));
 }

@@ -1,4 +1,4 @@
-//! The checker against simulated machines and the DDI pages: no alarm on a right driver under test, whatever the others do
+//! The checker against simulated machines and the DDI pages: no finding on a right driver under test, whatever the others do
 //! and whatever is not seen; and what is found of a wrong one.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -111,16 +111,16 @@ fn judge(events: &[Event], complete: bool) -> Judged {
     }
 }
 
-fn alarm(found: &[Finding]) -> Option<&Finding> {
+fn semantic(found: &[Finding]) -> Option<&Finding> {
     found
         .iter()
         .find(|finding| finding.verdict == Verdict::Semantic && finding.concerns_target)
 }
 
-/// The events up to an alarm without the programs that it does without.
-fn shortest(run: &Run, alarm_at: u64, still: impl Fn(&[Event]) -> bool) -> Vec<Event> {
+/// The events up to a finding without the programs that it does without.
+fn shortest(run: &Run, found_at: u64, still: impl Fn(&[Event]) -> bool) -> Vec<Event> {
     let mut kept: Vec<(Event, u32)> = run.events.iter().cloned().zip(run.programs.iter().copied()).collect();
-    kept.retain(|(event, _)| event.sequence <= alarm_at);
+    kept.retain(|(event, _)| event.sequence <= found_at);
     let programs: BTreeSet<u32> = kept
         .iter()
         .map(|(_, program)| *program)
@@ -221,11 +221,11 @@ fn right_run(seed: u64, config: Config, tally: &mut Seen) -> Result<Outcome, Str
         return Err("simulation hangs".into());
     }
     let judged = judge(&run.events, true);
-    if let Some(finding) = alarm(&judged.found) {
+    if let Some(finding) = semantic(&judged.found) {
         let still =
-            |events: &[Event]| alarm(&judge(events, true).found).is_some_and(|other| other.cause == finding.cause);
+            |events: &[Event]| semantic(&judge(events, true).found).is_some_and(|other| other.cause == finding.cause);
         let events = shortest(&run, finding.sequence, still);
-        tell(seed, &format!("false alarm, {config:?}"), Some(finding), &events);
+        tell(seed, &format!("false finding, {config:?}"), Some(finding), &events);
         return Err(format!("{:?} {:?}", finding.rule, finding.cause));
     }
     // Without modules a call of the driver's own is like one of the routine that it has called.
@@ -343,7 +343,7 @@ fn right_driver_is_not_accused_wherever_its_run_is_cut_off() {
                 && config.watched == RoutineSet::ALL
                 && !config.unreadable
                 && config.unwatched_calls == 0;
-            if let Some(finding) = alarm(&found).or(found.first().filter(|_| known)) {
+            if let Some(finding) = semantic(&found).or(found.first().filter(|_| known)) {
                 tell(
                     seed,
                     &format!("found at the end: {config:?}"),
@@ -418,7 +418,7 @@ enum Recall {
     /// The driver waits for itself for ever, and nothing was said.
     Hang,
     Missed,
-    /// An alarm before the bug, which has nothing to do with it.
+    /// A finding before the bug, which has nothing to do with it.
     Early,
 }
 
@@ -489,8 +489,8 @@ fn recalls(seeds: std::ops::Range<u64>, make: fn(&mut Random, Option<Bug>) -> Co
         }
         let judged = judge(&run.events, run.complete);
         let row = (bug, wrong.broken, wrong.low);
-        // Alarms before the bug are the business of the right programs.
-        if alarm(&judged.found).is_some_and(|finding| finding.sequence < wrong.call.unwrap_or(wrong.at)) {
+        // Findings before the bug are the business of the right programs.
+        if semantic(&judged.found).is_some_and(|finding| finding.sequence < wrong.call.unwrap_or(wrong.at)) {
             *table.entry(row).or_default().entry(Recall::Early).or_default() += 1;
             continue;
         }

@@ -5,8 +5,9 @@ use storlock_check::contract::{Routine as R, RoutineSet};
 use storlock_check::event::{
     CallerAttributed, Context, Event, EventKind, LockCall, LockOperand, LockReturn, Module, Order, WatchSet,
 };
+use storlock_check::finding::Evidence;
 use storlock_check::identity::LockIdentity;
-use storlock_check::rules::{Cause, RuleId, Shortfall, Verdict};
+use storlock_check::rules::{Cause, Finding, RuleId, Shortfall, Verdict};
 
 pub const LOCK: LockOperand = LockOperand::Address(0x1000);
 pub const OTHER: LockOperand = LockOperand::Address(0x2000);
@@ -121,6 +122,14 @@ impl Scene {
     }
 }
 
+/// Another lock that the caller has acquired and not released.
+pub fn also_acquired(finding: &Finding) -> Option<LockIdentity> {
+    finding.evidence.iter().find_map(|evidence| match evidence {
+        Evidence::AlsoAcquired { lock, .. } => Some(*lock),
+        _ => None,
+    })
+}
+
 #[test]
 fn release_without_acquire() {
     let mut scene = Scene::new();
@@ -151,7 +160,7 @@ fn release_of_another_lock_names_the_one_acquired() {
     let found = scene.call(RAISED, R::KeReleaseSpinLock, OTHER, Some(0));
     scene.expect(found, Verdict::Semantic, RuleId::SpinLockRelease, Cause::OtherLock);
     assert_eq!(
-        scene.checker.findings()[0].also_acquired(),
+        also_acquired(&scene.checker.findings()[0]),
         Some(LockIdentity::Address(0x1000))
     );
 }
