@@ -23,8 +23,9 @@ use kdmp_parser::{phys, virt};
 use serde_json::Value;
 
 use rsp::{Client, unhex};
+use support::zoo::bug;
 use support::{
-    BUGS, Run, assert_found_once_at_its_place, assert_nothing_found, assert_replays_to_the_same_report, command,
+    Run, assert_found_once_at_its_place, assert_nothing_found, assert_replays_to_the_same_report, command,
     debugger_address, finish, images, run, violations,
 };
 
@@ -43,10 +44,6 @@ fn compared_pages() -> u64 {
         println!("one of 61 pages is compared here");
     }
     if emulated { 61 } else { 1 }
-}
-
-fn bug() -> &'static support::Bug {
-    BUGS.iter().find(|(miniport, ..)| *miniport == MINIPORT).unwrap()
 }
 
 fn number(value: &Value) -> u64 {
@@ -125,7 +122,7 @@ fn the_first_violation_is_dumped_and_the_run_goes_on() {
         MINIPORT,
         &[&dumping_to(&path)[..], &["--record", recording.to_str().unwrap()]].concat(),
     );
-    assert_found_once_at_its_place(bug(), &run);
+    assert_found_once_at_its_place(bug(MINIPORT), &run);
     assert_replays_to_the_same_report(&run, &recording);
     let report = run.report();
     let violation = &violations(&report)[0];
@@ -243,7 +240,7 @@ fn every_page_and_every_processor_is_as_a_debugger_sees_the_stopped_machine() {
         output: finish(child),
         directory,
     };
-    assert_found_once_at_its_place(bug(), &run);
+    assert_found_once_at_its_place(bug(MINIPORT), &run);
 }
 
 /// Physical memory as the debugger's server gives it.
@@ -265,7 +262,7 @@ fn a_debugger_that_only_wants_reports_is_not_told_of_the_stop_for_the_dump() {
     let path = files.path().join("x.dmp");
     let debugged = ["--gdb", "127.0.0.1:0", "--on-violation", "report"];
     let run = run(MINIPORT, &[&dumping_to(&path)[..], &debugged].concat());
-    assert_found_once_at_its_place(bug(), &run);
+    assert_found_once_at_its_place(bug(MINIPORT), &run);
     assert_eq!(Dump::open(&path).parser.headers().bug_check_code, CODE);
 }
 
@@ -332,7 +329,7 @@ fn the_guests_clock_is_judged_without_the_time_of_the_dump() {
         }
     });
     let run = run(MINIPORT, &[&dumping_to(&pipe)[..], &["--check-guest"]].concat());
-    assert_found_once_at_its_place(bug(), &run);
+    assert_found_once_at_its_place(bug(MINIPORT), &run);
     let report = run.report();
     assert_eq!(number(&report["dump"]["bytes"]), reader.join().unwrap(), "{run}");
     let rows = report["guest_checks"].as_array().unwrap();

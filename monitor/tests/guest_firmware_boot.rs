@@ -19,8 +19,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use debugged::Debugged;
+use support::zoo::{Bug, bug};
 use support::{
-    Bug, Run, assert_found_once_at_its_place, assert_nothing_found, debugger_address, finish, images,
+    Run, assert_found_once_at_its_place, assert_nothing_found, debugger_address, finish, images,
     test_platform_boots_firmware,
 };
 
@@ -216,11 +217,9 @@ fn boot(drivers: &[&str], driver: &str, arguments: &[&str]) -> Run {
 }
 
 /// What a driver of this name does wrong, and its file: the path gives the symbols, the guest knows nothing of it.
-fn buggy_driver() -> (Bug, PathBuf) {
-    let bug = *(support::BUGS.iter())
-        .find(|bug| bug.0 == "vdisk-release-on-error-path")
-        .unwrap();
-    (bug, images().join(format!("miniports/{}.sys", bug.0)))
+fn buggy_driver() -> (&'static Bug, PathBuf) {
+    let bug = bug("vdisk-release-on-error-path");
+    (bug, images().join(format!("miniports/{}.sys", bug.image)))
 }
 
 fn errors(run: &Run) -> String {
@@ -233,9 +232,9 @@ fn a_bug_in_a_driver_that_firmware_boots_from_disk_is_found_at_its_place() {
         return;
     }
     let (bug, path) = buggy_driver();
-    let run = boot(&[bug.0], path.to_str().unwrap(), &[]);
+    let run = boot(&[&bug.image], path.to_str().unwrap(), &[]);
 
-    assert_found_once_at_its_place(&bug, &run);
+    assert_found_once_at_its_place(bug, &run);
     let report = run.report();
     let offset = report["violations"][0]["caller"]["offset"].as_u64().unwrap();
     assert!((0x1000..0x10000).contains(&offset), "{offset:#x}");
@@ -263,7 +262,7 @@ fn gdb_is_there_from_the_reset_vector_to_the_violation() {
     let (bug, path) = buggy_driver();
     let directory = tempfile::tempdir().unwrap();
     let arguments = ["--gdb", "127.0.0.1:0", "--gdb-wait"];
-    let mut child = start(directory.path(), &[bug.0], path.to_str().unwrap(), &arguments);
+    let mut child = start(directory.path(), &[&bug.image], path.to_str().unwrap(), &arguments);
     let run = Debugged {
         address: debugger_address(directory.path(), &mut child),
         child,
@@ -278,7 +277,7 @@ fn gdb_is_there_from_the_reset_vector_to_the_violation() {
         .unwrap_or_else(|| panic!("{text}"));
     assert!(start.contains("= 0xfff0"), "{text}");
     assert!(
-        rest.contains("ntoskrnl.exe") && rest.contains(&format!("{}.sys", bug.0)),
+        rest.contains("ntoskrnl.exe") && rest.contains(&format!("{}.sys", bug.image)),
         "{text}"
     );
     assert!(
@@ -286,7 +285,7 @@ fn gdb_is_there_from_the_reset_vector_to_the_violation() {
         "{text}"
     );
     assert!(text.contains("exited normally"), "{text}");
-    assert_found_once_at_its_place(&bug, &run.end());
+    assert_found_once_at_its_place(bug, &run.end());
 }
 
 #[test]

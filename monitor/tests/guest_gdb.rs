@@ -94,7 +94,7 @@ fn gdb_stands_at_the_violation_with_source_lines_and_goes_on_to_the_end() {
         assert!(part(&text, "watched").contains("New value"), "{text}");
     }
     assert!(text.contains("exited normally"), "{text}");
-    assert_found_once_at_its_place(&bug(), &run.end());
+    assert_found_once_at_its_place(bug(), &run.end());
 }
 
 /// More breakpoints than there are debug registers, by gdb.
@@ -109,7 +109,7 @@ fn gdb_has_as_many_breakpoints_as_it_wants() {
         println!("int3 does not come out of this KVM: there are as many as there are debug registers left");
         assert!(client.ask("vCont;c").starts_with("T05"));
         assert_eq!(client.ask("D"), "OK");
-        return assert_found_once_at_its_place(&bug(), &run.end());
+        return assert_found_once_at_its_place(bug(), &run.end());
     }
     drop(client);
     let functions = [
@@ -132,7 +132,7 @@ fn gdb_has_as_many_breakpoints_as_it_wants() {
     let met = functions.iter().filter(|name| stops.contains(**name)).count();
     assert!(met >= 3, "{text}");
     assert!(!text.contains("int3   "), "the code is shown as it was: {text}");
-    assert_found_once_at_its_place(&bug(), &run.end());
+    assert_found_once_at_its_place(bug(), &run.end());
 }
 
 /// Where a PE file wants to be loaded (PE format, "Optional Header": `ImageBase` of PE32+).
@@ -195,7 +195,7 @@ fn lldb_stands_at_the_violation_with_source_lines() {
         "{text}"
     );
     assert!(text.contains("stop reason = instruction step into"), "{text}");
-    assert_found_once_at_its_place(&bug(), &run.end());
+    assert_found_once_at_its_place(bug(), &run.end());
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn a_watched_routine_that_is_stepped_over_counts_once() {
     assert_eq!(client.ask("D"), "OK");
     let run = run.end();
     assert_counts_agree(&run);
-    assert_found_once_at_its_place(&bug(), &run);
+    assert_found_once_at_its_place(bug(), &run);
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn a_client_that_vanishes_leaves_the_machine_as_configured() {
     assert_eq!(client.pc(0), at, "the machine stands still");
     assert!(client.monitor("storlock violations").contains("SpinLock4"));
     assert_eq!(client.ask("D"), "OK");
-    assert_found_once_at_its_place(&bug(), &run.end());
+    assert_found_once_at_its_place(bug(), &run.end());
 
     let run = Debugged::start(&["--gdb-wait", "--on-disconnect", "resume", "--on-violation", "report"]);
     let mut client = run.client();
@@ -241,7 +241,7 @@ fn a_client_that_vanishes_leaves_the_machine_as_configured() {
     // Nothing that makes sense to anybody, then gone.
     client.raw(b"$qXfer:features:read:target.xml:zz#00$Z9,#");
     drop(client);
-    assert_found_once_at_its_place(&bug(), &run.end());
+    assert_found_once_at_its_place(bug(), &run.end());
 }
 
 #[test]
@@ -266,12 +266,12 @@ fn hold_sessions(total: u32, mut session: impl FnMut(&mut Debugged) -> bool) {
             held += 1;
             continue;
         }
-        assert_found_once_at_its_place(&bug(), &leave(run));
+        assert_found_once_at_its_place(bug(), &leave(run));
         assert!(runs < total, "a run is over before a session can be held");
         run = start();
         runs += 1;
     }
-    assert_found_once_at_its_place(&bug(), &leave(run));
+    assert_found_once_at_its_place(bug(), &leave(run));
     println!("{held} sessions on {runs} runs");
 }
 
@@ -357,7 +357,7 @@ fn sessions_at_the_violation(sessions: u64) {
                 _ => panic!("session {session}, seed {seed}: {text}"),
             }
         }
-        assert_found_once_at_its_place(&bug(), &run.end());
+        assert_found_once_at_its_place(bug(), &run.end());
         println!("session {session}: {:?}", began.elapsed());
     }
 }

@@ -9,7 +9,8 @@ mod support;
 
 use std::fs;
 
-use support::{BUGS, Run, assert_found_once_at_its_place, assert_nothing_found, run};
+use support::zoo::bug;
+use support::{Run, assert_found_once_at_its_place, assert_nothing_found, run};
 
 /// What the controller offers, and how many messages the driver is given for it: with two processors the controller has
 /// three vectors, which MSI rounds up.
@@ -63,9 +64,9 @@ fn guest_two_controllers_share_an_input() {
 
 #[test]
 fn guest_a_release_without_acquire_is_found_with_the_pin() {
-    let bug = BUGS.iter().find(|bug| bug.0 == "nvme-release-without-acquire").unwrap();
+    let bug = bug("nvme-release-without-acquire");
     let arguments = ["--seed", "5", "--interrupts", "intx", "--append", "ops=8 threads=2"];
-    let run = run(bug.0, &arguments);
+    let run = run(&bug.image, &arguments);
     assert_found_once_at_its_place(bug, &run);
     assert_messages(&run, 0);
 }

@@ -43,7 +43,7 @@ fn at_the_violation() -> (Debugged, Client, String) {
 /// Lets the guest go on to its end, which is none the worse.
 fn leave(run: Debugged, mut client: Client) {
     assert_eq!(client.ask("D;1"), "OK");
-    assert_found_once_at_its_place(&bug(), &run.end());
+    assert_found_once_at_its_place(bug(), &run.end());
 }
 
 #[test]

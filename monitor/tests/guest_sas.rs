@@ -10,6 +10,7 @@
 mod support;
 
 use serde_json::Value;
+use support::zoo::{assert_found_alone, bug, plain_bugs};
 use support::{
     Run, assert_counts_agree, assert_nothing_found, assert_replays_to_the_same_report, images, run, run_counted,
     violations,
@@ -246,121 +247,11 @@ fn guest_sas_disk_that_does_not_come_back_is_given_up() {
     assert!(violations(&run.report()).is_empty(), "{run}");
 }
 
-/// A bug: the rule and the cause of each violation, the functions to which they may be attributed.
-type Bug = (&'static str, &'static str, &'static str, &'static [&'static str]);
-
-/// The guest runs to its end.
-const BUGS: [Bug; 13] = [
-    (
-        "release-without-acquire",
-        "StorPortSpinLock4",
-        "release_without_acquire",
-        &["ReleaseLock", "SasCountFlush"],
-    ),
-    (
-        "release-twice",
-        "StorPortSpinLock4",
-        "released_twice",
-        &["ReleaseLock", "SasCountUnmap"],
-    ),
-    (
-        "release-on-error-path",
-        "StorPortSpinLock4",
-        "release_without_acquire",
-        &["SasCountError"],
-    ),
-    (
-        "release-other-lock",
-        "StorPortSpinLock4",
-        "other_lock",
-        &["SasCountUnmap"],
-    ),
-    (
-        "release-wrong-routine",
-        "StorPortSpinLock4",
-        "wrong_routine",
-        &["CountInterrupts", "SasCountFlush"],
-    ),
-    (
-        "release-copied-handle",
-        "StorPortSpinLock4",
-        "other_handle",
-        &["ReleaseByValue", "SasCountUnmap"],
-    ),
-    (
-        "dpc-lock-without-dpc",
-        "StorPortSpinLock",
-        "acquires_nothing",
-        &["SasCountUnmap"],
-    ),
-    (
-        "release-after-refusal",
-        "StorPortSpinLock4",
-        "release_without_acquire",
-        &["SasCountLinkErrors", "TopologyWorker"],
-    ),
-    (
-        "at-dpc-level-in-worker",
-        "LockRoutineIrql",
-        "wrong_irql",
-        &["SasCountLinkErrors", "TopologyWorker"],
-    ),
-    (
-        "release-from-dpc-level",
-        "SpinLockRelease",
-        "wrong_routine",
-        &["SasCountLinkErrors", "SasCountFlush", "TopologyWorker"],
-    ),
-    (
-        "release-to-dispatch-level",
-        "IrqlKeReleaseSpinLock",
-        "wrong_new_irql",
-        &["SasCountLinkErrors", "TopologyWorker"],
-    ),
-    (
-        "release-after-topology",
-        "StorPortSpinLock4",
-        "released_twice",
-        &["TakeEvent", "TopologyWorker"],
-    ),
-    (
-        "return-with-lock",
-        "MissingRelease",
-        "missing_release",
-        &["NoteFirstFlush", "SasCountFlush"],
-    ),
-];
-
-#[track_caller]
-fn assert_found((bug, rule, cause, functions): &Bug, run: &Run) {
-    let report = run.report();
-    assert_eq!(
-        (run.code(), report["outcome"].as_str()),
-        (1, Some("defect")),
-        "{bug}: {run}"
-    );
-    let found = violations(&report);
-    assert!(!found.is_empty(), "{bug}: {run}");
-    for violation in found {
-        let of = |key: &str| violation[key].as_str().unwrap();
-        assert_eq!(
-            (of("rule"), of("verdict"), of("cause")),
-            (*rule, "semantic", *cause),
-            "{bug}: {run}"
-        );
-        assert_eq!(violation["caller"]["module"], format!("sas-{bug}.sys"), "{bug}: {run}");
-        let symbol = violation["caller"]["symbol"][0].as_str().unwrap_or_default();
-        // The compiler may have made a clone of the function.
-        let function = symbol.split('.').next().unwrap();
-        assert!(functions.contains(&function), "{bug}: {symbol}: {run}");
-    }
-}
-
 #[test]
 fn guest_sas_bugs_are_found_at_their_places() {
-    for bug in &BUGS {
-        let run = run_sas(&format!("sas-{}", bug.0), "ops=8 threads=2", &[]);
-        assert_found(bug, &run);
+    for bug in plain_bugs(&["sas"]) {
+        let run = run_sas(&bug.image, "ops=8 threads=2", &[]);
+        assert_found_alone(bug, &run);
         assert_saw(&run, "workload: PASS");
     }
 }
@@ -370,10 +261,7 @@ fn guest_sas_bugs_are_found_at_their_places() {
 fn guest_sas_bugs_that_hang_are_found_at_their_places() {
     let limit = ["--time-limit", if fast() { "60s" } else { "40s" }];
     let run = run_sas("sas-acquire-twice", "ops=8 threads=2", &limit);
-    assert_found(
-        &("acquire-twice", "DoubleAcquire", "double_acquire", &["SasCountFlush"]),
-        &run,
-    );
+    assert_found_alone(bug("sas-acquire-twice"), &run);
     assert_eq!(run.report()["end"]["kind"], "deadlock", "{run}");
     let run = run_sas("sas-handle-for-two-locks", "ops=8 threads=2", &limit);
     let report = run.report();
@@ -401,7 +289,7 @@ fn guest_sas_recording_gives_the_same_report() {
 
 #[test]
 #[ignore = "runs for minutes"]
-fn guest_sas_no_false_alarm_in_a_million_calls() {
+fn guest_sas_no_false_finding_in_a_million_calls() {
     let (wanted, settings) = if fast() {
         (1_000_000, "ops=500 threads=8 depth=4")
     } else {

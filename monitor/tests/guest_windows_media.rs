@@ -13,7 +13,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use support::{Bug, Run, assert_found_once_at_its_place, finish, images, test_platform_boots_firmware};
+use support::zoo::{Bug, bug};
+use support::{Run, assert_found_once_at_its_place, finish, images, test_platform_boots_firmware};
 
 /// A workload that is short enough for the lab, and reaches the error path.
 const WORKLOAD: &str = "ops=24 threads=2\r\n";
@@ -65,11 +66,9 @@ fn make_media(directory: &Path, driver: &Path) -> PathBuf {
 }
 
 /// Boots with the install disk and an empty one, in this order or the other.
-fn boot(media_first: bool) -> (Bug, Run) {
-    let bug = *(support::BUGS.iter())
-        .find(|bug| bug.0 == "vdisk-release-on-error-path")
-        .unwrap();
-    let driver = images().join(format!("miniports/{}.sys", bug.0));
+fn boot(media_first: bool) -> (&'static Bug, Run) {
+    let bug = bug("vdisk-release-on-error-path");
+    let driver = images().join(format!("miniports/{}.sys", bug.image));
     let directory = tempfile::tempdir().unwrap();
     let media = make_media(directory.path(), &driver);
     let empty = directory.path().join("win.img");
@@ -103,7 +102,7 @@ fn firmware_passes_an_empty_disk_and_starts_the_loader_of_an_install_disk() {
     }
     let (bug, run) = boot(false);
     assert!(run.serial().contains("tinynt: "), "{run}");
-    assert_found_once_at_its_place(&bug, &run);
+    assert_found_once_at_its_place(bug, &run);
 }
 
 #[test]
@@ -114,5 +113,5 @@ fn firmware_starts_the_loader_of_an_install_disk_that_is_the_first() {
     }
     let (bug, run) = boot(true);
     assert!(run.serial().contains("tinynt: "), "{run}");
-    assert_found_once_at_its_place(&bug, &run);
+    assert_found_once_at_its_place(bug, &run);
 }

@@ -11,55 +11,15 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
-use serde::Deserialize;
-use support::{BUGS, Run, assert_nothing_found, images, run, violations};
-
-/// An entry of zoo.toml.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Bug {
-    image: String,
-    rule: String,
-    at: Vec<String>,
-    #[allow(dead_code, reason = "for the page")]
-    like: String,
-    #[serde(default = "semantic")]
-    verdict: String,
-    #[serde(default)]
-    ends: bool,
-    #[serde(default)]
-    turns: bool,
-    #[serde(default)]
-    arguments: Vec<String>,
-    /// Why the monitor does not find it, where it does not.
-    missed: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Zoo {
-    bug: Vec<Bug>,
-}
+use support::zoo::{Bug, is_at_its_place, zoo};
+use support::{Run, assert_nothing_found, images, run, violations};
 
 /// Of a bug that not every run sees.
 const SEEDS: [&str; 5] = ["1", "2", "3", "4", "5"];
 
-fn semantic() -> String {
-    "semantic".to_owned()
-}
-
-fn zoo() -> Vec<Bug> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-images/miniports/zoo.toml");
-    let zoo: Zoo = toml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    zoo.bug
-}
-
 fn run_with(bug: &Bug, seed: &str) -> Run {
     let mut arguments = vec!["--seed", seed, "--append", "ops=8 threads=2"];
-    if bug.image.starts_with("sas-") {
-        arguments.extend(["--disk", "mem:64M,controller=sas"]);
-    }
     if bug.ends {
         // A guest that is stuck costs so much.
         let fast = std::env::var_os("STORLOCK_TEST_PLATFORM").is_some_and(|platform| platform == "svm");
@@ -71,17 +31,9 @@ fn run_with(bug: &Bug, seed: &str) -> Run {
 
 /// Whether the bug was found under its rule at its place.
 fn is_found(bug: &Bug, run: &Run) -> bool {
-    violations(&run.report()).iter().any(|finding| {
-        let symbol = finding["caller"]["symbol"][0].as_str().unwrap_or_default();
-        // The compiler may have made a clone of the function.
-        let function = symbol.split('.').next().unwrap();
-        // What shows at the end of the run is told by its offset only.
-        let unnamed = finding["cause"] == "missing_release" && symbol.is_empty();
-        finding["rule"] == *bug.rule
-            && finding["verdict"] == *bug.verdict
-            && (unnamed || bug.at.iter().any(|place| place == function))
-            && finding["caller"]["module"] == format!("{}.sys", bug.image)
-    })
+    violations(&run.report())
+        .iter()
+        .any(|finding| is_at_its_place(bug, finding))
 }
 
 #[track_caller]
@@ -109,23 +61,22 @@ fn assert_found(bug: &Bug) {
 /// The bugs of one miniport, with or without those that not every run sees, but for those that have a test of their own.
 #[track_caller]
 fn assert_bugs_of(miniport: &str, turns: bool) {
-    let of_its_own = |bug: &Bug| BUGS.iter().any(|(image, ..)| *image == bug.image);
-    let bugs = zoo().into_iter().filter(|bug| bug.image.starts_with(miniport));
-    let bugs: Vec<Bug> = bugs.filter(|bug| !of_its_own(bug) && bug.turns == turns).collect();
+    let bugs = zoo().iter().filter(|bug| bug.image.starts_with(miniport));
+    let bugs: Vec<&Bug> = bugs.filter(|bug| bug.cause.is_none() && bug.turns == turns).collect();
     assert!(bugs.len() > 5, "{miniport}");
     for bug in bugs {
         if bug.missed.is_some() {
-            let run = run_with(&bug, SEEDS[0]);
+            let run = run_with(bug, SEEDS[0]);
             assert_ne!(run.code(), 0, "{bug:?}: {run}");
         } else {
-            assert_found(&bug);
+            assert_found(bug);
         }
     }
 }
 
 #[test]
 fn guest_zoo_lists_every_bug_that_is_built() {
-    let listed: BTreeSet<String> = zoo().into_iter().map(|bug| bug.image).collect();
+    let listed: BTreeSet<String> = zoo().iter().map(|bug| bug.image.clone()).collect();
     let built = std::fs::read_dir(images().join("miniports")).unwrap();
     let built: BTreeSet<String> = built
         .filter_map(|entry| Some(entry.unwrap().file_name().to_str()?.strip_suffix(".sys")?.to_owned()))
@@ -149,12 +100,6 @@ fn guest_zoo_bugs_whose_routines_take_turns_are_found() {
 #[test]
 fn guest_zoo_bugs_of_nvme_are_found() {
     assert_bugs_of("nvme-", false);
-}
-
-#[test]
-#[ignore = "guest_sas has tests of the same bugs"]
-fn guest_zoo_bugs_of_sas_are_found() {
-    assert_bugs_of("sas-", false);
 }
 
 /// The right twins, with the same settings.

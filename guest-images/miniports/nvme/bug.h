@@ -8,7 +8,8 @@
 #ifndef BUG_H
 #define BUG_H
 
-#define BUG_NONE 0
+#include "built_with.h"
+
 #define BUG_RELEASE_WITHOUT_ACQUIRE 1 /* a flush releases a lock that it no longer acquires */
 #define BUG_RELEASE_TWICE 2           /* an unmap releases its inner lock twice */
 #define BUG_RELEASE_ON_ERROR_PATH 3   /* a failed command jumps to a release of what it never acquired */
@@ -24,11 +25,5 @@
 #define BUG_RELEASE_OTHER_MESSAGE 13        /* a flush takes one message's lock and releases the next one's */
 #define BUG_START_IO_LOCK_IN_START_IO 14    /* HwStartIo takes the StartIo lock for a flush: the guest hangs */
 #define BUG_RELEASE_COPIED_HANDLE 15        /* an unmap hands its lock handle on by value */
-
-#ifndef BUG
-#define BUG BUG_NONE
-#endif
-
-#define HAS_BUG(Name) (BUG == BUG_##Name)
 
 #endif

@@ -7,7 +7,8 @@
 #ifndef BUG_H
 #define BUG_H
 
-#define BUG_NONE 0
+#include "built_with.h"
+
 #define BUG_RELEASE_WITHOUT_ACQUIRE 1 /* a flush releases by a handle that nothing was acquired with */
 #define BUG_RELEASE_TWICE 2           /* an unmap releases its lock twice */
 #define BUG_RELEASE_ON_ERROR_PATH 3   /* a failed command jumps to a release of what it never acquired */
@@ -23,11 +24,5 @@
 #define BUG_RELEASE_AFTER_TOPOLOGY 13    /* where there is no event, the events' lock is released once more */
 #define BUG_RETURN_WITH_LOCK 14          /* the first flush returns early with a lock held */
 #define BUG_ACQUIRE_TWICE 15             /* a flush acquires what it holds: the guest hangs */
-
-#ifndef BUG
-#define BUG BUG_NONE
-#endif
-
-#define HAS_BUG(Name) (BUG == BUG_##Name)
 
 #endif

@@ -8,7 +8,8 @@
 #ifndef BUG_H
 #define BUG_H
 
-#define BUG_NONE 0
+#include "built_with.h"
+
 #define BUG_RELEASE_WITHOUT_ACQUIRE 1 /* a flush releases a lock that it no longer acquires */
 #define BUG_RELEASE_TWICE 2           /* an unmap releases its inner lock twice */
 #define BUG_RELEASE_ON_ERROR_PATH 3   /* a failed command jumps to a release of what it never acquired */
@@ -30,11 +31,5 @@
 #define BUG_TRY_NOT_LOOKED_AT 19       /* a flush releases what it did not get from a Try routine */
 #define BUG_CANCEL_LOCK_TWICE 20       /* a flush releases the cancel spin lock twice */
 #define BUG_HANDED_TO_DPC 21           /* a flush acquires what the completion DPC releases */
-
-#ifndef BUG
-#define BUG BUG_NONE
-#endif
-
-#define HAS_BUG(Name) (BUG == BUG_##Name)
 
 #endif

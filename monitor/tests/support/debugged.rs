@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::rsp::Client;
-use crate::support::{BUGS, Bug, Run, command, debugger_address, finish};
+use crate::support::zoo::{self, Bug};
+use crate::support::{Run, command, debugger_address, finish};
 
 /// A workload that is short wherever it runs.
 const SHORT: &str = "ops=16 threads=2";
@@ -19,8 +20,8 @@ const SHORT: &str = "ops=16 threads=2";
 pub const MINIPORT: &str = "nvme-release-without-acquire";
 
 /// What [`MINIPORT`] does.
-pub fn bug() -> Bug {
-    *BUGS.iter().find(|(miniport, ..)| *miniport == MINIPORT).unwrap()
+pub fn bug() -> &'static Bug {
+    zoo::bug(MINIPORT)
 }
 
 /// A run that serves a debugger.

@@ -6,6 +6,8 @@
     reason = "a test that cannot go on has failed; each test program uses a part"
 )]
 
+pub(crate) mod zoo;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,6 +16,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+use self::zoo::{Bug, assert_found_alone};
 
 /// Longest that one run may take; far more than it needs.
 pub(crate) const LIMIT: Duration = Duration::from_secs(600);
@@ -142,98 +146,12 @@ pub(crate) fn violations(report: &Value) -> &Vec<Value> {
     report["violations"].as_array().unwrap()
 }
 
-/// Bugs that the images were built with: [`BUGS`] names them all.
-pub(crate) type Bug = (&'static str, &'static str, &'static str, &'static [&'static str]);
-
-/// Miniport with a bug; the rule it breaks; the cause; functions to which the violation may be attributed: the one with
-/// the bug, or where its tail call returns to.
-pub(crate) const BUGS: [Bug; 10] = [
-    (
-        "vdisk-release-without-acquire",
-        "SpinLockRelease",
-        "release_without_acquire",
-        &["VdiskReleaseFlushLock", "VdiskFlush"],
-    ),
-    (
-        "vdisk-release-twice",
-        "SpinLockRelease",
-        "released_twice",
-        &["CountUnmapped", "VdiskUnmap"],
-    ),
-    (
-        "vdisk-release-on-error-path",
-        "SpinLockRelease",
-        "release_without_acquire",
-        &["FailOutOfRange"],
-    ),
-    (
-        "vdisk-release-other-lock",
-        "SpinLockRelease",
-        "other_lock",
-        &["CountUnmapped"],
-    ),
-    (
-        "vdisk-release-wrong-routine",
-        "SpinLockRelease",
-        "wrong_routine",
-        &["VdiskFlush"],
-    ),
-    (
-        "nvme-release-without-acquire",
-        "StorPortSpinLock4",
-        "release_without_acquire",
-        &["ReleaseLock", "NvmeCountFlush"],
-    ),
-    (
-        "nvme-release-twice",
-        "StorPortSpinLock4",
-        "released_twice",
-        &["ReleaseLock", "NvmeCountUnmap"],
-    ),
-    (
-        "nvme-release-on-error-path",
-        "StorPortSpinLock4",
-        "release_without_acquire",
-        &["FailRequest"],
-    ),
-    (
-        "nvme-release-other-lock",
-        "StorPortSpinLock4",
-        "other_lock",
-        &["NvmeCountUnmap"],
-    ),
-    (
-        "nvme-release-wrong-routine",
-        "StorPortSpinLock4",
-        "wrong_routine",
-        &["NvmeCountFlush"],
-    ),
-];
-
-/// The guest ran to its end, its data were right, and the one cause was found once, where it is.
-pub(crate) fn assert_found_once_at_its_place((miniport, rule, cause, functions): &Bug, run: &Run) {
-    let report = run.report();
-    assert_eq!(
-        (run.code(), report["outcome"].as_str()),
-        (1, Some("defect")),
-        "{miniport}: {run}"
-    );
-    let found = violations(&report);
-    assert_eq!(found.len(), 1, "{miniport}: {run}");
-    let violation = &found[0];
-    assert_eq!(violation["rule"], *rule, "{miniport}: {run}");
-    assert_eq!(violation["verdict"], "semantic", "{miniport}: {run}");
-    assert_eq!(violation["cause"], *cause, "{miniport}: {run}");
-    assert_eq!(
-        violation["caller"]["module"],
-        format!("{miniport}.sys"),
-        "{miniport}: {run}"
-    );
-    let symbol = violation["caller"]["symbol"][0].as_str().unwrap_or_default();
-    // The compiler may have made a clone of the function.
-    let function = symbol.split('.').next().unwrap();
-    assert!(functions.contains(&function), "{miniport}: {symbol}: {run}");
-    assert!(run.serial().contains("workload: PASS"), "{miniport}: {run}");
+/// The bug was found once, nothing else was, and the guest ran to its end.
+#[track_caller]
+pub(crate) fn assert_found_once_at_its_place(bug: &Bug, run: &Run) {
+    assert_found_alone(bug, run);
+    assert_eq!(violations(&run.report()).len(), 1, "{bug:?}: {run}");
+    assert!(run.serial().contains("workload: PASS"), "{bug:?}: {run}");
 }
 
 /// The signature of the first violation, and where the driver was loaded.
