@@ -11,7 +11,7 @@ fuzz_target!(|text: &str| {
         let again: PlannedFault = fault.text.parse().expect("it was taken once");
         assert_eq!(again, fault);
     }
-    if let Ok(disk) = text.parse::<Disk>() {
+    if let Ok(disk) = Disk::read(text.as_ref()) {
         let _ = check_disks(&[disk.clone(), disk]);
     }
     if let Ok(export) = text.parse::<Export>() {
@@ -19,5 +19,5 @@ fuzz_target!(|text: &str| {
     }
     let _ = text.parse::<Size>();
     let _ = text.parse::<Limit>();
-    let _ = text.parse::<Address>().map(|address| address.to_string());
+    let _ = Address::read(text.as_ref()).map(|address| address.to_string());
 });

@@ -319,7 +319,7 @@ fn strings_of_a_recording_cannot_act_on_a_terminal_nor_make_lines() {
         name: HOSTILE.to_owned(),
         length: 8,
     });
-    hostile.run.command_line = vec!["storlock".to_owned(), HOSTILE.to_owned()];
+    hostile.run.command_line = vec!["storlock".into(), HOSTILE.into()];
     let end = End {
         detail: Some(HOSTILE.to_owned()),
         failures: vec![HOSTILE.to_owned()],

@@ -447,7 +447,6 @@ fn an_input_that_is_a_pipe_is_waited_for_until_the_time_limit_and_read_if_somebo
         &["run", "--driver", "./pipe.sys"][..],
         &["run", "--driver", "x.sys", "--load", "pipe.sys"],
         &["run", "--driver", "x.sys", "--port-driver", "pipe.sys"],
-        &["run", "--driver", "x.sys", "--registry", "pipe.sys"],
         &["run", "--firmware", "pipe.sys"],
         &["run", "--firmware", "pipe.sys", "--driver", "some.sys"],
     ] {
@@ -457,9 +456,11 @@ fn an_input_that_is_a_pipe_is_waited_for_until_the_time_limit_and_read_if_somebo
         assert!(text(&output).contains("nobody has written it"), "{}", text(&output));
         assert!(began.elapsed() < Duration::from_secs(1) + outlets::SLACK, "{named:?}");
     }
-    // Looked at twice, so that a pipe is of no use.
+    // Small, or looked at twice, so that a pipe is of no use.
     for named in [
         &["run", "--driver", "x.sys", "--kernel", "pipe.sys"][..],
+        &["run", "--driver", "x.sys", "--registry", "pipe.sys"],
+        &["run", "--spec", "pipe.sys"],
         &["replay", "pipe.sys"],
     ] {
         let began = Instant::now();

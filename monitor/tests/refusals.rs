@@ -102,6 +102,9 @@ fn an_impossible_option_is_a_usage_error() {
         ["--dump-export", "nothing"],
         ["--disk", "disk.img,rw"],
         ["--disk", "disk.img,readonly,snapshot"],
+        ["--rule", "LockOrder=on"],
+        ["--append", "caf\u{e9}"],
+        ["--gdb", "unix:"],
     ] {
         let (code, text) = refused(&driver(), &arguments);
         assert_eq!(code, Some(2), "{arguments:?}: {text}");
@@ -304,4 +307,127 @@ fn what_is_printed_describes_the_run_and_runs_nothing() {
     let other = print(&["--spec", "spec.json", "--cpus", "5"]);
     assert_eq!(other, first.replace(r#""cpus": 2"#, r#""cpus": 5"#));
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing was made");
+}
+
+#[test]
+fn a_usage_error_leaves_an_earlier_report_where_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let [report, fifo] = ["report", "pipe"].map(|name| directory.path().join(name));
+    fs::create_dir(&report).unwrap();
+    fs::write(report.join("report.json"), "of an earlier run").unwrap();
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let exports = ["--dump-export", "nt!KiBugCheckData:40"].repeat(65);
+    for arguments in [
+        &["--phys-bits", "36", "--memory", "100G"][..],
+        &["--symbols", fifo.to_str().unwrap()],
+        &["--rule", "LockOrder=off", "--rule", "LockOrder=a.sys"],
+        &exports,
+    ] {
+        let arguments = [arguments, &["--report-dir", report.to_str().unwrap()]].concat();
+        let (code, text) = refused(&driver(), &arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {text}");
+        assert!(report.join("report.json").exists(), "{arguments:?}: {text}");
+    }
+}
+
+/// There is no such KVM: what is written before that is known is written.
+fn again(directory: &Path, arguments: &[&str], input: Option<&Path>) -> (Option<i32>, String) {
+    let input = input.map_or_else(std::process::Stdio::null, |path| fs::File::open(path).unwrap().into());
+    let output = Command::new(env!("CARGO_BIN_EXE_storlock"))
+        .args(["run", "--kvm", "/nowhere/kvm"])
+        .args(arguments)
+        .current_dir(directory)
+        .env("STORLOCK_IMAGES", images())
+        .stdin(input)
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), told)
+}
+
+#[test]
+fn a_run_by_a_report_does_not_touch_what_the_reports_run_has_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let spec = serde_json::json!({"schema": "storlock-run/1", "driver": driver(), "record": "r.rec", "serial": "s.log",
+        "report": ["r.html"], "dump_on_violation": "v.dmp", "report_dir": "first"});
+    fs::create_dir(at("first")).unwrap();
+    let report = serde_json::json!({"schema": "storlock-report/2", "run": {"spec": spec}}).to_string();
+    let files = ["first/report.json", "r.rec", "s.log", "r.html", "v.dmp"];
+    files.iter().for_each(|name| fs::write(at(name), &report).unwrap());
+    let untouched = |told: &str| {
+        for name in files {
+            assert_eq!(
+                fs::read_to_string(at(name)).unwrap_or_default(),
+                report,
+                "{name}: {told}"
+            );
+        }
+    };
+    let (code, told) = again(directory.path(), &["--spec", "first/report.json"], None);
+    assert_eq!(code, Some(5), "{told}");
+    untouched(&told);
+    for name in [
+        "--record r.rec",
+        "--serial s.log",
+        "--report r.html",
+        "--dump-on-violation v.dmp",
+        "--report-dir first",
+    ] {
+        assert!(told.contains(name), "{told}");
+    }
+    // Nor is the report replaced that the run is described by, however it is read.
+    for (spec, input) in [("first/report.json", None), ("-", Some(at("first/report.json")))] {
+        let (code, told) = again(
+            directory.path(),
+            &["--spec", spec, "--report-dir", "first"],
+            input.as_deref(),
+        );
+        assert_eq!(code, Some(2), "{told}");
+        assert!(
+            told.contains("--spec") && told.contains("nothing was touched"),
+            "{told}"
+        );
+        untouched(&told);
+    }
+    // What is named is written, and no word is lost on it.
+    let (_, told) = again(
+        directory.path(),
+        &["--spec", "first/report.json", "--record", "r.rec"],
+        None,
+    );
+    assert!(!at("r.rec").exists() && !told.contains("--record r.rec"), "{told}");
+}
+
+#[test]
+fn a_path_may_have_any_bytes_in_every_option_that_takes_one() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let odd = |before: &[u8], after: &[u8]| -> std::ffi::OsString {
+        std::ffi::OsStr::from_bytes(&[before, b"/tmp/\xff", after].concat()).to_owned()
+    };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_storlock"));
+    command
+        .args(["run", "--print-spec", "--driver"])
+        .arg(odd(b"", b"/x.sys"));
+    command.arg("--load").arg(odd(b"", b"/y.sys"));
+    for option in [
+        "--port-driver",
+        "--registry",
+        "--report-dir",
+        "--record",
+        "--serial",
+        "--symbols",
+        "--kvm",
+    ] {
+        command.arg(option).arg(odd(b"", b""));
+    }
+    command.arg("--disk").arg(odd(b"", b",snapshot=1M,backing=a"));
+    command.arg("--disk").arg(odd(b"x,backing=", b""));
+    command.arg("--gdb").arg(odd(b"unix:", b""));
+    command.arg("--report").arg(odd(b"", b".html"));
+    let output = command.env("STORLOCK_IMAGES", images()).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.matches("2f746d702fff").count(), 13, "{text}");
 }

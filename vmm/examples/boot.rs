@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use storlock_vmm::boot::{BootFile, BootRequest, FileKind, KernelImage};
+use storlock_vmm::boot::{BootFile, BootRequest, KernelImage};
 use storlock_vmm::kvm;
 use storlock_vmm::pci::PciAddress;
 use storlock_vmm::run::{Machine, MachineConfig, MachineStop};
@@ -64,9 +64,9 @@ fn arguments() -> Result<Arguments, Failure> {
 
 fn file(kind: &str, path: &Path) -> Result<BootFile, Failure> {
     let kind = match kind {
-        "port" => FileKind::PortDriver,
-        "target" => FileKind::Driver,
-        "other" => FileKind::OtherDriver,
+        "port" => 2,
+        "target" => 3,
+        "other" => 4,
         _ => return Err(format!("{kind} is no kind of file: port, target, other").into()),
     };
     Ok(BootFile {

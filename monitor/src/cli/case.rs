@@ -1,5 +1,6 @@
 //! `storlock replay-case`, `minimise` and `bisect`: runs one case of a stress job again.
 
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
@@ -13,7 +14,8 @@ use super::output;
 use super::stress::{failure, runtime};
 use crate::outcome::Condition;
 use crate::run::Failure;
-use crate::run::spec::{FilePath, RunSpec};
+use crate::run::input::read_small;
+use crate::run::spec::{FilePath, RunSpec, SIZE_LIMIT};
 use crate::stress::case::{self, Case};
 use crate::stress::runner::{Repeated, Repeater, RunnerError, Sought, changed_files, meant, read_case, write_case};
 use crate::stress::search::{self, Bisected, Candidate};
@@ -27,7 +29,7 @@ pub struct ReplayArguments {
     pub case: PathBuf,
     /// Serve gdb; the machine stops at the violation (docs/gdb.md)
     #[arg(long, value_name = "ADDR:PORT|unix:PATH", conflicts_with = "times")]
-    pub gdb: Option<String>,
+    pub gdb: Option<OsString>,
     /// Run the case this many times, and report how often it shows its finding
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub times: Option<u32>,
@@ -197,7 +199,9 @@ pub fn replay(arguments: &ReplayArguments) -> Result<u8, Failure> {
         .arg(run_file(&arguments.case, &case)?);
     command.arg("--report-dir").arg(report_dir);
     if let Some(address) = &arguments.gdb {
-        command.arg(format!("--gdb={address}"));
+        let mut option = OsString::from("--gdb=");
+        option.push(address);
+        command.arg(option);
     }
     // It becomes that run: it comes back only if it cannot.
     let error = command.exec();
@@ -210,10 +214,10 @@ pub fn replay(arguments: &ReplayArguments) -> Result<u8, Failure> {
 fn run_file(path: &std::path::Path, case: &Case) -> Result<PathBuf, Failure> {
     let directory = if path.is_dir() { Some(path) } else { path.parent() };
     let file = directory.map_or_else(|| case::RUN_FILE.into(), |directory| directory.join(case::RUN_FILE));
-    let same = std::fs::read(&file)
+    let same = read_small(&file, "", SIZE_LIMIT)
         .ok()
         .and_then(|text| RunSpec::from_json(&text).ok());
-    if same.as_ref() == Some(&case.run) {
+    if same.is_some_and(|(run, _)| run == case.run) {
         return Ok(file);
     }
     Err(Failure::usage(anyhow!(

@@ -33,11 +33,6 @@ use crate::stress::triage::{Baseline, JobReport, render};
 const OUTPUT: &str = "storlock-stress";
 /// Largest job or baseline, in bytes.
 const TEXT_LIMIT: u64 = 4 << 20;
-/// How long the writer of a job in a named pipe is waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Memory of a guest if the job does not say: as `storlock run` has it.
-const MEMORY: u64 = 256 << 20;
-const FIRMWARE_MEMORY: u64 = 4 << 30;
 /// How long what was said may take at a signal that waits for nothing.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
@@ -201,7 +196,7 @@ fn in_file(path: &Path, error: &crate::stress::planning::JobError) -> Failure {
 /// # Errors
 /// [`Failure`] if it cannot be read.
 pub(super) fn read_text(path: &Path, what: &str) -> Result<String, Failure> {
-    let bytes = input::read(path, what, TEXT_LIMIT, PATIENCE).map_err(Failure::usage)?;
+    let bytes = input::read_small(path, what, TEXT_LIMIT).map_err(Failure::usage)?;
     String::from_utf8(bytes).map_err(|_| Failure::usage(anyhow!("{} is not UTF-8", path.display())))
 }
 
@@ -373,12 +368,7 @@ fn tell_start(job: &Job, begun: &Begun, shard: Shard, jobs: u32, output: &Output
 
 /// How many runs this machine can do at a time.
 fn guests(job: &Job) -> u32 {
-    let default = if job.guest.firmware.is_some() {
-        FIRMWARE_MEMORY
-    } else {
-        MEMORY
-    };
-    let memory = job.guest.memory.as_ref().map_or(default, |memory| memory.0);
+    let memory = job.guest.memory_or_usual().0;
     let cpus = job.cpus.iter().copied().max().unwrap_or(1);
     Capacity::here().guests(cpus, memory)
 }

@@ -3,10 +3,9 @@
 //! Talks to the file system, the listing and the terminal. It must not know guests or KVM.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use clap::Args;
 
 use super::options::ListFormat;
@@ -14,6 +13,7 @@ use super::output;
 use crate::escape;
 use crate::report::json;
 use crate::run::Failure;
+use crate::run::input::read_small;
 use crate::watch::listing::{ListedRoutine, Listing};
 
 /// The largest file that is read, in bytes.
@@ -34,7 +34,7 @@ pub struct Arguments {
 /// # Errors
 /// [`Failure`] if the file cannot be read (5) or is no complete PE64 image for x64 (2).
 pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
-    let data = read(&arguments.image).map_err(Failure::infrastructure)?;
+    let data = read_small(&arguments.image, "", MAX_FILE).map_err(Failure::infrastructure)?;
     let listing = Listing::read(&arguments.image, data)
         .with_context(|| format!("{} cannot be listed", arguments.image.display()))
         .map_err(Failure::usage)?;
@@ -44,22 +44,6 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     };
     output::print(&output)?;
     Ok(0)
-}
-
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let what = || format!("cannot read {}", path.display());
-    let metadata = fs::metadata(path).with_context(what)?;
-    if !metadata.is_file() {
-        return Err(anyhow!("it is no regular file")).with_context(what);
-    }
-    if metadata.len() > MAX_FILE {
-        return Err(anyhow!(
-            "it has {} bytes, more than any driver or kernel",
-            metadata.len()
-        ))
-        .with_context(what);
-    }
-    fs::read(path).with_context(what)
 }
 
 fn text(listing: &Listing) -> String {
@@ -131,6 +115,9 @@ fn described(rows: &[ListedRoutine]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
     use crate::windows::testing::{CODE, PeBuilder};
 

@@ -2,11 +2,13 @@
 //!
 //! Talks to the operating system. It must not know what is said on the connection.
 
+use std::ffi::OsStr;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::net::SocketAddr as UnixAddress;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -20,29 +22,40 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-impl FromStr for Address {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            if path.is_empty() {
+impl Address {
+    /// Reads an address.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub fn read(text: &OsStr) -> Result<Self, String> {
+        if let Some(path) = Self::socket(text) {
+            if path.as_os_str().is_empty() {
                 return Err("`unix:` needs the path of a socket behind it".to_owned());
             }
-            return Ok(Self::Unix(path.into()));
+            if let Err(error) = UnixAddress::from_pathname(path) {
+                return Err(format!("{} cannot be the path of a socket: {error}", path.display()));
+            }
+            return Ok(Self::Unix(path.to_owned()));
         }
+        let text = text.to_string_lossy();
         let full = if text.starts_with(':') {
             format!("127.0.0.1{text}")
         } else {
-            text.to_owned()
+            text.to_string()
         };
         let resolved = full.to_socket_addrs().ok().and_then(|mut found| found.next());
         resolved
             .map(Self::Tcp)
             .ok_or_else(|| format!("`{text}` is no address: use ADDR:PORT such as 127.0.0.1:1234, :1234, or unix:PATH"))
     }
-}
 
-impl Address {
+    /// The path of the Unix socket that a text means.
+    #[must_use]
+    pub(crate) fn socket(text: &OsStr) -> Option<&Path> {
+        let path = text.as_bytes().strip_prefix(b"unix:")?;
+        Some(Path::new(OsStr::from_bytes(path)))
+    }
+
     /// Whether only this machine can connect.
     #[must_use]
     pub(crate) fn is_local(&self) -> bool {
@@ -143,7 +156,7 @@ mod tests {
 
     #[test]
     fn addresses_are_local_unless_they_are_not() {
-        let parse = |text: &str| text.parse::<Address>();
+        let parse = |text: &str| Address::read(text.as_ref());
         assert!(parse(":1234").unwrap().is_local());
         assert!(parse("127.0.0.1:0").unwrap().is_local());
         assert!(parse("[::1]:1").unwrap().is_local());

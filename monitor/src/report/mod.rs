@@ -12,6 +12,7 @@ pub mod reason;
 pub mod render;
 pub mod timeline;
 pub mod watched;
+pub mod word;
 
 pub use end::*;
 pub use finding::*;
@@ -20,3 +21,4 @@ pub use reason::*;
 pub(crate) use render::told::notes as told_notes;
 pub use render::{Format, json, text};
 pub use watched::*;
+pub use word::Word;

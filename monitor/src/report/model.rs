@@ -10,6 +10,7 @@ use super::finding::{Finding, LockRoutine, RuleId};
 use super::reason::{Note, Reason};
 use super::timeline::Timeline;
 use super::watched::WatchInfo;
+use super::word::Word;
 use crate::outcome::{Condition, Outcome};
 use crate::timing::Spread;
 
@@ -90,7 +91,7 @@ pub struct ConditionNote {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunInfo {
     /// The command line, one entry an argument, with the seed that was chosen: it repeats this run.
-    pub command_line: Vec<String>,
+    pub command_line: Vec<Word>,
     /// The description of the run, which `storlock run --spec` takes; none if an earlier version has recorded the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spec: Option<serde_json::Value>,

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use storlock_vmm::boot::{BootFile, BootRequest, FileKind, KernelImage, LinuxRequest, is_linux_kernel};
+use storlock_vmm::boot::{BootFile, BootRequest, KERNEL_FILE, KernelImage, LinuxRequest, is_linux_kernel};
 
 use super::images::{self, ImageFile, Role};
 use super::registry::Registry;
@@ -16,6 +16,11 @@ use super::spec::{CheckedSpec, FilePath, guest_name};
 use super::{Failure, Start, firmware, input};
 use crate::notices::Notices;
 
+/// What files beside a kernel are to it (docs/loader-block.md).
+const PORT_DRIVER: u32 = 2;
+const TARGET: u32 = 3;
+const DRIVER: u32 = 4;
+const REGISTRY: u32 = 5;
 /// Bytes of a kernel that show whether it is Linux.
 const HEADER: u64 = 0x400;
 /// Largest registry file, in bytes.
@@ -108,7 +113,7 @@ fn direct(checked: &CheckedSpec, driver: &Path, notices: &dyn Notices) -> anyhow
     let mut files: Vec<BootFile> = images.iter().map(boot_file).collect();
     let kernel = files.remove(0);
     if let Some(path) = &checked.spec.registry {
-        files.push(registry_file(path, checked.time_limit(), notices)?);
+        files.push(registry_file(path, notices)?);
     }
     let request = BootRequest {
         kernel: KernelImage::parse(&kernel.name, kernel.data)?,
@@ -144,18 +149,18 @@ fn boot_file(file: &ImageFile) -> BootFile {
     BootFile {
         name: file.name.clone(),
         kind: match file.role {
-            Role::Kernel => FileKind::Kernel,
-            Role::PortDriver => FileKind::PortDriver,
-            Role::Target => FileKind::Driver,
-            Role::Driver => FileKind::OtherDriver,
+            Role::Kernel => KERNEL_FILE,
+            Role::PortDriver => PORT_DRIVER,
+            Role::Target => TARGET,
+            Role::Driver => DRIVER,
         },
         data: file.image.data().to_vec(),
     }
 }
 
 /// The guest's registry. Lines that are not understood are reported and left out: the guest would leave them out silently.
-fn registry_file(path: &Path, patience: Duration, notices: &dyn Notices) -> anyhow::Result<BootFile> {
-    let data = input::read(path, " as the registry file", REGISTRY_LIMIT, patience)?;
+fn registry_file(path: &Path, notices: &dyn Notices) -> anyhow::Result<BootFile> {
+    let data = input::read_small(path, " as the registry file", REGISTRY_LIMIT)?;
     let registry = Registry::read(&data);
     for warning in registry.warnings.iter().take(MOST_WARNINGS) {
         notices.say(&format!("warning: {}: {warning}", path.display()));
@@ -169,7 +174,7 @@ fn registry_file(path: &Path, patience: Duration, notices: &dyn Notices) -> anyh
     }
     Ok(BootFile {
         name: "registry".to_owned(),
-        kind: FileKind::Registry,
+        kind: REGISTRY,
         data: registry.plain(),
     })
 }

@@ -41,6 +41,23 @@ pub fn read(path: &Path, as_what: &str, limit: u64, patience: Duration) -> anyho
     whole().with_context(|| format!("cannot use {}{as_what}", path.display()))
 }
 
+/// Reads a regular file of at most `limit` bytes, which is of use `as_what`. What people write by hand and programs write
+/// as a whole is one: nobody is waited for.
+///
+/// # Errors
+/// If it cannot be read, is longer or is no regular file; the message names it.
+pub(crate) fn read_small(path: &Path, as_what: &str, limit: u64) -> anyhow::Result<Vec<u8>> {
+    let whole = || {
+        let mut bytes = Vec::new();
+        open_regular(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > limit {
+            bail!("it has more than {limit} bytes");
+        }
+        Ok(bytes)
+    };
+    whole().with_context(|| format!("cannot use {}{as_what}", path.display()))
+}
+
 /// Opens a file that is read from more than one place, or more than once.
 ///
 /// # Errors

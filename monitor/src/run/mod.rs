@@ -41,6 +41,8 @@ use self::spec::{CheckedSpec, RunSpec};
 pub use self::unwatched::{UnwatchedEnd, UnwatchedRun};
 pub use self::watched::{Finished, WatchedRun};
 use crate::notices::Notices;
+use crate::outcome::Condition;
+use crate::report::Word;
 
 /// What a run has beside its description.
 #[derive(Debug, Clone)]
@@ -50,7 +52,7 @@ pub(crate) struct Host {
     /// Limits of the run's threads.
     pub sandbox: Sandbox,
     /// The command line that repeats the run, for the report.
-    pub command_line: Vec<String>,
+    pub command_line: Vec<Word>,
 }
 
 /// A run whose machine is built and whose files are open.
@@ -66,14 +68,19 @@ pub(crate) enum Prepared {
 ///
 /// # Errors
 /// [`Failure`] if two outputs are the same file, or one is also read; nothing was touched then. If another run uses an
-/// output, or it cannot be removed.
+/// output, or it cannot be removed; if `--symbols` is of no use.
 pub(crate) fn claim(
     spec: &RunSpec,
     spec_file: Option<&Path>,
     notices: &dyn Notices,
 ) -> Result<Option<ReportDirectory>, Failure> {
+    let symbols = match dump_plan::check_symbols(spec.symbols.as_deref()) {
+        Err(failure) if failure.condition == Condition::Usage => return Err(failure),
+        symbols => symbols,
+    };
     places::check(spec, spec_file)?;
-    report_directory::clear_outputs(spec, notices)
+    let directory = report_directory::clear_outputs(spec, notices)?;
+    symbols.map(|()| directory)
 }
 
 /// Decides what the description leaves open, and chooses a seed if it has none.
@@ -118,6 +125,14 @@ fn create_directory(
         .map_err(Failure::infrastructure)
 }
 
+/// What kept a machine from being made: a usage error if it is what was asked for.
+fn of_machine(error: anyhow::Error) -> Failure {
+    match error.downcast_ref::<storlock_vmm::run::Error>() {
+        Some(cause) if cause.is_of_configuration() => Failure::usage(error),
+        _ => Failure::infrastructure(error),
+    }
+}
+
 /// The machine of any guest.
 fn machine_options(checked: &CheckedSpec, host: &Host) -> GuestOptions {
     let spec = &checked.spec;
@@ -157,4 +172,33 @@ fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     let hasher = std::collections::hash_map::RandomState::new().build_hasher();
     hasher.finish() & 0xffff_ffff
+}
+
+#[cfg(test)]
+mod tests {
+    use storlock_vmm::boot::BootError;
+    use storlock_vmm::run::Error;
+
+    use super::*;
+
+    #[test]
+    fn a_machine_that_cannot_be_as_it_was_asked_for_is_a_usage_error() {
+        let what = || "x".to_owned();
+        let condition = |error: Error| of_machine(anyhow::Error::from(error).context("the machine")).condition;
+        for asked in [
+            Error::Configuration { what: what() },
+            Error::Boot(BootError::CommandLine),
+            Error::Boot(BootError::Name { file: what() }),
+            Error::Boot(BootError::Space { what: what(), bytes: 1 }),
+        ] {
+            assert_eq!(condition(asked), Condition::Usage);
+        }
+        let file = BootError::Image {
+            file: what(),
+            reason: what(),
+        };
+        for host in [Error::Boot(file), Error::Ended] {
+            assert_eq!(condition(host), Condition::Infrastructure);
+        }
+    }
 }

@@ -9,8 +9,9 @@ use anyhow::anyhow;
 use storlock_vmm::storage::backend::image_files;
 
 use super::report_directory::{REPORT_FILES, REPORTS};
-use super::spec::{DiskPlace, FilePath, RunSpec};
+use super::spec::{DiskPlace, FilePath, OutputPath, RunSpec};
 use super::{Failure, firmware, images};
+use crate::gdb::Address;
 use crate::output::{Identity, PARTIAL};
 
 /// How deep, and how many files of, a directory with symbols are looked at.
@@ -35,13 +36,20 @@ impl Named {
     }
 }
 
-/// Whether every output of a run is a file of its own.
+/// Whether every output of a run is a file of its own. `spec_file` is where its description comes from; `-` is standard
+/// input.
 ///
 /// # Errors
 /// [`Failure`] that names the two; nothing was touched then.
 pub(super) fn check(spec: &RunSpec, spec_file: Option<&Path>) -> Result<(), Failure> {
     let mut inputs = inputs(spec);
-    inputs.extend(spec_file.map(|path| Named::new("--spec", path)));
+    inputs.extend(spec_file.map(|path| {
+        let mut named = Named::new("--spec", path);
+        if path.as_os_str() == "-" {
+            named.path = "/proc/self/fd/0".into();
+        }
+        named
+    }));
     compare(&outputs(spec), &inputs)
 }
 
@@ -122,26 +130,25 @@ fn whole(option: &str, path: &Path) -> [Named; 2] {
 
 fn outputs(spec: &RunSpec) -> Vec<Named> {
     let mut all = in_directory(&spec.report_dir, &REPORT_FILES);
-    let named = [
-        ("--record", &spec.record),
-        ("--serial", &spec.serial),
-        ("--screenshot", &spec.screenshot),
-        ("--dump-on-violation", &spec.dump_on_violation),
-        ("--variables", &spec.variables),
-    ];
-    for (option, path) in named {
-        let Some(path) = path.as_deref().filter(|path| path.as_os_str() != "-") else {
-            continue;
-        };
-        if matches!(option, "--screenshot" | "--dump-on-violation" | "--variables") {
-            all.extend(whole(option, path));
+    for OutputPath {
+        option,
+        path,
+        whole: by_parts,
+    } in spec.outputs()
+    {
+        if by_parts {
+            all.extend(whole(option, &path));
         } else {
-            all.push(Named::new(option, path));
+            all.push(Named::new(option, &path));
         }
     }
-    all.extend(spec.report.iter().flat_map(|path| whole("--report", path)));
-    if let Some(path) = spec.gdb.as_deref().and_then(|address| address.strip_prefix("unix:")) {
-        all.push(Named::new("--gdb", Path::new(path)));
+    all.extend(spec.variables.iter().flat_map(|path| whole("--variables", path)));
+    if let Some(path) = spec
+        .gdb
+        .as_ref()
+        .and_then(|address| Address::socket(address.as_os_str()))
+    {
+        all.push(Named::new("--gdb", path));
     }
     all.extend(inherited());
     all

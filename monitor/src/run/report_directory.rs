@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use storlock_vmm::host::lock_exclusively;
 
 use super::Failure;
-use super::spec::RunSpec;
+use super::spec::{OutputPath, RunSpec};
 use crate::notices::Notices;
 use crate::output::{Cut, OutputError, OutputFile, Place, is_special, partial_of, replace};
 use crate::report::Format;
@@ -231,21 +231,8 @@ fn clear(path: &Path) -> io::Result<()> {
 pub(super) fn clear_outputs(spec: &RunSpec, notices: &dyn Notices) -> Result<Option<ReportDirectory>, Failure> {
     let directory =
         ReportDirectory::claim(&spec.report_dir, &REPORT_FILES, notices).map_err(Failure::infrastructure)?;
-    let named = [
-        ("--record", &spec.record, false),
-        ("--serial", &spec.serial, false),
-        ("--screenshot", &spec.screenshot, true),
-        ("--dump-on-violation", &spec.dump_on_violation, true),
-    ];
-    let named = named
-        .into_iter()
-        .filter_map(|(option, path, whole)| Some((option, path.as_deref()?, whole)));
-    let reports = spec.report.iter().map(|path| ("--report", &**path, true));
-    for (option, path, whole) in named.chain(reports) {
-        if path.as_os_str() == "-" {
-            continue;
-        }
-        let place = Place::of(path);
+    for OutputPath { option, path, whole } in spec.outputs() {
+        let place = Place::of(&path);
         let mut cleared = Ok(());
         if whole && !place.is_special() {
             // First: it is what another run has locked.

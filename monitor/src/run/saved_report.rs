@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::input;
 use super::report_directory::JSON_FILE;
-use crate::report::{Note, Report, SCHEMA};
+use crate::report::{Note, Report, SCHEMA, json};
 use crate::session::replay;
 use crate::vmi::recording;
 
@@ -45,7 +45,7 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Saved> {
     let mut file = input::open_regular(path).with_context(what)?;
     let head = head(&mut file).with_context(what)?;
     if head.trim_ascii_start().starts_with(b"{") {
-        let mut report = json(file).with_context(what)?;
+        let mut report = from_json(file).with_context(what)?;
         draw(&mut report, path);
         return Ok(Saved {
             report,
@@ -105,7 +105,7 @@ fn replayed(file: impl Read, head: &[u8]) -> anyhow::Result<Report> {
     })
 }
 
-fn json(file: impl Read) -> anyhow::Result<Report> {
+fn from_json(file: impl Read) -> anyhow::Result<Report> {
     #[derive(Deserialize)]
     struct Head {
         schema: Option<String>,
@@ -115,9 +115,9 @@ fn json(file: impl Read) -> anyhow::Result<Report> {
     if text.len() as u64 > MAX_JSON {
         bail!("it has more than {MAX_JSON} bytes, and no report is that long");
     }
-    let head: Head = serde_json::from_slice(&text).context("it is no JSON object with a text as its `schema`")?;
+    let head: Head = json::read(&text).context("it is no JSON object with a text as its `schema`")?;
     match head.schema.as_deref() {
-        Some(SCHEMA) => Ok(serde_json::from_slice(&text)?),
+        Some(SCHEMA) => Ok(json::read(&text)?),
         Some(other) => bail!("its schema is `{other}`; this program reads {SCHEMA}"),
         None => bail!("it has no `schema`: a report in JSON begins with {{\"schema\": \"{SCHEMA}\"}}"),
     }

@@ -17,7 +17,7 @@ use super::running::describe_variables;
 use super::serial::{SerialLog, SerialWriter};
 use super::spec::CheckedSpec;
 use super::supervisor::{AtViolation, KvmMachine, Supervisor};
-use super::{Failure, Host, boot, create_directory, firmware, limit_files, machine_options};
+use super::{Failure, Host, boot, create_directory, firmware, limit_files, machine_options, of_machine};
 use crate::backend::kvm::debuggee;
 use crate::notices::Notices;
 use crate::outcome::Condition;
@@ -49,7 +49,7 @@ impl UnwatchedRun {
         let directory = create_directory(&checked, claimed, notices)?;
         let screenshot = firmware::prepare_screenshot(&checked).map_err(Failure::infrastructure)?;
         let options = machine_options(&checked, host);
-        let guest = UnwatchedGuest::prepare(&options, start, outputs).map_err(Failure::infrastructure)?;
+        let guest = UnwatchedGuest::prepare(&options, start, outputs).map_err(of_machine)?;
         let renamed: Vec<&Path> = screenshot.iter().filter_map(WholeFile::renamed_in).collect();
         limit_files(host, &renamed).map_err(Failure::infrastructure)?;
         Ok(Self {

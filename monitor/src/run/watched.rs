@@ -17,7 +17,9 @@ use super::report_directory::{Outputs, ReportDirectory, TRACE_FILE};
 use super::report_files::{ReportFile, Reports};
 use super::running::Ended;
 use super::spec::{AfterDeadlock, CheckedSpec};
-use super::{Failure, Host, create_directory, debugger, dump_plan, firmware, limit_files, machine_options, symbols};
+use super::{
+    Failure, Host, create_directory, debugger, dump_plan, firmware, limit_files, machine_options, of_machine, symbols,
+};
 use crate::output::{OutputFile, WholeFile};
 use crate::report::{Note, Report, RuleSettings, RunInfo};
 use crate::session::recording::Recording;
@@ -67,7 +69,6 @@ impl WatchedRun {
         let Some(driver) = checked.spec.driver.clone() else {
             return Err(Failure::usage(anyhow!("there is no driver to watch")));
         };
-        dump_plan::check_symbols(checked.spec.symbols.as_deref())?;
         let WatchedBoot { target, images, start } = boot::watched(&checked, &driver, notices)?;
         let directory = create_directory(&checked, claimed, notices)?;
         let reports = ReportFile::prepare_all(&checked.reports, checked.time_limit())
@@ -81,9 +82,10 @@ impl WatchedRun {
             .regular()
             .and_then(|_| File::open(trace_path(&checked)).ok());
         let options = machine_options(&checked, host);
-        let mut guest = Guest::prepare(&options, start, outputs).map_err(Failure::infrastructure)?;
+        let mut guest = Guest::prepare(&options, start, outputs).map_err(of_machine)?;
         let config = config(&checked, target, &images, host, &guest).map_err(Failure::infrastructure)?;
-        config.check().map_err(|what| Failure::usage(anyhow!(what)))?;
+        // A recording of the run is held against the same limits.
+        config.check().map_err(|what| Failure::infrastructure(anyhow!(what)))?;
         let session = open_session(&checked, config, streams, host).map_err(Failure::infrastructure)?;
         let session = Arc::new(session);
         let mut renamed = vec![directory.path()];
@@ -203,7 +205,7 @@ fn config(
         rules: RuleSettings::new(spec.rule.iter().map(|rule| rule.0.clone())),
         after_deadlock_go_on: spec.after_deadlock == Some(AfterDeadlock::GoOn),
         check_guest: spec.check_guest,
-        exports: spec.dump_export.iter().map(|export| export.0.clone()).collect(),
+        exports: spec.exports(),
         symbols,
         run: RunInfo {
             command_line: host.command_line.clone(),

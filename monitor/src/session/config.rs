@@ -35,6 +35,28 @@ pub struct ExportRequest {
 impl ExportRequest {
     /// Most bytes that are dumped of one export.
     pub const LIMIT: u32 = 1 << 16;
+
+    /// Whether so many, of such names and lengths, can be shown.
+    ///
+    /// # Errors
+    /// What cannot be, in words.
+    pub(crate) fn check(requests: &[Self]) -> Result<(), String> {
+        within("the number of exports", requests.len(), MOST_EXPORTS)?;
+        for request in requests {
+            within("the length of a name", request.module.len(), LONGEST_NAME)?;
+            within("the length of a name", request.name.len(), LONGEST_NAME)?;
+            let (length, most) = (request.length as usize, Self::LIMIT as usize);
+            within("the length of an export", length, most)?;
+        }
+        Ok(())
+    }
+}
+
+fn within(what: &str, value: usize, most: usize) -> Result<(), String> {
+    if value > most {
+        return Err(format!("{what} is {value}, and {most} is the most"));
+    }
+    Ok(())
 }
 
 impl std::fmt::Display for ExportRequest {
@@ -126,30 +148,13 @@ impl Config {
     /// # Errors
     /// What cannot be, in words.
     pub fn check(&self) -> Result<(), String> {
-        let within = |what: &str, value: usize, most: usize| {
-            if value > most {
-                return Err(format!("{what} is {value}, and {most} is the most"));
-            }
-            Ok(())
-        };
         if self.processors == 0 {
             return Err("its machine has no processors".to_owned());
         }
         within("the number of processors", self.processors as usize, MOST_PROCESSORS)?;
         within("the number of breakpoints", self.breakpoints, MOST_BREAKPOINTS)?;
-        within("the number of exports", self.exports.len(), MOST_EXPORTS)?;
-        let requests = self.exports.iter().flat_map(|export| [&export.module, &export.name]);
-        for text in std::iter::once(&self.target).chain(requests) {
-            within("the length of a name", text.len(), LONGEST_NAME)?;
-        }
-        for export in &self.exports {
-            within(
-                "the length of an export",
-                export.length as usize,
-                ExportRequest::LIMIT as usize,
-            )?;
-        }
-        Ok(())
+        within("the length of a name", self.target.len(), LONGEST_NAME)?;
+        ExportRequest::check(&self.exports)
     }
 }
 

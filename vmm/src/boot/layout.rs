@@ -7,10 +7,10 @@ use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 use zerocopy::IntoBytes as _;
 
 use super::loader_block::{
-    LOADER_BLOCK_SIGNATURE, LOADER_BLOCK_VERSION, LoaderBlock, LoaderFile, MemoryRange, RangeKind, is_printable,
+    LOADER_BLOCK_SIGNATURE, LOADER_BLOCK_VERSION, LoaderBlock, LoaderFile, MemoryRange, RangeKind,
 };
 use super::paging::{LARGE_PAGE, PAGE, Page, PageTables};
-use super::{BootError, BootInfo, BootRequest, FileKind, GDT, KernelImage, STACK_SIZE};
+use super::{BootError, BootInfo, BootRequest, GDT, KERNEL_FILE, KernelImage, STACK_SIZE};
 use crate::memory::{GuestRam, LOW_RAM_LIMIT, PhysicalAccessError, RamRange};
 
 /// The kernel's base is this plus 1 GiB to 256 GiB, in steps of 2 MiB.
@@ -20,7 +20,7 @@ const DIRECT_MAP_AREA: u64 = 0xffff_8000_0000_0000;
 const GIB: u64 = 1 << 30;
 /// Below this nothing is placed: PC software has habits there.
 const FIRST_PLACE: u64 = 1 << 20;
-const COMMAND_LINE_LIMIT: usize = 4095;
+pub(super) const COMMAND_LINE_LIMIT: usize = 4095;
 /// The LAPIC timer's input clock on KVM.
 const APIC_TIMER_HZ: u64 = 1_000_000_000;
 
@@ -167,7 +167,6 @@ pub fn load(ram: &GuestRam, request: &BootRequest, cpus: u32, tsc_hz: u64) -> Re
     Ok(BootInfo {
         kernel_base: chosen.kernel_base,
         kernel_physical: chosen.kernel_physical,
-        kernel_size: kernel.size(),
         entry_point: chosen.kernel_base + u64::from(kernel.entry()),
         direct_map_base: chosen.direct_map_base,
         cr3,
@@ -224,9 +223,7 @@ fn build_tables(ram: &GuestRam, kernel: &KernelImage, chosen: &Chosen, base: u64
 }
 
 fn place_command_line(ram: &GuestRam, places: &mut Places, text: &str) -> Result<u64, BootError> {
-    if text.len() > COMMAND_LINE_LIMIT || !is_printable(text) {
-        return Err(BootError::CommandLine);
-    }
+    BootRequest::check_command_line(text)?;
     // RAM is zero, so the terminating zero is there.
     let place = places.take("the command line", text.len() as u64 + 1, RangeKind::Loader)?;
     write(ram, place, text.as_bytes())?;
@@ -239,7 +236,7 @@ fn place_files(
     request: &BootRequest,
     direct_map_base: u64,
 ) -> Result<Vec<LoaderFile>, BootError> {
-    let kernel = (request.kernel.name(), FileKind::Kernel, request.kernel.file());
+    let kernel = (request.kernel.name(), KERNEL_FILE, request.kernel.file());
     let others = request.files.iter().map(|file| (&*file.name, file.kind, &*file.data));
     std::iter::once(kernel)
         .chain(others)

@@ -4,7 +4,7 @@
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{Immutable, IntoBytes};
 
-use super::{BootError, FileKind};
+use super::{BootError, BootFile};
 
 /// "STORLOCK" as bytes in memory.
 pub const LOADER_BLOCK_SIGNATURE: u64 = 0x4b43_4f4c_524f_5453;
@@ -54,18 +54,15 @@ pub(super) struct LoaderFile {
 }
 
 impl LoaderFile {
-    pub(super) fn new(name: &str, address: u64, size: u64, kind: FileKind) -> Result<Self, BootError> {
-        let fits = (1..LOADER_FILE_NAME_LIMIT).contains(&name.len());
-        if !fits || !is_printable(name) {
-            return Err(BootError::Name { file: name.to_owned() });
-        }
+    pub(super) fn new(name: &str, address: u64, size: u64, kind: u32) -> Result<Self, BootError> {
+        BootFile::check_name(name)?;
         let mut bytes = [0; LOADER_FILE_NAME_LIMIT];
         bytes[..name.len()].copy_from_slice(name.as_bytes());
         Ok(Self {
             name: bytes,
             address: address.into(),
             size: size.into(),
-            kind: (kind as u32).into(),
+            kind: kind.into(),
             reserved: 0.into(),
         })
     }

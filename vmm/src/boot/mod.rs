@@ -72,31 +72,45 @@ pub enum BootError {
     },
 }
 
-/// What a file in the loader block is (`LOADER_FILE.Kind`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum FileKind {
-    /// The kernel itself, as it was in the file.
-    Kernel = 1,
-    /// The port driver.
-    PortDriver = 2,
-    /// The driver that the run is about.
-    Driver = 3,
-    /// Any other driver.
-    OtherDriver = 4,
-    /// Settings for the kernel, as text.
-    Registry = 5,
-}
+/// `LOADER_FILE.Kind` of the kernel itself. Of other files it is whatever the kernel and whoever gives it the files mean
+/// by it.
+pub const KERNEL_FILE: u32 = 1;
 
 /// A file handed to the kernel as raw bytes.
 #[derive(Debug, Clone)]
 pub struct BootFile {
     /// Name with extension, as the kernel is to know it.
     pub name: String,
-    /// What it is.
-    pub kind: FileKind,
+    /// What it is to the kernel (`LOADER_FILE.Kind`).
+    pub kind: u32,
     /// Its bytes.
     pub data: Vec<u8>,
+}
+
+impl BootFile {
+    /// Whether a kernel can know a file by this name.
+    ///
+    /// # Errors
+    /// [`BootError::Name`] if not.
+    pub fn check_name(name: &str) -> Result<(), BootError> {
+        if (1..LOADER_FILE_NAME_LIMIT).contains(&name.len()) && loader_block::is_printable(name) {
+            return Ok(());
+        }
+        Err(BootError::Name { file: name.to_owned() })
+    }
+}
+
+impl BootRequest {
+    /// Whether a kernel can have this command line.
+    ///
+    /// # Errors
+    /// [`BootError::CommandLine`] if not.
+    pub fn check_command_line(text: &str) -> Result<(), BootError> {
+        if text.len() <= layout::COMMAND_LINE_LIMIT && loader_block::is_printable(text) {
+            return Ok(());
+        }
+        Err(BootError::CommandLine)
+    }
 }
 
 /// Everything that is booted.
@@ -119,8 +133,6 @@ pub struct BootInfo {
     pub kernel_base: u64,
     /// Guest-physical base of the kernel image.
     pub kernel_physical: u64,
-    /// Size of the kernel image in memory in bytes.
-    pub kernel_size: u32,
     /// Guest-virtual address of the first instruction.
     pub entry_point: u64,
     /// Guest-virtual address of guest-physical 0.

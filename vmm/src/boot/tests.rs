@@ -44,7 +44,7 @@ impl Guest {
 fn file(name: &str, data: &[u8]) -> BootFile {
     BootFile {
         name: name.into(),
-        kind: FileKind::Driver,
+        kind: 3,
         data: data.to_vec(),
     }
 }

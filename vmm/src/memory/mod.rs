@@ -100,6 +100,14 @@ impl GuestRam {
         Ok(())
     }
 
+    /// Where RAM of so many bytes ends.
+    pub(crate) fn end_of(bytes: u64) -> u64 {
+        match bytes.checked_sub(LOW_RAM_LIMIT) {
+            None | Some(0) => bytes,
+            Some(high) => HIGH_RAM_BASE.saturating_add(high),
+        }
+    }
+
     /// Reserves `bytes` of RAM; pages are provided by the host as they are touched.
     ///
     /// # Errors
@@ -318,6 +326,13 @@ impl GuestRam {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_ram_is_known_before_it_is_there() {
+        for bytes in [MINIMUM_RAM, LOW_RAM_LIMIT, LOW_RAM_LIMIT + RAM_GRANULARITY, 5 << 30] {
+            assert_eq!(GuestRam::new(bytes).unwrap().end(), GuestRam::end_of(bytes));
+        }
+    }
 
     #[test]
     fn ram_beyond_three_gib_continues_at_four_gib() {

@@ -33,6 +33,17 @@ impl AddressWidth {
     /// Most bits (Intel SDM volume 3, 4.1.4).
     pub const MOST: u32 = 52;
 
+    /// Whether a machine with so many bytes of memory can have this width, on a host that has as many bits as it takes.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] if not.
+    pub fn check(self, memory: u64) -> Result<(), Error> {
+        match self {
+            Self::Bits(bits) => Self::Bits(bits).bits(bits, bits, GuestRam::end_of(memory)).map(drop),
+            Self::Host | Self::Usual => Ok(()),
+        }
+    }
+
     /// The bits on a host that has `host` and whose processors usually have `usual`, for RAM that ends at `ram_end`.
     pub(super) fn bits(self, host: u32, usual: u32, ram_end: u64) -> Result<u32, Error> {
         let wanted = match self {
@@ -191,5 +202,15 @@ mod tests {
         assert!(refused(AddressWidth::Bits(47), GIB).contains("at most 46 bits"));
         assert!(refused(AddressWidth::Bits(36), 65 * GIB).contains("take more bits"));
         assert_eq!(AddressWidth::Bits(36).bits(46, 39, 64 * GIB).unwrap(), 36);
+        for (width, memory, possible) in [
+            (AddressWidth::Bits(36), 63 * GIB, true),
+            (AddressWidth::Bits(36), 64 * GIB, false),
+            (AddressWidth::Bits(52), 1024 * GIB, true),
+            (AddressWidth::Bits(53), GIB, false),
+            (AddressWidth::Usual, 1024 * GIB, true),
+            (AddressWidth::Host, 1024 * GIB, true),
+        ] {
+            assert_eq!(width.check(memory).is_ok(), possible, "{width:?} {memory:#x}");
+        }
     }
 }

@@ -87,6 +87,19 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it is what was asked for that cannot be, and not the host that fails.
+    #[must_use]
+    pub fn is_of_configuration(&self) -> bool {
+        match self {
+            Self::Configuration { .. } | Self::Memory(MemoryError::Size(_)) => true,
+            Self::Boot(error) => matches!(
+                error,
+                BootError::CommandLine | BootError::Name { .. } | BootError::Space { .. }
+            ),
+            _ => false,
+        }
+    }
+
     /// For `map_err` on a `kvm-ioctls` call.
     pub(crate) fn kvm(action: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Self {
         move |error| Self::Kvm(KvmError::refused(action)(error))

@@ -39,6 +39,11 @@ impl FromStr for RuleSetting {
                 modules: Vec::new(),
             });
         }
+        if value.trim().eq_ignore_ascii_case("on") {
+            return Err(format!(
+                "`{text}`: every rule is on that is not switched off; leave this out"
+            ));
+        }
         let modules: Vec<String> = value.split(',').map(|module| module.trim().to_lowercase()).collect();
         if modules.iter().any(|module| module.is_empty() || module.len() > NAME) || modules.len() > MODULES {
             return Err(format!("`{value}` names no modules: {usage}"));
@@ -100,7 +105,13 @@ mod tests {
             "lockorder = OFF".parse::<RuleSetting>().unwrap().to_string(),
             "LockOrder=off"
         );
-        for wrong in ["LockOrder", "NoRule=off", "LockOrder=", "LockOrder=a.sys,,b.sys"] {
+        for wrong in [
+            "LockOrder",
+            "NoRule=off",
+            "LockOrder=",
+            "LockOrder=a.sys,,b.sys",
+            "LockOrder=on",
+        ] {
             assert!(wrong.parse::<RuleSetting>().is_err(), "{wrong}");
         }
     }

@@ -18,7 +18,7 @@ use super::progress::Progress;
 use crate::escape::Escaped;
 use crate::outcome::{self, Condition};
 use crate::report::conformance::Conformance;
-use crate::report::{ConditionNote, FaultInfo, Reason, Report, render};
+use crate::report::{ConditionNote, FaultInfo, Reason, Report, Word, render};
 use crate::run::spec::RunSpec;
 use crate::run::{self, Failure, Finished, Host, Prepared, UnwatchedEnd, UnwatchedRun, WatchedRun};
 use crate::threads;
@@ -34,13 +34,12 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
         let text = checked.spec.to_json().map_err(Failure::infrastructure)?;
         return output::print(&text).map(|()| 0);
     }
-    let spec_file = arguments.spec.as_deref().filter(|path| path.as_os_str() != "-");
     // What does not go together is told before anything is touched.
     let checked = match run::check(&spec) {
         Err(failure) if failure.condition == Condition::Usage => return Err(failure),
         checked => checked,
     };
-    let claimed = run::claim(&spec, spec_file, &StandardError)?;
+    let claimed = run::claim(&spec, arguments.spec.as_deref(), &StandardError)?;
     let sandbox = sandbox(&spec)?;
     let terminal = Terminal::start(sandbox).map_err(Failure::infrastructure)?;
     let checked = checked?;
@@ -65,20 +64,12 @@ fn sandbox(spec: &RunSpec) -> Result<Sandbox, Failure> {
 
 /// The command line that repeats this run: as given, with the seed that was chosen. What comes from a file is written out:
 /// the file may change, and standard input is gone.
-fn command_line(arguments: &Arguments, decided: &RunSpec) -> Vec<String> {
+fn command_line(arguments: &Arguments, decided: &RunSpec) -> Vec<Word> {
     if arguments.spec.is_some() {
         return arguments::command_line(decided);
     }
-    let mut words: Vec<String> = std::env::args_os()
-        .map(|word| word.to_string_lossy().into_owned())
-        .collect();
-    if let Some(first) = words.first_mut() {
-        "storlock".clone_into(first);
-    }
-    if let (None, Some(seed)) = (arguments.seed, decided.seed) {
-        words.extend(["--seed".to_owned(), seed.to_string()]);
-    }
-    words
+    let chosen = decided.seed.filter(|_| arguments.seed.is_none());
+    arguments::as_given(std::env::args_os().skip(2), chosen)
 }
 
 /// What a run has to do with the terminal that it was started from, from its beginning to its end.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use storlock_vmm::sandbox::{JoinHandle, Sandbox};
 
-use super::super::{OnDisconnect, Served, Socket, SymbolFiles};
+use super::super::{Address, OnDisconnect, Served, Socket, SymbolFiles};
 use super::rsp::Client;
 use crate::notices::Silent;
 use crate::session::{Config, Session};
@@ -30,7 +30,7 @@ impl Scene {
             state.registers[0].general.rip = 0x1234;
             state.registers[1].general.rip = 0x5678;
         }
-        let socket = Socket::open(&"127.0.0.1:0".parse().unwrap()).unwrap();
+        let socket = Socket::open(&Address::read("127.0.0.1:0".as_ref()).unwrap()).unwrap();
         let address = socket.address().to_string();
         let served = Served {
             machine: Arc::new(machine.clone()),

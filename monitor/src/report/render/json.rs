@@ -3,7 +3,8 @@
 
 use std::io::{self, Write};
 
-use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
 use super::Renderer;
@@ -39,6 +40,54 @@ pub fn text(value: &impl Serialize) -> io::Result<String> {
     let mut out = Vec::new();
     pretty(value, &mut out)?;
     String::from_utf8(out).map_err(io::Error::other)
+}
+
+/// Why JSON is not what it should be: the field, and what is wrong with it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ReadError(String);
+
+impl From<serde_json::Error> for ReadError {
+    fn from(error: serde_json::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Reads anything from JSON.
+///
+/// # Errors
+/// [`ReadError`]
+pub(crate) fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, ReadError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let value = read_from(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(value)
+}
+
+/// Reads anything from what holds JSON.
+///
+/// # Errors
+/// [`ReadError`]
+pub(crate) fn read_from<'de, T, D>(deserializer: D) -> Result<T, ReadError>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de, Error = serde_json::Error>,
+{
+    serde_path_to_error::deserialize(deserializer).map_err(|error| {
+        let (path, error) = (error.path().to_string(), error.into_inner());
+        let text = error.to_string();
+        let field = if error.is_data() { path.as_str() } else { "" };
+        // That names its field itself.
+        let field = if text.starts_with("unknown field ") {
+            field.rsplit_once('.').map_or("", |(parent, _)| parent)
+        } else {
+            field
+        };
+        match field {
+            "" | "." => ReadError(text),
+            field => ReadError(format!("`{field}`: {text}")),
+        }
+    })
 }
 
 /// Spells out what serde_json leaves as it is, since JSON allows it: DEL, C1, what changes the direction of text.

@@ -10,7 +10,7 @@ use quick_junit::{NonSuccessKind, Report as Junit, TestCase, TestCaseStatus, Tes
 use super::{Renderer, text};
 use crate::escape;
 use crate::outcome::{Condition, Outcome};
-use crate::report::{Finding, Report, Rule, Verdict};
+use crate::report::{Finding, Report, Rule, Verdict, word};
 
 /// JUnit XML.
 #[derive(Debug, Clone, Copy)]
@@ -27,10 +27,7 @@ impl Renderer for JunitXml {
         suite.set_time(Duration::from_millis(report.run.duration_ms));
         suite.add_property(("seed", report.run.seed.to_string().as_str()));
         suite.add_property(("outcome", report.outcome.text()));
-        suite.add_property((
-            "command line",
-            escape::line(&text::shell_words(&report.run.command_line)).as_ref(),
-        ));
+        suite.add_property(("command line", word::shell_words(&report.run.command_line).as_str()));
         let cases = std::iter::once(run(report)).chain(report.rules.iter().map(|rule| case(report, rule)));
         suite.add_test_cases(cases.map(|mut case| {
             case.set_classname(format!("storlock.{target}"));

@@ -103,7 +103,7 @@ impl Format {
     /// The format that a file name tells by its ending, in whatever case.
     #[must_use]
     pub fn of(file: &Path) -> Option<Self> {
-        let name = file.file_name()?.to_str()?.to_ascii_lowercase();
+        let name = file.file_name()?.to_string_lossy().to_ascii_lowercase();
         // The longest ending counts: `x.sarif.json` is SARIF.
         let endings = Self::ALL
             .iter()

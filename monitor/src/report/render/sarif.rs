@@ -9,10 +9,10 @@ use std::io::{self, Write};
 
 use serde_json::{Map, Value, json};
 
-use super::{Renderer, json as json_format, text, words};
+use super::{Renderer, json as json_format, words};
 use crate::escape;
 use crate::outcome::Condition;
-use crate::report::{Finding, HistoryEntry, Location, Report, Rule, Step, Verdict};
+use crate::report::{Finding, HistoryEntry, Location, Report, Rule, Step, Verdict, word};
 
 /// The schema's name; it is not fetched by anybody who only reads the file.
 const SCHEMA: &str = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json";
@@ -131,7 +131,7 @@ fn invocation(report: &Report) -> Value {
         "executionSuccessful": successful,
         "exitCode": report.exit_code,
         "exitCodeDescription": report.outcome.text(),
-        "commandLine": escape::line(&text::shell_words(&report.run.command_line)),
+        "commandLine": word::shell_words(&report.run.command_line),
         "toolExecutionNotifications": notifications,
     })
 }

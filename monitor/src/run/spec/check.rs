@@ -5,17 +5,21 @@
 
 use std::time::Duration;
 
+use storlock_vmm::boot::{BootError, BootFile, BootRequest};
 use storlock_vmm::run::{AddressWidth, AtReset, MachineConfig};
 
-use super::{CountFrom, FilePath, Limit, OnViolation, RunSpec, Size, check_disks, check_faults};
+use super::{CountFrom, Decided, FilePath, Limit, OnViolation, RuleChoice, RunSpec, Size, check_disks, check_faults};
 use crate::gdb::{Address, OnDisconnect};
 use crate::report::Format;
+use crate::session::ExportRequest;
 
 /// Memory of a guest, and of one that boots by firmware with a driver to watch: Windows.
 const MEMORY: Size = Size(256 << 20);
 const WINDOWS_MEMORY: Size = Size(4 << 30);
 /// How long such a guest may take to shut down.
 const WINDOWS_GRACE: Limit = Limit(Duration::from_secs(60));
+/// Longest name of a file, in bytes: of Windows' file systems, and of ours.
+const LONGEST_FILE_NAME: usize = 255;
 /// Most virtual processors.
 const MOST_CPUS: u32 = 64;
 
@@ -100,6 +104,8 @@ impl RunSpec {
         self.check_companions()?;
         let boot = self.boot(linux)?;
         self.check_what_the_guest_is_given(boot)?;
+        self.check_names(boot)?;
+        self.check_append(boot)?;
         check_disks(&self.disk).map_err(|reason| Contradiction(format!("--disk: {reason}")))?;
         check_faults(&self.disk, &self.fault).map_err(|reason| Contradiction(format!("--fault: {reason}")))?;
         let never_armed = self
@@ -113,14 +119,8 @@ impl RunSpec {
         }
         let gdb = self.gdb_address()?;
         let reports = formats("--report", "--report-format", &self.report, self.report_format)?;
-        let windows = self.driver.is_some() && matches!(boot, Boot::Firmware { .. });
-        let memory = self.memory.unwrap_or(if windows { WINDOWS_MEMORY } else { MEMORY });
-        let hyperv = self.hyperv.unwrap_or(windows);
-        // A debugger takes the interruptions that ask for a shutdown.
-        let grace = self
-            .shutdown_grace
-            .or(windows.then_some(WINDOWS_GRACE))
-            .filter(|_| gdb.is_none());
+        let windows = self.is_windows();
+        let (memory, hyperv, grace) = (self.memory_or_usual(), self.hyperv_or_usual(), self.grace_or_usual());
         let seed = self.seed.unwrap_or(seed);
         Ok(CheckedSpec {
             boot,
@@ -144,13 +144,48 @@ impl RunSpec {
             on_disconnect: self.on_disconnect.unwrap_or(OnDisconnect::Pause),
             spec: Self {
                 seed: Some(seed),
-                memory: Some(memory),
-                hyperv: Some(hyperv),
-                shutdown_grace: grace,
+                decided: Some(Decided {
+                    windows,
+                    memory: self.memory.is_none().then_some(memory),
+                    hyperv: self.hyperv.is_none().then_some(hyperv),
+                    shutdown_grace: grace.filter(|_| self.shutdown_grace.is_none()),
+                }),
                 ..self.clone()
             },
             gdb,
         })
+    }
+
+    /// Whether a driver is watched in what firmware boots: in Windows, as far as one can tell.
+    fn is_windows(&self) -> bool {
+        self.driver.is_some() && self.firmware.is_some()
+    }
+
+    /// What was decided before, if the guest is still of that kind.
+    fn decided(&self) -> Option<&Decided> {
+        self.decided
+            .as_ref()
+            .filter(|decided| decided.windows == self.is_windows())
+    }
+
+    /// Guest memory.
+    pub(crate) fn memory_or_usual(&self) -> Size {
+        let usual = if self.is_windows() { WINDOWS_MEMORY } else { MEMORY };
+        let said = self.memory.or_else(|| self.decided()?.memory);
+        said.unwrap_or(usual)
+    }
+
+    fn hyperv_or_usual(&self) -> bool {
+        let said = self.hyperv.or_else(|| self.decided()?.hyperv);
+        said.unwrap_or(self.is_windows())
+    }
+
+    /// How long the guest may take to shut down; `None`: the power button is not pressed. A debugger takes the
+    /// interruptions that ask for a shutdown.
+    pub(crate) fn grace_or_usual(&self) -> Option<Limit> {
+        let said = self.shutdown_grace.or_else(|| self.decided()?.shutdown_grace);
+        let grace = said.or_else(|| self.is_windows().then_some(WINDOWS_GRACE));
+        grace.filter(|_| self.gdb.is_none())
     }
 
     fn check_numbers(&self) -> Result<(), Contradiction> {
@@ -160,15 +195,18 @@ impl RunSpec {
                 self.cpus
             ));
         }
-        if let Some(Err(error)) = self.memory.map(|size| MachineConfig::check_memory(size.0)) {
+        let memory = self.memory_or_usual().0;
+        if let Err(error) = MachineConfig::check_memory(memory) {
             return refuse(format!("--memory: {error}"));
         }
-        let (least, most) = (AddressWidth::LEAST, AddressWidth::MOST);
-        if let Some(bits) = self.phys_bits.filter(|bits| !(least..=most).contains(bits)) {
-            return refuse(format!(
-                "--phys-bits {bits}: guest-physical addresses have {least} to {most} bits"
-            ));
+        if let Some(Err(error)) = self.phys_bits.map(|bits| AddressWidth::Bits(bits).check(memory)) {
+            return refuse(format!("--phys-bits: {error}"));
         }
+        let target = self.driver.as_ref().and_then(|driver| driver.file_name());
+        if target.is_some_and(|name| name.len() > LONGEST_FILE_NAME) {
+            return refuse(format!("--driver: a file name has at most {LONGEST_FILE_NAME} bytes"));
+        }
+        ExportRequest::check(&self.exports()).map_err(|reason| Contradiction(format!("--dump-export: {reason}")))?;
         Ok(())
     }
 
@@ -191,6 +229,14 @@ impl RunSpec {
             };
             if given && !there {
                 return refuse(format!("{option} means nothing without {other}"));
+            }
+        }
+        for (index, RuleChoice(setting)) in self.rule.iter().enumerate() {
+            let before = self.rule.iter().take(index).map(|RuleChoice(before)| before);
+            if let Some(before) = before.into_iter().find(|before| before.rule == setting.rule) {
+                return refuse(format!(
+                    "--rule: {before} and {setting} are about one rule: give it once"
+                ));
             }
         }
         if self.no_reboot && self.reboot_at_triple_fault {
@@ -231,6 +277,7 @@ impl RunSpec {
 
     /// Options that mean nothing to this guest.
     fn check_what_the_guest_is_given(&self, boot: Boot) -> Result<(), Contradiction> {
+        let default = Self::default();
         let for_a_kernel = [
             ("--port-driver", self.port_driver.is_some()),
             ("--load", !self.load.is_empty()),
@@ -248,6 +295,9 @@ impl RunSpec {
             ("--after-deadlock", self.after_deadlock.is_some()),
             ("--check-guest", self.check_guest),
             ("--dump-export", !self.dump_export.is_empty()),
+            ("--symbols", self.symbols.is_some()),
+            ("--format", self.format != default.format),
+            ("--output-limit", self.output_limit != default.output_limit),
         ];
         let first =
             |options: &[(&'static str, bool)]| options.iter().find(|(_, given)| *given).map(|(option, _)| *option);
@@ -279,11 +329,32 @@ impl RunSpec {
         Ok(())
     }
 
+    /// Names by which a kernel that is entered directly knows its files.
+    fn check_names(&self, boot: Boot) -> Result<(), Contradiction> {
+        let target = self.driver.iter().map(|path| ("--driver", path));
+        let files = target.chain(self.load.iter().map(|path| ("--load", path)));
+        for (option, path) in files.filter(|_| boot == Boot::Kernel) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            BootFile::check_name(&name).map_err(|error| Contradiction(format!("{option}: {error}")))?;
+        }
+        Ok(())
+    }
+
+    /// The kernel's command line. That of Linux has the limits that its kernel says.
+    fn check_append(&self, boot: Boot) -> Result<(), Contradiction> {
+        let fits = if boot == Boot::Kernel {
+            BootRequest::check_command_line(&self.append)
+        } else if self.append.contains('\0') {
+            Err(BootError::CommandLine)
+        } else {
+            Ok(())
+        };
+        fits.map_err(|error| Contradiction(format!("--append: {error}")))
+    }
+
     fn gdb_address(&self) -> Result<Option<Address>, Contradiction> {
         let Some(text) = &self.gdb else { return Ok(None) };
-        let address: Address = text
-            .parse()
-            .map_err(|reason| Contradiction(format!("--gdb: {reason}")))?;
+        let address = Address::read(text.as_os_str()).map_err(|reason| Contradiction(format!("--gdb: {reason}")))?;
         if !address.is_local() && !self.gdb_expose {
             return refuse(format!(
                 "other machines can reach {address}, and whoever connects controls the guest: use 127.0.0.1 or unix:PATH \

@@ -4,8 +4,9 @@
 //! place.
 
 use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use storlock_vmm::storage::backend::{ImageFormat, ImageOptions};
@@ -18,6 +19,9 @@ use super::units::{FilePath, Size};
 const SNAPSHOT_LIMIT: u64 = 16 << 30;
 /// PCI has 32 devices on a bus; the others are for what else a PC has.
 const DISK_LIMIT: usize = 16;
+/// What a disk in memory begins with, and a file of such a name.
+const MEMORY: &str = "mem:";
+const HERE: &str = "./";
 /// Largest disk that is kept in memory, in bytes.
 const DISK_MEMORY_LIMIT: u64 = 16 << 30;
 
@@ -299,108 +303,155 @@ fn format_name(format: ImageFormat) -> &'static str {
     }
 }
 
-impl FromStr for Disk {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
+impl Disk {
+    /// Reads what is written on the command line.
+    ///
+    /// # Errors
+    /// Why it is no disk.
+    pub fn read(text: &OsStr) -> Result<Self, String> {
         let mut words = words(text).into_iter();
         let place = words.next().unwrap_or_default();
         let mut form = Form::default();
-        match place.strip_prefix("mem:") {
+        match place.to_str().and_then(|place| place.strip_prefix(MEMORY)) {
             Some(size) => form.memory = Some(size.parse()?),
             None if place.is_empty() => return Err("it has to begin with a file or with mem:SIZE".to_owned()),
-            None => form.file = Some(place.as_str().into()),
+            None if looks_like_memory(&place) => form.file = Some(path(&place.as_bytes()[HERE.len()..])),
+            None => form.file = Some(path(place.as_bytes())),
         }
         let mut given = BTreeSet::new();
         for word in words {
-            let (key, value) = word
-                .split_once('=')
-                .map_or((word.as_str(), None), |(key, value)| (key, Some(value)));
+            let (key, value) = word.as_bytes().split_at(
+                word.as_bytes()
+                    .iter()
+                    .position(|byte| *byte == b'=')
+                    .unwrap_or(word.len()),
+            );
             // `target` and `target=N` are two options.
-            if !given.insert((key.to_owned(), key == "target" && value.is_some())) {
-                return Err(format!("`{key}` is given twice"));
+            if !given.insert((key.to_owned(), key == b"target" && !value.is_empty())) {
+                return Err(format!("`{}` is given twice", String::from_utf8_lossy(key)));
             }
-            match (key, value) {
-                ("target", None) => form.target = true,
-                ("target", Some(number)) => {
-                    let number = number.parse();
-                    let number = number.map_err(|_| format!("`{word}`: a SCSI target identifier is a number"))?;
-                    form.scsi_target = Some(number);
-                }
-                ("namespace", None) => form.namespace = true,
-                ("controller", name) => form.controller = Some(name.unwrap_or_default().to_owned()),
-                ("readonly", None) => form.readonly = true,
-                ("snapshot", None) => form.snapshot = Some(Size(SNAPSHOT_LIMIT)),
-                ("snapshot", Some(size)) => form.snapshot = Some(size.parse()?),
-                ("format", Some(format)) => form.format = Some(format.to_owned()),
-                ("backing", Some(file)) if !file.is_empty() => form.backing = Some(file.into()),
-                _ => {
-                    return Err(format!(
-                        "unknown option `{key}`: format=, readonly, snapshot, backing=, controller=, namespace, target= or target (a \
-                         comma in a file's name is written twice)"
-                    ));
-                }
-            }
+            form.take(&word)?;
         }
         form.try_into()
     }
-}
 
-/// How a disk is written on the command line.
-impl std::fmt::Display for Disk {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let comma = |text: &Path| text.to_string_lossy().replace(',', ",,");
+    /// How the disk is written on the command line.
+    #[must_use]
+    pub(crate) fn written(&self) -> OsString {
+        let mut text = OsString::new();
         match &self.place {
-            DiskPlace::Memory(bytes) => write!(f, "mem:{}", Size(*bytes))?,
+            DiskPlace::Memory(bytes) => text.push(format!("{MEMORY}{}", Size(*bytes))),
             DiskPlace::Image(file, options) => {
-                // A file of that name is not memory.
-                let here = if file.to_string_lossy().starts_with("mem:") {
-                    "./"
-                } else {
-                    ""
-                };
-                write!(f, "{here}{}", comma(file))?;
+                if looks_like_memory(file.as_os_str()) {
+                    text.push(HERE);
+                }
+                push_path(&mut text, file);
                 if let Some(format) = options.format {
-                    write!(f, ",format={}", format_name(format))?;
+                    text.push(format!(",format={}", format_name(format)));
                 }
                 if options.read_only {
-                    write!(f, ",readonly")?;
+                    text.push(",readonly");
                 }
                 if let Some(bytes) = options.snapshot {
-                    write!(f, ",snapshot={}", Size(bytes))?;
+                    text.push(format!(",snapshot={}", Size(bytes)));
                 }
                 if let Some(backing) = &options.backing {
-                    write!(f, ",backing={}", comma(backing))?;
+                    text.push(",backing=");
+                    push_path(&mut text, backing);
                 }
             }
         }
         if let Some(kind) = self.controller {
-            write!(f, ",controller={}", kind.name)?;
+            text.push(format!(",controller={}", kind.name));
         }
         if self.namespace {
-            write!(f, ",namespace")?;
+            text.push(",namespace");
         }
         if let Some(target) = self.scsi_target {
-            write!(f, ",target={target}")?;
+            text.push(format!(",target={target}"));
         }
         if self.target {
-            write!(f, ",target")?;
+            text.push(",target");
+        }
+        text
+    }
+}
+
+impl Form {
+    /// Takes an option of `--disk`.
+    fn take(&mut self, word: &OsStr) -> Result<(), String> {
+        if let Some(file) = word
+            .as_bytes()
+            .strip_prefix(b"backing=")
+            .filter(|file| !file.is_empty())
+        {
+            self.backing = Some(path(file));
+            return Ok(());
+        }
+        let word = word.to_string_lossy();
+        let (key, value) = word
+            .split_once('=')
+            .map_or((&*word, None), |(key, value)| (key, Some(value)));
+        match (key, value) {
+            ("target", None) => self.target = true,
+            ("target", Some(number)) => {
+                let number = number.parse();
+                let number = number.map_err(|_| format!("`{word}`: a SCSI target identifier is a number"))?;
+                self.scsi_target = Some(number);
+            }
+            ("namespace", None) => self.namespace = true,
+            ("controller", name) => self.controller = Some(name.unwrap_or_default().to_owned()),
+            ("readonly", None) => self.readonly = true,
+            ("snapshot", None) => self.snapshot = Some(Size(SNAPSHOT_LIMIT)),
+            ("snapshot", Some(size)) => self.snapshot = Some(size.parse()?),
+            ("format", Some(format)) => self.format = Some(format.to_owned()),
+            _ => {
+                return Err(format!(
+                    "unknown option `{key}`: format=, readonly, snapshot, backing=, controller=, namespace, target= or target (a \
+                     comma in a file's name is written twice)"
+                ));
+            }
         }
         Ok(())
     }
 }
 
+/// Whether a file's name would be taken for memory. One `./` more is written before it then, and left out when it is
+/// read.
+fn looks_like_memory(file: &OsStr) -> bool {
+    let mut name = file.as_bytes();
+    while let Some(rest) = name.strip_prefix(HERE.as_bytes()) {
+        name = rest;
+    }
+    name.starts_with(MEMORY.as_bytes())
+}
+
+fn path(bytes: &[u8]) -> FilePath {
+    FilePath(OsStr::from_bytes(bytes).into())
+}
+
+/// Adds a path, each comma twice.
+fn push_path(text: &mut OsString, path: &Path) {
+    for (number, part) in path.as_os_str().as_bytes().split(|byte| *byte == b',').enumerate() {
+        if number > 0 {
+            text.push(",,");
+        }
+        text.push(OsStr::from_bytes(part));
+    }
+}
+
 /// Splits at commas; two of them are one in a word.
-fn words(text: &str) -> Vec<String> {
-    let mut words = vec![String::new()];
-    let mut letters = text.chars().peekable();
-    while let Some(letter) = letters.next() {
-        if letter == ',' && letters.next_if_eq(&',').is_none() {
-            words.push(String::new());
-        } else if let Some(word) = words.last_mut() {
-            word.push(letter);
+fn words(text: &OsStr) -> Vec<OsString> {
+    let (mut words, mut word) = (Vec::new(), Vec::new());
+    let mut bytes = text.as_bytes().iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        if byte == b',' && bytes.next_if_eq(&b',').is_none() {
+            words.push(OsString::from_vec(std::mem::take(&mut word)));
+        } else {
+            word.push(byte);
         }
     }
+    words.push(OsString::from_vec(word));
     words
 }
 
@@ -411,7 +462,7 @@ mod tests {
     use super::*;
 
     fn image(text: &str) -> (String, ImageOptions) {
-        match text.parse::<Disk>().unwrap().place {
+        match Disk::read(text.as_ref()).unwrap().place {
             DiskPlace::Image(path, options) => (path.display().to_string(), options),
             DiskPlace::Memory(_) => panic!("{text}"),
         }
@@ -419,9 +470,9 @@ mod tests {
 
     #[test]
     fn a_disk_in_memory_has_whole_blocks_and_a_limit() {
-        assert_eq!("mem:1M".parse::<Disk>().unwrap().place, DiskPlace::Memory(1 << 20));
+        assert_eq!(Disk::read("mem:1M".as_ref()).unwrap().place, DiskPlace::Memory(1 << 20));
         for size in ["mem:0", "mem:100", "mem:17G"] {
-            let message = size.parse::<Disk>().unwrap_err();
+            let message = Disk::read(size.as_ref()).unwrap_err();
             assert!(
                 message.contains("a multiple of 512 bytes, up to 16G"),
                 "{size}: {message}"
@@ -439,18 +490,18 @@ mod tests {
         assert_eq!(options.backing, Some("/x,y".into()));
         assert_eq!(image("a,snapshot").1.snapshot, Some(16 << 30));
         assert_eq!(image("a,snapshot=1M").1.snapshot, Some(1 << 20));
-        assert!("a,target".parse::<Disk>().unwrap().target);
-        assert_eq!("a".parse::<Disk>().unwrap().controller, None);
-        let named = "a,controller=nvme".parse::<Disk>().unwrap().controller;
+        assert!(Disk::read("a,target".as_ref()).unwrap().target);
+        assert_eq!(Disk::read("a".as_ref()).unwrap().controller, None);
+        let named = Disk::read("a,controller=nvme".as_ref()).unwrap().controller;
         assert_eq!(named.map(|kind| kind.name), Some("nvme"));
-        assert!("mem:1M,target".parse::<Disk>().unwrap().target);
+        assert!(Disk::read("mem:1M,target".as_ref()).unwrap().target);
     }
 
     #[test]
     fn a_further_disk_of_a_controller_is_a_namespace_or_a_target() {
         let read = |text: &str| {
-            let disk = text.parse::<Disk>()?;
-            assert_eq!(disk.to_string().parse::<Disk>().as_ref(), Ok(&disk));
+            let disk = Disk::read(text.as_ref())?;
+            assert_eq!(Disk::read(&disk.written()).as_ref(), Ok(&disk));
             Ok::<_, String>((disk.joins(), disk.scsi_target, disk.target))
         };
         assert_eq!(read("a,namespace"), Ok((true, None, false)));
@@ -481,7 +532,7 @@ mod tests {
             ("a,target=1,target,target=2", "`target` is given twice"),
             ("a,readonly,format=raw,readonly", "`readonly` is given twice"),
         ] {
-            let message = text.parse::<Disk>().unwrap_err();
+            let message = Disk::read(text.as_ref()).unwrap_err();
             assert!(message.contains(why), "{text}: {message}");
         }
     }

@@ -9,30 +9,29 @@ mod check;
 pub mod disk;
 pub mod fault;
 mod faults;
+mod json;
 pub(crate) mod units;
 
 use std::path::PathBuf;
 
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 use storlock_vmm::storage::InterruptKind;
 
 pub(crate) use self::check::guest_name;
 pub use self::check::{Boot, CheckedSpec, Contradiction, formats};
 pub use self::disk::{Disk, DiskPlace, check_disks, target_kind};
 pub use self::faults::{CountFrom, PlannedFault, check_faults};
+pub(crate) use self::json::Carrier;
+use self::json::Schema;
 pub use self::units::{Export, FilePath, Limit, RuleChoice, Size};
 use crate::gdb::OnDisconnect;
 use crate::report::Format;
+use crate::session::ExportRequest;
 
 /// What a description begins with: its format and version.
-pub(crate) const SCHEMA: &str = "storlock-run/1";
+const SCHEMA: &str = "storlock-run/1";
 /// Largest description that is read, in bytes: a report may be one.
 pub(crate) const SIZE_LIMIT: u64 = 64 << 20;
-
-/// Schemas of reports, which hold the description of their run.
-const REPORTS: &str = "storlock-report/";
 
 /// The best way to interrupt that the storage controllers offer, with those below it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -199,7 +198,7 @@ pub struct RunSpec {
     pub(crate) dump_export: Vec<Export>,
     /// Address at which debuggers are served.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub gdb: Option<String>,
+    pub gdb: Option<FilePath>,
     /// The guest's first instruction waits for a debugger.
     #[serde(skip_serializing_if = "is_false")]
     pub(crate) gdb_wait: bool,
@@ -221,6 +220,80 @@ pub struct RunSpec {
     /// The program's threads are not limited.
     #[serde(skip_serializing_if = "is_false")]
     pub(crate) no_sandbox: bool,
+    /// What an earlier check has decided of what is left open above.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) decided: Option<Decided>,
+}
+
+/// Values of fields that a description leaves open. They hold for guests of one kind: another has other defaults. What a
+/// description says itself comes first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Decided {
+    /// Whether a driver is watched in what firmware boots.
+    pub(crate) windows: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) memory: Option<Size>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) hyperv: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) shutdown_grace: Option<Limit>,
+}
+
+/// A file that a run writes beside those in its report directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OutputPath {
+    /// The option that names it.
+    pub(crate) option: &'static str,
+    /// Where it is.
+    pub(crate) path: FilePath,
+    /// It has another name until it is whole.
+    pub(crate) whole: bool,
+}
+
+impl RunSpec {
+    /// Exported data that the report is to show.
+    pub(crate) fn exports(&self) -> Vec<ExportRequest> {
+        self.dump_export.iter().map(|Export(request)| request.clone()).collect()
+    }
+
+    /// The files that a run writes beside those in its report directory. Standard error is none.
+    pub(crate) fn outputs(&self) -> Vec<OutputPath> {
+        let named = [
+            ("--record", &self.record, false),
+            ("--serial", &self.serial, false),
+            ("--screenshot", &self.screenshot, true),
+            ("--dump-on-violation", &self.dump_on_violation, true),
+        ];
+        let named = named
+            .into_iter()
+            .filter_map(|(option, path, whole)| Some((option, path.as_ref()?, whole)));
+        let reports = self.report.iter().map(|path| ("--report", path, true));
+        let files = named.chain(reports).filter(|(_, path, _)| path.as_os_str() != "-");
+        files
+            .map(|(option, path, whole)| OutputPath {
+                option,
+                path: path.clone(),
+                whole,
+            })
+            .collect()
+    }
+
+    /// The run again, into files of its own: without the outputs that it names, and into the usual report directory.
+    #[must_use]
+    pub(crate) fn without_outputs(mut self) -> Self {
+        let usual = Self::default();
+        self.serial = self.serial.filter(|path| path.as_os_str() == "-");
+        Self {
+            record: None,
+            screenshot: None,
+            dump_on_violation: None,
+            report: usual.report,
+            report_format: None,
+            report_dir: usual.report_dir,
+            ..self
+        }
+    }
 }
 
 impl Default for RunSpec {
@@ -278,140 +351,7 @@ impl Default for RunSpec {
             after_deadlock: None,
             on_disconnect: None,
             no_sandbox: false,
-        }
-    }
-}
-
-/// Why a text is no description of a run.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SpecError {
-    /// It is no JSON, or a field is unknown or has a value that it cannot have.
-    #[error("{}", without_list(.0))]
-    Json(#[from] serde_json::Error),
-    /// It does not say what it is.
-    #[error("it has no `schema`: a description of a run begins with {{\"schema\": \"{SCHEMA}\"}}")]
-    NoSchema,
-    /// It is something else, or of another version of this program.
-    #[error("its schema is `{0}`; this program reads {SCHEMA}, and reports (report.json), which hold one")]
-    Schema(String),
-    /// A report without the description of its run.
-    #[error("the report does not hold the description of its run: an earlier version of this program has written it")]
-    NotInReport,
-}
-
-/// Longest list of fields that an error shows.
-const SHORT_LIST: usize = 8;
-
-/// What is wrong. The names of a run's fields, which are dozens, are left out.
-fn without_list(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    match text.split_once(", expected one of ") {
-        Some((what, list)) if what.starts_with("unknown field ") && list.matches(',').count() >= SHORT_LIST => {
-            let place = list.find(" at line ").map_or("", |at| &list[at..]);
-            format!("{what}{place}; `storlock run --print-spec` shows all fields")
-        }
-        _ => text,
-    }
-}
-
-impl RunSpec {
-    /// Reads a description in JSON, or that in a report in JSON.
-    ///
-    /// # Errors
-    /// [`SpecError`], which names the field or the place.
-    pub(crate) fn from_json(text: &[u8]) -> Result<Self, SpecError> {
-        #[derive(Deserialize)]
-        struct Head {
-            schema: Option<String>,
-        }
-        #[derive(Deserialize)]
-        struct Report {
-            run: Run,
-        }
-        #[derive(Deserialize)]
-        struct Run {
-            spec: Option<Value>,
-        }
-        let head: Head = serde_json::from_slice(text)?;
-        match head.schema {
-            Some(schema) if schema == SCHEMA => Ok(serde_json::from_slice(text)?),
-            Some(schema) if schema.starts_with(REPORTS) => {
-                let report: Report = serde_json::from_slice(text)?;
-                let spec = report.run.spec.ok_or(SpecError::NotInReport)?;
-                match spec.get("schema").and_then(Value::as_str) {
-                    Some(SCHEMA) => Ok(serde_json::from_value(spec)?),
-                    Some(other) => Err(SpecError::Schema(other.to_owned())),
-                    None => Err(SpecError::NoSchema),
-                }
-            }
-            Some(schema) => Err(SpecError::Schema(schema)),
-            None => Err(SpecError::NoSchema),
-        }
-    }
-
-    /// The description in JSON, for people too.
-    ///
-    /// # Errors
-    /// None that can happen: every value has a form in JSON.
-    pub(crate) fn to_json(&self) -> Result<String, SpecError> {
-        Ok(serde_json::to_string_pretty(self)? + "\n")
-    }
-
-    /// The description as a report and a recording carry it.
-    #[must_use]
-    pub(crate) fn to_value(&self) -> Option<Value> {
-        serde_json::to_value(self).ok()
-    }
-}
-
-/// The value of `schema`: there is one that this program reads.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Schema;
-
-impl Serialize for Schema {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(SCHEMA)
-    }
-}
-
-impl<'de> Deserialize<'de> for Schema {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let found = String::deserialize(deserializer)?;
-        if found == SCHEMA {
-            return Ok(Self);
-        }
-        Err(D::Error::custom(SpecError::Schema(found)))
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "`firmware` is true, for the installed one, or the path of its code"
-)]
-enum FirmwareForm {
-    Installed(bool),
-    File(FilePath),
-}
-
-impl Serialize for Firmware {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Installed => FirmwareForm::Installed(true),
-            Self::File(path) => FirmwareForm::File(path.clone()),
-        }
-        .serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Firmware {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match FirmwareForm::deserialize(deserializer)? {
-            FirmwareForm::Installed(true) => Ok(Self::Installed),
-            FirmwareForm::Installed(false) => Err(D::Error::custom(
-                "`firmware` is true or a path: leave it out to enter a kernel directly",
-            )),
-            FirmwareForm::File(path) => Ok(Self::File(path)),
+            decided: None,
         }
     }
 }

@@ -1,14 +1,15 @@
 //! Tests of reading and writing descriptions, and of contradictions in them.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::json::SpecError;
 use super::*;
 use crate::cli::run::arguments::tests::specs;
 use proptest::prelude::*;
 use storlock_vmm::run::AddressWidth;
 
 fn parse(value: &Value) -> Result<RunSpec, SpecError> {
-    RunSpec::from_json(value.to_string().as_bytes())
+    RunSpec::from_json(value.to_string().as_bytes()).map(|(spec, _)| spec)
 }
 
 #[track_caller]
@@ -32,13 +33,14 @@ fn a_disk_is_an_object_with_its_options() {
     let disks = json!([{"memory": "64M", "target": true}, {"file": "a,b.qcow2", "snapshot": "1M", "backing": "c"}]);
     let spec = parse(&json!({"schema": SCHEMA, "disk": disks})).unwrap();
     let expected: Vec<Disk> = ["mem:64M,target", "a,,b.qcow2,snapshot=1M,backing=c"]
-        .map(|text| text.parse().unwrap())
+        .map(|text| Disk::read(text.as_ref()).unwrap())
         .into();
     assert_eq!(spec.disk, expected);
     assert_eq!(serde_json::to_value(&spec.disk).unwrap(), disks);
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table: a row a mistake")]
 fn what_is_not_understood_is_refused_by_its_name() {
     refused(&json!({"cpus": 2}), "no `schema`");
     refused(&json!({"schema": "storlock-run/2", "new": 1}), "storlock-run/2");
@@ -47,15 +49,31 @@ fn what_is_not_understood_is_refused_by_its_name() {
     refused(&json!([]), "expected");
     for (field, value, why) in [
         ("drvier", json!("x.sys"), "unknown field `drvier` at line 1 column "),
-        ("cpus", json!("two"), "u32"),
-        ("memory", json!("lots"), "a size"),
+        ("cpus", json!("two"), "`cpus`: invalid type: string"),
+        ("memory", json!("lots"), "`memory`: "),
+        (
+            "driver",
+            json!(7),
+            "`driver`: invalid type: integer `7`, expected a text",
+        ),
+        (
+            "disk",
+            json!([{"memory": "1M"}, {"memory": []}]),
+            "`disk[1].memory`: invalid type",
+        ),
+        ("append", json!(["quiet"]), "`append`: "),
+        (
+            "rule",
+            json!(["LockOrder=off\u{0}"]),
+            "`rule[0]`: a text cannot have a character of value zero",
+        ),
         ("memory", json!(-1), "a size"),
         ("time_limit", json!("0s"), "a limit of zero"),
         ("fault", json!(["explode"]), "KIND:WHAT"),
         (
             "disk",
             json!([{"file": "x", "read_only": true}]),
-            "unknown field `read_only`",
+            "`disk[0]`: unknown field `read_only`, expected one of `memory`, `file`",
         ),
         (
             "disk",
@@ -105,8 +123,17 @@ fn a_report_describes_its_run() {
         "does not hold the description",
     );
     refused(&json!({"schema": "storlock-report/2"}), "missing field `run`");
-    let other = json!({"schema": "storlock-report/9", "run": {"spec": {"schema": "storlock-run/9", "x": 1}}});
-    refused(&other, "storlock-run/9");
+    let other = json!({"schema": "storlock-report/2", "run": {"spec": {"schema": "storlock-run/9", "x": 1}}});
+    refused(&other, "its schema is `storlock-run/9`");
+    for schema in [
+        "storlock-report/9",
+        "storlock-report/1",
+        "storlock-report/",
+        "storlock-report/2x",
+    ] {
+        let unknown = json!({"schema": schema, "run": {"spec": spec.to_value()}});
+        refused(&unknown, &format!("its schema is `{schema}`"));
+    }
 }
 
 /// A description from its fields beside the schema.
@@ -184,6 +211,60 @@ fn what_does_not_go_together_is_refused_with_a_reason() {
     ]);
 }
 
+/// What a machine cannot have, whatever the host is: told with the other contradictions, before anything is opened.
+#[test]
+fn what_no_machine_can_have_is_refused_with_a_reason() {
+    let export = |index: u32| format!("nt!X{index}:1");
+    let exports: Vec<String> = (0..65).map(export).collect();
+    let (long, name) = ("x".repeat(4096), "x".repeat(300));
+    let with = |field: &str, value: Value| {
+        let mut fields = json!({"driver": "x.sys"});
+        fields[field] = value;
+        fields
+    };
+    contradict(&[
+        (
+            json!({"driver": "x.sys", "phys_bits": 36, "memory": "100G"}),
+            false,
+            "--phys-bits: RAM ends at",
+        ),
+        (
+            with("dump_export", json!(exports)),
+            false,
+            "--dump-export: the number of exports is 65",
+        ),
+        (
+            with("dump_export", json!([format!("nt!{}x:8", long)])),
+            false,
+            "--dump-export: the length of a name",
+        ),
+        (
+            with("append", json!(long)),
+            false,
+            "--append: the kernel command line is too long",
+        ),
+        (with("append", json!("\u{e9}")), false, "--append: "),
+        (json!({"kernel": "bzImage", "append": "a\u{0}b"}), true, "--append: "),
+        (with("driver", json!(format!("{name}.sys"))), false, "--driver: "),
+        (
+            with("driver", json!("/tmp/\u{e9}.sys")),
+            false,
+            "--driver: the file name",
+        ),
+        (
+            with("load", json!(["y.sys", format!("{name}.sys")])),
+            false,
+            "--load: the file name",
+        ),
+        (with("gdb", json!(format!("unix:/tmp/{name}"))), false, "--gdb: "),
+        (
+            json!({"driver": "x.sys", "rule": ["LockOrder=off", "DoubleAcquire=off", "LockOrder=a.sys"]}),
+            false,
+            "--rule: LockOrder=off and LockOrder=a.sys are about one rule",
+        ),
+    ]);
+}
+
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table: a row a contradiction")]
 fn what_means_nothing_to_a_guest_is_refused_with_a_reason() {
@@ -240,6 +321,21 @@ fn what_means_nothing_to_a_guest_is_refused_with_a_reason() {
             "--record goes with a driver",
         ),
         (
+            json!({"kernel": "bzImage", "format": "json"}),
+            true,
+            "--format goes with a driver",
+        ),
+        (
+            json!({"firmware": true, "symbols": "s"}),
+            false,
+            "--symbols goes with a driver",
+        ),
+        (
+            json!({"firmware": true, "output_limit": "1M"}),
+            false,
+            "--output-limit goes with a driver",
+        ),
+        (
             json!({"kernel": "bzImage", "gdb": ":1"}),
             true,
             "--gdb goes with a driver",
@@ -289,12 +385,37 @@ fn defaults_follow_the_guest() {
     assert_eq!(both.boot, Boot::Firmware { linux: true });
 }
 
+#[test]
+fn what_was_decided_holds_for_guests_of_one_kind() {
+    let direct = spec(&json!({"driver": "x.sys"})).check(false, 5).unwrap().spec;
+    assert_eq!(
+        (direct.memory, direct.hyperv, direct.seed),
+        (None, None, Some(5)),
+        "it was not said"
+    );
+    // Another version may have decided otherwise.
+    let mut other = direct.clone();
+    other.decided.as_mut().unwrap().memory = Some(Size(96 << 20));
+    assert_eq!(other.check(false, 6).unwrap().memory, 96 << 20);
+    // Another kind of guest has the defaults of its own.
+    other.firmware = Some(Firmware::Installed);
+    let windows = other.check(false, 6).unwrap();
+    assert_eq!((windows.memory, windows.hyperv, windows.seed), (4 << 30, true, 5));
+    assert_eq!(windows.shutdown_grace, Some(std::time::Duration::from_secs(60)));
+    // What is said comes first.
+    other.memory = Some(Size(1 << 30));
+    assert_eq!(other.check(false, 6).unwrap().memory, 1 << 30);
+    let mut debugged = windows.spec;
+    debugged.gdb = Some(":1234".into());
+    assert_eq!(debugged.check(false, 6).unwrap().shutdown_grace, None);
+}
+
 proptest! {
     /// What was decided once stays, whatever this program's defaults and the next seed are.
     #[test]
     fn a_checked_description_decides_everything(spec in specs(), linux: bool, seeds: (u64, u64)) {
         if let Ok(first) = spec.check(linux, seeds.0) {
-            let again = RunSpec::from_json(first.spec.to_json().unwrap().as_bytes()).unwrap();
+            let (again, _) = RunSpec::from_json(first.spec.to_json().unwrap().as_bytes()).unwrap();
             let second = again.check(linux, seeds.1).unwrap();
             prop_assert_eq!(&first.spec, &second.spec);
             prop_assert_eq!((first.seed, first.memory, first.hyperv), (second.seed, second.memory, second.hyperv));

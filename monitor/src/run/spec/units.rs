@@ -2,8 +2,9 @@
 //!
 //! Talks to nothing. The command line and a run's description use the same text.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::ops::Deref;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::report::RuleSetting;
+use crate::report::{RuleSetting, Word};
 use crate::session::ExportRequest;
 
 /// A size in bytes, written as a number with an optional suffix `K`, `M`, `G` (powers of 1024; `iB` may follow).
@@ -186,6 +187,9 @@ pub(super) fn from_text<'de, D: Deserializer<'de>, T: FromStr<Err = String>>(
         }
 
         fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+            if text.contains('\0') {
+                return Err(E::custom("a text cannot have a character of value zero"));
+            }
             text.parse()
                 .map_err(|reason| E::custom(format!("{reason}; expected {}", self.0)))
         }
@@ -222,65 +226,22 @@ impl From<&str> for FilePath {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Bytes {
-    hex: String,
-}
-
 impl Serialize for FilePath {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        use std::os::unix::ffi::OsStrExt as _;
-        if let Some(text) = self.0.to_str() {
-            return serializer.serialize_str(text);
-        }
-        let mut hex = String::new();
-        for byte in self.0.as_os_str().as_bytes() {
-            // Writing to a string cannot fail.
-            let _ = write!(hex, "{byte:02x}");
-        }
-        Bytes { hex }.serialize(serializer)
+        Word(self.0.clone().into()).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for FilePath {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Form;
-
-        impl<'de> Visitor<'de> for Form {
-            type Value = FilePath;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a path")
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<FilePath, E> {
-                if text.is_empty() || text.contains('\0') {
-                    return Err(E::custom("a path cannot be empty, nor have a character of value zero"));
-                }
-                Ok(FilePath(text.into()))
-            }
-
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<FilePath, A::Error> {
-                let bytes = Bytes::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
-                unhex(&bytes.hex).ok_or_else(|| A::Error::custom("`hex` is no path in hexadecimal"))
-            }
+        let Word(path) = Word::deserialize(deserializer)?;
+        if path.is_empty() || path.as_bytes().contains(&0) {
+            return Err(D::Error::custom(
+                "a path cannot be empty, nor have a character of value zero",
+            ));
         }
-
-        deserializer.deserialize_any(Form)
+        Ok(Self(path.into()))
     }
-}
-
-fn unhex(text: &str) -> Option<FilePath> {
-    use std::os::unix::ffi::OsStringExt as _;
-    let digits: Option<Vec<u8>> = text
-        .chars()
-        .map(|digit| digit.to_digit(16).map(|digit| digit as u8))
-        .collect();
-    let digits = digits.filter(|digits| !digits.is_empty() && digits.len() % 2 == 0)?;
-    let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
-    let whole = !bytes.contains(&0);
-    whole.then(|| FilePath(std::ffi::OsString::from_vec(bytes).into()))
 }
 
 #[cfg(test)]

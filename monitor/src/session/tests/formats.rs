@@ -60,7 +60,7 @@ pub(super) fn everything() -> Report {
         condition: crate::outcome::Condition::GuestFailed,
         reason: Reason::Failure { error: text() },
     });
-    report.run.command_line = vec![text()];
+    report.run.command_line = vec![text().into()];
     report.run.spec = crate::run::spec::RunSpec::default().to_value();
     report.run.images = vec![ImageInfo {
         role: "driver under test".to_owned(),

@@ -36,8 +36,6 @@ const REPORT_LIMIT: u64 = 64 << 20;
 const LOG_LIMIT: u64 = 16 << 20;
 /// How long after its time limit a run may take to end by itself.
 const GRACE: Duration = Duration::from_secs(60);
-/// What a guest that boots by firmware may take to shut down, if nothing else is said.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(60);
 /// How much later than its children the job may get a signal that is meant for all.
 const HEARSAY: Duration = Duration::from_secs(1);
 /// How long a child may take to end after it was asked to.
@@ -102,7 +100,7 @@ impl Child {
             .run
             .time_limit
             .0
-            .saturating_add(self.shutdown_grace())
+            .saturating_add(self.run.grace_or_usual().map_or(Duration::ZERO, |grace| grace.0))
             .saturating_add(GRACE);
         let mut cancelled = std::pin::pin!(async {
             // If the sender is gone, nobody can cancel: that is no reason to end.
@@ -133,10 +131,6 @@ impl Child {
             duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
         Ok(self.result(ended, timing))
-    }
-
-    fn shutdown_grace(&self) -> Duration {
-        self.run.shutdown_grace.map_or(SHUTDOWN_GRACE, |grace| grace.0)
     }
 
     fn command(&self) -> std::io::Result<Command> {

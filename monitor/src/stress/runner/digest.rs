@@ -1,6 +1,5 @@
 //! Digests of the files that a job uses. They show whether two nights, or two shards, have run the same thing.
 
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
@@ -8,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::RunnerError;
 use crate::run::images::Role;
+use crate::run::input::open_regular;
 use crate::run::spec::RunSpec;
 use crate::stress::case::FileDigest;
 use crate::stress::planning::Job;
@@ -78,10 +78,7 @@ pub(super) fn file_digests(run: &RunSpec) -> Result<Vec<FileDigest>, RunnerError
 
 fn of_file(path: &Path) -> io::Result<String> {
     // What is no regular file has no contents that could be the same tomorrow, and may have no end.
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    let mut file = File::open(path)?.take(SIZE_LIMIT);
+    let mut file = open_regular(path)?.take(SIZE_LIMIT);
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 16];
     loop {

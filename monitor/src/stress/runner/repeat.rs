@@ -7,6 +7,8 @@ use tokio::sync::watch;
 use super::digest::file_digests;
 use super::{Child, Outcome, RunnerError, io};
 use crate::output::replace;
+use crate::report::json;
+use crate::run::input::read_small;
 use crate::run::spec::RunSpec;
 use crate::stress::case::{self, Case};
 use crate::stress::triage::rate::Rate;
@@ -27,12 +29,8 @@ pub(crate) fn read_case(path: &Path) -> Result<Case, RunnerError> {
     };
     let shown = file.display();
     let wrong = |what: String| RunnerError::Usage(format!("{shown}: {what}"));
-    let found = std::fs::metadata(&file).map_err(|error| wrong(error.to_string()))?;
-    if !found.is_file() || found.len() > LIMIT {
-        return Err(wrong("it is no case".to_owned()));
-    }
-    let bytes = std::fs::read(&file).map_err(|error| wrong(error.to_string()))?;
-    let case: Case = serde_json::from_slice(&bytes).map_err(|error| wrong(format!("it is no case: {error}")))?;
+    let bytes = read_small(&file, " as a case", LIMIT).map_err(|error| RunnerError::Usage(format!("{error:#}")))?;
+    let case: Case = json::read(&bytes).map_err(|error| wrong(format!("it is no case: {error}")))?;
     if case.schema != case::SCHEMA {
         return Err(wrong(format!(
             "it has the layout {}, and this program knows {}",
@@ -54,7 +52,7 @@ pub(crate) fn write_case(directory: &Path, case: &Case) -> Result<(), RunnerErro
         written.map_err(io(path.display().to_string()))
     };
     write(case::RUN_FILE, case.run.to_json().map_err(std::io::Error::other))?;
-    write(case::FILE, crate::report::json::text(case))
+    write(case::FILE, json::text(case))
 }
 
 /// Which of a case's findings is looked for.

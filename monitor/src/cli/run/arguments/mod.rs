@@ -3,29 +3,36 @@
 //! Reads the file that `--spec` names. Defaults and contradictions between options are not decided here, but by the
 //! description: an option that was not given leaves its field as it is.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use serde::Deserialize as _;
+use serde_json::{Map, Value};
 
+use crate::cli::diagnostics::tell;
 use crate::cli::options::Switch;
 use crate::gdb::OnDisconnect;
-use crate::report::Format;
+use crate::report::{Format, Word};
 use crate::run::spec::{
-    AfterDeadlock, Disk, Export, Firmware, Interrupts, Limit, OnViolation, PlannedFault, RuleChoice, RunSpec,
-    SIZE_LIMIT, Size, disk, fault,
+    AfterDeadlock, Carrier, Disk, Export, FilePath, Firmware, Interrupts, Limit, OnViolation, OutputPath, PlannedFault,
+    RuleChoice, RunSpec, SIZE_LIMIT, Size, disk, fault,
 };
 use crate::run::{Failure, input};
+
+const REPORT_DIR: &str = "--report-dir";
 
 /// Options of `storlock run`.
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools)] // Each is a switch of the command line.
 pub struct Arguments {
-    /// Run what this JSON file describes: the output of --print-spec, or the report.json of an earlier run; - is
-    /// standard input. Other options replace fields of the file. Relative paths in the file count from the working
-    /// directory
+    /// Run what this JSON file describes: the output of --print-spec, or the report.json of an earlier run, whose
+    /// outputs are not written again; - is standard input. Other options replace fields of the file. Relative paths in
+    /// the file count from the working directory
     #[arg(long, value_name = "FILE|-")]
     pub spec: Option<PathBuf>,
     /// Run nothing; print the description of the run that the options ask for, with every default and a chosen seed
@@ -121,8 +128,11 @@ pub struct Arguments {
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub(crate) report_format: Option<Format>,
     /// An emulated disk, such as win.qcow2,snapshot; may be given several times [default: mem:64M]
-    #[arg(long, value_name = "FILE|mem:SIZE[,OPTION...]", long_help = disk::help())]
+    #[arg(long, value_name = "FILE|mem:SIZE[,OPTION...]", long_help = disk::help(), value_parser = disk_parser())]
     pub disk: Vec<Disk>,
+    /// A machine without disks
+    #[arg(long, conflicts_with = "disk")]
+    pub(crate) no_disk: bool,
     /// The best kind of interrupts that the storage controllers offer; choose a lesser one to see how a driver works
     /// without MSI-X or MSI [default: msix]
     #[arg(long, value_enum, value_name = "KIND")]
@@ -163,9 +173,10 @@ pub struct Arguments {
     /// given several times
     #[arg(long, value_name = "MODULE!NAME:BYTES")]
     pub(crate) dump_export: Vec<Export>,
-    /// Serve gdb at a TCP address (:PORT is on the loopback) or a Unix socket; see docs/gdb.md [default: no debugger]
+    /// Serve gdb at a TCP address (:PORT is on the loopback) or a Unix socket; see docs/gdb.md. Takes the place of a
+    /// shutdown grace in --spec [default: no debugger]
     #[arg(long, value_name = "ADDR:PORT|unix:PATH")]
-    pub gdb: Option<String>,
+    pub gdb: Option<OsString>,
     /// With --gdb: hold the guest before its first instruction until a debugger lets it go
     #[arg(long)]
     pub(crate) gdb_wait: bool,
@@ -196,14 +207,33 @@ impl Arguments {
     /// # Errors
     /// [`Failure`] if the file cannot be read or is no description of a run.
     pub fn spec(&self) -> Result<RunSpec, Failure> {
-        let mut spec = match &self.spec {
-            None => RunSpec::default(),
+        let (mut spec, earlier) = match &self.spec {
+            None => (RunSpec::default(), Vec::new()),
             Some(path) => read(path)?,
         };
         self.say_files(&mut spec);
         self.say_machine(&mut spec);
         self.say_watch(&mut spec);
+        self.tell_left_out(&spec, &earlier);
         Ok(spec)
+    }
+
+    /// Tells which outputs of a report's run are not written again.
+    fn tell_left_out(&self, spec: &RunSpec, earlier: &[OutputPath]) {
+        let mut named: Vec<_> = spec.outputs().iter().map(|output| output.option).collect();
+        named.extend(self.report_dir.is_some().then_some(REPORT_DIR));
+        let left_out = earlier.iter().filter(|output| !named.contains(&output.option));
+        let left_out: Vec<_> = left_out
+            .map(|OutputPath { option, path, .. }| format!("{option} {}", path.display()))
+            .collect();
+        if left_out.is_empty() {
+            return;
+        }
+        let list = left_out.join(", ");
+        tell!("note: not taken from the report, whose files stay as they are: {list}; name the outputs that you want");
+        if list.contains("--screenshot") {
+            tell!("note: without --screenshot the guest has no display");
+        }
     }
 
     /// What is read and written.
@@ -249,6 +279,9 @@ impl Arguments {
         say(self.time_limit, &mut spec.time_limit);
         say_some(self.shutdown_grace, &mut spec.shutdown_grace);
         say_list(&self.disk, &mut spec.disk);
+        if self.no_disk {
+            spec.disk.clear();
+        }
         say(self.interrupts, &mut spec.interrupts);
         say_list(&self.fault, &mut spec.fault);
         say(self.append.clone(), &mut spec.append);
@@ -261,7 +294,11 @@ impl Arguments {
         spec.explain |= self.explain;
         spec.check_guest |= self.check_guest;
         say_list(&self.dump_export, &mut spec.dump_export);
-        say_some(self.gdb.clone(), &mut spec.gdb);
+        if self.gdb.is_some() && self.shutdown_grace.is_none() {
+            // It takes the place of what it excludes.
+            spec.shutdown_grace = None;
+        }
+        say_some(self.gdb.clone().map(|address| FilePath(address.into())), &mut spec.gdb);
         spec.gdb_wait |= self.gdb_wait;
         spec.gdb_expose |= self.gdb_expose;
         say_some(self.on_violation, &mut spec.on_violation);
@@ -289,137 +326,107 @@ fn say_list<T: Clone>(given: &[T], field: &mut Vec<T>) {
     }
 }
 
-/// Reads the description that `--spec` names.
-fn read(path: &Path) -> Result<RunSpec, Failure> {
-    let standard_input = path.as_os_str() == "-";
-    let text = if standard_input {
-        let mut text = Vec::new();
-        let read = io::stdin().lock().take(SIZE_LIMIT).read_to_end(&mut text);
-        read.map(|_| text).context("--spec -: cannot read standard input")
-    } else {
-        input::read(
-            path,
-            " as the description of a run (--spec)",
-            SIZE_LIMIT,
-            RunSpec::default().time_limit.0,
-        )
-    };
-    let name = if standard_input {
-        OsStr::new("standard input")
-    } else {
-        path.as_os_str()
-    };
-    let spec = RunSpec::from_json(&text.map_err(Failure::infrastructure)?);
-    spec.with_context(|| format!("--spec: {} describes no run", name.display()))
-        .map_err(Failure::usage)
+fn disk_parser() -> impl TypedValueParser<Value = Disk> {
+    OsStringValueParser::new().try_map(|text| Disk::read(&text))
 }
 
-/// The command line that asks for what a description says.
+/// Reads the description that `--spec` names. That in a report is without the outputs of its run, which would be lost;
+/// they are given beside it.
+fn read(path: &Path) -> Result<(RunSpec, Vec<OutputPath>), Failure> {
+    let (name, text) = if path.as_os_str() == "-" {
+        let mut text = Vec::new();
+        let read = io::stdin().lock().take(SIZE_LIMIT).read_to_end(&mut text);
+        let text = read.map(|_| text).context("--spec -: cannot read standard input");
+        (OsStr::new("standard input"), text)
+    } else {
+        let as_what = " as the description of a run (--spec FILE; - is standard input, which may be a pipe)";
+        (path.as_os_str(), input::read_small(path, as_what, SIZE_LIMIT))
+    };
+    let read = RunSpec::from_json(&text.map_err(Failure::infrastructure)?);
+    let (spec, carrier) = read
+        .with_context(|| format!("--spec: {} describes no run", name.display()))
+        .map_err(Failure::usage)?;
+    Ok(match carrier {
+        Carrier::File => (spec, Vec::new()),
+        Carrier::Report => {
+            let mut earlier = spec.outputs();
+            if spec.report_dir != RunSpec::default().report_dir {
+                earlier.push(OutputPath {
+                    option: REPORT_DIR,
+                    path: spec.report_dir.clone(),
+                    whole: false,
+                });
+            }
+            (spec.without_outputs(), earlier)
+        }
+    })
+}
+
+/// The command line of a run with the options that it was given, and before them (the last may be `--`) the seed that was
+/// chosen for it.
 #[must_use]
-pub fn command_line(spec: &RunSpec) -> Vec<String> {
-    let mut words: Vec<String> = vec!["storlock".into(), "run".into()];
-    let mut option = |name: &str, value: &dyn std::fmt::Display| words.extend([name.to_owned(), value.to_string()]);
-    let files = [
-        ("--driver", &spec.driver),
-        ("--kernel", &spec.kernel),
-        ("--initrd", &spec.initrd),
-        ("--variables", &spec.variables),
-        ("--screenshot", &spec.screenshot),
-        ("--port-driver", &spec.port_driver),
-        ("--registry", &spec.registry),
-        ("--record", &spec.record),
-        ("--serial", &spec.serial),
-        ("--symbols", &spec.symbols),
-        ("--dump-on-violation", &spec.dump_on_violation),
-    ];
-    for (name, file) in files {
-        if let Some(file) = file {
-            option(name, &file.display());
-        }
+pub(crate) fn as_given(options: impl Iterator<Item = OsString>, seed: Option<u64>) -> Vec<Word> {
+    let mut words = vec!["storlock".into(), "run".into()];
+    if let Some(seed) = seed {
+        words.extend(["--seed".into(), seed.to_string().into()]);
     }
-    for file in &spec.load {
-        option("--load", &file.display());
-    }
-    option("--report-dir", &spec.report_dir.display());
-    for file in &spec.report {
-        option("--report", &file.display());
-    }
-    option("--kvm", &spec.kvm.display());
-    option("--output-limit", &spec.output_limit);
-    option("--cpus", &spec.cpus);
-    option("--time-limit", &spec.time_limit);
-    for disk in &spec.disk {
-        option("--disk", disk);
-    }
-    for fault in &spec.fault {
-        option("--fault", fault);
-    }
-    for export in &spec.dump_export {
-        option("--dump-export", export);
-    }
-    for rule in &spec.rule {
-        option("--rule", rule);
-    }
-    let values: [(&str, Option<&dyn std::fmt::Display>); 6] = [
-        ("--phys-bits", spec.phys_bits.as_ref().map(|bits| bits as _)),
-        ("--memory", spec.memory.as_ref().map(|size| size as _)),
-        ("--seed", spec.seed.as_ref().map(|seed| seed as _)),
-        ("--shutdown-grace", spec.shutdown_grace.as_ref().map(|grace| grace as _)),
-        ("--gdb", spec.gdb.as_ref().map(|address| address as _)),
-        ("--append", (!spec.append.is_empty()).then_some(&spec.append as _)),
-    ];
-    for (name, value) in values {
-        if let Some(value) = value {
-            option(name, value);
-        }
-    }
-    words.extend(choices(spec));
-    words.extend(switches(spec));
+    words.extend(options.map(Word));
     words
 }
 
-fn choices(spec: &RunSpec) -> Vec<String> {
-    fn words(option: &str, value: Option<impl ValueEnum>) -> Vec<String> {
-        let value = value.and_then(|value| value.to_possible_value());
-        value.map_or_else(Vec::new, |value| vec![option.to_owned(), value.get_name().to_owned()])
+/// The command line that asks for what a description says: a field has the name of its option, and a value is written in
+/// the same way, but for those that are told apart here.
+#[must_use]
+pub fn command_line(spec: &RunSpec) -> Vec<Word> {
+    let mut words = vec!["storlock".into(), "run".into()];
+    let mut fields = match spec.to_value() {
+        Some(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    };
+    let driver = fields.remove_entry("driver");
+    for (field, value) in driver.into_iter().chain(fields) {
+        let name = format!("--{}", field.replace('_', "-"));
+        match (field.as_str(), value) {
+            ("schema" | "decided" | "disk" | "firmware", _) => {}
+            ("hyperv", Value::Bool(false)) => words.push("--hyperv=off".into()),
+            (_, Value::Bool(true)) => words.push(name.into()),
+            (_, Value::Array(values)) => values.iter().for_each(|value| push(&mut words, &name, &text(value))),
+            (_, value) => push(&mut words, &name, &text(&value)),
+        }
     }
-    [
-        words("--format", Some(spec.format)),
-        words("--report-format", spec.report_format),
-        words("--interrupts", Some(spec.interrupts)),
-        words("--on-violation", spec.on_violation),
-        words("--on-disconnect", spec.on_disconnect),
-        words("--after-deadlock", spec.after_deadlock),
-    ]
-    .concat()
-}
-
-fn switches(spec: &RunSpec) -> Vec<String> {
-    let switches = [
-        ("--no-reboot", spec.no_reboot),
-        ("--reboot-at-triple-fault", spec.reboot_at_triple_fault),
-        ("--hyperv=on", spec.hyperv == Some(true)),
-        ("--hyperv=off", spec.hyperv == Some(false)),
-        ("--ignore-msrs", spec.ignore_msrs),
-        ("--debug-print", spec.debug_print),
-        ("--explain", spec.explain),
-        ("--check-guest", spec.check_guest),
-        ("--gdb-wait", spec.gdb_wait),
-        ("--gdb-expose", spec.gdb_expose),
-        ("--no-sandbox", spec.no_sandbox),
-    ];
-    let mut words: Vec<String> = switches
-        .into_iter()
-        .filter(|(_, given)| *given)
-        .map(|(name, _)| name.to_owned())
-        .collect();
+    if spec.disk.is_empty() {
+        words.push("--no-disk".into());
+    }
+    for disk in &spec.disk {
+        push(&mut words, "--disk", &disk.written());
+    }
     // Last: its value may be left out.
     match &spec.firmware {
-        Some(Firmware::Installed) => words.push("--firmware".to_owned()),
-        Some(Firmware::File(code)) => words.extend(["--firmware".to_owned(), code.display().to_string()]),
+        Some(Firmware::Installed) => words.push("--firmware".into()),
+        Some(Firmware::File(code)) => push(&mut words, "--firmware", code.as_os_str()),
         None => {}
     }
     words
+}
+
+/// What an option is given for a value.
+fn text(value: &Value) -> OsString {
+    match Word::deserialize(value) {
+        Ok(Word(text)) => text,
+        // A number.
+        Err(_) => value.to_string().into(),
+    }
+}
+
+/// Adds an option and its value. What a value begins with must not make it an option.
+fn push(words: &mut Vec<Word>, name: &str, value: &OsStr) {
+    if value.as_bytes().starts_with(b"-") {
+        let mut word = OsString::from(format!("{name}="));
+        word.push(value);
+        words.push(Word(word));
+    } else {
+        words.extend([name.into(), Word(value.to_owned())]);
+    }
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ use sha2::{Digest, Sha256};
 use super::{Renderer, text as plain, words};
 use crate::escape;
 use crate::outcome::{Condition, Outcome};
-use crate::report::Report;
 use crate::report::timeline::{Clock, LockClass, Timeline};
+use crate::report::{Report, word};
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -314,7 +314,7 @@ fn run(page: &mut String, report: &Report) {
         put!(
             page,
             "<h3>Run again</h3>\n<pre>{}</pre>\n",
-            text(&plain::shell_words(&report.run.command_line))
+            text(&word::shell_words(&report.run.command_line))
         );
     }
     put!(

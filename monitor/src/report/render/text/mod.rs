@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use super::next_step::next_step;
 use super::{Renderer, picture, words};
 use crate::escape::Escaped;
-use crate::report::{EndKind, EndOfRun, Finding, HistoryEntry, Location, Report, StackEnd};
+use crate::report::{EndKind, EndOfRun, Finding, HistoryEntry, Location, Report, StackEnd, word};
 
 /// Appends one line, and only one: a guest chooses some of what is in it. Writing to a `String` cannot fail, so the
 /// result carries nothing.
@@ -35,7 +35,7 @@ impl Renderer for Text {
 #[must_use]
 pub fn render(report: &Report) -> String {
     let mut text = String::new();
-    let again = shell_words(&report.run.command_line);
+    let again = word::shell_words(&report.run.command_line);
     for finding in &report.findings {
         finding_text(&mut text, finding, report.run.seed, &again);
     }
@@ -234,21 +234,4 @@ fn wrapped(text: &mut String, label: &str, value: &str) {
         empty = false;
     }
     line!(*text, "{}", current.trim_end());
-}
-
-/// A command line that a shell reads back as the same arguments.
-#[must_use]
-pub(crate) fn shell_words(arguments: &[String]) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+./:,@%".contains(c);
-    let quoted: Vec<String> = arguments
-        .iter()
-        .map(|a| {
-            if !a.is_empty() && a.chars().all(plain) {
-                a.clone()
-            } else {
-                format!("'{}'", a.replace('\'', "'\\''"))
-            }
-        })
-        .collect();
-    quoted.join(" ")
 }
