@@ -105,6 +105,11 @@ pub enum Reason {
         /// Their names.
         routines: Vec<String>,
     },
+    /// The lock exports that the driver imports took turns: calls of these were not seen while others had theirs.
+    WatchedInTurns {
+        /// Those that were not watched all the time.
+        shares: Vec<Share>,
+    },
     /// Something may have been missed.
     Missed(Doubt),
     /// The run was over before the guest ended by itself.
@@ -131,6 +136,15 @@ pub enum Reason {
         /// The sentence.
         text: String,
     },
+}
+
+/// A lock export that was watched in some turns only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// `module!routine`.
+    pub routine: String,
+    /// Of a hundred hits, how many were in these turns.
+    pub percent: u8,
 }
 
 /// Places of findings about the driver under test, one a signature.

@@ -202,6 +202,7 @@ fn config(
         step_over: guest.step_over(),
         debug_print: spec.debug_print,
         explain: spec.explain,
+        accept_turns: spec.accept_turns,
         rules: RuleSettings::new(spec.rule.iter().map(|rule| rule.0.clone())),
         after_deadlock_go_on: spec.after_deadlock == Some(AfterDeadlock::GoOn),
         check_guest: spec.check_guest,

@@ -134,6 +134,9 @@ pub struct Config {
     /// Whether a run goes on when a processor is about to wait for itself for ever.
     #[serde(default)]
     pub after_deadlock_go_on: bool,
+    /// Lock routines that were watched in some turns only do not make the outcome Inconclusive.
+    #[serde(default)]
+    pub accept_turns: bool,
     /// Exported data to show.
     pub exports: Vec<ExportRequest>,
     /// Symbols of the images that the run was started with.

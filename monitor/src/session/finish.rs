@@ -195,6 +195,10 @@ fn conditions(state: &State, end: &End) -> Vec<ConditionNote> {
     if !routines.is_empty() {
         add(Condition::Inconclusive, Reason::NotYetWatched { routines });
     }
+    let shares = state.watching.shares();
+    if !shares.is_empty() && !state.config.accept_turns {
+        add(Condition::Inconclusive, Reason::WatchedInTurns { shares });
+    }
     if end.kind == EndKind::Stopped {
         add(Condition::Inconclusive, Reason::Stopped);
     }

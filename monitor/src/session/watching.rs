@@ -13,7 +13,7 @@ use storlock_check::event::{Context, DISPATCH_LEVEL, LockCall, LockOperand, Watc
 
 use super::config::Config;
 use super::turns::{Rotation, Turns};
-use crate::report::{IgnoredHits, StepOver, WatchGap, WatchInfo, WatchedRoutine};
+use crate::report::{IgnoredHits, Share, StepOver, WatchGap, WatchInfo, WatchedRoutine};
 use crate::vmi::recorder::Recorder;
 use crate::vmi::{Action, ArmError, Breakpoint, Interception};
 use crate::watch::{PlanGap, WatchPlan};
@@ -198,7 +198,7 @@ impl Watching {
 
     /// Whether another set of breakpoints is to be put in force, after so many hits.
     pub(crate) fn turn_is_over(&self, hits: u64) -> bool {
-        self.turns.is_over(hits)
+        self.turns.is_over(&self.in_force.watches(), hits)
     }
 
     /// Puts the next set in force; gives what the checker has to know of it.
@@ -216,6 +216,11 @@ impl Watching {
     /// The lock exports that no turn so far has watched.
     pub(crate) fn not_yet_watched(&self) -> Vec<String> {
         self.turns.not_yet()
+    }
+
+    /// The lock exports that were watched in some turns only, and in how many of the hits.
+    pub(crate) fn shares(&self) -> Vec<Share> {
+        self.turns.shares()
     }
 
     /// The run is over, after so many hits.

@@ -49,7 +49,7 @@ impl WatchPlan {
         );
         for rotation in &self.turns {
             let when = if self.turns.len() > 1 {
-                format!(", if {} is called most", rotation.clock)
+                format!(", if {} is called often", rotation.clock)
             } else {
                 String::new()
             };

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use crate::report::{
-    Doubt, ImportsFile, ImportsNote, ImportsUnread, Location, ModuleInfo, Note, Places, Reason, StackEnd, StepOver,
-    UnknownRelease,
+    Doubt, ImportsFile, ImportsNote, ImportsUnread, Location, ModuleInfo, Note, Places, Reason, Share, StackEnd,
+    StepOver, UnknownRelease,
 };
 
 impl fmt::Display for Reason {
@@ -77,6 +77,7 @@ fn reason(reason: &Reason) -> String {
              what the driver did with them was not seen; let the guest run longer",
             routines.join(", ")
         ),
+        Reason::WatchedInTurns { shares } => in_turns(shares),
         Reason::Missed(missed) => doubt(missed),
         Reason::Stopped => {
             "the run was over before the guest ended by itself; this report covers what was seen until then".to_owned()
@@ -91,6 +92,18 @@ fn reason(reason: &Reason) -> String {
         | Reason::WordsContradicted { .. }
         | Reason::RaisesUndone { .. } => left_open(reason),
     }
+}
+
+fn in_turns(shares: &[Share]) -> String {
+    let told = shares
+        .iter()
+        .map(|share| format!("{} {} %", share.routine, share.percent));
+    format!(
+        "the driver imports more lock routines than there are debug registers, so that they took turns: a bug in the turn of others \
+         is not seen. Of the hits, these had a share of {}; run it more often and with other seeds, and accept that by \
+         --accept-turns",
+        told.collect::<Vec<_>>().join(", ")
+    )
 }
 
 fn not_executable(what: &str, at: Option<&Location>) -> String {

@@ -291,6 +291,7 @@ impl RunSpec {
             ("--report", !self.report.is_empty()),
             ("--debug-print", self.debug_print),
             ("--explain", self.explain),
+            ("--accept-turns", self.accept_turns),
             ("--rule", !self.rule.is_empty()),
             ("--after-deadlock", self.after_deadlock.is_some()),
             ("--check-guest", self.check_guest),

@@ -190,6 +190,9 @@ pub struct RunSpec {
     /// Whether to tell how the debug registers are used.
     #[serde(skip_serializing_if = "is_false")]
     pub(crate) explain: bool,
+    /// Whether a run may be Completed in which lock routines took turns with the debug registers.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) accept_turns: bool,
     /// Whether to check what the monitor relies on in the guest.
     #[serde(skip_serializing_if = "is_false")]
     pub check_guest: bool,
@@ -341,6 +344,7 @@ impl Default for RunSpec {
             dump_on_violation: None,
             debug_print: false,
             explain: false,
+            accept_turns: false,
             check_guest: false,
             dump_export: Vec::new(),
             gdb: None,

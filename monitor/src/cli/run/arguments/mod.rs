@@ -196,6 +196,10 @@ pub struct Arguments {
     /// What to do when a processor acquires a lock that it certainly holds, and so would wait for ever [default: end]
     #[arg(long, value_enum, value_name = "WHAT")]
     pub(crate) after_deadlock: Option<AfterDeadlock>,
+    /// Let a run be Completed in which lock routines took turns with the debug registers, because the driver imports more of
+    /// them than there are
+    #[arg(long)]
+    pub(crate) accept_turns: bool,
     /// Run without the sandbox, which limits this program's system calls and files while the guest runs
     #[arg(long)]
     pub(crate) no_sandbox: bool,
@@ -292,6 +296,7 @@ impl Arguments {
     fn say_watch(&self, spec: &mut RunSpec) {
         spec.debug_print |= self.debug_print;
         spec.explain |= self.explain;
+        spec.accept_turns |= self.accept_turns;
         spec.check_guest |= self.check_guest;
         say_list(&self.dump_export, &mut spec.dump_export);
         if self.gdb.is_some() && self.shutdown_grace.is_none() {

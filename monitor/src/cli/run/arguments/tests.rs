@@ -65,6 +65,7 @@ fn options() -> impl Strategy<Value = Vec<String>> {
             "--ignore-msrs",
             "--debug-print",
             "--explain",
+            "--accept-turns",
             "--check-guest",
             "--gdb-wait",
             "--gdb-expose",
