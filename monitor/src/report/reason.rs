@@ -51,6 +51,11 @@ pub enum Reason {
         /// What the machine says of it.
         detail: String,
     },
+    /// A processor was about to wait for itself for ever, and the run was ended there.
+    Deadlock {
+        /// That processor.
+        vcpu: u32,
+    },
     /// A processor shut down.
     TripleFault,
     /// The guest had not ended.

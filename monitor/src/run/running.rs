@@ -91,10 +91,7 @@ impl RunningGuest {
         let mut end = self.describe_end(&ending, interrupted());
         if let (MachineStop::Breakpoint { .. }, Some(cpu)) = (&ending.stop, deadlock) {
             end.kind = EndKind::Deadlock;
-            end.detail = Some(format!(
-                "vCPU {cpu} is about to wait for a lock that it holds, for ever; the run was ended there \
-                 (--after-deadlock go-on runs on)"
-            ));
+            end.deadlocked = Some(cpu);
         }
         end.dump_ms = dump_ms;
         if let Some(dump) = dump {

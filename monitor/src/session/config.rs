@@ -168,6 +168,9 @@ pub struct End {
     pub kind: EndKind,
     /// One sentence more, where there is more to say.
     pub detail: Option<String>,
+    /// The processor that was about to wait for itself for ever, if that ended it.
+    #[serde(default)]
+    pub deadlocked: Option<u32>,
     /// Wall-clock time from the start of the guest, in milliseconds.
     pub duration_ms: u64,
     /// Wall-clock time from the arming of the breakpoints, in milliseconds.

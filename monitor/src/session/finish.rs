@@ -261,7 +261,8 @@ fn guest_failure(state: &State, end: &End) -> Option<Reason> {
     }
     match end.kind {
         EndKind::Reset => Some(Reason::Reset),
-        EndKind::Crash | EndKind::Deadlock => end.detail.clone().map(|detail| Reason::Crash { detail }),
+        EndKind::Crash => end.detail.clone().map(|detail| Reason::Crash { detail }),
+        EndKind::Deadlock => end.deadlocked.map(|vcpu| Reason::Deadlock { vcpu }),
         EndKind::TripleFault => Some(Reason::TripleFault),
         EndKind::TimeLimit => Some(Reason::TimeLimit {
             seconds: end.duration_ms / 1000,

@@ -60,6 +60,10 @@ fn reason(reason: &Reason) -> String {
         Reason::BugCheck { code } => format!("the guest crashed: bug check {code:#x}"),
         Reason::Reset => "the guest reset the machine".to_owned(),
         Reason::Crash { detail } => detail.clone(),
+        Reason::Deadlock { vcpu } => format!(
+            "vCPU {vcpu} is about to wait for ever for a lock that it holds, or that the port driver holds around the callback that \
+             it runs; the run was ended there (--after-deadlock go-on runs on)"
+        ),
         Reason::TripleFault => "the guest crashed: triple fault".to_owned(),
         Reason::TimeLimit {
             seconds,
