@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use storlock_check::finding;
 
-use crate::report::{Called, Evidence, Finding, HistoryEntry, Location, LockRoutine, PriorCall, StackEnd};
+use super::guest::Names;
+use crate::report::{Called, Evidence, Finding, HistoryEntry, Location, LockRoutine, ModuleInfo, PriorCall, StackEnd};
 
 /// Where a finding came from.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +18,17 @@ pub(crate) struct Attribution {
     pub(crate) callback: Option<&'static str>,
     /// Where the lock's earlier calls came from, by return address.
     pub(crate) places: HashMap<u64, Location>,
+}
+
+impl Attribution {
+    /// Adds names and lines, as far as the files that the run was started with have them.
+    pub(crate) fn name_places(&mut self, names: &Names, modules: &[ModuleInfo]) {
+        let stack = self.stack.iter_mut();
+        let all = stack.chain(self.places.values_mut()).chain([&mut self.caller]);
+        for place in all.filter(|place| place.symbol.is_none()) {
+            names.name_place(place, modules);
+        }
+    }
 }
 
 /// Attributions by the finding's place in the checker's list, which is bounded.

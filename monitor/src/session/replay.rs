@@ -269,7 +269,8 @@ pub(super) fn place(state: &mut State, response: &Response, told: Option<&Caller
             .index
             .and_then(|index| Some((index, state.ledger.finding(index)?)))
         {
-            let attribution = attribution(state.guest.modules(), finding, told);
+            let mut attribution = attribution(state.guest.modules(), finding, told);
+            attribution.name_places(state.guest.names(), &state.guest.module_list());
             state.ledger.attribute(index, attribution);
         }
     }
