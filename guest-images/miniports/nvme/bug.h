@@ -25,5 +25,7 @@
 #define BUG_RELEASE_OTHER_MESSAGE 13        /* a flush takes one message's lock and releases the next one's */
 #define BUG_START_IO_LOCK_IN_START_IO 14    /* HwStartIo takes the StartIo lock for a flush: the guest hangs */
 #define BUG_RELEASE_COPIED_HANDLE 15        /* an unmap hands its lock handle on by value */
+#define BUG_INTERRUPT_LOCK_IN_INTERRUPT 16  /* an interrupt routine takes all messages' locks: the guest hangs */
+#define BUG_START_IO_LOCK_IN_TIMER 17       /* the timer takes the StartIo lock after a flush: the guest hangs */
 
 #endif

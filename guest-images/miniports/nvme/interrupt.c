@@ -18,6 +18,15 @@ static DECLSPEC_NOINLINE VOID CountMessage(PNVME_EXTENSION Extension, ULONG Mess
     StorPortReleaseMSISpinLock(Extension, MessageId, OldIrql);
 }
 
+static DECLSPEC_NOINLINE VOID CountInterrupt(PNVME_EXTENSION Extension)
+{
+    STOR_LOCK_HANDLE Handle = {0};
+
+    StorPortAcquireSpinLock(Extension, InterruptLock, NULL, &Handle);
+    Extension->InterruptsSeen++;
+    StorPortReleaseSpinLock(Extension, &Handle);
+}
+
 /* With the message's interrupt lock held. Message 0 is the admin queue's, which is polled, unless it is the only one.
  */
 BOOLEAN NTAPI NvmeMessageInterrupt(PVOID HwDeviceExtension, ULONG MessageId)
@@ -26,6 +35,9 @@ BOOLEAN NTAPI NvmeMessageInterrupt(PVOID HwDeviceExtension, ULONG MessageId)
 
     if (HAS_BUG(MESSAGE_LOCK_IN_INTERRUPT) && Extension->Flushes != 0) {
         CountMessage(Extension, MessageId);
+    }
+    if (HAS_BUG(INTERRUPT_LOCK_IN_INTERRUPT) && Extension->Flushes != 0) {
+        CountInterrupt(Extension);
     }
     for (ULONG Index = 0; Index < Extension->QueueCount; Index++) {
         if (Extension->Queues[Index].Message == MessageId) {

@@ -115,12 +115,24 @@ DECLSPEC_NOINLINE VOID NvmeCountSerial(PNVME_EXTENSION Extension)
     StorPortReleaseSpinLock(Extension, &Handle);
 }
 
+static DECLSPEC_NOINLINE VOID CountTick(PNVME_EXTENSION Extension)
+{
+    STOR_LOCK_HANDLE Handle = {0};
+
+    StorPortAcquireSpinLock(Extension, StartIoLock, NULL, &Handle);
+    Extension->InterruptsSeen++;
+    StorPortReleaseSpinLock(Extension, &Handle);
+}
+
 /* Called by the port driver with the StartIo lock held; the interrupt lock may be taken. */
 VOID NTAPI NvmeTimer(PVOID DeviceExtension)
 {
     PNVME_EXTENSION Extension = DeviceExtension;
     STOR_LOCK_HANDLE Handle = {0};
 
+    if (HAS_BUG(START_IO_LOCK_IN_TIMER) && Extension->Flushes != 0) {
+        CountTick(Extension);
+    }
     StorPortAcquireSpinLock(Extension, InterruptLock, NULL, &Handle);
     Extension->InterruptsSeen = SumInterrupts(Extension);
     StorPortReleaseSpinLock(Extension, &Handle);

@@ -20,9 +20,12 @@
 #define BUG_RELEASE_AFTER_REFUSAL 9   /* the work item does not look at the status of its acquire */
 #define BUG_AT_DPC_LEVEL_IN_WORKER 10 /* the work item takes a lock by the routine for DISPATCH_LEVEL */
 #define BUG_RELEASE_FROM_DPC_LEVEL 11 /* a release that does not lower the IRQL, for an acquire that raised it */
-#define BUG_RELEASE_TO_DISPATCH_LEVEL 12 /* the work item releases to the IRQL of another time */
-#define BUG_RELEASE_AFTER_TOPOLOGY 13    /* where there is no event, the events' lock is released once more */
-#define BUG_RETURN_WITH_LOCK 14          /* the first flush returns early with a lock held */
-#define BUG_ACQUIRE_TWICE 15             /* a flush acquires what it holds: the guest hangs */
+#define BUG_RELEASE_TO_DISPATCH_LEVEL 12   /* the work item releases to the IRQL of another time */
+#define BUG_RELEASE_AFTER_TOPOLOGY 13      /* where there is no event, the events' lock is released once more */
+#define BUG_RETURN_WITH_LOCK 14            /* the first flush returns early with a lock held */
+#define BUG_ACQUIRE_TWICE 15               /* a flush acquires what it holds: the guest hangs */
+#define BUG_INTERRUPT_LOCK_IN_INTERRUPT 16 /* an interrupt routine takes the interrupt lock: the guest hangs */
+#define BUG_START_IO_LOCK_IN_START_IO 17   /* HwStartIo takes the StartIo lock once there was a flush: the guest hangs \
+                                            */
 
 #endif

@@ -16,6 +16,16 @@ static BOOLEAN TakeInterrupt(PSAS_EXTENSION Extension)
     return TRUE;
 }
 
+/* The port driver has called with the lock that this takes. */
+static DECLSPEC_NOINLINE VOID CountInterrupt(PSAS_EXTENSION Extension)
+{
+    STOR_LOCK_HANDLE Handle = {0};
+
+    StorPortAcquireSpinLock(Extension, InterruptLock, NULL, &Handle);
+    Extension->Interrupts++;
+    StorPortReleaseSpinLock(Extension, &Handle);
+}
+
 BOOLEAN NTAPI SasInterrupt(PVOID HwDeviceExtension)
 {
     return TakeInterrupt(HwDeviceExtension);
@@ -24,6 +34,9 @@ BOOLEAN NTAPI SasInterrupt(PVOID HwDeviceExtension)
 BOOLEAN NTAPI SasMessageInterrupt(PVOID HwDeviceExtension, ULONG MessageId)
 {
     UNREFERENCED_PARAMETER(MessageId);
+    if (HAS_BUG(INTERRUPT_LOCK_IN_INTERRUPT) && ((PSAS_EXTENSION)HwDeviceExtension)->Flushes != 0) {
+        CountInterrupt(HwDeviceExtension);
+    }
     TakeInterrupt(HwDeviceExtension);
     return TRUE;
 }

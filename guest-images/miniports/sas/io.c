@@ -130,6 +130,16 @@ BOOLEAN NTAPI SasBuildIo(PVOID DeviceExtension, PSCSI_REQUEST_BLOCK Srb)
 }
 
 /* With the StartIo lock held. */
+/* The port driver has called with the lock that this takes. */
+static DECLSPEC_NOINLINE VOID StartUnderLock(PSAS_EXTENSION Extension)
+{
+    STOR_LOCK_HANDLE Handle = {0};
+
+    StorPortAcquireSpinLock(Extension, StartIoLock, NULL, &Handle);
+    Extension->Interrupts++;
+    StorPortReleaseSpinLock(Extension, &Handle);
+}
+
 BOOLEAN NTAPI SasStartIo(PVOID DeviceExtension, PSCSI_REQUEST_BLOCK Srb)
 {
     PSAS_EXTENSION Extension = DeviceExtension;
@@ -137,6 +147,9 @@ BOOLEAN NTAPI SasStartIo(PVOID DeviceExtension, PSCSI_REQUEST_BLOCK Srb)
     STOR_LOCK_HANDLE Handle = {0};
     BOOLEAN Posted;
 
+    if (HAS_BUG(START_IO_LOCK_IN_START_IO) && Extension->Flushes != 0) {
+        StartUnderLock(Extension);
+    }
     StorPortAcquireSpinLock(Extension, DpcLock, &Extension->CompletionDpc, &Handle);
     Posted = SasPost(Extension, Request);
     StorPortReleaseSpinLock(Extension, &Handle);

@@ -217,16 +217,16 @@ impl Checker {
                 }
                 Some((returned.context.processor, returned.context.irql))
             }
-            EventKind::CallbackEnter(callback) | EventKind::CallbackLeave(callback) => {
-                self.observe(sequence, &callback.context, None);
-                Some((callback.context.processor, callback.context.irql))
+            EventKind::InCallback(told) => {
+                self.core.in_callback = Some(*told);
+                None
             }
             &EventKind::IrqlSeen { processor, irql } => {
                 self.see_irql(sequence, processor, irql);
                 Some((processor, irql))
             }
             EventKind::ProcessorStopped(stopped) => {
-                self.processor_stopped(sequence, stopped);
+                self.processor_stopped(sequence, stopped, &mut found);
                 Some((stopped.processor, stopped.irql))
             }
             other => {
@@ -292,10 +292,12 @@ impl Checker {
                 self.core.own_adapter(adapter);
             }
         }
+        let told = self.core.in_callback.take();
         let site = Site {
             sequence,
             ordered,
             target,
+            in_callback: told.filter(|told| told.context == call.context),
         };
         let row = contract(call.routine);
         match row.role {

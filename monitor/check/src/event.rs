@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::contract::Routine;
+use crate::contract::{Callback, PortModel, Routine};
 
 /// Highest IRQL at which a thread can still be preempted and moved to another processor (`APC_LEVEL`).
 pub const APC_LEVEL: u8 = 1;
@@ -45,10 +45,9 @@ pub enum EventKind {
     LockReturn(LockReturn),
     /// More is known of who made the call before.
     CallerAttributed(CallerAttributed),
-    /// The port driver entered a callback of the driver under test.
-    CallbackEnter(Callback),
-    /// A callback of the driver under test returned.
-    CallbackLeave(Callback),
+    /// A callback of the driver under test is about to make the lock call that follows, and the port driver may hold the
+    /// lock around that callback.
+    InCallback(InCallback),
     /// A processor was seen at an IRQL, for whatever reason.
     IrqlSeen {
         /// Processor index, from 0.
@@ -218,14 +217,14 @@ impl LockOperand {
     }
 }
 
-/// A callback of the driver under test.
+/// A callback of the driver under test that is about to call a lock routine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Callback {
-    /// Which one (the WDK's name is the monitor's business; equal numbers mean equal callbacks).
-    pub callback: u32,
-    /// `HwDeviceExtension`, 0 if not known.
-    pub adapter: u64,
-    /// Who.
+pub struct InCallback {
+    /// Which one.
+    pub callback: Callback,
+    /// How the port driver runs the driver.
+    pub port: PortModel,
+    /// Who: that of the call.
     pub context: Context,
 }
 

@@ -50,7 +50,7 @@ pub const fn stor_spinlock_name(kind: u32) -> Option<&'static str> {
 }
 
 /// `STOR_SPINLOCK` values whose lock context the documentation wants to be `NULL`.
-const START_IO_LOCK: u32 = 2;
+pub(crate) const START_IO_LOCK: u32 = 2;
 pub(crate) const INTERRUPT_LOCK: u32 = 3;
 pub(crate) const DPC_LOCK: u32 = 1;
 const THREADED_DPC_LOCK: u32 = 4;

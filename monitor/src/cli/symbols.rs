@@ -90,6 +90,13 @@ fn text(listing: &Listing) -> String {
             import.slot_rva, import.module, import.name
         );
     }
+    if !listing.prohibited.is_empty() {
+        let _ = writeln!(
+            out,
+            "\nA physical miniport must not call (HwStorPortProhibitedDDIs): {}",
+            listing.prohibited.join(", ")
+        );
+    }
     if !listing.imports.is_empty() || !listing.watch.gaps.is_empty() {
         let _ = writeln!(out, "\nIn a run: {}", listing.watch.summary);
         for line in listing.watch.explanation.iter().skip(1) {

@@ -1,7 +1,7 @@
 //! A finding in a report: typed, with the numbers of the events that it rests on. The renderers make the words.
 
 use serde::{Deserialize, Serialize};
-pub use storlock_check::contract::Routine;
+pub use storlock_check::contract::{Callback, Routine};
 pub use storlock_check::event::LockOperand;
 use storlock_check::finding;
 pub use storlock_check::finding::{Cause, HandleBefore, HandleNow, Place, Proof, Shortfall, Step, Verdict};
@@ -204,6 +204,9 @@ pub(crate) enum Evidence {
     StackPointer {
         value: u64,
     },
+    Callback {
+        callback: Callback,
+    },
     CameBack {
         event: u64,
         proof: Proof,
@@ -251,6 +254,7 @@ impl Evidence {
                 taken_by: PriorCall::new(&step.taken_by, place),
             },
             E::StackPointer(value) => Self::StackPointer { value: *value },
+            &E::Callback(callback) => Self::Callback { callback },
             E::CameBack { event, proof } => Self::CameBack {
                 event: *event,
                 proof: *proof,

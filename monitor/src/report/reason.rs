@@ -331,6 +331,11 @@ pub enum Note {
         /// Where it leads.
         place: Location,
     },
+    /// A physical miniport imports lock routines that the rule HwStorPortProhibitedDDIs forbids it.
+    ProhibitedImports {
+        /// The routines.
+        routines: Vec<String>,
+    },
     /// The driver was unloaded and loaded again, the last time here.
     LoadedAgain {
         /// Guest virtual address.

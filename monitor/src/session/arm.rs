@@ -103,6 +103,8 @@ fn set_breakpoints(state: &mut State, cpu: &mut Recorder<'_>, base: u64, evidenc
     }
     in_force(state, &plan, evidence);
     if evidence == Evidence::BeforeEntry {
+        state.callbacks.forget();
+        state.callbacks.may_ask(imports, &uses, &state.watching);
         callbacks::wait_for_registration(state, cpu, imports);
     }
     let before = if evidence == Evidence::BeforeEntry {

@@ -3,7 +3,7 @@
 //! Asks every part of the session for its share of the report. It must not change the state of any part.
 
 use storlock_check::checker::Checker;
-use storlock_check::event::Context;
+use storlock_check::event::{Context, InCallback};
 use storlock_check::rules::Verdict;
 
 use super::KERNEL_MODE;
@@ -29,6 +29,8 @@ pub(crate) struct Ending {
     processors: Vec<ProcessorState>,
     /// What they ran, for the checker.
     contexts: Vec<Context>,
+    /// The callbacks in which some of them wait for locks.
+    in_callbacks: Vec<InCallback>,
     bug_check: Option<BugCheck>,
 }
 
@@ -43,6 +45,22 @@ impl Ending {
         let mut contexts = std::mem::take(&mut self.contexts);
         contexts.sort_by_key(|context| context.processor);
         contexts
+    }
+
+    /// Where a processor stands that was looked at.
+    pub(crate) fn processor(&self, vcpu: u32) -> Option<&ProcessorState> {
+        self.processors.iter().find(|processor| processor.vcpu == vcpu)
+    }
+
+    /// A processor that was looked at waits for a lock in a callback.
+    pub(crate) fn waits_in_callback(&mut self, told: InCallback) {
+        self.in_callbacks.push(told);
+    }
+
+    /// The callback in which a processor waits for a lock.
+    pub(crate) fn in_callback(&self, processor: u32) -> Option<InCallback> {
+        let mut told = self.in_callbacks.iter();
+        told.find(|told| told.context.processor == processor).copied()
     }
 
     /// Takes it from the guest's memory.

@@ -5,7 +5,7 @@
 
 use storlock_check::checker::{Checker, OpenAcquire};
 use storlock_check::event::{Context, DISPATCH_LEVEL};
-use storlock_check::finding::{Finding, HistoryEntry, Step, Verdict};
+use storlock_check::finding::{Cause, Finding, HistoryEntry, Step, Verdict};
 
 use crate::report::{Location, LockHolder, PriorCall, ProcessorState, WaitsFor};
 use crate::vmi::GuestMemory;
@@ -48,7 +48,14 @@ pub(crate) fn waits_for(
         let at = place(call.context.return_address);
         PriorCall::new(call, &|_| at.clone())
     };
-    let holder = if let Some(open) = open {
+    let found = |cause: Cause| {
+        let mut findings = checker.findings().iter();
+        let own = |found: &Finding| found.call_sequence == waiting.call.sequence && found.cause == cause;
+        findings.any(|found| own(found) && found.is_deadlock() && found.verdict == Verdict::Semantic)
+    };
+    let holder = if found(Cause::HeldByPortDriver) {
+        None
+    } else if let Some(open) = open {
         Some(LockHolder {
             vcpu: open.processor,
             certain: open.held,
@@ -58,10 +65,7 @@ pub(crate) fn waits_for(
     } else {
         let taken = last_taken(&checker.history_of(&waiting.lock), waiting.call.sequence);
         // A processor that was found to take its own lock again holds it.
-        let own = |found: &Finding| {
-            found.call_sequence == waiting.call.sequence && found.is_deadlock() && found.verdict == Verdict::Semantic
-        };
-        let certain = checker.findings().iter().any(own);
+        let certain = found(Cause::DoubleAcquire);
         taken.map(|(acquire, released)| LockHolder {
             vcpu: acquire.call.context.processor,
             certain,

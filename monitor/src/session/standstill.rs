@@ -15,6 +15,9 @@ pub(super) fn tell(state: &mut State, end: &End) {
     let looks = state.ending.take_contexts();
     if state.discovery.is_armed() && tells_of_the_guest(state, end) {
         for stopped in looks {
+            if let Some(told) = state.ending.in_callback(stopped.processor) {
+                state.ledger.append(EventKind::InCallback(told));
+            }
             let response = state.ledger.append(EventKind::ProcessorStopped(stopped));
             replay::place(state, &response, None);
         }

@@ -7,9 +7,10 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use storlock_check::checker::{Found, Response, ReturnInterest};
-use storlock_check::contract::{Contract, Role};
-use storlock_check::event::{CallerAttributed, Context, EventKind, LockCall, LockReturn};
+use storlock_check::contract::{Callback, Contract, PortHold, Role};
+use storlock_check::event::{CallerAttributed, Context, EventKind, InCallback, LockCall, LockReturn};
 use storlock_check::finding::Finding;
+use storlock_check::identity::LockIdentity;
 
 use super::arm::{self, AtArming};
 use super::callbacks::Callbacks;
@@ -40,6 +41,14 @@ use crate::windows::debug_print::Printer;
 /// suspected to, as often as it takes locks.
 const ASKED: u64 = 1000;
 const SAMPLED: u64 = 64;
+
+/// The adapter that a lock of the port driver belongs to.
+const fn adapter_of(lock: &LockIdentity) -> Option<u64> {
+    match *lock {
+        LockIdentity::StorPort { adapter, .. } | LockIdentity::Msi { adapter, .. } => Some(adapter),
+        _ => None,
+    }
+}
 
 /// Whether the callers of a finding are asked for that was seen so often.
 const fn is_asked(times: u64) -> bool {
@@ -130,6 +139,13 @@ impl State {
             return Action::Resume;
         }
         let Some(decoded) = call else {
+            if let Some(driver) = self
+                .target
+                .module()
+                .filter(|driver| driver.contains(context.return_address))
+            {
+                self.callbacks.told(cpu, watch, driver);
+            }
             return self.entered_for_something_else(cpu, context);
         };
         let (mut call, row) = if watch.shares_code() {
@@ -165,6 +181,12 @@ impl State {
             return Action::Resume;
         }
         self.watching.sees_low(&call.context);
+        if let Some(driver) = self.target.module() {
+            let making = self.callbacks.making(cpu, self.guest.names_mut(), driver, &call);
+            if let Some((told, PortHold::Certainly)) = making {
+                self.ledger.append(EventKind::InCallback(told));
+            }
+        }
         let (response, not_judged) = self.ledger.append_call(call);
         let cookie = self.ledger.sequence();
         if not_judged {
@@ -255,6 +277,24 @@ impl State {
             Ending::look_for_another_kernel(&self.guest, &mut self.log, cpu);
         }
         self.ending.look(self.guest.names_mut(), self.ledger.checker(), cpu);
+        if let Some(told) = self.waits_in_callback(cpu) {
+            self.ending.waits_in_callback(told);
+        }
+    }
+
+    /// The callback in which a processor of the stopped machine waits for a lock.
+    fn waits_in_callback(&self, cpu: &Recorder<'_>) -> Option<InCallback> {
+        let stopped = self.ending.processor(cpu.index())?;
+        let event = stopped.waits_for.as_ref()?.acquire.event;
+        let base = self.target.module()?.base;
+        let callback = self.callbacks.running(cpu, base, &stopped.stack)?;
+        let mut open = self.ledger.checker().open_acquires().into_iter();
+        let acquire = open.find(|open| open.call.sequence == event)?;
+        Some(InCallback {
+            callback,
+            port: self.callbacks.model(cpu, adapter_of(&acquire.lock)),
+            context: acquire.call.context,
+        })
     }
 
     /// Whether what a processor does is of no interest, since the guest has crashed.
@@ -361,7 +401,8 @@ impl State {
         };
         let mut attribution = self.guest.names_mut().attribution(cpu, finding);
         let base = self.target.module().map(|module| module.base);
-        attribution.callback = base.and_then(|base| self.callbacks.running(cpu, base, &attribution.stack));
+        let callback = base.and_then(|base| self.callbacks.running(cpu, base, &attribution.stack));
+        attribution.callback = callback.map(Callback::name);
         self.ledger.attribute(index, attribution);
         let Some(finding) = self.ledger.finding(index) else {
             return false;

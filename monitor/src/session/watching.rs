@@ -265,6 +265,13 @@ impl Watching {
         watches.iter().any(named) || self.turns.watch(routine) || self.gaps.iter().any(|gap| gap.routine == routine)
     }
 
+    /// Whether an export is watched, and not only in some turns.
+    pub(crate) fn always_watches(&self, routine: &str) -> bool {
+        let watches = self.in_force.watches();
+        let named = |watch: &Watch| watch.names.iter().any(|name| name == routine);
+        watches.iter().any(named) && !self.turns.rests(routine)
+    }
+
     /// Notes that an export is not watched.
     pub(crate) fn add_gap(&mut self, gap: WatchGap) {
         self.gaps.push(gap);

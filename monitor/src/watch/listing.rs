@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::Serialize;
 use storlock_check::contract::{CONTRACTS, Contract, Role};
 
-use super::{PlanGap, Uses, plan};
+use super::{PlanGap, Uses, plan, prohibited_imports};
 use crate::windows::arguments::first_arguments;
 use crate::windows::{Export, ExportTarget, Exports, FileImage, ImageError, Import, ImportName, Imports};
 
@@ -32,6 +32,8 @@ pub(crate) struct Listing {
     pub(crate) exports: Vec<ExportedRoutine>,
     /// Lock routines that it imports, in the order of the import table.
     pub(crate) imports: Vec<ImportedRoutine>,
+    /// Lock routines that it imports and that a physical miniport must not call (HwStorPortProhibitedDDIs).
+    pub(crate) prohibited: Vec<String>,
     /// What a run would watch of a driver with these imports.
     pub(crate) watch: Watch,
 }
@@ -105,6 +107,7 @@ impl Listing {
             time_date_stamp: image.time_date_stamp,
             exports: exported(&exports),
             imports: imported(&imports),
+            prohibited: prohibited_imports(&imports),
             module: exports.module,
             watch: Watch {
                 explanation: plan.explain(),

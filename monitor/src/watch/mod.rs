@@ -7,6 +7,7 @@
 mod choice;
 mod hidden;
 pub(crate) mod listing;
+mod prohibited;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -18,6 +19,7 @@ use storlock_check::contract::{CONTRACTS, Contract, Role, Routine, RoutineSet, S
 
 use self::choice::{choose, judged};
 use self::hidden::{Unnamed, hidden_calls};
+pub(crate) use self::prohibited::prohibited_imports;
 pub(crate) use self::uses::Uses;
 pub(crate) use self::words::WITNESS;
 use self::words::{consequence, reason, summary};

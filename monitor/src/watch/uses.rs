@@ -45,6 +45,12 @@ impl Uses {
         known.may_be(selector.value)
     }
 
+    /// Whether the driver's code may pass this number to an import that is many routines in one.
+    #[must_use]
+    pub(crate) fn may_pass(&self, import: &Import, number: u32) -> bool {
+        self.of(import.slot).is_none_or(|known| known.may_be(number))
+    }
+
     /// Whether it is not known what the driver wants of an import.
     #[must_use]
     pub fn is_open(&self, import: &Import) -> bool {

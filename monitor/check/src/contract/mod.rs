@@ -4,6 +4,7 @@
 //! must not know how a register is read. Sources: the DDI pages named in each row; register places follow the Microsoft
 //! x64 calling convention at the first instruction of the routine.
 
+mod callbacks;
 mod routine;
 mod table;
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::LockOperand;
 use crate::identity::is_dpc_lock;
+pub use callbacks::{Callback, PortHold, PortModel};
 pub use routine::{Routine, RoutineSet};
 pub use table::CONTRACTS;
 

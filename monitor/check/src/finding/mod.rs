@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::signature::Fnv;
 pub use self::signature::{FRAMES, Place, Signature};
-use crate::contract::{Mode, Routine, contract};
+use crate::contract::{Callback, Mode, Routine, contract};
 use crate::event::{Context, LockCall};
 use crate::identity::LockIdentity;
 use crate::rules::RuleId;
@@ -93,6 +93,8 @@ causes! {
     LockOrderInversion = 16, "lock_order_inversion", "the lock is taken in an order that contradicts another one";
     /// The lock lies on the stack of its caller.
     LockOnStack = 17, "lock_on_stack", "the lock lies on a kernel stack";
+    /// The port driver holds the lock around the callback that acquires it.
+    HeldByPortDriver = 18, "held_by_port_driver", "the lock is acquired in a callback around which the port driver holds it";
 }
 
 impl Cause {
@@ -129,6 +131,8 @@ bitflags! {
         const NOT_TOGETHER = 1 << 7;
         /// Whether the lock is shared with others, as it has to be, was not seen.
         const MAYBE_SHARED = 1 << 8;
+        /// Whether the port driver holds the lock there depends on what the driver has asked of it.
+        const PORT_MODEL = 1 << 9;
     }
 }
 
@@ -267,6 +271,8 @@ pub enum Evidence {
     Order(OrderStep),
     /// The stack pointer of the call.
     StackPointer(u64),
+    /// The callback that made the call, and around which the port driver holds the lock.
+    Callback(Callback),
     /// How the acquire is known to have come back with the lock.
     CameBack {
         /// The event that showed it.
@@ -385,7 +391,7 @@ impl Finding {
     pub fn is_deadlock(&self) -> bool {
         let shared = |routine| contract(routine).mode == Mode::Shared;
         let reader = shared(self.call.routine) && self.acquire().is_some_and(|acquire| shared(acquire.routine));
-        self.cause == Cause::DoubleAcquire && !reader
+        matches!(self.cause, Cause::DoubleAcquire | Cause::HeldByPortDriver) && !reader
     }
 
     /// Whoever else holds the lock.

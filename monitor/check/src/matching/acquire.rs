@@ -6,7 +6,7 @@ use super::record::{Nesting, Open, Record, STACK, locks_have_no_word};
 use super::state::{Binding, Bound, Lost};
 use super::storport::{self, Taking};
 use crate::checker::{Checker, ReturnInterest};
-use crate::contract::{CONTRACTS, Contract, Mode, Role, Routine, RoutineSet, contract};
+use crate::contract::{CONTRACTS, Callback, Contract, Mode, PortHold, Role, Routine, RoutineSet, contract};
 use crate::event::{APC_LEVEL, DISPATCH_LEVEL, LockCall, LockOperand, LockReturn};
 use crate::finding::{OrderStep, PriorCall, Proof, Shortfall, Step};
 use crate::identity::{HandleKey, LockIdentity};
@@ -153,6 +153,7 @@ impl Checker {
                 own: own.filter(|_| !word_missing).and_then(Record::held),
                 word_held: call.word.map(|word| word != 0),
                 takes_nothing: storport::taking(call) == Taking::Nothing,
+                held_by_port: held_by_port(site, call),
                 on_stack: lies_on_stack(identity, call),
                 circle,
                 gap: self.core.gap(releases_of(identity), target),
@@ -429,6 +430,18 @@ const fn feeders(releases: RoutineSet) -> RoutineSet {
         number += 1;
     }
     set
+}
+
+/// The callback that makes an acquire and around which the port driver holds the lock; whether that is certain.
+fn held_by_port(site: Site, call: &LockCall) -> Option<(Callback, bool)> {
+    let told = site.in_callback?;
+    if storport::taking(call) != Taking::Lock || !site.target {
+        return None;
+    }
+    match told.callback.port_hold(told.port, &call.operand, call.context.irql) {
+        PortHold::No => None,
+        hold => Some((told.callback, hold == PortHold::Certainly)),
+    }
 }
 
 /// What a caught return would add.

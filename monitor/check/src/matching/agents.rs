@@ -290,6 +290,7 @@ impl Checker {
                 sequence,
                 ordered: true,
                 target: true,
+                in_callback: None,
             },
             call: &call,
             call_sequence: record.call.sequence,

@@ -9,7 +9,7 @@ use super::standstill::Standstill;
 use super::state::Processor;
 use crate::checker::{Limits, MAX_PROCESSORS, Statistics};
 use crate::contract::{RoutineSet, SystemModule, contract};
-use crate::event::{Context, DISPATCH_LEVEL, WatchSet};
+use crate::event::{Context, DISPATCH_LEVEL, InCallback, WatchSet};
 use crate::identity::LockIdentity;
 use crate::modules::Modules;
 use crate::rules::RuleSettings;
@@ -45,6 +45,9 @@ pub(crate) struct Core {
     /// Where the processors stand, if the run is over.
     #[serde(default)]
     pub(crate) standstill: Standstill,
+    /// The callback that makes the next call, if that was told.
+    #[serde(default)]
+    pub(crate) in_callback: Option<InCallback>,
     /// Records that were added to locks since what all locks hold was last counted.
     pub(crate) grown: usize,
     /// The last release of which nothing could be said, and its lock, as long as it is not known to concern the driver under
@@ -54,9 +57,10 @@ pub(crate) struct Core {
 }
 
 /// Routines that could have touched a lock and are not watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Gap {
     /// None, as far as can be known.
+    #[default]
     None,
     /// Some that its driver does not import, but may reach in other ways.
     Open,

@@ -1,8 +1,8 @@
 //! What the rules judge: all that is known of one event.
 
 use super::core::Gap;
-use crate::contract::{Contract, Routine};
-use crate::event::LockCall;
+use crate::contract::{Callback, Contract, Routine};
+use crate::event::{InCallback, LockCall};
 use crate::finding::{OrderStep, PriorCall, Proof, Shortfall};
 use crate::identity::LockIdentity;
 
@@ -14,6 +14,8 @@ pub(crate) struct Site {
     pub(crate) ordered: bool,
     /// The return address lies in the driver under test.
     pub(crate) target: bool,
+    /// The callback that makes the call, if it was told.
+    pub(crate) in_callback: Option<InCallback>,
 }
 
 /// One event and what is known of it.
@@ -49,7 +51,7 @@ pub(crate) enum Fact<'a> {
 }
 
 /// What is known when an acquire is entered.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct AcquireFacts<'a> {
     /// The caller holds the lock for certain, by this acquire.
     pub(crate) own: Option<Held<'a>>,
@@ -57,6 +59,8 @@ pub(crate) struct AcquireFacts<'a> {
     pub(crate) word_held: Option<bool>,
     /// The routine takes no lock with these operands, and says nothing of it.
     pub(crate) takes_nothing: bool,
+    /// The callback that makes the call and around which the port driver holds the lock; whether that is certain.
+    pub(crate) held_by_port: Option<(Callback, bool)>,
     /// The lock lies on the stack of its caller.
     pub(crate) on_stack: bool,
     /// The steps of a circle of locks that the caller closes by taking this one; none, if it closes none.

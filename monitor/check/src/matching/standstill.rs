@@ -5,9 +5,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::facts::{AcquireFacts, Fact, Facts, Site};
 use super::record::{Record, raises_further};
 use crate::checker::Checker;
-use crate::event::{Context, DISPATCH_LEVEL};
+use crate::contract::{PortHold, contract};
+use crate::event::{Context, DISPATCH_LEVEL, InCallback};
+use crate::ledger::Found;
 
 /// Bytes that a routine pops when it comes back: its return address.
 const RETURN_ADDRESS: u64 = 8;
@@ -71,7 +74,10 @@ fn may_hold(record: &Record, now: &Context) -> bool {
 impl Checker {
     /// A processor stands still for good. It may stand in a lock routine, so that it proves of no acquire that this has come
     /// back with its lock.
-    pub(crate) fn processor_stopped(&mut self, sequence: u64, stopped: &Context) {
+    pub(crate) fn processor_stopped(&mut self, sequence: u64, stopped: &Context, found: &mut Vec<Found>) {
+        if let Some(told) = self.core.in_callback.take() {
+            self.waits_in_callback(sequence, &told, found);
+        }
         self.see_irql(sequence, stopped.processor, stopped.irql);
         if stopped.irql < DISPATCH_LEVEL {
             // At the first instruction of a routine, or deeper, it has not come back.
@@ -86,6 +92,43 @@ impl Checker {
         }
         let events = self.core.statistics.events;
         self.core.standstill.add(*stopped, events);
+    }
+
+    /// A processor stands still in an acquire, in a callback around which the port driver may hold the lock: has that
+    /// judged, unless it was at the call.
+    fn waits_in_callback(&mut self, sequence: u64, told: &InCallback, found: &mut Vec<Found>) {
+        let waiting = self.locks.iter().find_map(|(lock, state)| {
+            let mut records = state.records.iter();
+            let same = |record: &&Record| record.call.context == told.context && record.held_since.is_none();
+            Some((*lock, *records.find(same)?))
+        });
+        let Some((identity, record)) = waiting else { return };
+        let call = record.as_call(identity);
+        let hold = told.callback.port_hold(told.port, &call.operand, call.context.irql);
+        let mut known = self.findings().iter();
+        let at_call = known.any(|known| known.call_sequence == record.call.sequence);
+        if hold == PortHold::No || at_call || !record.target {
+            return;
+        }
+        let place = self.lock(identity);
+        let facts = Facts {
+            site: Site {
+                sequence,
+                ordered: true,
+                target: true,
+                in_callback: None,
+            },
+            call: &call,
+            call_sequence: record.call.sequence,
+            row: contract(record.call.routine),
+            lock: &identity,
+            concerns_target: true,
+            fact: Fact::Acquire(AcquireFacts {
+                held_by_port: Some((told.callback, false)),
+                ..AcquireFacts::default()
+            }),
+        };
+        self.judge(&facts, place, None, found);
     }
 
     /// The run is over: counts what the driver under test has acquired, and of which nobody knows what has become.

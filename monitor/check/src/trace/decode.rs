@@ -3,9 +3,9 @@
 use super::{
     EndMark, HEADER, Item, Last, MAGIC, MAX_PAYLOAD, SKIPPABLE, TraceError, VERSION, flag, shape, tag, values,
 };
-use crate::contract::{Routine, RoutineSet};
+use crate::contract::{Callback, PortModel, Routine, RoutineSet};
 use crate::event::{
-    Callback, CallerAttributed, Context, Event, EventKind, LockCall, LockOperand, LockReturn, Module, Order, WatchSet,
+    CallerAttributed, Context, Event, EventKind, InCallback, LockCall, LockOperand, LockReturn, Module, Order, WatchSet,
 };
 
 /// What the front of a piece of a trace holds.
@@ -113,8 +113,7 @@ impl Decoder {
                 caller: payload.number()?,
                 frames: [payload.number()?, payload.number()?],
             }),
-            tag::CALLBACK_ENTER => EventKind::CallbackEnter(self.callback(payload)?),
-            tag::CALLBACK_LEAVE => EventKind::CallbackLeave(self.callback(payload)?),
+            tag::IN_CALLBACK => EventKind::InCallback(self.in_callback(payload)?),
             tag::IRQL_SEEN => EventKind::IrqlSeen {
                 processor: payload.small()?,
                 irql: payload.small::<u8>()?,
@@ -192,11 +191,14 @@ impl Decoder {
         })
     }
 
-    fn callback(&mut self, payload: &mut Payload<'_>) -> Result<Callback, TraceError> {
+    fn in_callback(&mut self, payload: &mut Payload<'_>) -> Result<InCallback, TraceError> {
         let context = self.who(payload)?;
-        Ok(Callback {
-            callback: payload.small()?,
-            adapter: payload.number()?,
+        let callback = Callback::of_number(payload.byte()?);
+        let callback = callback.ok_or(TraceError::Impossible("a callback that there is not"))?;
+        let port = PortModel::from_bits_truncate(payload.byte()?);
+        Ok(InCallback {
+            callback,
+            port,
             context,
         })
     }

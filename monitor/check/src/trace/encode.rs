@@ -1,7 +1,7 @@
 //! Events to bytes.
 
 use super::{EndMark, HEADER, Last, MAGIC, VERSION, flag, shape, tag};
-use crate::event::{Callback, Context, Event, EventKind, LockCall, LockOperand, LockReturn, Module, Order, WatchSet};
+use crate::event::{Context, Event, EventKind, InCallback, LockCall, LockOperand, LockReturn, Module, Order, WatchSet};
 
 /// Writes one trace, record by record.
 #[derive(Clone, Debug, Default)]
@@ -77,8 +77,7 @@ impl Encoder {
                 let [inner, outer] = told.frames;
                 self.numbers(tag::CALLER_ATTRIBUTED, &[told.call, told.caller, inner, outer])
             }
-            EventKind::CallbackEnter(callback) => self.callback(tag::CALLBACK_ENTER, callback),
-            EventKind::CallbackLeave(callback) => self.callback(tag::CALLBACK_LEAVE, callback),
+            EventKind::InCallback(told) => self.in_callback(told),
             &EventKind::IrqlSeen { processor, irql } => self.numbers(tag::IRQL_SEEN, &[processor.into(), irql.into()]),
             EventKind::ProcessorStopped(stopped) => {
                 self.who(stopped);
@@ -161,9 +160,10 @@ impl Encoder {
         }
     }
 
-    fn callback(&mut self, tag: u8, callback: &Callback) -> u8 {
-        self.who(&callback.context);
-        self.numbers(tag, &[callback.callback.into(), callback.adapter])
+    fn in_callback(&mut self, told: &InCallback) -> u8 {
+        self.who(&told.context);
+        self.payload.extend([told.callback.number(), told.port.bits()]);
+        tag::IN_CALLBACK
     }
 
     fn module(&mut self, module: &Module) -> u8 {

@@ -77,12 +77,10 @@ pub enum TraceError {
     UnknownTag(u8),
 }
 
-/// Tags of records.
+/// Tags of records. 3 and 4 are not used.
 mod tag {
     pub(super) const LOCK_CALL: u8 = 1;
     pub(super) const LOCK_RETURN: u8 = 2;
-    pub(super) const CALLBACK_ENTER: u8 = 3;
-    pub(super) const CALLBACK_LEAVE: u8 = 4;
     pub(super) const IRQL_SEEN: u8 = 5;
     pub(super) const MODULE_LOAD: u8 = 6;
     pub(super) const MODULE_UNLOAD: u8 = 7;
@@ -93,10 +91,11 @@ mod tag {
     pub(super) const END: u8 = 12;
     pub(super) const CALLER_ATTRIBUTED: u8 = 13;
     pub(super) const PROCESSOR_STOPPED: u8 = 14;
+    pub(super) const IN_CALLBACK: u8 = 15;
     /// When the events after it were. Older readers skip it.
     pub(super) const TIME: u8 = 0x80;
     /// The last that this version must know.
-    pub(super) const LAST: u8 = PROCESSOR_STOPPED;
+    pub(super) const LAST: u8 = IN_CALLBACK;
 }
 
 /// Shapes of operands.

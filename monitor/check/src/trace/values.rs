@@ -26,7 +26,7 @@ pub(super) fn check(event: &Event, before: Option<u64>) -> Result<(), TraceError
             }
             Ok(())
         }
-        EventKind::CallbackEnter(callback) | EventKind::CallbackLeave(callback) => context(&callback.context),
+        EventKind::InCallback(told) => context(&told.context),
         &EventKind::IrqlSeen { processor, irql } => place(processor, irql),
         EventKind::ProcessorStopped(stopped) => context(stopped),
         EventKind::ModuleLoad(module) => range(module.base, module.size),

@@ -2,9 +2,9 @@
 
 use proptest::prelude::*;
 use storlock_check::checker::{Checker, Limits};
-use storlock_check::contract::{Routine, RoutineSet};
+use storlock_check::contract::{Callback, PortModel, Routine, RoutineSet};
 use storlock_check::event::{
-    Callback, CallerAttributed, Context, Event, EventKind, LockCall, LockOperand, LockReturn, Module, Order, WatchSet,
+    CallerAttributed, Context, Event, EventKind, InCallback, LockCall, LockOperand, LockReturn, Module, Order, WatchSet,
 };
 use storlock_check::trace::{Encoder, EndMark, HEADER, MAX_PAYLOAD, Reader, TraceError};
 
@@ -61,13 +61,7 @@ fn routine() -> impl Strategy<Value = Routine> {
 
 fn kind() -> impl Strategy<Value = EventKind> {
     let word = any::<u64>;
-    let callback = || {
-        (any::<u32>(), word(), context()).prop_map(|(callback, adapter, context)| Callback {
-            callback,
-            adapter,
-            context,
-        })
-    };
+    let callback = || proptest::sample::select(Callback::ALL);
     prop_oneof![
         6 => (routine(), context(), operand(), any::<Option<u8>>(), any::<Option<u64>>()).prop_map(
             |(routine, context, operand, old_irql, word)| {
@@ -79,8 +73,10 @@ fn kind() -> impl Strategy<Value = EventKind> {
                 EventKind::LockReturn(LockReturn { call, routine, operand, value, context })
             }
         ),
-        1 => callback().prop_map(EventKind::CallbackEnter),
-        1 => callback().prop_map(EventKind::CallbackLeave),
+        1 => (callback(), any::<u8>(), context()).prop_map(|(callback, port, context)| {
+            let port = PortModel::from_bits_truncate(port);
+            EventKind::InCallback(InCallback { callback, port, context })
+        }),
         1 => (any::<u32>(), any::<u8>()).prop_map(|(processor, irql)| EventKind::IrqlSeen { processor, irql }),
         1 => context().prop_map(EventKind::ProcessorStopped),
         1 => (word(), word(), any::<bool>(), "[a-z\u{e9}.]{0,64}").prop_map(|(base, size, target, name)| {
@@ -134,7 +130,7 @@ fn possible(mut events: Vec<Event>) -> Vec<Event> {
                 place(&mut returned.context);
             }
             EventKind::CallerAttributed(told) => told.call %= sequence,
-            EventKind::CallbackEnter(callback) | EventKind::CallbackLeave(callback) => place(&mut callback.context),
+            EventKind::InCallback(told) => place(&mut told.context),
             EventKind::IrqlSeen { processor, irql } => (*processor, *irql) = (*processor % 256, *irql % 16),
             EventKind::ProcessorStopped(stopped) => place(stopped),
             EventKind::ModuleLoad(module) => fits(module.base, &mut module.size),

@@ -21,28 +21,12 @@ pub(crate) fn next_step(v: &Finding) -> Option<String> {
              the release, or whose failure is not checked, or an error path that releases what it has not taken"
         ),
         Cause::ReleasedTwice => twice(v),
-        Cause::OtherLock => {
-            "compare what the acquire and the release are given: the lock, the message number or the handle is not \
-             the same variable, or it was changed in between; the lock that was acquired stays held"
-                .to_owned()
-        }
         Cause::WrongRoutine => wrong_routine(acquire),
         Cause::WrongOwner => format!(
             "look for the path to {caller} on which the driver does not take the lock itself: a spin lock is released by whoever \
              acquired it, on the same processor, and cannot be handed over to another thread or DPC"
         ),
         Cause::DoubleAcquire => double_acquire(v, acquire),
-        Cause::UnnamedRoutine => return None,
-        Cause::OtherHandle => {
-            "release by the very handle that the acquire was given; keep it in place (or pass a pointer to it), \
-             and do not copy the structure it is in while the lock is held"
-                .to_owned()
-        }
-        Cause::WrongAdapter => {
-            "give the release the device extension that the acquire was given: keep the two together where a \
-             driver has several adapters"
-                .to_owned()
-        }
         Cause::ChangedHandle => changed_handle(v),
         Cause::AcquiresNothing => acquires_nothing(v),
         Cause::MissingRelease => format!(
@@ -51,21 +35,52 @@ pub(crate) fn next_step(v: &Finding) -> Option<String> {
         ),
         Cause::LockCleared => cleared(v),
         Cause::WrongIrql => wrong_irql(v),
+        other => same_for_all(other)?.to_owned(),
+    })
+}
+
+/// What does not depend on the finding.
+fn same_for_all(cause: Cause) -> Option<&'static str> {
+    Some(match cause {
+        Cause::OtherLock => {
+            "compare what the acquire and the release are given: the lock, the message number or the handle is not \
+             the same variable, or it was changed in between; the lock that was acquired stays held"
+        }
+        Cause::OtherHandle => {
+            "release by the very handle that the acquire was given; keep it in place (or pass a pointer to it), \
+             and do not copy the structure it is in while the lock is held"
+        }
+        Cause::WrongAdapter => {
+            "give the release the device extension that the acquire was given: keep the two together where a \
+             driver has several adapters"
+        }
         Cause::WrongNewIrql => {
             "give the release the IRQL that this acquire returned: keep each lock's in a local variable of its \
              own, since one that is shared, as in the device extension, is overwritten by the next acquire"
-                .to_owned()
         }
         Cause::LockOrderInversion => {
             "choose one order for these locks and take them in it everywhere, or release the first before \
              the second is taken; where something else keeps the two orders apart, nothing is wrong"
-                .to_owned()
         }
         Cause::LockOnStack => {
             "keep the lock in the device extension or in nonpaged pool, initialise it there once, and pass a \
              pointer: a copy of a lock protects nothing"
-                .to_owned()
         }
+        Cause::HeldByPortDriver => {
+            "do not acquire the lock here: the port driver has taken it before it called, and releases it afterwards. Code that \
+             other callbacks share with this one needs a way not to take it"
+        }
+        Cause::UnnamedRoutine
+        | Cause::ReleaseWithoutAcquire
+        | Cause::ReleasedTwice
+        | Cause::WrongRoutine
+        | Cause::WrongOwner
+        | Cause::DoubleAcquire
+        | Cause::ChangedHandle
+        | Cause::AcquiresNothing
+        | Cause::MissingRelease
+        | Cause::LockCleared
+        | Cause::WrongIrql => return None,
     })
 }
 

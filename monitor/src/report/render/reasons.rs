@@ -320,6 +320,11 @@ fn note(note: &Note) -> String {
             "the driver's import of {routine} leads to {place} in its place, as with Driver Verifier: calls by other modules \
              are not seen there"
         ),
+        Note::ProhibitedImports { routines } => format!(
+            "the driver has registered as a physical miniport and imports lock routines that such a driver must not call \
+             (HwStorPortProhibitedDDIs): {}",
+            routines.join(", ")
+        ),
         Note::LoadedAgain { base } => format!("{LOADED_AGAIN}, at {base:#x}"),
         Note::FromTrace => {
             "an event trace holds no memory: there are no names of functions, and of a stack its first frames".to_owned()

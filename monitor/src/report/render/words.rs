@@ -137,6 +137,10 @@ fn sentence(v: &Finding, evidence: &Evidence) -> String {
         Evidence::StackPointer { value } => {
             format!("the lock lies on the stack of its caller, whose pointer is {value:#x}")
         }
+        Evidence::Callback { callback } => format!(
+            "it was called in {}, around which the port driver holds this lock",
+            callback.name()
+        ),
         Evidence::CameBack { event, proof } => came_back(*event, *proof),
     }
 }
@@ -259,6 +263,10 @@ const SHORTFALLS: &[(Shortfall, &str)] = &[
     (
         Shortfall::MAYBE_SHARED,
         "whether others take the same lock while its function waits for them was not seen",
+    ),
+    (
+        Shortfall::PORT_MODEL,
+        "whether it does there was not seen: a driver may ask for several concurrent channels, and may call its own callback",
     ),
     (
         Shortfall::LATE,

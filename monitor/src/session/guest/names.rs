@@ -164,6 +164,30 @@ impl Names {
         caller
     }
 
+    /// Whether an address lies in a module of that name.
+    pub(crate) fn is_in(&self, address: u64, name: &str) -> bool {
+        let module = self.list.as_ref().and_then(|list| list.named(name));
+        module.is_some_and(|module| module.rva(address).is_some())
+    }
+
+    /// The frames of one module on top of the stack of a processor that is about to enter a routine, innermost first, and the
+    /// frame that has called the outermost of them.
+    pub(crate) fn frames_of(
+        &mut self,
+        cpu: &(impl CpuState + ?Sized),
+        module: &ModuleInfo,
+    ) -> (Vec<unwind::Frame>, Option<unwind::Frame>) {
+        let Some(list) = &mut self.list else {
+            return (Vec::new(), None);
+        };
+        let stack = unwind::walk_callers(cpu, list, &cpu.registers(), FRAMES);
+        // An interrupt's frame is none of a caller.
+        let own = |frame: &&unwind::Frame| module.contains(frame.rip) && !frame.exact;
+        let count = stack.frames.iter().take_while(own).count();
+        let next = stack.frames.get(count).copied();
+        (stack.frames.into_iter().take(count).collect(), next)
+    }
+
     /// Tells the checker who made the call that the processor stands at, the event `call`. Costs two frames of the stack and
     /// no names, since it is asked for every call in which something was found, new or not.
     pub(crate) fn attribute_call(

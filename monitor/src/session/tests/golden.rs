@@ -17,6 +17,8 @@ use crate::report::{Finding, text};
 const HEAP: u64 = 0xffff_9000_0000_0000;
 const PORT_DRIVER: u64 = 0xffff_f800_3000_0000;
 const OTHER: u64 = 0xffff_f800_6000_0000;
+/// Offset in the port driver.
+const INITIALIZE: u32 = 0x1f00;
 /// Between the stacks, and the control regions, of two processors.
 const PROCESSOR: u64 = 0x10_0000;
 
@@ -113,7 +115,8 @@ fn port_driver(exports: &mut ExportAddresses) -> PeBuilder {
     text.resize(0x1000, 0x90);
     storport.section(".text", CODE, text);
     storport.directory(EXCEPTION, UNWIND, 12);
-    let list = lock_routines(exports, (SystemModule::Storport, PORT_DRIVER), 0x1900);
+    let mut list = lock_routines(exports, (SystemModule::Storport, PORT_DRIVER), 0x1900);
+    list.push(("StorPortInitialize", Ok(INITIALIZE)));
     storport.exports("storport.sys", &list);
     storport
 }
@@ -124,7 +127,8 @@ fn target(imports: &[&str]) -> PeBuilder {
     target.section(".text", CODE, code());
     target.directory(EXCEPTION, UNWIND, 12);
     let from = |module| -> Vec<&str> {
-        let there = |name: &&&str| contracts_of_export(module, name).next().is_some();
+        let registers = |name: &str| name == "StorPortInitialize" && module == SystemModule::Storport;
+        let there = |name: &&&str| contracts_of_export(module, name).next().is_some() || registers(name);
         imports.iter().filter(there).copied().collect()
     };
     let (nt_names, port_names) = (from(SystemModule::Ntoskrnl), from(SystemModule::Storport));
@@ -219,6 +223,9 @@ impl Actor {
                 }
             }
             "call" => self.call(rest, &words),
+            "initialize" => self.initialize(rest),
+            "configure" => self.configure(&words),
+            "tell" => self.tell(rest, &words),
             "return" => {
                 let (cookie, place) = self.caught.take().expect("a return that is waited for");
                 self.guest.registers.rip = place;
@@ -263,6 +270,65 @@ impl Actor {
             } => Some((cookie, return_address)),
             _ => None,
         };
+    }
+
+    /// The driver registers callbacks: fields of HW_INITIALIZATION_DATA with offsets of functions.
+    fn initialize(&mut self, rest: &str) {
+        let data = HEAP + 0x7_0000;
+        {
+            let mut space = self.guest.space.borrow_mut();
+            space.write(data, &[0; 0x100]);
+            space.write(data, &[0xd0, 0, 0, 0]);
+            for word in rest.split_whitespace() {
+                let (field, function) = word.split_once('=').unwrap();
+                space.write_u64(data + number(field), DRIVER + number(function));
+            }
+        }
+        (self.guest.registers.gpr[1], self.guest.registers.gpr[8]) = (OBJECT, data);
+        self.reach(PORT_DRIVER + u64::from(INITIALIZE));
+    }
+
+    /// Its HwStorFindAdapter has this in its PORT_CONFIGURATION_INFORMATION.
+    fn configure(&mut self, words: &Words<'_>) {
+        let configuration = HEAP + 0x7_1000;
+        {
+            let mut space = self.guest.space.borrow_mut();
+            space.write(configuration, &[0; 0x100]);
+            space.write(configuration + 0x94, &(words.need("model") as u32).to_le_bytes());
+            space.write(configuration + 0xa0, &(words.need("mode") as u32).to_le_bytes());
+            if let Some(routine) = words.get("message") {
+                space.write_u64(configuration + 0x98, DRIVER + routine);
+            }
+            space.write_u64(STACK + 0x28, configuration);
+        }
+        (self.guest.registers.gpr[1], self.guest.registers.gpr[4]) = (HEAP + 0x6_0000, STACK);
+        self.reach(DRIVER + words.need("find"));
+    }
+
+    /// The driver calls an export of the port driver for something that is no lock call.
+    fn tell(&mut self, rest: &str, words: &Words<'_>) {
+        let mut names = rest.split_whitespace().filter(|word| !word.contains('='));
+        let export = names.next().unwrap();
+        let frames: Vec<u64> = names.filter(|word| *word != "at").map(code_address).collect();
+        self.stand(words, &frames);
+        self.guest.registers.gpr[1] = words.need("code");
+        let routine = words.get("routine").map_or(0, |routine| DRIVER + routine);
+        (self.guest.registers.gpr[8], self.guest.registers.gpr[9]) = (routine, routine);
+        if words.get("data").is_some() {
+            self.guest.registers.gpr[9] = words.address("data");
+        }
+        let mut rows = contracts_of_export(SystemModule::Storport, export);
+        let address = self.exports[&(SystemModule::Storport, rows.next().unwrap().export)];
+        self.reach(address);
+    }
+
+    /// A processor comes to a place that is waited for.
+    fn reach(&mut self, address: u64) {
+        let mut breakpoints = self.guest.breakpoints.iter();
+        let breakpoint = breakpoints.find(|breakpoint| breakpoint.address == address);
+        let id = breakpoint.unwrap_or_else(|| panic!("nothing waits at {address:#x}")).id;
+        self.guest.registers.rip = address;
+        self.session.handle(&mut self.guest, CpuStop::Breakpoint(id));
     }
 
     /// Puts a processor and a thread in place, with return addresses on its stack.

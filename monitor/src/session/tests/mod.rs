@@ -1,5 +1,6 @@
 //! A session on a guest made of bytes: a kernel, a port driver and a driver under test that only exist in memory.
 
+mod callbacks;
 mod golden;
 mod odd_guests;
 mod signatures;

@@ -113,6 +113,23 @@ pub(crate) fn first_arguments(
     slots.iter().enumerate().map(of).collect()
 }
 
+/// Whether code of an image itself calls or jumps to the function at `begin`, to which the pointer `pointer` leads, perhaps
+/// by way of a jump that incremental linking puts before it. What cannot be told may be.
+#[must_use]
+pub(crate) fn is_called_by_image(
+    memory: &(impl GuestMemory + ?Sized),
+    image: &Image,
+    pointer: u32,
+    begin: u32,
+) -> bool {
+    let Ok(code) = Code::read(memory, image, &[]) else {
+        return true;
+    };
+    let is_thunk = |&function: &usize| code.start_of(function) == pointer && pointer != begin;
+    let direct = code.callers_of(begin).into_iter().any(|function| !is_thunk(&function));
+    direct || (pointer != begin && !code.callers_of(pointer).is_empty())
+}
+
 fn unknown(slot: u32, reason: NotKnown) -> FirstArguments {
     FirstArguments {
         slot,

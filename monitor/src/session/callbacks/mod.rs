@@ -2,10 +2,17 @@
 //! configuration that its `HwStorFindAdapter` fills in. With them a stack shows which callback runs.
 //!
 //! If the lock routines leave a debug register, it waits for these two calls when the driver starts, and is then given
-//! back. Talks to the guest's structures and to the processor that stopped. It must not know locks.
+//! back. Talks to the guest's structures and to the processor that stopped. It must not know what follows for a lock.
 
+mod port;
+mod running;
+
+use storlock_check::contract::Callback;
+
+use self::port::Asked;
+use self::running::Frames;
 use super::state::State;
-use crate::report::Location;
+use crate::report::{Location, Note};
 use crate::vmi::recorder::Recorder;
 use crate::vmi::{Breakpoint, CpuState, GuestMemory};
 use crate::windows::unwind::Function;
@@ -17,19 +24,19 @@ const PORT_DRIVER: &str = "storport.sys";
 /// `DriverStart` of a `DRIVER_OBJECT`.
 const DRIVER_START: u64 = 0x18;
 /// Fields of `HW_INITIALIZATION_DATA` that are callbacks (`storport/ns-storport-_hw_initialization_data`).
-const REGISTERED: [(u64, &str); 12] = [
-    (0x08, "HwStorInitialize"),
-    (0x10, "HwStorStartIo"),
-    (0x18, "HwStorInterrupt"),
-    (FIND_ADAPTER, "HwStorFindAdapter"),
-    (0x28, "HwStorResetBus"),
-    (0x78, "HwStorAdapterControl"),
-    (0x80, "HwStorBuildIo"),
-    (0x88, "HwStorFreeAdapterResources"),
-    (0x90, "HwStorProcessServiceRequest"),
-    (0x98, "HwStorCompleteServiceIrp"),
-    (0xb0, "HwStorTracingEnabled"),
-    (0xc8, "HwStorUnitControl"),
+const REGISTERED: [(u64, Callback); 12] = [
+    (0x08, Callback::HwStorInitialize),
+    (0x10, Callback::HwStorStartIo),
+    (0x18, Callback::HwStorInterrupt),
+    (FIND_ADAPTER, Callback::HwStorFindAdapter),
+    (0x28, Callback::HwStorResetBus),
+    (0x78, Callback::HwStorAdapterControl),
+    (0x80, Callback::HwStorBuildIo),
+    (0x88, Callback::HwStorFreeAdapterResources),
+    (0x90, Callback::HwStorProcessServiceRequest),
+    (0x98, Callback::HwStorCompleteServiceIrp),
+    (0xb0, Callback::HwStorTracingEnabled),
+    (0xc8, Callback::HwStorUnitControl),
 ];
 const FIND_ADAPTER: u64 = 0x20;
 /// `HwInitializationDataSize`, and the size of `VIRTUAL_HW_INITIALIZATION_DATA`, which ends there; `FeatureSupport` with the
@@ -45,6 +52,8 @@ const VIRTUAL_CONFIG_INFO: u64 = 0x30;
 const MESSAGE_ROUTINE: u64 = 0x98;
 /// The longest jump instruction that incremental linking puts before a function.
 const JUMP: u64 = 5;
+/// Functions that are known to be callbacks: a guest can name any number of them.
+const LIMIT: usize = 256;
 
 /// What a debug register waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,15 +62,29 @@ enum Wait {
     FindAdapter,
 }
 
+/// A callback's function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Known {
+    /// Its first instruction, and the pointer that leads there.
+    begin: u64,
+    pointer: u64,
+    /// `None`: it is the function of several callbacks, as where the linker has found them to be alike.
+    callback: Option<Callback>,
+}
+
 /// The callbacks.
 #[derive(Debug, Default)]
 pub(crate) struct Callbacks {
     wait: Option<(Breakpoint, Wait)>,
-    /// By the address of their first instruction.
-    known: Vec<(u64, &'static str)>,
+    known: Vec<Known>,
     is_virtual: bool,
-    /// `PORT_CONFIGURATION_INFORMATION` of the adapter that was found first.
+    /// `PORT_CONFIGURATION_INFORMATION` of the adapter that was found first, and the device extension of that.
     config: Option<u64>,
+    adapter: u64,
+    frames: Frames,
+    asked: Asked,
+    /// Lock routines that it imports, and must not if it is a physical miniport.
+    prohibited: Vec<String>,
 }
 
 impl Callbacks {
@@ -77,7 +100,7 @@ impl Callbacks {
 
     /// The callback that runs on this stack: the function of the driver under test, whose image is at `base`, that the port
     /// driver or the kernel has called.
-    pub(crate) fn running(&self, memory: &impl GuestMemory, base: u64, stack: &[Location]) -> Option<&'static str> {
+    pub(crate) fn running(&self, memory: &impl GuestMemory, base: u64, stack: &[Location]) -> Option<Callback> {
         if self.known.is_empty() {
             return None;
         }
@@ -89,14 +112,40 @@ impl Callbacks {
             .take_while(own)
             .last()?;
         let function = Function::find(memory, &image, outermost.address.wrapping_sub(1)).ok()??;
-        let begin = image.address(function.primary(memory, &image).ok()?.begin);
-        let message = self
-            .config
-            .and_then(|config| memory.read_u64(config.checked_add(MESSAGE_ROUTINE)?).ok());
-        let message = message.filter(|&address| image.rva(address).is_some());
-        let message = message.map(|address| (begins_at(memory, address), "HwStorMSInterruptRoutine"));
-        let mut all = self.known.iter().copied().chain(message);
-        all.find(|(address, _)| *address == begin).map(|(_, name)| name)
+        self.at(
+            memory,
+            &image,
+            image.address(function.primary(memory, &image).ok()?.begin),
+        )
+    }
+
+    /// The callback whose function begins there.
+    fn at(&self, memory: &impl GuestMemory, image: &Image, begin: u64) -> Option<Callback> {
+        let known = self.known.iter().find(|known| known.begin == begin);
+        let of_message = || {
+            let routine = memory.read_u64(self.config?.checked_add(MESSAGE_ROUTINE)?).ok()?;
+            image.rva(routine)?;
+            (begins_at(memory, routine) == begin).then_some(Callback::HwStorMSInterruptRoutine)
+        };
+        known.map_or_else(of_message, |known| known.callback)
+    }
+
+    /// Notes a callback, to whose function the pointer leads.
+    fn note(&mut self, memory: &impl GuestMemory, pointer: u64, callback: Callback) {
+        let begin = begins_at(memory, pointer);
+        if let Some(known) = self.known.iter_mut().find(|known| known.begin == begin) {
+            if known.callback.is_some_and(|other| other != callback) {
+                known.callback = None;
+                self.frames.clear();
+            }
+        } else if self.known.len() < LIMIT {
+            self.known.push(Known {
+                begin,
+                pointer,
+                callback: Some(callback),
+            });
+            self.frames.clear();
+        }
     }
 
     /// Notes the callbacks that a miniport whose image is at `base` registers; gives the address of its `HwStorFindAdapter`.
@@ -109,7 +158,7 @@ impl Callbacks {
             .filter(|_| size > VIRTUAL_SIZE);
         self.is_virtual = size == VIRTUAL_SIZE || features.is_some_and(|features| features & VIRTUAL_MINIPORT != 0);
         let mut find_adapter = None;
-        for (offset, name) in REGISTERED {
+        for (offset, callback) in REGISTERED {
             let there = offset + 8 <= u64::from(size);
             let address = field(offset).filter(|_| there).and_then(|at| memory.read_u64(at).ok());
             let Some(address) = address.filter(|&address| image.rva(address).is_some()) else {
@@ -118,7 +167,7 @@ impl Callbacks {
             if offset == FIND_ADAPTER {
                 find_adapter = Some(address);
             }
-            self.known.push((begins_at(memory, address), name));
+            self.note(memory, address, callback);
         }
         find_adapter
     }
@@ -140,7 +189,6 @@ fn begins_at(memory: &impl GuestMemory, address: u64) -> u64 {
 
 /// Has a debug register wait for the driver's registration, if one is free.
 pub(super) fn wait_for_registration(state: &mut State, cpu: &mut Recorder<'_>, imports: &Imports) {
-    state.callbacks.forget();
     if imports.get(INITIALIZE).is_none() || !state.watching.has_room() {
         return;
     }
@@ -172,6 +220,9 @@ pub(super) fn reached(state: &mut State, cpu: &mut Recorder<'_>) {
             let find_adapter = Image::read(&*cpu, base)
                 .ok()
                 .and_then(|image| state.callbacks.registered(&*cpu, &image, registers.r8()));
+            if let Some(routines) = state.callbacks.prohibited() {
+                state.log.note_once(Note::ProhibitedImports { routines });
+            }
             find_adapter.map(|address| (address, Wait::FindAdapter))
         }
         Wait::FindAdapter => {
@@ -181,6 +232,7 @@ pub(super) fn reached(state: &mut State, cpu: &mut Recorder<'_>) {
                 CONFIG_INFO
             };
             let at = registers.rsp().checked_add(offset);
+            state.callbacks.adapter = registers.rcx();
             state.callbacks.config = at.and_then(|at| cpu.read_u64(at).ok());
             None
         }

@@ -1,0 +1,157 @@
+//! How the port driver runs the driver under test, as far as that decides which locks it holds around a callback: what the
+//! driver has put into its configuration, and what it has asked for by calls.
+//!
+//! Talks to the guest's structures. It must not know what follows for a lock.
+
+use storlock_check::contract::{Callback, PortHold, PortModel, Role, contract};
+use storlock_check::event::{InCallback, LockCall, LockOperand};
+
+use super::{Callbacks, Known};
+use crate::report::ModuleInfo;
+use crate::session::guest::Names;
+use crate::session::watching::{Watch, Watching};
+use crate::vmi::{CpuState, GuestMemory};
+use crate::watch::{Uses, prohibited_imports};
+use crate::windows::arguments::is_called_by_image;
+use crate::windows::{Image, Imports};
+
+/// `SynchronizationModel` and `InterruptSynchronizationMode` in `PORT_CONFIGURATION_INFORMATION`, and their values
+/// `StorSynchronizeHalfDuplex` and `InterruptSynchronizePerMessage`; each is the least or the greatest.
+const SYNCHRONIZATION_MODEL: u64 = 0x94;
+const HALF_DUPLEX: u32 = 0;
+const FULL_DUPLEX: u32 = 1;
+const INTERRUPT_MODE: u64 = 0xa0;
+const PER_MESSAGE: u32 = 2;
+
+/// `SCSI_NOTIFICATION_TYPE` values by which a driver names a callback, and which argument that is: the third or the fourth.
+const NOTIFICATION: &str = "storport!StorPortNotification";
+const NAMED: [(u32, bool, Callback); 5] = [
+    (6, false, Callback::HwStorTimer),
+    (0x1000, false, Callback::HwStorPassiveInitializeRoutine),
+    (0x1001, true, Callback::HwStorDpcRoutine),
+    (0x1009, true, Callback::HwStorDpcRoutine),
+    (0x100a, true, Callback::HwStorDpcRoutine),
+];
+
+/// The export, and the function code, by which a driver asks for concurrent channels; `Flags` and `ConcurrentChannels` in
+/// the `PERF_CONFIGURATION_DATA` that it gives, and the flag.
+const EXTENDED: &str = "StorPortExtendedFunction";
+const EXTENDED_NAME: &str = "storport!StorPortExtendedFunction";
+const INITIALIZE_PERFORMANCE: u32 = 0xe;
+const FLAGS: u64 = 8;
+const CHANNELS: u64 = 0xc;
+const CONCURRENT: u32 = 2;
+
+/// Whether the driver has asked for several concurrent channels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// Its code cannot, or every call by which it could is seen and none has.
+    #[default]
+    No,
+    /// It may have.
+    Perhaps,
+}
+
+impl Callbacks {
+    /// The driver under test is about to run, with these imports: whether it can ask for concurrent channels unseen.
+    pub(crate) fn may_ask(&mut self, imports: &Imports, uses: &Uses, watching: &Watching) {
+        let can = imports
+            .get(EXTENDED)
+            .is_some_and(|import| uses.may_pass(import, INITIALIZE_PERFORMANCE));
+        let seen = watching.always_watches(EXTENDED_NAME);
+        self.asked = if can && !seen { Asked::Perhaps } else { Asked::No };
+        self.prohibited = prohibited_imports(imports);
+    }
+
+    /// The lock routines that the driver imports although it has registered as a physical miniport.
+    pub(super) fn prohibited(&self) -> Option<Vec<String>> {
+        let physical = !self.is_virtual && !self.known.is_empty();
+        (physical && !self.prohibited.is_empty()).then(|| self.prohibited.clone())
+    }
+
+    /// The driver under test calls an export for something that is no lock call: it may name a callback, or ask for
+    /// concurrent channels.
+    pub(crate) fn told(&mut self, cpu: &impl CpuState, watch: &Watch, driver: &ModuleInfo) {
+        if self.known.is_empty() {
+            return;
+        }
+        let registers = cpu.registers();
+        let code = registers.rcx() as u32;
+        let is_of = |name: &str| watch.names.iter().any(|own| own == name);
+        if is_of(NOTIFICATION) {
+            let named = NAMED.iter().find(|(number, ..)| *number == code);
+            let Some(&(_, fourth, callback)) = named else { return };
+            let pointer = if fourth { registers.r9() } else { registers.r8() };
+            if driver.contains(pointer) {
+                self.note(cpu, pointer, callback);
+            }
+        } else if is_of(EXTENDED_NAME) && code == INITIALIZE_PERFORMANCE && registers.r8() as u8 == 0 {
+            let field = |offset| registers.r9().checked_add(offset).and_then(|at| cpu.read_u32(at).ok());
+            let one = match (field(FLAGS), field(CHANNELS)) {
+                (Some(flags), Some(channels)) => flags & CONCURRENT == 0 || channels <= 1,
+                _ => false,
+            };
+            if !one {
+                self.asked = Asked::Perhaps;
+            }
+        }
+    }
+
+    /// The callback that makes an acquire, if the port driver holds the lock around that callback, or may.
+    pub(crate) fn making(
+        &mut self,
+        cpu: &impl CpuState,
+        names: &mut Names,
+        driver: &ModuleInfo,
+        call: &LockCall,
+    ) -> Option<(InCallback, PortHold)> {
+        let asks = matches!(call.operand, LockOperand::StorPort { .. } | LockOperand::Msi { .. });
+        let acquires = contract(call.routine).role == Role::Acquire;
+        if !asks || !acquires || self.known.is_empty() || !driver.contains(call.context.return_address) {
+            return None;
+        }
+        let callback = self.calling(cpu, names, driver, false)?;
+        let told = |port| InCallback {
+            callback,
+            port,
+            context: call.context,
+        };
+        let hold = |port| callback.port_hold(port, &call.operand, call.context.irql);
+        let mut port = self.model(cpu, call.operand.adapter());
+        if hold(port) == PortHold::No || self.calling(cpu, names, driver, true) != Some(callback) {
+            return None;
+        }
+        let called = |known: &Known| known.callback == Some(callback) && known.is_called(cpu, driver);
+        port.set(PortModel::CALLED_BY_DRIVER, self.known.iter().any(called));
+        Some((told(port), hold(port)))
+    }
+
+    /// What is known of the port driver's ways with an adapter of the driver.
+    pub(crate) fn model(&self, memory: &impl GuestMemory, adapter: Option<u64>) -> PortModel {
+        let field = |offset: u64| memory.read_u32(self.config?.checked_add(offset)?).ok();
+        let duplex = field(SYNCHRONIZATION_MODEL).filter(|&model| model <= FULL_DUPLEX);
+        let mode = field(INTERRUPT_MODE).filter(|&mode| mode <= PER_MESSAGE);
+        let mut port = PortModel::empty();
+        port.set(PortModel::VIRTUAL, self.is_virtual);
+        port.set(PortModel::MAY_BE_CONCURRENT, self.asked == Asked::Perhaps);
+        let configured = duplex.zip(mode).filter(|_| adapter == Some(self.adapter));
+        if let Some((duplex, mode)) = configured {
+            port.set(PortModel::HALF_DUPLEX, duplex == HALF_DUPLEX);
+            port.set(PortModel::PER_MESSAGE, mode == PER_MESSAGE);
+        }
+        port
+    }
+}
+
+impl Known {
+    /// Whether code of the driver itself calls the function, or jumps to it.
+    fn is_called(&self, memory: &impl GuestMemory, driver: &ModuleInfo) -> bool {
+        let Ok(image) = Image::read(memory, driver.base) else {
+            return true;
+        };
+        match (image.rva(self.pointer), image.rva(self.begin)) {
+            (Some(pointer), Some(begin)) => is_called_by_image(memory, &image, pointer, begin),
+            _ => true,
+        }
+    }
+}

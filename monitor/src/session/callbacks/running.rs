@@ -1,0 +1,115 @@
+//! Which callback makes a call: told from the stack, by the return addresses of the driver's frames.
+//!
+//! A whole stack is unwound once for each return address; then the sizes of the frames are known, and a call costs one read
+//! of the guest. Where locks depend on it the stack is unwound again. It must not know what a call does.
+
+use std::collections::HashMap;
+
+use storlock_check::contract::Callback;
+
+use super::{Callbacks, PORT_DRIVER};
+use crate::report::ModuleInfo;
+use crate::session::guest::Names;
+use crate::vmi::{CpuState, PAGE_SIZE};
+use crate::windows::Image;
+use crate::windows::unwind::{Frame, Function};
+
+/// Bytes of a stack in which frames are followed by their sizes.
+const WINDOW: usize = 0x800;
+/// Frames of the driver that are followed.
+const DEPTH: usize = 24;
+/// Return addresses that are remembered.
+const KNOWN: usize = 4096;
+
+/// A return address of the driver.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    /// Bytes from its place on the stack to that of the next one.
+    size: usize,
+    /// The callback in whose function it is.
+    callback: Option<Callback>,
+}
+
+/// A frame's size is not known: the stack has to be unwound.
+struct NotFollowed;
+
+/// What is remembered of return addresses.
+#[derive(Debug, Default)]
+pub(super) struct Frames(HashMap<u64, Known>);
+
+impl Frames {
+    /// Forgets them: another function is known to be a callback.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// The callback at the outer end of the driver's frames.
+    fn followed(&self, cpu: &impl CpuState, driver: &ModuleInfo) -> Result<Option<Callback>, NotFollowed> {
+        let mut stack = [0; WINDOW];
+        let top = cpu.registers().rsp();
+        if cpu.read(top, &mut stack).is_err() {
+            // It may end with this page.
+            let left = (PAGE_SIZE - top % PAGE_SIZE) as usize;
+            let stack = stack.get_mut(..left).ok_or(NotFollowed)?;
+            cpu.read(top, stack).map_err(|_| NotFollowed)?;
+        }
+        let word = |at: usize| {
+            let word = stack.get(at..at + 8).and_then(<[u8]>::first_chunk);
+            word.map(|word| u64::from_le_bytes(*word)).ok_or(NotFollowed)
+        };
+        let mut at = 0;
+        for _ in 0..DEPTH {
+            let frame = self.0.get(&word(at)?).ok_or(NotFollowed)?;
+            at += frame.size;
+            if !driver.contains(word(at)?) {
+                return Ok(frame.callback);
+            }
+        }
+        Err(NotFollowed)
+    }
+}
+
+impl Callbacks {
+    /// The callback that makes the call which the processor is about to enter, to return into the driver; only the function
+    /// that the port driver or the kernel has called counts. `exact`: the stack is unwound, whatever is remembered.
+    pub(super) fn calling(
+        &mut self,
+        cpu: &impl CpuState,
+        names: &mut Names,
+        driver: &ModuleInfo,
+        exact: bool,
+    ) -> Option<Callback> {
+        if !exact && let Ok(callback) = self.frames.followed(cpu, driver) {
+            return callback;
+        }
+        let image = Image::read(cpu, driver.base).ok()?;
+        let (own, next) = names.frames_of(cpu, driver);
+        let outer = own.iter().skip(1).chain(&next);
+        let sizes = own
+            .iter()
+            .zip(outer)
+            .map(|(inner, outer)| outer.rsp.wrapping_sub(inner.rsp));
+        let mut known = Vec::new();
+        for (frame, size) in own.iter().zip(sizes) {
+            let callback = self.function_of(cpu, &image, frame);
+            let size = usize::try_from(size).map_or(WINDOW, |size| size.min(WINDOW));
+            known.push((frame.rip, size, callback));
+        }
+        if self.frames.0.len() + known.len() > KNOWN {
+            self.frames.clear();
+        }
+        let calling = known.last().and_then(|(.., callback)| *callback);
+        let known = known.into_iter();
+        let known = known.map(|(rip, size, callback)| (rip, Known { size, callback }));
+        self.frames.0.extend(known);
+        // A callback is a function that the port driver calls.
+        calling.filter(|_| next.is_some_and(|next| names.is_in(next.rip, PORT_DRIVER)))
+    }
+
+    /// The callback whose function a frame is of.
+    fn function_of(&self, cpu: &impl CpuState, image: &Image, frame: &Frame) -> Option<Callback> {
+        let inside = frame.rip.wrapping_sub(u64::from(!frame.exact));
+        let function = Function::find(cpu, image, inside).ok()??;
+        self.at(cpu, image, image.address(function.primary(cpu, image).ok()?.begin))
+    }
+}

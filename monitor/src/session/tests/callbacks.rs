@@ -1,0 +1,67 @@
+//! Locks that the port driver holds around a callback: which callback makes a call, and what the port driver holds then.
+
+use super::golden::play;
+use crate::report::Cause;
+
+const IMPORTS: &str = "imports StorPortInitialize StorPortNotification StorPortExtendedFunction\n";
+const START_IO_LOCK: &str =
+    "call StorPortAcquireSpinLock adapter=60000 kind=2 context=0 handle=4800 irql=2 at 1100 from 1400 storport+1200";
+
+/// What is found when the driver registers so, and then makes these calls.
+fn found(initialize: &str, rest: &[&str]) -> Vec<(Cause, Option<String>)> {
+    let configure = "configure find=1790 model=1 mode=1\nmemory 4800=0\n";
+    let scene = format!(
+        "{IMPORTS}initialize {initialize} 20=1790\n{configure}{}",
+        rest.join("\n")
+    );
+    let findings = play(&scene).findings.into_iter();
+    findings.map(|finding| (finding.cause, finding.callback)).collect()
+}
+
+#[test]
+fn a_lock_that_the_port_driver_holds_is_found_in_its_callback_only() {
+    let held = |callback: &str| vec![(Cause::HeldByPortDriver, Some(callback.to_owned()))];
+    assert_eq!(found("10=1000", &[START_IO_LOCK]), held("HwStorStartIo"));
+    assert_eq!(found("28=1000", &[START_IO_LOCK]), held("HwStorResetBus"));
+    assert_eq!(found("80=1000", &[START_IO_LOCK]), [], "HwStorBuildIo");
+    // Where one function is both, nobody knows which runs.
+    assert_eq!(found("10=1000 80=1000", &[START_IO_LOCK]), []);
+    let interrupt_lock = START_IO_LOCK.replace("kind=2", "kind=3");
+    assert_eq!(found("10=1000", &[&interrupt_lock]), [], "the full duplex model");
+}
+
+#[test]
+fn a_virtual_miniport_may_take_the_lock() {
+    assert_eq!(found("10=1000 b8=1", &[START_IO_LOCK]), []);
+}
+
+#[test]
+fn a_callback_that_is_named_by_a_call_is_known_from_then_on() {
+    let timer = "tell StorPortNotification code=6 routine=1000 irql=2 at 1300";
+    let held = vec![(Cause::HeldByPortDriver, Some("HwStorTimer".to_owned()))];
+    assert_eq!(found("", &[timer, START_IO_LOCK]), held);
+    let dpc = "tell StorPortNotification code=1001 routine=1000 irql=2 at 1300";
+    assert_eq!(found("", &[dpc, START_IO_LOCK]), []);
+}
+
+#[test]
+fn a_driver_that_has_asked_for_several_channels_may_take_the_lock_in_start_io() {
+    let ask = "tell StorPortExtendedFunction code=e data=72000 irql=0 at 1300";
+    for (channels, flags, expected) in [(4_u64, 2_u64, 0), (1, 2, 1), (4, 1, 1)] {
+        let data = format!("memory 72000=2 72008={:x}", channels << 32 | flags);
+        let found = found("10=1000", &[&data, ask, START_IO_LOCK]);
+        assert_eq!(found.len(), expected, "{channels} {flags}: {found:?}");
+    }
+}
+
+#[test]
+fn a_function_that_the_port_driver_has_not_called_or_not_so_is_no_callback() {
+    let elsewhere = START_IO_LOCK.replace("from 1400 storport+1200", "from 1400 other+1200");
+    assert_eq!(found("10=1000", &[&elsewhere]), [], "the port driver has not called it");
+    let below = START_IO_LOCK.replace("irql=2", "irql=1");
+    assert_eq!(
+        found("10=1000", &[&below]),
+        [],
+        "below DISPATCH_LEVEL that lock is not held"
+    );
+}
