@@ -354,7 +354,9 @@ fn a_run_by_a_report_does_not_touch_what_the_reports_run_has_written() {
     fs::create_dir(at("first")).unwrap();
     let report = serde_json::json!({"schema": "storlock-report/2", "run": {"spec": spec}}).to_string();
     let files = ["first/report.json", "r.rec", "s.log", "r.html", "v.dmp"];
-    files.iter().for_each(|name| fs::write(at(name), &report).unwrap());
+    for name in &files {
+        fs::write(at(name), &report).unwrap();
+    }
     let untouched = |told: &str| {
         for name in files {
             assert_eq!(
