@@ -127,9 +127,10 @@ pub struct LockReturn {
     pub routine: Routine,
     /// The same operand.
     pub operand: LockOperand,
-    /// EAX. The contract says what it means and how many of its bits count.
+    /// EAX. The contract says what it means and how many of its bits count. 0 if it is not known, for a routine that
+    /// cannot fail.
     pub value: u32,
-    /// Who, now: the thread may have moved to another processor since the call.
+    /// Who, now: the thread may have moved to another processor since the call, and gone on.
     pub context: Context,
 }
 

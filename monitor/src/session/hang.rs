@@ -7,6 +7,7 @@ use storlock_check::checker::{Checker, OpenAcquire};
 use storlock_check::event::{Context, DISPATCH_LEVEL};
 use storlock_check::finding::{Cause, Finding, HistoryEntry, Step, Verdict};
 
+use super::returns;
 use crate::report::{Location, LockHolder, PriorCall, ProcessorState, WaitsFor};
 use crate::vmi::GuestMemory;
 
@@ -25,10 +26,7 @@ fn acquire_under_way(checker: &Checker, memory: &impl GuestMemory, now: &Context
         };
         same && !open.held && entered.stack_pointer.wrapping_sub(now.stack_pointer) < ROUTINE
     };
-    let stands = |open: &OpenAcquire| {
-        let entered = &open.call.context;
-        memory.read_u64(entered.stack_pointer) == Ok(entered.return_address)
-    };
+    let stands = |open: &OpenAcquire| returns::is_inside(memory, &open.call.context) == Some(true);
     let all = checker.open_acquires();
     all.into_iter().rev().find(|open| own(open) && stands(open))
 }

@@ -29,6 +29,7 @@ mod pages;
 mod queue;
 pub mod recording;
 pub mod replay;
+mod returns;
 mod standstill;
 mod state;
 mod stops;

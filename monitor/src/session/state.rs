@@ -26,6 +26,7 @@ use super::guest_check::GuestChecks;
 use super::ledger::Ledger;
 use super::log::Log;
 use super::pages::LockPages;
+use super::returns;
 use super::stops::StopPolicy;
 use super::target::Target;
 use super::trace::Trace;
@@ -181,6 +182,10 @@ impl State {
             return Action::Resume;
         }
         self.watching.sees_low(&call.context);
+        // At DISPATCH_LEVEL or above nothing ends by that.
+        for returned in returns::since_then(self.ledger.checker(), cpu, &call.context) {
+            self.ledger.append(EventKind::LockReturn(returned));
+        }
         if let Some(driver) = self.target.module() {
             let making = self.callbacks.making(cpu, self.guest.names_mut(), driver, &call);
             if let Some((told, PortHold::Certainly)) = making {

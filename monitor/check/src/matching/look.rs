@@ -1,6 +1,8 @@
 //! What a checker knows of locks at this moment, for whoever looks at a stopped guest. Changes nothing.
 
 use crate::checker::Checker;
+use crate::contract::contract;
+use crate::event::{Context, DISPATCH_LEVEL, LockCall};
 use crate::finding::{HistoryEntry, PriorCall};
 use crate::identity::LockIdentity;
 
@@ -35,6 +37,27 @@ impl Checker {
             .collect();
         list.sort_by_key(|open| open.call.sequence);
         list
+    }
+
+    /// Acquires of which only the thread's stack can tell whether they have come back, each with its sequence number: the
+    /// thread entered them below `DISPATCH_LEVEL`, and `now` runs at or above it, deeper on the same stack. That may be an
+    /// interrupt that came in before the routine raised the IRQL.
+    pub fn unproved_of(&self, now: &Context) -> impl Iterator<Item = (u64, LockCall)> + use<'_> {
+        let now = *now;
+        let raised = now.irql >= DISPATCH_LEVEL && now.thread != 0;
+        let thread = self.threads.get(&now.thread).filter(|_| raised);
+        let open = thread.into_iter().flat_map(|thread| &thread.open.0);
+        open.filter_map(move |(open, _)| {
+            let lock = *self.locks.key_at(open.place)?;
+            let mut records = self.locks.at(open.place)?.records.iter();
+            let record = records.find(|record| record.call.sequence == open.call.sequence)?;
+            let entered = &record.call.context;
+            let asked = record.held_since.is_none()
+                && !contract(record.call.routine).result.may_fail()
+                && record.same_stack(&now)
+                && now.stack_pointer < entered.stack_pointer;
+            asked.then(|| (record.call.sequence, record.as_call(lock)))
+        })
     }
 
     /// The last events of a lock, latest first.

@@ -182,7 +182,7 @@ fn changed_kind(v: &Finding, acquired: u32, now: u32) -> String {
 /// How an acquire is known to have come back with the lock.
 fn came_back(event: u64, proof: Proof) -> String {
     match proof {
-        Proof::Return => format!("that acquire has come back with the lock: its return was seen at event {event}"),
+        Proof::Return => format!("that acquire has come back with the lock: it had returned by event {event}"),
         Proof::SameLevel => format!(
             "that acquire has come back with the lock: at event {event} code of the same level ran on its processor, which \
              waits while an acquire does"

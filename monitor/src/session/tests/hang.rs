@@ -90,3 +90,19 @@ fn a_processor_that_has_left_the_acquire_waits_for_nothing() {
     let end = session.report(&at_time_limit()).end;
     assert!(end.processors[0].waits_for.is_none() && end.deadlock.is_empty());
 }
+
+/// An interrupt that comes in before the acquire has raised the IRQL runs deeper on the same stack, too.
+#[test]
+fn a_call_deeper_on_the_stack_waits_for_the_first_only_if_that_has_come_back() {
+    // A processor that stands that deep has overwritten the return address of the first call, or has not.
+    for (deeper, overwritten) in [("90", true), ("300", false)] {
+        let report = golden::play(&format!(
+            "imports KeAcquireSpinLockRaiseToDpc KeReleaseSpinLock
+             call KeAcquireSpinLockRaiseToDpc lock=20000 word=0 irql=0 at 1100 from 1400 storport+1200
+             call KeAcquireSpinLockRaiseToDpc lock=20000 word=1 irql=2 deeper={deeper} at 1110 from 1120 1400"
+        ));
+        let found: Vec<RuleId> = report.findings.iter().map(|found| found.rule).collect();
+        let expected = if overwritten { &[RuleId::DoubleAcquire][..] } else { &[] };
+        assert_eq!(found, expected, "{deeper}");
+    }
+}
