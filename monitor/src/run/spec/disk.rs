@@ -320,15 +320,12 @@ impl Disk {
         }
         let mut given = BTreeSet::new();
         for word in words {
-            let (key, value) = word.as_bytes().split_at(
-                word.as_bytes()
-                    .iter()
-                    .position(|byte| *byte == b'=')
-                    .unwrap_or(word.len()),
-            );
+            let mut parts = word.as_bytes().splitn(2, |byte| *byte == b'=');
+            let key = parts.next().unwrap_or_default().to_owned();
+            let has_value = parts.next().is_some();
             // `target` and `target=N` are two options.
-            if !given.insert((key.to_owned(), key == b"target" && !value.is_empty())) {
-                return Err(format!("`{}` is given twice", String::from_utf8_lossy(key)));
+            if !given.insert((key.clone(), key == b"target" && has_value)) {
+                return Err(format!("`{}` is given twice", String::from_utf8_lossy(&key)));
             }
             form.take(&word)?;
         }
