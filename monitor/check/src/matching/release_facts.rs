@@ -187,7 +187,7 @@ impl Checker {
         }
         if let Some(record) = misfit {
             // Either call may have been made by another routine to do its work, and that one not have been seen.
-            let inner = core.reachable(callers(record.call.routine), lock.target);
+            let inner = core.reachable(callers(record.call.routine), lock.target && record.target);
             shortfall.set(Shortfall::LATE, core.late && !inner.is_empty());
             let unresolved = contract(record.call.routine).role == Role::TryAcquire && record.held_since.is_none();
             shortfall.set(Shortfall::UNRESOLVED, *open || unresolved);
@@ -222,7 +222,9 @@ impl Checker {
         let acquire = contract(record.call.routine);
         let rows = CONTRACTS.iter().filter(|row| row.fed_by.contains(acquire.routine));
         let rightful = rows.map(|row| row.routine).collect();
-        plain(acquire.class)
+        // Of another module's calls the driver's imports tell nothing.
+        record.target
+            && plain(acquire.class)
             && self.certainly_held(record, context)
             && !lock.lost
             && self.core.watch.ambiguous.is_empty()
