@@ -1,5 +1,6 @@
 /*
- * Which of its bugs a miniport is built with: -DBUG=BUG_RELEASE_TWICE and so on, of those in its bug.h. Without it, none.
+ * Which of its bugs a miniport is built with: -DBUG=BUG_RELEASE_TWICE and so on, of those in its bug.h. Without it,
+ * none.
  */
 #ifndef BUILT_WITH_H
 #define BUILT_WITH_H

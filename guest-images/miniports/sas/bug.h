@@ -25,7 +25,6 @@
 #define BUG_RETURN_WITH_LOCK 14            /* the first flush returns early with a lock held */
 #define BUG_ACQUIRE_TWICE 15               /* a flush acquires what it holds: the guest hangs */
 #define BUG_INTERRUPT_LOCK_IN_INTERRUPT 16 /* an interrupt routine takes the interrupt lock: the guest hangs */
-#define BUG_START_IO_LOCK_IN_START_IO 17   /* HwStartIo takes the StartIo lock once there was a flush: the guest hangs \
-                                            */
+#define BUG_START_IO_LOCK_IN_START_IO 17   /* HwStartIo takes the StartIo lock: the guest hangs */
 
 #endif

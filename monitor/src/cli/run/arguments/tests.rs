@@ -260,6 +260,7 @@ fn each_option() -> Vec<(&'static str, Option<&'static str>, Value)> {
         "ignore-msrs",
         "debug-print",
         "explain",
+        "accept-turns",
         "check-guest",
         "gdb-wait",
         "gdb-expose",
