@@ -109,15 +109,6 @@ impl Core {
         }
     }
 
-    /// Those of some routines by which such a lock can be touched, as far as its driver's imports tell.
-    pub(crate) const fn reachable(&self, routines: RoutineSet, target: bool) -> RoutineSet {
-        if target && self.watch.closed {
-            routines.intersection(self.watch.imported)
-        } else {
-            routines
-        }
-    }
-
     /// Whether all of `needed` are watched that can matter to a lock, as far as its driver's imports tell.
     pub(crate) fn watches(&self, needed: RoutineSet, target: bool) -> bool {
         self.gap(needed, target) != Gap::Imported

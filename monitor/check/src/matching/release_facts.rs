@@ -174,8 +174,7 @@ impl Checker {
             if unmatched { dispossessed } else { lock.contradicted },
         );
         shortfall.set(Shortfall::UNORDERED, !site.ordered);
-        let lasts = misfit.is_some_and(|record| self.lasts(record, lock, &call.context));
-        shortfall.set(Shortfall::UNWATCHED, !lasts && !core.watches(row.fed_by, lock.target));
+        shortfall.set(Shortfall::UNWATCHED, !core.watches(row.fed_by, lock.target));
         shortfall.set(Shortfall::UNRESOLVED, *open);
         let word_missing = call.word.is_none() || lock.words == Some(false);
         let by_absence = word_missing || *taken_by_other;
@@ -187,14 +186,15 @@ impl Checker {
         }
         if let Some(record) = misfit {
             // Either call may have been made by another routine to do its work, and that one not have been seen.
-            let inner = core.reachable(callers(record.call.routine), lock.target && record.target);
+            let inner = callers(record.call.routine);
             shortfall.set(Shortfall::LATE, core.late && !inner.is_empty());
             let unresolved = contract(record.call.routine).role == Role::TryAcquire && record.held_since.is_none();
             shortfall.set(Shortfall::UNRESOLVED, *open || unresolved);
-            needed = needed.union(inner).union(callers(row.routine));
-            if !lasts {
-                needed = needed.union(acquires_of(identity)).union(releases_of(identity));
-            }
+            needed = needed
+                .union(inner)
+                .union(callers(row.routine))
+                .union(acquires_of(identity))
+                .union(releases_of(identity));
         }
         // Without a record or a word there is nothing but the absence of an acquire.
         let blind = unmatched && word_missing;
@@ -213,22 +213,6 @@ impl Checker {
         let unseen = self.may_be_held(by, lock, unmatched) || (blind && unread(row, call, identity));
         shortfall.set(Shortfall::UNSEEN_HOLDER, unseen);
         shortfall
-    }
-
-    /// Whether a hold that is certain can only have ended by a wrong call: every release that may rightly follow its acquire
-    /// is watched. Then a release that does not belong to it is wrong, or one before it was.
-    fn lasts(&self, record: &Record, lock: &LockState, context: &Context) -> bool {
-        let plain = |class| matches!(class, LockClass::SpinLock | LockClass::QueuedSpinLock);
-        let acquire = contract(record.call.routine);
-        let rows = CONTRACTS.iter().filter(|row| row.fed_by.contains(acquire.routine));
-        let rightful = rows.map(|row| row.routine).collect();
-        // Of another module's calls the driver's imports tell nothing.
-        record.target
-            && plain(acquire.class)
-            && self.certainly_held(record, context)
-            && !lock.lost
-            && self.core.watch.ambiguous.is_empty()
-            && self.core.gap(rightful, lock.target) == Gap::None
     }
 
     /// Whether the lock may be the caller's after all. `unmatched`: by no acquire that is known to be.
