@@ -158,6 +158,12 @@ impl Callback {
         }
     }
 
+    /// Whether it serves an interrupt.
+    #[must_use]
+    pub const fn is_interrupt_routine(self) -> bool {
+        matches!(self, Self::HwStorInterrupt | Self::HwStorMSInterruptRoutine)
+    }
+
     /// Whether the port driver holds any of its locks around this callback, as far as the table tells.
     #[must_use]
     pub const fn has_locks(self) -> bool {

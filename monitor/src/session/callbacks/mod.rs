@@ -21,6 +21,7 @@ use crate::windows::{Image, Imports};
 /// The export by which a miniport registers.
 const INITIALIZE: &str = "StorPortInitialize";
 const PORT_DRIVER: &str = "storport.sys";
+const KERNEL: &str = "ntoskrnl.exe";
 /// `DriverStart` of a `DRIVER_OBJECT`.
 const DRIVER_START: u64 = 0x18;
 /// Fields of `HW_INITIALIZATION_DATA` that are callbacks (`storport/ns-storport-_hw_initialization_data`).

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use storlock_check::contract::Callback;
 
-use super::{Callbacks, PORT_DRIVER};
+use super::{Callbacks, KERNEL, PORT_DRIVER};
 use crate::report::ModuleInfo;
 use crate::session::guest::Names;
 use crate::vmi::{CpuState, PAGE_SIZE};
@@ -102,8 +102,9 @@ impl Callbacks {
         let known = known.into_iter();
         let known = known.map(|(rip, size, callback)| (rip, Known { size, callback }));
         self.frames.0.extend(known);
-        // A callback is a function that the port driver calls.
-        calling.filter(|_| next.is_some_and(|next| names.is_in(next.rip, PORT_DRIVER)))
+        // A callback is a function that the port driver calls; but it may jump to an interrupt routine, as its own last act.
+        let calls = |module: &str| next.is_some_and(|next| names.is_in(next.rip, module));
+        calling.filter(|callback| calls(PORT_DRIVER) || callback.is_interrupt_routine() && calls(KERNEL))
     }
 
     /// The callback whose function a frame is of.

@@ -31,6 +31,19 @@ fn a_lock_that_the_port_driver_holds_is_found_in_its_callback_only() {
 }
 
 #[test]
+fn an_interrupt_routine_may_be_called_by_the_kernel_itself() {
+    let by_kernel = START_IO_LOCK.replace("storport+", "nt+");
+    let interrupt_lock = by_kernel.replace("kind=2", "kind=3").replace("irql=2", "irql=5");
+    let held = vec![(Cause::HeldByPortDriver, Some("HwStorInterrupt".to_owned()))];
+    assert_eq!(found("18=1000", &[&interrupt_lock]), held);
+    assert_eq!(
+        found("10=1000", &[&by_kernel]),
+        [],
+        "HwStorStartIo is the port driver's to call"
+    );
+}
+
+#[test]
 fn a_virtual_miniport_may_take_the_lock() {
     assert_eq!(found("10=1000 b8=1", &[START_IO_LOCK]), []);
 }

@@ -61,11 +61,12 @@ fn number(text: &str) -> u64 {
     u64::from_str_radix(text, 16).unwrap_or_else(|_| panic!("no hexadecimal number: {text}"))
 }
 
-/// `1120` in the driver under test, `storport+1120`, `other+1120`.
+/// `1120` in the driver under test, `storport+1120`, `nt+1120`, `other+1120`.
 fn code_address(text: &str) -> u64 {
     match text.split_once('+') {
         None => DRIVER + number(text),
         Some(("storport", offset)) => PORT_DRIVER + number(offset),
+        Some(("nt", offset)) => KERNEL + number(offset),
         Some(("other", offset)) => OTHER + number(offset),
         Some((module, _)) => panic!("no module {module}"),
     }
