@@ -229,6 +229,10 @@ impl Checker {
                 self.processor_stopped(sequence, stopped, &mut found);
                 Some((stopped.processor, stopped.irql))
             }
+            EventKind::DriverLeft(stopped) => {
+                self.driver_left(stopped);
+                Some((stopped.processor, stopped.irql))
+            }
             other => {
                 self.other_event(other);
                 None

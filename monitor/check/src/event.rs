@@ -58,6 +58,9 @@ pub enum EventKind {
     /// The machine stands still for good, and this is where one of its processors stands; the return address is where the
     /// next instruction is. Comes last, once a processor.
     ProcessorStopped(Context),
+    /// The machine stands still for good, and the whole stack of one of its processors, which runs at `DISPATCH_LEVEL` or
+    /// above, holds no function of the driver under test: what that has called or was called for there is over.
+    DriverLeft(Context),
     /// A module was mapped.
     ModuleLoad(Module),
     /// A module was unmapped; its memory, with the locks in it, is gone.

@@ -191,6 +191,10 @@ pub(crate) enum Evidence {
         vcpu: u32,
         irql: u8,
     },
+    DriverLeft {
+        event: u64,
+        vcpu: u32,
+    },
     Operand {
         spin_lock: u32,
         context: u64,
@@ -243,6 +247,7 @@ impl Evidence {
                 vcpu: processor,
                 irql,
             },
+            &E::DriverLeft { event, processor } => Self::DriverLeft { event, vcpu: processor },
             &E::Operand { kind, context } => Self::Operand {
                 spin_lock: kind,
                 context,

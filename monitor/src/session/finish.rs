@@ -3,7 +3,7 @@
 //! Asks every part of the session for its share of the report. It must not change the state of any part.
 
 use storlock_check::checker::Checker;
-use storlock_check::event::{Context, InCallback};
+use storlock_check::event::{Context, InCallback, LockReturn};
 use storlock_check::rules::Verdict;
 
 use super::KERNEL_MODE;
@@ -13,11 +13,12 @@ use super::guest::{Guest, Names};
 use super::guest_check::{Seen, machine_rows};
 use super::hang;
 use super::log::Log;
+use super::returns;
 use super::state::State;
 use crate::outcome::{self, Condition};
 use crate::report::{
-    BugCheck, ConditionNote, Cost, Doubt, EndOfRun, FaultInfo, GuestCheck, Places, ProcessorState, Reason, Report,
-    Rule, SCHEMA,
+    BugCheck, ConditionNote, Cost, Doubt, EndOfRun, FaultInfo, GuestCheck, ModuleInfo, Places, ProcessorState, Reason,
+    Report, Rule, SCHEMA,
 };
 use crate::vmi::recorder::Recorder;
 use crate::vmi::{CpuState, GuestMemory};
@@ -31,6 +32,8 @@ pub(crate) struct Ending {
     contexts: Vec<Context>,
     /// The callbacks in which some of them wait for locks.
     in_callbacks: Vec<InCallback>,
+    /// Those on whose stack the driver under test is no more, and which acquires have come back there.
+    left: Vec<(Context, Vec<LockReturn>)>,
     bug_check: Option<BugCheck>,
 }
 
@@ -63,16 +66,34 @@ impl Ending {
         told.find(|told| told.context.processor == processor).copied()
     }
 
+    /// On whose stacks the driver under test is no more, and which acquires have come back there, if nobody has asked
+    /// before.
+    pub(crate) fn take_left(&mut self) -> Vec<(Context, Vec<LockReturn>)> {
+        std::mem::take(&mut self.left)
+    }
+
     /// Takes it from the guest's memory.
     pub(crate) fn read_bug_check(&mut self, guest: &Guest, memory: &impl GuestMemory) {
         self.bug_check = guest.bug_check(memory);
     }
 
-    /// Notes where a processor stands.
-    pub(crate) fn look(&mut self, names: &mut Names, checker: &Checker, cpu: &Recorder<'_>) {
+    /// Notes where a processor stands; `target`: the driver under test.
+    pub(crate) fn look(
+        &mut self,
+        names: &mut Names,
+        checker: &Checker,
+        target: Option<&ModuleInfo>,
+        cpu: &Recorder<'_>,
+    ) {
         let (stack, stack_end) = names.stack(cpu);
         let location = names.locate(cpu, cpu.registers().rip, true);
         let mut context = decode::context_after(cpu);
+        if let Some(target) = target.filter(|_| stack_end.is_none() && cpu.special().cpl == KERNEL_MODE) {
+            if !stack.iter().any(|frame| target.contains(frame.address)) {
+                let back = returns::since_then(checker, cpu, &context);
+                self.left.push((context, back));
+            }
+        }
         let waits_for = hang::waits_for(checker, cpu, &context, |address| names.locate(cpu, address, false));
         self.processors.push(ProcessorState {
             vcpu: cpu.index(),

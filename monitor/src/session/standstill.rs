@@ -12,7 +12,16 @@ use super::state::State;
 
 /// Tells it, once. A replayed trace has the processors among its events.
 pub(super) fn tell(state: &mut State, end: &End) {
-    let looks = state.ending.take_contexts();
+    let (looks, left) = (state.ending.take_contexts(), state.ending.take_left());
+    if state.discovery.is_armed() && (tells_of_the_guest(state, end) || finish::has_crashed(state, end)) {
+        for (stopped, returned) in left {
+            for returned in returned {
+                state.ledger.append(EventKind::LockReturn(returned));
+            }
+            let response = state.ledger.append(EventKind::DriverLeft(stopped));
+            replay::place(state, &response, None);
+        }
+    }
     if state.discovery.is_armed() && tells_of_the_guest(state, end) {
         for stopped in looks {
             if let Some(told) = state.ending.in_callback(stopped.processor) {

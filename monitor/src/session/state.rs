@@ -281,7 +281,8 @@ impl State {
         if armed {
             Ending::look_for_another_kernel(&self.guest, &mut self.log, cpu);
         }
-        self.ending.look(self.guest.names_mut(), self.ledger.checker(), cpu);
+        let (target, checker) = (self.target.module(), self.ledger.checker());
+        self.ending.look(self.guest.names_mut(), checker, target, cpu);
         if let Some(told) = self.waits_in_callback(cpu) {
             self.ending.waits_in_callback(told);
         }

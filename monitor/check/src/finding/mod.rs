@@ -260,6 +260,13 @@ pub enum Evidence {
         /// Its IRQL.
         irql: u8,
     },
+    /// The event that showed the stack of the holder without any function of the driver under test.
+    DriverLeft {
+        /// That event.
+        event: u64,
+        /// Its processor.
+        processor: u32,
+    },
     /// `STOR_SPINLOCK` and `LockContext` of an acquire that takes nothing.
     Operand {
         /// `STOR_SPINLOCK`.

@@ -99,6 +99,22 @@ impl Checker {
         }
     }
 
+    /// No function of the driver under test is on the stack of a processor that stands still: what the driver has acquired
+    /// there, and not released, it has left behind.
+    pub(super) fn leave_stack(&mut self, stopped: &Context) {
+        let thread = self.threads.get_mut(&stopped.thread).map(|thread| &mut thread.open);
+        let processor = self.core.processors.get_mut(stopped.processor as usize);
+        let lists = thread.into_iter().chain(processor.map(|processor| &mut processor.open));
+        let own = |open: &Open, target: bool| target && (open.proved || open.left_by(stopped)) && open.near(stopped);
+        let mut left = Vec::new();
+        for list in lists {
+            left.extend(list.0.extract_if(.., |(open, target)| own(open, *target)));
+        }
+        for ended in left {
+            self.mark_over(ended);
+        }
+    }
+
     fn mark_over(&mut self, ended: Ended) {
         if self.locks.key_at(ended.0.place).is_some_and(may_be_none) {
             // If it took nothing, a low IRQL does not end it.

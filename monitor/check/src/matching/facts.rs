@@ -171,7 +171,7 @@ pub(crate) enum Restored {
 /// A hold that ended without a release.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HoldEnded {
-    /// Processor that was seen below `DISPATCH_LEVEL`.
+    /// Processor that was seen below `DISPATCH_LEVEL`, or with no function of the driver under test on its stack.
     pub(crate) processor: u32,
     /// At this IRQL.
     pub(crate) irql: u8,

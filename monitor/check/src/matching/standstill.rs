@@ -131,6 +131,13 @@ impl Checker {
         self.judge(&facts, place, None, found);
     }
 
+    /// A processor stands still for good, and the driver under test has returned from all that was on its stack.
+    pub(crate) fn driver_left(&mut self, stopped: &Context) {
+        if stopped.irql >= DISPATCH_LEVEL {
+            self.leave_stack(stopped);
+        }
+    }
+
     /// The run is over: counts what the driver under test has acquired, and of which nobody knows what has become.
     pub fn run_ended(&mut self) {
         let (standstill, events) = (&self.core.standstill, self.core.statistics.events);

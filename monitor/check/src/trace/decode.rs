@@ -119,6 +119,7 @@ impl Decoder {
                 irql: payload.small::<u8>()?,
             },
             tag::PROCESSOR_STOPPED => EventKind::ProcessorStopped(self.who(payload)?),
+            tag::DRIVER_LEFT => EventKind::DriverLeft(self.who(payload)?),
             tag::MODULE_LOAD => EventKind::ModuleLoad(module(payload)?),
             tag::MODULE_UNLOAD => EventKind::ModuleUnload {
                 base: payload.number()?,

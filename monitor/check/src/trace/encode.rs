@@ -83,6 +83,10 @@ impl Encoder {
                 self.who(stopped);
                 tag::PROCESSOR_STOPPED
             }
+            EventKind::DriverLeft(stopped) => {
+                self.who(stopped);
+                tag::DRIVER_LEFT
+            }
             EventKind::ModuleLoad(module) => self.module(module),
             &EventKind::ModuleUnload { base, size } => self.numbers(tag::MODULE_UNLOAD, &[base, size]),
             &EventKind::MemoryFreed { address, length } => self.numbers(tag::MEMORY_FREED, &[address, length]),

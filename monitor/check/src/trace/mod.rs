@@ -92,10 +92,11 @@ mod tag {
     pub(super) const CALLER_ATTRIBUTED: u8 = 13;
     pub(super) const PROCESSOR_STOPPED: u8 = 14;
     pub(super) const IN_CALLBACK: u8 = 15;
+    pub(super) const DRIVER_LEFT: u8 = 16;
     /// When the events after it were. Older readers skip it.
     pub(super) const TIME: u8 = 0x80;
     /// The last that this version must know.
-    pub(super) const LAST: u8 = IN_CALLBACK;
+    pub(super) const LAST: u8 = DRIVER_LEFT;
 }
 
 /// Shapes of operands.

@@ -28,7 +28,7 @@ pub(super) fn check(event: &Event, before: Option<u64>) -> Result<(), TraceError
         }
         EventKind::InCallback(told) => context(&told.context),
         &EventKind::IrqlSeen { processor, irql } => place(processor, irql),
-        EventKind::ProcessorStopped(stopped) => context(stopped),
+        EventKind::ProcessorStopped(stopped) | EventKind::DriverLeft(stopped) => context(stopped),
         EventKind::ModuleLoad(module) => range(module.base, module.size),
         &EventKind::ModuleUnload { base, size } => range(base, size),
         &EventKind::MemoryFreed { address, length } => range(address, length),

@@ -79,6 +79,7 @@ fn kind() -> impl Strategy<Value = EventKind> {
         }),
         1 => (any::<u32>(), any::<u8>()).prop_map(|(processor, irql)| EventKind::IrqlSeen { processor, irql }),
         1 => context().prop_map(EventKind::ProcessorStopped),
+        1 => context().prop_map(EventKind::DriverLeft),
         1 => (word(), word(), any::<bool>(), "[a-z\u{e9}.]{0,64}").prop_map(|(base, size, target, name)| {
             EventKind::ModuleLoad(Module { base, size, target, name })
         }),
@@ -132,7 +133,7 @@ fn possible(mut events: Vec<Event>) -> Vec<Event> {
             EventKind::CallerAttributed(told) => told.call %= sequence,
             EventKind::InCallback(told) => place(&mut told.context),
             EventKind::IrqlSeen { processor, irql } => (*processor, *irql) = (*processor % 256, *irql % 16),
-            EventKind::ProcessorStopped(stopped) => place(stopped),
+            EventKind::ProcessorStopped(stopped) | EventKind::DriverLeft(stopped) => place(stopped),
             EventKind::ModuleLoad(module) => fits(module.base, &mut module.size),
             EventKind::ModuleUnload { base, size } => fits(*base, size),
             EventKind::MemoryFreed { address, length } => fits(*address, length),

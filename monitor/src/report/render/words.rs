@@ -120,6 +120,10 @@ fn sentence(v: &Finding, evidence: &Evidence) -> String {
             "vCPU {vcpu} was seen at IRQL {irql} at event {event}, outside of the scope of the acquire, and no release was \
              seen"
         ),
+        Evidence::DriverLeft { event, vcpu } => format!(
+            "at event {event} the stack of vCPU {vcpu} had no function of the driver left, which has returned to its caller \
+             with the lock, and no release was seen"
+        ),
         Evidence::Operand { spin_lock, context } => format!(
             "kind {spin_lock} ({}) with LockContext {context:#x} takes no lock",
             kind_name(*spin_lock)

@@ -1,6 +1,7 @@
 //! Missing release: the part of SpinLock, QueuedSpinLock and StorPortSpinLock that demands the release of a lock before
 //! its scope is left.
 
+use crate::event::DISPATCH_LEVEL;
 use crate::finding::{Cause, Evidence, Shortfall, Verdict};
 use crate::matching::{Fact, Facts};
 use crate::rules::{Findings, Meta, Rule, RuleId};
@@ -32,10 +33,11 @@ impl Rule for MissingRelease {
         let draft = findings.broken(RuleId::MissingRelease, facts, Cause::MissingRelease, shortfall);
         let came_back = |(event, proof)| Evidence::CameBack { event, proof };
         draft.evidence.extend(ended.proof.map(came_back));
-        draft.because(Evidence::SeenLow {
-            event: facts.site.sequence,
-            processor: ended.processor,
-            irql: ended.irql,
+        let (event, processor, irql) = (facts.site.sequence, ended.processor, ended.irql);
+        draft.because(if irql < DISPATCH_LEVEL {
+            Evidence::SeenLow { event, processor, irql }
+        } else {
+            Evidence::DriverLeft { event, processor }
         });
     }
 }

@@ -194,3 +194,28 @@ fn processor_beyond_the_first_64_is_followed_to_the_end() {
     s.defect(&found, Cause::MissingRelease);
     assert_eq!(s.finding(&found[0]).call.context.thread, 2);
 }
+
+#[test]
+fn lock_is_left_behind_if_the_driver_is_no_more_on_the_stack_whatever_the_irql() {
+    let left = |s: &mut Sequence, stopped| s.event(EventKind::DriverLeft(context(stopped)));
+    for (make, above) in [(acquired as fn() -> Sequence, 0x200), (holds, 0x200), (holds, -0x200)] {
+        // Waiting at DISPATCH_LEVEL, and in a bug check.
+        for irql in [2, 15] {
+            let mut s = make();
+            let found = left(&mut s, at(0, irql, 1, above));
+            s.defect(&found, Cause::MissingRelease);
+        }
+    }
+    // The acquire may not have come back; another thread, another stack; released.
+    for (make, stopped) in [
+        (acquired as fn() -> Sequence, at(0, 2, 1, -0x200)),
+        (holds, at(0, 2, 3, 0x200)),
+        (holds, (0, 2, 1, 0, stack(40))),
+    ] {
+        let mut s = make();
+        assert_eq!(left(&mut s, stopped), []);
+    }
+    let mut s = holds();
+    s.quiet(who(0, 2, 1), R::KeReleaseSpinLock, LOCK, Some(1));
+    assert_eq!(left(&mut s, at(0, 2, 1, 0x200)), []);
+}
