@@ -14,9 +14,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pc::firmware::{make_fat_disk, make_variables, ovmf};
+use pc::firmware::{make_fat_disk, make_variables, ovmf, seabios};
 use pc::{Console, DebianKernel, machine, machine_of, places, run_to, test_platform_runs_operating_systems};
-use storlock_vmm::boot::{FirmwareRequest, LinuxRequest, NamedFile};
+use storlock_vmm::boot::{FirmwareRequest, LinuxRequest};
 use storlock_vmm::run::MachineConfig;
 
 /// What OVMF does where nothing is: it looks for CPU hot-plug and for a TPM.
@@ -117,16 +117,6 @@ fn seabios_boots_from_the_disk_and_waits_by_the_real_time_clock() {
     let mut image = boot_sector();
     image.resize(1 << 20, 0);
     fs::write(&disk, image).unwrap();
-    let code = "/usr/share/seabios/bios-256k.bin";
-    let request = FirmwareRequest {
-        code: NamedFile {
-            data: fs::read(code).expect("SeaBIOS is needed: scripts/setup guests"),
-            name: code.to_owned(),
-        },
-        variables: None,
-        kernel: None,
-        display: false,
-    };
     let (console, log) = (Console::default(), Console::default());
     let config = MachineConfig {
         cpus: 2,
@@ -134,7 +124,7 @@ fn seabios_boots_from_the_disk_and_waits_by_the_real_time_clock() {
         ..MachineConfig::default()
     };
     let mut machine = machine_of(config, &disk, &console);
-    machine.boot_firmware(request).unwrap();
+    machine.boot_firmware(seabios()).unwrap();
     run_to(machine, &console, "power-off");
     println!("{}", log.text());
     for line in ["booted by: BIOS", "waited: 100 ms"] {

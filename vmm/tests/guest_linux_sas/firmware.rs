@@ -4,8 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use storlock_vmm::boot::{FirmwareRequest, NamedFile};
-
+use super::pc::firmware::seabios;
 use super::pc::run_to;
 use super::{Pc, pc};
 
@@ -90,17 +89,7 @@ fn seabios_boots_from_a_sas_disk_reads_it_and_writes_it() {
     image[512 * READ_FROM..][..TEXT.len()].copy_from_slice(TEXT);
     // In place: the machine has the file open.
     write_in_place(&disks[0], &image[..512 * (READ_FROM + 1)]);
-    let code = "/usr/share/seabios/bios-256k.bin";
-    let request = FirmwareRequest {
-        code: NamedFile {
-            data: fs::read(code).expect("SeaBIOS is needed: scripts/setup guests"),
-            name: code.to_owned(),
-        },
-        variables: None,
-        kernel: None,
-        display: false,
-    };
-    machine.boot_firmware(request).unwrap();
+    machine.boot_firmware(seabios()).unwrap();
     run_to(machine, &console, "power-off");
     println!("{}", log.text());
     for line in ["booted by: BIOS", "read: by INT 13h", "written: back"] {

@@ -1,4 +1,4 @@
-//! OVMF with a store of variables, and FAT disks that it can read.
+//! OVMF with a store of variables, and FAT disks that it can read; SeaBIOS.
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -52,6 +52,20 @@ pub fn ovmf(variables: &Path) -> FirmwareRequest {
             content: fs::read(variables).unwrap(),
             file: Some(file),
         }),
+        kernel: None,
+        display: false,
+    }
+}
+
+/// SeaBIOS.
+pub fn seabios() -> FirmwareRequest {
+    let code = "/usr/share/seabios/bios-256k.bin";
+    FirmwareRequest {
+        code: NamedFile {
+            data: fs::read(code).expect("SeaBIOS is needed: scripts/setup guests"),
+            name: code.to_owned(),
+        },
+        variables: None,
         kernel: None,
         display: false,
     }
