@@ -300,7 +300,24 @@ impl Checker {
             self.core.statistics.target_holds_lost += 1;
             return;
         }
-        let call = record.as_call(identity);
+        let ended = HoldEnded {
+            processor,
+            irql,
+            proof: record.held_since.map(|since| (since, record.proof)),
+            certain: gap == Gap::None,
+        };
+        self.judge_open(sequence, record, (identity, place), Fact::HoldEnded(ended), found);
+    }
+
+    /// Judges what has become known by an event of an open acquire of the driver under test, which is none of that event's own.
+    pub(super) fn judge_open(
+        &mut self,
+        sequence: u64,
+        record: &Record,
+        (identity, place): (LockIdentity, u32),
+        fact: Fact<'_>,
+        found: &mut Vec<Found>,
+    ) {
         let facts = Facts {
             site: Site {
                 sequence,
@@ -308,17 +325,12 @@ impl Checker {
                 target: true,
                 in_callback: None,
             },
-            call: &call,
+            call: &record.as_call(identity),
             call_sequence: record.call.sequence,
-            row,
+            row: contract(record.call.routine),
             lock: &identity,
             concerns_target: true,
-            fact: Fact::HoldEnded(HoldEnded {
-                processor,
-                irql,
-                proof: record.held_since.map(|since| (since, record.proof)),
-                certain: gap == Gap::None,
-            }),
+            fact,
         };
         self.judge(&facts, place, None, found);
     }

@@ -5,10 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::facts::{AcquireFacts, Fact, Facts, Site};
+use super::facts::{AcquireFacts, Fact};
 use super::record::{Record, raises_further};
 use crate::checker::Checker;
-use crate::contract::{PortHold, contract};
+use crate::contract::PortHold;
 use crate::event::{Context, DISPATCH_LEVEL, InCallback};
 use crate::ledger::Found;
 
@@ -111,24 +111,11 @@ impl Checker {
             return;
         }
         let place = self.lock(identity);
-        let facts = Facts {
-            site: Site {
-                sequence,
-                ordered: true,
-                target: true,
-                in_callback: None,
-            },
-            call: &call,
-            call_sequence: record.call.sequence,
-            row: contract(record.call.routine),
-            lock: &identity,
-            concerns_target: true,
-            fact: Fact::Acquire(AcquireFacts {
-                held_by_port: Some((told.callback, false)),
-                ..AcquireFacts::default()
-            }),
+        let facts = AcquireFacts {
+            held_by_port: Some((told.callback, false)),
+            ..AcquireFacts::default()
         };
-        self.judge(&facts, place, None, found);
+        self.judge_open(sequence, &record, (identity, place), Fact::Acquire(facts), found);
     }
 
     /// A processor stands still for good, and the driver under test has returned from all that was on its stack.
