@@ -61,7 +61,7 @@ use crate::vmi::{Action, CpuState, CpuStop, StoppedCpu};
 
 /// How often a processor looks at a taken lock before it sleeps, and the longest pause between two looks, in pause
 /// instructions: together about a millisecond. That outlasts a holder that its host took off the processor for a
-/// moment, so that the way of a hit makes no system call even then.
+/// moment, so that the hit path makes no system call even then.
 const LOOKS: u32 = 500;
 const LONGEST_PAUSE: u32 = 64;
 

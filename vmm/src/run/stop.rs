@@ -180,7 +180,7 @@ pub struct CpuStatistics {
     pub msr_exits: u64,
     /// All other exits, interruptions by a request included.
     pub other_exits: u64,
-    /// KVM requests other than KVM_RUN that the way of a hit needed (none with the resume flag and sync registers).
+    /// KVM requests other than KVM_RUN that the hit path needed (none with the resume flag and sync registers).
     pub hit_requests: u64,
     /// First instructions executed by the host.
     pub emulated: u64,

@@ -94,7 +94,7 @@ pub(crate) struct CpuControl {
     pub(crate) ran_on: Option<Duration>,
 }
 
-/// The part of one vCPU's state that the way of a hit touches: never locked.
+/// The part of one vCPU's state that the hit path touches: never locked.
 pub(crate) struct CpuShared {
     /// Something in [`Control`] concerns this vCPU: look before entering the guest.
     pub(crate) attention: AtomicBool,
