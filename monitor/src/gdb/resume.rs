@@ -37,8 +37,8 @@ impl ResumeActions {
 impl Stub {
     fn set_resume_action(&mut self, tid: Tid, action: ResumeAction) {
         if let Ok(cpu) = self.cpu(tid) {
-            // The first action that names a thread is its own (gdb manual, `vCont`).
-            self.next.by_processor.entry(cpu).or_insert(action);
+            // Each processor is named once by now.
+            self.next.by_processor.insert(cpu, action);
         }
     }
 }

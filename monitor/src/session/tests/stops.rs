@@ -50,3 +50,23 @@ fn without_dump_and_debugger_nothing_stops() {
     let mut guest = watched(&session);
     assert_eq!(guest.call(&session, RELEASE, 0x1120, 2, 0), Action::Resume);
 }
+
+#[test]
+fn a_suspect_stops_for_a_debugger_that_wants_it_and_for_no_other() {
+    for (wanted, action) in [(false, Action::Resume), (true, Action::Stop)] {
+        let session = Session::new(config(), None, None);
+        session.dump_first_violation();
+        session.stop_on_violations(true);
+        session.arm_rule("suspects", wanted).unwrap();
+        // The driver may release by a routine that it looks up: a second acquire proves nothing.
+        let mut guest = Fake::new();
+        driver(DRIVER, &[PAIR[0], PAIR[1], "MmGetSystemRoutineAddress"]).map(&mut guest.space.borrow_mut());
+        guest.boot_and_arm(&session);
+        guest.call(&session, ACQUIRE, 0x1100, 2, 0);
+        assert_eq!(guest.call(&session, ACQUIRE, 0x1200, 2, 1), action);
+        let stopped = session.stopped_for(0);
+        assert_eq!((stopped.debugger, stopped.dump.is_some()), (wanted, false));
+        let [suspect] = session.report(&power_off()).findings.try_into().unwrap();
+        assert_eq!(suspect.verdict, Verdict::Suspect);
+    }
+}

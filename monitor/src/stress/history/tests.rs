@@ -180,6 +180,23 @@ fn what_comes_and_goes_at_one_case_is_flaky() {
 }
 
 #[test]
+fn the_first_cases_of_each_finding_are_kept_and_no_more() {
+    let rows = [
+        row(1, &["A"]),
+        row(2, &["A", "B"]),
+        row(3, &["A"]),
+        row(4, &["C"]),
+        row(5, &[]),
+    ];
+    let history = history(1, Shard::WHOLE, &rows);
+    for (most, kept) in [(1, &[1, 2, 4][..]), (2, &[1, 2, 4]), (3, &[1, 2, 3, 4])] {
+        let kept: HashSet<String> = kept.iter().map(|&iteration| case_directory(1, iteration, 0)).collect();
+        assert_eq!(history.kept_cases("job", most).unwrap(), kept, "{most}");
+    }
+    assert!(history.kept_cases("another job", 3).unwrap().is_empty());
+}
+
+#[test]
 fn parts_that_do_not_belong_together_are_refused_and_change_nothing() {
     let part = |index, rows: &[Row]| history(0, Shard::new(index, 2).unwrap(), rows);
     let mut one = part(1, &[row(0, &[])]);
