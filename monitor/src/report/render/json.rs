@@ -1,9 +1,12 @@
 //! The report as JSON, for programs. The schema is the serialised form of [`Report`]; its version is
 //! [`SCHEMA`](crate::report::SCHEMA). Addresses are numbers; JSON readers need 64-bit integers.
 
+use std::fmt;
 use std::io::{self, Write};
+use std::marker::PhantomData;
 
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
@@ -53,7 +56,29 @@ impl From<serde_json::Error> for ReadError {
     }
 }
 
-/// Reads anything from JSON.
+/// What is written as an object. A derived reader by itself also takes a list of the fields' values, in an order that no
+/// document tells.
+pub(crate) struct Object<T>(pub(crate) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+        deserializer.deserialize_map(Fields(PhantomData)).map(Self)
+    }
+}
+
+/// Reads an object from JSON.
 ///
 /// # Errors
 /// [`ReadError`]
@@ -64,7 +89,7 @@ pub(crate) fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, ReadError> {
     Ok(value)
 }
 
-/// Reads anything from what holds JSON.
+/// Reads an object from what holds JSON.
 ///
 /// # Errors
 /// [`ReadError`]
@@ -73,7 +98,8 @@ where
     T: Deserialize<'de>,
     D: Deserializer<'de, Error = serde_json::Error>,
 {
-    serde_path_to_error::deserialize(deserializer).map_err(|error| {
+    let read = serde_path_to_error::deserialize(deserializer);
+    read.map(|Object(value)| value).map_err(|error| {
         let (path, error) = (error.path().to_string(), error.into_inner());
         let text = error.to_string();
         let field = if error.is_data() { path.as_str() } else { "" };

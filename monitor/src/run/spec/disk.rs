@@ -14,6 +14,7 @@ use storlock_vmm::storage::{BLOCK_SIZE, CONTROLLERS, ControllerKind, DiskName};
 
 use super::is_false;
 use super::units::{FilePath, Size};
+use crate::report::json::Object;
 
 /// Largest overlay of a snapshot for which no size was given, in bytes.
 const SNAPSHOT_LIMIT: u64 = 16 << 30;
@@ -61,7 +62,7 @@ Example: --disk win.qcow2,snapshot --disk scratch.img,target";
 
 /// An emulated disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Form", into = "Form")]
+#[serde(try_from = "Object<Form>", into = "Form")]
 pub struct Disk {
     /// Where it keeps its data.
     pub place: DiskPlace,
@@ -226,6 +227,14 @@ pub(crate) struct Form {
 impl Form {
     fn has_image_options(&self) -> bool {
         self.format.is_some() || self.readonly || self.snapshot.is_some() || self.backing.is_some()
+    }
+}
+
+impl TryFrom<Object<Form>> for Disk {
+    type Error = String;
+
+    fn try_from(Object(form): Object<Form>) -> Result<Self, String> {
+        form.try_into()
     }
 }
 

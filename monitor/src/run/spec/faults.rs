@@ -53,6 +53,9 @@ enum About {
 /// # Errors
 /// The first that it does not know, and why.
 pub fn check_faults(disks: &[Disk], faults: &[PlannedFault]) -> Result<(), String> {
+    if disks.is_empty() && !faults.is_empty() {
+        return Err("there is no disk, so no controller that could inject it".to_owned());
+    }
     let words = &target_kind(disks).faults;
     faults.iter().try_for_each(|fault| fault.resolve(words).map(drop))
 }

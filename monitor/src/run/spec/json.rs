@@ -60,13 +60,12 @@ impl RunSpec {
     /// [`SpecError`], which names the field or the place.
     pub(crate) fn from_json(text: &[u8]) -> Result<(Self, Carrier), SpecError> {
         #[derive(Deserialize)]
-        #[serde(expecting = "an object with a `schema`")]
         struct Head {
             schema: Option<String>,
         }
         #[derive(Deserialize)]
         struct Report {
-            run: Run,
+            run: json::Object<Run>,
         }
         #[derive(Deserialize)]
         struct Run {
@@ -77,7 +76,7 @@ impl RunSpec {
             Some(schema) if schema == SCHEMA => Ok((json::read(text)?, Carrier::File)),
             Some(schema) if schema == report::SCHEMA => {
                 let report: Report = json::read(text)?;
-                let spec = report.run.spec.ok_or(SpecError::NotInReport)?;
+                let spec = report.run.0.spec.ok_or(SpecError::NotInReport)?;
                 match spec.get("schema").and_then(Value::as_str) {
                     Some(SCHEMA) => Ok((json::read_from(spec)?, Carrier::Report)),
                     Some(other) => Err(SpecError::Schema(other.to_owned())),

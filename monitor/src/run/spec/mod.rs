@@ -14,7 +14,7 @@ pub(crate) mod units;
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use storlock_vmm::storage::InterruptKind;
 
 pub(crate) use self::check::guest_name;
@@ -26,6 +26,7 @@ use self::json::Schema;
 pub use self::units::{Export, FilePath, Limit, RuleChoice, Size};
 use crate::gdb::OnDisconnect;
 use crate::report::Format;
+use crate::report::json::Object;
 use crate::session::ExportRequest;
 
 /// What a description begins with: its format and version.
@@ -224,8 +225,13 @@ pub struct RunSpec {
     #[serde(skip_serializing_if = "is_false")]
     pub(crate) no_sandbox: bool,
     /// What an earlier check has decided of what is left open above.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "object_if_any")]
     pub(crate) decided: Option<Decided>,
+}
+
+fn object_if_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Decided>, D::Error> {
+    let decided: Option<Object<Decided>> = Deserialize::deserialize(deserializer)?;
+    Ok(decided.map(|Object(decided)| decided))
 }
 
 /// Values of fields that a description leaves open. They hold for guests of one kind: another has other defaults. What a

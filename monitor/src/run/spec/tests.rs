@@ -46,7 +46,7 @@ fn what_is_not_understood_is_refused_by_its_name() {
     refused(&json!({"schema": "storlock-run/2", "new": 1}), "storlock-run/2");
     refused(&json!({"schema": "something"}), "something");
     refused(&json!({"schema": 1}), "string");
-    refused(&json!([]), "expected");
+    refused(&json!([SCHEMA]), "expected an object");
     for (field, value, why) in [
         ("drvier", json!("x.sys"), "unknown field `drvier` at line 1 column "),
         ("cpus", json!("two"), "`cpus`: invalid type: string"),
@@ -81,6 +81,21 @@ fn what_is_not_understood_is_refused_by_its_name() {
             "either a `file` or `memory`",
         ),
         ("disk", json!([{}]), "either a `file` or `memory`"),
+        (
+            "disk",
+            json!(["64M"]),
+            "`disk[0]`: invalid type: string \"64M\", expected an object",
+        ),
+        (
+            "disk",
+            json!([["64M"]]),
+            "`disk[0]`: invalid type: sequence, expected an object",
+        ),
+        (
+            "decided",
+            json!([true]),
+            "`decided`: invalid type: sequence, expected an object",
+        ),
         (
             "disk",
             json!([{"memory": "1M", "readonly": true}]),
@@ -123,6 +138,10 @@ fn a_report_describes_its_run() {
         "does not hold the description",
     );
     refused(&json!({"schema": "storlock-report/2"}), "missing field `run`");
+    refused(
+        &json!({"schema": "storlock-report/2", "run": [spec.to_value()]}),
+        "`run`: invalid type",
+    );
     let other = json!({"schema": "storlock-report/2", "run": {"spec": {"schema": "storlock-run/9", "x": 1}}});
     refused(&other, "its schema is `storlock-run/9`");
     for schema in [
@@ -159,6 +178,11 @@ fn what_does_not_go_together_is_refused_with_a_reason() {
     contradict(&[
         (json!({}), false, "--driver is needed"),
         (json!({"driver": "x.sys", "cpus": 0}), false, "1 to 64"),
+        (
+            json!({"driver": "x.sys", "disk": [], "fault": ["fail:read"]}),
+            false,
+            "--fault: there is no disk",
+        ),
         (
             json!({"driver": "x.sys", "fault": ["explode:read"]}),
             false,
