@@ -12,9 +12,9 @@ use storlock_vmm::run::Machine;
 use storlock_vmm::storage::backend::{Backend, HostFailures, ImageBackend, MemoryBackend, WatchedBackend};
 use storlock_vmm::storage::{BLOCK_SIZE, ControllerOptions, FaultInjector};
 
-use super::guest::GuestOptions;
+use super::machine::GuestOptions;
 use super::spec::disk::{by_controller, kind, target};
-use super::spec::{CountFrom, DiskPlace, check_disks};
+use super::spec::{CountFrom, DiskPlace};
 use crate::report::Note;
 
 /// PCI device number of the first controller; the others follow.
@@ -59,7 +59,6 @@ impl AttachedDisks {
 /// Plugs in the controller of each disk, the fault plan at the target's.
 pub(super) fn attach(machine: &mut Machine, options: &GuestOptions) -> anyhow::Result<AttachedDisks> {
     let disks = &options.disks;
-    check_disks(disks).map_err(anyhow::Error::msg)?;
     let controllers = by_controller(disks);
     let target = target(&controllers);
     let mut attached = AttachedDisks {

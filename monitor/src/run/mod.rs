@@ -16,6 +16,7 @@ mod guest;
 pub mod images;
 pub mod input;
 mod last_lines;
+mod machine;
 pub mod places;
 mod registry;
 pub(crate) mod report_directory;
@@ -35,7 +36,7 @@ use std::sync::Arc;
 use storlock_vmm::sandbox::{FileLimit, Sandbox};
 
 pub use self::failure::{Failure, Lines};
-use self::guest::{GuestOptions, Start};
+use self::machine::{GuestOptions, Start};
 use self::report_directory::{Outputs, ReportDirectory};
 use self::spec::{CheckedSpec, RunSpec};
 pub use self::unwatched::{UnwatchedEnd, UnwatchedRun};

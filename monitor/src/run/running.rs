@@ -1,19 +1,16 @@
 //! Runs a watched guest from its start to its end, and tells the session how it ended.
 //!
-//! Talks to the machine, the supervisor and the session. It must not know locks, nor read Windows structures.
+//! Talks to the machine, the supervisor and the session. It must not know how a
+//! violation is found, nor read Windows structures.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use storlock_vmm::devices::power::PowerManagement;
-use storlock_vmm::devices::ramfb::{Picture, RamFb};
+use storlock_vmm::devices::ramfb::Picture;
 use storlock_vmm::run::{InternalError, MachineStop, RunningMachine};
-use storlock_vmm::storage::backend::HostFailures;
 
-use super::conformance;
-use super::disks::AttachedDisks;
-use super::guest::{FaultPlan, HitHandler};
-use super::serial::SerialLog;
+use super::guest::HitHandler;
+use super::machine::Served;
 use super::supervisor::{AtViolation, Ending, KvmMachine, Supervisor};
 use crate::backend::kvm::KvmCpu;
 use crate::backend::kvm::debuggee::{DebuggerLink, in_words};
@@ -25,16 +22,11 @@ use crate::session::{End, EndKind, Session};
 /// A guest that runs.
 pub(super) struct RunningGuest {
     pub(super) running: RunningMachine,
+    pub(super) served: Served,
     pub(super) session: Arc<Session>,
     pub(super) stops: Arc<HitHandler>,
     pub(super) cpus: u32,
     pub(super) started: Instant,
-    pub(super) serial: Arc<SerialLog>,
-    pub(super) variable_failures: HostFailures,
-    pub(super) disks: AttachedDisks,
-    pub(super) faults: Option<FaultPlan>,
-    pub(super) display: Option<Arc<RamFb>>,
-    pub(super) power: Arc<PowerManagement>,
     pub(super) shutdown_grace: Option<Duration>,
     pub(super) debugger: Option<DebuggerLink>,
     pub(super) dump: Option<Plan>,
@@ -76,7 +68,7 @@ impl RunningGuest {
         };
         let machine = KvmMachine {
             running: &self.running,
-            power: &self.power,
+            power: &self.served.power,
         };
         let supervisor = Supervisor {
             machine: &machine,
@@ -133,19 +125,19 @@ impl RunningGuest {
 
     /// Ends the machine, and adds what is known only then.
     fn close(self, mut end: End) -> Ended {
-        let (conformance, picture) = conformance::look(&self.running, &self.serial, self.display.as_deref());
-        end.machine = Some(conformance);
-        // The images are closed with the machine, which may fail, too.
-        drop(self.running);
-        end.notes.extend(self.disks.notes.iter().cloned());
-        end.failures.extend(self.disks.failures());
-        end.failures.extend(describe_variables(&self.variable_failures));
-        for cut in self.serial.finish() {
+        let closed = self.served.close(self.running);
+        end.machine = Some(closed.conformance);
+        end.notes.extend(closed.notes);
+        end.failures.extend(closed.failures);
+        for cut in closed.cuts {
             end.note(Some(cut));
         }
-        end.faults = self.faults.as_ref().map(FaultPlan::report).unwrap_or_default();
+        end.faults = closed.faults;
         self.session.close(&mut end);
-        Ended { end, picture }
+        Ended {
+            end,
+            picture: closed.picture,
+        }
     }
 
     fn count_exits(&self, end: &mut End) {
@@ -158,15 +150,6 @@ impl RunningGuest {
             end.returns += cpu.returns + cpu.passes;
         }
     }
-}
-
-/// What the host failed to do with the firmware's variables.
-pub(super) fn describe_variables(failures: &HostFailures) -> Option<String> {
-    let (first, count) = failures.summary()?;
-    Some(format!(
-        "the firmware's variables could not be written to their file {count} times, first: {first}; what the guest stored \
-         there is lost with this run"
-    ))
 }
 
 fn describe(reason: &MachineStop) -> (EndKind, Option<String>) {

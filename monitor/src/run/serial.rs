@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::Context;
 use storlock_vmm::sandbox::Sandbox;
 
-use super::guest::GuestOptions;
 use super::last_lines::LastLines;
+use super::machine::GuestOptions;
 use super::report_directory::Outputs;
 use crate::notices::Notices;
 use crate::output::{Cut, DISK_PATIENCE, Outlet, OutputFile, PATIENCE, WhenFull};

@@ -6,15 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use storlock_vmm::devices::ramfb::{Picture, RamFb};
-use storlock_vmm::run::{Machine, MachineConfig, MachineStop};
+use storlock_vmm::devices::ramfb::Picture;
+use storlock_vmm::run::{MachineConfig, MachineStop};
 
-use super::conformance;
-use super::disks::{self, AttachedDisks};
-use super::guest::{Control, FaultPlan, GuestOptions, Start};
+use super::guest::Control;
+use super::machine::{BuiltMachine, GuestOptions, Start};
 use super::report_directory::{Outputs, ReportDirectory};
-use super::running::describe_variables;
-use super::serial::{SerialLog, SerialWriter};
 use super::spec::CheckedSpec;
 use super::supervisor::{AtViolation, KvmMachine, Supervisor};
 use super::{Failure, Host, boot, create_directory, firmware, limit_files, machine_options, of_machine};
@@ -24,7 +21,6 @@ use crate::outcome::Condition;
 use crate::output::{Cut, WholeFile};
 use crate::report::conformance::Conformance;
 use crate::report::{FaultInfo, Note};
-use crate::threads;
 use crate::vmi::RunControl;
 
 /// A run in which nothing is watched, ready to start.
@@ -94,13 +90,9 @@ impl UnwatchedRun {
     }
 }
 
-/// A machine that is ready to start.
+/// A guest that is ready to start.
 struct UnwatchedGuest {
-    machine: Machine,
-    serial: Arc<SerialLog>,
-    disks: AttachedDisks,
-    display: Option<Arc<RamFb>>,
-    faults: Option<FaultPlan>,
+    built: BuiltMachine,
     shutdown_grace: Option<Duration>,
     notices: Arc<dyn Notices>,
 }
@@ -141,8 +133,18 @@ impl UnwatchedEnd {
         matches!(self.stop, MachineStop::PowerOff | MachineStop::Reset)
     }
 
-    /// What the end means; nothing if it is the one that was wanted.
-    pub(crate) fn condition(&self, interrupted: bool) -> Option<Condition> {
+    /// What the end means; nothing if it is the one that was wanted and nothing has failed.
+    pub(crate) fn conditions(&self, interrupted: bool) -> Vec<Condition> {
+        let never_injected = self.faults.iter().any(|fault| fault.never_injected().is_some());
+        let others = [
+            never_injected.then_some(Condition::Inconclusive),
+            (!self.failures.is_empty()).then_some(Condition::Infrastructure),
+        ];
+        let of_stop = self.of_stop(interrupted).into_iter();
+        of_stop.chain(others.into_iter().flatten()).collect()
+    }
+
+    fn of_stop(&self, interrupted: bool) -> Option<Condition> {
         match self.stop {
             MachineStop::PowerOff | MachineStop::Stopped | MachineStop::Interrupted if interrupted => {
                 Some(Condition::Interrupted)
@@ -168,28 +170,8 @@ impl UnwatchedGuest {
     /// # Errors
     /// If KVM cannot be used, there is no memory, a disk cannot be opened, or the guest cannot be loaded.
     fn prepare(options: &GuestOptions, start: Start, outputs: &Outputs) -> anyhow::Result<Self> {
-        let serial = SerialLog::create(options, outputs)?;
-        let kvm = storlock_vmm::kvm::open(&options.kvm)?;
-        let config = MachineConfig {
-            cpus: options.cpus,
-            memory: options.memory,
-            serial: Some(Box::new(SerialWriter(Arc::clone(&serial)))),
-            hyperv: options.hyperv,
-            address_width: options.address_width,
-            ignore_unknown_msrs: options.ignore_msrs,
-            at_reset: options.at_reset,
-            sandbox: options.sandbox,
-            ..MachineConfig::default()
-        };
-        let mut machine = Machine::new(&kvm, config)?;
-        let disks = disks::attach(&mut machine, options)?;
-        let display = start.put_into(&mut machine)?;
         Ok(Self {
-            machine,
-            serial,
-            faults: FaultPlan::of(&disks, options),
-            disks,
-            display,
+            built: BuiltMachine::new(options, MachineConfig::default(), start, outputs)?,
             shutdown_grace: options.shutdown_grace,
             notices: Arc::clone(&options.notices),
         })
@@ -198,7 +180,7 @@ impl UnwatchedGuest {
     /// A handle by which another thread can stop the guest.
     fn control(&self) -> Arc<dyn RunControl> {
         Arc::new(Control {
-            handle: self.machine.handle(),
+            handle: self.built.machine.handle(),
             debugger: None,
             dump: None,
         })
@@ -209,16 +191,12 @@ impl UnwatchedGuest {
     /// # Errors
     /// If its threads cannot be started, or not be limited.
     fn run(self, limit: Duration, interrupted: &dyn Fn() -> bool) -> anyhow::Result<UnwatchedEnd> {
-        let power = Arc::clone(self.machine.power());
-        let sandbox = self.machine.sandbox();
-        let variable_failures = self.machine.variable_failures();
-        let running = self.machine.start_paused()?;
-        sandbox.enter(&threads::MAIN)?;
+        let (running, served) = self.built.start()?;
         let began = Instant::now();
         let supervisor = Supervisor {
             machine: &KvmMachine {
                 running: &running,
-                power: &power,
+                power: &served.power,
             },
             limit,
             grace: self.shutdown_grace,
@@ -230,22 +208,21 @@ impl UnwatchedGuest {
         };
         let ending = supervisor.run();
         let duration = began.elapsed();
-        let mut failures: Vec<String> = self.disks.failures().collect();
-        failures.extend(describe_variables(&variable_failures));
-        let (conformance, picture) = conformance::look(&running, &self.serial, self.display.as_deref());
+        let restarts = running.restarts();
+        let closed = served.close(running);
         let mut end = UnwatchedEnd {
-            conformance,
+            conformance: closed.conformance,
             stop: ending.stop,
             shutdown: ending.shutdown,
             duration,
-            restarts: running.restarts(),
-            picture,
-            failures,
-            notes: self.disks.notes.clone(),
-            faults: self.faults.as_ref().map(FaultPlan::report).unwrap_or_default(),
+            restarts,
+            picture: closed.picture,
+            failures: closed.failures,
+            notes: closed.notes,
+            faults: closed.faults,
             deadline: None,
         };
-        for cut in self.serial.finish() {
+        for cut in closed.cuts {
             end.note(Some(cut));
         }
         Ok(end)

@@ -1,6 +1,7 @@
 //! A run that watches a driver, from its description to its report.
 //!
-//! Talks to the machine, the session, the debugger's server and the run's files. It must not know what a violation is.
+//! Talks to the machine, the session, the debugger's server and the run's files. It must not know how a
+//! violation is found.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

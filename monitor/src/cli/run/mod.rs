@@ -135,19 +135,16 @@ impl Terminal {
             .printer
             .print(text(&end).as_bytes(), end.deadline, &|| interrupt.happened());
         end.failures.extend(printed.err());
-        let mut held: Vec<Condition> = end.condition(interrupted).into_iter().collect();
         for reason in end.faults.iter().filter_map(FaultInfo::never_injected) {
             tell!("inconclusive: {reason}");
-            held.push(Condition::Inconclusive);
         }
         for note in &end.notes {
             tell!("note: {note}");
         }
         for failure in &end.failures {
             tell!("error: {failure}");
-            held.push(Condition::Infrastructure);
         }
-        Ok(outcome::exit_code(&held))
+        Ok(outcome::exit_code(&end.conditions(interrupted)))
     }
 }
 

@@ -2,8 +2,8 @@
 //! limit, interruptions, the guest's own end.
 //!
 //! Talks to the machine by a trait, and to the debugger's link. The time limit counts only the time in which the
-//! machine runs, not the time in which a debugger holds it or a dump is written. It must not know what a violation is,
-//! nor what a report says of an end.
+//! machine runs, not the time in which a debugger holds it or a dump is written. It must not know how a violation is
+//! found, nor what a report says of an end.
 
 use std::time::{Duration, Instant};
 
