@@ -12,7 +12,9 @@ use super::debugcon::{DEBUG_CONSOLE_PORT, DebugConsole};
 use super::fw_cfg::{FW_CFG_BASE, FW_CFG_LENGTH, FwCfg};
 use super::keyboard::{KEYBOARD_COMMAND_PORT, KEYBOARD_DATA_PORT, KEYBOARD_IRQ, KeyboardController};
 use super::pirq::{self, PirqRouter};
-use super::power::{POWER_MANAGEMENT_BASE, POWER_MANAGEMENT_LENGTH, PowerManagement, SCI_IRQ, TimerWidth};
+use super::power::{
+    POWER_MANAGEMENT_BASE, POWER_MANAGEMENT_LENGTH, PowerManagement, SCI_IRQ, SEABIOS_POWER_MANAGEMENT_BASE, TimerWidth,
+};
 use super::reset::{PORT_A, PortA, ResetControl};
 use super::rtc::{MemorySizes, RTC_BASE, RTC_IRQ, RTC_LENGTH, Rtc};
 use super::serial::{COM1_BASE, COM1_IRQ, COM2_BASE, COM2_IRQ, Output, SerialPort, UART_LENGTH};
@@ -105,11 +107,9 @@ impl Board {
         pio.insert(KEYBOARD_COMMAND_PORT, 1, keyboard.command_port())?;
         let management = PowerManagement::new(clock, Arc::clone(&power), input(SCI_IRQ), TimerWidth::Bits32);
         let management = Arc::new(management);
-        pio.insert(
-            POWER_MANAGEMENT_BASE,
-            POWER_MANAGEMENT_LENGTH,
-            Arc::clone(&management) as _,
-        )?;
+        for base in [POWER_MANAGEMENT_BASE, SEABIOS_POWER_MANAGEMENT_BASE] {
+            pio.insert(base, POWER_MANAGEMENT_LENGTH, Arc::clone(&management) as _)?;
+        }
         let fw_cfg = Arc::new(FwCfg::new(ram));
         pio.insert(FW_CFG_BASE, FW_CFG_LENGTH, Arc::clone(&fw_cfg) as _)?;
 
@@ -202,9 +202,17 @@ mod tests {
         pio.write(0xcf9, &[6]);
         pio.write(0x64, &[0xfe]);
         pio.write(0xb004, &0x2000u16.to_le_bytes());
+        // Where SeaBIOS has power management.
+        assert_eq!((read(0x608), read(0x60f)), (0, 0));
+        pio.write(0x604, &0x2000u16.to_le_bytes());
         assert_eq!(
             power.events(),
-            [PowerEvent::Reset, PowerEvent::Reset, PowerEvent::PowerOff]
+            [
+                PowerEvent::Reset,
+                PowerEvent::Reset,
+                PowerEvent::PowerOff,
+                PowerEvent::PowerOff
+            ]
         );
     }
 

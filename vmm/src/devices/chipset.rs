@@ -94,8 +94,8 @@ pub(crate) fn isa_bridge(router: Arc<PirqRouter>) -> Result<PciFunction, ConfigS
     PciFunction::new(description, Interrupts::default(), Arc::new(IsaBridge(router)))
 }
 
-/// The 82371AB power management function, 8086:7113. Its ports are where firmware for this chip set puts them, decoded
-/// from the start, and cannot be moved.
+/// The 82371AB power management function, 8086:7113. Its ports are where firmware for this chip set puts them, OVMF at
+/// the base that the register names and SeaBIOS at another; they are decoded at both from the start, and cannot be moved.
 ///
 /// # Errors
 /// None in practice: the description is fixed.

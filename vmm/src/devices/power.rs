@@ -12,6 +12,9 @@ use crate::irq::InterruptLine;
 
 /// First port of the block.
 pub(crate) const POWER_MANAGEMENT_BASE: u64 = 0xb000;
+/// Where the block is seen as well. SeaBIOS moves it there, by a register that is fixed here ([`super::chipset`]), and does
+/// not look whether it went: it would wait for ever by a timer that stands still. The ACPI tables name the first place.
+pub(crate) const SEABIOS_POWER_MANAGEMENT_BASE: u64 = 0x600;
 /// Number of ports of the block.
 pub(crate) const POWER_MANAGEMENT_LENGTH: u64 = 16;
 /// Frequency of the power management timer in Hz.
