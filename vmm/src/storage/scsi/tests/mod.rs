@@ -5,6 +5,7 @@ mod conformance;
 mod harness;
 mod illegal;
 mod inquiry;
+mod lengths;
 mod life;
 mod modes;
 mod provisioning;
