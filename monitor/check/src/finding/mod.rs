@@ -82,7 +82,7 @@ causes! {
     /// The acquire takes no lock: a kind that the routine does not know, or no context.
     AcquiresNothing = 11, "acquires_nothing", "the acquire takes no lock";
     /// The holder has left the scope of the lock and lowered its IRQL without a release.
-    MissingRelease = 12, "missing_release", "the lock is not released: its holder has gone on below DISPATCH_LEVEL";
+    MissingRelease = 12, "missing_release", "the lock is not released: its holder has gone on";
     /// Nobody holds the lock that its holder releases: somebody has cleared it meanwhile.
     LockCleared = 13, "lock_cleared", "the lock was cleared while it was held";
     /// The routine was called at an IRQL at which its page does not allow it.

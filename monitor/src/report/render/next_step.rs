@@ -91,12 +91,11 @@ fn twice(v: &Finding) -> String {
         Evidence::Handle(before) => past(before.released?).map(|entry| &entry.call.caller),
         _ => None,
     });
-    let first = before.map_or("the release before".to_owned(), |place| {
-        format!("the release before, from {place},")
+    let released = before.map_or("the lock was released before".to_owned(), |place| {
+        format!("{place} has released the lock already")
     });
     format!(
-        "{first} has released the lock already: look for the path that comes from there to {}, such as an error path that falls \
-         into the common exit",
+        "{released}: look for the path that goes on from there to {}, such as an error path that falls into the common exit",
         v.caller
     )
 }
@@ -110,14 +109,12 @@ fn wrong_routine(acquire: Option<&PriorCall>) -> String {
         format!("{}: it was acquired by {}", names.join(" or "), acquire.routine)
     });
     let releases = releases.unwrap_or_else(|| "the routine that its acquire belongs to".to_owned());
-    format!(
-        "release the lock by {releases}. A wrong one leaves the IRQL as it should not be, or breaks the queue of the lock"
-    )
+    format!("release the lock by {releases}. Another routine sets the wrong IRQL, or breaks the queue of the lock")
 }
 
 fn double_acquire(v: &Finding, acquire: Option<&PriorCall>) -> String {
     let from = acquire
-        .map(|acquire| format!(" from {}", acquire.caller))
+        .map(|acquire| format!(", acquired from {},", acquire.caller))
         .unwrap_or_default();
     let shared = |routine: Routine| contract(routine).mode == Mode::Shared;
     let reader = shared(v.routine.0) && acquire.is_some_and(|acquire| shared(acquire.routine.0));
@@ -127,7 +124,7 @@ fn double_acquire(v: &Finding, acquire: Option<&PriorCall>) -> String {
         ""
     };
     format!(
-        "release the lock that is held{from} before this call, or have a function that is called with the lock held not take it: \
+        "release the lock{from} before this call; or if a function is called with the lock held, do not take it in there again: \
          as it is, the processor waits for itself{when}"
     )
 }
@@ -183,7 +180,7 @@ fn wrong_irql(v: &Finding) -> String {
             .to_owned()
     } else if low {
         "use the routine that raises the IRQL itself, or raise it to DISPATCH_LEVEL before: below that the thread can be preempted \
-         while it has the lock, and whoever interrupts it then waits for ever"
+         while it has the lock, and what then runs in its place and wants the lock waits for ever"
             .to_owned()
     } else {
         "do this work in a DPC: a lock that others hold at DISPATCH_LEVEL must not be taken or released above it, where its holder \

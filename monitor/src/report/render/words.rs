@@ -3,8 +3,8 @@
 use storlock_check::identity::stor_spinlock_name;
 
 use crate::report::{
-    Called, Cause, Evidence, Finding, HandleBefore, HandleNow, HistoryEntry, LockOperand, PriorCall, Proof, Shortfall,
-    Signature, Step, Verdict,
+    Callback, Called, Cause, Evidence, Finding, HandleBefore, HandleNow, HistoryEntry, LockOperand, PriorCall, Proof,
+    Shortfall, Signature, Step, Verdict,
 };
 
 /// The level of a finding.
@@ -26,7 +26,7 @@ pub(crate) fn verdict(verdict: Verdict, concerns_target: bool) -> &'static str {
         Verdict::Literal => {
             "literal: the rule's own words are broken, but the call is documented as legal; a note only"
         }
-        Verdict::Suspect => "suspect: the evidence is too short for a verdict; never counted as a defect",
+        Verdict::Suspect => "suspect: the evidence is not enough for a verdict; never counted as a defect",
     }
 }
 
@@ -96,7 +96,7 @@ fn sentence(v: &Finding, evidence: &Evidence) -> String {
         Evidence::Word { value: 0 } => "the lock word was 0 at the call: nobody held the lock".to_owned(),
         Evidence::Word { value } => format!("the lock word was {value:#x} at the call: somebody held the lock"),
         Evidence::Acquire(call) => format!("the lock was acquired {}", told(call)),
-        Evidence::NoAcquire => "no acquire of this lock by this thread or processor is open".to_owned(),
+        Evidence::NoAcquire => "no acquire of this lock by this thread or processor is still to be released".to_owned(),
         Evidence::Holder(call) => format!("somebody else holds the lock, acquired {}", told(call)),
         Evidence::AlsoAcquired { lock, event } => {
             format!("the caller has acquired another lock at event {event} and not released it: {lock}")
@@ -117,12 +117,12 @@ fn sentence(v: &Finding, evidence: &Evidence) -> String {
         &Evidence::Kind { acquired, now } => changed_kind(v, acquired, now),
         Evidence::AcquiredHandle { handle } => format!("the acquire filled in the handle at {handle:#x}; {}", copy(v)),
         Evidence::SeenLow { event, vcpu, irql } => format!(
-            "vCPU {vcpu} was seen at IRQL {irql} at event {event}, outside of the scope of the acquire, and no release was \
-             seen"
+            "at event {event} vCPU {vcpu} had gone on at IRQL {irql}, at which nobody may hold a spin lock, and no release \
+             was seen"
         ),
         Evidence::DriverLeft { event, vcpu } => format!(
-            "at event {event} the stack of vCPU {vcpu} had no function of the driver left, which has returned to its caller \
-             with the lock, and no release was seen"
+            "at event {event} the stack of vCPU {vcpu} had no function of the driver left: the driver had returned to its \
+             caller with the lock, and no release was seen"
         ),
         Evidence::Operand { spin_lock, context } => format!(
             "kind {spin_lock} ({}) with LockContext {context:#x} takes no lock",
@@ -134,19 +134,26 @@ fn sentence(v: &Finding, evidence: &Evidence) -> String {
             taken,
             taken_by,
         } => format!(
-            "{taken} was acquired {} while {held} was held, acquired {}",
-            told(taken_by),
-            told(held_by)
+            "{taken} was acquired while {held} was held: {held} {}; then {taken} {}",
+            told(held_by),
+            told(taken_by)
         ),
         Evidence::StackPointer { value } => {
             format!("the lock lies on the stack of its caller, whose pointer is {value:#x}")
         }
-        Evidence::Callback { callback } => format!(
-            "it was called in {}, around which the port driver holds this lock",
-            callback.name()
-        ),
+        Evidence::Callback { callback } => in_callback(v, *callback),
         Evidence::CameBack { event, proof } => came_back(*event, *proof),
     }
+}
+
+fn in_callback(v: &Finding, callback: Callback) -> String {
+    let usually = if v.shortfall.contains(Shortfall::PORT_MODEL) {
+        "usually "
+    } else {
+        ""
+    };
+    let callback = callback.name();
+    format!("it was called in {callback}, around which the port driver {usually}holds this lock")
 }
 
 fn released_before(release: &PriorCall, certain: bool) -> String {
@@ -161,14 +168,14 @@ fn released_before(release: &PriorCall, certain: bool) -> String {
     )
 }
 
-/// The IRQL of a call, beside those that the routine's page allows.
+/// The IRQL of a call, beside those that are allowed.
 fn irql(at: u8, min: u8, max: u8) -> String {
     let most = if min == max {
         " only".to_owned()
     } else {
         format!(" to {max}")
     };
-    format!("it was called at IRQL {at}; its page allows IRQL {min}{most}")
+    format!("it was called at IRQL {at}; it may be called at IRQL {min}{most}")
 }
 
 /// What the handle of a release names, which is not what the acquire was asked for.
@@ -188,12 +195,12 @@ fn came_back(event: u64, proof: Proof) -> String {
     match proof {
         Proof::Return => format!("that acquire has come back with the lock: it had returned by event {event}"),
         Proof::SameLevel => format!(
-            "that acquire has come back with the lock: at event {event} code of the same level ran on its processor, which \
-             waits while an acquire does"
+            "that acquire has come back with the lock: at event {event} other code ran on its processor at the same IRQL, \
+             which it cannot while an acquire waits there"
         ),
         Proof::Frame => format!(
-            "that acquire has come back with the lock: at event {event} its caller ran on, in the frame of that call or in \
-             an outer one"
+            "that acquire has come back with the lock: at event {event} its caller had gone on, in the frame of that call \
+             or in an outer one"
         ),
     }
 }
@@ -208,7 +215,9 @@ fn copy(v: &Finding) -> String {
         Some(lock) if lock != 0 => "a copy of it",
         _ => "another one of the same kind, such as a copy",
     };
-    format!("the handle at {handle:#x} that is released is {what}: only the acquire's own is in the queue of the lock")
+    format!(
+        "the release is given the handle at {handle:#x}, {what}: only the acquire's own is in the queue of the lock"
+    )
 }
 
 /// What the memory of the handle was used for before, and what speaks for and against its being the same handle still.
@@ -236,7 +245,7 @@ fn handle_before(v: &Finding, before: &HandleBefore) -> String {
     };
     let released = match before.released {
         Some(event) => format!("released at event {event}"),
-        None => "of which no release was seen".to_owned(),
+        None => "not released since, as far as was seen".to_owned(),
     };
     format!("{used}, acquired at event {acquire} and {released}; {now}")
 }
@@ -251,14 +260,17 @@ const SHORTFALLS: &[(Shortfall, &str)] = &[
         "somebody holds the lock whose acquire was not seen",
     ),
     (Shortfall::UNRESOLVED, "whether the try got the lock was not seen"),
-    (Shortfall::DISTURBED, "an earlier wrong release has upset the lock"),
+    (
+        Shortfall::DISTURBED,
+        "an earlier wrong release of this lock has left open who holds it",
+    ),
     (
         Shortfall::UNORDERED,
         "the order of the events over all processors is not known",
     ),
     (
         Shortfall::CONTRADICTED,
-        "the lock has contradicted what was recorded of it: it is touched in ways that are not seen",
+        "the lock word has contradicted what was recorded of the lock: something takes or releases it that is not seen",
     ),
     (
         Shortfall::NOT_TOGETHER,
@@ -266,11 +278,12 @@ const SHORTFALLS: &[(Shortfall, &str)] = &[
     ),
     (
         Shortfall::MAYBE_SHARED,
-        "whether others take the same lock while its function waits for them was not seen",
+        "a lock on a stack does protect something if its function waits for all who take it; whether it does was not seen",
     ),
     (
         Shortfall::PORT_MODEL,
-        "whether it does there was not seen: a driver may ask for several concurrent channels, and may call its own callback",
+        "whether it held the lock this time was not seen: a driver may ask for several concurrent channels, and may call its \
+         own callback",
     ),
     (
         Shortfall::LATE,
