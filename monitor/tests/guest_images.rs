@@ -200,18 +200,10 @@ fn guest_driver_gets_the_registers_that_its_code_needs() {
         "{watched:?}"
     );
     assert_eq!(watch["gaps"].as_array().unwrap().len(), 0, "{watch}");
-    let told = watch["explanation"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter_map(|line| line.as_str());
-    let told: Vec<_> = told
-        .filter(|line| line.starts_with("storport!StorPortNotification: "))
-        .collect();
-    assert!(
-        told.len() == 1 && told[0].ends_with("no lock routine, so it needs no debug register"),
-        "{told:?}"
-    );
+    let uses = watch["choice"]["uses"].as_array().unwrap().iter();
+    let notification = uses.filter(|told| told["import"] == "storport!StorPortNotification");
+    let told: Vec<_> = notification.map(|told| (&told["kind"], &told["routines"])).collect();
+    assert_eq!(told, [(&"known".into(), &serde_json::json!([]))], "{watch}");
 
     // What the code asks for is watched, and a register is left in which the callbacks are learnt.
     let run = Driver::new("nvme-release-without-acquire").run("nvme");

@@ -98,8 +98,9 @@ fn text(listing: &Listing) -> String {
         );
     }
     if !listing.imports.is_empty() || !listing.watch.gaps.is_empty() {
-        let _ = writeln!(out, "\nIn a run: {}", listing.watch.summary);
-        for line in listing.watch.explanation.iter().skip(1) {
+        let (summary, explanation) = listing.watch.choice.sentences();
+        let _ = writeln!(out, "\nIn a run: {}", escape::line(&summary));
+        for line in explanation.iter().skip(1) {
             let _ = writeln!(out, "  {}", escape::line(line));
         }
     }
@@ -188,10 +189,10 @@ mod tests {
         let listing = Listing::read(Path::new("m.sys"), builder.file()).unwrap();
         let text = text(&listing);
         assert!(
-            text.contains("no register: 1 imports without a name, from storport.sys: a lock routine among them"),
+            text.contains("no register: 1 import without a name, from storport.sys: a lock routine among them"),
             "{text}"
         );
-        assert!(text.contains("nothing to watch; not recognised: 1 imports"), "{text}");
+        assert!(text.contains("nothing to watch; not recognised: 1 import "), "{text}");
     }
 
     #[test]

@@ -112,14 +112,44 @@ pub struct RunInfo {
 /// A file that the guest was built from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageInfo {
-    /// `kernel`, `port driver`, `driver under test` or `driver`.
-    pub(crate) role: String,
+    /// What it is for.
+    pub(crate) role: ImageRole,
     /// File name without its directory.
     pub name: String,
     /// Size in bytes.
     pub size: u64,
     /// SHA-256 of the contents, in hexadecimal.
     pub(crate) sha256: String,
+}
+
+/// What a file is for that a guest is built from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ImageRole {
+    /// The kernel.
+    #[serde(rename = "kernel")]
+    Kernel,
+    /// The port driver.
+    #[serde(rename = "port driver")]
+    PortDriver,
+    /// The driver under test.
+    #[serde(rename = "driver under test")]
+    Target,
+    /// Any other driver.
+    #[serde(rename = "driver")]
+    Driver,
+}
+
+impl ImageRole {
+    /// As it is written for people.
+    #[must_use]
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::PortDriver => "port driver",
+            Self::Target => "driver under test",
+            Self::Driver => "driver",
+        }
+    }
 }
 
 /// A module of the guest.

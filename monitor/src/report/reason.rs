@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::choice::{NoKernelAt, NotArmed, UnnamedImports};
 use super::{Location, ModuleInfo, UnknownRelease};
 
 /// Why a condition holds.
@@ -128,8 +129,8 @@ pub enum Reason {
     },
     /// The breakpoints were never in force.
     NeverArmed {
-        /// Why not, as [`WatchInfo::not_armed`](super::WatchInfo) has it.
-        why: String,
+        /// Why not.
+        not_armed: NotArmed,
     },
     /// The driver under test never acquired a watched lock.
     NeverAcquired {
@@ -238,7 +239,7 @@ pub enum Doubt {
     /// Lock routines may be among imports that are not recognised.
     ImportsUnrecognised {
         /// These imports.
-        imports: String,
+        unnamed: UnnamedImports,
     },
     /// Two imports of one routine lead to different places, of which one is watched.
     ImportElsewhere {
@@ -307,12 +308,7 @@ pub enum Note {
         watched: bool,
     },
     /// A write of LSTAR led to no kernel.
-    NoKernel {
-        /// What was written.
-        lstar: u64,
-        /// Why not.
-        error: String,
-    },
+    NoKernel(NoKernelAt),
     /// The driver was loaded, and no driver object was made for it.
     NoDriverObject {
         /// The driver.
@@ -350,10 +346,15 @@ pub enum Note {
         /// What was done.
         recovery: String,
     },
-    /// There is no timeline, or not of this run.
+    /// There is no timeline, since the event trace cannot be read.
     NoTimeline {
-        /// Why not.
+        /// The error.
         why: String,
+    },
+    /// There is no timeline, since the event trace beside the report is not that of its run.
+    OtherTrace {
+        /// Name of the trace.
+        file: String,
     },
     /// An output ends early, and nobody misses the rest.
     Output {

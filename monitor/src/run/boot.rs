@@ -10,11 +10,12 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use storlock_vmm::boot::{BootFile, BootRequest, KERNEL_FILE, KernelImage, LinuxRequest, is_linux_kernel};
 
-use super::images::{self, ImageFile, Role};
+use super::images::{self, ImageFile};
 use super::registry::Registry;
 use super::spec::{CheckedSpec, FilePath, guest_name};
 use super::{Failure, Start, firmware, input};
 use crate::notices::Notices;
+use crate::report::ImageRole;
 
 /// What files beside a kernel are to it (docs/loader-block.md).
 const PORT_DRIVER: u32 = 2;
@@ -100,7 +101,7 @@ fn driver_file(driver: &Path, patience: Duration) -> Result<Vec<ImageFile>, Fail
     if !is_path && !driver.exists() {
         return Ok(Vec::new());
     }
-    let file = ImageFile::read(driver, Role::Target, patience).map_err(Failure::infrastructure)?;
+    let file = ImageFile::read(driver, ImageRole::Target, patience).map_err(Failure::infrastructure)?;
     Ok(vec![file])
 }
 
@@ -108,7 +109,7 @@ fn direct(checked: &CheckedSpec, driver: &Path, notices: &dyn Notices) -> anyhow
     let images = read_files(checked, driver)?;
     images::check_relocations(&images)?;
     images::check_imports(&images)?;
-    let target = images.iter().find(|image| image.role == Role::Target);
+    let target = images.iter().find(|image| image.role == ImageRole::Target);
     let target = target.map(|image| image.name.clone()).unwrap_or_default();
     let mut files: Vec<BootFile> = images.iter().map(boot_file).collect();
     let kernel = files.remove(0);
@@ -135,12 +136,12 @@ fn read_files(checked: &CheckedSpec, driver: &Path) -> anyhow::Result<Vec<ImageF
     let kernel = given(&spec.kernel).map_or_else(|| images::built_image("ntoskrnl.exe"), Ok)?;
     let port_driver = given(&spec.port_driver).map_or_else(|| images::built_image("storport.sys"), Ok)?;
     let mut files = vec![
-        ImageFile::read(&kernel, Role::Kernel, patience)?,
-        ImageFile::read(&port_driver, Role::PortDriver, patience)?,
-        ImageFile::read(driver, Role::Target, patience)?,
+        ImageFile::read(&kernel, ImageRole::Kernel, patience)?,
+        ImageFile::read(&port_driver, ImageRole::PortDriver, patience)?,
+        ImageFile::read(driver, ImageRole::Target, patience)?,
     ];
     for path in &spec.load {
-        files.push(ImageFile::read(path, Role::Driver, patience)?);
+        files.push(ImageFile::read(path, ImageRole::Driver, patience)?);
     }
     Ok(files)
 }
@@ -149,10 +150,10 @@ fn boot_file(file: &ImageFile) -> BootFile {
     BootFile {
         name: file.name.clone(),
         kind: match file.role {
-            Role::Kernel => KERNEL_FILE,
-            Role::PortDriver => PORT_DRIVER,
-            Role::Target => TARGET,
-            Role::Driver => DRIVER,
+            ImageRole::Kernel => KERNEL_FILE,
+            ImageRole::PortDriver => PORT_DRIVER,
+            ImageRole::Target => TARGET,
+            ImageRole::Driver => DRIVER,
         },
         data: file.image.data().to_vec(),
     }

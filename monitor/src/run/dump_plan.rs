@@ -5,11 +5,12 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 
-use super::images::{ImageFile, Role};
+use super::images::ImageFile;
 use super::spec::CheckedSpec;
 use super::symbols::{is_pdb, stored};
 use super::{Failure, input};
 use crate::dump::{DumpFile, Plan, Symbols};
+use crate::report::ImageRole;
 use crate::windows::CodeView;
 use crate::windows::pdb::KernelPdb;
 
@@ -26,7 +27,7 @@ pub(super) fn plan(checked: &CheckedSpec, images: &[ImageFile]) -> Result<Option
     let Some(path) = &checked.spec.dump_on_violation else {
         return Ok(None);
     };
-    let kernel = images.iter().find(|image| image.role == Role::Kernel);
+    let kernel = images.iter().find(|image| image.role == ImageRole::Kernel);
     let symbols = symbols(kernel, checked.spec.symbols.as_deref()).map_err(Failure::usage)?;
     let file = DumpFile::prepare(path, checked.time_limit())
         .context("--dump-on-violation")
@@ -97,7 +98,7 @@ mod tests {
         let pdb = directory.path().join(pdb);
         fs::create_dir_all(pdb.parent().unwrap()).unwrap();
         fs::copy(data.join("kernel.pdb"), pdb).unwrap();
-        let kernel = ImageFile::read(&data.join("kernel.dll"), Role::Kernel, Duration::ZERO).unwrap();
+        let kernel = ImageFile::read(&data.join("kernel.dll"), ImageRole::Kernel, Duration::ZERO).unwrap();
         (directory, kernel)
     }
 
@@ -137,7 +138,7 @@ mod tests {
         other[guid] ^= 1;
         let path = directory.path().join("other.dll");
         fs::write(&path, other).unwrap();
-        let other = ImageFile::read(&path, Role::Kernel, Duration::ZERO).unwrap();
+        let other = ImageFile::read(&path, ImageRole::Kernel, Duration::ZERO).unwrap();
         let pdb = directory.path().join("kernel.pdb");
         let told = format!("{:#}", symbols(Some(&other), Some(&pdb)).unwrap_err());
         assert!(told.contains("kernel.pdb") && told.contains("another build"), "{told}");

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::failure::Lines;
 use super::input;
-use crate::report::ImageInfo;
+use crate::report::{ImageInfo, ImageRole};
 use crate::windows::{Exports, FileImage, ImportName, Imports};
 
 /// Directory of the built guest images, if it is not beside the binary.
@@ -19,41 +19,14 @@ pub(crate) const IMAGES_VARIABLE: &str = "STORLOCK_IMAGES";
 /// Largest image that is read, in bytes.
 const SIZE_LIMIT: u64 = 256 << 20;
 
-/// What a file is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// The kernel.
-    Kernel,
-    /// The port driver.
-    PortDriver,
-    /// The driver under test.
-    Target,
-    /// Any other driver.
-    Driver,
-}
-
-impl Role {
-    /// As it is written in reports.
-    #[must_use]
-    pub(crate) fn text(self) -> &'static str {
-        match self {
-            Self::Kernel => "kernel",
-            Self::PortDriver => "port driver",
-            Self::Target => "driver under test",
-            Self::Driver => "driver",
-        }
-    }
-
-    /// The file name that the guest knows it by: kernel and port driver are what imports name, whatever the file is
-    /// called.
-    fn guest_name(self, path: &Path) -> String {
-        match self {
-            Self::Kernel => "ntoskrnl.exe".to_owned(),
-            Self::PortDriver => "storport.sys".to_owned(),
-            Self::Target | Self::Driver => path
-                .file_name()
-                .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
-        }
+/// The file name that the guest knows a file by: kernel and port driver are what imports name, whatever the file is called.
+fn guest_name(role: ImageRole, path: &Path) -> String {
+    match role {
+        ImageRole::Kernel => "ntoskrnl.exe".to_owned(),
+        ImageRole::PortDriver => "storport.sys".to_owned(),
+        ImageRole::Target | ImageRole::Driver => path
+            .file_name()
+            .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
     }
 }
 
@@ -61,7 +34,7 @@ impl Role {
 #[derive(Debug, Clone)]
 pub(crate) struct ImageFile {
     /// What it is for.
-    pub(crate) role: Role,
+    pub(crate) role: ImageRole,
     /// Where it came from.
     pub path: PathBuf,
     /// The file name by which the guest knows it.
@@ -75,14 +48,14 @@ impl ImageFile {
     ///
     /// # Errors
     /// If it cannot be read or is no whole PE64 image for x64.
-    pub(crate) fn read(path: &Path, role: Role, patience: Duration) -> anyhow::Result<Self> {
+    pub(crate) fn read(path: &Path, role: ImageRole, patience: Duration) -> anyhow::Result<Self> {
         let what = || format!("cannot use {} as the {}", path.display(), role.text());
         let data = input::read(path, &format!(" as the {}", role.text()), SIZE_LIMIT, patience)?;
         let image = FileImage::parse(data).with_context(what)?;
         Ok(Self {
             role,
             path: path.to_owned(),
-            name: role.guest_name(path),
+            name: guest_name(role, path),
             image,
         })
     }
@@ -109,7 +82,7 @@ impl ImageFile {
     pub(crate) fn info(&self) -> ImageInfo {
         let data = self.image.data();
         ImageInfo {
-            role: self.role.text().to_owned(),
+            role: self.role,
             name: self.name.clone(),
             size: data.len() as u64,
             sha256: format!("{:x}", Sha256::digest(data)),

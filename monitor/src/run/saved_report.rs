@@ -90,9 +90,7 @@ fn draw(report: &mut Report, path: &Path) {
     let events = report.timeline.as_ref().map(|timeline| timeline.events);
     if drawn.is_err() || events != Some(trace.events) {
         report.timeline = None;
-        report.notes.push(Note::NoTimeline {
-            why: format!("{} is not the event trace of this run", trace.file),
-        });
+        report.notes.push(Note::OtherTrace { file: trace.file });
     }
 }
 

@@ -7,9 +7,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::images::{ImageFile, Role};
+use super::images::ImageFile;
 use super::input;
 use crate::notices::Notices;
+use crate::report::ImageRole;
 use crate::windows::pdb::{DriverPdb, PdbError};
 use crate::windows::{CodeView, SymbolTable, Symbols};
 
@@ -35,10 +36,10 @@ pub(super) fn table(images: &[ImageFile], target: &str, given: Option<&Path>, no
         table.add(&image.name, image.image.image(), symbols);
     }
     let known = |role| images.iter().any(|image| image.role == role);
-    if let (Some(given), false) = (given, known(Role::Kernel)) {
+    if let (Some(given), false) = (given, known(ImageRole::Kernel)) {
         let own = Path::new(target).with_extension("pdb");
         let own = own.file_name().and_then(|name| name.to_str());
-        let wanted = own.into_iter().filter(|_| !known(Role::Target)).chain(SYSTEM);
+        let wanted = own.into_iter().filter(|_| !known(ImageRole::Target)).chain(SYSTEM);
         for pdb in wanted.flat_map(|name| stored(given, name, None).into_iter().take(MOST_READ)) {
             match read(&pdb) {
                 Ok(pdb) => table.add_pdb(pdb),
@@ -151,7 +152,7 @@ mod tests {
             fs::create_dir_all(at(to).parent().unwrap()).unwrap();
             fs::copy(data(from), at(to)).unwrap();
         }
-        let image = ImageFile::read(&at("driver/symbols-pdb.dll"), Role::Target, Duration::ZERO).unwrap();
+        let image = ImageFile::read(&at("driver/symbols-pdb.dll"), ImageRole::Target, Duration::ZERO).unwrap();
         (directory, image)
     }
 

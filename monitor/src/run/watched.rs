@@ -13,7 +13,7 @@ use storlock_vmm::sandbox::JoinHandle;
 
 use super::boot::{self, WatchedBoot};
 use super::guest::Guest;
-use super::images::{ImageFile, Role};
+use super::images::ImageFile;
 use super::report_directory::{Outputs, ReportDirectory, TRACE_FILE};
 use super::report_files::{ReportFile, Reports};
 use super::running::Ended;
@@ -22,7 +22,7 @@ use super::{
     Failure, Host, create_directory, debugger, dump_plan, firmware, limit_files, machine_options, of_machine, symbols,
 };
 use crate::output::{OutputFile, WholeFile};
-use crate::report::{Note, Report, RuleSettings, RunInfo};
+use crate::report::{ImageRole, Note, Report, RuleSettings, RunInfo};
 use crate::session::recording::Recording;
 use crate::session::replay;
 use crate::session::trace::Trace;
@@ -191,7 +191,7 @@ fn config(
 ) -> anyhow::Result<Config> {
     let spec = &checked.spec;
     let symbols = symbols::table(images, &target, spec.symbols.as_deref(), &*host.notices);
-    let file = images.iter().find(|image| image.role == Role::Target);
+    let file = images.iter().find(|image| image.role == ImageRole::Target);
     let target_file = file.map(|file| DriverFile::read(&file.image));
     Ok(Config {
         target,

@@ -12,9 +12,9 @@ use super::guest::{Guest, ModuleId};
 use super::log::Log;
 use super::state::State;
 use super::watching::{Watch, Watching};
-use crate::report::{Doubt, ImportsFile, ImportsNote, ImportsUnread, ModuleInfo, Note};
-use crate::vmi::GuestMemory;
+use crate::report::{Doubt, ImportsFile, ImportsNote, ImportsUnread, ModuleInfo, NotArmed, Note};
 use crate::vmi::recorder::Recorder;
+use crate::vmi::{ArmError, GuestMemory};
 use crate::watch::{self, Uses, WatchPlan};
 use crate::windows::arguments::first_arguments;
 use crate::windows::{Image, Imports};
@@ -65,7 +65,7 @@ pub(super) fn arm(state: &mut State, cpu: &mut Recorder<'_>, module: &ModuleInfo
 
 /// Plans for what the driver at `base` imports, and puts the plan's breakpoints in force. Fails with the reason why
 /// nothing is watched.
-fn set_breakpoints(state: &mut State, cpu: &mut Recorder<'_>, base: u64, evidence: Evidence) -> Result<(), String> {
+fn set_breakpoints(state: &mut State, cpu: &mut Recorder<'_>, base: u64, evidence: Evidence) -> Result<(), NotArmed> {
     let known = known_imports(state, &*cpu, base, evidence);
     let file = state.config.target_file.as_ref();
     let uses = known.as_ref().map(|imports| uses_of(&*cpu, base, file, imports));
@@ -90,14 +90,14 @@ fn set_breakpoints(state: &mut State, cpu: &mut Recorder<'_>, base: u64, evidenc
     }
     watching.take_plan(&plan, &watches, rotations);
     if state.config.explain {
-        for line in plan.explain() {
+        for line in plan.choice().explanation() {
             log.milestone(line);
         }
     }
     let free = watching.capacity().saturating_sub(watches.len());
     let printers = state.debug_log.printers(guest, watching, imports, free);
     let set = watching.put_in_force(cpu, watches, printers);
-    set.map_err(|error| error.to_string())?;
+    set.map_err(|error| refused(&error))?;
     if let Some(checks) = &mut state.guest_checks {
         checks.check_at_arming(&mut state.guest, &*cpu, evidence);
     }
@@ -112,7 +112,9 @@ fn set_breakpoints(state: &mut State, cpu: &mut Recorder<'_>, base: u64, evidenc
     } else {
         "but it may have run already"
     };
-    state.log.milestone(format!("armed {before}: {}", plan.summary));
+    state
+        .log
+        .milestone(format!("armed {before}: {}", plan.choice().summary()));
     state.exports.read_at_arming(&state.guest, &*cpu);
     Ok(())
 }
@@ -153,8 +155,13 @@ pub(super) fn take_turn(state: &mut State, cpu: &mut Recorder<'_>) {
         Ok(set) => {
             state.ledger.append(EventKind::WatchSetChanged(set));
         }
-        Err(error) => state.discovery.fail(error.to_string()),
+        Err(error) => state.discovery.fail(refused(&error)),
     }
+}
+
+fn refused(error: &ArmError) -> NotArmed {
+    let error = error.to_string();
+    NotArmed::Refused { error }
 }
 
 /// The breakpoints are in force on all processors: tells the checker.
@@ -184,9 +191,8 @@ fn doubt_plan(log: &mut Log, plan: &WatchPlan, imports_known: bool, evidence: Ev
 
 /// Notes that lock routines may be among the imports that nobody knows.
 pub(super) fn doubt_unrecognised(log: &mut Log, plan: &WatchPlan) {
-    if let Some(what) = &plan.unrecognised {
-        let imports = what.clone();
-        log.doubt(Doubt::ImportsUnrecognised { imports });
+    if let Some(unnamed) = plan.unnamed.clone() {
+        log.doubt(Doubt::ImportsUnrecognised { unnamed });
     }
 }
 
@@ -220,7 +226,7 @@ fn entry_points(
     cpu: &Recorder<'_>,
     planner: &Planner<'_>,
     driver: (u64, &Imports),
-) -> Result<(WatchPlan, Vec<Watch>), String> {
+) -> Result<(WatchPlan, Vec<Watch>), NotArmed> {
     let registers = watching.capacity();
     let mut chosen = planner.plan(registers);
     let mut found = entries::resolve(guest, watching, cpu, &chosen, driver)?;

@@ -11,13 +11,11 @@
 //! Talks to the guest's structures and to the processor that stopped. It must not know what is watched once the driver
 //! is there.
 
-use std::fmt::Write as _;
-
 use super::arm::Evidence;
 use super::guest::{Guest, ListWitness, ModuleId};
 use super::log::Log;
 use super::watching::Watching;
-use crate::report::{Doubt, ModuleInfo, Note};
+use crate::report::{Doubt, ModuleInfo, NoKernelAt, NotArmed, Note};
 use crate::vmi::recorder::Recorder;
 use crate::vmi::{Breakpoint, CpuState, GuestMemory, Interception};
 use crate::watch::WITNESS;
@@ -55,7 +53,7 @@ enum Stage {
     /// The breakpoints are in force.
     Armed,
     /// The search has failed, for this reason.
-    Failed(String),
+    Failed(NotArmed),
 }
 
 /// The kernel is known.
@@ -98,7 +96,7 @@ impl Waiting {
 pub(crate) struct Discovery {
     stage: Stage,
     /// Why the last write of LSTAR was not taken for the kernel's.
-    no_kernel: Option<String>,
+    no_kernel: Option<NoKernelAt>,
 }
 
 impl Discovery {
@@ -119,16 +117,15 @@ impl Discovery {
                 // Firmware and loaders write LSTAR too: the next write may be the kernel's.
                 tracing::debug!("LSTAR = {lstar:#x}: {error}");
                 let error = error.to_string();
-                let note = Note::NoKernel { lstar, error };
-                let text = note.to_string();
-                // Each processor writes it; if the kernel is not found, only the first write is noted.
+                let write = NoKernelAt { lstar, error };
+                // Each processor writes it; if the kernel is not found, only the first write is told at once.
                 if self.no_kernel.is_none() {
-                    log.milestone(&text);
+                    log.milestone(write.to_string());
                 }
                 if log.notes().len() < NOTES {
-                    log.note(note);
+                    log.note(Note::NoKernel(write.clone()));
                 }
-                self.no_kernel = Some(text);
+                self.no_kernel = Some(write);
                 return;
             }
         };
@@ -144,9 +141,8 @@ impl Discovery {
         let (witness, head) = (kernel.address_of(WITNESS), kernel.address_of(MODULE_LIST));
         guest.set_kernel(kernel);
         let Some(witness) = witness else {
-            return self.fail(format!(
-                "the kernel does not export {WITNESS}, without which the driver's start is not seen"
-            ));
+            let export = WITNESS.to_owned();
+            return self.fail(NotArmed::NoWitness { export });
         };
         if let Some(head) = head {
             guest.set_module_list(head, ListWitness::Export);
@@ -159,7 +155,8 @@ impl Discovery {
             mapped_at: None,
         });
         if let Err(error) = cpu.set_breakpoints(&[breakpoint]) {
-            self.fail(error.to_string());
+            let error = error.to_string();
+            self.fail(NotArmed::Refused { error });
         }
     }
 
@@ -207,9 +204,8 @@ impl Discovery {
     }
 
     /// The search has failed.
-    pub(crate) fn fail(&mut self, reason: impl Into<String>) {
-        let reason = reason.into();
-        tracing::warn!("{}", crate::escape::line(&reason));
+    pub(crate) fn fail(&mut self, reason: NotArmed) {
+        tracing::warn!("{}", crate::escape::line(&reason.to_string()));
         self.stage = Stage::Failed(reason);
     }
 
@@ -229,14 +225,10 @@ impl Discovery {
     }
 
     /// Why the breakpoints are not in force; `None` if they are.
-    pub(crate) fn not_armed(&self, guest: &Guest, target: &str) -> Option<String> {
+    pub(crate) fn not_armed(&self, guest: &Guest, target: &str) -> Option<NotArmed> {
         match &self.stage {
-            Stage::Booting => Some(match &self.no_kernel {
-                None => "the guest's kernel was not found: it never wrote LSTAR with an address of its code".to_owned(),
-                Some(reason) => format!(
-                    "the guest's kernel was not found: only an NT-compatible kernel, which is a PE image, can be watched, \
-                     and {reason}"
-                ),
+            Stage::Booting => Some(NotArmed::NoKernel {
+                last: self.no_kernel.clone(),
             }),
             Stage::Waiting(_) => Some(never_loaded(guest, target)),
             Stage::Failed(reason) => Some(reason.clone()),
@@ -246,28 +238,24 @@ impl Discovery {
 }
 
 /// Also names what the user may have meant.
-fn never_loaded(guest: &Guest, target: &str) -> String {
+fn never_loaded(guest: &Guest, target: &str) -> NotArmed {
     if guest.listed().is_none() {
-        return format!(
-            "the guest's modules are not known: its kernel does not export {MODULE_LIST}, and neither a driver object nor a \
-             debugger data block (KDBG) has led to the list"
-        );
+        let export = MODULE_LIST.to_owned();
+        return NotArmed::ModulesUnknown { export };
     }
     if let Some((module, _)) = guest.modules().by_name(target) {
-        return format!(
-            "the guest loaded {target} at {:#x}, but no driver object was made for it until the end: its initialisation did \
-             not begin, or it is a library that other drivers call (an export driver), which has no driver object",
-            module.base
-        );
+        return NotArmed::NoDriverObject {
+            driver: target.to_owned(),
+            base: module.base,
+        };
     }
     let stem = |name: &str| name.split('.').next().unwrap_or_default().to_ascii_lowercase();
-    let count = guest.modules().all().count();
-    let mut text = format!("the guest never loaded {target} ({count} other modules were seen)");
     let similar = guest.modules().all().find(|module| stem(&module.name) == stem(target));
-    if let Some(similar) = similar {
-        let _ = write!(text, "; it loaded {}: is that the driver under test?", similar.name);
+    NotArmed::NeverLoaded {
+        driver: target.to_owned(),
+        modules: guest.modules().all().count() as u64,
+        similar: similar.map(|module| module.name.clone()),
     }
-    text
 }
 
 /// Whether a driver object is at this address.

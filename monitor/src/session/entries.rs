@@ -10,7 +10,7 @@ use storlock_check::contract::{CONTRACTS, Contract, SystemModule, contracts_of_e
 
 use super::guest::Guest;
 use super::watching::{Watch, Watching};
-use crate::report::{Doubt, Note};
+use crate::report::{Doubt, NotArmed, Note, Purpose};
 use crate::vmi::GuestMemory;
 use crate::vmi::recorder::Recorder;
 use crate::watch::{self, WatchPlan};
@@ -42,14 +42,14 @@ pub(crate) struct Entries {
 /// Finds the planned exports in the guest, or what the imports of the driver at that base lead to in their place.
 ///
 /// # Errors
-/// If the guest does not export one of them, in a sentence.
+/// If the guest does not export one of them.
 pub(crate) fn resolve(
     guest: &mut Guest,
     watching: &mut Watching,
     cpu: &Recorder<'_>,
     plan: &WatchPlan,
     (base, imports): (u64, &Imports),
-) -> Result<Entries, String> {
+) -> Result<Entries, NotArmed> {
     let mut port_driver = PortDriver::default();
     let mut entries = Entries {
         watches: Vec::new(),
@@ -59,8 +59,8 @@ pub(crate) fn resolve(
     for planned in &plan.watches {
         let name = export_name(planned.module, planned.export);
         let address = port_driver.address_of(guest, cpu, planned.module, planned.export)?;
-        let address = address.ok_or_else(|| format!("the guest does not export {name}, which the driver imports"))?;
-        let mut reason = planned.reason.clone();
+        let address = address.ok_or_else(|| NotArmed::NotExported { routine: name.clone() })?;
+        let mut purpose = planned.purpose.clone();
         let slots = imports.entries().iter();
         let slots = slots.filter(|import| watch::is_import_of(import, planned.module, planned.export));
         let linked = slots.filter_map(|import| linked_elsewhere(guest, cpu, address, base, import));
@@ -75,14 +75,13 @@ pub(crate) fn resolve(
             None => port_driver.rows_at(guest, cpu, planned.module, address)?,
             Some(linked) => {
                 let place = guest.names_mut().locate(cpu, linked, true);
-                reason =
-                    format!("{reason}; the driver's import of {name} leads to {place} in its place, which is watched");
+                purpose.leads_to = Some(place.clone());
                 let routine = name.clone();
                 entries.notes.push(Note::Detour { routine, place });
                 contracts_of_export(planned.module, planned.export).collect()
             }
         };
-        entries.add(watching, linked.unwrap_or(address), name, reason, rows);
+        entries.add(watching, linked.unwrap_or(address), name, purpose, rows);
     }
     Ok(entries)
 }
@@ -94,7 +93,7 @@ impl Entries {
         watching: &mut Watching,
         address: u64,
         name: String,
-        reason: String,
+        purpose: Purpose,
         rows: Vec<&'static Contract>,
     ) {
         let Some(known) = self
@@ -106,7 +105,7 @@ impl Entries {
                 breakpoint: watching.new_breakpoint(address),
                 names: vec![name],
                 rows,
-                reason,
+                why: vec![purpose],
                 hits: AtomicU64::new(0),
             };
             let names: Vec<_> = watch
@@ -117,7 +116,7 @@ impl Entries {
             watch.add_names(names);
             return self.watches.push(watch);
         };
-        known.reason = format!("{}; {reason}", known.reason);
+        known.why.push(purpose);
         known.add_names([name]);
         for row in rows {
             if known.rows.iter().all(|seen| seen.routine != row.routine) {
@@ -149,14 +148,17 @@ impl PortDriver {
         memory: &impl GuestMemory,
         module: SystemModule,
         export: &str,
-    ) -> Result<Option<u64>, String> {
+    ) -> Result<Option<u64>, NotArmed> {
         if module == SystemModule::Ntoskrnl {
             return Ok(guest.kernel_export(export));
         }
         if self.0.is_none() {
-            self.0 = Some(guest.exports_of(memory, SystemModule::Storport.file_name())?);
+            let found = guest.exports_of(memory, SystemModule::Storport.file_name());
+            self.0 = Some(found.map_err(|error| NotArmed::ExportsUnread { error })?);
         }
-        let (image, exports) = self.0.as_ref().ok_or("no port driver")?;
+        let Some((image, exports)) = &self.0 else {
+            return Ok(None);
+        };
         Ok(exports.rva(export).map(|rva| image.address(rva)))
     }
 
@@ -167,7 +169,7 @@ impl PortDriver {
         memory: &impl GuestMemory,
         module: SystemModule,
         address: u64,
-    ) -> Result<Vec<&'static Contract>, String> {
+    ) -> Result<Vec<&'static Contract>, NotArmed> {
         let mut rows = Vec::new();
         for row in CONTRACTS.iter().filter(|row| row.module == module) {
             if self.address_of(guest, memory, module, row.export)? == Some(address) {

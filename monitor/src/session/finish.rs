@@ -244,8 +244,8 @@ fn conditions(state: &State, end: &End) -> Vec<ConditionNote> {
     for reason in end.faults.iter().filter_map(FaultInfo::never_injected) {
         add(Condition::Inconclusive, reason);
     }
-    if let Some(why) = state.discovery.not_armed(&state.guest, target) {
-        add(Condition::Inconclusive, Reason::NeverArmed { why });
+    if let Some(not_armed) = state.discovery.not_armed(&state.guest, target) {
+        add(Condition::Inconclusive, Reason::NeverArmed { not_armed });
     } else if !defect && state.target.id().map_or(0, |id| state.ledger.acquires(id)) == 0 {
         let driver = target.clone();
         add(Condition::NotApplicable, Reason::NeverAcquired { driver });

@@ -117,12 +117,7 @@ fn target_came_back(state: &mut State, cpu: &Recorder<'_>, module: &ModuleInfo) 
             state.log.doubt(Doubt::ReloadedImport {
                 routine: routine.clone(),
             });
-            state.watching.add_gap(WatchGap {
-                routine,
-                consequence:
-                    "the driver imports it since it was loaded again; the breakpoints are those of its first load"
-                        .to_owned(),
-            });
+            state.watching.add_gap(WatchGap::Reloaded { routine });
         }
     }
     let set = state.watching.watch_set(&plan, true);

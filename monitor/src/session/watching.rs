@@ -13,10 +13,12 @@ use storlock_check::event::{Context, DISPATCH_LEVEL, LockCall, LockOperand, Watc
 
 use super::config::Config;
 use super::turns::{Rotation, Turns};
-use crate::report::{IgnoredHits, Share, StepOver, WatchGap, WatchInfo, WatchedRoutine};
+use crate::report::{
+    Choice, IgnoredHits, NotArmed, Purpose, Share, StepOver, WatchGap, WatchInfo, WatchedRoutine, WhyWatched,
+};
 use crate::vmi::recorder::Recorder;
 use crate::vmi::{Action, ArmError, Breakpoint, Interception};
-use crate::watch::{PlanGap, WatchPlan};
+use crate::watch::WatchPlan;
 use crate::windows::debug_print::Printer;
 
 /// The most returns that are awaited at the same time; the oldest is forgotten. A vCPU has few debug registers for them.
@@ -34,8 +36,8 @@ pub(crate) struct Watch {
     pub(crate) names: Vec<String>,
     /// The routines behind the address, by whatever exported name.
     pub(crate) rows: Vec<&'static Contract>,
-    /// Why it was chosen.
-    pub(crate) reason: String,
+    /// Why it was chosen: once for each planned export.
+    pub(crate) why: Vec<Purpose>,
     pub(crate) hits: AtomicU64,
 }
 
@@ -46,7 +48,7 @@ impl Clone for Watch {
             breakpoint: self.breakpoint,
             names: self.names.clone(),
             rows: self.rows.clone(),
-            reason: self.reason.clone(),
+            why: self.why.clone(),
             hits: AtomicU64::new(self.hits()),
         }
     }
@@ -108,8 +110,7 @@ pub(crate) struct Watching {
     /// Number of the event, and the time, at which the breakpoints were in force.
     armed: Option<(u64, Instant)>,
     gaps: Vec<WatchGap>,
-    summary: String,
-    explanation: Vec<String>,
+    choice: Choice,
     turns: Turns,
     /// A breakpoint on something else than a lock routine or a printer.
     extra: Option<Breakpoint>,
@@ -131,8 +132,7 @@ impl Watching {
             next_breakpoint: 1,
             armed: None,
             gaps: Vec::new(),
-            summary: String::new(),
-            explanation: Vec::new(),
+            choice: Choice::None,
             turns: Turns::default(),
             extra: None,
             returns: VecDeque::new(),
@@ -156,18 +156,15 @@ impl Watching {
 
     /// Takes the plan's explanations and gaps. `rotations`: the sets that may take turns with this one.
     pub(crate) fn take_plan(&mut self, plan: &WatchPlan, watches: &[Watch], rotations: Vec<Rotation>) {
-        self.summary.clone_from(&plan.summary);
-        self.explanation = plan.explain();
+        self.choice = Choice::Made(Box::new(plan.choice()));
         self.turns = Turns::new(plan, watches, rotations);
         // A routine that shares its address with a watched one is seen; so is one that another set watches, in its turn.
-        let unseen = |gap: &&PlanGap| {
-            watches.iter().all(|watch| !watch.names.contains(&gap.routine)) && !self.turns.watch(&gap.routine)
+        let seen = |export: &str| {
+            let mut watches = watches.iter();
+            watches.any(|watch| watch.names.iter().any(|name| name == export)) || self.turns.watch(export)
         };
-        let gaps = plan.gaps.iter().filter(unseen).map(|gap| WatchGap {
-            routine: gap.routine.clone(),
-            consequence: gap.consequence.clone(),
-        });
-        self.gaps = gaps.collect();
+        let gaps = plan.gaps.iter().filter(|gap| !gap.export().is_some_and(seen));
+        self.gaps = gaps.cloned().collect();
     }
 
     /// Puts these breakpoints in force on all processors, in place of those that were.
@@ -262,7 +259,9 @@ impl Watching {
     pub(crate) fn knows(&self, routine: &str) -> bool {
         let watches = self.in_force.watches();
         let named = |watch: &Watch| watch.names.iter().any(|name| name == routine);
-        watches.iter().any(named) || self.turns.watch(routine) || self.gaps.iter().any(|gap| gap.routine == routine)
+        watches.iter().any(named)
+            || self.turns.watch(routine)
+            || self.gaps.iter().any(|gap| gap.export() == Some(routine))
     }
 
     /// Whether an export is watched, and not only in some turns.
@@ -375,13 +374,17 @@ impl Watching {
     }
 
     /// What the report says of it; `not_armed`: why nothing is watched.
-    pub(crate) fn info(&self, step_over: StepOver, not_armed: Option<String>) -> WatchInfo {
+    pub(crate) fn info(&self, step_over: StepOver, not_armed: Option<NotArmed>) -> WatchInfo {
         let watches = self.in_force.watches();
+        let why = |watch: &Watch| {
+            let purposes = watch.why.iter().cloned().map(Box::new);
+            purposes.map(WhyWatched::LockExport).collect()
+        };
         let told = |watch: &Watch| WatchedRoutine {
             routine: watch.names.first().cloned().unwrap_or_default(),
             same_address: watch.names.get(1..).unwrap_or_default().to_vec(),
             address: watch.breakpoint.address,
-            reason: watch.reason.clone(),
+            why: why(watch),
             hits: watch.hits(),
         };
         let mut routines: Vec<WatchedRoutine> = watches.iter().map(told).collect();
@@ -393,11 +396,10 @@ impl Watching {
         routines.extend(resting.map(told));
         WatchInfo {
             routines,
-            explanation: self.explanation.clone(),
+            choice: self.choice.clone(),
             sets: self.turns.list(&watches),
             ignored: self.ignored,
             gaps: self.gaps.clone(),
-            summary: self.summary.clone(),
             step_over,
             catch_return: self.can_catch(),
             armed_at: self.armed.map(|(event, _)| event),

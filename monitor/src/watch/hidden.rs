@@ -4,18 +4,21 @@
 
 use storlock_check::contract::{CONTRACTS, Contract, RoutineSet};
 
-use super::{KERNEL_NAMES, PlanGap, exports};
+use super::{KERNEL_NAMES, exports};
+use crate::report::{UnnamedImports, WatchGap};
 use crate::windows::{Import, ImportName, Imports};
 
 /// Gaps of imports from modules that are not known, at most.
 const FOREIGN: usize = 16;
+/// Modules of imports without a name that are told.
+const MODULES: usize = 4;
 
 /// The imports that have no name.
 pub(super) struct Unnamed {
     /// The lock routines that they may be.
     pub(super) routines: RoutineSet,
-    /// How many there are, and of which modules.
-    pub(super) text: Option<String>,
+    /// How many there are, and of which modules; nothing if there is none.
+    pub(super) imports: Option<UnnamedImports>,
 }
 
 impl Unnamed {
@@ -30,16 +33,16 @@ impl Unnamed {
         let mut modules: Vec<&str> = unnamed.iter().map(|import| import.module.as_str()).collect();
         modules.sort_unstable();
         modules.dedup();
-        let more = if modules.len() > 4 { " and others" } else { "" };
-        modules.truncate(4);
-        let text = format!(
-            "{} imports without a name, from {}{more}",
-            unnamed.len(),
-            modules.join(", ")
-        );
+        let more = modules.len() > MODULES;
+        modules.truncate(MODULES);
+        let told = UnnamedImports {
+            imports: unnamed.len() as u64,
+            modules: modules.into_iter().map(str::to_owned).collect(),
+            more,
+        };
         Self {
             routines,
-            text: (!unnamed.is_empty()).then_some(text),
+            imports: (!unnamed.is_empty()).then_some(told),
         }
     }
 }
@@ -65,29 +68,20 @@ fn is_system(module: &str) -> bool {
 }
 
 /// Imports by which a driver can reach a lock routine that its import table does not name.
-pub(super) fn hidden_calls(imports: &Imports) -> Vec<PlanGap> {
+pub(super) fn hidden_calls(imports: &Imports) -> Vec<WatchGap> {
     let mut gaps = Vec::new();
     for name in ["MmGetSystemRoutineAddress", "FltGetRoutineAddress"] {
         if imports.get(name).is_some() {
-            gaps.push(PlanGap {
-                routine: format!("nt!{name}"),
-                consequence: "lock routines that the driver looks up by name at run time are watched only if it \
-                              imports them, too"
-                    .into(),
-            });
+            let routine = format!("nt!{name}");
+            gaps.push(WatchGap::LookedUp { routine });
         }
     }
     for import in imports.entries() {
         let ImportName::Name(name) = &import.name else { continue };
         let rows = CONTRACTS.iter().filter(|row| row.export == name.as_str());
         if rows.clone().count() > 0 && !rows.clone().any(|row| exports(&import.module, row)) && gaps.len() < FOREIGN {
-            gaps.push(PlanGap {
-                routine: format!("{}!{name}", import.module),
-                consequence:
-                    "that module is none whose lock routines are known: it is watched only if its import leads to \
-                              the routine of that name"
-                        .into(),
-            });
+            let routine = format!("{}!{name}", import.module);
+            gaps.push(WatchGap::OtherModule { routine });
         }
     }
     let mut others: Vec<&str> = imports.entries().iter().map(|import| import.module.as_str()).collect();
@@ -95,11 +89,8 @@ pub(super) fn hidden_calls(imports: &Imports) -> Vec<PlanGap> {
     others.sort_unstable();
     others.dedup();
     if !others.is_empty() {
-        gaps.push(PlanGap {
-            routine: format!("imports from {}", others.join(", ")),
-            consequence:
-                "code of these modules may take and release the driver's locks by routines that are not watched".into(),
-        });
+        let modules = others.into_iter().map(str::to_owned).collect();
+        gaps.push(WatchGap::Modules { modules });
     }
     gaps
 }

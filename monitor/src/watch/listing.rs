@@ -8,7 +8,8 @@ use std::path::Path;
 use serde::Serialize;
 use storlock_check::contract::{CONTRACTS, Contract, Role};
 
-use super::{PlanGap, Uses, plan, prohibited_imports};
+use super::{Uses, plan, prohibited_imports};
+use crate::report::{Choice, WatchGap, told_choice, told_gaps};
 use crate::windows::arguments::first_arguments;
 use crate::windows::{Export, ExportTarget, Exports, FileImage, ImageError, Import, ImportName, Imports};
 
@@ -67,11 +68,12 @@ pub(crate) struct ListedRoutine {
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Watch {
-    pub(crate) summary: String,
-    /// How the debug registers are used, and why, a line each.
-    pub(crate) explanation: Vec<String>,
+    /// How the debug registers are used, and why.
+    #[serde(flatten, with = "told_choice")]
+    pub(crate) choice: Choice,
     pub(crate) watched: Vec<&'static str>,
-    pub(crate) gaps: Vec<PlanGap>,
+    #[serde(with = "told_gaps")]
+    pub(crate) gaps: Vec<WatchGap>,
 }
 
 /// Why an image cannot be listed.
@@ -110,9 +112,8 @@ impl Listing {
             prohibited: prohibited_imports(&imports),
             module: exports.module,
             watch: Watch {
-                explanation: plan.explain(),
+                choice: Choice::Made(Box::new(plan.choice())),
                 watched: plan.watches.iter().map(|watch| watch.export).collect(),
-                summary: plan.summary,
                 gaps: plan.gaps,
             },
         })

@@ -12,17 +12,17 @@ mod prohibited;
 mod tests;
 mod turns;
 mod uses;
-mod words;
+mod why;
 
-use serde::Serialize;
 use storlock_check::contract::{CONTRACTS, Contract, Role, Routine, RoutineSet, SystemModule, contract};
 
 use self::choice::{choose, judged};
 use self::hidden::{Unnamed, hidden_calls};
 pub(crate) use self::prohibited::prohibited_imports;
 pub(crate) use self::uses::Uses;
-pub(crate) use self::words::WITNESS;
-use self::words::{consequence, reason, summary};
+pub(crate) use self::why::WITNESS;
+use self::why::{left_out, purpose};
+use crate::report::{ImportUse, Purpose, TurnsBecause, UnnamedImports, WatchGap};
 use crate::windows::{Import, Imports};
 
 /// An export to put a breakpoint on.
@@ -32,17 +32,8 @@ pub(crate) struct PlannedWatch {
     pub module: SystemModule,
     /// Its exported name.
     pub export: &'static str,
-    /// What it is watched for, in a sentence.
-    pub reason: String,
-}
-
-/// Something that the plan does not see.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct PlanGap {
-    /// The export, such as `nt!KeReleaseSpinLock`.
-    pub routine: String,
-    /// What follows for the verdicts, in a sentence.
-    pub(crate) consequence: String,
+    /// What it is watched for.
+    pub purpose: Purpose,
 }
 
 /// The choice of breakpoints for one driver.
@@ -51,26 +42,30 @@ pub(crate) struct WatchPlan {
     /// The exports to watch, in the order of the contract table.
     pub watches: Vec<PlannedWatch>,
     /// What is not seen, and what follows.
-    pub gaps: Vec<PlanGap>,
+    pub gaps: Vec<WatchGap>,
     /// The routines behind the watched exports.
     pub watched: RoutineSet,
     /// All lock routines that the driver imports, or may import; with a multiplexed export, all routines behind it.
     pub imported: RoutineSet,
-    /// Imports of which nobody knows what they are, so that lock routines may be among them: how many, and of which modules.
-    pub(crate) unrecognised: Option<String>,
+    /// Imports of which nobody knows what they are, so that lock routines may be among them.
+    pub(crate) unnamed: Option<UnnamedImports>,
     /// The releases whose every imported feeder is watched: only these can be judged.
     pub judged: RoutineSet,
     /// The driver reaches lock routines by its import table only.
     pub closed: bool,
-    /// Debug registers that stay free. With at least one, the return of a routine that may fail can be caught.
-    pub(crate) free_registers: usize,
-    /// How the choice was made, in a sentence.
-    pub(crate) summary: String,
-    /// What the driver's code wants of exports that are many routines in one, a line each.
-    pub uses: Vec<String>,
+    /// The driver's imports are known.
+    imports_known: bool,
+    /// Lock exports that the driver imports, or may import.
+    exports: usize,
+    /// Debug registers of a processor. With one that stays free, the return of a routine that may fail can be caught.
+    registers: usize,
+    /// What the driver's code wants of exports that are many routines in one.
+    pub uses: Vec<ImportUse>,
     /// Choices that take turns with this one, since not all exports fit: one rotation for each export that may be its
     /// clock.
     pub(crate) turns: Vec<Rotation>,
+    /// Why they do.
+    turns_because: Option<TurnsBecause>,
 }
 
 /// Choices that take turns with the first one, all with one export by whose calls the turns are counted.
@@ -116,21 +111,13 @@ pub(crate) fn plan(imports: &Imports, uses: &Uses, registers: usize) -> WatchPla
     };
     let clock = candidates.iter().find(open).copied();
     let clock = clock.map_or(Clock::MostCalled, Clock::Open);
-    let mut plan = plan_of(&candidates, unnamed.routines, registers, "the driver imports", clock);
+    let mut plan = plan_of(&candidates, unnamed.routines, registers, true, clock);
     plan.uses = uses.describe(imports);
     let hidden = hidden_calls(imports);
-    plan.closed = hidden.is_empty() && unnamed.text.is_none();
+    plan.closed = hidden.is_empty() && unnamed.imports.is_none();
     plan.gaps.extend(hidden);
-    if let Some(what) = unnamed.text {
-        let consequence = "a lock routine among them is not recognised and not watched: what it does to a lock is not seen, so \
-                           releases that it may belong to are reported as suspect, not as defects";
-        plan.gaps.push(PlanGap {
-            routine: what.clone(),
-            consequence: consequence.into(),
-        });
-        plan.summary = format!("{}; not recognised: {what}", plan.summary);
-        plan.unrecognised = Some(what);
-    }
+    plan.gaps.extend(unnamed.imports.clone().map(WatchGap::Unnamed));
+    plan.unnamed = unnamed.imports;
     plan
 }
 
@@ -151,17 +138,17 @@ pub(crate) fn plan_unknown(available: &[(SystemModule, &str)], registers: usize)
         &candidates(is_available),
         RoutineSet::EMPTY,
         registers,
-        "the driver may import",
+        false,
         Clock::None,
     )
 }
 
-/// Chooses among the lock exports that the driver imports, or may import, as `whether` says; it may also import
+/// Chooses among the lock exports that the driver imports, or may import if that is not `known`; it may also import
 /// `hidden` ones, of which nobody can say that they are watched. `clock` counts the turns if there are any.
-fn plan_of(candidates: &[Candidate], hidden: RoutineSet, registers: usize, whether: &str, clock: Clock) -> WatchPlan {
+fn plan_of(candidates: &[Candidate], hidden: RoutineSet, registers: usize, known: bool, clock: Clock) -> WatchPlan {
     let imported = union(candidates).union(hidden);
     let chosen = choose(candidates, registers, imported);
-    let plan_of = |set: &Vec<Candidate>| plan_of_set(candidates, set, imported, registers, whether);
+    let plan_of = |set: &Vec<Candidate>| plan_of_set(candidates, set, imported, registers, known);
     let rotation = |clock: &Candidate| {
         let sets = turns::sets(candidates, &chosen, registers, imported, clock);
         let mut plans = sets.iter().map(plan_of);
@@ -175,26 +162,23 @@ fn plan_of(candidates: &[Candidate], hidden: RoutineSet, registers: usize, wheth
             },
         )
     };
-    let (mut plan, why) = match clock {
+    let mut plan = match clock {
         Clock::Open(clock) => {
             let (first, rotation) = rotation(&clock);
-            let turns = vec![rotation];
-            (
-                WatchPlan { turns, ..first },
-                "what the driver wants of an export is not told by its code",
-            )
+            WatchPlan {
+                turns: vec![rotation],
+                turns_because: Some(TurnsBecause::UseNotKnown),
+                ..first
+            }
         }
-        Clock::MostCalled if registers > 1 && candidates.len() > registers => {
-            let turns = chosen.iter().map(|clock| rotation(clock).1).collect();
-            let first = plan_of(&chosen);
-            (WatchPlan { turns, ..first }, "each of them has to be seen")
-        }
-        Clock::MostCalled | Clock::None => (plan_of(&chosen), ""),
+        Clock::MostCalled if registers > 1 && candidates.len() > registers => WatchPlan {
+            turns: chosen.iter().map(|clock| rotation(clock).1).collect(),
+            turns_because: Some(TurnsBecause::TooMany),
+            ..plan_of(&chosen)
+        },
+        Clock::MostCalled | Clock::None => plan_of(&chosen),
     };
     plan.turns.retain(|rotation| !rotation.later.is_empty());
-    if let Some(sets) = plan.turns.iter().map(|rotation| rotation.later.len() + 1).max() {
-        plan.summary = format!("{}; {why}, so {sets} sets of exports take turns", plan.summary);
-    }
     plan
 }
 
@@ -215,42 +199,30 @@ fn plan_of_set(
     chosen: &[Candidate],
     imported: RoutineSet,
     registers: usize,
-    whether: &str,
+    known: bool,
 ) -> WatchPlan {
     let watched = union(chosen);
     let judged = judged(watched, imported);
-    let left_out: Vec<Candidate> = candidates
-        .iter()
-        .copied()
-        .filter(|other| !chosen.contains(other))
-        .collect();
-    let planned = chosen
-        .iter()
-        .map(|chosen| PlannedWatch {
-            module: chosen.module,
-            export: chosen.export,
-            reason: reason(chosen, whether, watched, imported),
-        })
-        .collect();
-    let gaps = left_out
-        .iter()
-        .map(|left_out| PlanGap {
-            routine: left_out.name(),
-            consequence: consequence(left_out, watched),
-        })
-        .collect();
+    let planned = chosen.iter().map(|chosen| PlannedWatch {
+        module: chosen.module,
+        export: chosen.export,
+        purpose: purpose(chosen, imported, known, watched),
+    });
+    let others = candidates.iter().filter(|other| !chosen.contains(other));
     WatchPlan {
-        watches: planned,
-        gaps,
+        watches: planned.collect(),
+        gaps: others.map(|other| left_out(other, watched)).collect(),
         watched,
         imported,
-        unrecognised: None,
+        unnamed: None,
         judged,
         closed: false,
-        free_registers: registers.saturating_sub(chosen.len()),
-        summary: summary(candidates, chosen, registers, whether),
+        imports_known: known,
+        exports: candidates.len(),
+        registers,
         uses: Vec::new(),
         turns: Vec::new(),
+        turns_because: None,
     }
 }
 

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use storlock_check::contract::{CONTRACTS, Role, RoutineSet, SystemModule, contract};
 
 use super::{Uses, WatchPlan, name_of};
+use crate::report::{UnnamedImports, WatchGap};
 use crate::windows::arguments::{FirstArguments, NotKnown};
 use crate::windows::{Import, ImportName, Imports};
 
@@ -63,7 +64,7 @@ fn a_physical_miniport_takes_two_registers_and_has_no_gap() {
     assert_eq!(watched(&plan), ["StorPortNotification", "StorPortExtendedFunction"]);
     assert_eq!(plan.watched.len(), 5);
     assert_eq!(plan.judged.len(), 2);
-    assert_eq!((plan.gaps.len(), plan.free_registers), (0, 2));
+    assert_eq!((plan.gaps.len(), plan.choice().free()), (0, 2));
 }
 
 #[test]
@@ -95,7 +96,7 @@ fn pairs_are_kept_together_and_the_rule_s_own_routines_first() {
     );
     assert_eq!(plan.judged.len(), 2);
     assert!(watched(&plan).starts_with(&["KeAcquireSpinLockRaiseToDpc", "KeReleaseSpinLock"]));
-    assert_eq!((plan.gaps.len(), plan.free_registers), (2, 0));
+    assert_eq!((plan.gaps.len(), plan.choice().free()), (2, 0));
 }
 
 #[test]
@@ -110,7 +111,9 @@ fn a_release_whose_feeder_does_not_fit_is_named_as_suspect() {
     );
     assert!(plan.judged.is_empty(), "{:?}", plan.judged);
     assert!(
-        plan.gaps.iter().any(|gap| gap.consequence.contains("suspect")),
+        plan.gaps
+            .iter()
+            .any(|gap| matches!(gap, WatchGap::NoRegister { before, .. } if !before.is_empty())),
         "{:?}",
         plan.gaps
     );
@@ -119,8 +122,8 @@ fn a_release_whose_feeder_does_not_fit_is_named_as_suspect() {
 #[test]
 fn routines_looked_up_at_run_time_are_a_stated_gap() {
     let plan = plan(&kernel(&["KeReleaseSpinLock", "MmGetSystemRoutineAddress"]), 4);
-    assert_eq!(plan.gaps.len(), 1);
-    assert_eq!(plan.gaps[0].routine, "nt!MmGetSystemRoutineAddress");
+    let routine = "nt!MmGetSystemRoutineAddress".to_owned();
+    assert_eq!(plan.gaps, [WatchGap::LookedUp { routine }]);
 }
 
 #[test]
@@ -145,16 +148,18 @@ fn an_import_without_a_name_may_be_any_lock_routine_of_its_module_and_weakens_wh
     // Of the port driver: the kernel's releases are judged as before.
     let storport = with("STORPORT.sys", ImportName::Ordinal(7));
     assert_eq!(names(storport.judged), ["KeReleaseSpinLock"]);
+    let unnamed = UnnamedImports {
+        imports: 1,
+        modules: vec!["STORPORT.sys".to_owned()],
+        more: false,
+    };
+    let summary = storport.choice().summary();
     assert!(
-        storport.summary.contains("1 imports without a name, from STORPORT.sys"),
-        "{}",
-        storport.summary
+        summary.ends_with("; not recognised: 1 import without a name, from STORPORT.sys"),
+        "{summary}"
     );
-    assert!(
-        storport.unrecognised.is_some() && storport.gaps.len() == 1,
-        "{:?}",
-        storport.gaps
-    );
+    assert_eq!(storport.unnamed, Some(unnamed.clone()));
+    assert_eq!(storport.gaps, [WatchGap::Unnamed(unnamed)]);
     // Of the kernel: the port driver's are.
     assert_eq!(
         names(with("hal.dll", ImportName::Bound).judged),
@@ -174,8 +179,15 @@ fn the_kernel_is_known_by_its_other_names_and_another_module_is_a_stated_gap() {
         4,
     );
     assert_eq!(watched(&plan), ["KeReleaseSpinLock"]);
-    let gaps: Vec<_> = plan.gaps.iter().map(|gap| gap.routine.as_str()).collect();
-    assert_eq!(gaps, ["other.sys!KeReleaseSpinLock", "imports from other.sys"]);
+    let gaps = [
+        WatchGap::OtherModule {
+            routine: "other.sys!KeReleaseSpinLock".to_owned(),
+        },
+        WatchGap::Modules {
+            modules: vec!["other.sys".to_owned()],
+        },
+    ];
+    assert_eq!(plan.gaps, gaps);
     assert!(!plan.closed);
 }
 
@@ -208,7 +220,7 @@ fn what_is_never_asked_for_takes_no_register() {
         watched(&plan)
     );
     assert_eq!((plan.judged.len(), plan.gaps.len(), plan.turns.len()), (2, 0, 0));
-    let explained = plan.explain().join("\n");
+    let explained = plan.choice().explanation().join("\n");
     let wanted = [
         "storport!StorPortNotification: 3 calls pass 0x0, 0x5, 0x1001: no lock routine, so it needs no debug register",
         "register 1: nt!KeAcquireSpinLockRaiseToDpc: ",
@@ -228,7 +240,7 @@ fn what_is_never_asked_for_takes_no_register() {
 fn sets_take_turns_where_nobody_can_say_what_is_needed() {
     let plan = super::plan(&virtual_miniport(), &passed(&[], Some(NotKnown::Argument(0x1234))), 4);
     let sets: Vec<&WatchPlan> = std::iter::once(&plan).chain(&plan.turns[0].later).collect();
-    assert!(sets.len() > 1, "{}", plan.summary);
+    assert!(sets.len() > 1, "{}", plan.choice().summary());
     for set in &sets {
         assert!(
             watched(set).contains(&"StorPortNotification"),
@@ -250,18 +262,15 @@ fn sets_take_turns_where_nobody_can_say_what_is_needed() {
         let judged = |set: &&WatchPlan| set.judged.iter().any(|routine| routine.name() == pair);
         assert!(sets.iter().any(judged), "{pair}");
     }
-    assert!(
-        plan.explain().join("\n").contains("in turn 2: "),
-        "{:?}",
-        plan.explain()
-    );
+    let explained = plan.choice().explanation();
+    assert!(explained.join("\n").contains("in turn 2: "), "{explained:?}");
 }
 
 #[test]
 fn sets_take_turns_where_more_is_needed_than_fits() {
     let plan = super::plan(&virtual_miniport(), &passed(&[0x1003, 0x1004], None), 4);
     // Whichever of the first is called most can be the clock.
-    assert_eq!(plan.turns.len(), 4, "{}", plan.summary);
+    assert_eq!(plan.turns.len(), 4, "{}", plan.choice().summary());
     for (rotation, first) in plan.turns.iter().zip(&plan.watches) {
         assert_eq!(rotation.clock, name_of(first.module, first.export));
         for set in &rotation.later {
@@ -270,9 +279,8 @@ fn sets_take_turns_where_more_is_needed_than_fits() {
         for gap in &plan.gaps {
             let mut watches = rotation.later.iter().flat_map(|set| &set.watches);
             assert!(
-                watches.any(|watch| name_of(watch.module, watch.export) == gap.routine),
-                "{}",
-                gap.routine
+                watches.any(|watch| Some(name_of(watch.module, watch.export).as_str()) == gap.export()),
+                "{gap:?}"
             );
         }
     }
@@ -330,7 +338,7 @@ proptest! {
         prop_assert!(chosen.len() == picked.len().min(registers));
         prop_assert!(chosen.iter().all(|export| picked.contains(export)));
         prop_assert_eq!(plan.gaps.len(), picked.len() - chosen.len());
-        prop_assert_eq!(plan.free_registers, registers - chosen.len());
+        prop_assert_eq!(plan.choice().free(), (registers - chosen.len()) as u64);
         prop_assert_eq!(plan.judged.len(), judged(&chosen, &picked));
         prop_assert_eq!(plan.judged.len(), most_judged(&picked, &mut Vec::new(), &picked, registers));
         // The choice does not depend on the order of the import table.

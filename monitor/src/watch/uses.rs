@@ -3,14 +3,13 @@
 //! Talks to the reader of code and to the contract table. It must not choose anything.
 
 use serde::{Deserialize, Serialize};
-use storlock_check::contract::{CONTRACTS, Contract};
+use storlock_check::contract::{CONTRACTS, Contract, SystemModule};
 
-use super::exports;
+use super::why::listed;
+use super::{exports, name_of};
+use crate::report::ImportUse;
 use crate::windows::arguments::{FirstArguments, SLOTS};
 use crate::windows::{Import, ImportName, Imports};
-
-/// Values that are shown of one import.
-const SHOWN: usize = 12;
 
 /// What the driver's code passes to the imports that are many routines in one. By default nothing is known of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,51 +56,38 @@ impl Uses {
         self.of(import.slot).is_none_or(|known| known.not_known.is_some())
     }
 
-    /// For people, one line an import: what is passed to it.
+    /// What is passed to each import.
     #[must_use]
-    pub(crate) fn describe(&self, imports: &Imports) -> Vec<String> {
+    pub(crate) fn describe(&self, imports: &Imports) -> Vec<ImportUse> {
         let entries = imports.entries().iter().filter(|import| is_multiplexed(import));
-        let mut lines: Vec<String> = entries.map(|import| self.describe_one(import)).collect();
-        lines.sort_unstable();
-        lines
+        let mut named: Vec<(&String, &Import)> = entries
+            .filter_map(|import| match &import.name {
+                ImportName::Name(name) => Some((name, import)),
+                _ => None,
+            })
+            .collect();
+        named.sort_by_key(|(name, import)| (*name, import.slot));
+        let told = named.into_iter().map(|(name, import)| self.describe_one(name, import));
+        told.collect()
     }
 
-    fn describe_one(&self, import: &Import) -> String {
-        let ImportName::Name(name) = &import.name else {
-            return String::new();
+    fn describe_one(&self, name: &str, imported: &Import) -> ImportUse {
+        let import = name_of(SystemModule::Storport, name);
+        let Some(known) = self.of(imported.slot) else {
+            return ImportUse::NotLookedAt { import };
         };
-        let name = format!("storport!{name}");
-        let Some(known) = self.of(import.slot) else {
-            return format!("{name}: what the driver wants of it is not known: its code was not looked at");
-        };
-        let mut values: Vec<String> = known
-            .values
-            .iter()
-            .take(SHOWN)
-            .map(|value| format!("{value:#x}"))
-            .collect();
-        if known.values.len() > SHOWN {
-            values.push(format!("and {} more", known.values.len() - SHOWN));
-        }
+        let values = known.values.clone();
         if let Some(reason) = known.not_known {
-            let seen = if values.is_empty() {
-                String::new()
-            } else {
-                format!("; seen are {}", values.join(", "))
-            };
-            return format!("{name}: what the driver wants of it is not known: {reason}{seen}");
+            return ImportUse::NotKnown { import, reason, values };
         }
         let wanted =
-            |row: &&Contract| rows_of(import).any(|own| own.routine == row.routine) && self.may_call(import, row);
-        let routines: Vec<&str> = CONTRACTS.iter().filter(wanted).map(|row| row.routine.name()).collect();
-        let passed = match known.calls {
-            0 => "it is not called".to_owned(),
-            1 => format!("1 call passes {}", values.join(", ")),
-            calls => format!("{calls} calls pass {}", values.join(", ")),
-        };
-        match routines[..] {
-            [] => format!("{name}: {passed}: no lock routine, so it needs no debug register"),
-            _ => format!("{name}: {passed}: {}", routines.join(", ")),
+            |row: &&Contract| rows_of(imported).any(|own| own.routine == row.routine) && self.may_call(imported, row);
+        let routines = CONTRACTS.iter().filter(wanted).map(|row| row.routine);
+        ImportUse::Known {
+            import,
+            calls: known.calls.into(),
+            values,
+            routines: listed(routines),
         }
     }
 

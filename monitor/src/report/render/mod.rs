@@ -11,6 +11,7 @@ mod reasons;
 pub mod sarif;
 pub mod text;
 pub(super) mod told;
+mod watching;
 pub(crate) mod words;
 
 use std::io::{self, Write};
@@ -27,6 +28,14 @@ pub(crate) trait Renderer: Sync {
     /// # Errors
     /// What `out` returns.
     fn render(&self, report: &Report, out: &mut dyn Write) -> io::Result<()>;
+}
+
+/// A number and what it counts.
+fn counted(count: u64, what: &str) -> String {
+    match count {
+        1 => format!("1 {what}"),
+        _ => format!("{count} {what}s"),
+    }
 }
 
 /// A format of reports.

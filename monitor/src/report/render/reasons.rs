@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::counted;
 use crate::report::{
     Doubt, ImportsFile, ImportsNote, ImportsUnread, Location, ModuleInfo, Note, Places, Reason, Share, StackEnd,
     StepOver, UnknownRelease,
@@ -87,7 +88,7 @@ fn reason(reason: &Reason) -> String {
             "the run was over before the guest ended by itself; this report covers what was seen until then".to_owned()
         }
         Reason::FaultNeverInjected { spec, matched } => never_injected(spec, *matched),
-        Reason::NeverArmed { why } => why.clone(),
+        Reason::NeverArmed { not_armed } => not_armed.to_string(),
         Reason::NeverAcquired { driver } => format!("{driver} never acquired a lock by a watched routine"),
         Reason::Told { text } => text.clone(),
         Reason::UnreadableHandles { .. }
@@ -121,14 +122,6 @@ fn not_executable(what: &str, at: Option<&Location>) -> String {
 fn places(found: Places) -> String {
     let more = if found.more { "at least " } else { "" };
     format!("{more}{}", counted(found.places, "place"))
-}
-
-/// A number and what it counts.
-fn counted(count: u64, what: &str) -> String {
-    match count {
-        1 => format!("1 {what}"),
-        _ => format!("{count} {what}s"),
-    }
 }
 
 fn unknown_releases(releases: u64, driver: &str, (places, more): (&[UnknownRelease], bool)) -> String {
@@ -255,8 +248,8 @@ fn imports_doubt(doubt: &Doubt) -> String {
         Doubt::ImportsUnknown => {
             "what the driver imports is not known, and not every lock routine of the guest is watched".to_owned()
         }
-        Doubt::ImportsUnrecognised { imports } => {
-            format!("lock routines may be among {imports}: what they do to a lock was not seen")
+        Doubt::ImportsUnrecognised { unnamed } => {
+            format!("lock routines may be among {unnamed}: what they do to a lock was not seen")
         }
         Doubt::ImportElsewhere { routine, place } => {
             format!("an import of {routine} leads to {place}, which is not watched: another import is")
@@ -306,7 +299,7 @@ fn note(note: &Note) -> String {
         Note::Reset { watched: false } => {
             "the guest was reset before its locks were watched: its kernel is looked for again".to_owned()
         }
-        Note::NoKernel { lstar, error } => format!("a write of {lstar:#x} to LSTAR led to no kernel: {error}"),
+        Note::NoKernel(write) => write.to_string(),
         Note::NoDriverObject {
             driver,
             objects,
@@ -331,6 +324,7 @@ fn note(note: &Note) -> String {
         }
         Note::Recovered { image, recovery } => format!("the disk image {image}: {recovery}"),
         Note::NoTimeline { why } => format!("there is no timeline: {why}"),
+        Note::OtherTrace { file } => format!("there is no timeline: {file} is not the event trace of this run"),
         Note::Output { text } | Note::Told { text } => text.clone(),
     }
 }

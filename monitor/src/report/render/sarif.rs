@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{Renderer, json as json_format, words};
 use crate::escape;
 use crate::outcome::Condition;
-use crate::report::{Finding, HistoryEntry, Location, Report, Rule, Step, Verdict, word};
+use crate::report::{Finding, HistoryEntry, ImageRole, Location, Report, Rule, Step, Verdict, word};
 
 /// The schema's name; it is not fetched by anybody who only reads the file.
 const SCHEMA: &str = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json";
@@ -141,11 +141,11 @@ fn artifacts(report: &Report) -> Vec<Value> {
     let artifact = |image: &crate::report::ImageInfo| {
         let mut value = json!({
             "location": { "uri": uri_path(&image.name) },
-            "description": message(&image.role),
+            "description": message(image.role.text()),
             "length": image.size,
             "hashes": { "sha-256": image.sha256 },
         });
-        if image.role == "driver under test" {
+        if image.role == ImageRole::Target {
             value["roles"] = json!(["analysisTarget"]);
         }
         value

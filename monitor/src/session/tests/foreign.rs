@@ -134,13 +134,8 @@ fn a_list_that_nothing_leads_to_is_said_to_be_what_is_missing() {
     insert(&mut guest, &session, OBJECT);
     let report = session.report(&power_off());
     assert_eq!(report.exit_code, 4);
-    assert!(
-        report
-            .watch
-            .not_armed
-            .unwrap()
-            .contains("does not export PsLoadedModuleList")
-    );
+    let export = "PsLoadedModuleList".to_owned();
+    assert_eq!(report.watch.not_armed, Some(NotArmed::ModulesUnknown { export }));
 }
 
 #[test]
@@ -151,11 +146,9 @@ fn a_driver_without_a_driver_object_is_said_to_be_one() {
     guest.load_driver();
     guest.space.borrow_mut().write(OTHER_OBJECT, &[0; 0x100]);
     insert(&mut guest, &session, OTHER_OBJECT);
-    let reason = session.report(&power_off()).watch.not_armed.unwrap();
-    assert!(
-        reason.contains("no driver object was made") && reason.contains("export driver"),
-        "{reason}"
-    );
+    let not_armed = session.report(&power_off()).watch.not_armed;
+    let driver = "target.sys".to_owned();
+    assert_eq!(not_armed, Some(NotArmed::NoDriverObject { driver, base: DRIVER }));
 }
 
 #[test]

@@ -13,9 +13,10 @@ use crate::report::conformance::{
 };
 use crate::report::timeline::{Clock, Hold, LockClass, Mark, OrderEdge, TimedLock, Timeline};
 use crate::report::{
-    BugCheck, Called, Cause, ConditionNote, DebugLine, DebugPrint, DumpInfo, DumpedExport, FaultInfo, Format,
-    GuestCheck, ImageInfo, Location, LockRoutine, Note, ProcessorState, Reason, SourceLine, StackEnd, TraceInfo,
-    UnknownRelease, WatchGap,
+    BugCheck, Called, Cause, Choice, ConditionNote, DebugLine, DebugPrint, DumpInfo, DumpedExport, FaultInfo, Format,
+    GuestCheck, ImageInfo, ImageRole, ImportUse, Location, LockRoutine, Note, PlannedRotation, PlannedTurns,
+    ProcessorState, Purpose, Reason, SourceLine, StackEnd, TraceInfo, TurnsBecause, UnknownRelease, UnnamedImports,
+    WatchChoice,
 };
 use crate::timing::Spread;
 
@@ -63,7 +64,7 @@ pub(super) fn everything() -> Report {
     report.run.command_line = vec![text().into()];
     report.run.spec = crate::run::spec::RunSpec::default().to_value();
     report.run.images = vec![ImageInfo {
-        role: "driver under test".to_owned(),
+        role: ImageRole::Target,
         name: text(),
         size: 1,
         sha256: "0".repeat(64),
@@ -85,11 +86,13 @@ pub(super) fn everything() -> Report {
     for module in report.modules.iter_mut().chain(&mut report.target) {
         module.name = text();
     }
-    report.watch.gaps = vec![WatchGap {
-        routine: text(),
-        consequence: text(),
-    }];
-    report.watch.not_armed = Some(text());
+    report.watch.gaps = gaps();
+    report.watch.not_armed = Some(NotArmed::NeverLoaded {
+        driver: text(),
+        modules: 1,
+        similar: Some(text()),
+    });
+    report.watch.choice = Choice::Made(Box::new(choice(&place)));
     report.locks.unknown = vec![UnknownRelease {
         routine: LockRoutine(storlock_check::contract::Routine::KeReleaseSpinLock),
         caller: place.clone(),
@@ -234,6 +237,78 @@ fn timeline(place: &Location) -> Timeline {
         not_kept: 1,
         cut: Some(HOSTILE.to_owned()),
     }
+}
+
+/// A choice of everything that there is.
+fn choice(place: &Location) -> WatchChoice {
+    let text = || HOSTILE.to_owned();
+    let routines = || vec![LockRoutine(storlock_check::contract::Routine::KeReleaseSpinLock)];
+    WatchChoice {
+        imports_known: true,
+        exports: 5,
+        registers: 4,
+        driver_object_at: text(),
+        watched: vec![Purpose {
+            export: text(),
+            imported: true,
+            acquires: routines(),
+            before: routines(),
+            judged: routines(),
+            suspect: routines(),
+            leads_to: Some(place.clone()),
+        }],
+        may_fail: routines(),
+        gaps: gaps(),
+        uses: vec![
+            ImportUse::NotLookedAt { import: text() },
+            ImportUse::NotKnown {
+                import: text(),
+                reason: crate::windows::arguments::NotKnown::Argument(1),
+                values: vec![u32::MAX],
+            },
+            ImportUse::Known {
+                import: text(),
+                calls: 1,
+                values: vec![1],
+                routines: routines(),
+            },
+        ],
+        unnamed: Some(UnnamedImports {
+            imports: 1,
+            modules: vec![text()],
+            more: true,
+        }),
+        turns: Some(PlannedTurns {
+            because: TurnsBecause::TooMany,
+            rotations: vec![PlannedRotation {
+                clock: text(),
+                sets: vec![vec![text()]],
+            }],
+        }),
+    }
+}
+
+/// A gap of each kind.
+fn gaps() -> Vec<WatchGap> {
+    let text = || HOSTILE.to_owned();
+    let routines = || vec![LockRoutine(storlock_check::contract::Routine::KeReleaseSpinLock)];
+    vec![
+        WatchGap::NoRegister {
+            routine: text(),
+            releases: routines(),
+            acquires: routines(),
+            before: routines(),
+        },
+        WatchGap::Unnamed(UnnamedImports {
+            imports: 1,
+            modules: vec![text()],
+            more: false,
+        }),
+        WatchGap::LookedUp { routine: text() },
+        WatchGap::OtherModule { routine: text() },
+        WatchGap::Modules { modules: vec![text()] },
+        WatchGap::Reloaded { routine: text() },
+    ]
 }
 
 fn schema() -> Value {

@@ -2,7 +2,7 @@
 //! into the guest's module list, and a run in which it tried is never Completed.
 
 use super::*;
-use crate::report::Reason;
+use crate::report::{Doubt, Reason, UnnamedImports};
 use crate::windows::{ImportName, Imports};
 
 const ENTRY: u64 = 0xffff_9000_0003_0000;
@@ -63,8 +63,8 @@ impl Fake {
 
 const OTHER_BASE: u64 = 0xffff_f800_7000_0000;
 
-/// A run with one good pair before and after `hide`; the report, and what is said against it.
-fn hidden(hide: impl Fn(&mut Fake)) -> (Report, String) {
+/// A run with one good pair before and after `hide`; the report, and what may have been missed in it.
+fn hidden(hide: impl Fn(&mut Fake)) -> (Report, Vec<Doubt>) {
     let session = Session::new(config(), None, None);
     let mut guest = Fake::new();
     guest.boot_and_arm(&session);
@@ -73,54 +73,72 @@ fn hidden(hide: impl Fn(&mut Fake)) -> (Report, String) {
     guest.pair(&session);
     session.look(&mut guest);
     let report = session.report(&power_off());
-    let reasons: Vec<_> = report.conditions.iter().map(|note| note.reason.to_string()).collect();
-    (report, reasons.join("\n"))
+    let missed = doubts(&report).cloned().collect();
+    (report, missed)
+}
+
+fn doubts(report: &Report) -> impl Iterator<Item = &Doubt> {
+    report.conditions.iter().filter_map(|note| match &note.reason {
+        Reason::Missed(doubt) => Some(doubt),
+        _ => None,
+    })
 }
 
 #[test]
 fn a_driver_that_changes_its_entry_is_the_driver_still_and_the_run_inconclusive() {
-    type Case<'a> = (&'a str, &'a dyn Fn(&mut Fake));
+    type Case<'a> = (Option<&'a str>, &'a dyn Fn(&mut Fake));
+    // What the list has in the driver's place; if it has the driver, too, there are two of its name.
     let cases: [Case<'_>; 6] = [
-        ("has innocent.sys", &|guest| guest.rename("innocent.sys")),
-        ("has Target.sys", &|guest| guest.set_entry(0x40, 0x1000)),
-        ("has Target.sys", &|guest| guest.set_entry(0x30, DRIVER + 0x1000)),
-        ("has innocent.sys", &|guest| {
+        (Some("innocent.sys"), &|guest| guest.rename("innocent.sys")),
+        (Some("Target.sys"), &|guest| guest.set_entry(0x40, 0x1000)),
+        (Some("Target.sys"), &|guest| guest.set_entry(0x30, DRIVER + 0x1000)),
+        (Some("innocent.sys"), &|guest| {
             guest.rename("innocent.sys");
             guest.load_other("late.sys", OTHER_BASE, true);
         }),
-        ("two modules named", &|guest| {
+        (None, &|guest| {
             guest.load_other("Target.sys", OTHER_BASE, true);
         }),
         // Its own headers are no way to become another driver.
-        ("has innocent.sys", &|guest| {
+        (Some("innocent.sys"), &|guest| {
             guest.rename("innocent.sys");
             guest.space.borrow_mut().write(DRIVER, &[0; 0x400]);
         }),
     ];
-    for (told, hide) in cases {
-        let (report, reasons) = hidden(hide);
+    for (in_its_place, hide) in cases {
+        let (report, missed) = hidden(hide);
         assert_eq!(
             (report.outcome, report.exit_code),
             (Outcome::Inconclusive, 4),
-            "{told}: {reasons}"
+            "{in_its_place:?}: {missed:?}"
         );
-        assert!(reasons.contains(told), "{told}: {reasons}");
+        let told = |doubt: &Doubt| match doubt {
+            Doubt::EntryChanged { driver, listed } => {
+                driver.name == "Target.sys" && Some(listed.name.as_str()) == in_its_place
+            }
+            Doubt::TwoOfOneName { name, bases } => {
+                name == "Target.sys" && *bases == [DRIVER, OTHER_BASE] && in_its_place.is_none()
+            }
+            _ => false,
+        };
+        assert!(missed.iter().any(told), "{in_its_place:?}: {missed:?}");
         let counted: Vec<_> = report
             .calls
             .iter()
             .map(|call| (call.module.as_str(), call.calls))
             .collect();
-        assert_eq!(counted, [("Target.sys", 2), ("Target.sys", 2)], "{told}");
-        assert_eq!(report.cost.target_hits, 4, "{told}");
+        assert_eq!(counted, [("Target.sys", 2), ("Target.sys", 2)], "{in_its_place:?}");
+        assert_eq!(report.cost.target_hits, 4, "{in_its_place:?}");
     }
 }
 
 #[test]
 fn a_driver_that_leaves_the_list_is_told_by_its_image_and_by_its_calls() {
-    let (report, reasons) = hidden(|guest| guest.unlink());
-    assert_eq!(report.exit_code, 4, "{reasons}");
-    assert!(reasons.contains("to return to Target.sys+0x1100"), "{reasons}");
-    assert!(reasons.contains("its image is still at"), "{reasons}");
+    let (report, missed) = hidden(|guest| guest.unlink());
+    assert_eq!(report.exit_code, 4, "{missed:?}");
+    let called = |doubt: &Doubt| matches!(doubt, Doubt::CalledUnlisted { offset: 0x1100, .. });
+    let stays = |doubt: &Doubt| matches!(doubt, Doubt::ImageStays { base: DRIVER, .. });
+    assert!(missed.iter().any(called) && missed.iter().any(stays), "{missed:?}");
     // Back in the list before the end: the call in between stays said.
     let session = Session::new(config(), None, None);
     let mut guest = Fake::new();
@@ -189,12 +207,10 @@ fn a_driver_that_was_unloaded_hides_nothing_whoever_has_its_place_then() {
 
 #[test]
 fn a_list_that_cannot_be_read_to_its_end_leaves_the_run_inconclusive() {
-    let (report, reasons) = hidden(|guest| guest.set_entry(0, 0xffff_9000_0bad_0000));
-    assert_eq!(report.exit_code, 4, "{reasons}");
-    assert!(
-        reasons.contains("at the end of the run the module list breaks"),
-        "{reasons}"
-    );
+    let (report, missed) = hidden(|guest| guest.set_entry(0, 0xffff_9000_0bad_0000));
+    assert_eq!(report.exit_code, 4, "{missed:?}");
+    let unreadable = |doubt: &Doubt| matches!(doubt, Doubt::ModuleListUnreadable { .. });
+    assert!(missed.iter().any(unreadable), "{missed:?}");
 }
 
 #[test]
@@ -262,10 +278,15 @@ fn two_images_that_may_be_the_kernel_leave_the_run_inconclusive() {
         space.write(IDT + 14 * 16 + 6, &handler[2..]);
     };
     // At the first write of LSTAR, and only at the end.
-    for (lstar, at_start, at_end, told) in [
-        (SECOND, KERNEL, KERNEL, "two images that may be the kernel"),
-        (KERNEL, KERNEL, SECOND, "another kernel may have run"),
-    ] {
+    let two = Doubt::TwoKernels {
+        watched: KERNEL,
+        other: SECOND,
+    };
+    let another = Doubt::OtherKernel {
+        vcpu: 0,
+        watched: KERNEL,
+    };
+    for (lstar, at_start, at_end, doubt) in [(SECOND, KERNEL, KERNEL, two), (KERNEL, KERNEL, SECOND, another)] {
         let session = Session::new(config(), None, None);
         let mut guest = Fake::new();
         let mut second = PeBuilder::new(SECOND);
@@ -282,8 +303,7 @@ fn two_images_that_may_be_the_kernel_leave_the_run_inconclusive() {
         session.look(&mut guest);
         let report = session.report(&power_off());
         assert_eq!(report.exit_code, 4, "{:?}", report.conditions);
-        let mut reasons = report.conditions.iter().map(|note| note.reason.to_string());
-        assert!(reasons.any(|reason| reason.contains(told)), "{:?}", report.conditions);
+        assert!(doubts(&report).any(|told| *told == doubt), "{:?}", report.conditions);
     }
 }
 
@@ -314,8 +334,13 @@ fn imports_by_ordinal_are_known_by_where_they_lead() {
     assert_eq!(watched, ["nt!KeAcquireSpinLockRaiseToDpc", "nt!KeReleaseSpinLock"]);
     // The third leads to what nobody exports: it may be anything.
     assert_eq!(report.exit_code, 4, "{:?}", report.conditions);
-    let reason = report.conditions[0].reason.to_string();
-    assert!(reason.contains("1 imports without a name, from alias.sys"), "{reason}");
+    let unnamed = UnnamedImports {
+        imports: 1,
+        modules: vec!["alias.sys".to_owned()],
+        more: false,
+    };
+    let doubt = Doubt::ImportsUnrecognised { unnamed };
+    assert_eq!(report.conditions[0].reason, Reason::Missed(doubt));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Which driver is watched, and where its imports are known from.
 
 use super::*;
-use crate::report::StepOver;
+use crate::report::{ImportsFile, StepOver, WhyWatched, text};
 
 impl Fake {
     /// Makes the kernel and the driver the modules of the list.
@@ -70,7 +70,7 @@ fn imports_that_may_be_gone_are_taken_from_the_drivers_file() {
         report
             .notes
             .iter()
-            .any(|note| note.to_string().contains("those of its file")),
+            .any(|note| matches!(note, Note::Imports(from) if from.file == ImportsFile::Taken)),
         "{:?}",
         report.notes
     );
@@ -99,12 +99,16 @@ fn without_imports_every_lock_export_counts_as_imported() {
             "the guest exports two: {:?}",
             report.watch
         );
-        assert!(report.watch.routines[0].reason.starts_with("the driver may import it"));
+        let [WhyWatched::LockExport(purpose)] = &report.watch.routines[0].why[..] else {
+            panic!("{:?}", report.watch.routines)
+        };
+        assert!(!purpose.imported);
+        let unknown = [ImportsFile::NotGiven, ImportsFile::AnotherBuild];
         assert!(
             report
                 .notes
                 .iter()
-                .any(|note| note.to_string().contains("imports are unknown")),
+                .any(|note| matches!(note, Note::Imports(from) if unknown.contains(&from.file))),
             "{:?}",
             report.notes
         );
@@ -139,10 +143,18 @@ fn a_wrapper_that_an_import_leads_to_is_watched_in_place_of_the_export() {
     let report = session.report(&power_off());
     assert_eq!(report.outcome, Outcome::Completed, "{:#?}", report.conditions);
     assert_eq!(report.watch.routines[0].address, KERNEL + u64::from(WRAPPER));
-    let notes: Vec<String> = report.notes.iter().map(ToString::to_string).collect();
-    let notes: Vec<_> = notes.iter().filter(|note| note.contains("Driver Verifier")).collect();
-    assert_eq!(notes.len(), 1, "{:?}", report.notes);
-    assert!(notes[0].contains("nt!KeAcquireSpinLockRaiseToDpc"), "{}", notes[0]);
+    let detours = report.notes.iter().filter_map(|note| match note {
+        Note::Detour { routine, place } => Some((routine.as_str(), place)),
+        _ => None,
+    });
+    let detours: Vec<_> = detours.collect();
+    let [("nt!KeAcquireSpinLockRaiseToDpc", place)] = detours[..] else {
+        panic!("{:?}", report.notes)
+    };
+    let [WhyWatched::LockExport(purpose)] = &report.watch.routines[0].why[..] else {
+        panic!("{:?}", report.watch.routines)
+    };
+    assert_eq!(purpose.leads_to.as_ref(), Some(place));
 }
 
 #[test]
@@ -154,11 +166,12 @@ fn a_kernel_that_is_no_pe_image_is_told_plainly() {
     }
     let report = session.report(&power_off());
     assert_eq!(report.outcome, Outcome::Inconclusive);
-    let told = report.watch.not_armed.unwrap();
-    assert!(
-        told.contains("only an NT-compatible kernel") && told.contains("0xffffffff81e00080"),
-        "{told}"
-    );
+    let Some(NotArmed::NoKernel { last: Some(last) }) = &report.watch.not_armed else {
+        panic!("{:?}", report.watch.not_armed)
+    };
+    assert_eq!(last.lstar, 0xffff_ffff_81e0_0080);
+    let told = text::render(&report);
+    assert!(told.contains("only an NT-compatible kernel"), "{told}");
     assert!(report.notes.len() <= 16);
 }
 
@@ -177,8 +190,14 @@ fn a_driver_that_is_never_loaded_is_told_with_what_may_have_been_meant() {
     guest.load_driver();
     guest.registers.gpr[1] = OBJECT;
     guest.hit(&session, INSERT);
-    let told = session.report(&power_off()).watch.not_armed.unwrap();
-    assert!(told.contains("Target.sys: is that"), "{told}");
+    let not_armed = session.report(&power_off()).watch.not_armed;
+    let Some(NotArmed::NeverLoaded { driver, similar, .. }) = not_armed else {
+        panic!("{not_armed:?}")
+    };
+    assert_eq!(
+        (driver.as_str(), similar.as_deref()),
+        ("target.exe", Some("Target.sys"))
+    );
 }
 
 const IDT: u64 = 0xffff_9000_0006_0000;

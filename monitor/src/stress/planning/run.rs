@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::choices::Chosen;
 use super::job::Job;
-use crate::run::images::Role;
+use crate::report::ImageRole;
 use crate::run::spec::{RunSpec, Size};
 
 /// Largest event trace of a run.
@@ -30,14 +30,14 @@ impl Job {
 #[must_use]
 pub(crate) fn files(spec: &RunSpec) -> Vec<(&'static str, PathBuf)> {
     let single = [
-        (Role::Target.text(), spec.driver.as_deref()),
-        (Role::Kernel.text(), spec.kernel.as_deref()),
+        (ImageRole::Target.text(), spec.driver.as_deref()),
+        (ImageRole::Kernel.text(), spec.kernel.as_deref()),
         ("RAM disk", spec.initrd.as_deref()),
-        (Role::PortDriver.text(), spec.port_driver.as_deref()),
+        (ImageRole::PortDriver.text(), spec.port_driver.as_deref()),
         ("registry file", spec.registry.as_deref()),
         ("firmware", spec.firmware.as_ref().and_then(|firmware| firmware.file())),
     ];
     let single = single.into_iter().filter_map(|(what, path)| Some((what, path?)));
-    let load = spec.load.iter().map(|path| (Role::Driver.text(), &**path));
+    let load = spec.load.iter().map(|path| (ImageRole::Driver.text(), &**path));
     single.chain(load).map(|(what, path)| (what, path.to_owned())).collect()
 }

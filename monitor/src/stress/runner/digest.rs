@@ -6,7 +6,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::RunnerError;
-use crate::run::images::Role;
+use crate::report::ImageRole;
 use crate::run::input::open_regular;
 use crate::run::spec::RunSpec;
 use crate::stress::case::FileDigest;
@@ -32,7 +32,7 @@ impl Digests {
     #[must_use]
     pub(crate) fn driver(&self, run: &RunSpec) -> Option<(String, Option<String>)> {
         let name = run.driver.as_ref()?.file_name()?.to_string_lossy().into_owned();
-        let file = self.files.iter().find(|file| file.role == Role::Target.text());
+        let file = self.files.iter().find(|file| file.role == ImageRole::Target.text());
         Some((name, file.map(|file| file.sha256.clone())))
     }
 }
@@ -61,7 +61,7 @@ pub(crate) fn digests(job: &Job, run: &RunSpec) -> Result<Digests, RunnerError> 
 pub(super) fn file_digests(run: &RunSpec) -> Result<Vec<FileDigest>, RunnerError> {
     let mut digests = Vec::new();
     for (role, path) in files(run) {
-        let in_guest = role == Role::Target.text() && run.firmware.is_some() && !path.exists();
+        let in_guest = role == ImageRole::Target.text() && run.firmware.is_some() && !path.exists();
         if in_guest {
             continue;
         }

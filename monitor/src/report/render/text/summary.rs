@@ -52,7 +52,9 @@ fn run_text(text: &mut String, report: &Report) {
         let digest = image.sha256.get(..16).unwrap_or(&image.sha256);
         let what = format!(
             "{}: {}, {} bytes, sha256 {digest}...",
-            image.role, image.name, image.size
+            image.role.text(),
+            image.name,
+            image.size
         );
         field(text, "image", &what);
     }
@@ -94,7 +96,7 @@ fn watch_text(text: &mut String, watch: &WatchInfo) {
         field(
             text,
             label,
-            &format!("{} at {:#x}: {}", names.join(", "), routine.address, routine.reason),
+            &format!("{} at {:#x}: {}", names.join(", "), routine.address, routine.reason()),
         );
     }
     let ignored = watch.ignored;
@@ -116,7 +118,7 @@ fn watch_text(text: &mut String, watch: &WatchInfo) {
         field(text, label, &what);
     }
     for gap in &watch.gaps {
-        field(text, "not watched", &format!("{}: {}", gap.routine, gap.consequence));
+        field(text, "not watched", &format!("{}: {}", gap.what(), gap.consequence()));
     }
     if watch.step_over != StepOver::NotKnown {
         let returns = if watch.catch_return {
