@@ -49,9 +49,10 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     let saved = saved_report::read(&file).map_err(Failure::infrastructure)?;
     if named.is_empty() {
         let format = arguments.format.unwrap_or_default();
-        if format == Format::Perfetto && io::stdout().is_terminal() {
+        if !format.is_text() && io::stdout().is_terminal() {
             return Err(Failure::usage(anyhow!(
-                "a Perfetto trace is no text for a terminal: write it to a file (--output)"
+                "the format {} is no text for a terminal: write it to a file (--output)",
+                format.name()
             )));
         }
         let bytes = render(&saved.report, format.renderer()).map_err(Failure::infrastructure)?;

@@ -109,6 +109,12 @@ impl Format {
         }
     }
 
+    /// Whether people can read it on a terminal.
+    #[must_use]
+    pub(crate) const fn is_text(self) -> bool {
+        !matches!(self, Self::Perfetto)
+    }
+
     /// The format that a file name tells by its ending, in whatever case.
     #[must_use]
     pub fn of(file: &Path) -> Option<Self> {
