@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -80,6 +80,10 @@ pub(crate) type OnFailure = Box<dyn Fn(String) + Send + Sync>;
 struct Shared {
     attention: Attention,
     bus_master: AtomicBool,
+    /// How often the thread was told to look.
+    kicks: AtomicU64,
+    /// The thread sleeps, or is about to.
+    asleep: AtomicBool,
     kick: EventFd,
     /// Waits for `kick` with a limit; made beforehand, because the thread may make no descriptors.
     kick_or_time: Epoll,
@@ -88,23 +92,33 @@ struct Shared {
 }
 
 impl Shared {
+    /// Has the thread look again. Whoever kicks counts first and then asks whether the thread sleeps; the thread goes to sleep
+    /// first and then asks for the count: one of the two sees the other. A thread at work costs no system call.
     fn kick(&self) {
-        // Fails only when 2^64 - 2 kicks wait already.
-        let _ = self.kick.write(1);
+        self.kicks.fetch_add(1, Ordering::SeqCst);
+        if self.asleep.load(Ordering::SeqCst) {
+            // Fails only when 2^64 - 2 kicks wait already.
+            let _ = self.kick.write(1);
+        }
     }
 
     /// The thread's life.
     fn run(&self, mut controller: impl StorageController) {
         let _ended = self.rest.at_rest_when_it_ends();
         let mut delays = Delays::default();
-        while self.rest.may_work() {
+        loop {
+            // Before all that is looked at below.
+            let seen = self.kicks.load(Ordering::SeqCst);
+            if !self.rest.may_work() {
+                break;
+            }
             controller.set_bus_master(self.bus_master.load(Ordering::Acquire));
             let progress = controller.process();
             delays.add(&mut controller);
             if delays.release(&mut controller) || progress == Progress::Pending {
                 continue;
             }
-            if let Err(error) = self.sleep(delays.next()) {
+            if let Err(error) = self.sleep(seen, delays.next()) {
                 self.fail(&format!("cannot wait for its event ({error})"));
                 break;
             }
@@ -117,8 +131,20 @@ impl Shared {
         (self.on_failure)(format!("the worker {} {what}", thread.name().unwrap_or_default()));
     }
 
-    /// Sleeps until it is kicked, or so long.
-    fn sleep(&self, limit: Option<Duration>) -> io::Result<()> {
+    /// Sleeps until it is kicked, or so long. It does not if there were other kicks than those that it has seen.
+    fn sleep(&self, seen: u64, limit: Option<Duration>) -> io::Result<()> {
+        self.asleep.store(true, Ordering::SeqCst);
+        let slept = if self.kicks.load(Ordering::SeqCst) == seen {
+            self.wait(limit)
+        } else {
+            Ok(())
+        };
+        self.asleep.store(false, Ordering::SeqCst);
+        slept
+    }
+
+    /// Waits for the event, or so long.
+    fn wait(&self, limit: Option<Duration>) -> io::Result<()> {
         if let Some(limit) = limit {
             // Rounded up, or the last millisecond would be spent spinning.
             let milliseconds = limit.as_millis().saturating_add(1).try_into().unwrap_or(i32::MAX);
@@ -207,6 +233,8 @@ impl Worker {
         let shared = Arc::new(Shared {
             attention: controller.attention(),
             bus_master: AtomicBool::new(false),
+            kicks: AtomicU64::new(0),
+            asleep: AtomicBool::new(false),
             kick,
             kick_or_time,
             rest: RestPoint::default(),
@@ -279,5 +307,77 @@ impl DeviceWorker for Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Copies what was asked for to what was seen.
+    struct Mirror {
+        asked: Arc<AtomicU64>,
+        seen: Arc<AtomicU64>,
+    }
+
+    impl StorageController for Mirror {
+        fn attention(&self) -> Attention {
+            Attention::default()
+        }
+        fn set_bus_master(&mut self, _enabled: bool) {}
+        fn process(&mut self) -> Progress {
+            let asked = self.asked.load(Ordering::SeqCst);
+            // Time for a kick that comes too late to be seen.
+            std::thread::yield_now();
+            self.seen.store(asked, Ordering::SeqCst);
+            Progress::Idle
+        }
+    }
+
+    /// Kicks it at different moments of its round, and has it rest now and then.
+    fn drive(worker: &Worker, asked: &AtomicU64, seen: &AtomicU64) {
+        for number in 1..20_000 {
+            asked.store(number, Ordering::SeqCst);
+            worker.kick();
+            (0..number % 97).for_each(|_| std::hint::spin_loop());
+            if number % 3 == 0 {
+                while seen.load(Ordering::SeqCst) != number {
+                    std::thread::yield_now();
+                }
+            }
+            if number % 64 == 0 {
+                worker.request_pause();
+                worker.wait_paused();
+                asked.store(number + 1, Ordering::SeqCst);
+                worker.kick();
+                assert!(seen.load(Ordering::SeqCst) <= number, "it works while it is to rest");
+                worker.resume();
+            }
+        }
+    }
+
+    /// However a kick falls on a thread that goes to sleep or wakes up, the controller looks after it; and so it is with a
+    /// pause.
+    #[test]
+    fn no_kick_and_no_pause_is_lost() {
+        let (asked, seen) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let mirror = Mirror {
+            asked: Arc::clone(&asked),
+            seen: Arc::clone(&seen),
+        };
+        let event = Worker::event().unwrap();
+        let told = Box::new(|what| panic!("{what}"));
+        let worker = Worker::start("mirror", mirror, event, Sandbox::none(), told).unwrap();
+        let (done, end) = mpsc::channel();
+        // A thread that waits for ever is left behind.
+        std::thread::spawn(move || {
+            drive(&worker, &asked, &seen);
+            worker.stop();
+            done.send(()).unwrap();
+        });
+        end.recv_timeout(Duration::from_secs(60))
+            .expect("a kick or a pause was lost");
     }
 }
