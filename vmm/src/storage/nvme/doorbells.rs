@@ -159,17 +159,7 @@ impl Doorbells {
         queues: &mut Queues,
         mut wrong: impl FnMut(DoorbellError),
     ) {
-        let stray = {
-            let mut registers = registers.lock();
-            if !std::mem::take(&mut registers.doorbell_rung) {
-                return;
-            }
-            let doorbells = registers.doorbells.iter_mut().enumerate();
-            let written = doorbells.filter_map(|(doorbell, value)| Some((doorbell, value.take()?)));
-            self.written.extend(written);
-            std::mem::take(&mut registers.stray_doorbell)
-        };
-        if stray {
+        if registers.lock().take_doorbells(&mut self.written) {
             wrong(DoorbellError::Register);
         }
         for (index, value) in self.written.drain(..) {

@@ -81,20 +81,20 @@ impl QueueInterrupts {
 
     fn set_pin(&self, pending: bool) {
         let mut registers = self.registers.lock();
-        registers.unmasked = 0;
+        registers.take_unmasked();
         self.registers.set_interrupt_status(&mut registers, pending);
     }
 
     /// Under the registers' lock, so that a vector that the host has masked sends nothing more.
     fn send_messages(&self, queues: &mut Queues, messages: u16) {
         let mut registers = self.registers.lock();
-        let unmasked = std::mem::take(&mut registers.unmasked);
+        let unmasked = registers.take_unmasked();
         self.registers.set_interrupt_status(&mut registers, false);
         let mut due = 0u32;
         for queue in queues.completions_mut() {
             let Some(vector) = queue.vector else { continue };
             let bit = 1 << message_of(vector, messages);
-            if registers.interrupt_mask & bit != 0 {
+            if registers.masked() & bit != 0 {
                 continue;
             }
             let wanted = std::mem::take(&mut queue.interrupt_due) || unmasked & bit != 0;

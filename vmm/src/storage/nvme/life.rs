@@ -9,9 +9,7 @@ use std::sync::Arc;
 use super::registers::RegisterFile;
 use super::rings::{CompletionQueue, SubmissionQueue};
 use super::spec::command::{COMPLETION_ENTRY_SIZE, SUBMISSION_ENTRY_SIZE};
-use super::spec::registers::{
-    Configuration, FATAL, READY, SHUTDOWN_COMPLETE, SHUTDOWN_OCCURRING, SUBSYSTEM_RESET_OCCURRED, aqa,
-};
+use super::spec::registers::{Configuration, aqa};
 use crate::storage::dma::DmaMemory;
 
 /// Whether a controller fetches commands.
@@ -62,27 +60,22 @@ impl Life {
     }
 
     pub(super) fn configuration(&self) -> Configuration {
-        self.registers.lock().configuration
+        self.registers.lock().configuration()
     }
 
     /// Takes what the guest asked for, but a shutdown. A reset is asked for until it [has been done](Self::reset).
     pub(super) fn take_asked(&self) -> Asked {
         let mut registers = self.registers.lock();
         Asked {
-            reset: registers.reset_pending,
-            fatal: std::mem::take(&mut registers.fatal_pending),
-            configuration: registers.configuration,
+            reset: registers.wants_reset(),
+            fatal: registers.take_fatal(),
+            configuration: registers.configuration(),
         }
     }
 
     /// Whether a shutdown was asked for (CC.SHN); it is occurring from now on.
     pub(super) fn take_shutdown(&self) -> bool {
-        let mut registers = self.registers.lock();
-        let shutdown = std::mem::take(&mut registers.shutdown_pending);
-        if shutdown {
-            registers.set_shutdown_status(SHUTDOWN_OCCURRING);
-        }
-        shutdown
+        self.registers.lock().take_shutdown()
     }
 
     /// Everything that was to be made durable is.
@@ -90,18 +83,13 @@ impl Life {
         if self.is_running() {
             self.activity = Activity::ShutDown;
         }
-        self.registers.lock().set_shutdown_status(SHUTDOWN_COMPLETE);
+        self.registers.lock().finish_shutdown();
     }
 
     /// A reset has been done.
     pub(super) fn reset(&mut self) {
         self.activity = Activity::Disabled;
-        let mut registers = self.registers.lock();
-        registers.status &= SUBSYSTEM_RESET_OCCURRED;
-        if std::mem::take(&mut registers.subsystem_reset_pending) {
-            registers.status = SUBSYSTEM_RESET_OCCURRED;
-        }
-        registers.reset_pending = false;
+        self.registers.lock().finish_reset();
     }
 
     /// Checks the configuration; the admin queues if the controller can be enabled (section 7.6.1).
@@ -110,14 +98,7 @@ impl Life {
         configuration: Configuration,
         memory: &dyn DmaMemory,
     ) -> Option<(SubmissionQueue, CompletionQueue)> {
-        let (attributes, submission_base, completion_base) = {
-            let registers = self.registers.lock();
-            (
-                registers.admin_queue_attributes,
-                registers.admin_submission_queue,
-                registers.admin_completion_queue,
-            )
-        };
+        let (attributes, submission_base, completion_base) = self.registers.lock().admin_queues();
         let submission_entries = aqa::submission_entries(attributes);
         let completion_entries = aqa::completion_entries(attributes);
         // A queue has two entries or more.
@@ -147,12 +128,12 @@ impl Life {
     /// The admin queues are there.
     pub(super) fn start(&mut self) {
         self.activity = Activity::Running;
-        self.registers.lock().status |= READY;
+        self.registers.lock().set_ready();
     }
 
     /// Controller Fatal Status (section 9.5): a queue cannot be used; only a reset helps.
     pub(super) fn fail(&mut self) {
         self.activity = Activity::Fatal;
-        self.registers.lock().status |= FATAL;
+        self.registers.lock().set_fatal();
     }
 }

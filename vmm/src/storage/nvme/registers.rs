@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::spec::registers::offset::{ACQ, AQA, ASQ, CAP, CC, CSTS, INTMC, INTMS, NSSR, VS};
 use super::spec::registers::{
-    Configuration, DEFINED_END, DOORBELLS, READY, SHUTDOWN_MASK, SUBSYSTEM_RESET, SUBSYSTEM_RESET_OCCURRED, VERSION,
-    aqa, cap,
+    Configuration, DEFINED_END, DOORBELLS, FATAL, READY, SHUTDOWN_COMPLETE, SHUTDOWN_MASK, SHUTDOWN_OCCURRING,
+    SUBSYSTEM_RESET, SUBSYSTEM_RESET_OCCURRED, VERSION, aqa, cap,
 };
 use crate::storage::fault::{FaultInjector, RegisterFault};
 use crate::storage::interrupts::InterruptSink;
@@ -40,36 +40,36 @@ pub(super) const CAPABILITIES: u64 = (MAX_QUEUE_ENTRIES as u64 - 1)
 #[derive(Debug)]
 pub(super) struct RegisterState {
     /// The mask that INTMS sets and INTMC clears.
-    pub(super) interrupt_mask: u32,
+    interrupt_mask: u32,
     /// Bits that INTMC cleared since the controller last looked.
-    pub(super) unmasked: u32,
+    unmasked: u32,
     /// The interrupt status of the pin (section 7.5.1): there are entries that the host has not acknowledged. Not set while
     /// a head doorbell is on its way.
-    pub(super) interrupt_status: bool,
+    interrupt_status: bool,
     /// CC.
-    pub(super) configuration: Configuration,
+    configuration: Configuration,
     /// CSTS.
-    pub(super) status: u32,
+    status: u32,
     /// AQA.
-    pub(super) admin_queue_attributes: u32,
+    admin_queue_attributes: u32,
     /// ASQ.
-    pub(super) admin_submission_queue: u64,
+    admin_submission_queue: u64,
     /// ACQ.
-    pub(super) admin_completion_queue: u64,
+    admin_completion_queue: u64,
     /// CC.EN went from 1 to 0 and the controller has not been reset yet.
-    pub(super) reset_pending: bool,
+    reset_pending: bool,
     /// That reset is one of the NVM subsystem.
-    pub(super) subsystem_reset_pending: bool,
+    subsystem_reset_pending: bool,
     /// A fault wants CSTS.CFS set, and the controller has not done so yet.
-    pub(super) fatal_pending: bool,
+    fatal_pending: bool,
     /// CC.SHN asked for a shutdown that has not been done yet.
-    pub(super) shutdown_pending: bool,
+    shutdown_pending: bool,
     /// The last value written to each doorbell since the controller last looked.
-    pub(super) doorbells: Vec<Option<u16>>,
+    doorbells: Vec<Option<u16>>,
     /// Some doorbell was written: saves the search of `doorbells`.
-    pub(super) doorbell_rung: bool,
+    doorbell_rung: bool,
     /// A doorbell that no controller of this kind has was written.
-    pub(super) stray_doorbell: bool,
+    stray_doorbell: bool,
 }
 
 impl Default for RegisterState {
@@ -223,8 +223,85 @@ impl RegisterState {
         self.stray_doorbell = false;
     }
 
-    /// Puts `shutdown` (one of the `SHUTDOWN_` values) into CSTS.SHST.
-    pub(super) fn set_shutdown_status(&mut self, shutdown: u32) {
+    /// CC.
+    pub(super) fn configuration(&self) -> Configuration {
+        self.configuration
+    }
+
+    /// AQA, ASQ and ACQ.
+    pub(super) fn admin_queues(&self) -> (u32, u64, u64) {
+        (
+            self.admin_queue_attributes,
+            self.admin_submission_queue,
+            self.admin_completion_queue,
+        )
+    }
+
+    /// Whether a reset was asked for that [has not been done](Self::finish_reset).
+    pub(super) fn wants_reset(&self) -> bool {
+        self.reset_pending
+    }
+
+    /// A reset has been done: what CSTS says then.
+    pub(super) fn finish_reset(&mut self) {
+        self.reset_pending = false;
+        self.status &= SUBSYSTEM_RESET_OCCURRED;
+        if std::mem::take(&mut self.subsystem_reset_pending) {
+            self.status = SUBSYSTEM_RESET_OCCURRED;
+        }
+    }
+
+    /// Whether a fault wants the controller to fail; told once.
+    pub(super) fn take_fatal(&mut self) -> bool {
+        std::mem::take(&mut self.fatal_pending)
+    }
+
+    /// Whether CC.SHN asked for a shutdown; told once. It is occurring from now on.
+    pub(super) fn take_shutdown(&mut self) -> bool {
+        let shutdown = std::mem::take(&mut self.shutdown_pending);
+        if shutdown {
+            self.set_shutdown_status(SHUTDOWN_OCCURRING);
+        }
+        shutdown
+    }
+
+    /// The shutdown has been done.
+    pub(super) fn finish_shutdown(&mut self) {
+        self.set_shutdown_status(SHUTDOWN_COMPLETE);
+    }
+
+    /// Sets CSTS.RDY.
+    pub(super) fn set_ready(&mut self) {
+        self.status |= READY;
+    }
+
+    /// Sets CSTS.CFS.
+    pub(super) fn set_fatal(&mut self) {
+        self.status |= FATAL;
+    }
+
+    /// Adds the doorbells that were written since the last call, with their last values; says whether one that no
+    /// controller of this kind has was among them.
+    pub(super) fn take_doorbells(&mut self, written: &mut Vec<(usize, u16)>) -> bool {
+        if !std::mem::take(&mut self.doorbell_rung) {
+            return false;
+        }
+        let doorbells = self.doorbells.iter_mut().enumerate();
+        written.extend(doorbells.filter_map(|(doorbell, value)| Some((doorbell, value.take()?))));
+        std::mem::take(&mut self.stray_doorbell)
+    }
+
+    /// Vectors that INTMC has unmasked since the last call.
+    pub(super) fn take_unmasked(&mut self) -> u32 {
+        std::mem::take(&mut self.unmasked)
+    }
+
+    /// Vectors that INTMS masks.
+    pub(super) fn masked(&self) -> u32 {
+        self.interrupt_mask
+    }
+
+    fn set_shutdown_status(&mut self, shutdown: u32) {
         self.status = self.status & !SHUTDOWN_MASK | shutdown;
     }
 }
