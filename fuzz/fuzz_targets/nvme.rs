@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use storlock_vmm::irq::InterruptMode;
 use storlock_vmm::storage::backend::MemoryBackend;
 use storlock_vmm::storage::interrupts::InterruptSink;
-use storlock_vmm::storage::nvme::{Controller, ControllerConfig};
+use storlock_vmm::storage::nvme::{Controller, NvmeConfig};
 use storlock_vmm::storage::worker::{Progress, StorageController as _};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -117,9 +117,9 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).expect("memory");
-        let config = ControllerConfig {
+        let config = NvmeConfig {
             queue_pairs: 4,
-            ..ControllerConfig::default()
+            ..NvmeConfig::default()
         };
         let interrupts = Arc::<Interrupts>::default();
         let disk = Box::new(MemoryBackend::new(DISK));

@@ -281,7 +281,6 @@ mod tests {
     use super::*;
 
     const FULL: Capabilities = Capabilities {
-        api_version: 12,
         flavour: Flavour::Amd,
         sync_registers: true,
         msr_filter: true,

@@ -174,7 +174,7 @@ fn a_fault_that_makes_no_sense_is_a_usage_error_that_says_what_is_wrong() {
     for (fault, why) in [
         ("explode:read", "unknown kind `explode`"),
         ("fail:reed", "`reed` is no command and no register"),
-        ("delay:read", "delay needs for=DURATION"),
+        ("delay:read", "delay needs for=TIME"),
     ] {
         let (code, text) = refused(&driver(), &["--fault", fault]);
         assert_eq!(code, Some(2), "{text}");

@@ -14,7 +14,7 @@ use storlock_vmm::kvm;
 use storlock_vmm::pci::PciAddress;
 use storlock_vmm::run::{Machine, MachineConfig, MachineStop};
 use storlock_vmm::storage::backend::MemoryBackend;
-use storlock_vmm::storage::nvme::{ControllerConfig, NvmeDevice};
+use storlock_vmm::storage::nvme::{NvmeConfig, NvmeDevice};
 
 /// The first slot that is free on the board.
 const NVME_SLOT: u8 = 4;
@@ -86,9 +86,9 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 
 fn attach_disk(machine: &mut Machine, mebibytes: usize) -> Result<(), Failure> {
     let address = PciAddress::new(NVME_SLOT, 0).ok_or("no such PCI slot")?;
-    let config = ControllerConfig {
+    let config = NvmeConfig {
         queue_pairs: 4,
-        ..ControllerConfig::default()
+        ..NvmeConfig::default()
     };
     let disk = Box::new(MemoryBackend::new(mebibytes << 20));
     machine.attach_storage(address, |connections| NvmeDevice::new(config, vec![disk], connections))?;

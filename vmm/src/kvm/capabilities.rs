@@ -35,8 +35,6 @@ impl std::fmt::Display for Flavour {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // Each is a capability of its own.
 pub struct Capabilities {
-    /// `KVM_GET_API_VERSION`.
-    pub api_version: i32,
     /// Which KVM this seems to be.
     pub flavour: Flavour,
     /// Registers and special registers come with KVM_RUN (`KVM_CAP_SYNC_REGS`), so that a hit needs no request for them.
@@ -74,7 +72,6 @@ impl Capabilities {
         let wanted = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
         let guest_debug_flags = raw(KVM_CAP_SET_GUEST_DEBUG2);
         Self {
-            api_version: kvm.get_api_version(),
             flavour: flavour(),
             sync_registers: sync & wanted == wanted,
             unknown_msrs: raw(KVM_CAP_X86_USER_SPACE_MSR) != 0,

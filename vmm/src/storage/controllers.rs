@@ -72,6 +72,14 @@ impl Eq for ControllerKind {}
 /// Size of a logical block of a disk in bytes, whatever its controller.
 pub const BLOCK_SIZE: u32 = 512;
 
+/// PCI subsystem vendor of every controller: Red Hat's identifier, whose range 10F0h to 10FFh anybody may use for
+/// experiments.
+pub(super) const PCI_SUBSYSTEM_VENDOR_ID: u16 = 0x1af4;
+/// PCI subsystem identifier of the controller that a run is about.
+pub(super) const PCI_TARGET_SUBSYSTEM_ID: u16 = 0x10f0;
+/// PCI subsystem identifier of any other, so that a driver can be installed for the one alone.
+const PCI_OTHER_SUBSYSTEM_ID: u16 = 0x10f1;
+
 /// What is chosen for one controller, whatever its kind.
 #[derive(Clone, Debug)]
 pub struct ControllerOptions {
@@ -85,6 +93,17 @@ pub struct ControllerOptions {
     pub is_target: bool,
     /// The faults that it is to inject; empty: none.
     pub faults: Vec<Fault>,
+}
+
+impl ControllerOptions {
+    /// PCI subsystem identifier.
+    pub(super) fn subsystem_id(&self) -> u16 {
+        if self.is_target {
+            PCI_TARGET_SUBSYSTEM_ID
+        } else {
+            PCI_OTHER_SUBSYSTEM_ID
+        }
+    }
 }
 
 /// What a controller is connected to.

@@ -18,6 +18,7 @@ pub mod sas;
 pub mod scsi;
 pub mod segments;
 mod thread;
+mod tickets;
 pub mod worker;
 
 pub use controllers::{

@@ -23,7 +23,7 @@ use storlock_vmm::run::{Machine, MachineConfig, MachineStop};
 use storlock_vmm::sandbox::Sandbox;
 use storlock_vmm::storage::InterruptKind;
 use storlock_vmm::storage::backend::{ImageBackend, ImageOptions};
-use storlock_vmm::storage::nvme::{ControllerConfig, NvmeDevice};
+use storlock_vmm::storage::nvme::{NvmeConfig, NvmeDevice};
 
 /// Wall-clock limit of one guest. On the svm test platform one takes a twentieth of it when nothing else runs there.
 pub const LIMIT: Duration = Duration::from_secs(1200);
@@ -112,12 +112,12 @@ pub fn machine_interrupted_by(
     };
     let mut machine = Machine::new(&kvm, config).unwrap();
     for (index, (path, options)) in (0u8..).zip(disks) {
-        let config = ControllerConfig {
+        let config = NvmeConfig {
             // OVMF's driver wants two, whatever the number of processors.
             queue_pairs: cpus.max(2) as u16,
-            unique_id: u32::from(index),
+            index: u32::from(index),
             interrupts,
-            ..ControllerConfig::default()
+            ..NvmeConfig::default()
         };
         let backend = ImageBackend::open(path, config.block_size, options).unwrap();
         let address = PciAddress::new(NVME_SLOT + index, 0).unwrap();

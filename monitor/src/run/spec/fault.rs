@@ -297,7 +297,7 @@ mod tests {
         refused("fail:read,status=0x10281", "is no failure");
         refused("drop:read,status=0x281", "`status` belongs to fail, not to drop");
         refused("drop:read,for=1s", "`for` belongs to delay, not to drop");
-        refused("delay:read", "delay needs for=DURATION");
+        refused("delay:read", "delay needs for=TIME");
         refused("delay:read,for=1week", "unknown suffix `week`");
         refused(
             "delay:cc,for=1s",

@@ -100,7 +100,7 @@ impl PlannedFault {
                 FaultKind::Fetch(*commands, FetchFault::Fail(self.status(words)?))
             }
             (WordKind::Delay, About::Commands(commands)) => {
-                let time = self.time.ok_or("delay needs for=DURATION, such as for=200ms")?;
+                let time = self.time.ok_or("delay needs for=TIME, such as for=200ms")?;
                 FaultKind::Completion(*commands, CompletionFault::Delay(time))
             }
             (WordKind::Remove, About::Commands(commands)) => FaultKind::Fetch(*commands, FetchFault::Remove(self.time)),

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use zerocopy::IntoBytes;
 
 use super::completion::{Answer, Completions, check_flags};
-use super::config::ControllerConfig;
+use super::config::NvmeConfig;
 use super::doorbells::{DoorbellError, Doorbells};
 use super::events::{AsyncEvents, Event};
 use super::features::Features;
@@ -40,7 +40,7 @@ pub(super) struct Admin {
 
 /// What admin commands are about.
 pub(super) struct AdminContext<'a> {
-    pub(super) config: &'a ControllerConfig,
+    pub(super) config: &'a NvmeConfig,
     /// CC.
     pub(super) configuration: Configuration,
     pub(super) queues: &'a mut Queues,

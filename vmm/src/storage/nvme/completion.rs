@@ -13,6 +13,7 @@ use super::spec::command::{CompletionEntry, SubmissionEntry};
 use super::spec::status::{Failure, Status};
 use crate::storage::dma::{DmaMemory, NotMemory};
 use crate::storage::fault::{CompletionFault, FaultInjector};
+use crate::storage::tickets::Tickets;
 use crate::storage::worker::Ticket;
 
 /// Most completions that are delayed at once. A controller that has so many fetches no command until one is due.
@@ -76,10 +77,7 @@ pub(super) struct Completions {
     delayed: BTreeMap<Ticket, Delayed>,
     /// Those that wait for room only, by completion queue, oldest first.
     due: VecDeque<(u16, CompletionEntry)>,
-    /// The next ticket; none is given twice.
-    next_ticket: Ticket,
-    /// Tickets that the worker has not taken yet, and how long each has to wait.
-    new_tickets: Vec<(Ticket, Duration)>,
+    tickets: Tickets,
 }
 
 impl Completions {
@@ -88,8 +86,7 @@ impl Completions {
             plan,
             delayed: BTreeMap::new(),
             due: VecDeque::new(),
-            next_ticket: 0,
-            new_tickets: Vec::new(),
+            tickets: Tickets::default(),
         }
     }
 
@@ -97,7 +94,7 @@ impl Completions {
     pub(super) fn reset(&mut self) {
         self.delayed.clear();
         self.due.clear();
-        self.new_tickets.clear();
+        self.tickets.forget();
     }
 
     /// Whether nothing more can be delayed.
@@ -113,7 +110,7 @@ impl Completions {
     }
 
     pub(super) fn take_tickets(&mut self) -> Vec<(Ticket, Duration)> {
-        std::mem::take(&mut self.new_tickets)
+        self.tickets.take()
     }
 
     pub(super) fn is_delayed(&self, ticket: Ticket) -> bool {
@@ -128,10 +125,7 @@ impl Completions {
     }
 
     fn delay(&mut self, queue: u16, entry: CompletionEntry, time: Duration) {
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
-        self.delayed.insert(ticket, Delayed { queue, entry });
-        self.new_tickets.push((ticket, time));
+        self.delayed.insert(self.tickets.give(time), Delayed { queue, entry });
     }
 
     /// Completes a command of that opcode: its completion is posted, unless a fault wants something else. There is room

@@ -4,6 +4,7 @@
 
 use super::registers::MAX_QUEUE_PAIRS;
 use crate::storage::controllers::BLOCK_SIZE;
+use crate::storage::controllers::PCI_TARGET_SUBSYSTEM_ID;
 use crate::storage::fault::Fault;
 use crate::storage::interrupts::InterruptKind;
 
@@ -14,12 +15,6 @@ use crate::storage::interrupts::InterruptKind;
 pub(super) const PCI_VENDOR_ID: u16 = 0x1af4;
 /// PCI device identifier.
 pub(super) const PCI_DEVICE_ID: u16 = 0x10f0;
-/// PCI subsystem vendor.
-pub(super) const PCI_SUBSYSTEM_VENDOR_ID: u16 = 0x1af4;
-/// PCI subsystem identifier of the controller that a run is about.
-pub(super) const PCI_SUBSYSTEM_ID: u16 = 0x10f0;
-/// PCI subsystem identifier of any other, so that a driver can be installed for the one alone.
-pub(super) const PCI_OTHER_SUBSYSTEM_ID: u16 = 0x10f1;
 /// Most namespaces of one controller.
 pub(super) const MAX_NAMESPACES: usize = 16;
 
@@ -51,7 +46,7 @@ pub enum NvmeConfigError {
 
 /// How a controller is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ControllerConfig {
+pub struct NvmeConfig {
     /// I/O queue pairs, 1 to 64. The controller has one interrupt vector more than that.
     pub queue_pairs: u16,
     /// Logical block size in bytes, 512 or 4096.
@@ -59,7 +54,7 @@ pub struct ControllerConfig {
     /// Serial number, at most 20 printable ASCII characters; the rest is dropped.
     pub serial_number: String,
     /// Makes the identifiers of namespaces unique: give each controller of a machine another one.
-    pub unique_id: u32,
+    pub index: u32,
     /// PCI subsystem identifier.
     pub subsystem_id: u16,
     /// The best way to interrupt.
@@ -68,14 +63,14 @@ pub struct ControllerConfig {
     pub faults: Vec<Fault>,
 }
 
-impl Default for ControllerConfig {
+impl Default for NvmeConfig {
     fn default() -> Self {
         Self {
             queue_pairs: MAX_QUEUE_PAIRS,
             block_size: BLOCK_SIZE,
             serial_number: "STORLOCK0".into(),
-            unique_id: 0,
-            subsystem_id: PCI_SUBSYSTEM_ID,
+            index: 0,
+            subsystem_id: PCI_TARGET_SUBSYSTEM_ID,
             interrupts: InterruptKind::default(),
             faults: Vec::new(),
         }
@@ -91,7 +86,7 @@ pub(super) struct NamespaceIds {
     pub(crate) nguid: [u8; 16],
 }
 
-impl ControllerConfig {
+impl NvmeConfig {
     /// Interrupt vectors: one for the admin queue and one for each I/O queue pair.
     ///
     /// # Errors
@@ -115,7 +110,7 @@ impl ControllerConfig {
     /// set: no organisation has assigned them.
     pub(super) fn namespace_ids(&self, index: usize) -> NamespaceIds {
         let mut eui64 = [0x02, b'S', b'L', 0, 0, 0, 0, index as u8];
-        eui64[3..7].copy_from_slice(&self.unique_id.to_be_bytes());
+        eui64[3..7].copy_from_slice(&self.index.to_be_bytes());
         let mut nguid = [0; 16];
         nguid[..8].copy_from_slice(b"STORLOCK");
         nguid[8..].copy_from_slice(&eui64);

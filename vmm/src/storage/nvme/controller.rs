@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::admin::{Admin, AdminContext};
 use super::completion::{self, Answer, Completions};
-use super::config::{ControllerConfig, MAX_NAMESPACES, NvmeConfigError};
+use super::config::{MAX_NAMESPACES, NvmeConfig, NvmeConfigError};
 use super::doorbells::{DoorbellRoute, Doorbells};
 use super::faults;
 use super::interrupts::QueueInterrupts;
@@ -36,7 +36,7 @@ const MAX_BURST: u32 = 32;
 
 /// An NVMe controller.
 pub struct Controller {
-    config: ControllerConfig,
+    config: NvmeConfig,
     registers: Arc<RegisterFile>,
     plan: Option<Arc<FaultInjector>>,
     refusals: Arc<Refusals>,
@@ -57,7 +57,7 @@ impl Controller {
     /// # Errors
     /// See [`NvmeConfigError`].
     pub fn new(
-        config: ControllerConfig,
+        config: NvmeConfig,
         memory: Box<dyn DmaMemory>,
         interrupts: Arc<dyn InterruptSink>,
         doorbell_route: Box<dyn DoorbellRoute>,
@@ -79,7 +79,7 @@ impl Controller {
         }
         let plan = (!config.faults.is_empty()).then(|| Arc::new(FaultInjector::new(&config.faults)));
         let registers = Arc::new(RegisterFile::new(plan.clone(), Arc::clone(&interrupts)));
-        let name = format!("nvme{}", config.unique_id);
+        let name = format!("nvme{}", config.index);
         Ok(Self {
             refusals: Arc::new(Refusals::new(name, &refusals::WORDS)),
             life: Life::new(Arc::clone(&registers)),

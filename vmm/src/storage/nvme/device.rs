@@ -5,10 +5,7 @@
 
 use std::sync::Arc;
 
-use super::config::{
-    ControllerConfig, MAX_NAMESPACES, PCI_DEVICE_ID, PCI_OTHER_SUBSYSTEM_ID, PCI_SUBSYSTEM_ID, PCI_SUBSYSTEM_VENDOR_ID,
-    PCI_VENDOR_ID,
-};
+use super::config::{MAX_NAMESPACES, NvmeConfig, PCI_DEVICE_ID, PCI_VENDOR_ID};
 use super::controller::Controller;
 use super::doorbells::DoorbellRoute;
 use super::faults::VOCABULARY;
@@ -17,7 +14,7 @@ use super::spec::registers::DOORBELLS;
 use crate::pci::{Bar, FunctionDescription, MsixLayout, PciDevice};
 use crate::storage::backend::Backend;
 use crate::storage::controllers::{
-    Connections, ControllerError, ControllerKind, ControllerOptions, DiskName, StorageDevice,
+    Connections, ControllerError, ControllerKind, ControllerOptions, DiskName, PCI_SUBSYSTEM_VENDOR_ID, StorageDevice,
 };
 use crate::storage::interrupts;
 use crate::storage::kernel_doorbells::KernelDoorbells;
@@ -44,20 +41,16 @@ pub const NVME: ControllerKind = ControllerKind {
     make: |options, backends, connections| NvmeDevice::new(config(options), backends, connections),
 };
 
-fn config(options: ControllerOptions) -> ControllerConfig {
+fn config(options: ControllerOptions) -> NvmeConfig {
     let queue_pairs = u16::try_from(options.processors).unwrap_or(MAX_QUEUE_PAIRS);
-    ControllerConfig {
+    NvmeConfig {
         queue_pairs: queue_pairs.clamp(LEAST_QUEUE_PAIRS, MAX_QUEUE_PAIRS),
         serial_number: format!("STORLOCK{}", options.index),
-        unique_id: options.index,
-        subsystem_id: if options.is_target {
-            PCI_SUBSYSTEM_ID
-        } else {
-            PCI_OTHER_SUBSYSTEM_ID
-        },
+        index: options.index,
+        subsystem_id: options.subsystem_id(),
         interrupts: options.interrupts,
         faults: options.faults,
-        ..ControllerConfig::default()
+        ..NvmeConfig::default()
     }
 }
 
@@ -76,7 +69,7 @@ impl NvmeDevice {
     // The kinds of controllers have this signature, with options of their own.
     #[allow(clippy::new_ret_no_self)]
     pub fn new(
-        config: ControllerConfig,
+        config: NvmeConfig,
         backends: Vec<Box<dyn Backend>>,
         connections: Connections,
     ) -> Result<StorageDevice, ControllerError> {
@@ -94,7 +87,7 @@ impl NvmeDevice {
         let doorbells = KernelDoorbells::new(connections.doorbells, event.try_clone()?, tails);
         let doorbells = Arc::new(doorbells);
         let description = description(config.subsystem_id);
-        let name = format!("nvme{}", config.unique_id);
+        let name = format!("nvme{}", config.index);
         let controller = Controller::new(
             config,
             Box::new(connections.memory),

@@ -4,7 +4,7 @@
 
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::config::{ControllerConfig, NamespaceIds, PCI_SUBSYSTEM_VENDOR_ID, PCI_VENDOR_ID};
+use super::config::{NamespaceIds, NvmeConfig, PCI_VENDOR_ID};
 use super::events::ASYNC_EVENT_REQUEST_LIMIT;
 use super::log_page::ERROR_LOG_ENTRIES;
 use super::namespaces::{Namespace, Namespaces};
@@ -14,6 +14,7 @@ use super::spec::identify::{IdentifyController, IdentifyNamespace, cns};
 use super::spec::registers::VERSION;
 use super::spec::status::{Failure, Status};
 use super::transfer::Transfer;
+use crate::storage::controllers::PCI_SUBSYSTEM_VENDOR_ID;
 
 /// Maximum Data Transfer Size as a power of two of the page size (MDTS): 256 KiB.
 pub(super) const MAX_TRANSFER_EXPONENT: u8 = 6;
@@ -41,7 +42,7 @@ fn padded<const N: usize>(text: &str) -> [u8; N] {
 }
 
 impl IdentifyController {
-    pub(super) fn new(config: &ControllerConfig, namespaces: u32) -> Self {
+    pub(super) fn new(config: &NvmeConfig, namespaces: u32) -> Self {
         let mut data = Self::new_zeroed();
         data.vendor_id = PCI_VENDOR_ID.into();
         data.subsystem_vendor_id = PCI_SUBSYSTEM_VENDOR_ID.into();
@@ -123,7 +124,7 @@ fn descriptors(ids: NamespaceIds) -> [u8; 4096] {
 /// Identify (section 5.15).
 pub(super) fn identify(
     command: &SubmissionEntry,
-    config: &ControllerConfig,
+    config: &NvmeConfig,
     namespaces: &Namespaces,
     transfer: &mut Transfer,
 ) -> Result<u32, Failure> {

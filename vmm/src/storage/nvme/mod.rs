@@ -37,10 +37,10 @@ mod ranges;
 mod refusals;
 mod registers;
 mod rings;
-pub mod spec;
+mod spec;
 mod transfer;
 
-pub use config::{ControllerConfig, NvmeConfigError};
+pub use config::{NvmeConfig, NvmeConfigError};
 pub use controller::Controller;
 pub use device::{NVME, NvmeDevice};
 pub use doorbells::DoorbellRoute;

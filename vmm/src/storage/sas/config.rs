@@ -2,6 +2,7 @@
 //!
 //! Plain values; nothing here changes while a guest runs.
 
+use crate::storage::controllers::PCI_TARGET_SUBSYSTEM_ID;
 use crate::storage::fault::Fault;
 use crate::storage::interrupts::InterruptKind;
 use crate::storage::scsi;
@@ -10,12 +11,6 @@ use crate::storage::scsi;
 pub(crate) const PCI_VENDOR_ID: u16 = 0x1000;
 /// PCI device: SAS1068 (docs/adr/0008-sas-controller.md).
 pub(crate) const PCI_DEVICE_ID: u16 = 0x0054;
-/// PCI subsystem vendor: Red Hat's, whose range 10F0h to 10FFh anybody may use for experiments.
-pub(crate) const PCI_SUBSYSTEM_VENDOR_ID: u16 = 0x1af4;
-/// PCI subsystem identifier of the controller that a run is about.
-pub(crate) const PCI_SUBSYSTEM_ID: u16 = 0x10f0;
-/// PCI subsystem identifier of any other, so that a driver can be installed for the one alone.
-pub(crate) const PCI_OTHER_SUBSYSTEM_ID: u16 = 0x10f1;
 /// Most disks of one controller: one a phy.
 pub const MAX_DISKS: usize = 16;
 /// Phys of the real controller; there are more if there are more disks.
@@ -50,7 +45,7 @@ pub struct SasConfig {
     pub(crate) subsystem_id: u16,
     /// The best way to interrupt.
     pub interrupts: InterruptKind,
-    /// What the controller is to do wrong; empty: nothing.
+    /// The faults that the controller is to inject; empty: none.
     pub faults: Vec<Fault>,
 }
 
@@ -60,7 +55,7 @@ impl Default for SasConfig {
             block_size: 512,
             index: 0,
             seed: 0,
-            subsystem_id: PCI_SUBSYSTEM_ID,
+            subsystem_id: PCI_TARGET_SUBSYSTEM_ID,
             interrupts: InterruptKind::default(),
             faults: Vec::new(),
         }

@@ -1,6 +1,6 @@
 //! The controller as a whole: it follows resets and takes messages from the doorbell and the request FIFO.
 //!
-//! Its parts (life, handshakes, IOC, events, configuration pages, disks, replies, delays) each own their state; the
+//! Its parts (life, handshakes, IOC, events, configuration pages, disks, replies) and the tickets each own their state; the
 //! controller passes messages from one to the next. It talks to guest memory, an interrupt sink, disks and its
 //! [`RegisterFile`], all injected. It must not know threads, eventfds, PCI or KVM. One thread calls
 //! [`process`](StorageController::process); vCPUs touch the register file only.
@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use super::config::{SasConfig, SasConfigError};
 use super::config_pages::ConfigPages;
-use super::delays::Delays;
 use super::disks::Disks;
 use super::events::Events;
 use super::faults;
@@ -31,6 +30,7 @@ use crate::storage::fault::{FaultInjector, FetchFault};
 use crate::storage::interrupts::InterruptSink;
 use crate::storage::refusals::Refusals;
 use crate::storage::request::Request;
+use crate::storage::tickets::Tickets;
 use crate::storage::worker::{Attention, Progress, StorageController, Ticket};
 
 /// Requests that one call of [`process`](StorageController::process) serves.
@@ -50,7 +50,7 @@ pub struct Controller {
     pages: ConfigPages,
     disks: Disks,
     replies: Replies,
-    delays: Delays,
+    tickets: Tickets,
 }
 
 impl Controller {
@@ -79,7 +79,7 @@ impl Controller {
             pages: ConfigPages::default(),
             disks,
             replies: Replies::new(Arc::clone(&registers), plan.clone()),
-            delays: Delays::default(),
+            tickets: Tickets::default(),
             registers,
             plan,
         })
@@ -150,7 +150,7 @@ impl StorageController for Controller {
     }
 
     fn take_delays(&mut self) -> Vec<(Ticket, Duration)> {
-        self.delays.take()
+        self.tickets.take()
     }
 
     fn is_delayed(&self, ticket: Ticket) -> bool {
@@ -220,7 +220,7 @@ impl Controller {
         match self.execute_or_fail(&frame) {
             Ok(answer) => {
                 let disk = self.disks.addressed(&frame);
-                self.replies.finish(&frame, disk, answer, &mut self.delays);
+                self.replies.finish(&frame, disk, answer, &mut self.tickets);
                 request.complete();
             }
             Err(code) => {
@@ -247,7 +247,7 @@ impl Controller {
         }
     }
 
-    /// Executes a request, unless the fault plan has something else in mind.
+    /// Executes a request, unless the fault plan says otherwise.
     ///
     /// # Errors
     /// It was the last one: the code with which the IOC comes into FAULT state.
@@ -322,7 +322,7 @@ impl Controller {
         self.replies.terminate(disk, None, ioc_status::SCSI_IOC_TERMINATED);
         self.events.tell_of_disk(disk, self.config.disk_address(disk), false);
         if let Some(time) = back {
-            self.disks.await_return(self.delays.ticket(time), disk);
+            self.disks.await_return(self.tickets.give(time), disk);
         }
     }
 }

@@ -5,17 +5,14 @@
 
 use std::sync::Arc;
 
-use super::config::{
-    MAX_DISKS, PCI_DEVICE_ID, PCI_OTHER_SUBSYSTEM_ID, PCI_SUBSYSTEM_ID, PCI_SUBSYSTEM_VENDOR_ID, PCI_VENDOR_ID,
-    SasConfig,
-};
+use super::config::{MAX_DISKS, PCI_DEVICE_ID, PCI_VENDOR_ID, SasConfig};
 use super::controller::Controller;
 use super::faults::VOCABULARY;
 use super::registers::RegisterFile;
 use crate::pci::{Bar, FunctionDescription, MsixLayout, PciDevice};
 use crate::storage::backend::Backend;
 use crate::storage::controllers::{
-    Connections, ControllerError, ControllerKind, ControllerOptions, DiskName, StorageDevice,
+    Connections, ControllerError, ControllerKind, ControllerOptions, DiskName, PCI_SUBSYSTEM_VENDOR_ID, StorageDevice,
 };
 use crate::storage::interrupts;
 use crate::storage::worker::Worker;
@@ -47,11 +44,7 @@ pub const SAS: ControllerKind = ControllerKind {
 fn config(options: ControllerOptions) -> SasConfig {
     SasConfig {
         index: options.index,
-        subsystem_id: if options.is_target {
-            PCI_SUBSYSTEM_ID
-        } else {
-            PCI_OTHER_SUBSYSTEM_ID
-        },
+        subsystem_id: options.subsystem_id(),
         interrupts: options.interrupts,
         faults: options.faults,
         ..SasConfig::default()

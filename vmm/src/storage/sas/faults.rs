@@ -10,7 +10,7 @@ use crate::storage::scsi::Sense;
 use crate::storage::scsi::spec::{asc, opcode, sense_key, service_action, status};
 
 /// Class of SCSI commands, by operation code.
-pub const IO: u8 = 0;
+pub(crate) const IO: u8 = 0;
 /// Class of task management functions, by TaskType.
 pub(crate) const TASK_MANAGEMENT: u8 = 1;
 /// Class of other messages, by Function.
@@ -75,6 +75,24 @@ impl FaultStatus {
             Self::Sense(Sense::new(key & 0xf, bits as u16))
         } else {
             Self::Scsi(bits as u8)
+        }
+    }
+
+    /// That IOCStatus in the form of [`VOCABULARY`].
+    pub(super) fn ioc(status: u16) -> u32 {
+        IOC | u32::from(status)
+    }
+
+    /// What it is, for people.
+    pub(super) fn meaning(self) -> String {
+        match self {
+            Self::Ioc(status) => format!("IOCStatus {status:04x}h"),
+            Self::Sense(sense) => {
+                let [code, qualifier] = sense.code.to_be_bytes();
+                let key = sense.key;
+                format!("CHECK CONDITION, sense key {key:x}h, {code:02x}h/{qualifier:02x}h")
+            }
+            Self::Scsi(status) => format!("SCSI status {status:02x}h"),
         }
     }
 }
@@ -161,49 +179,49 @@ pub(crate) const VOCABULARY: FaultVocabulary = FaultVocabulary {
             name: "delay",
             kind: WordKind::Delay,
             except: BY_DOORBELL,
-            help: "its reply comes for=DURATION later",
+            help: "send its reply for=TIME later",
         },
         FaultWord {
             name: "drop",
             kind: WordKind::Completion(CompletionFault::Drop),
             except: BY_DOORBELL,
-            help: "its reply never comes",
+            help: "never send its reply",
         },
         FaultWord {
             name: "duplicate",
             kind: WordKind::Completion(CompletionFault::Duplicate),
             except: BY_DOORBELL,
-            help: "its reply comes twice",
+            help: "send its reply twice",
         },
         FaultWord {
             name: "stray",
             kind: WordKind::Completion(CompletionFault::Stray),
             except: BY_DOORBELL,
-            help: "a reply for a request that had its reply before follows its own",
+            help: "send one more reply, for a request that had its reply before",
         },
         FaultWord {
             name: "remove",
             kind: WordKind::Remove,
             except: &[(CommandMatch::Class(MESSAGE), "these messages are for no disk")],
-            help: "its disk is gone, for good or for=DURATION; events tell",
+            help: "remove its disk, for good or for=TIME; events tell",
         },
         FaultWord {
             name: "fatal",
             kind: WordKind::Fetch(FetchFault::Fatal),
             except: &[],
-            help: "the IOC goes to FAULT state and stops until a diagnostic reset",
+            help: "go to FAULT state; stop until a diagnostic reset",
         },
         FaultWord {
             name: "drop",
             kind: WordKind::Register(RegisterFault::Drop),
             except: &[],
-            help: "the write has no effect",
+            help: "ignore the write",
         },
         FaultWord {
             name: "fatal",
             kind: WordKind::Register(RegisterFault::Fatal),
             except: &[],
-            help: "the write has its effect, then the IOC goes to FAULT state",
+            help: "do the write, then go to FAULT state",
         },
     ],
     classes: &[

@@ -9,12 +9,12 @@ pub(crate) const DEFAULT_REPLY: usize = 20;
 
 /// A request, as it was fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Frame([u8; FRAME_SIZE]);
+pub(crate) struct Frame([u8; FRAME_SIZE]);
 
 impl Frame {
     /// A frame of these bytes; those behind them are 0, those that do not fit are dropped.
     #[must_use]
-    pub fn new(bytes: &[u8]) -> Self {
+    pub(crate) fn new(bytes: &[u8]) -> Self {
         let mut frame = [0; FRAME_SIZE];
         let length = bytes.len().min(FRAME_SIZE);
         frame[..length].copy_from_slice(&bytes[..length]);
@@ -23,7 +23,7 @@ impl Frame {
 
     /// All of it.
     #[must_use]
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
 
@@ -47,13 +47,13 @@ impl Frame {
 
     /// Function.
     #[must_use]
-    pub fn function(&self) -> u8 {
+    pub(crate) fn function(&self) -> u8 {
         self.u8(3)
     }
 
     /// MsgContext.
     #[must_use]
-    pub fn context(&self) -> u32 {
+    pub(crate) fn context(&self) -> u32 {
         self.u32(8)
     }
 

@@ -12,28 +12,27 @@
 //! there is not: SATA, RAID, target mode, SMP, LAN, firmware, the host page buffer; such messages get the specified
 //! status. Names are those of the MPI headers.
 //!
-//! A controller does wrong what its [fault plan](super::fault) says, and nothing else.
+//! A controller injects the faults of its [plan](super::fault), and no others.
 #![forbid(unsafe_code)]
 
-pub mod config;
+mod config;
 mod config_pages;
-pub mod controller;
-mod delays;
-pub mod device;
+mod controller;
+mod device;
 mod disks;
 mod events;
-pub mod faults;
+mod faults;
 mod handshake;
 mod ioc;
 mod life;
-pub mod message;
+mod message;
 mod page_content;
 mod refusals;
-pub mod registers;
+mod registers;
 mod replies;
 mod scsi_io;
 pub(crate) mod sgl;
-pub mod spec;
+mod spec;
 mod task_management;
 mod topology;
 

@@ -1,11 +1,12 @@
 //! What the configuration pages say (MPI: mpi_cnfg.h). Everything follows from the configuration and from which disks are
 //! there; changes by the host are kept elsewhere.
 
-use super::config::{PCI_DEVICE_ID, PCI_SUBSYSTEM_VENDOR_ID, PCI_VENDOR_ID, SasConfig};
+use super::config::{PCI_DEVICE_ID, PCI_VENDOR_ID, SasConfig};
 use super::config_pages::PageName;
 use super::disks::Disks;
 use super::spec::{ext_page_type, ioc_status, link_rate, page_type, sas_device_info, sas_device0_flags};
 use super::topology::{CONTROLLER_HANDLE, ENCLOSURE_HANDLE, disk_handle, disk_of_handle};
+use crate::storage::controllers::PCI_SUBSYSTEM_VENDOR_ID;
 
 /// Version of non-volatile data: pages are what they are, not stored.
 const NVDATA_VERSION: u16 = 0x0001;

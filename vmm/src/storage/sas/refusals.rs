@@ -4,7 +4,7 @@
 //! of pages, data that are shorter than the buffer, unit attentions. Nor does what any disk would refuse: blocks behind
 //! the end, a write to a disk that is write-protected.
 
-use super::faults::{VOCABULARY, code};
+use super::faults::{FaultStatus, VOCABULARY, code};
 use super::message::Frame;
 use super::spec::ioc_status;
 use crate::storage::refusals::{RefusalWords, Refusals};
@@ -13,22 +13,11 @@ use crate::storage::scsi::spec::{sense_key, status};
 
 /// Additional sense code and qualifier: LOGICAL BLOCK ADDRESS OUT OF RANGE.
 const LBA_OUT_OF_RANGE: [u8; 2] = [0x21, 0];
-/// A status as the fault plan has it: IOCStatus.
-const IOC: u32 = 0x8000_0000;
 
 pub(super) static WORDS: RefusalWords = RefusalWords {
     commands: &VOCABULARY,
     detail: |_| "",
-    status: |bits| {
-        let [first, key, code, qualifier] = bits.to_be_bytes();
-        if bits & IOC != 0 {
-            format!("IOCStatus {:04x}h", bits as u16)
-        } else if first == status::CHECK_CONDITION {
-            format!("CHECK CONDITION, sense key {key:x}h, {code:02x}h/{qualifier:02x}h")
-        } else {
-            format!("SCSI status {:02x}h", bits as u8)
-        }
-    },
+    status: |bits| FaultStatus::decode(bits).meaning(),
 };
 
 /// Counts a request that did not get to a disk, or was no SCSI I/O, if it was refused.
@@ -41,7 +30,7 @@ pub(super) fn count_ioc_status(refusals: &Refusals, frame: &Frame, result: u16) 
         ioc_status::SCSI_DEVICE_NOT_THERE,
     ];
     if !usual.contains(&result) {
-        refusals.count(code(frame), None, IOC | u32::from(result));
+        refusals.count(code(frame), None, FaultStatus::ioc(result));
     }
 }
 

@@ -29,7 +29,7 @@ const DESCRIPTOR_FLAGS: u32 = 0x3;
 
 /// A handshake.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Handshake {
+pub(crate) enum Handshake {
     /// There is none.
     #[default]
     Idle,
@@ -53,7 +53,7 @@ pub enum Handshake {
 
 /// What is to be reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reset {
+pub(crate) enum Reset {
     /// The messaging: IOC Message Unit Reset.
     MessageUnit,
     /// The disks as well: I/O Unit Reset.
@@ -64,7 +64,7 @@ pub enum Reset {
 
 /// The values of the registers and what is behind them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Registers {
+pub(crate) struct Registers {
     /// The state that the doorbell register shows.
     pub(crate) ioc_state: u32,
     /// The fault code in state FAULT.

@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::delays::Delays;
 use super::faults;
 use super::ioc::Initialisation;
 use super::message::{Frame, Reply};
@@ -16,6 +15,7 @@ use super::scsi_io::terminated;
 use super::spec::fault;
 use crate::storage::dma::{Dma, DmaMemory};
 use crate::storage::fault::{CompletionFault, FaultInjector};
+use crate::storage::tickets::Tickets;
 use crate::storage::worker::Ticket;
 
 /// A descriptor of the reply post FIFO that is an address (MPI_ADDRESS_REPLY_A_BIT). A context with this bit cannot be
@@ -80,7 +80,7 @@ impl Replies {
     }
 
     /// A request was executed: its reply is to be posted, or what the fault plan makes of it.
-    pub(super) fn finish(&mut self, frame: &Frame, disk: Option<usize>, answer: Answer, delays: &mut Delays) {
+    pub(super) fn finish(&mut self, frame: &Frame, disk: Option<usize>, answer: Answer, tickets: &mut Tickets) {
         let code = faults::code(frame);
         let planned = self.plan.as_ref().and_then(|plan| plan.completion_due(code));
         let context = frame.context();
@@ -99,7 +99,7 @@ impl Replies {
             Some(CompletionFault::Delay(time)) => {
                 let frame = *frame;
                 let withheld = Withheld { answer, frame, disk };
-                self.state.withheld.insert(delays.ticket(time), withheld);
+                self.state.withheld.insert(tickets.give(time), withheld);
             }
         }
         let [_, last] = self.state.answered;

@@ -3,7 +3,7 @@
 //! Plain values: this file knows no message's work.
 
 /// MsgVersion: MPI 1.5.
-pub const VERSION: u16 = 0x0105;
+pub(crate) const VERSION: u16 = 0x0105;
 /// HeaderVersion: the unit in the high byte.
 pub(crate) const HEADER_VERSION: u16 = 0x1300;
 
@@ -20,7 +20,7 @@ pub(crate) mod ioc_state {
 }
 
 /// Fault codes, in the low half of the doorbell register.
-pub mod fault {
+pub(crate) mod fault {
     /// A request could not be read.
     pub(crate) const REQUEST_MESSAGE_PCI_BUS_FAULT: u16 = 0x8112;
     /// A reply could not be written.
@@ -32,27 +32,27 @@ pub mod fault {
 }
 
 /// Register offsets.
-pub mod offset {
+pub(crate) mod offset {
     /// System Doorbell.
-    pub const DOORBELL: u64 = 0x00;
+    pub(crate) const DOORBELL: u64 = 0x00;
     /// Write Sequence.
     pub(crate) const WRITE_SEQUENCE: u64 = 0x04;
     /// Host Diagnostic.
     pub(crate) const DIAGNOSTIC: u64 = 0x08;
     /// Host Interrupt Status.
-    pub const HOST_INTERRUPT_STATUS: u64 = 0x30;
+    pub(crate) const HOST_INTERRUPT_STATUS: u64 = 0x30;
     /// Host Interrupt Mask.
     pub(crate) const HOST_INTERRUPT_MASK: u64 = 0x34;
     /// Request Post FIFO.
-    pub const REQUEST_QUEUE: u64 = 0x40;
+    pub(crate) const REQUEST_QUEUE: u64 = 0x40;
     /// Written: Reply Free FIFO. Read: Reply Post FIFO.
-    pub const REPLY_QUEUE: u64 = 0x44;
+    pub(crate) const REPLY_QUEUE: u64 = 0x44;
     /// High Priority Request Post FIFO.
-    pub const HI_PRI_REQUEST_QUEUE: u64 = 0x48;
+    pub(crate) const HI_PRI_REQUEST_QUEUE: u64 = 0x48;
 }
 
 /// Doorbell register.
-pub mod doorbell {
+pub(crate) mod doorbell {
     /// DoorbellUsed: a handshake is under way.
     pub(crate) const ACTIVE: u32 = 0x0800_0000;
     /// WhoInit.
@@ -91,7 +91,7 @@ pub(crate) mod his {
 }
 
 /// Message functions.
-pub mod function {
+pub(crate) mod function {
     /// SCSI I/O.
     pub(crate) const SCSI_IO_REQUEST: u8 = 0x00;
     /// SCSI task management.
@@ -265,7 +265,7 @@ pub(crate) mod task_response {
 }
 
 /// Events.
-pub mod event {
+pub(crate) mod event {
     /// Whether events are told has changed.
     pub(crate) const EVENT_CHANGE: u32 = 0x0000_000a;
     /// A device was added, is gone, or was reset.

@@ -78,7 +78,7 @@ impl SubmissionEntry {
 }
 
 /// Admin opcodes (Figure 139) that this controller has.
-pub mod admin {
+pub(crate) mod admin {
     /// Delete I/O Submission Queue.
     pub(crate) const DELETE_SUBMISSION_QUEUE: u8 = 0x00;
     /// Create I/O Submission Queue.

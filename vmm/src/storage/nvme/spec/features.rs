@@ -1,7 +1,7 @@
 //! Features (NVMe 1.4, section 5.21.1).
 
 /// Feature Identifiers (Figures 273 and 274).
-pub mod id {
+pub(crate) mod id {
     /// Arbitration.
     pub(crate) const ARBITRATION: u8 = 0x01;
     /// Power Management.
@@ -31,11 +31,11 @@ pub(crate) const NAMESPACE_SPECIFIC: u32 = 1 << 1;
 /// Supported capabilities: changeable.
 pub(crate) const CHANGEABLE: u32 = 1 << 2;
 /// CDW10 of Get Features, SEL, bits 10:8 (Figure 182).
-pub mod select {
+pub(crate) mod select {
     /// The current value.
     pub(crate) const CURRENT: u32 = 0;
     /// The default value.
-    pub const DEFAULT: u32 = 1;
+    pub(crate) const DEFAULT: u32 = 1;
     /// The saved value.
     pub(crate) const SAVED: u32 = 2;
     /// What can be done with the feature.

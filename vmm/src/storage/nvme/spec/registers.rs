@@ -4,7 +4,7 @@
 pub(crate) const DOORBELLS: u64 = 0x1000;
 
 /// Offsets of the registers in BAR 0 (Figure 68).
-pub mod offset {
+pub(crate) mod offset {
     /// Controller Capabilities.
     pub(crate) const CAP: u64 = 0x00;
     /// Version.
@@ -14,7 +14,7 @@ pub mod offset {
     /// Interrupt Mask Clear.
     pub(crate) const INTMC: u64 = 0x10;
     /// Controller Configuration.
-    pub const CC: u64 = 0x14;
+    pub(crate) const CC: u64 = 0x14;
     /// Controller Status.
     pub(crate) const CSTS: u64 = 0x1c;
     /// NVM Subsystem Reset.
@@ -31,7 +31,7 @@ pub mod offset {
 pub(crate) const DEFINED_END: u64 = 0x38;
 
 /// VS: 1.4.0 (section 3.1.2).
-pub const VERSION: u32 = 0x0001_0400;
+pub(crate) const VERSION: u32 = 0x0001_0400;
 
 /// What has to be written to NSSR for an NVM Subsystem Reset: "NVMe" (section 3.1.7).
 pub(crate) const SUBSYSTEM_RESET: u32 = 0x4e56_4d65;
@@ -131,4 +131,4 @@ pub(crate) mod aqa {
 }
 
 /// The one memory page size that the controller has (CAP.MPSMIN = CAP.MPSMAX = 0), in bytes.
-pub const PAGE_SIZE: u64 = 4096;
+pub(crate) const PAGE_SIZE: u64 = 4096;

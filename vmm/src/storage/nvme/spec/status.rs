@@ -153,7 +153,7 @@ impl From<Status> for u32 {
 
 /// A command that failed: its status, and the field that is to blame where one is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// What went wrong.
     pub status: Status,
     /// Parameter Error Location (Figure 197): byte in bits 7:0, bit in bits 10:8; FFFFh where no field is to blame.
@@ -163,7 +163,7 @@ pub struct Failure {
 impl Failure {
     /// Blames the field that starts at `bit` of command dword `dword`.
     #[must_use]
-    pub const fn at(status: Status, dword: u16, bit: u16) -> Self {
+    pub(crate) const fn at(status: Status, dword: u16, bit: u16) -> Self {
         Self {
             status,
             location: (dword * 4 + bit / 8) | (bit % 8) << 8,

@@ -435,8 +435,8 @@ fn a_read_only_namespace_is_write_protected() {
 
 #[test]
 fn controllers_that_cannot_be_are_refused() {
-    use crate::storage::nvme::{Controller, ControllerConfig, NvmeConfigError};
-    let make = |config: ControllerConfig, sizes: &[usize]| {
+    use crate::storage::nvme::{Controller, NvmeConfig, NvmeConfigError};
+    let make = |config: NvmeConfig, sizes: &[usize]| {
         let memory = Driver::cold().memory;
         let backends = sizes
             .iter()
@@ -445,12 +445,12 @@ fn controllers_that_cannot_be_are_refused() {
         let sink = Arc::new(Interrupts::default());
         Controller::new(config, Box::new(memory), sink, Box::new(()), backends).err()
     };
-    let config = ControllerConfig::default();
+    let config = NvmeConfig::default();
     assert_eq!(make(config.clone(), &[4096]), None);
     assert_eq!(make(config.clone(), &[]), Some(NvmeConfigError::Namespaces(0)));
     assert_eq!(make(config.clone(), &[4096; 17]), Some(NvmeConfigError::Namespaces(17)));
     for queue_pairs in [0, 65] {
-        let config = ControllerConfig {
+        let config = NvmeConfig {
             queue_pairs,
             ..config.clone()
         };
@@ -471,7 +471,7 @@ fn controllers_that_cannot_be_are_refused() {
     ));
     assert_eq!(
         make(
-            ControllerConfig {
+            NvmeConfig {
                 block_size: 1024,
                 ..config
             },

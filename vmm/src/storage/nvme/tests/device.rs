@@ -23,7 +23,7 @@ use crate::storage::backend::{Backend, BackendError, MemoryBackend};
 use crate::storage::nvme::ranges::PIECE;
 use crate::storage::nvme::spec::command::DatasetRange;
 use crate::storage::nvme::spec::command::{SubmissionEntry, admin, nvm};
-use crate::storage::nvme::{ControllerConfig, NvmeConfigError, NvmeDevice};
+use crate::storage::nvme::{NvmeConfig, NvmeConfigError, NvmeDevice};
 use crate::storage::{Connections, ControllerError, InterruptKind, StorageDevice};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -93,10 +93,10 @@ impl Bench {
         let sender = Mutex::new(sender);
         let (messages, doorbells) = (Arc::<Messages>::default(), Arc::<Doorbells>::default());
         let pin = Arc::<LineProbe>::default();
-        let config = ControllerConfig {
+        let config = NvmeConfig {
             queue_pairs: 4,
             faults,
-            ..ControllerConfig::default()
+            ..NvmeConfig::default()
         };
         let connections = Connections {
             memory: memory.clone(),
@@ -519,9 +519,9 @@ fn a_controller_offers_what_its_configuration_says() {
         (InterruptKind::Msi, vec![0x05]),
         (InterruptKind::Intx, vec![]),
     ] {
-        let config = ControllerConfig {
+        let config = NvmeConfig {
             interrupts: kind,
-            ..ControllerConfig::default()
+            ..NvmeConfig::default()
         };
         let connections = Connections {
             memory: memory.clone(),
@@ -558,9 +558,9 @@ fn a_device_that_cannot_be_is_refused() {
             sandbox: Sandbox::none(),
             on_failure: Box::new(|_| {}),
         };
-        let config = ControllerConfig {
+        let config = NvmeConfig {
             queue_pairs,
-            ..ControllerConfig::default()
+            ..NvmeConfig::default()
         };
         let error = NvmeDevice::new(config, vec![disk()], connections).err().unwrap();
         assert!(

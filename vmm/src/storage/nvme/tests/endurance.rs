@@ -14,7 +14,7 @@ use super::hostile::{Escapes, Watched};
 use crate::storage::backend::MemoryBackend;
 use crate::storage::nvme::life::Activity;
 use crate::storage::nvme::spec::command::{SubmissionEntry, admin};
-use crate::storage::nvme::{Controller, ControllerConfig};
+use crate::storage::nvme::{Controller, NvmeConfig};
 
 /// What commands may reach: two pieces of RAM, with a hole between them.
 const RAM: [(u64, u64); 2] = [(0, 0x10000), (0x2_0000, 0x8000)];
@@ -199,9 +199,9 @@ impl Host {
             ram: ranges.iter().map(|&(base, size)| (base.0, size as u64)).collect(),
             escaped: Arc::clone(&escaped),
         };
-        let config = ControllerConfig {
+        let config = NvmeConfig {
             queue_pairs: PAIRS as u16,
-            ..ControllerConfig::default()
+            ..NvmeConfig::default()
         };
         let backends = (0..2).map(|_| Box::new(MemoryBackend::new(DISK)) as _).collect();
         let interrupts = Arc::new(Interrupts::default());

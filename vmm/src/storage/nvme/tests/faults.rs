@@ -290,7 +290,7 @@ fn a_fatal_error_at_a_command_stops_everything_until_a_reset() {
 #[test]
 fn a_fatal_error_at_a_register_write() {
     let at_enable = register(RegisterMatch::at(0x14), RegisterFault::Fatal, 0);
-    let config = crate::storage::nvme::ControllerConfig {
+    let config = crate::storage::nvme::NvmeConfig {
         faults: vec![at_enable],
         ..Default::default()
     };

@@ -10,7 +10,7 @@ use crate::storage::backend::{Backend, MemoryBackend};
 use crate::storage::nvme::faults::code;
 use crate::storage::nvme::spec::command::{CompletionEntry, SubmissionEntry, admin};
 use crate::storage::nvme::spec::status::Status;
-use crate::storage::nvme::{Controller, ControllerConfig, DoorbellRoute, RegisterFile};
+use crate::storage::nvme::{Controller, DoorbellRoute, NvmeConfig, RegisterFile};
 
 pub(super) use crate::storage::dma::{DmaMemory, NotMemory};
 pub(super) use crate::storage::fault::{
@@ -162,14 +162,14 @@ impl Driver {
     }
 
     pub(super) fn with_backends(backends: Vec<Box<dyn Backend>>, queue_pairs: u16) -> Self {
-        let config = ControllerConfig {
+        let config = NvmeConfig {
             queue_pairs,
-            ..ControllerConfig::default()
+            ..NvmeConfig::default()
         };
         Self::with_config(config, backends)
     }
 
-    pub(super) fn with_config(config: ControllerConfig, backends: Vec<Box<dyn Backend>>) -> Self {
+    pub(super) fn with_config(config: NvmeConfig, backends: Vec<Box<dyn Backend>>) -> Self {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).unwrap();
         let (interrupts, route) = (Interrupts::default(), Route::default());
         let controller = Controller::new(
@@ -209,10 +209,10 @@ impl Driver {
 
     /// As [`with_io_queue`](Self::with_io_queue), with a fault plan.
     pub(super) fn with_faults(faults: &[Fault]) -> Self {
-        let config = ControllerConfig {
+        let config = NvmeConfig {
             queue_pairs: 4,
             faults: faults.to_vec(),
-            ..ControllerConfig::default()
+            ..NvmeConfig::default()
         };
         let mut driver = Self::with_config(config, vec![Box::new(MemoryBackend::new(DISK))]);
         driver.enable();

@@ -11,7 +11,7 @@ use super::harness::*;
 use crate::storage::backend::MemoryBackend;
 use crate::storage::nvme::spec::command::SubmissionEntry;
 use crate::storage::nvme::spec::status::Status;
-use crate::storage::nvme::{Controller, ControllerConfig};
+use crate::storage::nvme::{Controller, NvmeConfig};
 
 /// RAM of the machine: two pieces with a hole between them.
 const RAM: [(u64, u64); 2] = [(0, 0x8000), (0x1_0000, 0x8000)];
@@ -204,10 +204,10 @@ fn controller(faults: Vec<Fault>) -> (Controller, GuestMemoryMmap, Escapes) {
         ram: RAM.to_vec(),
         escaped: Arc::clone(&escaped),
     };
-    let config = ControllerConfig {
+    let config = NvmeConfig {
         queue_pairs: 3,
         faults,
-        ..ControllerConfig::default()
+        ..NvmeConfig::default()
     };
     let backends = vec![Box::new(MemoryBackend::new(64 * 1024)) as _];
     let controller = Controller::new(

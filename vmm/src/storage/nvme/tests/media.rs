@@ -4,7 +4,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::harness::*;
 use crate::storage::backend::MemoryBackend;
-use crate::storage::nvme::ControllerConfig;
+use crate::storage::nvme::NvmeConfig;
 use crate::storage::nvme::config::MAX_NAMESPACES;
 use crate::storage::nvme::media::MAX_UNREADABLE;
 use crate::storage::nvme::spec::command::DatasetRange;
@@ -219,14 +219,14 @@ fn each_namespace_is_listed_and_says_its_own_size_and_identifiers() {
 
 /// Two namespaces; the `after`-th write makes the medium of its namespace read-only.
 fn failing_media(after: u64) -> Driver {
-    let config = ControllerConfig {
+    let config = NvmeConfig {
         queue_pairs: 4,
         faults: vec![Fault {
             kind: FaultKind::Fetch(io(nvm::WRITE), FetchFault::ReadOnly),
             after,
             count: 2,
         }],
-        ..ControllerConfig::default()
+        ..NvmeConfig::default()
     };
     let backends = (0..2).map(|_| Box::new(MemoryBackend::new(DISK)) as _).collect();
     let mut driver = Driver::with_config(config, backends);

@@ -1,4 +1,4 @@
-//! What the controller does wrong on demand.
+//! Faults that a plan has the controller inject.
 
 use std::time::Duration;
 
