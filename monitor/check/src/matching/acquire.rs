@@ -163,7 +163,8 @@ impl Checker {
     }
 
     /// Drops records of the same caller that this call proves to be over: code of the same level runs on, so the older
-    /// acquire has come back, and if the lock were still held the caller would now wait for itself.
+    /// acquire has come back, and if the lock were still held the caller would now wait for itself. One whose scope has been
+    /// left is the business of [`Checker::end_holds`], unless the lock is free: then it was released in a way that was not seen.
     fn replace(&mut self, row: &Contract, call: &LockCall, place: u32) {
         let Some(lock) = self.locks.at_mut(place) else { return };
         if row.role == Role::TryAcquire {
@@ -177,7 +178,10 @@ impl Checker {
         self.core.statistics.holds_lost += lock
             .forget(|record| {
                 let entered = &record.call.context;
-                let over = record.same_agent(&call.context)
+                let may_have_failed = record.held_since.is_none() && contract(record.call.routine).result.may_fail();
+                let left = record.over && call.word != Some(0) && !may_have_failed;
+                let over = !left
+                    && record.same_agent(&call.context)
                     && low != record.bound_to_processor()
                     && call.context.irql <= entered.irql.max(1)
                     && call.context.stack_pointer >= entered.stack_pointer

@@ -1,9 +1,10 @@
 //! The agents that hold locks, threads and processors: when their acquires have proved to have come back, and when their
 //! holds are over because they have gone on without them.
 
+use super::acquire::{acquires_of, releases_of};
 use super::facts::{Fact, Facts, HoldEnded, Site};
 use super::record::{Open, Record};
-use super::state::Bound;
+use super::state::{Bound, LockState};
 use super::storport::may_be_none;
 use super::{Gap, Thread};
 use crate::checker::Checker;
@@ -80,14 +81,7 @@ impl Checker {
             (open.left_by(context) && !shut).then_some(())
         };
         while let Some((ended, ())) = self.threads.at_mut(place).and_then(|thread| thread.open.take(left)) {
-            // The very same call again may be that call, which was interrupted before its first instruction.
-            let again = call.is_some_and(|call| {
-                let (now, then) = (&call.context, &ended.0.call);
-                call.routine == then.routine
-                    && now.stack_pointer == then.context.stack_pointer
-                    && now.return_address == then.context.return_address
-                    && LockIdentity::of(&call.operand).is_some_and(|lock| self.locks.find(&lock) == Some(ended.0.place))
-            });
+            let again = call.is_some_and(|call| self.may_be_again(&ended.0, call));
             if again {
                 if let Some(lock) = self.locks.at_mut(ended.0.place) {
                     lock.records
@@ -97,6 +91,36 @@ impl Checker {
                 self.mark_over(ended);
             }
         }
+    }
+
+    /// Whether a call may be an open acquire once more, which was interrupted before its first instruction. It is not if that
+    /// one has found the lock free, and nobody else can have taken it since: the lock is taken now, so the acquire has come back.
+    fn may_be_again(&self, open: &Open, call: &LockCall) -> bool {
+        let (now, then) = (&call.context, &open.call);
+        let same = call.routine == then.routine
+            && now.stack_pointer == then.context.stack_pointer
+            && now.return_address == then.context.return_address;
+        let Some(lock) = LockIdentity::of(&call.operand).filter(|_| same) else {
+            return false;
+        };
+        let state = self
+            .locks
+            .at(open.place)
+            .filter(|_| self.locks.find(&lock) == Some(open.place));
+        let taken = call.word.is_some_and(|word| word != 0);
+        state.is_some_and(|state| {
+            let got = matches!(&*state.records, [only] if self.has_got(only, &lock, state));
+            !(taken && got)
+        })
+    }
+
+    /// Whether an acquire of the driver under test has got the lock, if that is taken now: it has found the lock free, and no
+    /// other that could have taken it since would have been missed. Others that are open have to be looked at.
+    pub(super) fn has_got(&self, record: &Record, lock: &LockIdentity, state: &LockState) -> bool {
+        let touching = releases_of(lock).union(acquires_of(lock));
+        let seen = !self.core.late && self.core.gap(touching, true) == Gap::None;
+        let plain = matches!(lock, LockIdentity::Address(_));
+        seen && plain && record.target && record.free && state.is_untouched_since(record)
     }
 
     /// No function of the driver under test is on the stack of a processor that stands still: what the driver has acquired
@@ -289,7 +313,7 @@ impl Checker {
         (certain, found): (bool, &mut Vec<Found>),
     ) {
         let row = contract(record.call.routine);
-        let gap = self.core.gap(super::acquire::releases_of(&identity), true);
+        let gap = self.core.gap(releases_of(&identity), true);
         // One that can fail has got the lock if its return said so.
         let counts = (record.held_since.is_some() || !row.result.may_fail())
             && row.role != Role::Convert

@@ -288,6 +288,7 @@ fn right_driver_is_not_accused_whatever_others_do_and_whatever_is_not_seen() {
     let counts = [
         seen.contended,
         seen.between,
+        seen.again,
         seen.migrated,
         seen.refused,
         seen.half_pairs,

@@ -163,6 +163,68 @@ fn acquire_that_was_entered_twice_by_one_interrupted_call_is_one() {
     assert_eq!(s.outcome(), Outcome::Completed);
 }
 
+/// A loop, or a work item that is queued again, whose only lock call is one that it forgets to end.
+#[test]
+fn acquire_that_is_made_again_by_its_holder_at_passive_level_has_left_the_lock_behind() {
+    let acquire = |s: &mut Sequence, site: u64, word| {
+        let who = (0, 0, 1, TARGET + site, stack(1));
+        s.call(who, R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(word))
+    };
+    for second in [0x100, 0x200] {
+        let mut s = Sequence::ready(&PAIR, true);
+        assert_eq!(acquire(&mut s, 0x100, 0), []);
+        let first = s.number;
+        let found = acquire(&mut s, second, 1);
+        s.defect(&found, Cause::MissingRelease);
+        assert_eq!(s.finding(&found[0]).call_sequence, first);
+    }
+    // It has been given back in a way that nobody sees.
+    let mut s = Sequence::ready(&PAIR, true);
+    acquire(&mut s, 0x100, 0);
+    assert_eq!(acquire(&mut s, 0x200, 0), []);
+}
+
+/// The second of these is the first, which was interrupted: somebody else has the lock, or has just given it back.
+#[test]
+fn acquire_that_was_entered_twice_while_others_took_the_lock_is_one() {
+    for released in [false, true] {
+        let mut s = Sequence::ready(&PAIR, true);
+        s.quiet(who(0, 0, 1), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(0));
+        s.quiet(who(1, 0, 2), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(0));
+        if released {
+            s.quiet(who(1, 2, 2), R::KeReleaseSpinLock, LOCK, Some(1));
+        }
+        // The word is that of before the release's last instruction.
+        s.quiet(who(0, 0, 1), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(1));
+        s.quiet(who(0, 2, 1), R::KeReleaseSpinLock, LOCK, Some(1));
+        s.low(0);
+        if released {
+            assert_eq!(s.outcome(), Outcome::Completed);
+        }
+    }
+    // By a routine that is not watched, or before the watch began.
+    for watch in [
+        WatchSet {
+            imported: RoutineSet::of(&[R::KeAcquireSpinLockAtDpcLevel]),
+            closed: true,
+            ..watch(&PAIR)
+        },
+        WatchSet {
+            closed: false,
+            ..watch(&PAIR)
+        },
+        WatchSet {
+            closed: true,
+            before_target: false,
+            ..watch(&PAIR)
+        },
+    ] {
+        let mut s = Sequence::armed(watch);
+        s.quiet(who(0, 0, 1), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(0));
+        s.quiet(who(0, 0, 1), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(1));
+    }
+}
+
 /// A hold that has not proved to be one, cleared by somebody else: the release may be the holder's.
 #[test]
 fn holder_whose_lock_was_cleared_is_not_to_blame() {

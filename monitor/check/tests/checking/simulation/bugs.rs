@@ -16,6 +16,8 @@ pub enum Bug {
     WrongRoutine,
     Double,
     MissingRelease,
+    /// The same, and the very same call once more.
+    TakenAgain,
     NewIrql,
     CopiedHandle,
     WrongAdapter,
@@ -29,7 +31,7 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Stray,
         Self::WrongOwner,
         Self::Twice,
@@ -37,6 +39,7 @@ impl Bug {
         Self::WrongRoutine,
         Self::Double,
         Self::MissingRelease,
+        Self::TakenAgain,
         Self::NewIrql,
         Self::CopiedHandle,
         Self::WrongAdapter,
@@ -100,7 +103,7 @@ impl Author<'_> {
             Bug::TakesNothing | Bug::RefusedIgnored => &[Class::Dpc],
             Bug::OtherLock => &[Class::Spin, Class::Dpc, Class::StartIo],
             Bug::Cleared | Bug::WrongIrql | Bug::Order => &[Class::Spin],
-            Bug::NewIrql => &[Class::Spin, Class::Ex],
+            Bug::NewIrql | Bug::TakenAgain => &[Class::Spin, Class::Ex],
             _ => &[Class::Spin, Class::Queued, Class::Ex, Class::Dpc, Class::StartIo],
         };
         if irql > 2 {
@@ -121,7 +124,9 @@ impl Author<'_> {
                     R::KeReleaseSpinLock | R::ExReleaseSpinLockShared | R::ExReleaseSpinLockExclusive
                 ) && pair.0 != R::KeTryToAcquireSpinLockAtDpcLevel
             }
-            Bug::Double => !super::pages::shared(pair.0) && pair.0 != R::KeTryToAcquireSpinLockAtDpcLevel,
+            Bug::Double | Bug::TakenAgain => {
+                !super::pages::shared(pair.0) && pair.0 != R::KeTryToAcquireSpinLockAtDpcLevel
+            }
             _ => pair.0 != R::KeTryToAcquireSpinLockAtDpcLevel,
         });
         possible.retain(|pair| irql >= 2 || pair.2 != 5);
@@ -176,6 +181,14 @@ impl Author<'_> {
                     ..release
                 },
             ],
+            Bug::TakenAgain if irql >= 2 => return,
+            Bug::TakenAgain => {
+                let leave = Step {
+                    act: Act::Leave,
+                    ..release
+                };
+                vec![acquire, leave, acquire, release]
+            }
             Bug::NewIrql => vec![
                 acquire,
                 Step {

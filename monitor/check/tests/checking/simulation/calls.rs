@@ -64,6 +64,7 @@ impl Machine {
 
     fn enter_acquire(&mut self, processor: usize, agent: &mut Agent, step: Step) {
         agent.entered = agent.irql;
+        agent.again = false;
         agent.inner_seen = false;
         agent.call = self.call(processor, agent, step, step.routine);
         if let Some(EventKind::LockCall(call)) = agent.call.map(|call| &self.run.events[call as usize].kind) {

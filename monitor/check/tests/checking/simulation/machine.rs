@@ -34,6 +34,8 @@ pub(super) struct Agent {
     pub program: u32,
     pub next: usize,
     pub phase: Phase,
+    /// It stands at the first instruction of a routine whose entry was seen already, and will be once more.
+    pub again: bool,
     /// Event of the call that it is in, its operand and the IRQL at its entry.
     pub call: Option<u64>,
     pub operand: LockOperand,
@@ -134,7 +136,8 @@ impl Machine {
     fn end(&mut self) {
         let mut holders = self.locks.0.iter().flat_map(|lock| &lock.holders);
         self.run.holds_at_end = holders.any(|holder| holder.owner == Owner::Target);
-        self.run.waits_elsewhere = self.ready.iter().any(|agent| agent.phase != Phase::Enter);
+        let in_routine = |agent: &Agent| agent.again || agent.phase != Phase::Enter;
+        self.run.waits_elsewhere = self.ready.iter().any(in_routine);
         for place in 0..self.processors.len() {
             if let Some(top) = self.processors[place].last().cloned() {
                 let stopped = self.stopped(place, &top);
@@ -156,7 +159,9 @@ impl Machine {
             };
         };
         let context = self.context(processor, agent, step);
-        let stack_pointer = if agent.phase == Phase::Enter {
+        let stack_pointer = if agent.again {
+            context.stack_pointer
+        } else if agent.phase == Phase::Enter {
             context.stack_pointer + 8
         } else {
             context.stack_pointer - self.random.pick(&[0, 8, 0x60])
@@ -260,6 +265,7 @@ impl Machine {
             program: 0,
             next: 0,
             phase: Phase::Enter,
+            again: false,
             call: None,
             operand: LockOperand::Cancel,
             entered: 0,
@@ -318,12 +324,14 @@ impl Machine {
         let top = &self.processors[processor][depth - 1];
         let (irql, thread, stack) = (top.irql, top.thread, top.stack);
         let between = top.phase == Phase::Raise;
+        let again = between && irql < 2 && self.random.percent(40);
         if self.random.percent(1) {
             let processor = self.config.first + processor as u32;
             self.emit(EventKind::IrqlSeen { processor, irql }, 0);
         }
         if irql < 2 && depth == 1 && !self.ready.is_empty() && self.random.percent(8) {
             let place = self.random.below(self.ready.len());
+            self.enter_again(processor, again);
             std::mem::swap(&mut self.ready[place], &mut self.processors[processor][0]);
             self.run.seen.migrated += usize::from(between);
             return;
@@ -344,7 +352,16 @@ impl Machine {
         };
         let agent = self.agent(thread, stack, interrupt);
         self.run.seen.between += usize::from(between);
+        self.enter_again(processor, again);
         self.processors[processor].push(agent);
+    }
+
+    /// What comes in between an entry and the routine's first instruction may have the host see the entry once more.
+    fn enter_again(&mut self, processor: usize, again: bool) {
+        if let Some(top) = self.processors[processor].last_mut().filter(|_| again) {
+            (top.phase, top.again) = (Phase::Enter, true);
+            self.run.seen.again += 1;
+        }
     }
 
     /// The top of a processor does the next bit of its work.

@@ -144,6 +144,8 @@ pub struct Seen {
     pub contended: usize,
     /// Interrupts between the entry of an acquire and its raise of the IRQL.
     pub between: usize,
+    /// Entries that were seen twice.
+    pub again: usize,
     pub migrated: usize,
     pub refused: usize,
     pub half_pairs: usize,
@@ -159,6 +161,7 @@ impl std::ops::AddAssign for Seen {
         self.programs += other.programs;
         self.contended += other.contended;
         self.between += other.between;
+        self.again += other.again;
         self.migrated += other.migrated;
         self.refused += other.refused;
         self.half_pairs += other.half_pairs;
