@@ -27,5 +27,10 @@
 #define BUG_RELEASE_COPIED_HANDLE 15        /* an unmap hands its lock handle on by value */
 #define BUG_INTERRUPT_LOCK_IN_INTERRUPT 16  /* an interrupt routine takes all messages' locks: the guest hangs */
 #define BUG_START_IO_LOCK_IN_TIMER 17       /* the timer takes the StartIo lock after a flush: the guest hangs */
+#define BUG_INTERRUPT_LOCK_IN_STOP 18       /* the stop takes the lock that is held around it: the guest hangs */
+#define BUG_RETURN_FROM_CONTROL_WITH_LOCK 19 /* a query at PASSIVE_LEVEL leaves a lock held: the guest cannot go on */
+#define BUG_FOUND_WITH_LOCK 20               /* HwFindAdapter leaves a lock held: the guest cannot go on */
+#define BUG_POLL_WITH_LOCK 21                /* the passive initialization waits under a lock for what does not come */
+#define BUG_MESSAGE_LOCK_WITHOUT_MODE 22     /* messages' locks are taken, but were not asked for */
 
 #endif

@@ -31,9 +31,21 @@ static VOID Configure(PNVME_EXTENSION Extension, PPORT_CONFIGURATION_INFORMATION
     ConfigInfo->CachesData = TRUE;
     ConfigInfo->SynchronizationModel = StorSynchronizeFullDuplex;
     Extension->OneLockForAll = ReadParameter(Extension, "InterruptSynchronizeAll") != 0;
-    ConfigInfo->InterruptSynchronizationMode =
-        Extension->OneLockForAll ? InterruptSynchronizeAll : InterruptSynchronizePerMessage;
+    ConfigInfo->InterruptSynchronizationMode = Extension->OneLockForAll || HAS_BUG(MESSAGE_LOCK_WITHOUT_MODE)
+                                                   ? InterruptSynchronizeAll
+                                                   : InterruptSynchronizePerMessage;
     ConfigInfo->HwMSInterruptRoutine = NvmeMessageInterrupt;
+}
+
+/* Under a lock that an early return leaves held. */
+static DECLSPEC_NOINLINE VOID LeaveWithLock(PNVME_EXTENSION Extension)
+{
+    STOR_LOCK_HANDLE Handle = {0};
+
+    StorPortAcquireSpinLock(Extension, StartIoLock, NULL, &Handle);
+    if (Extension->Dead) {
+        StorPortReleaseSpinLock(Extension, &Handle);
+    }
 }
 
 static ULONG NTAPI HwFindAdapter(PVOID DeviceExtension, PVOID HwContext, PVOID BusInformation, PCHAR ArgumentString,
@@ -60,7 +72,22 @@ static ULONG NTAPI HwFindAdapter(PVOID DeviceExtension, PVOID HwContext, PVOID B
         return SP_RETURN_ERROR;
     }
     Configure(Extension, ConfigInfo);
+    if (HAS_BUG(FOUND_WITH_LOCK)) {
+        LeaveWithLock(Extension);
+    }
     return SP_RETURN_FOUND;
+}
+
+/* For what only the interrupt routine changes, which waits for the lock. */
+static DECLSPEC_NOINLINE VOID PollWithLock(PNVME_EXTENSION Extension)
+{
+    STOR_LOCK_HANDLE Handle = {0};
+
+    StorPortAcquireSpinLock(Extension, InterruptLock, NULL, &Handle);
+    while (*(volatile ULONG *)&Extension->Queues[0].Interrupts == 0) {
+        StorPortStallExecution(10);
+    }
+    StorPortReleaseSpinLock(Extension, &Handle);
 }
 
 /* At PASSIVE_LEVEL, after HwInitialize. */
@@ -68,6 +95,9 @@ static BOOLEAN NTAPI HwPassiveInitialize(PVOID DeviceExtension)
 {
     PNVME_EXTENSION Extension = DeviceExtension;
 
+    if (HAS_BUG(POLL_WITH_LOCK)) {
+        PollWithLock(Extension);
+    }
     if (!NvmeCreateQueues(Extension)) {
         return FALSE;
     }
@@ -106,6 +136,15 @@ static BOOLEAN NTAPI HwResetBus(PVOID DeviceExtension, ULONG PathId)
     return TRUE;
 }
 
+static DECLSPEC_NOINLINE VOID CountStop(PNVME_EXTENSION Extension)
+{
+    STOR_LOCK_HANDLE Handle = {0};
+
+    StorPortAcquireSpinLock(Extension, InterruptLock, NULL, &Handle);
+    Extension->InterruptsSeen = Extension->Queues[0].Interrupts;
+    StorPortReleaseSpinLock(Extension, &Handle);
+}
+
 /* With the interrupt lock held. */
 static VOID Stop(PVOID DeviceExtension)
 {
@@ -116,6 +155,12 @@ static VOID Stop(PVOID DeviceExtension)
 static SCSI_ADAPTER_CONTROL_STATUS NTAPI HwAdapterControl(PVOID DeviceExtension, SCSI_ADAPTER_CONTROL_TYPE ControlType,
                                                           PVOID Parameters)
 {
+    if (HAS_BUG(RETURN_FROM_CONTROL_WITH_LOCK) && ControlType == ScsiQuerySupportedControlTypes) {
+        LeaveWithLock(DeviceExtension);
+    }
+    if (HAS_BUG(INTERRUPT_LOCK_IN_STOP) && ControlType == ScsiStopAdapter) {
+        CountStop(DeviceExtension);
+    }
     return AdapterControl(DeviceExtension, ControlType, Parameters, Stop);
 }
 

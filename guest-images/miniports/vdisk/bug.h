@@ -31,5 +31,7 @@
 #define BUG_TRY_NOT_LOOKED_AT 19       /* a flush releases what it did not get from a Try routine */
 #define BUG_CANCEL_LOCK_TWICE 20       /* a flush releases the cancel spin lock twice */
 #define BUG_HANDED_TO_DPC 21           /* a flush acquires what the completion DPC releases */
+#define BUG_ACQUIRE_AGAIN_IN_HELPER 22 /* a helper takes what its caller took at PASSIVE_LEVEL: the guest hangs */
+#define BUG_LOWER_IN_LOOP 23           /* a loop lowers the IRQL by hand and takes the lock again: the guest hangs */
 
 #endif

@@ -38,6 +38,35 @@ static DECLSPEC_NOINLINE VOID NoteAndLower(PVDISK_EXTENSION Extension)
     KeLowerIrql(OldIrql);
 }
 
+static DECLSPEC_NOINLINE VOID NoteInHelper(PVDISK_EXTENSION Extension)
+{
+    KIRQL OldIrql;
+
+    KeAcquireSpinLock(&Extension->NoteLock, &OldIrql);
+    Extension->Notes++;
+    KeReleaseSpinLock(&Extension->NoteLock, OldIrql);
+}
+
+static DECLSPEC_NOINLINE VOID NoteAndCallHelper(PVDISK_EXTENSION Extension)
+{
+    KIRQL OldIrql;
+
+    KeAcquireSpinLock(&Extension->NoteLock, &OldIrql);
+    NoteInHelper(Extension);
+    KeReleaseSpinLock(&Extension->NoteLock, OldIrql);
+}
+
+static DECLSPEC_NOINLINE VOID NoteInLoop(PVDISK_EXTENSION Extension)
+{
+    for (ULONG Index = 0; Index < 2; Index++) {
+        KIRQL OldIrql;
+
+        KeAcquireSpinLock(&Extension->NoteLock, &OldIrql);
+        Extension->Notes++;
+        KeLowerIrql(OldIrql);
+    }
+}
+
 static DECLSPEC_NOINLINE VOID NoteAtDispatchLevelAfterwards(PVDISK_EXTENSION Extension)
 {
     KIRQL OldIrql;
@@ -172,6 +201,12 @@ VOID VdiskNoteFlush(PVDISK_EXTENSION Extension)
         break;
     case BUG_ACQUIRE_TWICE_BY_HELPER:
         NoteByHelper(Extension);
+        break;
+    case BUG_ACQUIRE_AGAIN_IN_HELPER:
+        NoteAndCallHelper(Extension);
+        break;
+    case BUG_LOWER_IN_LOOP:
+        NoteInLoop(Extension);
         break;
     case BUG_RELEASE_TO_DISPATCH_LEVEL:
         NoteAtDispatchLevelAfterwards(Extension);
