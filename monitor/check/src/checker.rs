@@ -11,7 +11,7 @@ use crate::finding::{Finding, Verdict};
 use crate::identity::{HandleKey, LockIdentity};
 pub use crate::ledger::Found;
 use crate::ledger::Ledger;
-use crate::matching::{Addresses, Binding, CHAINS, Chain, Core, Ended, LockOrder, LockState, Site, Thread};
+use crate::matching::{Addresses, Binding, CHAINS, Chain, Core, Ended, LockOrder, LockState, Port, Site, Thread};
 pub use crate::matching::{HISTORY, OpenAcquire, Outcome, Statistics};
 use crate::modules::{Modules, Range};
 use crate::rules::RuleSettings;
@@ -229,9 +229,9 @@ impl Checker {
                 self.processor_stopped(sequence, stopped, &mut found);
                 Some((stopped.processor, stopped.irql))
             }
-            EventKind::DriverLeft(stopped) => {
-                self.driver_left(stopped);
-                Some((stopped.processor, stopped.irql))
+            EventKind::StillHeld(told) => {
+                self.still_held(sequence, told, &mut found);
+                Some((told.stopped.processor, told.stopped.irql))
             }
             other => {
                 self.other_event(other);
@@ -254,6 +254,7 @@ impl Checker {
             &EventKind::ModuleUnload { base, size } => {
                 if self.core.modules.is_declared_target(base) {
                     self.core.adapters.clear();
+                    self.core.port = Port::default();
                 }
                 self.core.modules.unload(base);
                 self.forget_memory(Range { base, size });
@@ -266,6 +267,7 @@ impl Checker {
                 self.forget_memory(range);
             }
             EventKind::WatchSetChanged(watch) => self.watch_set_changed(watch),
+            EventKind::PortTold(told) => self.core.port.learn(told),
             EventKind::FaultInjected { .. } => self.core.statistics.faults += 1,
             EventKind::Restored => self.restored(),
             _ => {}
@@ -302,6 +304,7 @@ impl Checker {
             ordered,
             target,
             in_callback: told.filter(|told| told.context == call.context),
+            port: self.core.port.of(call.operand.adapter()),
         };
         let row = contract(call.routine);
         match row.role {

@@ -58,9 +58,10 @@ pub enum EventKind {
     /// The machine stands still for good, and this is where one of its processors stands; the return address is where the
     /// next instruction is. Comes last, once a processor.
     ProcessorStopped(Context),
-    /// The machine stands still for good, and the whole stack of one of its processors, which runs at `DISPATCH_LEVEL` or
-    /// above, holds no function of the driver under test: what that has called or was called for there is over.
-    DriverLeft(Context),
+    /// The machine stands still for good, and the driver under test has not released a lock.
+    StillHeld(StillHeld),
+    /// How the port driver runs the driver under test.
+    PortTold(PortTold),
     /// A module was mapped.
     ModuleLoad(Module),
     /// A module was unmapped; its memory, with the locks in it, is gone.
@@ -230,6 +231,28 @@ pub struct InCallback {
     pub port: PortModel,
     /// Who: that of the call.
     pub context: Context,
+}
+
+/// A lock that has not been released when the machine stands still for good: its acquire has come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StillHeld {
+    /// Sequence number of the [`LockCall`].
+    pub acquire: u64,
+    /// How long ago that was, in milliseconds; 0: not known.
+    pub milliseconds: u64,
+    /// The callback of the driver under test that has made it is not on its stack any more.
+    pub left: bool,
+    /// Where the processor stands on whose stack it was made, at `DISPATCH_LEVEL` or above.
+    pub stopped: Context,
+}
+
+/// How the port driver runs the driver under test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortTold {
+    /// `HwDeviceExtension` of the adapter that it is told of. 0: the driver has registered, of no adapter in particular.
+    pub adapter: u64,
+    /// How.
+    pub port: PortModel,
 }
 
 /// A mapped module.

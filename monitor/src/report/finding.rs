@@ -195,6 +195,15 @@ pub(crate) enum Evidence {
         event: u64,
         vcpu: u32,
     },
+    ThreadLeft {
+        event: u64,
+    },
+    StillHeld {
+        event: u64,
+        vcpu: u32,
+        irql: u8,
+        milliseconds: u64,
+    },
     Operand {
         spin_lock: u32,
         context: u64,
@@ -205,6 +214,7 @@ pub(crate) enum Evidence {
         taken: LockIdentity,
         taken_by: PriorCall,
     },
+    NotPerMessage,
     StackPointer {
         value: u64,
     },
@@ -248,6 +258,18 @@ impl Evidence {
                 irql,
             },
             &E::DriverLeft { event, processor } => Self::DriverLeft { event, vcpu: processor },
+            &E::ThreadLeft { event } => Self::ThreadLeft { event },
+            &E::StillHeld {
+                event,
+                processor,
+                irql,
+                milliseconds,
+            } => Self::StillHeld {
+                event,
+                vcpu: processor,
+                irql,
+                milliseconds,
+            },
             &E::Operand { kind, context } => Self::Operand {
                 spin_lock: kind,
                 context,
@@ -258,6 +280,7 @@ impl Evidence {
                 taken: step.taken,
                 taken_by: PriorCall::new(&step.taken_by, place),
             },
+            E::NotPerMessage => Self::NotPerMessage,
             E::StackPointer(value) => Self::StackPointer { value: *value },
             &E::Callback(callback) => Self::Callback { callback },
             E::CameBack { event, proof } => Self::CameBack {

@@ -173,6 +173,9 @@ pub struct End {
     pub deadlocked: Option<u32>,
     /// Wall-clock time from the start of the guest, in milliseconds.
     pub duration_ms: u64,
+    /// How long ago acquires of the driver under test were that are still open, by event, in milliseconds.
+    #[serde(default)]
+    pub(crate) open_ms: Vec<(u64, u64)>,
     /// Wall-clock time from the arming of the breakpoints, in milliseconds.
     pub armed_ms: u64,
     /// `KVM_RUN` calls of all vCPUs.

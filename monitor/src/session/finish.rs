@@ -3,7 +3,7 @@
 //! Asks every part of the session for its share of the report. It must not change the state of any part.
 
 use storlock_check::checker::Checker;
-use storlock_check::event::{Context, InCallback, LockReturn};
+use storlock_check::event::{Context, InCallback};
 use storlock_check::rules::Verdict;
 
 use super::KERNEL_MODE;
@@ -12,16 +12,17 @@ use super::decode;
 use super::guest::{Guest, Names};
 use super::guest_check::{Seen, machine_rows};
 use super::hang;
+use super::held::OpenAtEnd;
 use super::log::Log;
-use super::returns;
 use super::state::State;
 use crate::outcome::{self, Condition};
 use crate::report::{
-    BugCheck, ConditionNote, Cost, Doubt, EndOfRun, FaultInfo, GuestCheck, ModuleInfo, Places, ProcessorState, Reason,
-    Report, Rule, SCHEMA,
+    BugCheck, ConditionNote, Cost, Doubt, EndOfRun, FaultInfo, GuestCheck, Places, ProcessorState, Reason, Report,
+    Rule, SCHEMA,
 };
 use crate::vmi::recorder::Recorder;
 use crate::vmi::{CpuState, GuestMemory};
+use crate::windows::unwind::Frame;
 
 /// What a last look at the stopped machine gave.
 #[derive(Debug, Default)]
@@ -32,8 +33,8 @@ pub(crate) struct Ending {
     contexts: Vec<Context>,
     /// The callbacks in which some of them wait for locks.
     in_callbacks: Vec<InCallback>,
-    /// Those on whose stack the driver under test is no more, and which acquires have come back there.
-    left: Vec<(Context, Vec<LockReturn>)>,
+    /// Acquires that have come back and are open.
+    held: Vec<OpenAtEnd>,
     bug_check: Option<BugCheck>,
 }
 
@@ -66,10 +67,21 @@ impl Ending {
         told.find(|told| told.context.processor == processor).copied()
     }
 
-    /// On whose stacks the driver under test is no more, and which acquires have come back there, if nobody has asked
-    /// before.
-    pub(crate) fn take_left(&mut self) -> Vec<(Context, Vec<LockReturn>)> {
-        std::mem::take(&mut self.left)
+    /// Notes acquires that have come back, and are open on the stack of a processor that was looked at.
+    pub(crate) fn still_held(&mut self, held: Vec<OpenAtEnd>) {
+        self.held.extend(held);
+    }
+
+    /// Acquires that have come back and are open, if nobody has asked before.
+    pub(crate) fn take_held(&mut self) -> Vec<OpenAtEnd> {
+        let mut held = std::mem::take(&mut self.held);
+        held.sort_by_key(|open| open.acquire);
+        held
+    }
+
+    /// Those that nobody has taken, by event.
+    pub(crate) fn open_acquires(&self) -> impl Iterator<Item = u64> + '_ {
+        self.held.iter().map(|open| open.acquire)
     }
 
     /// Takes it from the guest's memory.
@@ -77,23 +89,16 @@ impl Ending {
         self.bug_check = guest.bug_check(memory);
     }
 
-    /// Notes where a processor stands; `target`: the driver under test.
-    pub(crate) fn look(
-        &mut self,
-        names: &mut Names,
-        checker: &Checker,
-        target: Option<&ModuleInfo>,
-        cpu: &Recorder<'_>,
-    ) {
-        let (stack, stack_end) = names.stack(cpu);
+    /// Notes where a processor stands. Gives the frames of its stack, if that can be followed to its end.
+    pub(crate) fn look(&mut self, names: &mut Names, checker: &Checker, cpu: &Recorder<'_>) -> Vec<Frame> {
+        let frames = names.frames(cpu);
+        let (stack, stack_end) = match &frames {
+            Some(frames) => names.named(cpu, frames),
+            None => names.stack(cpu),
+        };
+        let frames = frames.filter(|_| stack_end.is_none());
         let location = names.locate(cpu, cpu.registers().rip, true);
         let mut context = decode::context_after(cpu);
-        if let Some(target) = target.filter(|_| stack_end.is_none() && cpu.special().cpl == KERNEL_MODE) {
-            if !stack.iter().any(|frame| target.contains(frame.address)) {
-                let back = returns::since_then(checker, cpu, &context);
-                self.left.push((context, back));
-            }
-        }
         let waits_for = hang::waits_for(checker, cpu, &context, |address| names.locate(cpu, address, false));
         self.processors.push(ProcessorState {
             vcpu: cpu.index(),
@@ -110,6 +115,7 @@ impl Ending {
         }
         self.contexts.push(context);
         self.processors.sort_by_key(|processor| processor.vcpu);
+        frames.map_or_else(Vec::new, |stack| stack.frames)
     }
 
     /// Whether the processor still runs the kernel that was watched.

@@ -31,6 +31,11 @@ fn acquire_under_way(checker: &Checker, memory: &impl GuestMemory, now: &Context
     all.into_iter().rev().find(|open| own(open) && stands(open))
 }
 
+/// Whether a stopped processor stands in an acquire.
+pub(crate) fn is_in_acquire(checker: &Checker, memory: &impl GuestMemory, now: &Context) -> bool {
+    acquire_under_way(checker, memory, now).is_some()
+}
+
 /// What a stopped processor waits for; `place` names code addresses.
 pub(crate) fn waits_for(
     checker: &Checker,

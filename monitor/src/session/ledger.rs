@@ -3,6 +3,7 @@
 //! Talks to the checker and to the trace. It must not read the guest: it is told who called, and from where.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use storlock_check::checker::{Checker, Limits, Response, Statistics};
 use storlock_check::contract::Routine;
@@ -37,6 +38,42 @@ pub(crate) struct Ledger {
     timeline: Option<Box<TimelineBuilder>>,
     /// What is open at the end has been counted.
     ended: bool,
+    ages: Ages,
+}
+
+/// When the youngest acquires of the driver under test were made: event and time.
+#[derive(Debug, Default)]
+struct Ages {
+    entries: Vec<(u64, Instant)>,
+    next: usize,
+}
+
+impl Ages {
+    const SIZE: usize = 64;
+
+    fn add(&mut self, event: u64) {
+        let entry = (event, Instant::now());
+        if self.entries.len() < Self::SIZE {
+            self.entries.push(entry);
+        } else {
+            self.entries[self.next] = entry;
+            self.next = (self.next + 1) % Self::SIZE;
+        }
+    }
+
+    /// How long ago an acquire was at least, in milliseconds.
+    fn of(&self, event: u64) -> u64 {
+        let known = self.entries.iter().find(|(of, _)| *of == event);
+        let oldest = || {
+            self.entries
+                .iter()
+                .min_by_key(|(of, _)| *of)
+                .filter(|(of, _)| *of > event)
+        };
+        known
+            .or_else(oldest)
+            .map_or(0, |(_, at)| at.elapsed().as_millis() as u64)
+    }
 }
 
 impl Ledger {
@@ -56,6 +93,7 @@ impl Ledger {
             unknowns: Unknowns::default(),
             timeline: None,
             ended: false,
+            ages: Ages::default(),
         }
     }
 
@@ -80,6 +118,16 @@ impl Ledger {
         let unknown = self.checker.statistics().unknown_releases;
         let response = self.append(EventKind::LockCall(call));
         (response, self.checker.statistics().unknown_releases > unknown)
+    }
+
+    /// The last event was an acquire of the driver under test.
+    pub(crate) fn acquired_now(&mut self) {
+        self.ages.add(self.sequence);
+    }
+
+    /// How long ago such an acquire was at least, in milliseconds.
+    pub(crate) fn age(&self, acquire: u64) -> u64 {
+        self.ages.of(acquire)
     }
 
     /// Has the events from here on make a timeline.

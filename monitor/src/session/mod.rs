@@ -23,6 +23,7 @@ mod follow;
 mod guest;
 mod guest_check;
 mod hang;
+mod held;
 mod ledger;
 mod log;
 mod pages;
@@ -235,6 +236,7 @@ impl Session {
         let ended_by_itself = {
             let mut state = self.lock();
             end.armed_ms = state.watching.armed_for_ms();
+            end.open_ms = standstill::ages(&state);
             standstill::tell(&mut state, end);
             finish::ended_by_itself(&state, end)
         };

@@ -3,24 +3,25 @@
 //! Gets the last looks and what ended the run. It must not know what the checker makes of them. All that it tells is in the
 //! event trace, so that the trace leads to the same findings.
 
-use storlock_check::event::EventKind;
+use storlock_check::event::{DISPATCH_LEVEL, EventKind, StillHeld};
 
 use super::config::{End, EndKind};
 use super::finish;
+use super::held::OpenAtEnd;
 use super::replay;
 use super::state::State;
 
+/// How long ago the acquires were that are open on the processors' stacks, by event, in milliseconds.
+pub(super) fn ages(state: &State) -> Vec<(u64, u64)> {
+    let open = state.ending.open_acquires();
+    open.map(|acquire| (acquire, state.ledger.age(acquire))).collect()
+}
+
 /// Tells it, once. A replayed trace has the processors among its events.
 pub(super) fn tell(state: &mut State, end: &End) {
-    let (looks, left) = (state.ending.take_contexts(), state.ending.take_left());
-    if state.discovery.is_armed() && (tells_of_the_guest(state, end) || finish::has_crashed(state, end)) {
-        for (stopped, returned) in left {
-            for returned in returned {
-                state.ledger.append(EventKind::LockReturn(returned));
-            }
-            let response = state.ledger.append(EventKind::DriverLeft(stopped));
-            replay::place(state, &response, None);
-        }
+    let (looks, held) = (state.ending.take_contexts(), state.ending.take_held());
+    if state.discovery.is_armed() {
+        tell_held(state, end, held);
     }
     if state.discovery.is_armed() && tells_of_the_guest(state, end) {
         for stopped in looks {
@@ -33,6 +34,29 @@ pub(super) fn tell(state: &mut State, end: &End) {
     }
     if finish::ended_by_itself(state, end) {
         state.ledger.run_ended();
+    }
+}
+
+/// Tells of the acquires that are open on the processors' stacks. After a crash only those say anything whose callback is
+/// over, and the IRQL says nothing.
+fn tell_held(state: &mut State, end: &End, held: Vec<OpenAtEnd>) {
+    let (simply_stopped, crashed) = (tells_of_the_guest(state, end), finish::has_crashed(state, end));
+    for open in held.into_iter().filter(|open| simply_stopped || (crashed && open.left)) {
+        if let Some(returned) = open.returned {
+            state.ledger.append(EventKind::LockReturn(returned));
+        }
+        let age = end.open_ms.iter().find(|(acquire, _)| *acquire == open.acquire);
+        let mut stopped = open.stopped;
+        if crashed {
+            stopped.irql = stopped.irql.min(DISPATCH_LEVEL);
+        }
+        let response = state.ledger.append(EventKind::StillHeld(StillHeld {
+            acquire: open.acquire,
+            milliseconds: age.map_or(0, |(_, age)| *age),
+            left: open.left,
+            stopped,
+        }));
+        replay::place(state, &response, None);
     }
 }
 

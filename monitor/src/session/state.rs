@@ -23,6 +23,7 @@ use super::finish::Ending;
 use super::follow::{self, ModuleChanges};
 use super::guest::{Guest, ModuleId};
 use super::guest_check::GuestChecks;
+use super::held;
 use super::ledger::Ledger;
 use super::log::Log;
 use super::pages::LockPages;
@@ -33,7 +34,7 @@ use super::trace::Trace;
 use super::unknown::UnknownCaller;
 use super::watching::{InForce, Watch, Watching};
 use crate::dump::Subject;
-use crate::report::Note;
+use crate::report::{ModuleInfo, Note};
 use crate::vmi::recorder::Recorder;
 use crate::vmi::{Action, CpuState, PAGE_SIZE};
 use crate::windows::debug_print::Printer;
@@ -187,6 +188,9 @@ impl State {
             self.ledger.append(EventKind::LockReturn(returned));
         }
         if let Some(driver) = self.target.module() {
+            if let Some(told) = self.callbacks.port_of(cpu, driver, &call) {
+                self.ledger.append(EventKind::PortTold(told));
+            }
             let making = self.callbacks.making(cpu, self.guest.names_mut(), driver, &call);
             if let Some((told, PortHold::Certainly)) = making {
                 self.ledger.append(EventKind::InCallback(told));
@@ -194,6 +198,10 @@ impl State {
         }
         let (response, not_judged) = self.ledger.append_call(call);
         let cookie = self.ledger.sequence();
+        let own = |driver: &ModuleInfo| driver.contains(call.context.return_address);
+        if row.role != Role::Release && self.target.module().is_some_and(own) {
+            self.ledger.acquired_now();
+        }
         if not_judged {
             self.release_not_judged(cpu, &call, response.found.is_none());
         }
@@ -282,7 +290,11 @@ impl State {
             Ending::look_for_another_kernel(&self.guest, &mut self.log, cpu);
         }
         let (target, checker) = (self.target.module(), self.ledger.checker());
-        self.ending.look(self.guest.names_mut(), checker, target, cpu);
+        let frames = self.ending.look(self.guest.names_mut(), checker, cpu);
+        if let Some(target) = target.filter(|_| armed) {
+            let held = held::still_held(checker, cpu, target, &self.callbacks, &frames);
+            self.ending.still_held(held);
+        }
         if let Some(told) = self.waits_in_callback(cpu) {
             self.ending.waits_in_callback(told);
         }

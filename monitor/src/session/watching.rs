@@ -283,8 +283,21 @@ impl Watching {
 
     /// Whether another breakpoint can be set.
     pub(crate) fn has_room(&self) -> bool {
-        let (watches, printers) = (self.in_force.watches().len(), self.in_force.printers.load().len());
+        let (watches, printers) = (self.in_force.watches().len(), self.printers());
         watches + printers + usize::from(self.extra.is_some()) < self.capacity
+    }
+
+    /// Whether a register can be kept for long for something else than calls of lock routines and their returns.
+    pub(crate) fn can_spare(&self) -> bool {
+        let watches = self.in_force.watches();
+        let taken = watches.len() + self.printers();
+        let mut rows = watches.iter().flat_map(|watch| &watch.rows);
+        let for_returns = usize::from(rows.any(|row| row.result.may_fail()));
+        taken + for_returns < self.capacity
+    }
+
+    fn printers(&self) -> usize {
+        self.in_force.printers.load().len()
     }
 
     /// Sets one more breakpoint beside those in force, or takes it away.

@@ -1,7 +1,7 @@
 //! The callbacks of a miniport, and which of its locks the port driver holds around each.
 //!
-//! The table is that of `storport/nf-storport-storportacquirespinlock`. It must not know how a running callback is
-//! recognised.
+//! The table is that of `storport/nf-storport-storportacquirespinlock`; for the requests to HwStorAdapterControl it is that of
+//! `storport/nc-storport-hw_adapter_control`. It must not know how a running callback is recognised.
 
 use bitflags::bitflags;
 use serde::{Deserialize, Serialize};
@@ -46,7 +46,7 @@ callbacks! {
     HwStorInterrupt = 3, Held::Interrupt;
     HwStorFindAdapter = 4, Held::None;
     HwStorResetBus = 5, Held::StartIo;
-    HwStorAdapterControl = 6, Held::None;
+    HwStorAdapterControl = 6, Held::InterruptIfRaised;
     HwStorBuildIo = 7, Held::None;
     HwStorFreeAdapterResources = 8, Held::None;
     HwStorProcessServiceRequest = 9, Held::None;
@@ -78,6 +78,8 @@ enum Held {
     StartIo,
     /// The interrupt lock: in per-message mode that of the message.
     Interrupt,
+    /// The interrupt lock for some requests, which are made at the IRQL of the device; nothing for those made below.
+    InterruptIfRaised,
 }
 
 bitflags! {
@@ -92,8 +94,10 @@ bitflags! {
         const MAY_BE_CONCURRENT = 1 << 2;
         /// `InterruptSynchronizationMode` is `InterruptSynchronizePerMessage`.
         const PER_MESSAGE = 1 << 3;
-        /// The driver itself calls the callback's function: it may run in another callback that ended in a jump to it.
+        /// The driver itself jumps to the callback's function: it may run in another callback that ended so.
         const CALLED_BY_DRIVER = 1 << 4;
+        /// `InterruptSynchronizationMode` could be read.
+        const MODE_KNOWN = 1 << 5;
     }
 }
 
@@ -145,7 +149,7 @@ impl Callback {
         let of_message = message && irql > DISPATCH_LEVEL && matches!(self, Self::HwStorMSInterruptRoutine);
         let holds = match self.held() {
             Held::None => false,
-            Held::Interrupt => by_interrupt || of_message,
+            Held::Interrupt | Held::InterruptIfRaised => by_interrupt || of_message,
             Held::StartIo | Held::StartIoOfOneChannel => by_start_io,
         };
         let channels = matches!(self.held(), Held::StartIoOfOneChannel) && port.contains(PortModel::MAY_BE_CONCURRENT);
@@ -193,7 +197,7 @@ mod tests {
             message: 1,
         };
         let full = PortModel::empty();
-        let rows: [(Callback, PortModel, LockOperand, u8, PortHold); 20] = [
+        let rows: [(Callback, PortModel, LockOperand, u8, PortHold); 23] = [
             (C::HwStorStartIo, full, stor(2), 2, Certainly),
             (C::HwStorStartIo, full, stor(3), 2, No),
             (C::HwStorStartIo, full, stor(1), 2, No),
@@ -211,6 +215,9 @@ mod tests {
             (C::HwStorInterrupt, full, stor(3), 5, Certainly),
             (C::HwStorInterrupt, full, stor(3), 2, No),
             (C::HwStorInitialize, full, stor(3), 5, Certainly),
+            (C::HwStorAdapterControl, full, stor(3), 5, Certainly),
+            (C::HwStorAdapterControl, full, stor(3), 0, No),
+            (C::HwStorAdapterControl, full, stor(2), 0, No),
             (
                 C::HwStorMSInterruptRoutine,
                 PortModel::PER_MESSAGE,

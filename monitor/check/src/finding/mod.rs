@@ -81,7 +81,7 @@ causes! {
     ChangedHandle = 10, "changed_handle", "the lock handle was changed while its lock was held";
     /// The acquire takes no lock: a kind that the routine does not know, or no context.
     AcquiresNothing = 11, "acquires_nothing", "the acquire takes no lock";
-    /// The holder has left the scope of the lock and lowered its IRQL without a release.
+    /// The holder has left the scope of the lock without a release, or stands still with it.
     MissingRelease = 12, "missing_release", "the lock is not released: its holder has gone on";
     /// Nobody holds the lock that its holder releases: somebody has cleared it meanwhile.
     LockCleared = 13, "lock_cleared", "the lock was cleared while it was held";
@@ -95,6 +95,8 @@ causes! {
     LockOnStack = 17, "lock_on_stack", "the lock lies on a kernel stack";
     /// The port driver holds the lock around the callback that acquires it.
     HeldByPortDriver = 18, "held_by_port_driver", "the lock is acquired in a callback around which the port driver holds it";
+    /// The lock of a message is acquired by a driver that has not asked for one lock a message.
+    WrongInterruptMode = 19, "wrong_interrupt_mode", "the lock of a message is acquired by a driver that has not asked for one lock a message";
 }
 
 impl Cause {
@@ -133,6 +135,10 @@ bitflags! {
         const MAYBE_SHARED = 1 << 8;
         /// Whether the port driver holds the lock there depends on what the driver has asked of it.
         const PORT_MODEL = 1 << 9;
+        /// No lock word of this guest was seen to be set yet.
+        const UNPROVED_WORD = 1 << 10;
+        /// The lock is still held, or was perhaps not taken: it may have been released later.
+        const GOES_ON = 1 << 11;
     }
 }
 
@@ -260,12 +266,29 @@ pub enum Evidence {
         /// Its IRQL.
         irql: u8,
     },
-    /// The event that showed the stack of the holder without any function of the driver under test.
+    /// The event that showed the stack of the holder without the callback of the driver under test that had acquired the lock.
     DriverLeft {
         /// That event.
         event: u64,
         /// Its processor.
         processor: u32,
+    },
+    /// The event that completed the picture of all processors standing still: none of them ran the holder's thread at
+    /// `DISPATCH_LEVEL` or above, though another acquire had found the lock taken.
+    ThreadLeft {
+        /// That event.
+        event: u64,
+    },
+    /// The event that showed the holder's processor when the machine stood still for good.
+    StillHeld {
+        /// That event.
+        event: u64,
+        /// Its processor.
+        processor: u32,
+        /// Its IRQL.
+        irql: u8,
+        /// How long ago the acquire was, in milliseconds; 0: not known.
+        milliseconds: u64,
     },
     /// `STOR_SPINLOCK` and `LockContext` of an acquire that takes nothing.
     Operand {
@@ -276,6 +299,8 @@ pub enum Evidence {
     },
     /// A lock that was taken while another one was held, in the circle of which the call is a part.
     Order(OrderStep),
+    /// `InterruptSynchronizationMode` of the adapter is not `InterruptSynchronizePerMessage`.
+    NotPerMessage,
     /// The stack pointer of the call.
     StackPointer(u64),
     /// The callback that made the call, and around which the port driver holds the lock.

@@ -123,23 +123,7 @@ impl Checker {
         seen && plain && record.target && record.free && state.is_untouched_since(record)
     }
 
-    /// No function of the driver under test is on the stack of a processor that stands still: what the driver has acquired
-    /// there, and not released, it has left behind.
-    pub(super) fn leave_stack(&mut self, stopped: &Context) {
-        let thread = self.threads.get_mut(&stopped.thread).map(|thread| &mut thread.open);
-        let processor = self.core.processors.get_mut(stopped.processor as usize);
-        let lists = thread.into_iter().chain(processor.map(|processor| &mut processor.open));
-        let own = |open: &Open, target: bool| target && (open.proved || open.left_by(stopped)) && open.near(stopped);
-        let mut left = Vec::new();
-        for list in lists {
-            left.extend(list.0.extract_if(.., |(open, target)| own(open, *target)));
-        }
-        for ended in left {
-            self.mark_over(ended);
-        }
-    }
-
-    fn mark_over(&mut self, ended: Ended) {
+    pub(super) fn mark_over(&mut self, ended: Ended) {
         if self.locks.key_at(ended.0.place).is_some_and(may_be_none) {
             // If it took nothing, a low IRQL does not end it.
             return;
@@ -312,25 +296,29 @@ impl Checker {
         (processor, irql): (u32, u8),
         (certain, found): (bool, &mut Vec<Found>),
     ) {
+        let ended = self.hold(record, &identity, (processor, irql));
+        match ended.filter(|_| certain && !may_be_none(&identity)) {
+            Some(ended) => self.judge_open(sequence, record, (identity, place), Fact::HoldEnded(ended), found),
+            None => self.core.statistics.target_holds_lost += 1,
+        }
+    }
+
+    /// What is known of a hold of the driver under test that no release has ended; `None`: there may have been one, or no hold.
+    pub(super) fn hold(&self, record: &Record, lock: &LockIdentity, (processor, irql): (u32, u8)) -> Option<HoldEnded> {
         let row = contract(record.call.routine);
-        let gap = self.core.gap(releases_of(&identity), true);
+        let gap = self.core.gap(releases_of(lock), true);
         // One that can fail has got the lock if its return said so.
         let counts = (record.held_since.is_some() || !row.result.may_fail())
             && row.role != Role::Convert
-            && !may_be_none(&identity)
-            && identity != LockIdentity::Cancel
-            && !(record.handle == 0 && matches!(identity, LockIdentity::StorPort { .. }));
-        if !counts || gap == Gap::Imported || !certain {
-            self.core.statistics.target_holds_lost += 1;
-            return;
-        }
-        let ended = HoldEnded {
+            && *lock != LockIdentity::Cancel
+            && !(record.handle == 0 && matches!(lock, LockIdentity::StorPort { .. }));
+        (counts && gap != Gap::Imported).then(|| HoldEnded {
             processor,
             irql,
             proof: record.held_since.map(|since| (since, record.proof)),
             certain: gap == Gap::None,
-        };
-        self.judge_open(sequence, record, (identity, place), Fact::HoldEnded(ended), found);
+            thread_gone: false,
+        })
     }
 
     /// Judges what has become known by an event of an open acquire of the driver under test, which is none of that event's own.
@@ -348,6 +336,7 @@ impl Checker {
                 ordered: true,
                 target: true,
                 in_callback: None,
+                port: None,
             },
             call: &record.as_call(identity),
             call_sequence: record.call.sequence,
@@ -361,7 +350,7 @@ impl Checker {
 
     /// Ends a hold whose scope has been left. Its lock and record, and whether nothing happened to the lock that could have
     /// ended it.
-    fn end_hold(&mut self, open: &Open) -> Option<(LockIdentity, Record, bool)> {
+    pub(super) fn end_hold(&mut self, open: &Open) -> Option<(LockIdentity, Record, bool)> {
         let identity = self.locks.key_at(open.place).copied()?;
         let lock = self.locks.at_mut(open.place)?;
         let mut records = lock.records.iter();

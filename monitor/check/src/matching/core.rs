@@ -8,8 +8,8 @@ use super::record::STACK;
 use super::standstill::Standstill;
 use super::state::Processor;
 use crate::checker::{Limits, MAX_PROCESSORS, Statistics};
-use crate::contract::{RoutineSet, SystemModule, contract};
-use crate::event::{Context, DISPATCH_LEVEL, InCallback, WatchSet};
+use crate::contract::{PortModel, RoutineSet, SystemModule, contract};
+use crate::event::{Context, DISPATCH_LEVEL, InCallback, PortTold, WatchSet};
 use crate::identity::LockIdentity;
 use crate::modules::Modules;
 use crate::rules::RuleSettings;
@@ -48,6 +48,9 @@ pub(crate) struct Core {
     /// The callback that makes the next call, if that was told.
     #[serde(default)]
     pub(crate) in_callback: Option<InCallback>,
+    /// How the port driver runs the driver under test.
+    #[serde(default)]
+    pub(crate) port: Port,
     /// Records that were added to locks since what all locks hold was last counted.
     pub(crate) grown: usize,
     /// The last release of which nothing could be said, and its lock, as long as it is not known to concern the driver under
@@ -166,6 +169,30 @@ impl Core {
 fn remember(adapters: &mut Vec<u64>, adapter: u64) {
     if adapter != 0 && adapters.len() < ADAPTERS && !adapters.contains(&adapter) {
         adapters.push(adapter);
+    }
+}
+
+/// What was told of how the port driver runs the driver under test.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Port {
+    registered: Option<PortModel>,
+    /// The same of one adapter.
+    adapter: Option<PortTold>,
+}
+
+impl Port {
+    pub(crate) const fn learn(&mut self, told: &PortTold) {
+        if told.adapter == 0 {
+            self.registered = Some(told.port);
+        } else {
+            self.adapter = Some(*told);
+        }
+    }
+
+    /// Of that adapter, or of the driver in general.
+    pub(crate) fn of(&self, adapter: Option<u64>) -> Option<PortModel> {
+        let own = self.adapter.filter(|told| Some(told.adapter) == adapter);
+        own.map(|told| told.port).or(self.registered)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the rules judge: all that is known of one event.
 
 use super::core::Gap;
-use crate::contract::{Callback, Contract, Routine};
+use crate::contract::{Callback, Contract, PortModel, Routine};
 use crate::event::{InCallback, LockCall};
 use crate::finding::{OrderStep, PriorCall, Proof, Shortfall};
 use crate::identity::LockIdentity;
@@ -16,6 +16,8 @@ pub(crate) struct Site {
     pub(crate) target: bool,
     /// The callback that makes the call, if it was told.
     pub(crate) in_callback: Option<InCallback>,
+    /// How the port driver runs the driver under test, if that was told.
+    pub(crate) port: Option<PortModel>,
 }
 
 /// One event and what is known of it.
@@ -48,6 +50,8 @@ pub(crate) enum Fact<'a> {
     Convert,
     /// A hold that was certain is over, and the lock was not released.
     HoldEnded(HoldEnded),
+    /// A hold goes on when the machine stands still for good, after so many milliseconds (0: not known).
+    StillHeld(HoldEnded, u64),
 }
 
 /// What is known when an acquire is entered.
@@ -168,7 +172,7 @@ pub(crate) enum Restored {
     Wrong,
 }
 
-/// A hold that ended without a release.
+/// A hold that ended without a release, or goes on without one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HoldEnded {
     /// Processor that was seen below `DISPATCH_LEVEL`, or with no function of the driver under test on its stack.
@@ -179,6 +183,8 @@ pub(crate) struct HoldEnded {
     pub(crate) proof: Option<(u64, Proof)>,
     /// Nothing was seen or may have happened unseen that could have ended the hold.
     pub(crate) certain: bool,
+    /// It was shown by no processor running its thread.
+    pub(crate) thread_gone: bool,
 }
 
 impl Facts<'_> {

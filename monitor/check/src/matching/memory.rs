@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::state::Binding;
-use super::{Bound, LockState, Open};
+use super::{Bound, LockState, Open, Port};
 use crate::checker::Checker;
 use crate::event::{DISPATCH_LEVEL, WatchSet};
 use crate::identity::{HandleKey, LockIdentity};
@@ -143,6 +143,7 @@ impl Checker {
         self.forget_locks();
         self.core.modules.clear();
         self.core.adapters.clear();
+        self.core.port = Port::default();
         self.core.words_proven = false;
         // The breakpoints have to be armed anew, even if the same are.
         self.core.watch.watched = crate::contract::RoutineSet::EMPTY;

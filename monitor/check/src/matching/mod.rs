@@ -27,7 +27,7 @@ mod standstill;
 mod state;
 mod storport;
 
-pub(crate) use self::core::{Core, Gap};
+pub(crate) use self::core::{Core, Gap, Port};
 pub(crate) use agents::Ended;
 pub(crate) use facts::{Fact, Facts, Pairing, ReleaseFacts, Restored, Site};
 pub use history::HISTORY;

@@ -187,13 +187,6 @@ impl Open {
         same_level.then_some(Proof::SameLevel)
     }
 
-    /// Whether the code that runs as `context` is on the stack of the acquire for sure.
-    pub(crate) const fn near(&self, context: &Context) -> bool {
-        let entered = &self.call.context;
-        let apart = entered.stack_pointer.abs_diff(context.stack_pointer);
-        entered.thread == context.thread && entered.thread != 0 && apart < NEAR
-    }
-
     /// Whether the frame of the acquire has been left by the code that runs as `context`.
     pub(crate) const fn left_by(&self, context: &Context) -> bool {
         let entered = &self.call.context;

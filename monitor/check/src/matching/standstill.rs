@@ -5,17 +5,21 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::facts::{AcquireFacts, Fact};
-use super::record::{Record, raises_further};
+use super::facts::{AcquireFacts, Fact, HoldEnded};
+use super::record::{Open, Record, raises_further};
+use super::storport::may_be_none;
 use crate::checker::Checker;
 use crate::contract::PortHold;
-use crate::event::{Context, DISPATCH_LEVEL, InCallback};
+use crate::event::{Context, DISPATCH_LEVEL, InCallback, StillHeld};
 use crate::ledger::Found;
 
 /// Bytes that a routine pops when it comes back: its return address.
 const RETURN_ADDRESS: u64 = 8;
 /// Bytes that the frames of functions have which acquire a lock for their callers.
 const WRAPPERS: u64 = 0x400;
+/// Milliseconds after which a hold is told that goes on when the machine stands still for good. A spin lock is held for
+/// microseconds; even a host that is overloaded does not make seconds of them.
+const LONG: u64 = 3000;
 
 /// Where processors stand when a run is over.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -34,6 +38,22 @@ impl Standstill {
         self.events = events;
         self.processors.retain(|other| other.processor != stopped.processor);
         self.processors.push(stopped);
+    }
+
+    /// Whether a processor stands in the routine of an acquire.
+    fn is_inside(&self, record: &Record) -> bool {
+        let entered = &record.call.context;
+        let mut stopped = self.processors.iter();
+        stopped.any(|now| {
+            let own = now.thread == entered.thread && now.thread != 0 && now.irql >= DISPATCH_LEVEL;
+            own && record.same_stack(now) && now.stack_pointer <= entered.stack_pointer
+        })
+    }
+
+    /// Whether no processor runs a thread at `DISPATCH_LEVEL` or above.
+    fn runs_no_raised(&self, thread: u64) -> bool {
+        let mut stopped = self.processors.iter();
+        thread != 0 && stopped.all(|now| now.irql < DISPATCH_LEVEL || (now.thread != thread && now.thread != 0))
     }
 
     /// Whether an open acquire may be one that is still waiting, or a hold whose release was still to come.
@@ -92,6 +112,43 @@ impl Checker {
         }
         let events = self.core.statistics.events;
         self.core.standstill.add(*stopped, events);
+        self.leave_threads(sequence, stopped, found);
+    }
+
+    /// If all processors stand still, and one waits for a lock that a thread has acquired, that thread runs on one of them at
+    /// `DISPATCH_LEVEL` or above, or has left the lock behind.
+    fn leave_threads(&mut self, sequence: u64, last: &Context, found: &mut Vec<Found>) {
+        let standstill = &self.core.standstill;
+        if standstill.processors.len() as u64 != u64::from(self.core.watch.processors) {
+            return;
+        }
+        let waits = |record: &Record| record.held_since.is_none() && !record.free && record.nested_in.is_none();
+        let left = self.locks.iter().filter_map(|(lock, state)| {
+            let [first, waiting @ ..] = &*state.records else {
+                return None;
+            };
+            let thread = !first.bound_to_processor() && first.held_since.is_none() && first.nested_in.is_none();
+            let others_wait = waiting.iter().all(waits) && waiting.iter().any(|record| standstill.is_inside(record));
+            let gone = standstill.runs_no_raised(first.call.context.thread);
+            (thread && others_wait && gone && self.has_got(first, lock, state)).then_some((*lock, *first))
+        });
+        for (lock, record) in left.collect::<Vec<_>>() {
+            let place = self.lock(lock);
+            self.unfollow(&record);
+            let open = Open {
+                place,
+                call: record.call,
+                proved: false,
+                owed: 0,
+            };
+            let hold = self.hold(&record, &lock, (last.processor, last.irql));
+            let ended = self.end_hold(&open);
+            if let (Some(hold), Some(_)) = (hold, ended) {
+                let thread_gone = true;
+                let fact = Fact::HoldEnded(HoldEnded { thread_gone, ..hold });
+                self.judge_open(sequence, &record, (lock, place), fact, found);
+            }
+        }
     }
 
     /// A processor stands still in an acquire, in a callback around which the port driver may hold the lock: has that
@@ -118,10 +175,37 @@ impl Checker {
         self.judge_open(sequence, &record, (identity, place), Fact::Acquire(facts), found);
     }
 
-    /// A processor stands still for good, and the driver under test has returned from all that was on its stack.
-    pub(crate) fn driver_left(&mut self, stopped: &Context) {
-        if stopped.irql >= DISPATCH_LEVEL {
-            self.leave_stack(stopped);
+    /// A processor stands still for good, and has not released an acquire of the driver under test that has come back. If the
+    /// callback that made it is over, it was left behind; else the release may be to come, and how long ago the acquire was
+    /// has to speak for itself, as it has for a lock that may not have been taken.
+    pub(crate) fn still_held(&mut self, sequence: u64, told: &StillHeld, found: &mut Vec<Found>) {
+        let now = &told.stopped;
+        let open = self.locks.iter().find_map(|(lock, state)| {
+            let mut records = state.records.iter();
+            let record = records.find(|record| record.call.sequence == told.acquire)?;
+            Some((*lock, *record, state.is_untouched_since(record)))
+        });
+        let own = open.filter(|(_, record, _)| record.target && record.nested_in.is_none());
+        let Some((lock, record, untouched)) = own.filter(|_| now.irql >= DISPATCH_LEVEL) else {
+            return;
+        };
+        let place = self.lock(lock);
+        if told.left && !may_be_none(&lock) {
+            self.unfollow(&record);
+            let open = Open {
+                place,
+                call: record.call,
+                proved: record.held_since.is_some(),
+                owed: 0,
+            };
+            return self.mark_over((open, true));
+        }
+        let raised = record.call.context.irql <= DISPATCH_LEVEL && now.irql > DISPATCH_LEVEL;
+        let shown = untouched && (raised || !may_be_none(&lock)) && (told.left || told.milliseconds >= LONG);
+        let hold = self.hold(&record, &lock, (now.processor, now.irql));
+        if let Some(hold) = hold.filter(|_| shown) {
+            let fact = Fact::StillHeld(hold, told.milliseconds);
+            self.judge_open(sequence, &record, (lock, place), fact, found);
         }
     }
 

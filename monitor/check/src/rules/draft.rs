@@ -33,7 +33,7 @@ impl Findings {
         let (acquire, holder) = match &facts.fact {
             Fact::Acquire(acquire) => (acquire.own.map(|own| *own.call), None),
             Fact::Release(release) => (release.record.map(|record| *record.call), release.holder.copied()),
-            Fact::Convert | Fact::HoldEnded(_) => (None, None),
+            Fact::Convert | Fact::HoldEnded(_) | Fact::StillHeld(..) => (None, None),
         };
         let place = self.0.len();
         self.0.push(Draft {

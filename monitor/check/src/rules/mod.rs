@@ -89,6 +89,8 @@ registry! {
     StorPortSpinLock => storport::SpinLock;
     /// The order of the port driver's locks.
     StorPortSpinLock3 => storport::SpinLock3;
+    /// No lock of a message without one lock a message.
+    StorPortMSILock => storport::MsiLock;
     /// A release goes back to the IRQL of before the acquire.
     IrqlKeReleaseSpinLock => irql::KeReleaseSpinLock;
     /// No call of a lock routine outside of its IRQL range.

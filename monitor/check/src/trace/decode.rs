@@ -5,7 +5,8 @@ use super::{
 };
 use crate::contract::{Callback, PortModel, Routine, RoutineSet};
 use crate::event::{
-    CallerAttributed, Context, Event, EventKind, InCallback, LockCall, LockOperand, LockReturn, Module, Order, WatchSet,
+    CallerAttributed, Context, Event, EventKind, InCallback, LockCall, LockOperand, LockReturn, Module, Order,
+    PortTold, StillHeld, WatchSet,
 };
 
 /// What the front of a piece of a trace holds.
@@ -119,7 +120,16 @@ impl Decoder {
                 irql: payload.small::<u8>()?,
             },
             tag::PROCESSOR_STOPPED => EventKind::ProcessorStopped(self.who(payload)?),
-            tag::DRIVER_LEFT => EventKind::DriverLeft(self.who(payload)?),
+            tag::STILL_HELD => EventKind::StillHeld(StillHeld {
+                left: payload.byte()? & flag::LEFT != 0,
+                acquire: payload.number()?,
+                milliseconds: payload.number()?,
+                stopped: self.who(payload)?,
+            }),
+            tag::PORT_TOLD => EventKind::PortTold(PortTold {
+                adapter: payload.number()?,
+                port: PortModel::from_bits_truncate(payload.small()?),
+            }),
             tag::MODULE_LOAD => EventKind::ModuleLoad(module(payload)?),
             tag::MODULE_UNLOAD => EventKind::ModuleUnload {
                 base: payload.number()?,

@@ -83,10 +83,13 @@ impl Encoder {
                 self.who(stopped);
                 tag::PROCESSOR_STOPPED
             }
-            EventKind::DriverLeft(stopped) => {
-                self.who(stopped);
-                tag::DRIVER_LEFT
+            EventKind::StillHeld(told) => {
+                self.payload.push(if told.left { flag::LEFT } else { 0 });
+                self.numbers(tag::STILL_HELD, &[told.acquire, told.milliseconds]);
+                self.who(&told.stopped);
+                tag::STILL_HELD
             }
+            EventKind::PortTold(told) => self.numbers(tag::PORT_TOLD, &[told.adapter, told.port.bits().into()]),
             EventKind::ModuleLoad(module) => self.module(module),
             &EventKind::ModuleUnload { base, size } => self.numbers(tag::MODULE_UNLOAD, &[base, size]),
             &EventKind::MemoryFreed { address, length } => self.numbers(tag::MEMORY_FREED, &[address, length]),

@@ -77,7 +77,7 @@ pub enum TraceError {
     UnknownTag(u8),
 }
 
-/// Tags of records. 3 and 4 are not used.
+/// Tags of records. 3, 4 and 16 are not used.
 mod tag {
     pub(super) const LOCK_CALL: u8 = 1;
     pub(super) const LOCK_RETURN: u8 = 2;
@@ -92,11 +92,12 @@ mod tag {
     pub(super) const CALLER_ATTRIBUTED: u8 = 13;
     pub(super) const PROCESSOR_STOPPED: u8 = 14;
     pub(super) const IN_CALLBACK: u8 = 15;
-    pub(super) const DRIVER_LEFT: u8 = 16;
+    pub(super) const STILL_HELD: u8 = 17;
+    pub(super) const PORT_TOLD: u8 = 18;
     /// When the events after it were. Older readers skip it.
     pub(super) const TIME: u8 = 0x80;
     /// The last that this version must know.
-    pub(super) const LAST: u8 = DRIVER_LEFT;
+    pub(super) const LAST: u8 = PORT_TOLD;
 }
 
 /// Shapes of operands.
@@ -127,6 +128,8 @@ mod flag {
     pub(super) const HANDLE_LOCK: u8 = 16;
     /// A module is the driver under test, which made a call; a watch began before it.
     pub(super) const TARGET: u8 = 1;
+    /// [`StillHeld::left`](crate::event::StillHeld::left).
+    pub(super) const LEFT: u8 = 1;
     /// [`WatchSet::closed`](crate::event::WatchSet::closed).
     pub(super) const CLOSED: u8 = 2;
 }

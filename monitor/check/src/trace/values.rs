@@ -28,7 +28,13 @@ pub(super) fn check(event: &Event, before: Option<u64>) -> Result<(), TraceError
         }
         EventKind::InCallback(told) => context(&told.context),
         &EventKind::IrqlSeen { processor, irql } => place(processor, irql),
-        EventKind::ProcessorStopped(stopped) | EventKind::DriverLeft(stopped) => context(stopped),
+        EventKind::ProcessorStopped(stopped) => context(stopped),
+        EventKind::StillHeld(told) => {
+            if told.acquire >= event.sequence {
+                return Err(TraceError::Impossible("the end of a hold that comes later"));
+            }
+            context(&told.stopped)
+        }
         EventKind::ModuleLoad(module) => range(module.base, module.size),
         &EventKind::ModuleUnload { base, size } => range(base, size),
         &EventKind::MemoryFreed { address, length } => range(address, length),
@@ -40,7 +46,7 @@ pub(super) fn check(event: &Event, before: Option<u64>) -> Result<(), TraceError
             }
             Ok(())
         }
-        EventKind::FaultInjected { .. } | EventKind::Restored => Ok(()),
+        EventKind::PortTold(_) | EventKind::FaultInjected { .. } | EventKind::Restored => Ok(()),
     }
 }
 

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use storlock_check::contract::Routine as R;
-use storlock_check::event::LockOperand;
+use storlock_check::contract::{PortModel, Routine as R};
+use storlock_check::event::{EventKind, LockOperand, PortTold};
 use storlock_check::rules::RuleId;
 
 use crate::sequences::{LOCK, PAIR, SECOND, Sequence, stack, stor, stor_handle, who};
@@ -51,6 +51,22 @@ fn stor_pair(s: &mut Sequence) {
         stor_handle(0xad, 0x700, 1),
         None,
     );
+}
+
+fn port(s: &mut Sequence, port: PortModel) {
+    s.event(EventKind::PortTold(PortTold { adapter: 0xad, port }));
+}
+
+fn message_pair(s: &mut Sequence) {
+    let message = LockOperand::Msi {
+        adapter: 0xad,
+        message: 1,
+    };
+    s.call(who(0, 2, 1), R::StorPortAcquireMSISpinLock, message, None);
+    let call = s.number;
+    s.came_back(call, who(0, 5, 1), R::StorPortAcquireMSISpinLock, message, 0);
+    let release = R::StorPortReleaseMSISpinLock;
+    s.call_back_to(who(0, 5, 1), release, message, None, Some(2));
 }
 
 /// The legal and the illegal scene of a rule: the compiler asks for those of a new one.
@@ -153,6 +169,16 @@ fn scenes(rule: RuleId) -> (Scene, Scene) {
                 );
             },
         ),
+        RuleId::StorPortMSILock => (
+            |s| {
+                port(s, PortModel::MODE_KNOWN | PortModel::PER_MESSAGE);
+                message_pair(s);
+            },
+            |s| {
+                port(s, PortModel::MODE_KNOWN);
+                message_pair(s);
+            },
+        ),
         RuleId::IrqlKeReleaseSpinLock => (pair, |s| {
             s.call(who(0, 0, 1), PAIR[0], LOCK, Some(0));
             s.call_back_to(who(0, 2, 1), PAIR[1], LOCK, Some(1), Some(2));
@@ -249,6 +275,7 @@ fn numbers_and_names_of_rules_are_their_own() {
         (RuleId::LockOrder, 11),
         (RuleId::LockStorage, 12),
         (RuleId::StorPortSpinLock3, 13),
+        (RuleId::StorPortMSILock, 14),
     ];
     for (rule, number) in known {
         assert_eq!(rule.number(), number);

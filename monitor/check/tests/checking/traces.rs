@@ -4,7 +4,8 @@ use proptest::prelude::*;
 use storlock_check::checker::{Checker, Limits};
 use storlock_check::contract::{Callback, PortModel, Routine, RoutineSet};
 use storlock_check::event::{
-    CallerAttributed, Context, Event, EventKind, InCallback, LockCall, LockOperand, LockReturn, Module, Order, WatchSet,
+    CallerAttributed, Context, Event, EventKind, InCallback, LockCall, LockOperand, LockReturn, Module, Order,
+    PortTold, StillHeld, WatchSet,
 };
 use storlock_check::trace::{Encoder, EndMark, HEADER, MAX_PAYLOAD, Reader, TraceError};
 
@@ -79,7 +80,13 @@ fn kind() -> impl Strategy<Value = EventKind> {
         }),
         1 => (any::<u32>(), any::<u8>()).prop_map(|(processor, irql)| EventKind::IrqlSeen { processor, irql }),
         1 => context().prop_map(EventKind::ProcessorStopped),
-        1 => context().prop_map(EventKind::DriverLeft),
+        1 => (word(), word(), any::<bool>(), context()).prop_map(|(acquire, milliseconds, left, stopped)| {
+            EventKind::StillHeld(StillHeld { acquire, milliseconds, left, stopped })
+        }),
+        1 => (word(), any::<u8>()).prop_map(|(adapter, port)| {
+            let port = PortModel::from_bits_truncate(port);
+            EventKind::PortTold(PortTold { adapter, port })
+        }),
         1 => (word(), word(), any::<bool>(), "[a-z\u{e9}.]{0,64}").prop_map(|(base, size, target, name)| {
             EventKind::ModuleLoad(Module { base, size, target, name })
         }),
@@ -133,12 +140,16 @@ fn possible(mut events: Vec<Event>) -> Vec<Event> {
             EventKind::CallerAttributed(told) => told.call %= sequence,
             EventKind::InCallback(told) => place(&mut told.context),
             EventKind::IrqlSeen { processor, irql } => (*processor, *irql) = (*processor % 256, *irql % 16),
-            EventKind::ProcessorStopped(stopped) | EventKind::DriverLeft(stopped) => place(stopped),
+            EventKind::ProcessorStopped(stopped) => place(stopped),
+            EventKind::StillHeld(told) => {
+                told.acquire %= sequence;
+                place(&mut told.stopped);
+            }
             EventKind::ModuleLoad(module) => fits(module.base, &mut module.size),
             EventKind::ModuleUnload { base, size } => fits(*base, size),
             EventKind::MemoryFreed { address, length } => fits(*address, length),
             EventKind::WatchSetChanged(watch) => watch.processors = 1 + watch.processors % 256,
-            EventKind::FaultInjected { .. } | EventKind::Restored => {}
+            EventKind::PortTold(_) | EventKind::FaultInjected { .. } | EventKind::Restored => {}
         }
     }
     events

@@ -70,6 +70,10 @@ fn same_for_all(cause: Cause) -> Option<&'static str> {
             "do not acquire the lock here: the port driver has taken it before it called, and releases it afterwards. Code that \
              other callbacks share with this one needs a way not to take it"
         }
+        Cause::WrongInterruptMode => {
+            "set InterruptSynchronizationMode to InterruptSynchronizePerMessage in HwStorFindAdapter, or take the InterruptLock \
+             here, which is the lock of all messages in every mode"
+        }
         Cause::UnnamedRoutine
         | Cause::ReleaseWithoutAcquire
         | Cause::ReleasedTwice

@@ -121,9 +121,25 @@ fn sentence(v: &Finding, evidence: &Evidence) -> String {
              was seen"
         ),
         Evidence::DriverLeft { event, vcpu } => format!(
-            "at event {event} the stack of vCPU {vcpu} had no function of the driver left: the driver had returned to its \
-             caller with the lock, and no release was seen"
+            "at event {event} the callback that had acquired it was not on the stack of vCPU {vcpu} any more: the driver had \
+             returned to its caller with the lock, and no release was seen"
         ),
+        Evidence::ThreadLeft { event } => format!(
+            "another acquire has found the lock taken, which only this one can have; at event {event}, when the machine stood \
+             still, no vCPU ran its thread at DISPATCH_LEVEL or above, so it has gone on without a release"
+        ),
+        Evidence::StillHeld {
+            event,
+            vcpu,
+            irql,
+            milliseconds,
+        } => {
+            let after = match milliseconds {
+                0 => String::new(),
+                _ => format!(", {} s after the acquire", milliseconds / 1000),
+            };
+            format!("at event {event}{after} vCPU {vcpu} stood at IRQL {irql} for good, and no release was seen")
+        }
         Evidence::Operand { spin_lock, context } => format!(
             "kind {spin_lock} ({}) with LockContext {context:#x} takes no lock",
             kind_name(*spin_lock)
@@ -138,6 +154,9 @@ fn sentence(v: &Finding, evidence: &Evidence) -> String {
             told(held_by),
             told(taken_by)
         ),
+        Evidence::NotPerMessage => {
+            "InterruptSynchronizationMode of the adapter is not InterruptSynchronizePerMessage".to_owned()
+        }
         Evidence::StackPointer { value } => {
             format!("the lock lies on the stack of its caller, whose pointer is {value:#x}")
         }
@@ -282,8 +301,16 @@ const SHORTFALLS: &[(Shortfall, &str)] = &[
     ),
     (
         Shortfall::PORT_MODEL,
-        "whether it held the lock this time was not seen: a driver may ask for several concurrent channels, and may call its \
-         own callback",
+        "whether it held the lock this time was not seen: a driver may ask for several concurrent channels, and may jump to \
+         its own callback",
+    ),
+    (
+        Shortfall::GOES_ON,
+        "whether the lock was really taken, or would have been released later, was not seen",
+    ),
+    (
+        Shortfall::UNPROVED_WORD,
+        "no lock word of this guest was seen to be set yet, so whether they tell who holds a lock is not known",
     ),
     (
         Shortfall::LATE,

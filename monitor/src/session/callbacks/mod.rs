@@ -1,15 +1,16 @@
 //! The callbacks that the driver under test has registered with the port driver: at `StorPortInitialize`, and in the
 //! configuration that its `HwStorFindAdapter` fills in. With them a stack shows which callback runs.
 //!
-//! If the lock routines leave a debug register, it waits for these two calls when the driver starts, and is then given
-//! back. Talks to the guest's structures and to the processor that stopped. It must not know what follows for a lock.
+//! If the lock routines leave a debug register, it waits for these two calls when the driver starts, then for one by which
+//! the driver asks for concurrent channels, if that is not seen anyway, and is then given back. Talks to the guest's structures and to the processor that stopped. It must not know what follows for a lock.
 
 mod port;
 mod running;
 
 use storlock_check::contract::Callback;
+use storlock_check::event::{EventKind, PortTold};
 
-use self::port::Asked;
+use self::port::{Asked, EXTENDED};
 use self::running::Frames;
 use super::state::State;
 use crate::report::{Location, Note};
@@ -61,6 +62,8 @@ const LIMIT: usize = 256;
 enum Wait {
     Initialize,
     FindAdapter,
+    /// A call by which the driver may ask for concurrent channels.
+    Performance,
 }
 
 /// A callback's function.
@@ -84,6 +87,11 @@ pub(crate) struct Callbacks {
     adapter: u64,
     frames: Frames,
     asked: Asked,
+    /// `Some`: `asked` is what a debug register has waited for, which tells of the first adapter only; calls of that export
+    /// so far.
+    waited_for: Option<u32>,
+    /// The checker has been told of the first adapter.
+    port_told: bool,
     /// Lock routines that it imports, and must not if it is a physical miniport.
     prohibited: Vec<String>,
 }
@@ -193,13 +201,26 @@ pub(super) fn wait_for_registration(state: &mut State, cpu: &mut Recorder<'_>, i
     if imports.get(INITIALIZE).is_none() || !state.watching.has_room() {
         return;
     }
-    let Ok((image, exports)) = state.guest.exports_of(&*cpu, PORT_DRIVER) else {
-        return;
-    };
-    let Some(address) = exports.rva(INITIALIZE).map(|rva| image.address(rva)) else {
-        return;
-    };
-    wait_at(state, cpu, Some((address, Wait::Initialize)));
+    if let Some(address) = port_export(state, &*cpu, INITIALIZE) {
+        wait_at(state, cpu, Some((address, Wait::Initialize)));
+    }
+}
+
+/// Where an export of the port driver is.
+fn port_export(state: &State, cpu: &impl CpuState, export: &str) -> Option<u64> {
+    let (image, exports) = state.guest.exports_of(cpu, PORT_DRIVER).ok()?;
+    exports.rva(export).map(|rva| image.address(rva))
+}
+
+/// The next thing to wait for, if the driver may ask for concurrent channels unseen and a register can be spared.
+fn wait_for_performance(state: &mut State, cpu: &Recorder<'_>) -> Option<(u64, Wait)> {
+    if state.callbacks.asked == Asked::No || !state.watching.can_spare() {
+        return None;
+    }
+    let address = port_export(state, cpu, EXTENDED)?;
+    state.callbacks.asked = Asked::No;
+    state.callbacks.waited_for = Some(0);
+    Some((address, Wait::Performance))
 }
 
 /// The breakpoint that waits for one of the calls was hit.
@@ -221,6 +242,9 @@ pub(super) fn reached(state: &mut State, cpu: &mut Recorder<'_>) {
             let find_adapter = Image::read(&*cpu, base)
                 .ok()
                 .and_then(|image| state.callbacks.registered(&*cpu, &image, registers.r8()));
+            if let Some(port) = state.callbacks.registered_port() {
+                state.ledger.append(EventKind::PortTold(PortTold { adapter: 0, port }));
+            }
             if let Some(routines) = state.callbacks.prohibited() {
                 state.log.note_once(Note::ProhibitedImports { routines });
             }
@@ -235,8 +259,10 @@ pub(super) fn reached(state: &mut State, cpu: &mut Recorder<'_>) {
             let at = registers.rsp().checked_add(offset);
             state.callbacks.adapter = registers.rcx();
             state.callbacks.config = at.and_then(|at| cpu.read_u64(at).ok());
-            None
+            wait_for_performance(state, cpu)
         }
+        Wait::Performance if state.callbacks.asked_or_not(&*cpu) => return,
+        Wait::Performance => None,
     };
     wait_at(state, cpu, next);
 }
@@ -249,5 +275,8 @@ fn wait_at(state: &mut State, cpu: &mut Recorder<'_>, next: Option<(u64, Wait)>)
     if let Err(error) = state.watching.set_extra(cpu, extra) {
         tracing::debug!("the driver's callbacks are not known: {error}");
         state.callbacks.wait = None;
+        if state.callbacks.waited_for.is_some() {
+            state.callbacks.asked = Asked::Perhaps;
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! Talks to the guest's structures. It must not know what follows for a lock.
 
 use storlock_check::contract::{Callback, PortHold, PortModel, Role, contract};
-use storlock_check::event::{InCallback, LockCall, LockOperand};
+use storlock_check::event::{InCallback, LockCall, LockOperand, PortTold};
 
 use super::{Callbacks, Known};
 use crate::report::ModuleInfo;
@@ -12,7 +12,7 @@ use crate::session::guest::Names;
 use crate::session::watching::{Watch, Watching};
 use crate::vmi::{CpuState, GuestMemory};
 use crate::watch::{Uses, prohibited_imports};
-use crate::windows::arguments::is_called_by_image;
+use crate::windows::arguments::{Coming, image_comes_to};
 use crate::windows::{Image, Imports};
 
 /// `SynchronizationModel` and `InterruptSynchronizationMode` in `PORT_CONFIGURATION_INFORMATION`, and their values
@@ -35,12 +35,15 @@ const NAMED: [(u32, bool, Callback); 5] = [
 
 /// The export, and the function code, by which a driver asks for concurrent channels; `Flags` and `ConcurrentChannels` in
 /// the `PERF_CONFIGURATION_DATA` that it gives, and the flag.
-const EXTENDED: &str = "StorPortExtendedFunction";
+pub(super) const EXTENDED: &str = "StorPortExtendedFunction";
 const EXTENDED_NAME: &str = "storport!StorPortExtendedFunction";
 const INITIALIZE_PERFORMANCE: u32 = 0xe;
 const FLAGS: u64 = 8;
 const CHANNELS: u64 = 0xc;
 const CONCURRENT: u32 = 2;
+/// Calls of that export that are waited for at most: it does many things, and asks for channels only while the driver
+/// initialises (`storport/nf-storport-storportinitializeperfopts`).
+const CALLS: u32 = 2048;
 
 /// Whether the driver has asked for several concurrent channels.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -61,6 +64,13 @@ impl Callbacks {
         let seen = watching.always_watches(EXTENDED_NAME);
         self.asked = if can && !seen { Asked::Perhaps } else { Asked::No };
         self.prohibited = prohibited_imports(imports);
+    }
+
+    /// How the port driver runs the driver, if that has registered.
+    pub(super) fn registered_port(&self) -> Option<PortModel> {
+        let mut port = PortModel::empty();
+        port.set(PortModel::VIRTUAL, self.is_virtual);
+        (!self.known.is_empty()).then_some(port)
     }
 
     /// The lock routines that the driver imports although it has registered as a physical miniport.
@@ -85,16 +95,39 @@ impl Callbacks {
             if driver.contains(pointer) {
                 self.note(cpu, pointer, callback);
             }
-        } else if is_of(EXTENDED_NAME) && code == INITIALIZE_PERFORMANCE && registers.r8() as u8 == 0 {
-            let field = |offset| registers.r9().checked_add(offset).and_then(|at| cpu.read_u32(at).ok());
-            let one = match (field(FLAGS), field(CHANNELS)) {
-                (Some(flags), Some(channels)) => flags & CONCURRENT == 0 || channels <= 1,
-                _ => false,
-            };
-            if !one {
-                self.asked = Asked::Perhaps;
-            }
+        } else if is_of(EXTENDED_NAME) && asks_for_channels(cpu) {
+            self.asked = Asked::Perhaps;
         }
+    }
+
+    /// The export by which the driver may ask for concurrent channels is called, by whomever, and no lock call is looked for
+    /// there. Whether that is to be waited for still.
+    pub(super) fn asked_or_not(&mut self, cpu: &impl CpuState) -> bool {
+        let calls = self.waited_for.map_or(CALLS, |calls| calls.saturating_add(1));
+        self.waited_for = Some(calls);
+        let registers = cpu.registers();
+        let initializes = registers.rcx() as u32 == INITIALIZE_PERFORMANCE && registers.rdx() == self.adapter;
+        if calls >= CALLS || (initializes && asks_for_channels(cpu)) {
+            self.asked = Asked::Perhaps;
+        }
+        self.asked == Asked::No
+    }
+
+    /// What the checker has to know of the first adapter of the driver, for a call that takes the lock of a message; once.
+    pub(crate) fn port_of(
+        &mut self,
+        memory: &impl GuestMemory,
+        driver: &ModuleInfo,
+        call: &LockCall,
+    ) -> Option<PortTold> {
+        let asks = matches!(call.operand, LockOperand::Msi { .. }) && !self.port_told && !self.known.is_empty();
+        if !asks || !driver.contains(call.context.return_address) {
+            return None;
+        }
+        let adapter = call.operand.adapter()?;
+        let port = self.model(memory, Some(adapter));
+        self.port_told = port.contains(PortModel::MODE_KNOWN);
+        self.port_told.then_some(PortTold { adapter, port })
     }
 
     /// The callback that makes an acquire, if the port driver holds the lock around that callback, or may.
@@ -121,8 +154,9 @@ impl Callbacks {
         if hold(port) == PortHold::No || self.calling(cpu, names, driver, true) != Some(callback) {
             return None;
         }
-        let called = |known: &Known| known.callback == Some(callback) && known.is_called(cpu, driver);
-        port.set(PortModel::CALLED_BY_DRIVER, self.known.iter().any(called));
+        // A call would have left a frame of the driver outside of this one.
+        let jumped_to = |known: &Known| known.callback == Some(callback) && known.is_come_to(cpu, driver, Coming::Jump);
+        port.set(PortModel::CALLED_BY_DRIVER, self.known.iter().any(jumped_to));
         Some((told(port), hold(port)))
     }
 
@@ -133,25 +167,38 @@ impl Callbacks {
         let mode = field(INTERRUPT_MODE).filter(|&mode| mode <= PER_MESSAGE);
         let mut port = PortModel::empty();
         port.set(PortModel::VIRTUAL, self.is_virtual);
-        port.set(PortModel::MAY_BE_CONCURRENT, self.asked == Asked::Perhaps);
+        let first_only = self.waited_for.is_some() && adapter != Some(self.adapter);
+        port.set(PortModel::MAY_BE_CONCURRENT, self.asked == Asked::Perhaps || first_only);
         let configured = duplex.zip(mode).filter(|_| adapter == Some(self.adapter));
         if let Some((duplex, mode)) = configured {
             port.set(PortModel::HALF_DUPLEX, duplex == HALF_DUPLEX);
             port.set(PortModel::PER_MESSAGE, mode == PER_MESSAGE);
+            port.insert(PortModel::MODE_KNOWN);
         }
         port
     }
 }
 
 impl Known {
-    /// Whether code of the driver itself calls the function, or jumps to it.
-    fn is_called(&self, memory: &impl GuestMemory, driver: &ModuleInfo) -> bool {
+    /// Whether code of the driver itself comes so to the function.
+    pub(super) fn is_come_to(&self, memory: &impl GuestMemory, driver: &ModuleInfo, how: Coming) -> bool {
         let Ok(image) = Image::read(memory, driver.base) else {
             return true;
         };
-        match (image.rva(self.pointer), image.rva(self.begin)) {
-            (Some(pointer), Some(begin)) => is_called_by_image(memory, &image, pointer, begin),
-            _ => true,
-        }
+        let places = image.rva(self.pointer).zip(image.rva(self.begin));
+        places.is_none_or(|places| image_comes_to(memory, &image, places, how))
+    }
+}
+
+/// Whether a call of the export that does that asks for several concurrent channels, or may.
+fn asks_for_channels(cpu: &impl CpuState) -> bool {
+    let registers = cpu.registers();
+    if registers.rcx() as u32 != INITIALIZE_PERFORMANCE || registers.r8() as u8 != 0 {
+        return false;
+    }
+    let field = |offset| registers.r9().checked_add(offset).and_then(|at| cpu.read_u32(at).ok());
+    match (field(FLAGS), field(CHANNELS)) {
+        (Some(flags), Some(channels)) => flags & CONCURRENT != 0 && channels > 1,
+        _ => true,
     }
 }

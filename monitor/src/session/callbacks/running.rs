@@ -12,6 +12,7 @@ use crate::report::ModuleInfo;
 use crate::session::guest::Names;
 use crate::vmi::{CpuState, PAGE_SIZE};
 use crate::windows::Image;
+use crate::windows::arguments::Coming;
 use crate::windows::unwind::{Frame, Function};
 
 /// Bytes of a stack in which frames are followed by their sizes.
@@ -109,8 +110,33 @@ impl Callbacks {
 
     /// The callback whose function a frame is of.
     fn function_of(&self, cpu: &impl CpuState, image: &Image, frame: &Frame) -> Option<Callback> {
-        let inside = frame.rip.wrapping_sub(u64::from(!frame.exact));
-        let function = Function::find(cpu, image, inside).ok()??;
-        self.at(cpu, image, image.address(function.primary(cpu, image).ok()?.begin))
+        self.at(cpu, image, begin_of(cpu, image, frame)?)
     }
+
+    /// Where the function of a frame of the driver begins.
+    pub(crate) fn begin_of(&self, cpu: &impl CpuState, driver: &ModuleInfo, frame: &Frame) -> Option<u64> {
+        begin_of(cpu, &Image::read(cpu, driver.base).ok()?, frame)
+    }
+
+    /// Where the function to which a call returns begins, if that is a callback and no code of the driver itself calls it: then
+    /// the port driver has.
+    pub(crate) fn function_behind(&self, cpu: &impl CpuState, driver: &ModuleInfo, return_address: u64) -> Option<u64> {
+        let image = Image::read(cpu, driver.base).ok()?;
+        let frame = Frame {
+            rip: return_address,
+            rsp: 0,
+            exact: false,
+        };
+        let begin = begin_of(cpu, &image, &frame)?;
+        self.at(cpu, &image, begin)?;
+        let known = self.known.iter().find(|known| known.begin == begin);
+        (!known.is_some_and(|known| known.is_come_to(cpu, driver, Coming::Any))).then_some(begin)
+    }
+}
+
+/// Where the function of a frame begins.
+fn begin_of(cpu: &impl CpuState, image: &Image, frame: &Frame) -> Option<u64> {
+    let inside = frame.rip.wrapping_sub(u64::from(!frame.exact));
+    let function = Function::find(cpu, image, inside).ok()??;
+    Some(image.address(function.primary(cpu, image).ok()?.begin))
 }

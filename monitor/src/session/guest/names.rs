@@ -108,13 +108,16 @@ impl Names {
 
     /// The call stack of a stopped processor, and why it ends early if it does.
     pub(crate) fn stack(&mut self, cpu: &(impl CpuState + ?Sized)) -> (Vec<Location>, Option<StackEnd>) {
-        let registers = cpu.registers();
-        let Some(list) = &mut self.list else {
-            let location = Location::unknown(registers.rip);
-            return (vec![location], Some(StackEnd::NoKernel));
-        };
-        let stack = unwind::walk(cpu, list, &registers, FRAMES);
-        self.named(cpu, &stack)
+        match self.frames(cpu) {
+            Some(stack) => self.named(cpu, &stack),
+            None => (vec![Location::unknown(cpu.registers().rip)], Some(StackEnd::NoKernel)),
+        }
+    }
+
+    /// The frames of a stopped processor's stack; `None`: the kernel is not known.
+    pub(crate) fn frames(&mut self, cpu: &(impl CpuState + ?Sized)) -> Option<unwind::Stack> {
+        let list = self.list.as_mut()?;
+        Some(unwind::walk(cpu, list, &cpu.registers(), FRAMES))
     }
 
     /// The same of a processor that stands at the first instruction of a routine.
@@ -131,7 +134,7 @@ impl Names {
     }
 
     /// The places of a stack, and why it ends early if it does.
-    fn named(
+    pub(crate) fn named(
         &mut self,
         memory: &(impl GuestMemory + ?Sized),
         stack: &unwind::Stack,

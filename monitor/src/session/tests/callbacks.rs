@@ -78,3 +78,50 @@ fn a_function_that_the_port_driver_has_not_called_or_not_so_is_no_callback() {
         "below DISPATCH_LEVEL that lock is not held"
     );
 }
+
+/// A register that the lock routines leave waits for the call by which the driver asks for channels.
+#[test]
+fn a_driver_that_asks_for_channels_by_an_export_that_is_no_lock_routine_is_waited_for_there() {
+    let head = "imports StorPortInitialize StorPortNotification StorPortExtendedFunction=e\ninitialize 10=1000 20=1790";
+    let configure = "configure find=1790 model=1 mode=1";
+    let ask = |adapter: &str, channels: u64, flags: u64| {
+        let data = format!("memory 72000=2 72008={:x}", channels << 32 | flags);
+        format!("{data}\ntell StorPortExtendedFunction code=e data=72000 adapter={adapter} irql=0 at 1300")
+    };
+    let found = |lines: &[&str]| {
+        let scene = format!("{head}\nmemory 4800=0\n{}\n{START_IO_LOCK}", lines.join("\n"));
+        play(&scene).findings.len()
+    };
+    assert_eq!(found(&[configure]), 1, "it has not asked");
+    assert_eq!(found(&[configure, &ask("60000", 1, 2)]), 1, "for one channel");
+    assert_eq!(found(&[configure, &ask("60000", 4, 1)]), 1, "for something else");
+    assert_eq!(found(&[configure, &ask("60000", 4, 2)]), 0);
+    assert_eq!(found(&[configure, &ask("68000", 4, 2)]), 1, "for another adapter");
+    assert_eq!(found(&[]), 0, "its HwStorFindAdapter was not seen");
+    let other = START_IO_LOCK.replace("adapter=60000", "adapter=68000");
+    let scene = format!("{head}\nmemory 4800=0\n{configure}\n{other}");
+    assert_eq!(play(&scene).findings.len(), 0, "nothing is known of another adapter");
+}
+
+#[test]
+fn the_adapter_control_routine_has_the_interrupt_lock_above_dispatch_level() {
+    let lock = |irql: &str| START_IO_LOCK.replace("kind=2", "kind=3").replace("irql=2", irql);
+    let held = vec![(Cause::HeldByPortDriver, Some("HwStorAdapterControl".to_owned()))];
+    assert_eq!(found("78=1000", &[&lock("irql=5")]), held);
+    assert_eq!(found("78=1000", &[&lock("irql=0")]), []);
+    assert_eq!(found("78=1000", &[START_IO_LOCK]), []);
+}
+
+#[test]
+fn the_interrupt_mode_that_a_driver_has_asked_for_is_told_of_its_own_adapter_only() {
+    let of = |mode: u32, adapter: &str| {
+        let lock =
+            format!("call StorPortAcquireMSISpinLock adapter={adapter} message=1 irql=2 at 1100 from storport+1200");
+        let configure = format!("configure find=1790 model=1 mode={mode}");
+        let scene = format!("{IMPORTS}\ninitialize 10=1000 20=1790\n{configure}\n{lock}");
+        play(&scene).findings.len()
+    };
+    assert_eq!([of(0, "60000"), of(1, "60000"), of(2, "60000")], [1, 1, 0]);
+    // The memory may be something else's; another adapter may have another mode.
+    assert_eq!([of(3, "60000"), of(0, "68000")], [0, 0]);
+}

@@ -115,18 +115,26 @@ fn port_driver(exports: &mut ExportAddresses) -> PeBuilder {
     let mut text = code();
     text.resize(0x1000, 0x90);
     storport.section(".text", CODE, text);
-    storport.directory(EXCEPTION, UNWIND, 12);
+    storport.directory(EXCEPTION, UNWIND, UNWIND_SIZE);
     let mut list = lock_routines(exports, (SystemModule::Storport, PORT_DRIVER), 0x1900);
     list.push(("StorPortInitialize", Ok(INITIALIZE)));
     storport.exports("storport.sys", &list);
     storport
 }
 
-/// The driver under test, with code that calls each import with all codes that lead to a lock routine.
+/// The driver under test, with code that calls each import with all codes that lead to a lock routine, or with the code that
+/// comes after its name.
 fn target(imports: &[&str]) -> PeBuilder {
+    let codes: HashMap<&str, u32> = imports
+        .iter()
+        .filter_map(|import| import.split_once('='))
+        .map(|(name, code)| (name, number(code) as u32))
+        .collect();
+    let names = imports.iter().map(|import| import.split('=').next().unwrap());
+    let imports: Vec<&str> = names.collect();
     let mut target = PeBuilder::new(DRIVER);
     target.section(".text", CODE, code());
-    target.directory(EXCEPTION, UNWIND, 12);
+    target.directory(EXCEPTION, UNWIND, UNWIND_SIZE);
     let from = |module| -> Vec<&str> {
         let registers = |name: &str| name == "StorPortInitialize" && module == SystemModule::Storport;
         let there = |name: &&&str| contracts_of_export(module, name).next().is_some() || registers(name);
@@ -144,7 +152,9 @@ fn target(imports: &[&str]) -> PeBuilder {
         .zip(slots)
         .flat_map(|(name, slot)| {
             let rows = contracts_of_export(SystemModule::Storport, name);
-            rows.filter_map(move |row| Some((row.selector?.value, slot)))
+            let all = rows.filter_map(|row| row.selector).map(|selector| selector.value);
+            let wanted: Vec<u32> = codes.get(name).map_or_else(|| all.collect(), |code| vec![*code]);
+            wanted.into_iter().map(move |code| (code, slot))
         })
         .collect();
     target.calls("PAGE", &wanted);
@@ -235,6 +245,7 @@ impl Actor {
                 self.guest.special.cr8 = words.need("irql");
                 self.session.handle(&mut self.guest, CpuStop::CaughtReturn(cookie));
             }
+            "stop" => self.stop(rest, &words),
             other => panic!("no verb: {other}"),
         }
     }
@@ -313,6 +324,7 @@ impl Actor {
         let frames: Vec<u64> = names.filter(|word| *word != "at").map(code_address).collect();
         self.stand(words, &frames);
         self.guest.registers.gpr[1] = words.need("code");
+        self.guest.registers.gpr[2] = words.get("adapter").map_or(0, |adapter| HEAP + adapter);
         let routine = words.get("routine").map_or(0, |routine| DRIVER + routine);
         (self.guest.registers.gpr[8], self.guest.registers.gpr[9]) = (routine, routine);
         if words.get("data").is_some() {
@@ -321,6 +333,16 @@ impl Actor {
         let mut rows = contracts_of_export(SystemModule::Storport, export);
         let address = self.exports[&(SystemModule::Storport, rows.next().unwrap().export)];
         self.reach(address);
+    }
+
+    /// The machine has stopped for good, with a processor in the first function of a line; that has no frame.
+    fn stop(&mut self, rest: &str, words: &Words<'_>) {
+        let names = rest.split_whitespace().filter(|word| !word.contains('='));
+        let mut frames = names.filter(|word| !matches!(*word, "at" | "from")).map(code_address);
+        let rip = frames.next().unwrap();
+        self.stand(words, &frames.collect::<Vec<_>>());
+        self.guest.registers.rip = rip;
+        self.session.look(&mut self.guest);
     }
 
     /// A processor comes to a place that is waited for.
@@ -418,6 +440,11 @@ impl Actor {
 
 /// Plays a scene; its report.
 pub(super) fn play(scene: &str) -> Report {
+    play_to(scene, &power_off())
+}
+
+/// The same, of a run that has come to this end.
+pub(super) fn play_to(scene: &str, end: &End) -> Report {
     let mut lines = scene.lines().map(|line| line.split('#').next().unwrap().trim());
     let mut lines = lines.by_ref().filter(|line| !line.is_empty());
     let head = lines.next().unwrap();
@@ -427,7 +454,7 @@ pub(super) fn play(scene: &str) -> Report {
     let imports: Vec<&str> = imports.split_whitespace().collect();
     let mut actor = Actor::new(&imports, 2);
     lines.for_each(|line| actor.act(line));
-    actor.session.report(&power_off())
+    actor.session.report(end)
 }
 
 fn directory() -> PathBuf {

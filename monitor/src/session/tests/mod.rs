@@ -171,23 +171,24 @@ const PAIR: [&str; 2] = ["KeAcquireSpinLockRaiseToDpc", "KeReleaseSpinLock"];
 fn driver(base: u64, imports: &[&str]) -> PeBuilder {
     let mut image = PeBuilder::new(base);
     image.section(".text", CODE, code());
-    image.directory(EXCEPTION, UNWIND, 12);
+    image.directory(EXCEPTION, UNWIND, UNWIND_SIZE);
     image.imports(&[("ntoskrnl.exe", imports)]);
     image
 }
 
 /// Bytes of every frame but for its return address.
 const FRAME: u64 = 0x38;
-/// Where the table of functions is that [`code`] holds.
-const UNWIND: u32 = 0x17f0;
+/// Where the table of functions is that [`code`] holds, and its size.
+const UNWIND: u32 = 0x17e8;
+const UNWIND_SIZE: u32 = 24;
 
-/// A section at 1000h with one function, its frame of [`FRAME`] bytes, and the tables to unwind it.
+/// A section at 1000h with two functions, at 1000h and 1600h, their frames of [`FRAME`] bytes, and the tables to unwind them.
 fn code() -> Vec<u8> {
     let mut code = vec![0x90; 0x7e0];
     // UNWIND_INFO: version 1, a prologue of 4 bytes and one code, UWOP_ALLOC_SMALL.
     code.extend([1, 4, 1, 0, 4, (((FRAME - 8) / 8) << 4) as u8 | 2]);
-    code.resize(0x7f0, 0);
-    for value in [0x1000_u32, 0x17e0, 0x17e0] {
+    code.resize(0x7e8, 0);
+    for value in [0x1000_u32, 0x1600, 0x17e0, 0x1600, 0x17e0, 0x17e0] {
         code.extend(value.to_le_bytes());
     }
     code.resize(0x800, 0);

@@ -1,6 +1,8 @@
 //! Runs that are over while the driver under test has a lock.
 
+use super::golden::play_to;
 use super::*;
+use crate::report::Cause;
 
 /// The driver has acquired its lock when the machine is looked at, at this IRQL, `above` the stack pointer of the call.
 fn held(session: &Session, irql: u64, above: u64) {
@@ -106,4 +108,101 @@ fn a_processor_in_user_mode_has_no_thread_that_could_be_read() {
     let report = session.report(&power_off());
     assert!(report.findings.is_empty(), "{:?}", report.findings);
     assert_eq!(report.outcome, Outcome::Inconclusive);
+}
+
+const MINIPORT: &str = "imports StorPortInitialize StorPortNotification
+    initialize 10=1000 20=1600
+    configure find=1600 model=1 mode=1
+    memory 4800=0";
+
+/// What is found of a miniport's acquire, from PASSIVE_LEVEL, of a lock of this kind `at` a place, when a processor has stopped
+/// so; `seconds` later, if that is known.
+fn found_of(kind: u32, at: &str, stop: &str, (end, seconds): (EndKind, u64)) -> Vec<(Cause, Verdict)> {
+    let acquire = format!(
+        "call StorPortAcquireSpinLock adapter=60000 kind={kind} context=0 handle=4800 irql=0 at {at} from storport+1200"
+    );
+    let end = End {
+        open_ms: (0..40).map(|event| (event, seconds * 1000)).collect(),
+        ..ended(end)
+    };
+    let report = play_to(&format!("{MINIPORT}\n{acquire}\nstop {stop}"), &end);
+    let findings = report.findings.into_iter();
+    findings.map(|finding| (finding.cause, finding.verdict)).collect()
+}
+
+#[test]
+fn a_lock_is_left_behind_if_its_thread_stops_raised_without_the_driver_on_its_stack() {
+    let semantic = vec![(Cause::MissingRelease, Verdict::Semantic)];
+    let bug_check = End {
+        bug_check: Some(crate::report::BugCheck {
+            code: 0xb8,
+            parameters: [0; 4],
+        }),
+        ..ended(EndKind::Reset)
+    };
+    let scene = |stop: &str| {
+        format!(
+            "imports KeAcquireSpinLockRaiseToDpc KeReleaseSpinLock
+             call KeAcquireSpinLockRaiseToDpc lock=20000 word=0 irql=0 deeper=80 at 1100 from 1400 storport+1200
+             stop {stop}"
+        )
+    };
+    for end in [ended(EndKind::TimeLimit), bug_check] {
+        let found = |stop: &str| -> Vec<_> {
+            let findings = play_to(&scene(stop), &end).findings.into_iter();
+            findings.map(|finding| (finding.cause, finding.verdict)).collect()
+        };
+        assert_eq!(found("irql=2 nt+1800 at storport+1200"), semantic, "{:?}", end.kind);
+        // It may be about to release it.
+        assert_eq!(found("irql=2 nt+1800 at 1400 from storport+1200"), []);
+        // Where its stack leads is not known.
+        assert_eq!(found("irql=2 nt+1800 at other+3f00"), []);
+    }
+}
+
+#[test]
+fn a_lock_is_left_behind_if_another_callback_runs_raised_on_the_stack_of_its_thread() {
+    let in_start_io = "irql=2 nt+1800 at 1100 from storport+1200";
+    let semantic = vec![(Cause::MissingRelease, Verdict::Semantic)];
+    for end in [EndKind::TimeLimit, EndKind::PowerOff] {
+        assert_eq!(found_of(2, "1650", in_start_io, (end, 0)), semantic, "{end:?}");
+        // The same callback may be running still.
+        assert_eq!(found_of(2, "1150", in_start_io, (end, 0)), []);
+        assert_eq!(
+            found_of(2, "1650", "irql=2 nt+1800 at 1100 from 1700 storport+1200", (end, 0)),
+            []
+        );
+    }
+    // Nobody knows whether an interrupt lock was taken at all.
+    let raised = in_start_io.replace("irql=2", "irql=5");
+    let suspect = vec![(Cause::MissingRelease, Verdict::Suspect)];
+    assert_eq!(found_of(3, "1650", &raised, (EndKind::TimeLimit, 0)), suspect);
+    assert_eq!(found_of(3, "1650", in_start_io, (EndKind::TimeLimit, 0)), []);
+}
+
+#[test]
+fn a_lock_that_is_held_for_seconds_when_the_machine_stands_still_is_suspect() {
+    // What the driver has called since has overwritten the acquire's return address.
+    let polls = "irql=2 deeper=40 nt+1800 at 1110 from 1120 storport+1200";
+    let suspect = vec![(Cause::MissingRelease, Verdict::Suspect)];
+    assert_eq!(found_of(2, "1150", polls, (EndKind::TimeLimit, 4)), suspect);
+    assert_eq!(found_of(2, "1150", polls, (EndKind::TimeLimit, 1)), []);
+    assert_eq!(found_of(2, "1150", polls, (EndKind::Crash, 4)), []);
+    // It may wait for the lock itself.
+    let waits = "irql=2 deeper=40 nt+1800 at 1110 from 1150 storport+1200";
+    assert_eq!(found_of(2, "1150", waits, (EndKind::TimeLimit, 4)), []);
+    let raised = polls.replace("irql=2", "irql=5");
+    assert_eq!(found_of(3, "1150", &raised, (EndKind::TimeLimit, 4)), suspect);
+    assert_eq!(found_of(3, "1150", polls, (EndKind::TimeLimit, 4)), []);
+}
+
+#[test]
+fn a_recording_has_how_long_a_lock_was_held() {
+    let session = Session::new(config(), None, None);
+    held(&session, 2, 8);
+    let mut end = ended(EndKind::TimeLimit);
+    session.close(&mut end);
+    assert_eq!(end.open_ms.len(), 1, "{:?}", end.open_ms);
+    let text = serde_json::to_string(&end).unwrap();
+    assert_eq!(serde_json::from_str::<End>(&text).unwrap(), end);
 }

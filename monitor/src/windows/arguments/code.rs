@@ -27,6 +27,8 @@ const RUNTIME_FUNCTION: usize = 12;
 struct Branch {
     target: u32,
     from: usize,
+    /// It leaves its return address on the stack.
+    call: bool,
 }
 
 /// The code of an image. All addresses are relative to its base.
@@ -89,10 +91,17 @@ impl Code {
 
     /// Functions that call or jump to this place.
     pub(super) fn callers_of(&self, target: u32) -> Vec<usize> {
-        let mut from: Vec<usize> = self
-            .branches_to(target..target.saturating_add(1))
-            .map(|branch| branch.from)
-            .collect();
+        self.comers_to(target, |_| true)
+    }
+
+    /// Functions that jump to this place.
+    pub(super) fn jumpers_to(&self, target: u32) -> Vec<usize> {
+        self.comers_to(target, |branch| !branch.call)
+    }
+
+    fn comers_to(&self, target: u32, wanted: impl Fn(&Branch) -> bool) -> Vec<usize> {
+        let branches = self.branches_to(target..target.saturating_add(1)).filter(wanted);
+        let mut from: Vec<usize> = branches.map(|branch| branch.from).collect();
         from.dedup();
         from
     }
@@ -232,7 +241,11 @@ impl Code {
                 if let Some(target) = near_target(&instruction).and_then(|target| self.rva(target)) {
                     let outside = !range.contains(&target) || target == range.start || is_call(&instruction);
                     if outside {
-                        branches.push(Branch { target, from: index });
+                        branches.push(Branch {
+                            target,
+                            from: index,
+                            call: is_call(&instruction),
+                        });
                     }
                 }
                 if instruction.is_ip_rel_memory_operand() {

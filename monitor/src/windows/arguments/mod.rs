@@ -113,21 +113,34 @@ pub(crate) fn first_arguments(
     slots.iter().enumerate().map(of).collect()
 }
 
-/// Whether code of an image itself calls or jumps to the function at `begin`, to which the pointer `pointer` leads, perhaps
-/// by way of a jump that incremental linking puts before it. What cannot be told may be.
+/// How code of an image itself comes to a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Coming {
+    /// By calls or jumps.
+    Any,
+    /// By jumps, which leave nothing of the function that they come from on the stack.
+    Jump,
+}
+
+/// Whether code of an image itself comes so to the function at `begin`, to which the pointer `pointer` leads, perhaps by way
+/// of a jump that incremental linking puts before it. What cannot be told may be.
 #[must_use]
-pub(crate) fn is_called_by_image(
+pub(crate) fn image_comes_to(
     memory: &(impl GuestMemory + ?Sized),
     image: &Image,
-    pointer: u32,
-    begin: u32,
+    (pointer, begin): (u32, u32),
+    how: Coming,
 ) -> bool {
     let Ok(code) = Code::read(memory, image, &[]) else {
         return true;
     };
+    let from = |target| match how {
+        Coming::Any => code.callers_of(target),
+        Coming::Jump => code.jumpers_to(target),
+    };
     let is_thunk = |&function: &usize| code.start_of(function) == pointer && pointer != begin;
-    let direct = code.callers_of(begin).into_iter().any(|function| !is_thunk(&function));
-    direct || (pointer != begin && !code.callers_of(pointer).is_empty())
+    let direct = from(begin).into_iter().any(|function| !is_thunk(&function));
+    direct || (pointer != begin && !from(pointer).is_empty())
 }
 
 fn unknown(slot: u32, reason: NotKnown) -> FirstArguments {

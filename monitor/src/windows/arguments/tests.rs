@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{FirstArguments, NotKnown, first_arguments};
+use super::{Coming, FirstArguments, NotKnown, first_arguments, image_comes_to};
 use crate::windows::FileImage;
 use crate::windows::testing::{CODE, DATA, EXCEPTION, PeBuilder, READ_ONLY};
 
@@ -386,5 +386,31 @@ proptest! {
         let in_code = |rva: u32| TEXT + rva % 3000;
         code.functions = table.chunks_exact(2).map(|pair| (in_code(pair[0]), in_code(pair[1]))).collect();
         code.find(|_| ());
+    }
+}
+
+#[test]
+fn a_call_of_a_function_is_told_from_a_jump_to_it() {
+    for (opcode, expected) in [(0xe8, [true, false]), (0xe9, [true, true]), (0x90, [false, false])] {
+        let mut code = Assembler::default();
+        let function = code.begin();
+        code.put(&[0x90]).end();
+        code.begin();
+        code.put(&[0x90]);
+        if opcode == 0x90 {
+            code.put(&[0x90; 5]).end();
+        } else {
+            code.relative(&[opcode], function).end();
+        }
+        let mut image = PeBuilder::new(0x1_4000_0000);
+        image.imports(&[("storport.sys", &["StorPortNotification"])]);
+        image.section(".text", CODE, code.bytes.clone());
+        let table = code.functions.iter().flat_map(|(begin, end)| [*begin, *end, 0]);
+        let table: Vec<u8> = table.flat_map(u32::to_le_bytes).collect();
+        let rva = image.section(".pdata", READ_ONLY, [table.clone(), vec![0; 8]].concat());
+        image.directory(EXCEPTION, rva, table.len() as u32);
+        let file = FileImage::parse(image.file()).unwrap();
+        let comes = |how| image_comes_to(&file, file.image(), (function, function), how);
+        assert_eq!([comes(Coming::Any), comes(Coming::Jump)], expected, "{opcode:#x}");
     }
 }

@@ -30,7 +30,10 @@ impl Rule for LockRoutine {
     fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         let range = facts.row.irql;
         let at = facts.call.context.irql;
-        if (range.min..=range.max).contains(&at) || !facts.site.target || matches!(facts.fact, Fact::HoldEnded(_)) {
+        if (range.min..=range.max).contains(&at)
+            || !facts.site.target
+            || matches!(facts.fact, Fact::HoldEnded(_) | Fact::StillHeld(..))
+        {
             return;
         }
         // Below DISPATCH_LEVEL with interrupts off nothing can come in between either: not allowed, but not harmful.

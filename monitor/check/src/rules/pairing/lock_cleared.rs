@@ -1,6 +1,6 @@
 //! Lock cleared: a lock's memory must not be initialised, zeroed or freed while somebody holds it.
 
-use crate::contract::contract;
+use crate::contract::{SystemModule, contract};
 use crate::finding::{Cause, PriorCall, Shortfall, Verdict};
 use crate::matching::{Fact, Facts, Pairing, ReleaseFacts};
 use crate::rules::{Findings, Meta, Rule, RuleId};
@@ -24,7 +24,8 @@ impl Rule for LockCleared {
     }
 
     /// The holder releases, and nobody holds the lock: whoever cleared it is not this call. Who it was is not seen, so
-    /// this is a suspicion and never the holder's blame.
+    /// this is a suspicion and never the holder's blame. Where the port driver keeps a lock's word is believed only once the
+    /// word was seen to be set.
     #[inline]
     fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
         let Fact::Release(release) = &facts.fact else { return };
@@ -32,12 +33,13 @@ impl Rule for LockCleared {
         let own = release.pairing == Pairing::Own
             && certain
             && release.word_held == Some(false)
-            && release.words_proven
+            && (release.words_proven || facts.row.module == SystemModule::Ntoskrnl)
             && !release.half_seen
             && !release.shortfall.contains(Shortfall::DISTURBED);
         if own || Self::is_possible(release) {
             let mut shortfall = Shortfall::CONTRADICTED;
             shortfall.set(Shortfall::UNRESOLVED, !own);
+            shortfall.set(Shortfall::UNPROVED_WORD, own && !release.words_proven);
             let (rule, cause) = (RuleId::LockCleared, Cause::LockCleared);
             findings.add(rule, facts, cause, Verdict::Suspect, shortfall);
         }

@@ -27,17 +27,28 @@ impl Rule for MissingRelease {
 
     #[inline]
     fn observe(&self, facts: &Facts<'_>, findings: &mut Findings) {
-        let Fact::HoldEnded(ended) = &facts.fact else { return };
+        let (ended, goes_on) = match &facts.fact {
+            Fact::HoldEnded(ended) => (ended, None),
+            Fact::StillHeld(hold, milliseconds) => (hold, Some(*milliseconds)),
+            _ => return,
+        };
         let mut shortfall = Shortfall::empty();
+        shortfall.set(Shortfall::GOES_ON, goes_on.is_some());
         shortfall.set(Shortfall::UNWATCHED, !ended.certain);
         let draft = findings.broken(RuleId::MissingRelease, facts, Cause::MissingRelease, shortfall);
         let came_back = |(event, proof)| Evidence::CameBack { event, proof };
         draft.evidence.extend(ended.proof.map(came_back));
         let (event, processor, irql) = (facts.site.sequence, ended.processor, ended.irql);
-        draft.because(if irql < DISPATCH_LEVEL {
-            Evidence::SeenLow { event, processor, irql }
-        } else {
-            Evidence::DriverLeft { event, processor }
+        draft.because(match goes_on {
+            Some(milliseconds) => Evidence::StillHeld {
+                event,
+                processor,
+                irql,
+                milliseconds,
+            },
+            None if ended.thread_gone => Evidence::ThreadLeft { event },
+            None if irql < DISPATCH_LEVEL => Evidence::SeenLow { event, processor, irql },
+            None => Evidence::DriverLeft { event, processor },
         });
     }
 }

@@ -1,5 +1,8 @@
 //! Runs that are over while the driver holds a lock: where the processors stand says whether it is still its business.
 
+use storlock_check::event::StillHeld;
+use storlock_check::finding::Shortfall;
+
 use super::*;
 
 impl Sequence {
@@ -195,27 +198,97 @@ fn processor_beyond_the_first_64_is_followed_to_the_end() {
     assert_eq!(s.finding(&found[0]).call.context.thread, 2);
 }
 
+/// The machine stands still, and an acquire is open.
+fn still(s: &mut Sequence, acquire: u64, stopped: Who, (left, milliseconds): (bool, u64)) -> Vec<Found> {
+    s.event(EventKind::StillHeld(StillHeld {
+        acquire,
+        milliseconds,
+        left,
+        stopped: context(stopped),
+    }))
+}
+
 #[test]
-fn lock_is_left_behind_if_the_driver_is_no_more_on_the_stack_whatever_the_irql() {
-    let left = |s: &mut Sequence, stopped| s.event(EventKind::DriverLeft(context(stopped)));
-    for (make, above) in [(acquired as fn() -> Sequence, 0x200), (holds, 0x200), (holds, -0x200)] {
-        // Waiting at DISPATCH_LEVEL, and in a bug check.
-        for irql in [2, 15] {
-            let mut s = make();
-            let found = left(&mut s, at(0, irql, 1, above));
-            s.defect(&found, Cause::MissingRelease);
+fn lock_is_left_behind_if_its_callback_is_over_whatever_runs_on_its_stack() {
+    for (make, above) in [(acquired as fn() -> Sequence, 0x20), (acquired, -0x20), (holds, -0x20)] {
+        let mut s = make();
+        let acquire = s.checker.open_acquires()[0].call.sequence;
+        let found = still(&mut s, acquire, at(0, 2, 1, above), (true, 0));
+        s.defect(&found, Cause::MissingRelease);
+        assert_eq!(s.finding(&found[0]).call_sequence, acquire);
+        assert!(s.checker.open_acquires().is_empty());
+        // Once.
+        assert_eq!(still(&mut s, acquire, at(0, 2, 1, above), (true, 0)), []);
+    }
+    // Somebody else has released it.
+    let mut s = holds();
+    let acquire = s.checker.open_acquires()[0].call.sequence;
+    s.call(who(1, 2, 2), R::KeReleaseSpinLock, LOCK, Some(1));
+    assert_eq!(still(&mut s, acquire, at(0, 2, 1, 0), (true, 0)), []);
+    assert_eq!(still(&mut s, 4711, at(0, 2, 1, 0), (true, 0)), []);
+}
+
+#[test]
+fn lock_that_is_held_for_long_at_the_end_is_suspect() {
+    for (irql, milliseconds, expected) in [(2, 3000, true), (2, 2999, false), (0, 9000, false)] {
+        let mut s = holds();
+        let acquire = s.checker.open_acquires()[0].call.sequence;
+        let found = still(&mut s, acquire, at(0, irql, 1, -0x20), (false, milliseconds));
+        assert_eq!(!found.is_empty(), expected, "{irql} {milliseconds}");
+        if expected {
+            s.suspect(&found, Cause::MissingRelease);
+            assert_eq!(s.finding(&found[0]).shortfall, Shortfall::GOES_ON);
+            assert_eq!(s.checker.open_acquires().len(), 1);
         }
     }
-    // The acquire may not have come back; another thread, another stack; released.
-    for (make, stopped) in [
-        (acquired as fn() -> Sequence, at(0, 2, 1, -0x200)),
-        (holds, at(0, 2, 3, 0x200)),
-        (holds, (0, 2, 1, 0, stack(40))),
-    ] {
-        let mut s = make();
-        assert_eq!(left(&mut s, stopped), []);
+}
+
+/// The IRQL tells whether such a lock was taken, and not whose it is.
+#[test]
+fn interrupt_lock_whose_callback_is_over_is_suspect() {
+    for (irql, expected) in [(5, true), (2, false)] {
+        let mut s = Sequence::ready(&STORPORT, true);
+        s.quiet(who(0, 0, 1), R::StorPortAcquireSpinLock, stor(0xad, 3, 0, 0x700), None);
+        let acquire = s.number;
+        let found = still(&mut s, acquire, at(0, irql, 1, 0x20), (true, 0));
+        assert_eq!(!found.is_empty(), expected, "{irql}");
+        if expected {
+            s.suspect(&found, Cause::MissingRelease);
+        }
     }
-    let mut s = holds();
-    s.quiet(who(0, 2, 1), R::KeReleaseSpinLock, LOCK, Some(1));
-    assert_eq!(left(&mut s, at(0, 2, 1, 0x200)), []);
+}
+
+/// Work items of one queue run in several threads: one lowers the IRQL in place of the release, another one waits for ever.
+#[test]
+fn thread_that_no_processor_runs_has_left_the_lock_for_which_another_waits() {
+    let waiting = |waiter_word| {
+        let mut s = acquired();
+        let first = s.number;
+        s.quiet(who(1, 0, 2), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(waiter_word));
+        (s, first)
+    };
+    let idle = |processor| (processor, 0, 7, 0, stack(7));
+    let (mut s, first) = waiting(1);
+    let found = s.stands(&[idle(0), at(1, 2, 2, -0x28)]);
+    s.defect(&found, Cause::MissingRelease);
+    assert_eq!(s.finding(&found[0]).call_sequence, first);
+    // It runs in its critical section, or in an interrupt of that; the other one has not found the lock taken, or does not wait.
+    for (word, stopped) in [
+        (1, [at(0, 2, 1, 8), at(1, 2, 2, -0x28)]),
+        (1, [at(0, 5, 1, -0x400), at(1, 2, 2, -0x28)]),
+        (0, [idle(0), at(1, 2, 2, -0x28)]),
+        (1, [idle(0), at(1, 0, 2, -0x28)]),
+        (1, [idle(0), (1, 2, 0, 0, stack(2) - 0x28)]),
+    ] {
+        let (mut s, _) = waiting(word);
+        assert_eq!(s.stands(&stopped), [], "{word} {stopped:?}");
+    }
+    // A third one may have the lock.
+    let mut s = acquired();
+    s.quiet(who(1, 0, 3), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(0));
+    s.quiet(who(1, 0, 2), R::KeAcquireSpinLockRaiseToDpc, LOCK, Some(1));
+    assert_eq!(s.stands(&[idle(0), at(1, 2, 2, -0x28)]), []);
+    // Only one of the processors was looked at.
+    let (mut s, _) = waiting(1);
+    assert_eq!(s.stands(&[at(1, 2, 2, -0x28)]), []);
 }
