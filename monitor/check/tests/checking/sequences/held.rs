@@ -1,5 +1,7 @@
 //! Who holds a lock: proofs, expiry, and releases by those who do not.
 
+use storlock_check::finding::Shortfall;
+
 use super::*;
 
 const DPC_PAIR: [R; 2] = [R::KeAcquireSpinLockAtDpcLevel, R::KeReleaseSpinLockFromDpcLevel];
@@ -44,6 +46,27 @@ fn lock_that_was_cleared_while_held_is_told() {
     s.quiet(who(0, 2, 1), DPC_PAIR[1], LOCK, Some(1));
     let found = s.call(who(1, 2, 2), DPC_PAIR[1], LOCK, Some(0));
     s.suspect(&found, Cause::LockCleared);
+}
+
+/// The driver initialises each lock once it holds it, so that no word is ever seen to be set.
+#[test]
+fn lock_that_was_cleared_is_told_though_no_word_was_seen_to_be_set_yet() {
+    let mut s = Sequence::ready(&DPC_PAIR, true);
+    s.quiet(who(0, 2, 1), DPC_PAIR[0], LOCK, Some(0));
+    let found = s.call(who(0, 2, 1), DPC_PAIR[1], LOCK, Some(0));
+    s.suspect(&found, Cause::LockCleared);
+    assert!(s.finding(&found[0]).shortfall.contains(Shortfall::UNPROVED_WORD));
+    // Where the port driver keeps its word is not known so well.
+    let mut s = Sequence::ready(&STORPORT, true);
+    s.quiet(
+        who(0, 2, 1),
+        R::StorPortAcquireSpinLock,
+        stor(0xad, 1, 0x500, 0x700),
+        Some(0),
+    );
+    let release = stor_handle(0xad, 0x700, 1);
+    s.quiet(who(0, 2, 1), R::StorPortReleaseSpinLock, release, Some(0));
+    assert_eq!(s.outcome(), Outcome::Inconclusive);
 }
 
 #[test]
