@@ -175,7 +175,7 @@ pub struct End {
     pub duration_ms: u64,
     /// How long ago acquires of the driver under test were that are still open, by event, in milliseconds.
     #[serde(default)]
-    pub(crate) open_ms: Vec<(u64, u64)>,
+    pub open_ms: Vec<(u64, u64)>,
     /// Wall-clock time from the arming of the breakpoints, in milliseconds.
     pub armed_ms: u64,
     /// `KVM_RUN` calls of all vCPUs.

@@ -7,7 +7,7 @@ use storlock_check::checker::{Checker, OpenAcquire};
 use storlock_check::event::{Context, DISPATCH_LEVEL, LockReturn};
 
 use super::KERNEL_MODE;
-use super::callbacks::Callbacks;
+use super::callbacks::{Callbacks, function_at};
 use super::decode;
 use super::hang;
 use super::returns;
@@ -95,7 +95,7 @@ fn is_left(
     let made_by = callbacks.function_behind(cpu, target, entered.return_address);
     made_by.is_some_and(|callback| {
         let own = outer.iter().filter(own);
-        let mut functions = own.map(|frame| callbacks.begin_of(cpu, target, frame));
+        let mut functions = own.map(|frame| function_at(cpu, target, frame));
         functions.all(|begin| begin.is_some_and(|begin| begin != callback))
     })
 }

@@ -120,26 +120,14 @@ fn sentence(v: &Finding, evidence: &Evidence) -> String {
             "at event {event} vCPU {vcpu} had gone on at IRQL {irql}, at which nobody may hold a spin lock, and no release \
              was seen"
         ),
-        Evidence::DriverLeft { event, vcpu } => format!(
-            "at event {event} the callback that had acquired it was not on the stack of vCPU {vcpu} any more: the driver had \
-             returned to its caller with the lock, and no release was seen"
-        ),
-        Evidence::ThreadLeft { event } => format!(
-            "another acquire has found the lock taken, which only this one can have; at event {event}, when the machine stood \
-             still, no vCPU ran its thread at DISPATCH_LEVEL or above, so it has gone on without a release"
-        ),
+        Evidence::DriverLeft { event, vcpu } => driver_left(*event, *vcpu),
+        Evidence::ThreadLeft { event } => thread_left(*event),
         Evidence::StillHeld {
             event,
             vcpu,
             irql,
             milliseconds,
-        } => {
-            let after = match milliseconds {
-                0 => String::new(),
-                _ => format!(", {} s after the acquire", milliseconds / 1000),
-            };
-            format!("at event {event}{after} vCPU {vcpu} stood at IRQL {irql} for good, and no release was seen")
-        }
+        } => still_held(*event, *vcpu, *irql, *milliseconds),
         Evidence::Operand { spin_lock, context } => format!(
             "kind {spin_lock} ({}) with LockContext {context:#x} takes no lock",
             kind_name(*spin_lock)
@@ -163,6 +151,28 @@ fn sentence(v: &Finding, evidence: &Evidence) -> String {
         Evidence::Callback { callback } => in_callback(v, *callback),
         Evidence::CameBack { event, proof } => came_back(*event, *proof),
     }
+}
+
+fn driver_left(event: u64, vcpu: u32) -> String {
+    format!(
+        "at event {event} the callback that had acquired it was not on the stack of vCPU {vcpu} any more: the driver had \
+         returned to its caller with the lock, and no release was seen"
+    )
+}
+
+fn thread_left(event: u64) -> String {
+    format!(
+        "another acquire has found the lock taken, which only this one can have; at event {event}, when the machine stood \
+         still, no vCPU ran its thread at DISPATCH_LEVEL or above, so it has gone on without a release"
+    )
+}
+
+fn still_held(event: u64, vcpu: u32, irql: u8, milliseconds: u64) -> String {
+    let after = match milliseconds {
+        0 => String::new(),
+        _ => format!(", {} s after the acquire", milliseconds / 1000),
+    };
+    format!("at event {event}{after} vCPU {vcpu} stood at IRQL {irql} for good, and no release was seen")
 }
 
 fn in_callback(v: &Finding, callback: Callback) -> String {

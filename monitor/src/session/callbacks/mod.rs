@@ -12,6 +12,7 @@ use storlock_check::event::{EventKind, PortTold};
 
 use self::port::{Asked, EXTENDED};
 use self::running::Frames;
+pub(crate) use self::running::function_at;
 use super::state::State;
 use crate::report::{Location, Note};
 use crate::vmi::recorder::Recorder;

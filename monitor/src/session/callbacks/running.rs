@@ -113,11 +113,6 @@ impl Callbacks {
         self.at(cpu, image, begin_of(cpu, image, frame)?)
     }
 
-    /// Where the function of a frame of the driver begins.
-    pub(crate) fn begin_of(&self, cpu: &impl CpuState, driver: &ModuleInfo, frame: &Frame) -> Option<u64> {
-        begin_of(cpu, &Image::read(cpu, driver.base).ok()?, frame)
-    }
-
     /// Where the function to which a call returns begins, if that is a callback and no code of the driver itself calls it: then
     /// the port driver has.
     pub(crate) fn function_behind(&self, cpu: &impl CpuState, driver: &ModuleInfo, return_address: u64) -> Option<u64> {
@@ -132,6 +127,11 @@ impl Callbacks {
         let known = self.known.iter().find(|known| known.begin == begin);
         (!known.is_some_and(|known| known.is_come_to(cpu, driver, Coming::Any))).then_some(begin)
     }
+}
+
+/// Where the function of a frame of the driver begins.
+pub(crate) fn function_at(cpu: &impl CpuState, driver: &ModuleInfo, frame: &Frame) -> Option<u64> {
+    begin_of(cpu, &Image::read(cpu, driver.base).ok()?, frame)
 }
 
 /// Where the function of a frame begins.
