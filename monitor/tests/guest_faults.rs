@@ -72,6 +72,53 @@ fn guest_a_failed_command_is_reported_by_the_driver_and_sent_again() {
 }
 
 #[test]
+fn guest_the_lock_call_sites_of_the_driver_are_known_and_those_of_the_error_path_reached_only_after_a_fault() {
+    let plain = run_with("nvme-ok", &[], &[]);
+    let failed = run_with("nvme-ok", &["fail:read,after=4,count=2,status=0x281"], &[]);
+    for run in [&plain, &failed] {
+        assert_nothing_found(run);
+        let coverage = &run.report()["coverage"];
+        let sites = coverage["sites"].as_array().unwrap();
+        // Whatever was reached, the code has shown before.
+        assert!(sites.iter().all(|site| site["found"] == "code"), "{coverage:#}");
+        assert_eq!(coverage["open"], serde_json::json!([]), "{run}");
+        let calls: u64 = sites.iter().map(|site| site["calls"].as_u64().unwrap()).sum();
+        assert_eq!(
+            Some(calls),
+            driver_calls(run),
+            "every call of the driver is at a site: {run}"
+        );
+        let reached: Vec<_> = sites.iter().filter(|site| site["state"] == "reached").collect();
+        assert_eq!(coverage["totals"]["reached"].as_u64(), Some(reached.len() as u64));
+        assert!(reached.len() > 2 && reached.len() < sites.len(), "{coverage:#}");
+        let callbacks = reached.iter().flat_map(|site| site["paths"].as_array().unwrap());
+        assert!(
+            callbacks.clone().any(|path| path["callback"] == "HwStorStartIo"),
+            "{coverage:#}"
+        );
+    }
+    let after = |run: &Run| run.report()["coverage"]["totals"]["only_after_fault"].as_u64();
+    assert_eq!(after(&plain), Some(0));
+    assert!(after(&failed) > Some(0), "{failed}");
+    let text = fs::read_to_string(failed.directory.path().join("report/report.txt")).unwrap();
+    assert!(
+        text.contains("lock call sites reached, ") && text.contains("after a fault only"),
+        "{text}"
+    );
+}
+
+/// Lock calls that return to the driver.
+fn driver_calls(run: &Run) -> Option<u64> {
+    let report = run.report();
+    let driver = report["target"]["name"].as_str()?;
+    let calls = report["calls"]
+        .as_array()?
+        .iter()
+        .filter(|call| call["module"] == driver);
+    Some(calls.filter_map(|call| call["calls"].as_u64()).sum())
+}
+
+#[test]
 fn guest_data_that_cannot_be_written_is_lost_and_the_workload_says_why() {
     let run = run_with("nvme-ok", &["fail:write,after=6,count=all,status=0x280"], &[]);
     assert_lost(&run, IO_FAILED, "workload: LOST: command 0x");

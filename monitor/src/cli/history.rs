@@ -86,9 +86,15 @@ fn text(view: &JobView) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(
             out,
-            "  night {:<4} {}  {} iterations, {} findings, driver {driver}{complete}",
-            night.night, night.started, night.iterations, night.findings
+            "  night {:<4} {}  {} iterations, {} findings, {} of {} lock call sites reached, driver {driver}{complete}",
+            night.night, night.started, night.iterations, night.findings, night.sites_reached, night.sites
         );
+    }
+    if let Some(coverage) = &view.coverage {
+        let _ = writeln!(out, "this driver: {}", coverage.sentence());
+        for site in &coverage.not_reached {
+            let _ = writeln!(out, "    not reached: {site}");
+        }
     }
     for finding in &view.findings {
         one(finding, &mut out);

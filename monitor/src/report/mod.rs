@@ -6,6 +6,7 @@
 
 pub(crate) mod choice;
 pub(crate) mod conformance;
+pub(crate) mod coverage;
 pub mod end;
 pub mod finding;
 pub mod model;
@@ -16,6 +17,7 @@ pub mod watched;
 pub mod word;
 
 pub use choice::*;
+pub(crate) use coverage::*;
 pub use end::*;
 pub use finding::*;
 pub use model::*;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use storlock_check::rules::{Meta, RuleSettings};
 
 use super::conformance::Conformance;
+use super::coverage::Coverage;
 use super::end::EndOfRun;
 use super::finding::{Finding, LockRoutine, RuleId};
 use super::reason::{Note, Reason};
@@ -48,6 +49,9 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// Lock calls by routine and calling module.
     pub calls: Vec<CallCount>,
+    /// The driver's lock call sites, and what was seen of each; none if the driver was not watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) coverage: Option<Coverage>,
     /// What the checker remembered and what it had to forget.
     pub locks: LockSummary,
     /// What the monitoring cost.

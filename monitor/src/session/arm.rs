@@ -15,7 +15,7 @@ use super::watching::{Watch, Watching};
 use crate::report::{Doubt, ImportsFile, ImportsNote, ImportsUnread, ModuleInfo, NotArmed, Note};
 use crate::vmi::recorder::Recorder;
 use crate::vmi::{ArmError, GuestMemory};
-use crate::watch::{self, Uses, WatchPlan};
+use crate::watch::{self, LockSites, Uses, WatchPlan};
 use crate::windows::arguments::first_arguments;
 use crate::windows::{Image, Imports};
 
@@ -89,6 +89,7 @@ fn set_breakpoints(state: &mut State, cpu: &mut Recorder<'_>, base: u64, evidenc
         rotations.push((rotation.clock.clone(), later));
     }
     watching.take_plan(&plan, &watches, rotations);
+    state.coverage.take(LockSites::new(imports, &uses));
     if state.config.explain {
         for line in plan.choice().explanation() {
             log.milestone(line);

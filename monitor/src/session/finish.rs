@@ -3,12 +3,14 @@
 //! Asks every part of the session for its share of the report. It must not change the state of any part.
 
 use storlock_check::checker::Checker;
+use storlock_check::contract::{Routine, contract};
 use storlock_check::event::{Context, InCallback};
 use storlock_check::rules::Verdict;
 
 use super::KERNEL_MODE;
 use super::config::{End, EndKind};
 use super::decode;
+use super::entries::export_name;
 use super::guest::{Guest, Names};
 use super::guest_check::{Seen, machine_rows};
 use super::hang;
@@ -17,8 +19,8 @@ use super::log::Log;
 use super::state::State;
 use crate::outcome::{self, Condition};
 use crate::report::{
-    BugCheck, ConditionNote, Cost, Doubt, EndOfRun, FaultInfo, GuestCheck, Places, ProcessorState, Reason, Report,
-    Rule, SCHEMA,
+    BugCheck, ConditionNote, Cost, Coverage, Doubt, EndOfRun, FaultInfo, GuestCheck, Places, ProcessorState, Reason,
+    Report, Rule, SCHEMA,
 };
 use crate::vmi::recorder::Recorder;
 use crate::vmi::{CpuState, GuestMemory};
@@ -163,6 +165,7 @@ pub(super) fn report(state: &State, end: &End) -> Report {
         rules: Rule::all(&config.rules),
         findings: state.ledger.all_reported(),
         calls: state.ledger.calls(guest.modules()),
+        coverage: coverage(state),
         locks: state.ledger.lock_summary(),
         cost: cost(state, end),
         trace: end.trace.clone(),
@@ -175,6 +178,18 @@ pub(super) fn report(state: &State, end: &End) -> Report {
         notes: state.log.notes().iter().chain(&end.notes).cloned().collect(),
         timeline: None,
     }
+}
+
+/// The lock call sites of the driver under test, once it is known where that is.
+fn coverage(state: &State) -> Option<Coverage> {
+    let driver = state.target.module().filter(|_| state.discovery.is_armed())?;
+    let always = |routine: &&Routine| {
+        let row = contract(**routine);
+        state.watching.always_watches(&export_name(row.module, row.export))
+    };
+    let watched = Routine::ALL.iter().filter(always).copied().collect();
+    let modules = state.guest.module_list();
+    Some(state.coverage.told(state.guest.names(), &modules, driver, watched))
 }
 
 /// The rows of `--check-guest`; none if it was not asked for.

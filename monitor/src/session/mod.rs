@@ -10,6 +10,7 @@ mod arm;
 mod callbacks;
 mod calls;
 pub mod config;
+mod coverage;
 mod debug_print;
 pub mod debugger;
 mod decode;

@@ -240,6 +240,11 @@ fn replay(state: &mut State, event: &Event, time: Option<u64>) {
         _ => {}
     }
     let (response, not_judged) = state.ledger.replay(event, time);
+    match (&event.kind, state.target.module()) {
+        (EventKind::FaultInjected { .. }, _) => state.coverage.fault_injected(),
+        (EventKind::LockCall(call), Some(driver)) => state.coverage.replayed(driver, call, event.sequence),
+        _ => {}
+    }
     if let EventKind::LockCall(call) = &event.kind
         && not_judged
     {

@@ -15,6 +15,7 @@ use storlock_check::identity::LockIdentity;
 use super::arm::{self, AtArming};
 use super::callbacks::Callbacks;
 use super::config::Config;
+use super::coverage::Coverage;
 use super::debug_print::DebugLog;
 use super::decode::{self, Decoded, LockWord};
 use super::discovery::Discovery;
@@ -66,6 +67,7 @@ pub(crate) struct State {
     pub(super) target: Target,
     pub(super) watching: Watching,
     pub(super) callbacks: Callbacks,
+    pub(super) coverage: Coverage,
     pub(super) module_changes: ModuleChanges,
     pub(super) ledger: Ledger,
     pages: LockPages,
@@ -88,6 +90,7 @@ impl State {
             target: Target::default(),
             watching: Watching::new(&config, in_force),
             callbacks: Callbacks::default(),
+            coverage: Coverage::default(),
             module_changes: ModuleChanges::default(),
             pages: LockPages::default(),
             ledger: Ledger::new(config.run.seed, &config.rules, trace),
@@ -198,6 +201,10 @@ impl State {
         }
         let (response, not_judged) = self.ledger.append_call(call);
         let cookie = self.ledger.sequence();
+        if let Some(driver) = self.target.module() {
+            let parts = (&mut self.callbacks, self.guest.names_mut());
+            self.coverage.called(cpu, parts, driver, &call, cookie);
+        }
         let own = |driver: &ModuleInfo| driver.contains(call.context.return_address);
         if row.role != Role::Release && self.target.module().is_some_and(own) {
             self.ledger.acquired_now();
@@ -250,6 +257,7 @@ impl State {
     /// The emulated hardware has had the fault with that number.
     pub(super) fn fault_injected(&mut self, fault: u64) {
         self.ledger.append(EventKind::FaultInjected { fault });
+        self.coverage.fault_injected();
     }
 
     /// The machine starts again: what was known of the kernel and of locks is void, what was found stays. It has taken the

@@ -8,6 +8,7 @@ mod choice;
 mod hidden;
 pub(crate) mod listing;
 mod prohibited;
+mod sites;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -19,6 +20,7 @@ use storlock_check::contract::{CONTRACTS, Contract, Role, Routine, RoutineSet, S
 use self::choice::{choose, judged};
 use self::hidden::{Unnamed, hidden_calls};
 pub(crate) use self::prohibited::prohibited_imports;
+pub(crate) use self::sites::LockSites;
 pub(crate) use self::uses::Uses;
 pub(crate) use self::why::WITNESS;
 use self::why::{left_out, purpose};

@@ -28,6 +28,7 @@ fn passed(values: &[u32], not_known: Option<NotKnown>) -> Uses {
         slot: 0,
         values: values.to_vec(),
         calls: 3,
+        sites: Vec::new(),
         not_known,
     }])
 }

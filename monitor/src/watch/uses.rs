@@ -1,4 +1,5 @@
-//! What the driver's code wants from exports that are many routines in one, as their first argument shows.
+//! What the driver's code does with the lock routines that it imports: where it calls them, and what it wants from exports
+//! that are many routines in one, as their first argument shows.
 //!
 //! Talks to the reader of code and to the contract table. It must not choose anything.
 
@@ -8,10 +9,10 @@ use storlock_check::contract::{CONTRACTS, Contract, SystemModule};
 use super::why::listed;
 use super::{exports, name_of};
 use crate::report::ImportUse;
-use crate::windows::arguments::{FirstArguments, SLOTS};
+use crate::windows::arguments::{FirstArguments, SLOTS, Slot};
 use crate::windows::{Import, ImportName, Imports};
 
-/// What the driver's code passes to the imports that are many routines in one. By default nothing is known of it.
+/// What the driver's code does with lock routines. By default nothing is known of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Uses(Vec<FirstArguments>);
 
@@ -22,17 +23,25 @@ impl Uses {
         Self(known)
     }
 
-    /// The slots of the imports that are many routines in one.
+    /// The slots of the imports to look at: those that are many routines in one, then other lock routines.
     #[must_use]
-    pub fn slots(imports: &Imports) -> Vec<u32> {
-        let entries = imports.entries().iter().filter(|import| is_multiplexed(import));
-        entries.map(|import| import.slot).take(SLOTS).collect()
+    pub(crate) fn slots(imports: &Imports) -> Vec<Slot> {
+        let of = |wanted: fn(&Import) -> bool| imports.entries().iter().filter(move |import| wanted(import));
+        let multiplexed = of(is_multiplexed).map(|import| Slot::Values(import.slot));
+        let plain = of(is_plain).map(|import| Slot::Calls(import.slot));
+        multiplexed.chain(plain).take(SLOTS).collect()
     }
 
-    /// Whether all imports of that kind were looked at.
+    /// Whether all imports that are many routines in one were looked at.
     #[must_use]
     pub(crate) fn cover(&self, imports: &Imports) -> bool {
-        Self::slots(imports).into_iter().all(|slot| self.of(slot).is_some())
+        let mut slots = Self::slots(imports).into_iter();
+        slots.all(|slot| matches!(slot, Slot::Calls(_)) || self.of(slot.rva()).is_some())
+    }
+
+    /// What was found of an import.
+    pub(super) fn calls_of(&self, import: &Import) -> Option<&FirstArguments> {
+        self.of(import.slot)
     }
 
     /// Whether the driver can call a routine by its import. What is not known it can.
@@ -104,4 +113,10 @@ fn rows_of(import: &Import) -> impl Iterator<Item = &'static Contract> {
 
 fn is_multiplexed(import: &Import) -> bool {
     rows_of(import).next().is_some()
+}
+
+/// Whether an import is one lock routine and nothing else.
+fn is_plain(import: &Import) -> bool {
+    let mut rows = CONTRACTS.iter().filter(|row| row.selector.is_none());
+    rows.any(|row| import.is_named(row.export) && exports(&import.module, row))
 }

@@ -108,6 +108,26 @@ impl Callbacks {
         calling.filter(|callback| calls(PORT_DRIVER) || callback.is_interrupt_routine() && calls(KERNEL))
     }
 
+    /// The callback around a call that returns into the driver, if any callback is known; `exact` as for [`Self::calling`].
+    pub(crate) fn around(
+        &mut self,
+        cpu: &impl CpuState,
+        names: &mut Names,
+        driver: &ModuleInfo,
+        exact: bool,
+    ) -> Option<Callback> {
+        if self.known.is_empty() {
+            return None;
+        }
+        self.calling(cpu, names, driver, exact)
+    }
+
+    /// The callback whose function begins there.
+    pub(crate) fn of_function(&self, cpu: &impl CpuState, driver: &ModuleInfo, begin: u64) -> Option<Callback> {
+        let image = (!self.known.is_empty()).then(|| Image::read(cpu, driver.base).ok())??;
+        self.at(cpu, &image, begin)
+    }
+
     /// The callback whose function a frame is of.
     fn function_of(&self, cpu: &impl CpuState, image: &Image, frame: &Frame) -> Option<Callback> {
         self.at(cpu, image, begin_of(cpu, image, frame)?)

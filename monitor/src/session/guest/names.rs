@@ -83,12 +83,29 @@ impl Names {
         }
     }
 
+    /// By whom the routine is called that the processor is about to enter; `None` before the guest's kernel is known.
+    pub(crate) fn attributed(&mut self, cpu: &(impl CpuState + ?Sized)) -> Option<windows::Attribution> {
+        let list = self.list.as_mut()?;
+        Some(windows::attribute(cpu, list, &cpu.registers()).attribution)
+    }
+
     /// Adds names and lines from the files that the run was started with to a return address of which module and offset are known.
     pub(crate) fn name_place(&self, place: &mut Location, modules: &[ModuleInfo]) {
+        self.name(place, modules, 1);
+    }
+
+    /// The same for the first instruction of a function.
+    pub(crate) fn name_function(&self, place: &mut Location, modules: &[ModuleInfo]) {
+        self.name(place, modules, 0);
+    }
+
+    /// `back`: so many bytes before the place is the code that it is about.
+    fn name(&self, place: &mut Location, modules: &[ModuleInfo], back: u32) {
         let (Some(module), Some(offset)) = (&place.module, place.offset) else {
             return;
         };
-        let Some(before) = offset.checked_sub(1).and_then(|offset| u32::try_from(offset).ok()) else {
+        let before = offset.checked_sub(u64::from(back));
+        let Some(before) = before.and_then(|offset| u32::try_from(offset).ok()) else {
             return;
         };
         let Some(size) = modules
@@ -99,7 +116,7 @@ impl Names {
             return;
         };
         let (symbol, source) = self.symbols.in_file(module, size, before);
-        place.symbol = symbol.map(|(name, distance)| (name.to_owned(), u64::from(distance) + 1));
+        place.symbol = symbol.map(|(name, distance)| (name.to_owned(), u64::from(distance) + u64::from(back)));
         place.source = source.map(|(file, line)| SourceLine {
             file: file.to_owned(),
             line,

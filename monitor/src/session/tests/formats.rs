@@ -13,12 +13,13 @@ use crate::report::conformance::{
 };
 use crate::report::timeline::{Clock, Hold, LockClass, Mark, OrderEdge, TimedLock, Timeline};
 use crate::report::{
-    BugCheck, Called, Cause, Choice, ConditionNote, DebugLine, DebugPrint, DumpInfo, DumpedExport, FaultInfo, Format,
-    GuestCheck, ImageInfo, ImageRole, ImportUse, Location, LockRoutine, Note, PlannedRotation, PlannedTurns,
-    ProcessorState, Purpose, Reason, SourceLine, StackEnd, TraceInfo, TurnsBecause, UnknownRelease, UnnamedImports,
-    WatchChoice,
+    BugCheck, CallPath, Called, Cause, Choice, ConditionNote, Coverage, CoverageTotals, CoveredSite, DebugLine,
+    DebugPrint, DumpInfo, DumpedExport, FaultInfo, Format, GuestCheck, ImageInfo, ImageRole, ImportUse, Location,
+    LockRoutine, Note, OpenExport, PlannedRotation, PlannedTurns, ProcessorState, Purpose, Reason, SiteFound,
+    SiteState, SourceLine, StackEnd, TraceInfo, TurnsBecause, UnknownRelease, UnnamedImports, WatchChoice,
 };
 use crate::timing::Spread;
+use crate::windows::arguments::NotKnown;
 
 /// The page's own script.
 const PAGE_SCRIPT: &str = include_str!("../../report/render/html/page.js");
@@ -42,6 +43,47 @@ fn reports() -> Vec<(String, Report)> {
     let mut reports: Vec<_> = played.collect();
     reports.push(("everything".to_owned(), everything()));
     reports
+}
+
+/// Lock call sites in all states, of every kind.
+fn coverage(place: &Location) -> Coverage {
+    let site = |state, tail, found, calls| CoveredSite {
+        routine: LockRoutine(storlock_check::contract::Routine::KeReleaseSpinLock),
+        place: place.clone(),
+        tail,
+        found,
+        state,
+        calls,
+        after_fault: calls,
+        paths: vec![CallPath {
+            callback: Some(HOSTILE.to_owned()),
+            after_fault: true,
+            event: 1,
+        }],
+    };
+    let sites = vec![
+        site(SiteState::Reached, false, SiteFound::Run, 3),
+        site(SiteState::NotReached, false, SiteFound::Code, 0),
+        site(SiteState::NotWatched, false, SiteFound::Code, 0),
+        site(SiteState::NotTold, true, SiteFound::Code, 0),
+    ];
+    let open = |reason| OpenExport {
+        export: HOSTILE.to_owned(),
+        reason,
+    };
+    Coverage {
+        totals: CoverageTotals {
+            perhaps: 1,
+            not_kept: 1,
+            ..CoverageTotals::of(&sites)
+        },
+        sites,
+        open: vec![
+            open(None),
+            open(Some(NotKnown::Unreadable)),
+            open(Some(NotKnown::Escapes(7))),
+        ],
+    }
 }
 
 /// A report in which no field is empty, and every text is the guest's.
@@ -99,6 +141,7 @@ pub(super) fn everything() -> Report {
         by_target: true,
         count: 1,
     }];
+    report.coverage = Some(coverage(&place));
     report.cost.handler_ns = Some(Spread::default());
     report.trace = Some(TraceInfo {
         error: Some(text()),

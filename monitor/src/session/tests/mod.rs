@@ -1,6 +1,7 @@
 //! A session on a guest made of bytes: a kernel, a port driver and a driver under test that only exist in memory.
 
 mod callbacks;
+mod coverage;
 mod golden;
 mod odd_guests;
 mod signatures;

@@ -39,6 +39,8 @@ impl History {
             rows: rows.into_iter().map(|(row, _)| row).collect(),
             findings: self.findings()?,
             earlier: self.earlier(job, key.number)?,
+            coverage: self.coverage(key.id)?,
+            reached_before: self.reached_before(job, key)?,
             execution: execution(&shards, uint(run_ms)),
         })
     }

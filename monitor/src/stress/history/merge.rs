@@ -6,16 +6,18 @@
 use std::collections::BTreeMap;
 
 use super::{
-    History, HistoryError, NightKey, ShardRecord, Timing, write_finding, write_row, write_shard, write_sighting,
+    History, HistoryError, NightKey, ShardRecord, Timing, coverage, write_finding, write_row, write_shard,
+    write_sighting,
 };
 use crate::stress::planning::Shard;
-use crate::stress::triage::Row;
+use crate::stress::triage::{Row, SiteCoverage};
 
 /// A night as it is taken over.
 struct Part {
     night: super::NewNight,
     shards: Vec<ShardRecord>,
     rows: Vec<(Row, Timing)>,
+    coverage: SiteCoverage,
 }
 
 impl History {
@@ -31,6 +33,7 @@ impl History {
                     night: other.new_night(&job, &key)?,
                     shards: other.shards(key.id)?,
                     rows: other.rows(key.id)?,
+                    coverage: other.coverage(key.id)?,
                 };
                 parts.push(self.what_is_new(part)?);
             }
@@ -48,6 +51,7 @@ impl History {
             for shard in &part.shards {
                 write_shard(&transaction, key.id, shard)?;
             }
+            coverage::write(&transaction, key.id, &part.coverage)?;
             for (row, timing) in &part.rows {
                 write_row(&transaction, key.id, row, *timing)?;
                 for signature in &row.findings {

@@ -3,6 +3,7 @@
 //! Talks to SQLite. An iteration is written in one transaction, so that it counts wholly or not at all. The journal is
 //! SQLite's default, which also works on network file systems. It must not know how runs are carried out or judged.
 
+mod coverage;
 mod load;
 mod merge;
 mod records;
@@ -17,9 +18,9 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, param
 
 pub use self::records::{NewNight, NightKey, ShardRecord, ShardState, Timing};
 pub use self::view::{JobView, SignatureView, ViewStatus};
-use super::triage::Row;
 use super::triage::finding::{Finding, Weight};
 use super::triage::report::case_directory;
+use super::triage::{Row, SiteCoverage};
 
 /// Name of the database in an output directory.
 pub const FILE: &str = "history.sqlite";
@@ -228,6 +229,7 @@ impl History {
         night: i64,
         row: &Row,
         findings: &[Finding],
+        coverage: &SiteCoverage,
         timing: Timing,
         shard: &ShardRecord,
     ) -> Result<(), HistoryError> {
@@ -239,6 +241,7 @@ impl History {
         for signature in &row.findings {
             write_sighting(&transaction, signature, night, row.iteration, row.attempt)?;
         }
+        coverage::write(&transaction, night, coverage)?;
         write_shard(&transaction, night, shard)?;
         transaction.commit()?;
         Ok(())

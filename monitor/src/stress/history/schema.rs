@@ -11,7 +11,8 @@ use super::HistoryError;
 const APPLICATION: i32 = 0x5354_4c4b;
 
 /// What makes a database of version N one of version N + 1. Never changed, only added to.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE nights (
         id INTEGER PRIMARY KEY,
         job TEXT NOT NULL,
@@ -65,7 +66,29 @@ const MIGRATIONS: &[&str] = &["
         FOREIGN KEY (night, iteration, attempt) REFERENCES iterations (night, iteration, attempt)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX sightings_of_iteration ON sightings (night, iteration, attempt);
-"];
+",
+    "
+    CREATE TABLE sites (
+        night INTEGER NOT NULL REFERENCES nights (id),
+        routine TEXT NOT NULL,
+        place INTEGER NOT NULL,
+        name TEXT NOT NULL,
+        told INTEGER NOT NULL,
+        PRIMARY KEY (night, routine, place)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE reached (
+        night INTEGER NOT NULL,
+        routine TEXT NOT NULL,
+        place INTEGER NOT NULL,
+        callback TEXT NOT NULL,
+        after_fault INTEGER NOT NULL,
+        iteration INTEGER NOT NULL,
+        attempt INTEGER NOT NULL,
+        PRIMARY KEY (night, routine, place, callback, after_fault),
+        FOREIGN KEY (night, routine, place) REFERENCES sites (night, routine, place)
+    ) STRICT, WITHOUT ROWID;
+",
+];
 
 /// Makes what was opened a database of this version.
 ///

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::stress::planning::Shard;
+use crate::stress::triage::coverage::tests::run;
 use crate::stress::triage::finding::FindingKind;
 use crate::stress::triage::{Baseline, Date, JobReport, Verdict, triage};
 
@@ -57,6 +58,13 @@ fn new_night(number: u64) -> NewNight {
     }
 }
 
+/// What a run has shown of lock call sites: each reaches others, some only after a fault.
+fn coverage(iteration: u64) -> SiteCoverage {
+    let reached = |site: u64| (iteration % (site + 2) == 0).then_some(site % 2 == 1);
+    let sites: Vec<_> = (0..6).map(|site| (site, iteration % 5 > 1, reached(site))).collect();
+    run(iteration, 0, &sites)
+}
+
 /// A history in memory, with these iterations of a night.
 fn history(number: u64, share: Shard, rows: &[Row]) -> History {
     let mut history = History::open(Path::new(":memory:")).unwrap();
@@ -73,7 +81,10 @@ fn add(history: &mut History, number: u64, share: Shard, rows: &[Row]) {
             duration_ms: row.iteration,
         };
         let running = shard(share, ShardState::Running);
-        history.record(night.id, row, &findings, timing, &running).unwrap();
+        let coverage = coverage(row.iteration);
+        history
+            .record(night.id, row, &findings, &coverage, timing, &running)
+            .unwrap();
     }
     history
         .set_shard(night.id, &shard(share, ShardState::Complete))
@@ -115,12 +126,14 @@ fn an_iteration_counts_once() {
         key.id,
         &row(0, &[]),
         &[],
+        &coverage(7),
         Timing::default(),
         &shard(Shard::WHOLE, ShardState::Running),
     );
     assert!(again.is_err());
     assert_eq!(history.load("job", &key).unwrap().rows, [row(0, &["aa"])]);
-    // The share's state was not written either.
+    // Neither what it reached nor the share's state was written.
+    assert_eq!(history.load("job", &key).unwrap().coverage, coverage(0));
     assert_eq!(history.shards(key.id).unwrap()[0].state, ShardState::Complete);
 }
 
@@ -160,6 +173,48 @@ fn earlier_nights_say_what_is_open_and_what_is_gone() {
     assert_eq!(view.findings[1].nights.len(), 2);
     assert_eq!(history.first_runs("job", "bb", 1).unwrap(), [(0, 1, 0)]);
     assert_eq!(history.first_runs("job", "bb", 9).unwrap(), [(0, 1, 0), (1, 0, 0)]);
+}
+
+#[test]
+fn the_sites_that_nights_have_reached_add_up_for_one_build_of_the_driver() {
+    let mut history = history(0, Shard::WHOLE, &[row(1, &[])]);
+    add(&mut history, 1, Shard::WHOLE, &[row(4, &[]), row(2, &[])]);
+    let told = report(&history, 1).coverage.unwrap();
+    assert_eq!((told.sites, told.reached, told.new), (6, 2, Some(2)), "{told:?}");
+    let growth: Vec<_> = told
+        .growth
+        .iter()
+        .map(|point| (point.iteration, point.reached))
+        .collect();
+    assert_eq!(
+        growth,
+        [(2, 1), (4, 2)],
+        "the first run counts, not the first that was written"
+    );
+    let first = report(&history, 0).coverage.unwrap();
+    assert_eq!((first.reached, first.new), (0, None), "no night came before");
+    let driver = Some(("a.sys".to_owned(), Some("11".to_owned())));
+    let other = NewNight { driver, ..new_night(2) };
+    let key = history.begin(&other).unwrap();
+    let running = shard(Shard::WHOLE, ShardState::Running);
+    let one = run(3, 0, &[(0, true, Some(false))]);
+    history
+        .record(key.id, &row(3, &[]), &[], &one, Timing::default(), &running)
+        .unwrap();
+    let told = report(&history, 2).coverage.unwrap();
+    assert_eq!(
+        (told.sites, told.reached, told.new),
+        (1, 1, None),
+        "another build has other offsets"
+    );
+    let view = history.view("job").unwrap();
+    assert_eq!(view.coverage.unwrap().sites, 1);
+    let nights: Vec<_> = view
+        .nights
+        .iter()
+        .map(|night| (night.sites_reached, night.sites))
+        .collect();
+    assert_eq!(nights, [(0, 6), (2, 6), (1, 1)]);
 }
 
 #[test]
@@ -285,6 +340,7 @@ fn a_database_that_may_not_grow_says_that_it_is_full() {
                 night.id,
                 &row(iteration, &["aa"]),
                 &[finding("aa")],
+                &coverage(iteration),
                 Timing::default(),
                 &record,
             )

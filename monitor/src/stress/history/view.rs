@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use super::{History, HistoryError};
+use crate::stress::triage::SiteCoverage;
 use crate::stress::triage::baseline::timestamp;
+use crate::stress::triage::coverage::CoverageReport;
 use crate::stress::triage::finding::FindingKind;
 use crate::stress::triage::rate::Rate;
 
@@ -14,6 +16,8 @@ pub struct JobView {
     pub job: String,
     /// Its nights, by number.
     pub(crate) nights: Vec<NightView>,
+    /// The lock call sites of the last night's driver, in all nights with it; nothing if none has watched it.
+    pub(crate) coverage: Option<CoverageReport>,
     /// Its findings: those of the last night first.
     pub findings: Vec<SignatureView>,
 }
@@ -29,6 +33,10 @@ pub(crate) struct NightView {
     pub iterations: u64,
     /// Different findings.
     pub findings: u64,
+    /// Lock call sites of the driver that were reached, and that are known.
+    pub(crate) sites_reached: u64,
+    /// Those that are known.
+    pub(crate) sites: u64,
     /// SHA-256 of the driver.
     pub(crate) driver_sha256: Option<String>,
     /// Whether all shards came to their end.
@@ -148,8 +156,26 @@ impl History {
         Ok(JobView {
             job: job.to_owned(),
             nights,
+            coverage: self.coverage_view(job)?,
             findings,
         })
+    }
+
+    /// The sites of the last night's driver. Iterations count from 0 in each night, so the growth is left out.
+    fn coverage_view(&self, job: &str) -> Result<Option<CoverageReport>, HistoryError> {
+        let Some(last) = self.last_night(job)? else {
+            return Ok(None);
+        };
+        let mut all = SiteCoverage::default();
+        for night in self.nights_of_driver(job, &last)? {
+            all.add(self.coverage(night.id)?);
+        }
+        let before = self.reached_before(job, &last)?;
+        let told = CoverageReport {
+            growth: Vec::new(),
+            ..all.told(before.as_ref())
+        };
+        Ok((told.sites > 0).then_some(told))
     }
 
     fn night_views(&self, job: &str, hits: &[(String, u64, u64)]) -> Result<Vec<NightView>, HistoryError> {
@@ -157,7 +183,10 @@ impl History {
         let mut views = Vec::new();
         for key in self.nights(job)? {
             let night = self.new_night(job, &key)?;
+            let coverage = self.coverage(key.id)?;
             views.push(NightView {
+                sites_reached: coverage.reached_sites().len() as u64,
+                sites: coverage.sites.len() as u64,
                 night: key.number,
                 started: times
                     .get(&key.number)

@@ -21,7 +21,7 @@ use crate::run::spec::RunSpec;
 use crate::stress::case::RUN_FILE;
 use crate::stress::history::Timing;
 use crate::stress::planning::SerialFinding;
-use crate::stress::triage::{Finding, Verdict, findings, verdict};
+use crate::stress::triage::{Finding, SiteCoverage, Verdict, findings, verdict};
 
 /// Tells a child the process with which it ends.
 pub(crate) const PARENT_VARIABLE: &str = "STORLOCK_PARENT";
@@ -63,6 +63,8 @@ pub(crate) enum Outcome {
         reason: Option<String>,
         /// What was found.
         findings: Vec<Finding>,
+        /// Which lock call sites it has reached.
+        coverage: SiteCoverage,
         /// When it was.
         timing: Timing,
     },
@@ -158,6 +160,7 @@ impl Child {
             verdict: Verdict::HostFailed,
             reason: Some(reason),
             findings: vec![Finding::host(class)],
+            coverage: SiteCoverage::default(),
             timing,
         };
         let said = last_line(&self.directory.join(STDERR));
@@ -200,6 +203,7 @@ impl Child {
             verdict,
             reason,
             findings: found,
+            coverage: SiteCoverage::of(&report),
             timing,
         }
     }

@@ -251,13 +251,14 @@ impl Supervisor {
             directory,
             outcome,
         } = done;
-        let (verdict, reason, findings, timing) = match outcome.map_err(io("a run cannot be started"))? {
+        let (verdict, reason, findings, coverage, timing) = match outcome.map_err(io("a run cannot be started"))? {
             Outcome::Result {
                 verdict,
                 reason,
                 findings,
+                coverage,
                 timing,
-            } => (verdict, reason, findings, timing),
+            } => (verdict, reason, findings, coverage, timing),
             Outcome::Impossible(text) => return Err(RunnerError::Usage(text)),
             Outcome::Cancelled => {
                 OutputDirectory::discard(&directory);
@@ -279,7 +280,9 @@ impl Supervisor {
         self.begun.shard.ended_at = now();
         let kept = self.keep(&directory, &task, &findings)?;
         let night = self.begun.night.id;
-        match self.history.record(night, &row, &findings, timing, &self.begun.shard) {
+        let coverage = coverage.of_run(task.iteration, task.attempt);
+        let shard = &self.begun.shard;
+        match self.history.record(night, &row, &findings, &coverage, timing, shard) {
             Err(error) if error.is_full() => return Ok(Some(Ending::Full)),
             written => written.map_err(|error| self.failed(error))?,
         }

@@ -4,6 +4,7 @@
 //! carried out.
 
 pub(crate) mod baseline;
+pub(crate) mod coverage;
 pub(crate) mod finding;
 mod judge;
 pub(crate) mod rate;
@@ -11,6 +12,7 @@ pub(crate) mod render;
 pub(crate) mod report;
 
 pub(crate) use self::baseline::{Baseline, Date};
+pub(crate) use self::coverage::SiteCoverage;
 pub(crate) use self::finding::{Finding, FindingKind, Weight, findings};
 pub(crate) use self::judge::{Earlier, Night, Row, Verdict, triage, verdict};
 pub(crate) use self::report::JobReport;

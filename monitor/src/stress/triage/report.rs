@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::baseline::Date;
+use super::coverage::CoverageReport;
 use super::finding::{FindingKind, Weight};
 use super::rate::Rate;
 
@@ -35,6 +36,9 @@ pub(crate) struct JobReport {
     pub iterations: Counts,
     /// The same by plan, in the order of their names.
     pub plans: Vec<PlanReport>,
+    /// Lock call sites of the driver that were reached; nothing if no run has watched it.
+    #[serde(default)]
+    pub(crate) coverage: Option<CoverageReport>,
     /// Findings of this night, by status and kind.
     pub findings: Vec<FindingReport>,
     /// Findings of earlier nights or of the baseline that were not seen.

@@ -19,6 +19,9 @@ const CHUNK: usize = 1 << 20;
 const MAX_FUNCTIONS: usize = 1 << 18;
 /// Bytes of `jmp [rip+displacement]` without a prefix.
 const THUNK: u32 = 6;
+/// Return addresses of the calls of one function, and how many functions that jump there are gone through.
+const MAX_RETURNS: usize = 256;
+const MAX_JUMPERS: usize = 64;
 /// Bytes of a `RUNTIME_FUNCTION`.
 const RUNTIME_FUNCTION: usize = 12;
 
@@ -104,6 +107,31 @@ impl Code {
         let mut from: Vec<usize> = branches.map(|branch| branch.from).collect();
         from.dedup();
         from
+    }
+
+    /// Where the calls of a function return to, as far as code of the image makes them; a function that jumps there has its
+    /// own callers return there.
+    pub(super) fn returns_of(&self, start: u32) -> Vec<u32> {
+        let (mut open, mut seen, mut returns) = (vec![start], HashSet::from([start]), Vec::new());
+        while let Some(target) = open.pop() {
+            for function in self.callers_of(target) {
+                for instruction in self.decode(function) {
+                    if near_target(&instruction).and_then(|address| self.rva(address)) != Some(target) {
+                        continue;
+                    }
+                    let from = self.start_of(function);
+                    if is_call(&instruction) {
+                        returns.extend(self.rva(instruction.next_ip()));
+                    } else if seen.len() < MAX_JUMPERS && seen.insert(from) {
+                        open.push(from);
+                    }
+                }
+                if returns.len() >= MAX_RETURNS {
+                    return returns;
+                }
+            }
+        }
+        returns
     }
 
     /// Whether a jump is all that is there.
@@ -273,6 +301,9 @@ impl Code {
 
     /// Looks at every byte for a reference to a slot that is none of the instructions that are known.
     fn find_hidden(&mut self, known: &HashSet<u32>) {
+        let (Some(&lowest), Some(&highest)) = (self.slots.iter().min(), self.slots.iter().max()) else {
+            return;
+        };
         for (rva, bytes) in &self.sections {
             for (at, window) in bytes.windows(4).enumerate() {
                 let Some(displacement) = window.first_chunk() else {
@@ -280,6 +311,9 @@ impl Code {
                 };
                 let place = rva.wrapping_add(at as u32);
                 let target = place.wrapping_add(4).wrapping_add(u32::from_le_bytes(*displacement));
+                if target < lowest || target > highest {
+                    continue;
+                }
                 let Some(index) = self.slots.iter().position(|&slot| slot == target) else {
                     continue;
                 };

@@ -13,6 +13,7 @@ use super::NotKnown;
 use super::code::{Code, goes_on, near_target};
 use super::results;
 use super::values::{ARGUMENT_REGISTERS, State, Value};
+use crate::windows::caller::code::is_call;
 
 /// Registers that a call may change: RAX, RCX, RDX, R8 to R11.
 const VOLATILE: [usize; 7] = [0, 1, 2, 8, 9, 10, 11];
@@ -39,6 +40,10 @@ pub(super) enum Callee {
 pub(super) struct Site {
     /// The instruction.
     pub(super) at: u32,
+    /// The one after it.
+    pub(super) next: u32,
+    /// It is a jump: what is called returns to this function's caller.
+    pub(super) jumps: bool,
     pub(super) value: Value,
 }
 
@@ -76,9 +81,8 @@ pub(super) fn calls(code: &Code, function: usize, callee: Callee, argument: u8) 
     };
     analysis.find_leaders(function);
     analysis.run(function)?;
-    let sites = analysis.sites.into_iter().map(|(at, value)| Site { at, value });
     Ok(Flow {
-        sites: sites.collect(),
+        sites: analysis.sites.into_values().collect(),
         escapes: analysis.escapes,
     })
 }
@@ -95,7 +99,8 @@ struct Analysis<'a> {
     leaders: BTreeSet<usize>,
     /// What comes to each leader.
     states: BTreeMap<usize, State>,
-    sites: BTreeMap<u32, Value>,
+    /// By the instruction.
+    sites: BTreeMap<u32, Site>,
     escapes: Option<u32>,
     steps: usize,
     info: InstructionInfoFactory,
@@ -262,7 +267,7 @@ impl Analysis<'_> {
 
     /// A call, or a jump to another function.
     fn call(&mut self, instruction: &Instruction, state: &State) {
-        let (mut slots, mut through) = (0, None);
+        let (mut slots, mut through) = (0_u32, None);
         if let Some(target) = near_target(instruction) {
             if self.code.rva(target).map(Callee::Function) == Some(self.callee) {
                 self.site(instruction, state);
@@ -302,8 +307,13 @@ impl Analysis<'_> {
     fn site(&mut self, instruction: &Instruction, state: &State) {
         let at = self.code.rva(instruction.ip()).unwrap_or(0);
         let register = ARGUMENT_REGISTERS.get(usize::from(self.argument)).copied().unwrap_or(1);
-        let value = self.sites.entry(at).or_default();
-        *value = value.join(&state.0[register]);
+        let site = self.sites.entry(at).or_insert(Site {
+            at,
+            next: at.saturating_add(instruction.len() as u32),
+            jumps: !is_call(instruction),
+            value: Value::default(),
+        });
+        site.value = site.value.join(&state.0[register]);
     }
 
     fn escape(&mut self, instruction: &Instruction) {

@@ -4,7 +4,8 @@
 //! A routine that does many things by a number, such as `StorPortNotification`, is imported by nearly every driver;
 //! only the driver's code shows what it wants from the routine. Each reference to the import's slot is found, and the
 //! register of the argument is followed within the function that makes the call; if the value is the function's own
-//! argument, also in the functions that call it. What cannot be followed is reported as unknown, with the place.
+//! argument, also in the functions that call it. What cannot be followed is reported as unknown, with the place. Of an import
+//! that does one thing only, the places of its calls are found.
 //!
 //! Talks to [`GuestMemory`] and to the decoder. It must not know what a value means. The image is hostile: code,
 //! functions, callers and steps are bounded.
@@ -16,7 +17,7 @@ mod results;
 mod tests;
 mod values;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -27,11 +28,17 @@ use super::Image;
 use crate::vmi::GuestMemory;
 
 /// Slots of imports that are followed in one image at most: a [`Value`] has a bit for each.
-pub(crate) const SLOTS: usize = 8;
+pub(crate) const SLOTS: usize = 32;
 /// Functions that pass their own argument on, all together.
 const WRAPPERS: usize = 64;
 /// Values that are listed for one import.
 const VALUES: usize = 64;
+/// Places of calls of one import.
+const SITES: usize = 1024;
+/// What compilers put behind a call of an import that the loader may replace by a longer one, through a stub that is safe
+/// from speculation: a `nop` of five bytes, to the end of which the longer one returns
+/// (Microsoft: "Mitigating Spectre variant 2 with Retpoline on Windows", import optimization).
+const ROOM: [u8; 5] = [0x0f, 0x1f, 0x44, 0x00, 0x00];
 
 /// Why not every value is known. Addresses are relative to the image's base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +83,40 @@ impl std::fmt::Display for NotKnown {
     }
 }
 
+/// An import that is looked for, by its slot relative to the image's base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Slot {
+    /// Its calls, and the values that they pass.
+    Values(u32),
+    /// Its calls only.
+    Calls(u32),
+}
+
+impl Slot {
+    pub(crate) fn rva(self) -> u32 {
+        match self {
+            Self::Values(rva) | Self::Calls(rva) => rva,
+        }
+    }
+}
+
+/// A place that calls an import. Addresses are relative to the image's base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CallSite {
+    /// Where the call returns to; of a jump, where its function begins: all jumps of a function to one import are one place.
+    pub(crate) place: u32,
+    /// It is a jump, as the last thing that the function does.
+    pub(crate) tail: bool,
+    /// Return addresses that the routine can find on the stack.
+    pub(crate) returns: Vec<u32>,
+    /// Others than callers in the image, to which these return addresses belong, can come to the jump.
+    pub(crate) from_outside: bool,
+    /// The values that it passes, if they were looked for.
+    pub(crate) values: Vec<u32>,
+    /// It may pass others.
+    pub(crate) open: bool,
+}
+
 /// What the calls of one import pass as their first argument, of which 32 bits count.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FirstArguments {
@@ -85,6 +126,9 @@ pub struct FirstArguments {
     pub values: Vec<u32>,
     /// Places that call it, those by way of a function that passes its argument on included.
     pub calls: u32,
+    /// Where they are, without those of a function that passes its argument on.
+    #[serde(default)]
+    pub(crate) sites: Vec<CallSite>,
     /// Why there may be others.
     pub(crate) not_known: Option<NotKnown>,
 }
@@ -97,17 +141,18 @@ impl FirstArguments {
     }
 }
 
-/// What the code of an image passes to the imports with these slots, of which the first [`SLOTS`] are looked at.
+/// What the code of an image does with the imports with these slots, of which the first [`SLOTS`] are looked at.
 #[must_use]
 pub(crate) fn first_arguments(
     memory: &(impl GuestMemory + ?Sized),
     image: &Image,
-    slots: &[u32],
+    slots: &[Slot],
 ) -> Vec<FirstArguments> {
     let slots = &slots[..slots.len().min(SLOTS)];
-    let code = match Code::read(memory, image, slots) {
+    let rvas: Vec<u32> = slots.iter().map(|slot| slot.rva()).collect();
+    let code = match Code::read(memory, image, &rvas) {
         Ok(code) => code,
-        Err(reason) => return slots.iter().map(|&slot| unknown(slot, reason)).collect(),
+        Err(reason) => return rvas.into_iter().map(|slot| unknown(slot, reason)).collect(),
     };
     let of = |(index, &slot)| Search::new(&code, index, slot).run();
     slots.iter().enumerate().map(of).collect()
@@ -148,6 +193,7 @@ fn unknown(slot: u32, reason: NotKnown) -> FirstArguments {
         slot,
         values: Vec::new(),
         calls: 0,
+        sites: Vec::new(),
         not_known: Some(reason),
     }
 }
@@ -156,7 +202,11 @@ fn unknown(slot: u32, reason: NotKnown) -> FirstArguments {
 struct Search<'a> {
     code: &'a Code,
     index: usize,
-    slot: u32,
+    slot: Slot,
+    /// Functions that are nothing but a jump to the import, as linkers make them: their callers call it.
+    thunks: HashSet<Callee>,
+    /// By place, and whether it is a jump; with each, whether the function's own argument goes on.
+    sites: BTreeMap<(u32, bool), (CallSite, bool)>,
     /// Functions that pass an argument of theirs on, each with the number of that argument, and their callers to look at.
     open: Vec<(Callee, u8)>,
     seen: HashSet<(Callee, u8)>,
@@ -166,16 +216,18 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(code: &'a Code, index: usize, slot: u32) -> Self {
+    fn new(code: &'a Code, index: usize, slot: Slot) -> Self {
         Self {
             code,
             index,
             slot,
+            thunks: HashSet::new(),
+            sites: BTreeMap::new(),
             open: Vec::new(),
             seen: HashSet::new(),
             values: BTreeSet::new(),
             calls: 0,
-            not_known: code.hidden(slot).map(NotKnown::Hidden),
+            not_known: code.hidden(slot.rva()).map(NotKnown::Hidden),
         }
     }
 
@@ -184,9 +236,19 @@ impl<'a> Search<'a> {
         while let Some((callee, argument)) = self.open.pop() {
             self.look(callee, argument);
         }
+        let values: Vec<u32> = self.values.into_iter().collect();
+        let site = |(mut site, passes_on): (CallSite, bool)| {
+            if passes_on {
+                // Which caller of the function passes what is not kept apart.
+                site.open |= self.not_known.is_some();
+                site.values.clone_from(&values);
+            }
+            site
+        };
         FirstArguments {
-            slot: self.slot,
-            values: self.values.into_iter().collect(),
+            slot: self.slot.rva(),
+            sites: self.sites.into_values().map(site).collect(),
+            values,
             calls: self.calls,
             not_known: self.not_known,
         }
@@ -226,7 +288,7 @@ impl<'a> Search<'a> {
                         self.fail(NotKnown::Escapes(at));
                     }
                     for site in flow.sites {
-                        self.take(function, site);
+                        self.take(function, callee, argument, site);
                     }
                 }
                 Err(reason) => self.fail(reason),
@@ -235,19 +297,63 @@ impl<'a> Search<'a> {
     }
 
     /// Takes what one call passes.
-    fn take(&mut self, function: usize, Site { at, value }: Site) {
+    fn take(&mut self, function: usize, callee: Callee, argument: u8, site: Site) {
         self.calls = self.calls.saturating_add(1);
-        let Value { any, arguments, .. } = value;
-        if any {
-            self.fail(NotKnown::Argument(at));
+        let start = self.code.start_of(function);
+        if matches!(callee, Callee::Slot(_)) || self.thunks.contains(&callee) {
+            if site.jumps && site.at == start {
+                self.thunks.insert(Callee::Function(start));
+                self.follow(Callee::Function(start), argument);
+            } else {
+                self.note(start, site);
+            }
         }
-        self.values.extend(value.known());
+        if matches!(self.slot, Slot::Calls(_)) {
+            return;
+        }
+        let Value { any, arguments, .. } = site.value;
+        if any {
+            self.fail(NotKnown::Argument(site.at));
+        }
+        self.values.extend(site.value.known());
         if self.values.len() > VALUES {
             self.fail(NotKnown::TooMuch);
         }
-        let start = self.code.start_of(function);
         for argument in (0..values::ARGUMENTS).filter(|argument| arguments >> argument & 1 != 0) {
             self.follow(Callee::Function(start), argument);
         }
+    }
+
+    /// Notes the place of a call of the import, in the function that begins at `start`.
+    fn note(&mut self, start: u32, site: Site) {
+        let place = if site.jumps { start } else { site.next };
+        let key = (place, site.jumps);
+        if self.sites.len() >= SITES && !self.sites.contains_key(&key) {
+            return self.fail(NotKnown::TooMuch);
+        }
+        let code = self.code;
+        let (known, passes_on) = self.sites.entry(key).or_insert_with(|| {
+            let returns = if site.jumps {
+                code.returns_of(start)
+            } else if code.bytes(place..place.saturating_add(ROOM.len() as u32)) == ROOM {
+                vec![place, place.saturating_add(ROOM.len() as u32)]
+            } else {
+                vec![place]
+            };
+            let site = CallSite {
+                place,
+                tail: site.jumps,
+                from_outside: site.jumps && (code.is_taken(start) || returns.is_empty()),
+                returns,
+                values: Vec::new(),
+                open: false,
+            };
+            (site, false)
+        });
+        known.open |= site.value.any;
+        known.values.extend(site.value.known());
+        known.values.sort_unstable();
+        known.values.dedup();
+        *passes_on |= site.value.arguments != 0;
     }
 }

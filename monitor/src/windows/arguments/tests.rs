@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{Coming, FirstArguments, NotKnown, first_arguments, image_comes_to};
+use super::{CallSite, Coming, FirstArguments, NotKnown, Slot, first_arguments, image_comes_to};
 use crate::windows::FileImage;
 use crate::windows::testing::{CODE, DATA, EXCEPTION, PeBuilder, READ_ONLY};
 
@@ -55,6 +55,10 @@ impl Assembler {
     }
 
     fn find(&self, more: impl FnOnce(&mut PeBuilder)) -> FirstArguments {
+        self.look(Slot::Values, more)
+    }
+
+    fn look(&self, wanted: fn(u32) -> Slot, more: impl FnOnce(&mut PeBuilder)) -> FirstArguments {
         let mut image = PeBuilder::new(0x1_4000_0000);
         let slots = image.imports(&[("storport.sys", &["StorPortNotification"])]);
         assert_eq!((slots[0], image.next_rva()), (slot(), TEXT));
@@ -69,7 +73,7 @@ impl Assembler {
         image.directory(EXCEPTION, rva, table.len() as u32);
         more(&mut image);
         let file = FileImage::parse(image.file()).unwrap();
-        first_arguments(&file, file.image(), &slots).remove(0)
+        first_arguments(&file, file.image(), &[wanted(slots[0])]).remove(0)
     }
 
     fn values(&self) -> (Vec<u32>, Option<NotKnown>) {
@@ -220,6 +224,79 @@ fn another_part_of_a_function_is_not_taken_for_a_function() {
     );
 }
 
+/// The places of calls: place, whether it is a jump, return addresses, whether others can come to it, and values.
+type Places = Vec<(u32, bool, Vec<u32>, bool, Vec<u32>)>;
+
+fn places(sites: Vec<CallSite>) -> Places {
+    let one = |site: CallSite| (site.place, site.tail, site.returns, site.from_outside, site.values);
+    sites.into_iter().map(one).collect()
+}
+
+#[test]
+fn the_places_of_calls_are_those_that_a_routine_finds_on_the_stack() {
+    let mut code = Assembler::default();
+    let thunk = code.here();
+    code.relative(JUMP, slot());
+    code.begin();
+    code.mov(1, 4).relative(CALL, slot()).put(&[0x0f, 0x1f, 0x44, 0, 0]); // which leaves room for a longer call
+    let direct = code.here() - 5;
+    code.mov(1, 5).relative(&[0xe8], thunk);
+    let by_thunk = code.here();
+    code.relative(LOAD_RSI, slot()).mov(1, 6).put(CALL_RSI);
+    let by_register = code.here();
+    code.mov(1, 7).relative(CALL, slot() + 8).end();
+    let expected = vec![
+        (direct, false, vec![direct, direct + 5], false, vec![4]),
+        (by_thunk, false, vec![by_thunk], false, vec![5]),
+        (by_register, false, vec![by_register], false, vec![6]),
+    ];
+    assert_eq!(places(code.find(|_| ()).sites), expected);
+    let calls = code.look(Slot::Calls, |_| ());
+    assert_eq!((calls.sites.len(), calls.values, calls.not_known), (3, vec![], None));
+}
+
+#[test]
+fn a_jump_returns_to_the_callers_of_its_function() {
+    let mut code = Assembler::default();
+    let inner = code.begin();
+    code.put(&[0x90]).mov(1, 4).relative(JUMP, slot()).end();
+    let outer = code.begin();
+    code.put(&[0x90]).relative(&[0xe9], inner).end();
+    let caller = code.begin();
+    code.relative(&[0xe8], inner);
+    let first = code.here();
+    code.relative(&[0xe8], outer);
+    let second = code.here();
+    code.end();
+    let found = places(code.find(|_| ()).sites);
+    assert_eq!(found, [(inner, true, vec![first, second], false, vec![4])]);
+    // A pointer to the function is a way to come to it that no call shows.
+    let found = code.find(|image| {
+        image.section(".data", DATA, (0x1_4000_0000 + u64::from(inner)).to_le_bytes().to_vec());
+    });
+    assert!(found.sites[0].from_outside && caller > outer);
+}
+
+#[test]
+fn a_wrapper_s_call_is_one_place_that_passes_what_its_callers_pass() {
+    let mut code = Assembler::default();
+    let wrapper = code.begin();
+    code.put(&[0x89, 0xd1]).relative(CALL, slot()); // mov ecx, edx
+    let place = code.here();
+    code.end();
+    code.begin();
+    code.mov(2, 0x21)
+        .relative(&[0xe8], wrapper)
+        .mov(2, 0x22)
+        .relative(&[0xe8], wrapper)
+        .end();
+    let found = code.find(|_| ());
+    assert_eq!(
+        places(found.sites),
+        [(place, false, vec![place], false, vec![0x21, 0x22])]
+    );
+}
+
 /// One instruction of the machines below. Registers are ECX (0), EDX (1) and EBX (2).
 #[derive(Debug, Clone)]
 enum Step {
@@ -303,7 +380,7 @@ fn encode(code: &mut Assembler, step: &Step, target: u32) {
 }
 
 /// Runs the program with these flags; what ECX was at the calls of the import. What a call or the caller left in a register
-/// is a value that no program makes.
+/// is a value that no program makes. `at` is told the number of each step that calls it.
 fn run(steps: &[Step], flags: &mut impl Iterator<Item = bool>) -> Vec<u32> {
     const LEFT: u32 = 0xdead_0000;
     let (mut registers, mut import, mut passed) = ([LEFT; 3], false, Vec::new());

@@ -18,7 +18,7 @@ pub(super) struct Value {
     /// Bit n: what the function was given as argument n.
     pub(super) arguments: u8,
     /// Bit n: the address behind slot n.
-    pub(super) slots: u8,
+    pub(super) slots: u32,
     count: u8,
     constants: [u32; CONSTANTS],
 }

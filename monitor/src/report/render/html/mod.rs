@@ -5,6 +5,7 @@
 //! shown here: all text goes through [`text`], all data through [`data`], and the page's policy allows only this script
 //! and this style, by their digests.
 
+mod coverage;
 mod data;
 mod finding;
 
@@ -42,6 +43,7 @@ impl Renderer for Html {
         finding::all(&mut page, report);
         timeline(&mut page, report.timeline.as_ref());
         classes(&mut page, report.timeline.as_ref());
+        coverage::section(&mut page, report.coverage.as_ref());
         run(&mut page, report);
         put!(page, "</main>\n");
         out.write_all(page.as_bytes())?;
@@ -95,7 +97,7 @@ fn head(page: &mut String, report: &Report) {
          <header><h1>{name}</h1><p class=\"outcome {class}\">{outcome}</p>\n\
          <nav aria-label=\"Parts of the report\"><a href=\"#summary\">Summary</a> <a href=\"#findings\">Findings</a> \
          <a href=\"#timeline\">Timeline</a> <a href=\"#order\">Lock order</a> <a href=\"#classes\">Lock classes</a> \
-         <a href=\"#run\">Run</a></nav></header>\n<main>\n",
+         <a href=\"#coverage\">Coverage</a> <a href=\"#run\">Run</a></nav></header>\n<main>\n",
         outcome = report.outcome.text(),
         class = match report.outcome {
             Outcome::Completed => "good",

@@ -19,6 +19,7 @@ macro_rules! line {
     }};
 }
 
+pub(super) mod coverage;
 mod summary;
 
 /// The report for people.

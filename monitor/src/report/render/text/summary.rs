@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::super::machine;
+use super::coverage;
 use crate::escape::Escaped;
 use crate::outcome;
 use crate::report::{DumpInfo, DumpedExport, EndKind, IgnoredHits, Report, StepOver, WatchInfo};
@@ -14,6 +15,9 @@ pub(super) fn summary(text: &mut String, report: &Report) {
     watch_text(text, &report.watch);
     rules_text(text, report);
     calls_text(text, report);
+    if let Some(told) = &report.coverage {
+        coverage::coverage(text, told);
+    }
     cost_text(text, report);
     faults_text(text, report);
     for export in &report.exports {
@@ -322,6 +326,6 @@ fn export_text(text: &mut String, export: &DumpedExport) {
     }
 }
 
-fn field(text: &mut String, label: &str, value: &str) {
+pub(super) fn field(text: &mut String, label: &str, value: &str) {
     line!(*text, "  {label:<12} {value}");
 }

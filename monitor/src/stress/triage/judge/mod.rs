@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::baseline::{Baseline, Date, Known};
+use super::coverage::{SiteCoverage, SiteKey};
 use super::finding::{Finding, FindingKind, Weight};
 use super::rate::Rate;
 use super::report::{
@@ -138,6 +139,10 @@ pub struct Night {
     pub findings: BTreeMap<String, Finding>,
     /// Earlier nights.
     pub earlier: BTreeMap<String, Earlier>,
+    /// What its runs have shown of the driver's lock call sites.
+    pub(crate) coverage: SiteCoverage,
+    /// Those that earlier nights with the same driver have reached; `None`: there was none.
+    pub(crate) reached_before: Option<BTreeSet<SiteKey>>,
     /// When and how long.
     pub execution: Execution,
 }
@@ -158,6 +163,7 @@ pub(crate) fn triage(night: &Night, baseline: &Baseline, today: Date, interrupte
         missing_shards: night.missing_shards.clone(),
         iterations: counts(night.rows.iter()),
         plans: plans(&night.rows),
+        coverage: (!night.coverage.sites.is_empty()).then(|| night.coverage.told(night.reached_before.as_ref())),
         gone: gone(night, baseline, today, complete),
         warnings: warnings(&findings),
         findings,

@@ -22,6 +22,7 @@ pub(in crate::stress::triage) fn report() -> Report {
         rules: Vec::new(),
         findings: Vec::new(),
         calls: Vec::new(),
+        coverage: None,
         locks: LockSummary::default(),
         cost: Cost::default(),
         trace: None,

@@ -8,6 +8,8 @@ use crate::stress::triage::report::{Accepted, Counts, FindingReport, GoneReport,
 
 /// Findings that are described at length.
 const MOST_FINDINGS: usize = 200;
+/// Lock call sites that are named as not reached.
+const MOST_SITES: usize = 20;
 
 /// The report as text, with a line feed at the end. What could act on a terminal is escaped.
 #[must_use]
@@ -78,6 +80,16 @@ fn head(report: &JobReport, out: &mut String) {
             out,
             &format!("plan         {}: {}{points}", plan.name, counts(&plan.iterations)),
         );
+    }
+    if let Some(coverage) = &report.coverage {
+        line(out, &format!("coverage     {}", coverage.sentence()));
+        for site in coverage.not_reached.iter().take(MOST_SITES) {
+            line(out, &format!("             not reached: {site}"));
+        }
+        if coverage.not_reached.len() > MOST_SITES {
+            let more = coverage.not_reached.len() - MOST_SITES;
+            line(out, &format!("             and {more} more; report.json names them"));
+        }
     }
     for reason in &report.inconclusive {
         line(out, &format!("inconclusive {} times: {}", reason.count, reason.reason));

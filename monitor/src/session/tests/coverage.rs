@@ -1,0 +1,82 @@
+//! Which lock call sites are reached.
+
+use super::*;
+use crate::report::{Coverage, SiteFound, SiteState};
+
+/// Offsets of the driver's code: the section with the calls follows [`code`] and the imports.
+const CALLS: u64 = 0x3000;
+/// Bytes of `mov ecx, 0; call [slot]`.
+const CALL: u64 = 11;
+
+/// A guest whose driver calls the acquire twice and the release once.
+fn guest() -> Fake {
+    let guest = Fake::new();
+    let mut image = PeBuilder::new(DRIVER);
+    image.section(".text", CODE, code());
+    image.directory(EXCEPTION, UNWIND, 12);
+    let slots = image.imports(&[("ntoskrnl.exe", &PAIR)]);
+    assert_eq!(u64::from(image.next_rva()), CALLS);
+    image.calls("PAGE", &[(0, slots[0]), (0, slots[1]), (0, slots[0])]);
+    image.map(&mut guest.space.borrow_mut());
+    guest
+}
+
+fn coverage(session: &Session) -> Coverage {
+    session.report(&End::default()).coverage.unwrap()
+}
+
+fn states(coverage: &Coverage) -> Vec<(String, Option<u64>, SiteState, u64, u64)> {
+    let sites = coverage.sites.iter();
+    let one = |site: &crate::report::CoveredSite| {
+        let routine = site.routine.to_string();
+        (routine, site.place.offset, site.state, site.calls, site.after_fault)
+    };
+    sites.map(one).collect()
+}
+
+#[test]
+fn sites_of_the_code_are_listed_and_those_that_are_reached_are_counted() {
+    let mut guest = guest();
+    let session = Session::new(config(), None, None);
+    guest.boot_and_arm(&session);
+    let (first, second, third) = (CALLS + CALL, CALLS + 2 * CALL, CALLS + 3 * CALL);
+    guest.call(&session, ACQUIRE, first, 0, 0);
+    guest.call(&session, RELEASE, second, 2, 1);
+    session.fault_injected(1);
+    guest.call(&session, ACQUIRE, first, 0, 0);
+    let (acquire, release) = ("nt!KeAcquireSpinLockRaiseToDpc", "nt!KeReleaseSpinLock");
+    let told = coverage(&session);
+    let expected = [
+        (acquire.to_owned(), Some(first), SiteState::Reached, 2, 1),
+        (acquire.to_owned(), Some(third), SiteState::NotReached, 0, 0),
+        (release.to_owned(), Some(second), SiteState::Reached, 1, 0),
+    ];
+    assert_eq!(states(&told), expected);
+    let totals = told.totals;
+    assert_eq!((totals.sites, totals.reached, totals.only_after_fault), (3, 2, 0));
+    assert_eq!(told.open, []);
+    // The other acquire only now.
+    guest.call(&session, RELEASE, second, 2, 1);
+    guest.call(&session, ACQUIRE, third, 0, 0);
+    let told = coverage(&session);
+    assert_eq!((told.totals.reached, told.totals.only_after_fault), (3, 1));
+    assert!(told.sites[1].paths.iter().all(|path| path.after_fault));
+    assert_eq!(told.sites[0].paths.len(), 2, "without a fault and after one");
+}
+
+#[test]
+fn a_call_that_the_code_does_not_show_is_a_site_of_the_run() {
+    let mut guest = guest();
+    let session = Session::new(config(), None, None);
+    guest.boot_and_arm(&session);
+    guest.call(&session, ACQUIRE, 0x1234, 0, 0);
+    // Other modules' calls are none of the driver's.
+    guest.call_from(&session, RELEASE, KERNEL + 0x1050, 2, 1);
+    let told = coverage(&session);
+    let of_run: Vec<_> = told.sites.iter().filter(|site| site.found == SiteFound::Run).collect();
+    assert_eq!(told.totals.sites, 4);
+    assert_eq!(
+        (of_run.len(), of_run[0].place.offset, of_run[0].calls),
+        (1, Some(0x1234), 1)
+    );
+}
