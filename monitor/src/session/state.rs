@@ -191,7 +191,7 @@ impl State {
             self.ledger.append(EventKind::LockReturn(returned));
         }
         if let Some(driver) = self.target.module() {
-            if let Some(told) = self.callbacks.port_of(cpu, driver, &call) {
+            if let Some(told) = self.callbacks.port_of(cpu, self.guest.names_mut(), driver, &call) {
                 self.ledger.append(EventKind::PortTold(told));
             }
             let making = self.callbacks.making(cpu, self.guest.names_mut(), driver, &call);

@@ -7,7 +7,7 @@
 mod port;
 mod running;
 
-use storlock_check::contract::Callback;
+use storlock_check::contract::{Callback, PortModel};
 use storlock_check::event::{EventKind, PortTold};
 
 use self::port::{Asked, EXTENDED};
@@ -91,8 +91,8 @@ pub(crate) struct Callbacks {
     /// `Some`: `asked` is what a debug register has waited for, which tells of the first adapter only; calls of that export
     /// so far.
     waited_for: Option<u32>,
-    /// The checker has been told of the first adapter.
-    port_told: bool,
+    /// What the checker has been told of the first adapter.
+    port_told: Option<PortModel>,
     /// Lock routines that it imports, and must not if it is a physical miniport.
     prohibited: Vec<String>,
 }

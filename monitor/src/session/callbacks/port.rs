@@ -113,21 +113,28 @@ impl Callbacks {
         self.asked == Asked::No
     }
 
-    /// What the checker has to know of the first adapter of the driver, for a call that takes the lock of a message; once.
+    /// What the checker has to know of the first adapter of the driver, for a call that takes the lock of a message, if that is
+    /// news. The driver sets the mode in HwStorFindAdapter, so nothing is known there.
     pub(crate) fn port_of(
         &mut self,
-        memory: &impl GuestMemory,
+        cpu: &impl CpuState,
+        names: &mut Names,
         driver: &ModuleInfo,
         call: &LockCall,
     ) -> Option<PortTold> {
-        let asks = matches!(call.operand, LockOperand::Msi { .. }) && !self.port_told && !self.known.is_empty();
-        if !asks || !driver.contains(call.context.return_address) {
+        let per_message = |port: PortModel| port.contains(PortModel::PER_MESSAGE);
+        let asks = matches!(call.operand, LockOperand::Msi { .. }) && !self.known.is_empty();
+        if !asks || self.port_told.is_some_and(per_message) || !driver.contains(call.context.return_address) {
             return None;
         }
         let adapter = call.operand.adapter()?;
-        let port = self.model(memory, Some(adapter));
-        self.port_told = port.contains(PortModel::MODE_KNOWN);
-        self.port_told.then_some(PortTold { adapter, port })
+        let port = self.model(cpu, Some(adapter));
+        let news = port.contains(PortModel::MODE_KNOWN) && self.port_told != Some(port);
+        if !news || self.calling(cpu, names, driver, false) == Some(Callback::HwStorFindAdapter) {
+            return None;
+        }
+        self.port_told = Some(port);
+        Some(PortTold { adapter, port })
     }
 
     /// The callback that makes an acquire, if the port driver holds the lock around that callback, or may.

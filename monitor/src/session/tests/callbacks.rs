@@ -122,6 +122,10 @@ fn the_interrupt_mode_that_a_driver_has_asked_for_is_told_of_its_own_adapter_onl
         play(&scene).findings.len()
     };
     assert_eq!([of(0, "60000"), of(1, "60000"), of(2, "60000")], [1, 1, 0]);
+    // Its HwStorFindAdapter has not set it yet.
+    let early = "call StorPortAcquireMSISpinLock adapter=60000 message=1 irql=2 at 1610 from storport+1200";
+    let scene = format!("{IMPORTS}\ninitialize 10=1000 20=1600\nconfigure find=1600 model=1 mode=0\n{early}");
+    assert_eq!(play(&scene).findings.len(), 0);
     // The memory may be something else's; another adapter may have another mode.
     assert_eq!([of(3, "60000"), of(0, "68000")], [0, 0]);
 }
