@@ -107,6 +107,48 @@ fn guest_the_lock_call_sites_of_the_driver_are_known_and_those_of_the_error_path
     );
 }
 
+#[test]
+fn guest_a_request_that_never_comes_back_is_told_with_who_has_it() {
+    // The guest waits longer than the run lasts.
+    let waits = ["--append", "ops=16 threads=2 timeout=600", "--time-limit", "20s"];
+    let fault = ["--seed", "7", "--fault", "drop:write,after=3"];
+    let run = support::run("nvme-ok", &[&fault[..], &waits].concat());
+    assert_eq!(run.code(), 3, "{run}");
+    let told = &run.report()["in_flight"]["controllers"];
+    let requests = told[0]["outstanding"].as_array().unwrap();
+    let lost: Vec<_> = requests
+        .iter()
+        .filter(|one| one["with"] == "dropped_by_fault")
+        .collect();
+    assert_eq!(
+        (told[0]["controller"].as_str(), lost.len()),
+        (Some("nvme0"), 1),
+        "{told:#}"
+    );
+    let lost = lost[0];
+    assert_eq!(
+        (&lost["command"], &lost["disk"]),
+        (&"write".into(), &1.into()),
+        "{told:#}"
+    );
+    assert!(
+        lost["queue"].as_u64() > Some(0) && lost["lba"].is_u64() && lost["posted_ms"].is_null(),
+        "{told:#}"
+    );
+    assert!(lost["fetched_ms"].as_u64() < Some(20_000), "{told:#}");
+    let text = fs::read_to_string(run.directory.path().join("report/report.txt")).unwrap();
+    assert!(text.contains("a fault of the plan dropped its completion"), "{text}");
+    // One that is given up is cut off by the driver's reset, and sent again.
+    let settings = ["--append", "ops=16 threads=2 timeout=4"];
+    let run = run_with("nvme-ok", &["drop:write,after=3"], &settings);
+    let told = &run.report()["in_flight"]["controllers"][0];
+    let cut_off = told["reset"]["outstanding"].as_array().unwrap();
+    assert!(cut_off.iter().any(|one| one["with"] == "dropped_by_fault"), "{told:#}");
+    assert_eq!(told["outstanding"], serde_json::json!([]), "{run}");
+    // A guest whose requests all came back owes nobody anything.
+    assert!(run_with("nvme-ok", &[], &[]).report()["in_flight"].is_null());
+}
+
 /// Lock calls that return to the driver.
 fn driver_calls(run: &Run) -> Option<u64> {
     let report = run.report();

@@ -49,6 +49,30 @@ fn run_with(faults: &[&str]) -> Run {
     run_sas("sas-ok", &settings, &faults)
 }
 
+#[test]
+fn guest_a_reply_that_never_comes_is_told_with_who_has_it() {
+    let waits = "ops=16 threads=2 timeout=600";
+    let run = run_sas(
+        "sas-ok",
+        waits,
+        &["--fault", "drop:write,after=3", "--time-limit", "20s"],
+    );
+    assert_eq!(run.code(), 3, "{run}");
+    let told = &run.report()["in_flight"]["controllers"][0];
+    let requests = told["outstanding"].as_array().unwrap();
+    let lost: Vec<_> = requests
+        .iter()
+        .filter(|one| one["with"] == "dropped_by_fault")
+        .collect();
+    assert_eq!((told["controller"].as_str(), lost.len()), (Some("sas0"), 1), "{told:#}");
+    assert_eq!(
+        (&lost[0]["command"], &lost[0]["queue"]),
+        (&"write".into(), &0.into()),
+        "{told:#}"
+    );
+    assert!(lost[0]["lba"].is_u64() && lost[0]["posted_ms"].is_null(), "{told:#}");
+}
+
 fn injected(run: &Run) -> Vec<u64> {
     let report = run.report();
     let faults = report["faults"].as_array().unwrap().iter();

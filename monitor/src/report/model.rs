@@ -8,6 +8,7 @@ use super::conformance::Conformance;
 use super::coverage::Coverage;
 use super::end::EndOfRun;
 use super::finding::{Finding, LockRoutine, RuleId};
+use super::in_flight::InFlight;
 use super::reason::{Note, Reason};
 use super::timeline::Timeline;
 use super::watched::WatchInfo;
@@ -63,6 +64,9 @@ pub struct Report {
     pub dump: Option<DumpInfo>,
     /// Faults that the emulated hardware was told to have, and what has become of each.
     pub faults: Vec<FaultInfo>,
+    /// Requests that storage controllers owed the guest at its end; none if nothing was owed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) in_flight: Option<InFlight>,
     /// Exported data of the guest that the command line asked for.
     pub exports: Vec<DumpedExport>,
     /// What the machine did not do for its guest, where there was one.

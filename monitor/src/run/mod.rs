@@ -14,6 +14,7 @@ mod failure;
 pub mod firmware;
 mod guest;
 pub mod images;
+mod in_flight;
 pub mod input;
 mod last_lines;
 mod machine;

@@ -10,6 +10,7 @@ use storlock_vmm::devices::ramfb::Picture;
 use storlock_vmm::run::{InternalError, MachineStop, RunningMachine};
 
 use super::guest::HitHandler;
+use super::in_flight;
 use super::machine::Served;
 use super::supervisor::{AtViolation, Ending, KvmMachine, Supervisor};
 use crate::backend::kvm::KvmCpu;
@@ -125,6 +126,7 @@ impl RunningGuest {
 
     /// Ends the machine, and adds what is known only then.
     fn close(self, mut end: End) -> Ended {
+        end.in_flight = in_flight::look(&self.running.handle(), self.cpus, self.started);
         let closed = self.served.close(self.running);
         end.machine = Some(closed.conformance);
         end.notes.extend(closed.notes);

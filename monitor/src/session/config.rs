@@ -7,7 +7,7 @@ use storlock_check::rules::RuleSettings;
 use crate::output::Cut;
 pub use crate::report::EndKind;
 use crate::report::conformance::Conformance;
-use crate::report::{BugCheck, DumpInfo, FaultInfo, Note, RunInfo, StepOver, TraceInfo};
+use crate::report::{BugCheck, ControllerInFlight, DumpInfo, FaultInfo, Note, RunInfo, StepOver, TraceInfo};
 use crate::timing::Spread;
 use crate::watch::Uses;
 use crate::windows::arguments::first_arguments;
@@ -212,6 +212,9 @@ pub struct End {
     /// What has become of the fault plan.
     #[serde(default)]
     pub faults: Vec<FaultInfo>,
+    /// What storage controllers owed the guest.
+    #[serde(default)]
+    pub in_flight: Vec<ControllerInFlight>,
     /// What the machine did not do for its guest; none if an earlier version has recorded the run.
     #[serde(default)]
     pub machine: Option<Conformance>,

@@ -2,7 +2,7 @@
 //!
 //! Asks every part of the session for its share of the report. It must not change the state of any part.
 
-use storlock_check::checker::Checker;
+use storlock_check::checker::{Checker, OpenAcquire};
 use storlock_check::contract::{Routine, contract};
 use storlock_check::event::{Context, InCallback};
 use storlock_check::rules::Verdict;
@@ -19,8 +19,8 @@ use super::log::Log;
 use super::state::State;
 use crate::outcome::{self, Condition};
 use crate::report::{
-    BugCheck, ConditionNote, Cost, Coverage, Doubt, EndOfRun, FaultInfo, GuestCheck, Places, ProcessorState, Reason,
-    Report, Rule, SCHEMA,
+    BugCheck, ConditionNote, Cost, Coverage, Doubt, EndOfRun, FaultInfo, GuestCheck, HeldLock, InFlight, Places,
+    PriorCall, ProcessorState, Reason, Report, Rule, SCHEMA,
 };
 use crate::vmi::recorder::Recorder;
 use crate::vmi::{CpuState, GuestMemory};
@@ -171,6 +171,7 @@ pub(super) fn report(state: &State, end: &End) -> Report {
         trace: end.trace.clone(),
         dump: end.dump.clone(),
         faults: end.faults.clone(),
+        in_flight: in_flight(state, end),
         exports: state.exports.list(),
         machine: end.machine.clone(),
         guest_checks: guest_checks(state, end),
@@ -178,6 +179,28 @@ pub(super) fn report(state: &State, end: &End) -> Report {
         notes: state.log.notes().iter().chain(&end.notes).cloned().collect(),
         timeline: None,
     }
+}
+
+/// What storage controllers owed the guest, if anything, and the locks that the driver under test held then.
+fn in_flight(state: &State, end: &End) -> Option<InFlight> {
+    if end.in_flight.is_empty() {
+        return None;
+    }
+    let driver = state.target.module();
+    let modules = state.guest.modules();
+    let place = |address: u64| modules.locate(address, 1);
+    let own = |open: &OpenAcquire| {
+        open.held && driver.is_some_and(|driver| driver.contains(open.call.context.return_address))
+    };
+    let held = state.ledger.checker().open_acquires().into_iter().filter(own);
+    let held = held.map(|open| HeldLock {
+        lock: open.lock,
+        acquire: PriorCall::new(&open.call, &place),
+    });
+    Some(InFlight {
+        controllers: end.in_flight.clone(),
+        held: held.collect(),
+    })
 }
 
 /// The lock call sites of the driver under test, once it is known where that is.

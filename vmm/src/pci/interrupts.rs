@@ -21,6 +21,10 @@ pub struct Interrupts {
     pub intx: Option<Arc<Intx>>,
 }
 
+/// A message that the guest masks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Masked;
+
 impl Interrupts {
     /// How the function interrupts now.
     #[must_use]
@@ -38,6 +42,18 @@ impl Interrupts {
             (InterruptMode::Msix, Some(msix), _) => msix.signal(vector),
             (InterruptMode::Msi { .. }, _, Some(msi)) => msi.signal(vector),
             _ => {}
+        }
+    }
+
+    /// The vector by which a processor would be interrupted if message `vector` were sent now, where that is known; `Err`: the guest
+    /// masks the message.
+    pub(crate) fn processor_vector(&self, vector: u16) -> Result<Option<u8>, Masked> {
+        match (self.mode(), &self.msix) {
+            (InterruptMode::Msix, Some(msix)) => {
+                let message = msix.message(vector).ok_or(Masked)?;
+                Ok(message.is_interrupt().then_some(message.data as u8))
+            }
+            _ => Ok(None),
         }
     }
 

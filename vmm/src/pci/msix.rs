@@ -177,6 +177,13 @@ impl Msix {
         }
     }
 
+    /// The message of a vector, if it would be sent now and not become pending.
+    pub(crate) fn message(&self, vector: u16) -> Option<MsiMessage> {
+        let inner = self.lock();
+        let entry = inner.state.entries.get(usize::from(vector))?;
+        (inner.state.enabled && inner.state.may_send(vector)).then_some(entry.message)
+    }
+
     /// Whether the guest has switched MSI-X on.
     #[must_use]
     pub(crate) fn is_enabled(&self) -> bool {

@@ -32,6 +32,7 @@ impl Machine {
         self.pci().add(address, device.function)?;
         self.add_worker(device.worker);
         self.add_refusals(device.refusals);
+        self.add_in_flight(device.in_flight);
         Ok(device.faults)
     }
 }

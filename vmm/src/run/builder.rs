@@ -36,8 +36,8 @@ use crate::pci::{INTA, PciAddress, PciBus};
 use crate::rom::Rom;
 use crate::run::Error;
 use crate::sandbox::Sandbox;
-use crate::storage::Refusals;
 use crate::storage::backend::HostFailures;
+use crate::storage::{InFlight, Refusals};
 use crate::{hyperv, msr};
 
 /// A machine that has not been started: devices can be added, a kernel booted.
@@ -204,6 +204,12 @@ impl Machine {
     pub fn add_worker(&mut self, worker: Arc<dyn DeviceWorker>) {
         let mut workers = self.shared.workers.lock().unwrap_or_else(PoisonError::into_inner);
         workers.push(worker);
+    }
+
+    /// Has what a storage controller owes its host told by [`MachineHandle::in_flight`].
+    pub(crate) fn add_in_flight(&self, in_flight: Arc<InFlight>) {
+        let mut all = self.shared.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(in_flight);
     }
 
     /// Has the commands that a storage controller refuses told by [`MachineHandle::unserved`].

@@ -29,4 +29,4 @@ pub use running::RunningMachine;
 pub use stop::{CpuStatistics, InternalError, MachineStop};
 pub use threads::{THREADS, VCPU_THREAD};
 pub use unserved::Unserved;
-pub use vcpu::{DebugHandler, StoppedCpu};
+pub use vcpu::{DebugHandler, LocalInterrupts, StoppedCpu};

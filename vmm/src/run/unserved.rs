@@ -2,13 +2,13 @@
 //! machine's fault.
 #![forbid(unsafe_code)]
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use super::MachineHandle;
 use crate::bus::UnassignedPlace;
 use crate::firmware::{TablePorts, table_ports};
 use crate::msr::MsrAccess;
-use crate::storage::RefusedCommand;
+use crate::storage::{InFlight, RefusedCommand};
 use crate::tally::Counts;
 
 /// Counts so far.
@@ -29,6 +29,13 @@ pub struct Unserved {
 }
 
 impl MachineHandle {
+    /// What the storage controllers owe their host, in the order in which they were plugged in.
+    #[must_use]
+    pub fn in_flight(&self) -> Vec<Arc<InFlight>> {
+        let all = self.shared().in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        all.clone()
+    }
+
     /// What the machine did not do so far.
     #[must_use]
     pub fn unserved(&self) -> Unserved {

@@ -9,6 +9,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::backend::Backend;
 use super::fault::{Fault, FaultInjector, FaultVocabulary};
+use super::in_flight::InFlight;
 use super::interrupts::{InterruptKind, MakeVectors};
 use super::nvme;
 use super::refusals::Refusals;
@@ -132,14 +133,25 @@ pub struct StorageDevice {
     pub faults: Option<Arc<FaultInjector>>,
     /// The commands that it refuses.
     pub(crate) refusals: Arc<Refusals>,
+    /// The requests that it owes its host.
+    pub in_flight: Arc<InFlight>,
+}
+
+/// What tells of a controller at work.
+pub(crate) struct Observed {
+    /// The fault plan at work; none if nothing is planned.
+    pub(super) faults: Option<Arc<FaultInjector>>,
+    /// The commands that it refuses.
+    pub(super) refusals: Arc<Refusals>,
+    /// The requests that it owes its host.
+    pub(super) in_flight: Arc<InFlight>,
 }
 
 impl StorageDevice {
     /// Puts what `device` makes, which has the worker, behind the PCI function of `description`.
     pub(super) fn new<D: PciDevice + 'static>(
         worker: Worker,
-        faults: Option<Arc<FaultInjector>>,
-        refusals: Arc<Refusals>,
+        observed: Observed,
         description: FunctionDescription,
         interrupts: Interrupts,
         device: impl FnOnce(Arc<Worker>) -> D,
@@ -149,8 +161,9 @@ impl StorageDevice {
         Ok(Self {
             function: Arc::new(PciFunction::new(description, interrupts, device)?),
             worker,
-            faults,
-            refusals,
+            faults: observed.faults,
+            refusals: observed.refusals,
+            in_flight: observed.in_flight,
         })
     }
 }

@@ -340,6 +340,19 @@ pub struct FaultVocabulary {
     pub usual_statuses: &'static [u32],
 }
 
+impl FaultVocabulary {
+    /// The name of a command, or its class and number where it has none.
+    #[must_use]
+    pub fn command_name(&self, command: CommandCode) -> String {
+        let CommandCode { class, code } = command;
+        let Some(known) = self.classes.iter().find(|known| known.class == class) else {
+            return format!("{class}.{code:#x}");
+        };
+        let name = known.commands.iter().find(|(_, named)| *named == code);
+        name.map_or_else(|| format!("{}.{code:#x}", known.name), |(name, _)| (*name).to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};

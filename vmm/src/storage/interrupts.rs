@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crate::irq::{InterruptLine, InterruptMode, IrqError, MessageSink};
-use crate::pci::{Interrupts, Intx, Msi, Msix, MsixLayout};
+use crate::pci::{Interrupts, Intx, Masked, Msi, Msix, MsixLayout};
 
 /// Where the interrupts of a controller go.
 pub trait InterruptSink: Send + Sync {
@@ -14,6 +14,14 @@ pub trait InterruptSink: Send + Sync {
 
     /// Sends message `vector` of MSI-X or MSI, or makes it pending while MSI-X masks it.
     fn signal(&self, vector: u16);
+
+    /// The vector by which a processor is interrupted if that message is sent now, where that is known.
+    ///
+    /// # Errors
+    /// [`Masked`] if the guest masks it.
+    fn processor_vector(&self, _message: u16) -> Result<Option<u8>, Masked> {
+        Ok(None)
+    }
 
     /// Sets the level of the pin. Heeded in no other mode.
     fn set_level(&self, pending: bool);
@@ -26,6 +34,10 @@ impl InterruptSink for Interrupts {
 
     fn signal(&self, vector: u16) {
         Interrupts::signal(self, vector);
+    }
+
+    fn processor_vector(&self, message: u16) -> Result<Option<u8>, Masked> {
+        Interrupts::processor_vector(self, message)
     }
 
     fn set_level(&self, pending: bool) {

@@ -9,6 +9,7 @@ pub mod backend;
 pub mod controllers;
 pub mod dma;
 pub mod fault;
+pub mod in_flight;
 pub mod interrupts;
 pub(crate) mod kernel_doorbells;
 pub mod nvme;
@@ -25,6 +26,7 @@ pub use controllers::{
     BLOCK_SIZE, CONTROLLERS, Connections, ControllerError, ControllerKind, ControllerOptions, DiskName, StorageDevice,
 };
 pub use fault::{Fault, FaultCount, FaultInjector};
+pub use in_flight::InFlight;
 pub use interrupts::InterruptKind;
 pub use refusals::{Refusals, RefusedCommand};
 pub use thread::WORKER_THREAD;

@@ -91,14 +91,7 @@ impl Refusals {
         let Refusal {
             class, code, detail, ..
         } = refusal;
-        let name = match self.words.commands.classes.iter().find(|known| known.class == class) {
-            None => format!("{class}.{code:#x}"),
-            Some(known) => {
-                let mut names = known.commands.iter();
-                let name = names.find(|(_, named)| *named == code);
-                name.map_or_else(|| format!("{}.{code:#x}", known.name), |(name, _)| (*name).to_owned())
-            }
-        };
+        let name = self.words.commands.command_name(CommandCode { class, code });
         match detail {
             None => name,
             Some(detail) => format!(

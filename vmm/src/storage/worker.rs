@@ -41,6 +41,9 @@ pub trait StorageController: Send + 'static {
     /// Acts on what the guest wrote to registers and on the commands that wait. What one call does is bounded.
     fn process(&mut self) -> Progress;
 
+    /// The machine is about to stand still: takes what the guest has told in its memory only, so that it is known by then.
+    fn come_to_rest(&mut self) {}
+
     /// Takes the tickets of completions that were delayed since the last call, and how long each has to wait.
     fn take_delays(&mut self) -> Vec<(Ticket, Duration)> {
         Vec::new()
@@ -109,6 +112,9 @@ impl Shared {
         loop {
             // Before all that is looked at below.
             let seen = self.kicks.load(Ordering::SeqCst);
+            if self.rest.is_wanted() {
+                controller.come_to_rest();
+            }
             if !self.rest.may_work() {
                 break;
             }

@@ -80,3 +80,41 @@ fn a_call_that_the_code_does_not_show_is_a_site_of_the_run() {
         (1, Some(0x1234), 1)
     );
 }
+
+#[test]
+fn a_jump_to_a_routine_is_told_by_the_call_of_its_function_if_at_all() {
+    let mut guest = Fake::new();
+    let mut image = PeBuilder::new(DRIVER);
+    image.section(".text", CODE, code());
+    image.directory(EXCEPTION, UNWIND, 12);
+    let slots = image.imports(&[("ntoskrnl.exe", &PAIR)]);
+    let function = image.next_rva();
+    // mov ecx, 0; jmp [slot]
+    let displacement = slots[1].wrapping_sub(function + 11);
+    let mut jump = vec![0xb9, 0, 0, 0, 0, 0xff, 0x25];
+    jump.extend(displacement.to_le_bytes());
+    image.section("PAGE", CODE, jump);
+    image.map(&mut guest.space.borrow_mut());
+    // The loader's work, and a call of the function by the kernel, which returns to 1045h.
+    let target = DRIVER + u64::from(function);
+    let call = KERNEL + 0x1040;
+    let displacement = target.wrapping_sub(call + 5) as u32;
+    let mut space = guest.space.borrow_mut();
+    space.write_u64(DRIVER + u64::from(slots[1]), KERNEL + u64::from(RELEASE));
+    space.write(call, &[&[0xe8][..], &displacement.to_le_bytes()].concat());
+    drop(space);
+    let session = Session::new(config(), None, None);
+    guest.boot_and_arm(&session);
+    let jump = || {
+        let told = coverage(&session);
+        let site = told.sites.iter().find(|site| site.tail).unwrap();
+        (site.place.offset, site.state, site.calls)
+    };
+    let function = Some(u64::from(function));
+    assert_eq!(jump(), (function, SiteState::NotTold, 0));
+    // From elsewhere: perhaps another module's own call.
+    guest.call_from(&session, RELEASE, KERNEL + 0x1080, 2, 1);
+    assert_eq!(jump(), (function, SiteState::NotTold, 0));
+    guest.call_from(&session, RELEASE, call + 5, 2, 1);
+    assert_eq!(jump(), (function, SiteState::Reached, 1));
+}

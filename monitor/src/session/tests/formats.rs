@@ -13,10 +13,11 @@ use crate::report::conformance::{
 };
 use crate::report::timeline::{Clock, Hold, LockClass, Mark, OrderEdge, TimedLock, Timeline};
 use crate::report::{
-    BugCheck, CallPath, Called, Cause, Choice, ConditionNote, Coverage, CoverageTotals, CoveredSite, DebugLine,
-    DebugPrint, DumpInfo, DumpedExport, FaultInfo, Format, GuestCheck, ImageInfo, ImageRole, ImportUse, Location,
-    LockRoutine, Note, OpenExport, PlannedRotation, PlannedTurns, ProcessorState, Purpose, Reason, SiteFound,
-    SiteState, SourceLine, StackEnd, TraceInfo, TurnsBecause, UnknownRelease, UnnamedImports, WatchChoice,
+    BugCheck, CallPath, Called, Cause, Choice, ConditionNote, ControllerInFlight, Coverage, CoverageTotals,
+    CoveredSite, CutOff, DebugLine, DebugPrint, DumpInfo, DumpedExport, FaultInfo, Format, GuestCheck, HeldLock,
+    ImageInfo, ImageRole, ImportUse, InFlight, Location, LockRoutine, Note, OpenExport, PlannedRotation, PlannedTurns,
+    ProcessorState, Purpose, Reason, RequestInFlight, RequestWith, SiteFound, SiteState, SourceLine, StackEnd,
+    TraceInfo, TurnsBecause, UnknownRelease, UnnamedImports, WatchChoice,
 };
 use crate::timing::Spread;
 use crate::windows::arguments::NotKnown;
@@ -43,6 +44,51 @@ fn reports() -> Vec<(String, Report)> {
     let mut reports: Vec<_> = played.collect();
     reports.push(("everything".to_owned(), everything()));
     reports
+}
+
+/// Requests that have come as far as they can, and further than a controller of a guest's can tell.
+fn in_flight(report: &Report) -> InFlight {
+    let all = [
+        RequestWith::Controller,
+        RequestWith::DroppedByFault,
+        RequestWith::DelayedByFault,
+        RequestWith::FatalError,
+        RequestWith::NoInterrupt,
+        RequestWith::InterruptPending,
+        RequestWith::InterruptInService,
+        RequestWith::NotTaken,
+    ];
+    let request = |(index, with)| RequestInFlight {
+        queue: u16::MAX,
+        id: u32::MAX,
+        command: HOSTILE.to_owned(),
+        disk: (index > 0).then_some(1),
+        lba: (index > 1).then_some(u64::MAX),
+        blocks: (index > 1).then_some(u32::MAX),
+        fetched_ms: 1234,
+        posted_ms: (index > 2).then_some(u64::MAX),
+        interrupt_ms: (index > 3).then_some(u64::MAX),
+        message: (index > 4).then_some(u16::MAX),
+        vcpu: (index > 4).then_some(63),
+        with,
+    };
+    let requests: Vec<_> = all.into_iter().enumerate().map(request).collect();
+    let acquire = report.findings[0].history[0].call.clone();
+    InFlight {
+        controllers: vec![ControllerInFlight {
+            controller: HOSTILE.to_owned(),
+            outstanding: requests.clone(),
+            reset: Some(CutOff {
+                at_ms: 1,
+                outstanding: requests,
+            }),
+            not_kept: 1,
+        }],
+        held: vec![HeldLock {
+            lock: crate::report::LockIdentity::Cancel,
+            acquire,
+        }],
+    }
 }
 
 /// Lock call sites in all states, of every kind.
@@ -142,6 +188,7 @@ pub(super) fn everything() -> Report {
         count: 1,
     }];
     report.coverage = Some(coverage(&place));
+    report.in_flight = Some(in_flight(&report));
     report.cost.handler_ns = Some(Spread::default());
     report.trace = Some(TraceInfo {
         error: Some(text()),

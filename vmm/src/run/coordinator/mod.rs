@@ -29,7 +29,7 @@ use crate::msr::UnknownMsrs;
 use crate::run::Error;
 use crate::run::stop::{CpuStatistics, MachineStop};
 use crate::run::vcpu::{self, DebugHandler, StoppedCpu};
-use crate::storage::Refusals;
+use crate::storage::{InFlight, Refusals};
 pub(crate) use restart::Restart;
 
 /// Something to do on a parked vCPU's thread.
@@ -144,6 +144,8 @@ pub(crate) struct Shared {
     pub(crate) unknown_msrs: UnknownMsrs,
     /// Of each storage controller.
     pub(crate) refusals: Mutex<Vec<Arc<Refusals>>>,
+    /// What its storage controllers owe their host.
+    pub(crate) in_flight: Mutex<Vec<Arc<InFlight>>>,
     pub(crate) handler: Option<Arc<dyn DebugHandler>>,
     /// Stop points by INT3 work here.
     pub(crate) has_software_breakpoints: AtomicBool,
@@ -190,6 +192,7 @@ impl Shared {
             mmio,
             unknown_msrs,
             refusals: Mutex::default(),
+            in_flight: Mutex::default(),
             handler,
             has_software_breakpoints: AtomicBool::new(false),
             cpus: std::iter::repeat_with(CpuShared::new).take(cpus).collect(),

@@ -15,7 +15,51 @@ use crate::run::Error;
 const ISR: usize = 0x100;
 const IRR: usize = 0x200;
 
+/// Interrupts at a local APIC: a bit for each vector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LocalInterrupts {
+    /// Requested: the processor has not taken them.
+    requested: [u8; 32],
+    /// In service: the processor has taken them and not said that it is done.
+    in_service: [u8; 32],
+}
+
+impl LocalInterrupts {
+    fn of(lapic: &kvm_lapic_state) -> Self {
+        // Four bytes of each sixteen.
+        let bytes = |register: usize| {
+            let mut bits = [0; 32];
+            for (at, byte) in bits.iter_mut().enumerate() {
+                *byte = lapic.regs[register + at / 4 * 16 + at % 4].cast_unsigned();
+            }
+            bits
+        };
+        Self {
+            requested: bytes(IRR),
+            in_service: bytes(ISR),
+        }
+    }
+
+    /// Whether that vector is requested.
+    #[must_use]
+    pub fn is_requested(&self, vector: u8) -> bool {
+        self.requested[usize::from(vector / 8)] >> (vector % 8) & 1 != 0
+    }
+
+    /// Whether that vector is in service.
+    #[must_use]
+    pub fn is_in_service(&self, vector: u8) -> bool {
+        self.in_service[usize::from(vector / 8)] >> (vector % 8) & 1 != 0
+    }
+}
+
 impl Vcpu {
+    /// The interrupts at its local APIC.
+    pub(crate) fn local_interrupts(&self) -> Result<LocalInterrupts, Error> {
+        let lapic = self.fd.get_lapic().map_err(Error::kvm("read the local APIC"))?;
+        Ok(LocalInterrupts::of(&lapic))
+    }
+
     /// Has the local APIC request again what it has handed over and the processor has not begun to serve. The machine stands
     /// still: an interrupt that came meanwhile would be lost. One that is not in service there (an 8259's) stays where it is.
     pub(crate) fn take_back_interrupt(&mut self) -> Result<(), Error> {
@@ -70,7 +114,13 @@ mod tests {
             assert_eq!(lapic, kvm_lapic_state::default(), "vector {vector}");
             let at = usize::from(vector) / 32 * 16 + usize::from(vector) % 32 / 8;
             lapic.regs[ISR + at] = 1 << (vector % 8);
+            let local = LocalInterrupts::of(&lapic);
+            assert!(local.is_in_service(vector) && !local.is_requested(vector));
             assert!(request_again(&mut lapic, vector));
+            let local = LocalInterrupts::of(&lapic);
+            assert!(
+                (0..=255).all(|other| !local.is_in_service(other) && local.is_requested(other) == (other == vector))
+            );
             for other in 0..256 {
                 assert!(!bit(&lapic, ISR, other));
                 assert_eq!(bit(&lapic, IRR, other), other == usize::from(vector));

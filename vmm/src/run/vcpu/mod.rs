@@ -34,6 +34,7 @@ use debugger::StepRange;
 use exits::{Event, enter};
 pub use handler::DebugHandler;
 use hit::Step;
+pub use injection::LocalInterrupts;
 pub(crate) use kick::{install_signal_handler, interrupt};
 pub use stopped_cpu::StoppedCpu;
 

@@ -3,7 +3,7 @@
 //! Talks to the vCPU that it borrows. It must not know who looks, or why.
 #![forbid(unsafe_code)]
 
-use super::Vcpu;
+use super::{LocalInterrupts, Vcpu};
 use crate::debug::{Breakpoint, BreakpointError};
 use crate::memory::GuestRam;
 use crate::registers::{FloatingPoint, Registers, SpecialRegisters};
@@ -122,6 +122,14 @@ impl<'a> StoppedCpu<'a> {
     /// [`crate::Error::Kvm`] if KVM does not know the register.
     pub fn msr(&self, index: u32) -> Result<u64, crate::Error> {
         self.vcpu.msr(index)
+    }
+
+    /// The interrupts at the local APIC. This is a system call.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kvm`] if KVM refuses.
+    pub fn local_interrupts(&self) -> Result<LocalInterrupts, crate::Error> {
+        self.vcpu.local_interrupts()
     }
 
     /// The instruction at which a stop of the whole machine has been reported and that is still to be executed.

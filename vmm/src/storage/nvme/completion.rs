@@ -13,6 +13,7 @@ use super::spec::command::{CompletionEntry, SubmissionEntry};
 use super::spec::status::{Failure, Status};
 use crate::storage::dma::{DmaMemory, NotMemory};
 use crate::storage::fault::{CompletionFault, FaultInjector};
+use crate::storage::in_flight::KeptBack;
 use crate::storage::tickets::Tickets;
 use crate::storage::worker::Ticket;
 
@@ -144,8 +145,12 @@ impl Completions {
         let fault = plan.and_then(|plan| plan.completion_due(faults::code(entry.submission_id.get(), opcode)));
         match fault {
             None => queues.post(queue, entry, memory),
-            Some(CompletionFault::Drop) => Ok(()),
+            Some(CompletionFault::Drop) => {
+                queues.kept_back(&entry, KeptBack::Dropped);
+                Ok(())
+            }
             Some(CompletionFault::Delay(time)) => {
+                queues.kept_back(&entry, KeptBack::Delayed);
                 self.delay(queue, entry, time);
                 Ok(())
             }

@@ -17,16 +17,18 @@ use super::interrupts::QueueInterrupts;
 use super::life::{Activity, Life};
 use super::namespaces::Namespaces;
 use super::nvm::{IoCommands, IoContext};
-use super::queues::{CommandRequest, Queues};
+use super::queues::{self, CommandRequest, Queues};
 use super::refusals;
 use super::registers::RegisterFile;
-use super::spec::command::{CompletionEntry, admin};
+use super::spec::command::{CompletionEntry, NSID_ALL, SubmissionEntry, admin, nvm};
 use super::spec::registers::Configuration;
 use super::spec::status::{Failure, Status};
 use super::transfer::Transfer;
 use crate::storage::backend::Backend;
+use crate::storage::controllers::Observed;
 use crate::storage::dma::{DmaMemory, NotMemory};
-use crate::storage::fault::{FaultInjector, FetchFault};
+use crate::storage::fault::{CommandCode, FaultInjector, FetchFault};
+use crate::storage::in_flight::{Asked, InFlight};
 use crate::storage::interrupts::InterruptSink;
 use crate::storage::refusals::Refusals;
 use crate::storage::worker::{Attention, Progress, StorageController, Ticket};
@@ -40,6 +42,7 @@ pub struct Controller {
     registers: Arc<RegisterFile>,
     plan: Option<Arc<FaultInjector>>,
     refusals: Arc<Refusals>,
+    in_flight: Arc<InFlight>,
     life: Life,
     transfer: Transfer,
     queues: Queues,
@@ -80,15 +83,17 @@ impl Controller {
         let plan = (!config.faults.is_empty()).then(|| Arc::new(FaultInjector::new(&config.faults)));
         let registers = Arc::new(RegisterFile::new(plan.clone(), Arc::clone(&interrupts)));
         let name = format!("nvme{}", config.index);
+        let in_flight = Arc::new(InFlight::new(name.clone(), &faults::VOCABULARY));
         Ok(Self {
             refusals: Arc::new(Refusals::new(name, &refusals::WORDS)),
             life: Life::new(Arc::clone(&registers)),
             transfer: Transfer::new(memory),
-            queues: Queues::new(config.queue_pairs),
+            queues: Queues::new(config.queue_pairs, Arc::clone(&in_flight)),
             doorbells: Doorbells::new(doorbell_route),
             interrupts: QueueInterrupts::new(interrupts, Arc::clone(&registers), vectors),
             completions: Completions::new(plan.clone()),
             admin: Admin::new(config.queue_pairs, backends.len()),
+            in_flight,
             io: IoCommands::default(),
             namespaces: Namespaces::new(backends, config.block_size),
             config,
@@ -109,10 +114,14 @@ impl Controller {
         self.plan.clone()
     }
 
-    /// The commands that it refuses.
+    /// What tells of its work.
     #[must_use]
-    pub(crate) fn refusals(&self) -> Arc<Refusals> {
-        Arc::clone(&self.refusals)
+    pub(crate) fn observed(&self) -> Observed {
+        Observed {
+            faults: self.plan.clone(),
+            refusals: Arc::clone(&self.refusals),
+            in_flight: Arc::clone(&self.in_flight),
+        }
     }
 }
 
@@ -167,6 +176,13 @@ impl StorageController for Controller {
         }
     }
 
+    fn come_to_rest(&mut self) {
+        if self.life.is_running() && self.transfer.dma().is_bus_master() {
+            self.take_doorbell_registers();
+            self.take_shadow_doorbells();
+        }
+    }
+
     fn take_delays(&mut self) -> Vec<(Ticket, Duration)> {
         self.completions.take_tickets()
     }
@@ -189,7 +205,7 @@ impl Controller {
             self.reset();
         }
         if asked.fatal {
-            self.life.fail();
+            self.fail();
         }
         if asked.configuration.enabled() && self.life.activity() == Activity::Disabled {
             self.enable(asked.configuration);
@@ -202,6 +218,9 @@ impl Controller {
     /// Controller Reset: CC.EN went from 1 to 0 (section 7.3.2), where AQA, ASQ and ACQ keep their values; or NVM
     /// Subsystem Reset (section 7.3.1), which has cleared them. Logs and media survive, all else is as after power on.
     fn reset(&mut self) {
+        // What the host has taken is not cut off. Nobody is told of a value that makes no sense now.
+        self.doorbells
+            .take_shadow(&mut self.queues, self.transfer.dma(), |_| {});
         self.io.reset();
         self.admin.reset();
         self.queues.reset();
@@ -211,10 +230,16 @@ impl Controller {
         self.life.reset();
     }
 
+    /// A fatal error: only a reset helps.
+    fn fail(&mut self) {
+        self.life.fail();
+        self.in_flight.failed();
+    }
+
     /// CC.EN went from 0 to 1: starts the admin queues (section 7.6.1).
     fn enable(&mut self, configuration: Configuration) {
         let Some((submission, completion)) = self.life.admin_queues(configuration, self.transfer.dma()) else {
-            return self.life.fail();
+            return self.fail();
         };
         self.queues.set_submission(0, Some(submission));
         self.queues.set_completion(0, Some(completion));
@@ -282,18 +307,22 @@ impl Controller {
     fn serve_one(&mut self, id: u16) {
         let request = match self.queues.fetch(id, self.transfer.dma()) {
             Some(Ok(request)) => request,
-            Some(Err(NotMemory)) => return self.life.fail(),
+            Some(Err(NotMemory)) => return self.fail(),
             None => return,
         };
         let command = request.command();
         let code = faults::code(id, command.entry.opcode);
         let nsid = command.entry.namespace_id.get();
+        if let Some(asked) = asked(&command.entry, code) {
+            self.in_flight
+                .fetched(queues::name_of(id, command.entry.command_id.get()), asked);
+        }
         let for_disk = id != 0 && self.namespaces.has_named(nsid);
         let plan = self.plan.as_deref();
         let answer = match plan.and_then(|plan| plan.command_fetched(code, for_disk)) {
             Some(FetchFault::Fatal) => {
                 request.abandon();
-                return self.life.fail();
+                return self.fail();
             }
             Some(FetchFault::Fail(bits)) => {
                 let failure = self.failed_on_purpose(faults::status(bits));
@@ -413,7 +442,7 @@ impl Controller {
         let completion = (queue, opcode, entry);
         let result = self.completions.finish(completion, &mut self.queues, memory, held);
         if result.is_err() {
-            self.life.fail();
+            self.fail();
         }
         result.is_ok()
     }
@@ -429,7 +458,7 @@ impl Controller {
                 self.interrupts.signal(queues, queue);
             });
         if failed {
-            self.life.fail();
+            self.fail();
         }
         posted
     }
@@ -448,6 +477,21 @@ impl Controller {
         }
         self.interrupts.signal(&mut self.queues, 0);
     }
+}
+
+/// What a command asks for; `None` for an Asynchronous Event Request, which is meant to stay outstanding.
+fn asked(entry: &SubmissionEntry, code: CommandCode) -> Option<Asked> {
+    let of_admin = code == faults::code(0, entry.opcode);
+    if of_admin && entry.opcode == admin::ASYNC_EVENT_REQUEST {
+        return None;
+    }
+    let blocks = || (entry.starting_lba(), (entry.dword12.get() & 0xffff) + 1);
+    let nsid = entry.namespace_id.get();
+    Some(Asked {
+        command: code,
+        disk: (nsid != 0 && nsid != NSID_ALL).then_some(nsid),
+        blocks: (!of_admin && nvm::WITH_LBA.contains(&entry.opcode)).then(blocks),
+    })
 }
 
 /// What tests look at.

@@ -95,10 +95,9 @@ impl NvmeDevice {
             Box::new(Arc::clone(&doorbells)),
             backends,
         )?;
-        let (registers, faults) = (controller.registers(), controller.faults());
-        let refusals = controller.refusals();
+        let (registers, observed) = (controller.registers(), controller.observed());
         let worker = Worker::start(&name, controller, event, connections.sandbox, connections.on_failure)?;
-        StorageDevice::new(worker, faults, refusals, description, interrupts, |worker| Self {
+        StorageDevice::new(worker, observed, description, interrupts, |worker| Self {
             worker,
             registers,
             doorbells,

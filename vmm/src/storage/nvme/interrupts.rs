@@ -15,6 +15,7 @@ use std::sync::Arc;
 use super::queues::Queues;
 use super::registers::RegisterFile;
 use crate::irq::InterruptMode;
+use crate::storage::in_flight::Announced;
 use crate::storage::interrupts::InterruptSink;
 
 /// The message that a queue with this vector uses, of so many that there are (a power of two, 32 at most). A vector that
@@ -64,6 +65,9 @@ impl QueueInterrupts {
         };
         if std::mem::take(&mut queue.interrupt_due) {
             if let Some(vector) = queue.vector {
+                if let Ok(processor_vector) = self.sink.processor_vector(vector) {
+                    queues.announced(id, Announced::Message(vector), processor_vector);
+                }
                 self.sink.signal(vector);
             }
         }
@@ -74,7 +78,10 @@ impl QueueInterrupts {
     pub(super) fn update(&self, queues: &mut Queues) {
         match self.sink.mode() {
             InterruptMode::Msix => self.set_pin(false),
-            InterruptMode::Intx => self.set_pin(has_unacknowledged(queues)),
+            InterruptMode::Intx => {
+                let pending = has_unacknowledged(queues);
+                self.set_pin(pending);
+            }
             InterruptMode::Msi { messages } => self.send_messages(queues, messages),
         }
     }
@@ -90,8 +97,8 @@ impl QueueInterrupts {
         let mut registers = self.registers.lock();
         let unmasked = registers.take_unmasked();
         self.registers.set_interrupt_status(&mut registers, false);
-        let mut due = 0u32;
-        for queue in queues.completions_mut() {
+        let (mut due, mut announced) = (0u32, Vec::new());
+        for (id, queue) in queues.completions_mut() {
             let Some(vector) = queue.vector else { continue };
             let bit = 1 << message_of(vector, messages);
             if registers.masked() & bit != 0 {
@@ -100,7 +107,11 @@ impl QueueInterrupts {
             let wanted = std::mem::take(&mut queue.interrupt_due) || unmasked & bit != 0;
             if wanted && !queue.is_empty() {
                 due |= bit;
+                announced.push((id, message_of(vector, messages)));
             }
+        }
+        for (id, message) in announced {
+            queues.announced(id, Announced::Message(message), None);
         }
         for message in (0..messages).filter(|message| due >> message & 1 != 0) {
             self.sink.signal(message);
@@ -110,10 +121,15 @@ impl QueueInterrupts {
 
 /// Whether a queue that may interrupt holds entries that the host has not acknowledged.
 fn has_unacknowledged(queues: &mut Queues) -> bool {
-    let mut pending = false;
-    for queue in queues.completions_mut() {
-        queue.interrupt_due = false;
-        pending |= queue.vector.is_some() && !queue.is_empty();
+    let mut pending = Vec::new();
+    for (id, queue) in queues.completions_mut() {
+        let news = std::mem::take(&mut queue.interrupt_due);
+        if queue.vector.is_some() && !queue.is_empty() {
+            pending.push((id, news));
+        }
     }
-    pending
+    for &(id, _) in pending.iter().filter(|(_, news)| *news) {
+        queues.announced(id, Announced::Pin, None);
+    }
+    !pending.is_empty()
 }

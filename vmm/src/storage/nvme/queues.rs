@@ -3,9 +3,12 @@
 //! It alone owns the queues. It must not know commands, nor how a wrong doorbell is answered, nor when an interrupt is
 //! due.
 
+use std::sync::Arc;
+
 use super::rings::{CompletionQueue, InvalidDoorbellValue, SubmissionQueue};
 use super::spec::command::{CompletionEntry, SubmissionEntry};
 use crate::storage::dma::{DmaMemory, NotMemory};
+use crate::storage::in_flight::{Announced, InFlight, KeptBack, RequestId};
 use crate::storage::request::Request;
 
 /// A command and where it came from.
@@ -47,6 +50,14 @@ impl DoorbellOf {
     }
 }
 
+/// How the host names the command with that identifier of a submission queue.
+pub(super) fn name_of(queue: u16, command_id: u16) -> RequestId {
+    RequestId {
+        queue,
+        id: command_id.into(),
+    }
+}
+
 /// Submission and completion queues, the admin queues first.
 #[derive(Debug)]
 pub(super) struct Queues {
@@ -54,16 +65,19 @@ pub(super) struct Queues {
     completion: Vec<Option<CompletionQueue>>,
     /// The submission queue whose turn it is.
     next: usize,
+    /// Is told of each step of a command.
+    in_flight: Arc<InFlight>,
 }
 
 impl Queues {
     /// None yet, with room for the admin queues and so many pairs.
-    pub(super) fn new(queue_pairs: u16) -> Self {
+    pub(super) fn new(queue_pairs: u16, in_flight: Arc<InFlight>) -> Self {
         let queues = usize::from(queue_pairs) + 1;
         Self {
             submission: vec![None; queues],
             completion: vec![None; queues],
             next: 0,
+            in_flight,
         }
     }
 
@@ -72,6 +86,7 @@ impl Queues {
         self.submission.fill(None);
         self.completion.fill(None);
         self.next = 0;
+        self.in_flight.reset();
     }
 
     /// Queue identifiers that there can be.
@@ -102,12 +117,16 @@ impl Queues {
         self.completion.get_mut(usize::from(id))?.as_mut()
     }
 
-    pub(super) fn completions_mut(&mut self) -> impl Iterator<Item = &mut CompletionQueue> {
-        self.completion.iter_mut().flatten()
+    pub(super) fn completions_mut(&mut self) -> impl Iterator<Item = (u16, &mut CompletionQueue)> {
+        let numbered = (0..).zip(&mut self.completion);
+        numbered.filter_map(|(id, queue)| Some((id, queue.as_mut()?)))
     }
 
     /// A submission queue begins or, with `None`, ends. Its identifier is one that there can be.
     pub(super) fn set_submission(&mut self, id: u16, queue: Option<SubmissionQueue>) {
+        if queue.is_none() {
+            self.in_flight.queue_ended(id);
+        }
         self.submission[usize::from(id)] = queue;
     }
 
@@ -163,7 +182,21 @@ impl Queues {
     ) -> Result<(), NotMemory> {
         let submission = self.submission(entry.submission_id.get());
         entry.submission_head = submission.map_or(0, SubmissionQueue::head).into();
-        self.completion_mut(id).ok_or(NotMemory)?.post(memory, &entry)
+        self.completion_mut(id).ok_or(NotMemory)?.post(memory, &entry)?;
+        self.in_flight
+            .posted(id, name_of(entry.submission_id.get(), entry.command_id.get()));
+        Ok(())
+    }
+
+    /// A fault keeps a completion back.
+    pub(super) fn kept_back(&self, entry: &CompletionEntry, why: KeptBack) {
+        let name = name_of(entry.submission_id.get(), entry.command_id.get());
+        self.in_flight.kept_back(name, why);
+    }
+
+    /// An interrupt was sent for what was posted to a completion queue.
+    pub(super) fn announced(&self, id: u16, by: Announced, processor_vector: Option<u8>) {
+        self.in_flight.announced(id, by, processor_vector);
     }
 
     /// What the host last said by that doorbell; `None` if there is no such queue.
@@ -178,7 +211,10 @@ impl Queues {
     pub(super) fn ring(&mut self, doorbell: DoorbellOf, value: u32) -> Option<Result<(), InvalidDoorbellValue>> {
         match doorbell {
             DoorbellOf::Tail(id) => Some(self.submission_mut(id)?.ring(value)),
-            DoorbellOf::Head(id) => Some(self.completion_mut(id)?.ring(value)),
+            DoorbellOf::Head(id) => {
+                let taken = self.completion_mut(id)?.ring(value);
+                Some(taken.map(|count| self.in_flight.taken(id, count)))
+            }
         }
     }
 }

@@ -144,19 +144,20 @@ impl CompletionQueue {
         (self.tail + 1) % self.entries == self.head
     }
 
-    /// Takes the host's new head.
+    /// Takes the host's new head. Returns how many entries it has taken.
     ///
     /// # Errors
     /// The value is outside the queue, or the head would overtake the tail.
-    pub(super) fn ring(&mut self, head: u32) -> Result<(), InvalidDoorbellValue> {
+    pub(super) fn ring(&mut self, head: u32) -> Result<u32, InvalidDoorbellValue> {
         if head >= self.entries {
             return Err(InvalidDoorbellValue);
         }
-        if distance(self.head, head, self.entries) > distance(self.head, self.tail, self.entries) {
+        let taken = distance(self.head, head, self.entries);
+        if taken > distance(self.head, self.tail, self.entries) {
             return Err(InvalidDoorbellValue);
         }
         self.head = head;
-        Ok(())
+        Ok(taken)
     }
 
     /// Posts `entry`, whose phase tag is set here, and moves the tail. The caller has seen that there is room.

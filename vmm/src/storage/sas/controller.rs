@@ -25,11 +25,14 @@ use super::scsi_io::ScsiIo;
 use super::spec::{fault, function, ioc_status};
 use super::task_management::Tasks;
 use crate::storage::backend::Backend;
+use crate::storage::controllers::Observed;
 use crate::storage::dma::{Dma, DmaMemory};
 use crate::storage::fault::{FaultInjector, FetchFault};
+use crate::storage::in_flight::{Asked, InFlight, RequestId};
 use crate::storage::interrupts::InterruptSink;
 use crate::storage::refusals::Refusals;
 use crate::storage::request::Request;
+use crate::storage::scsi;
 use crate::storage::tickets::Tickets;
 use crate::storage::worker::{Attention, Progress, StorageController, Ticket};
 
@@ -42,6 +45,7 @@ pub struct Controller {
     registers: Arc<RegisterFile>,
     plan: Option<Arc<FaultInjector>>,
     refusals: Arc<Refusals>,
+    in_flight: Arc<InFlight>,
     dma: Dma,
     life: Life,
     handshakes: Handshakes,
@@ -66,8 +70,10 @@ impl Controller {
     ) -> Result<Self, SasConfigError> {
         let disks = Disks::new(&config, backends)?;
         let plan = (!config.faults.is_empty()).then(|| Arc::new(FaultInjector::new(&config.faults)));
-        let registers = Arc::new(RegisterFile::new(plan.clone(), interrupts, Attention::default()));
         let name = format!("sas{}", config.index);
+        let in_flight = Arc::new(InFlight::new(name.clone(), &faults::VOCABULARY));
+        let registers = RegisterFile::new(plan.clone(), interrupts, Attention::default(), Arc::clone(&in_flight));
+        let registers = Arc::new(registers);
         Ok(Self {
             refusals: Arc::new(Refusals::new(name, &refusals::WORDS)),
             config,
@@ -79,6 +85,7 @@ impl Controller {
             pages: ConfigPages::default(),
             disks,
             replies: Replies::new(Arc::clone(&registers), plan.clone()),
+            in_flight,
             tickets: Tickets::default(),
             registers,
             plan,
@@ -97,10 +104,14 @@ impl Controller {
         self.plan.clone()
     }
 
-    /// The requests that it or a disk refuses.
+    /// What tells of its work.
     #[must_use]
-    pub(crate) fn refusals(&self) -> Arc<Refusals> {
-        Arc::clone(&self.refusals)
+    pub(crate) fn observed(&self) -> Observed {
+        Observed {
+            faults: self.plan.clone(),
+            refusals: Arc::clone(&self.refusals),
+            in_flight: Arc::clone(&self.in_flight),
+        }
     }
 
     /// The events.
@@ -174,6 +185,7 @@ impl Controller {
         let Some(reset) = self.life.asked_reset() else {
             return;
         };
+        self.in_flight.reset();
         self.ioc.reset();
         self.events.reset();
         self.replies.reset();
@@ -217,6 +229,14 @@ impl Controller {
         }
         let request = Request::new(Frame::new(&bytes));
         let frame = *request.command();
+        let asked = asked(&frame, self.disks.addressed(&frame));
+        self.in_flight.fetched(
+            RequestId {
+                queue: 0,
+                id: frame.context(),
+            },
+            asked,
+        );
         match self.execute_or_fail(&frame) {
             Ok(answer) => {
                 let disk = self.disks.addressed(&frame);
@@ -225,6 +245,7 @@ impl Controller {
             }
             Err(code) => {
                 self.life.fail(code);
+                self.in_flight.failed();
                 request.abandon();
             }
         }
@@ -324,5 +345,15 @@ impl Controller {
         if let Some(time) = back {
             self.disks.await_return(self.tickets.give(time), disk);
         }
+    }
+}
+
+/// What a request asks for.
+fn asked(frame: &Frame, disk: Option<usize>) -> Asked {
+    let is_io = frame.function() == function::SCSI_IO_REQUEST;
+    Asked {
+        command: faults::code(frame),
+        disk: disk.and_then(|disk| u32::try_from(disk).ok()),
+        blocks: is_io.then(|| scsi::blocks_of(&frame.cdb())).flatten(),
     }
 }

@@ -81,10 +81,9 @@ impl SasDevice {
         let name = format!("sas{}", config.index);
         let memory = Box::new(connections.memory);
         let controller = Controller::new(config, memory, Arc::new(interrupts.clone()), backends)?;
-        let (registers, faults) = (controller.registers(), controller.faults());
-        let refusals = controller.refusals();
+        let (registers, observed) = (controller.registers(), controller.observed());
         let worker = Worker::start(&name, controller, event, connections.sandbox, connections.on_failure)?;
-        StorageDevice::new(worker, faults, refusals, description, interrupts, |worker| Self {
+        StorageDevice::new(worker, observed, description, interrupts, |worker| Self {
             worker,
             registers,
         })

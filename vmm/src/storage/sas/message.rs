@@ -107,6 +107,14 @@ impl Reply {
         }
     }
 
+    /// MsgContext, which it repeats.
+    pub(super) fn context(&self) -> u32 {
+        match self.0.get(8..0x0c) {
+            Some(&[a, b, c, d]) => u32::from_le_bytes([a, b, c, d]),
+            _ => 0,
+        }
+    }
+
     /// The same with these bytes at that offset.
     pub(super) fn put(mut self, at: usize, bytes: &[u8]) -> Self {
         self.0[at..at + bytes.len()].copy_from_slice(bytes);

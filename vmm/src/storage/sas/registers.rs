@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::spec::{WRSEQ_KEY_VALUE_MASK, WRSEQ_KEYS, diag, doorbell, fault, function, his, ioc_state, offset};
 use crate::irq::InterruptMode;
 use crate::storage::fault::{FaultInjector, RegisterFault};
+use crate::storage::in_flight::{Announced, InFlight, KeptBack, RequestId};
 use crate::storage::interrupts::InterruptSink;
 use crate::storage::worker::Attention;
 
@@ -384,6 +385,8 @@ pub struct RegisterFile {
     faults: Option<Arc<FaultInjector>>,
     interrupts: Arc<dyn InterruptSink>,
     attention: Attention,
+    /// Is told of each step of a request.
+    in_flight: Arc<InFlight>,
 }
 
 impl RegisterFile {
@@ -391,12 +394,14 @@ impl RegisterFile {
         faults: Option<Arc<FaultInjector>>,
         interrupts: Arc<dyn InterruptSink>,
         attention: Attention,
+        in_flight: Arc<InFlight>,
     ) -> Self {
         Self {
             registers: Mutex::new(Registers::new()),
             faults,
             interrupts,
             attention,
+            in_flight,
         }
     }
 
@@ -414,7 +419,11 @@ impl RegisterFile {
         let mut registers = self.lock();
         let mut look = false;
         for (place, dword) in (place..).step_by(4).zip(data.chunks_exact_mut(4)) {
+            let waiting = registers.reply_post.len();
             let (value, wake) = registers.read(place);
+            if registers.reply_post.len() < waiting {
+                self.in_flight.taken(0, 1);
+            }
             look |= wake;
             dword.copy_from_slice(&value.to_le_bytes());
         }
@@ -460,6 +469,17 @@ impl RegisterFile {
         self.update_interrupt(&mut registers);
     }
 
+    /// A reply was posted to the request of that context.
+    pub(super) fn post(&self, registers: &mut Registers, context: u32, descriptor: u32) {
+        registers.post(descriptor);
+        self.in_flight.posted(0, RequestId { queue: 0, id: context });
+    }
+
+    /// A fault keeps the reply to the request of that context back.
+    pub(super) fn kept_back(&self, context: u32, why: KeptBack) {
+        self.in_flight.kept_back(RequestId { queue: 0, id: context }, why);
+    }
+
     /// The flag that has the controller come to rest.
     pub(super) fn attention(&self) -> Attention {
         self.attention.clone()
@@ -471,9 +491,20 @@ impl RegisterFile {
         let pending = registers.status() & bits & !registers.interrupt_mask != 0;
         let before = std::mem::replace(&mut registers.pending, pending);
         match self.interrupts.mode() {
-            InterruptMode::Intx => self.interrupts.set_level(pending),
+            InterruptMode::Intx => {
+                if pending {
+                    self.in_flight.announced(0, Announced::Pin, None);
+                }
+                self.interrupts.set_level(pending);
+            }
             InterruptMode::Msi { .. } | InterruptMode::Msix => {
                 self.interrupts.set_level(false);
+                // A reply that comes while the message is not heeded yet is announced by it, too.
+                if let Ok(processor_vector) = self.interrupts.processor_vector(0)
+                    && pending
+                {
+                    self.in_flight.announced(0, Announced::Message(0), processor_vector);
+                }
                 if pending && !before {
                     self.interrupts.signal(0);
                 }

@@ -15,6 +15,7 @@ use super::scsi_io::terminated;
 use super::spec::fault;
 use crate::storage::dma::{Dma, DmaMemory};
 use crate::storage::fault::{CompletionFault, FaultInjector};
+use crate::storage::in_flight::KeptBack;
 use crate::storage::tickets::Tickets;
 use crate::storage::worker::Ticket;
 
@@ -29,6 +30,16 @@ pub(super) enum Answer {
     Context(u32),
     /// A reply frame.
     Frame(Reply),
+}
+
+impl Answer {
+    /// The context of the request that it answers.
+    fn context(&self) -> u32 {
+        match self {
+            Self::Context(context) => *context,
+            Self::Frame(reply) => reply.context(),
+        }
+    }
 }
 
 impl From<Reply> for Answer {
@@ -86,7 +97,7 @@ impl Replies {
         let context = frame.context();
         match planned {
             None => self.queue(answer),
-            Some(CompletionFault::Drop) => {}
+            Some(CompletionFault::Drop) => self.registers.kept_back(context, KeptBack::Dropped),
             Some(CompletionFault::Duplicate) => {
                 self.queue(answer.clone());
                 self.queue(answer);
@@ -97,6 +108,7 @@ impl Replies {
                 self.queue(Answer::Context(stray & !ADDRESS_REPLY));
             }
             Some(CompletionFault::Delay(time)) => {
+                self.registers.kept_back(context, KeptBack::Delayed);
                 let frame = *frame;
                 let withheld = Withheld { answer, frame, disk };
                 self.state.withheld.insert(tickets.give(time), withheld);
@@ -152,8 +164,9 @@ impl Replies {
             };
             match descriptor {
                 Some(Ok(descriptor)) => {
+                    let context = answer.context();
                     self.state.waiting.pop_front();
-                    registers.post(descriptor);
+                    self.registers.post(&mut registers, context, descriptor);
                 }
                 Some(Err(_)) => {
                     registers.fail(fault::REPLY_MESSAGE_PCI_BUS_FAULT);

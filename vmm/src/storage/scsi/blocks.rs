@@ -5,7 +5,7 @@
 use super::cdb::Cdb;
 use super::exchange::{Exchange, Outcome};
 use super::sense::Sense;
-use super::spec::{asc, sense_key};
+use super::spec::{asc, opcode, sense_key};
 use super::unit::LogicalUnit;
 use crate::storage::backend::BackendError;
 use crate::storage::segments;
@@ -37,6 +37,28 @@ pub(super) fn named_blocks(cdb: Cdb<'_>) -> (Blocks, u16) {
         _ => (cdb.u64(2), cdb.u32(10).into(), 10),
     };
     (Blocks { first, count }, at)
+}
+
+/// The first block that a command is about, and how many, by its block alone; `None` for a command that names none.
+#[must_use]
+pub fn blocks_of(cdb: &[u8; 16]) -> Option<(u64, u32)> {
+    let named = match cdb[0] {
+        opcode::READ_6 | opcode::WRITE_6 => 6,
+        opcode::READ_10
+        | opcode::WRITE_10
+        | opcode::VERIFY_10
+        | opcode::WRITE_SAME_10
+        | opcode::SYNCHRONIZE_CACHE_10 => 10,
+        opcode::READ_12 | opcode::WRITE_12 | opcode::VERIFY_12 => 12,
+        opcode::READ_16
+        | opcode::WRITE_16
+        | opcode::VERIFY_16
+        | opcode::WRITE_SAME_16
+        | opcode::SYNCHRONIZE_CACHE_16 => 16,
+        _ => return None,
+    };
+    let (Blocks { first, count }, _) = named_blocks(Cdb::new(cdb.get(..named)?));
+    Some((first, u32::try_from(count).unwrap_or(u32::MAX)))
 }
 
 impl LogicalUnit {

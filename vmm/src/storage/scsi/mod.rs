@@ -35,6 +35,7 @@ mod target;
 mod unit;
 
 pub use attention::Attentions;
+pub use blocks::blocks_of;
 pub use config::{PortName, UnitConfig, UnitError};
 pub use exchange::{Completion, Data, Initiator, Request};
 pub use mode::Modes;

@@ -20,6 +20,7 @@ macro_rules! line {
 }
 
 pub(super) mod coverage;
+mod in_flight;
 mod summary;
 
 /// The report for people.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::super::machine;
-use super::coverage;
+use super::{coverage, in_flight};
 use crate::escape::Escaped;
 use crate::outcome;
 use crate::report::{DumpInfo, DumpedExport, EndKind, IgnoredHits, Report, StepOver, WatchInfo};
@@ -20,6 +20,9 @@ pub(super) fn summary(text: &mut String, report: &Report) {
     }
     cost_text(text, report);
     faults_text(text, report);
+    if let Some(told) = &report.in_flight {
+        in_flight::in_flight(text, told);
+    }
     for export in &report.exports {
         export_text(text, export);
     }

@@ -23,6 +23,7 @@ pub(in crate::stress::triage) fn report() -> Report {
         findings: Vec::new(),
         calls: Vec::new(),
         coverage: None,
+        in_flight: None,
         locks: LockSummary::default(),
         cost: Cost::default(),
         trace: None,

@@ -8,6 +8,7 @@ mod events;
 mod faults;
 mod harness;
 mod hostile;
+mod in_flight;
 mod interrupts;
 mod life;
 mod media;

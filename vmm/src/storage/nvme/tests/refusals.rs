@@ -5,7 +5,7 @@ use crate::storage::nvme::spec::command::{SubmissionEntry, admin, nvm};
 use crate::storage::nvme::spec::status::Status;
 
 fn told(driver: &Driver) -> Vec<(String, u32, String, u64)> {
-    let (refused, others) = driver.controller.refusals().in_words();
+    let (refused, others) = driver.controller.observed().refusals.in_words();
     assert_eq!(others, 0);
     let told = refused.into_iter();
     told.map(|refused| (refused.command, refused.status, refused.meaning, refused.count))

@@ -6,7 +6,7 @@ use crate::storage::fault::{CommandCode, CommandMatch, Fault, FaultKind, FetchFa
 use crate::storage::sas::faults::IO;
 
 fn told(driver: &Driver) -> Vec<(String, String, u64)> {
-    let (refused, others) = driver.controller.refusals().in_words();
+    let (refused, others) = driver.controller.observed().refusals.in_words();
     assert_eq!(others, 0);
     let told = refused.into_iter();
     told.map(|refused| (refused.command, refused.meaning, refused.count))
