@@ -115,6 +115,46 @@ fn dumping_to(path: &Path) -> [&str; 6] {
 }
 
 #[test]
+fn a_reset_and_the_time_limit_are_dumped_when_that_is_asked_for() {
+    let files = tempfile::tempdir().unwrap();
+    let path = files.path().join("x.dmp");
+    let common = [
+        "--seed",
+        "7",
+        "--fault",
+        "drop:write,after=3",
+        "--dump",
+        path.to_str().unwrap(),
+    ];
+    let dumped = |more: &[&str], code, reason: &str, of_reason: u64| {
+        let run = run("nvme-ok", &[&common[..], more].concat());
+        let told = &run.report()["dump"];
+        assert_eq!((run.code(), told["on"].as_str()), (code, Some(reason)), "{run}");
+        let parser = Dump::open(&path).parser;
+        let header = parser.headers();
+        assert_eq!(header.bug_check_code, CODE);
+        assert_eq!(
+            header.bug_check_code_parameters,
+            [of_reason << 16, 0, 0, number(&told["event"])]
+        );
+        assert!(header.comment.starts_with(format!("storlock {reason}").as_bytes()));
+    };
+    let gives_up = if compared_pages() > 1 {
+        "ops=16 threads=2 timeout=20"
+    } else {
+        "ops=16 threads=2 timeout=4"
+    };
+    dumped(
+        &["--append", gives_up, "--dump-on", "reset", "--dump-on", "hang"],
+        0,
+        "reset",
+        1,
+    );
+    let waits = ["--append", "ops=16 threads=2 timeout=600", "--time-limit", "20s"];
+    dumped(&waits, 3, "timeout", 2);
+}
+
+#[test]
 fn the_first_violation_is_dumped_and_the_run_goes_on() {
     let files = tempfile::tempdir().unwrap();
     let (path, recording) = (files.path().join("x.dmp"), files.path().join("run.rec"));

@@ -6,7 +6,7 @@
 use storlock_check::event::LockOperand;
 use storlock_check::finding::Finding;
 
-use crate::report::BugCheck;
+use crate::report::{BugCheck, DumpReason};
 
 /// The code: severity "error" and the bit for customers, as in an NTSTATUS, then `SLK` in ASCII.
 pub(crate) const CODE: u32 = 0xe053_4c4b;
@@ -22,6 +22,15 @@ pub(crate) fn of(finding: &Finding) -> BugCheck {
             finding.call.context.return_address,
             finding.sequence,
         ],
+    }
+}
+
+/// The bug check that stands for another reason than a violation, after the event with that number.
+#[must_use]
+pub(crate) fn of_reason(reason: DumpReason, event: u64) -> BugCheck {
+    BugCheck {
+        code: CODE.into(),
+        parameters: [reason.number() << 16, 0, 0, event],
     }
 }
 
@@ -43,6 +52,8 @@ mod tests {
     use storlock_check::finding::Cause;
     use storlock_check::rules::RuleId;
 
+    use crate::report::DumpReason;
+
     #[test]
     fn the_page_for_users_has_every_number() {
         let page = include_str!("../../../docs/dump.md");
@@ -54,7 +65,9 @@ mod tests {
         };
         let rules = RuleId::ALL.iter().map(|rule| (rule.number(), rule.meta().name));
         let causes = Cause::ALL.iter().map(|cause| (cause.number(), cause.name()));
+        let reasons = DumpReason::ALL.map(|reason| (reason.number() as u16, reason.text()));
         for list in [
+            format!("Reasons: {}.", list(reasons.to_vec())),
             format!("Rules: {}.", list(rules.collect())),
             format!("Causes: {}.", list(causes.collect())),
         ] {

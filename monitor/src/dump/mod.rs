@@ -17,7 +17,7 @@ use zerocopy::IntoBytes as _;
 
 pub(crate) use self::contents::{Contents, ProcessorRegisters};
 pub(crate) use self::writer::{DumpError, DumpFile};
-use crate::report::{BugCheck, DumpInfo, Location};
+use crate::report::{BugCheck, DumpInfo, DumpReason, Location};
 use crate::vmi::{GuestMemory, PhysicalMemory};
 use crate::windows::pdb::KernelPdb;
 use crate::windows::{CodeView, DebuggerData, Image, Kernel};
@@ -25,7 +25,9 @@ use crate::windows::{CodeView, DebuggerData, Image, Kernel};
 /// What a dump is about.
 #[derive(Debug, Clone)]
 pub struct Subject {
-    /// The violation as code and parameters.
+    /// Why the machine is dumped.
+    pub(crate) reason: DumpReason,
+    /// The same as code and parameters.
     pub bug_check: BugCheck,
     /// The violation in a few words; not ASCII, or beyond 127 bytes, is lost.
     pub comment: String,
@@ -41,9 +43,22 @@ impl Subject {
     pub fn new(finding: &Finding, caller: &Location, kernel: &Kernel) -> Self {
         let rule = finding.rule.meta().name;
         Self {
+            reason: DumpReason::Violation,
             bug_check: bug_check::of(finding),
             comment: format!("storlock {rule}: {} at {caller}", finding.cause.name()),
             event: finding.sequence,
+            kernel: kernel.clone(),
+        }
+    }
+
+    /// Another reason than a violation, after the event with that number.
+    #[must_use]
+    pub(crate) fn other(reason: DumpReason, event: u64, kernel: &Kernel) -> Self {
+        Self {
+            reason,
+            bug_check: bug_check::of_reason(reason, event),
+            comment: format!("storlock {}", reason.text()),
+            event,
             kernel: kernel.clone(),
         }
     }
@@ -109,16 +124,17 @@ impl Plan {
         })
     }
 
-    /// As the report lists the dump of the violation at `event`.
+    /// As the report lists a dump.
     #[must_use]
-    pub(crate) fn info(&self, event: u64, written: &Result<(u64, Vec<String>), DumpError>) -> DumpInfo {
+    pub(crate) fn info(&self, subject: &Subject, written: &Result<(u64, Vec<String>), DumpError>) -> DumpInfo {
         let (bytes, missing, error) = match written {
             Ok((bytes, missing)) => (*bytes, missing.clone(), None),
             Err(error) => (0, Vec::new(), Some(error.to_string())),
         };
         DumpInfo {
             file: self.file.path().display().to_string(),
-            event,
+            on: subject.reason,
+            event: subject.event,
             bytes,
             missing,
             error,

@@ -343,12 +343,50 @@ pub struct TraceInfo {
     pub error: Option<String>,
 }
 
-/// The crash dump of a violation.
+/// Why a machine is dumped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum DumpReason {
+    /// The first violation that makes the outcome Defect.
+    #[default]
+    Violation,
+    /// The first reset of a storage controller that cuts off requests.
+    Reset,
+    /// The guest had not ended within the time limit.
+    Timeout,
+    /// A processor would wait for itself for ever, or the time limit came while one waited for a lock.
+    Hang,
+}
+
+impl DumpReason {
+    /// All of them.
+    pub(crate) const ALL: [Self; 4] = [Self::Violation, Self::Reset, Self::Timeout, Self::Hang];
+
+    /// Its word.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Violation => "violation",
+            Self::Reset => "reset",
+            Self::Timeout => "timeout",
+            Self::Hang => "hang",
+        }
+    }
+
+    /// Its number in a dump.
+    pub(crate) fn number(self) -> u64 {
+        self as u64
+    }
+}
+
+/// A crash dump.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DumpInfo {
     /// File name as it was asked for.
     pub file: String,
-    /// Number of the event at which the violation was found.
+    /// Why the machine was dumped.
+    #[serde(default)]
+    pub(crate) on: DumpReason,
+    /// Number of the event at which the violation was found; of another reason, of the last event before.
     pub event: u64,
     /// Length of the file; 0 if there is none.
     pub bytes: u64,

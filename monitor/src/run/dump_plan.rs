@@ -1,4 +1,4 @@
-//! The part of `storlock run` that dumps the machine at a violation: where the dump goes, and the kernel's PDB.
+//! The part of `storlock run` that dumps the machine at a violation, or what else was asked for: where the dump goes, and the kernel's PDB.
 
 use std::fs;
 use std::path::Path;
@@ -24,13 +24,13 @@ const MOST_PDBS: usize = 64;
 /// # Errors
 /// [`Failure`] if the file cannot be written, or there is a PDB that is of no use.
 pub(super) fn plan(checked: &CheckedSpec, images: &[ImageFile]) -> Result<Option<Plan>, Failure> {
-    let Some(path) = &checked.spec.dump_on_violation else {
+    let Some(wish) = checked.spec.dump_wish() else {
         return Ok(None);
     };
     let kernel = images.iter().find(|image| image.role == ImageRole::Kernel);
     let symbols = symbols(kernel, checked.spec.symbols.as_deref()).map_err(Failure::usage)?;
-    let file = DumpFile::prepare(path, checked.time_limit())
-        .context("--dump-on-violation")
+    let file = DumpFile::prepare(&wish.file, checked.time_limit())
+        .context(wish.option)
         .map_err(Failure::infrastructure)?;
     Ok(Some(Plan { file, symbols }))
 }

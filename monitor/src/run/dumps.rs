@@ -1,28 +1,142 @@
-//! Dumps a machine that is stopped at a violation.
+//! Dumps a machine that is stopped at a violation, or for another reason for which a dump was asked for.
 //!
 //! Talks to the machine and to the dump's writer. It must not know what was violated.
 
+use std::cell::{Cell, RefCell};
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Instant;
+
+use storlock_vmm::run::{MachineHandle, MachineStop};
 
 use super::running::RunningGuest;
 use crate::backend::kvm::KvmCpu;
 use crate::dump::{Contents, DumpError, Plan, ProcessorRegisters, Subject};
 use crate::output::Cut;
-use crate::report::DumpInfo;
+use crate::report::{DumpInfo, DumpReason};
+use crate::session::End;
+
+/// Whether a reset of a storage controller has cut off requests: the first one pauses the machine, if it is to be dumped.
+#[derive(Debug, Clone, Default)]
+pub(super) struct CutOffSeen(Arc<AtomicU8>);
+
+/// Values of [`CutOffSeen`].
+const NOT_SEEN: u8 = 0;
+const SEEN: u8 = 1;
+const TAKEN: u8 = 2;
+
+impl CutOffSeen {
+    /// Waits for it, if resets are among the reasons.
+    pub(super) fn of(on: &[DumpReason], machine: &MachineHandle) -> Self {
+        let own = Self::default();
+        if on.contains(&DumpReason::Reset) {
+            for ledger in machine.in_flight() {
+                let (seen, machine) = (own.clone(), machine.clone());
+                ledger.observe_reset(move || {
+                    if seen.step(NOT_SEEN, SEEN) {
+                        machine.interrupt();
+                    }
+                });
+            }
+        }
+        own
+    }
+
+    /// Whether it has happened; told once.
+    pub(super) fn take(&self) -> bool {
+        self.step(SEEN, TAKEN)
+    }
+
+    fn step(&self, from: u8, to: u8) -> bool {
+        let stepped = self.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+        stepped.is_ok()
+    }
+}
 
 /// The result of a dump.
-pub(super) struct Dumped {
-    pub(super) info: DumpInfo,
+struct Dumped {
+    info: DumpInfo,
     /// Why it is not whole.
-    pub(super) cut: Option<Cut>,
+    cut: Option<Cut>,
     /// Its reader took nothing until the time limit.
-    pub(super) was_late: bool,
+    was_late: bool,
+}
+
+/// The one dump of a run: what comes first is dumped.
+pub(super) struct FirstDump<'a> {
+    guest: &'a RunningGuest,
+    interrupted: &'a dyn Fn() -> bool,
+    dumped: RefCell<Option<Dumped>>,
+    /// How long the machine stood still for it, in milliseconds.
+    took_ms: Cell<u64>,
+}
+
+impl<'a> FirstDump<'a> {
+    /// None so far.
+    pub(super) fn new(guest: &'a RunningGuest, interrupted: &'a dyn Fn() -> bool) -> Self {
+        Self {
+            guest,
+            interrupted,
+            dumped: RefCell::default(),
+            took_ms: Cell::default(),
+        }
+    }
+
+    /// Dumps the machine, which is paused, as that processor sees it, unless it has been dumped already.
+    pub(super) fn write(&self, cpu: u32, subject: &Subject) {
+        if self.dumped.borrow().is_none() {
+            let began = Instant::now();
+            *self.dumped.borrow_mut() = self.guest.dump(cpu, subject, self.interrupted);
+            self.took_ms.set(began.elapsed().as_millis() as u64);
+        }
+    }
+
+    /// Dumps a machine that was interrupted since a reset of a storage controller has cut off requests. `false`: it was not.
+    pub(super) fn write_at_reset(&self) -> bool {
+        let cut_off = self.guest.cut_off.take();
+        let subject = self.guest.session.dump_subject(DumpReason::Reset);
+        if let Some(subject) = subject.filter(|_| cut_off) {
+            self.write(0, &subject);
+        }
+        cut_off
+    }
+
+    /// Dumps a machine that has come to its end, if that is a reason. `deadlock`: the processor that would have waited for itself for
+    /// ever.
+    pub(super) fn write_at_end(&self, stop: &MachineStop, deadlock: Option<u32>) {
+        let guest = self.guest;
+        let late = matches!(stop, MachineStop::TimeLimit);
+        let waiting = deadlock.or_else(|| guest.session.waiting_processor().filter(|_| late));
+        let reason = match waiting {
+            Some(_) if guest.dump_on.contains(&DumpReason::Hang) => DumpReason::Hang,
+            _ if late && guest.dump_on.contains(&DumpReason::Timeout) => DumpReason::Timeout,
+            _ => return,
+        };
+        if let Some(subject) = guest.session.dump_subject(reason) {
+            self.write(waiting.unwrap_or(0), &subject);
+        }
+    }
+
+    /// Its reader took nothing until the time limit.
+    pub(super) fn was_late(&self) -> bool {
+        self.dumped.borrow().as_ref().is_some_and(|dumped| dumped.was_late)
+    }
+
+    /// Tells the end of the run what has become of it.
+    pub(super) fn tell(self, end: &mut End) {
+        end.dump_ms = self.took_ms.get();
+        if let Some(dumped) = self.dumped.into_inner() {
+            end.dump = Some(dumped.info);
+            end.note(dumped.cut);
+        }
+    }
 }
 
 impl RunningGuest {
-    /// Dumps the machine, which the violation on `cpu` has paused, and tells the user the result. `None` if no dump
+    /// Dumps the machine, which is paused, as `cpu` sees it, and tells the user the result. `None` if no dump
     /// was asked for.
-    pub(super) fn dump(&self, cpu: u32, subject: &Subject, interrupted: &dyn Fn() -> bool) -> Option<Dumped> {
+    fn dump(&self, cpu: u32, subject: &Subject, interrupted: &dyn Fn() -> bool) -> Option<Dumped> {
         let plan = self.dump.as_ref()?;
         self.notices.say(&format!(
             "dump: the machine stands still while its {} MiB are written to {}; Ctrl-C gives up",
@@ -31,7 +145,7 @@ impl RunningGuest {
         ));
         let written = self.write_dump(plan, cpu, subject, interrupted);
         let cause = written.as_ref().err().and_then(DumpError::system_error);
-        let info = plan.info(subject.event, &written);
+        let info = plan.info(subject, &written);
         match &info.error {
             None => self
                 .notices

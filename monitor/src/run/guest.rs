@@ -10,6 +10,7 @@ use storlock_vmm::debug::BREAKPOINT_LIMIT;
 use storlock_vmm::run::{MachineConfig, MachineHandle};
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::dumps::CutOffSeen;
 use super::machine::{BuiltMachine, GuestOptions, Start};
 use super::report_directory::Outputs;
 use super::running::RunningGuest;
@@ -18,7 +19,7 @@ use crate::backend::kvm::{Handler, MSR_LSTAR, StopHandler};
 use crate::dump::Plan;
 use crate::notices::Notices;
 use crate::output::Progress;
-use crate::report::StepOver;
+use crate::report::{DumpReason, StepOver};
 use crate::session::Session;
 use crate::timing::Histogram;
 use crate::vmi::debuggee::DebuggeeStop;
@@ -32,6 +33,7 @@ pub(super) struct Guest {
     shutdown_grace: Option<Duration>,
     debugger: Option<(DebuggerLink, mpsc::Sender<DebuggerCommand>)>,
     dump: Option<Plan>,
+    dump_on: Vec<DumpReason>,
     notices: Arc<dyn Notices>,
 }
 
@@ -86,13 +88,15 @@ impl Guest {
             shutdown_grace: options.shutdown_grace,
             debugger: None,
             dump: None,
+            dump_on: Vec::new(),
             notices: Arc::clone(&options.notices),
         })
     }
 
-    /// Has the machine dumped when the session stops it for that. The place must still be writable after the start.
-    pub(super) fn dump_to(&mut self, plan: Plan) {
-        self.dump = Some(plan);
+    /// Has the machine dumped at the first of these; at a violation when the session stops it for that. The place must still be
+    /// writable after the start.
+    pub(super) fn dump_to(&mut self, plan: Plan, on: Vec<DumpReason>) {
+        (self.dump, self.dump_on) = (Some(plan), on);
     }
 
     /// Ties the machine to a debugger, which is to be served elsewhere. With `hold_start` the guest's first instruction
@@ -140,7 +144,8 @@ impl Guest {
             session.at_arming(move || injector.begin());
         }
         let handle = self.built.machine.handle();
-        session.ask_for_wanted_still(move || handle.is_wanted_still());
+        let still = handle.clone();
+        session.ask_for_wanted_still(move || still.is_wanted_still());
         let (running, served) = self.built.start()?;
         Ok(RunningGuest {
             running,
@@ -151,6 +156,8 @@ impl Guest {
             shutdown_grace: self.shutdown_grace,
             debugger: self.debugger.map(|(link, _)| link),
             dump: self.dump,
+            cut_off: CutOffSeen::of(&self.dump_on, &handle),
+            dump_on: self.dump_on,
             notices: self.notices,
             started: Instant::now(),
         })

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use storlock_vmm::devices::ramfb::Picture;
 use storlock_vmm::run::{InternalError, MachineStop, RunningMachine};
 
+use super::dumps::{CutOffSeen, FirstDump};
 use super::guest::HitHandler;
 use super::in_flight;
 use super::machine::Served;
@@ -17,7 +18,7 @@ use crate::backend::kvm::KvmCpu;
 use crate::backend::kvm::debuggee::{DebuggerLink, in_words};
 use crate::dump::Plan;
 use crate::notices::Notices;
-use crate::report::BugCheck;
+use crate::report::{BugCheck, DumpReason};
 use crate::session::{End, EndKind, Session};
 
 /// A guest that runs.
@@ -31,6 +32,8 @@ pub(super) struct RunningGuest {
     pub(super) shutdown_grace: Option<Duration>,
     pub(super) debugger: Option<DebuggerLink>,
     pub(super) dump: Option<Plan>,
+    pub(super) dump_on: Vec<DumpReason>,
+    pub(super) cut_off: CutOffSeen,
     pub(super) notices: Arc<dyn Notices>,
 }
 
@@ -50,23 +53,22 @@ impl RunningGuest {
         if let (Some(plan), Some(deadline)) = (&self.dump, self.started.checked_add(limit)) {
             plan.file.progress().give_up_at(deadline);
         }
-        let (mut dump, mut dump_ms) = (None, 0);
         let debugger = self.debugger.take();
+        let dump = FirstDump::new(&self, interrupted);
         let mut deadlock = None;
         let mut at_violation = |cpu| {
             let stopped_for = self.session.stopped_for(cpu);
             if let Some(subject) = stopped_for.dump {
-                let began = Instant::now();
-                dump = self.dump(cpu, &subject, interrupted);
-                dump_ms += began.elapsed().as_millis() as u64;
+                dump.write(cpu, &subject);
             }
             deadlock = deadlock.or(stopped_for.deadlock.then_some(cpu));
             AtViolation {
                 deadlock: stopped_for.deadlock,
                 debugger: stopped_for.debugger,
-                time_is_over: dump.as_ref().is_some_and(|dump| dump.was_late),
+                time_is_over: dump.was_late(),
             }
         };
+        let mut at_interrupt = || dump.write_at_reset();
         let machine = KvmMachine {
             running: &self.running,
             power: &self.served.power,
@@ -78,6 +80,7 @@ impl RunningGuest {
             interrupted,
             debugger,
             at_violation: &mut at_violation,
+            at_interrupt: &mut at_interrupt,
             notices: &*self.notices,
         };
         let ending = supervisor.run();
@@ -86,11 +89,6 @@ impl RunningGuest {
             end.kind = EndKind::Deadlock;
             end.deadlocked = Some(cpu);
         }
-        end.dump_ms = dump_ms;
-        if let Some(dump) = dump {
-            end.dump = Some(dump.info);
-            end.note(dump.cut);
-        }
         for cpu in order_of_last_looks(&ending.stop, self.cpus) {
             let session = Arc::clone(&self.session);
             end.activities
@@ -98,6 +96,8 @@ impl RunningGuest {
             self.running
                 .inspect(cpu, move |stopped| session.look(&mut KvmCpu::new(stopped)));
         }
+        dump.write_at_end(&ending.stop, deadlock);
+        dump.tell(&mut end);
         self.close(end)
     }
 

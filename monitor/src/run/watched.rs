@@ -22,7 +22,7 @@ use super::{
     Failure, Host, create_directory, debugger, dump_plan, firmware, limit_files, machine_options, of_machine, symbols,
 };
 use crate::output::{OutputFile, WholeFile};
-use crate::report::{ImageRole, Note, Report, RuleSettings, RunInfo};
+use crate::report::{DumpReason, ImageRole, Note, Report, RuleSettings, RunInfo};
 use crate::session::recording::Recording;
 use crate::session::replay;
 use crate::session::trace::Trace;
@@ -95,8 +95,11 @@ impl WatchedRun {
         renamed.extend(screenshot.iter().filter_map(WholeFile::renamed_in));
         let renamed: Vec<PathBuf> = renamed.into_iter().map(Path::to_owned).collect();
         if let Some(plan) = dump {
-            session.dump_first_violation();
-            guest.dump_to(plan);
+            let on = checked.spec.dump_wish().map_or_else(Vec::new, |wish| wish.on);
+            if on.contains(&DumpReason::Violation) {
+                session.dump_first_violation();
+            }
+            guest.dump_to(plan, on);
         }
         let debugger = match socket {
             Some(socket) => {

@@ -11,8 +11,9 @@ use super::Session;
 use super::config::{End, EndKind};
 use super::findings::past;
 use super::stops::StoppedFor;
+use crate::dump::Subject;
 use crate::report::render::words;
-use crate::report::{LockRoutine, text};
+use crate::report::{DumpReason, LockRoutine, text};
 use crate::vmi::{CpuState, GuestMemory};
 use crate::windows::Processor;
 
@@ -43,6 +44,19 @@ impl Session {
     /// Has the first Defect stop the machine for a dump, whatever a debugger wants.
     pub(crate) fn dump_first_violation(&self) {
         self.lock().stops.dump_first();
+    }
+
+    /// What a dump for another reason than a violation is about; `None` while the guest's kernel is not known.
+    #[must_use]
+    pub(crate) fn dump_subject(&self, reason: DumpReason) -> Option<Subject> {
+        let state = self.lock();
+        Some(Subject::other(reason, state.ledger.sequence(), state.guest.kernel()?))
+    }
+
+    /// A processor that waits for a lock, as far as the last looks at them have shown.
+    #[must_use]
+    pub(crate) fn waiting_processor(&self) -> Option<u32> {
+        super::finish::waiting(&self.lock()).first().copied()
     }
 
     /// For whom a processor was stopped at a violation; asked once a stop.

@@ -357,7 +357,7 @@ fn guest_failure(state: &State, end: &End) -> Option<Reason> {
 }
 
 /// The processors that wait for locks.
-fn waiting(state: &State) -> Vec<u32> {
+pub(super) fn waiting(state: &State) -> Vec<u32> {
     let processors = state.ending.processors.iter();
     let waiting = processors.filter(|processor| processor.waits_for.is_some());
     waiting.map(|processor| processor.vcpu).collect()

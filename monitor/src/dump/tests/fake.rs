@@ -141,6 +141,7 @@ impl Fake {
 
     pub(super) fn subject(&self) -> Subject {
         Subject {
+            reason: crate::report::DumpReason::Violation,
             bug_check: BugCheck {
                 code: 0xe053_4c4b,
                 parameters: [1, 2, 3, 4],

@@ -231,6 +231,7 @@ impl RunSpec {
                 return refuse(format!("{option} means nothing without {other}"));
             }
         }
+        self.check_dump()?;
         for (index, RuleChoice(setting)) in self.rule.iter().enumerate() {
             let before = self.rule.iter().take(index).map(|RuleChoice(before)| before);
             if let Some(before) = before.into_iter().find(|before| before.rule == setting.rule) {
@@ -251,6 +252,16 @@ impl RunSpec {
     }
 
     /// What the kernel, the firmware and the driver make of the guest together.
+    fn check_dump(&self) -> Result<(), Contradiction> {
+        if self.dump.is_some() && self.dump_on_violation.is_some() {
+            return refuse("--dump and --dump-on-violation exclude each other: a run writes one dump");
+        }
+        if self.dump.is_none() && !self.dump_on.is_empty() {
+            return refuse("--dump-on means nothing without --dump, which names the file");
+        }
+        Ok(())
+    }
+
     fn boot(&self, linux: bool) -> Result<Boot, Contradiction> {
         let linux = linux && self.kernel.is_some();
         let watched = self.driver.is_some();
@@ -287,6 +298,8 @@ impl RunSpec {
         let for_a_watch = [
             ("--gdb", self.gdb.is_some()),
             ("--dump-on-violation", self.dump_on_violation.is_some()),
+            ("--dump", self.dump.is_some()),
+            ("--dump-on", !self.dump_on.is_empty()),
             ("--record", self.record.is_some()),
             ("--report", !self.report.is_empty()),
             ("--debug-print", self.debug_print),

@@ -7,6 +7,7 @@
 
 mod check;
 pub mod disk;
+mod dump;
 pub mod fault;
 mod faults;
 mod json;
@@ -20,6 +21,7 @@ use storlock_vmm::storage::InterruptKind;
 pub(crate) use self::check::guest_name;
 pub use self::check::{Boot, CheckedSpec, Contradiction, formats};
 pub use self::disk::{Disk, DiskPlace, check_disks, target_kind};
+pub(crate) use self::dump::DumpOn;
 pub use self::faults::{CountFrom, PlannedFault, check_faults};
 pub(crate) use self::json::Carrier;
 use self::json::Schema;
@@ -185,6 +187,12 @@ pub struct RunSpec {
     /// File for a crash dump at the first violation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) dump_on_violation: Option<FilePath>,
+    /// File for a crash dump at the first of what `dump_on` names, or of all there is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) dump: Option<FilePath>,
+    /// What that dump is written at.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) dump_on: Vec<DumpOn>,
     /// Whether to log what drivers print for a debugger.
     #[serde(skip_serializing_if = "is_false")]
     pub(crate) debug_print: bool,
@@ -273,6 +281,7 @@ impl RunSpec {
             ("--serial", &self.serial, false),
             ("--screenshot", &self.screenshot, true),
             ("--dump-on-violation", &self.dump_on_violation, true),
+            ("--dump", &self.dump, true),
         ];
         let named = named
             .into_iter()
@@ -297,6 +306,8 @@ impl RunSpec {
             record: None,
             screenshot: None,
             dump_on_violation: None,
+            dump: None,
+            dump_on: Vec::new(),
             report: usual.report,
             report_format: None,
             report_dir: usual.report_dir,
@@ -348,6 +359,8 @@ impl Default for RunSpec {
             serial: None,
             symbols: None,
             dump_on_violation: None,
+            dump: None,
+            dump_on: Vec::new(),
             debug_print: false,
             explain: false,
             accept_turns: false,

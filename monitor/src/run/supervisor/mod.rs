@@ -86,6 +86,8 @@ pub(super) struct Supervisor<'a> {
     pub(super) debugger: Option<DebuggerLink>,
     /// Called with the processor at each violation at which the session has stopped the machine.
     pub(super) at_violation: &'a mut dyn FnMut(u32) -> AtViolation,
+    /// Called when the machine was interrupted, and not by the user: whether that was for something that is done by then.
+    pub(super) at_interrupt: &'a mut dyn FnMut() -> bool,
     /// Takes the line that says that the power button was pressed.
     pub(super) notices: &'a dyn Notices,
 }
@@ -131,6 +133,15 @@ impl Run<'_> {
     }
 
     fn dispatch(&mut self, stop: &MachineStop) -> Next {
+        if matches!(stop, MachineStop::Interrupted) && !(self.supervisor.interrupted)() {
+            let by_debugger = self.supervisor.debugger.as_ref();
+            let by_debugger = by_debugger.is_some_and(DebuggerLink::wants_interrupt);
+            if (self.supervisor.at_interrupt)() && !by_debugger {
+                self.supervisor.machine.resume();
+                self.interrupt_again(false);
+                return Next::Wait;
+            }
+        }
         let mut for_debugger = self.supervisor.debugger.is_some();
         if let MachineStop::Breakpoint { cpu } = *stop {
             let before = (self.supervisor.interrupted)();

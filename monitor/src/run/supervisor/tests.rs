@@ -23,6 +23,8 @@ struct Script {
     stops: RefCell<VecDeque<(u64, MachineStop)>>,
     done: RefCell<Vec<Done>>,
     has_power: bool,
+    /// An interruption is for a dump.
+    for_dump: Cell<bool>,
 }
 
 impl Script {
@@ -31,6 +33,7 @@ impl Script {
             stops: RefCell::new(stops.into_iter().collect()),
             done: RefCell::default(),
             has_power: true,
+            for_dump: Cell::new(false),
         }
     }
 
@@ -52,6 +55,7 @@ impl Script {
             interrupted,
             debugger: None,
             at_violation,
+            at_interrupt: &mut || self.for_dump.take(),
             notices: &Silent,
         };
         supervisor.run()
@@ -189,6 +193,23 @@ fn a_machine_that_cannot_go_on_after_the_button_was_never_asked_to_shut_down() {
     };
     let ending = machine.run(10_000, Some(5000), &mut |_| AtViolation::default());
     assert!(matches!(ending.stop, MachineStop::Interrupted) && ending.shutdown.is_none());
+}
+
+#[test]
+fn a_machine_that_was_interrupted_for_a_dump_goes_on() {
+    let machine = Script::new([(0, MachineStop::Interrupted), (0, MachineStop::PowerOff)]);
+    machine.for_dump.set(true);
+    let ending = machine.run(10_000, Some(5), &mut |_| AtViolation::default());
+    assert_eq!(name(&ending.stop), "PowerOff");
+    assert_eq!(
+        (machine.count(&Done::Resume), machine.count(&Done::PowerButton)),
+        (2, 0)
+    );
+    // One by the user ends the run, whatever else it was for.
+    let machine = Script::new([(0, MachineStop::Interrupted), (0, MachineStop::PowerOff)]);
+    machine.for_dump.set(true);
+    let ending = machine.run_until(10_000, None, &mut |_| AtViolation::default(), &|| true);
+    assert_eq!(name(&ending.stop), "Interrupted");
 }
 
 #[test]

@@ -179,6 +179,7 @@ fn check_guest(guest: &RunSpec) -> Result<(), String> {
         ("screenshot", guest.screenshot.is_some()),
         ("variables", guest.variables.is_some()),
         ("dump_on_violation", guest.dump_on_violation.is_some()),
+        ("dump", guest.dump.is_some() || !guest.dump_on.is_empty()),
         ("gdb", guest.gdb.is_some() || guest.gdb_wait || guest.gdb_expose),
         ("on_violation", guest.on_violation.is_some()),
         ("on_disconnect", guest.on_disconnect.is_some()),

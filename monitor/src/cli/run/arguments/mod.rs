@@ -19,8 +19,8 @@ use crate::cli::options::Switch;
 use crate::gdb::OnDisconnect;
 use crate::report::{Format, Word};
 use crate::run::spec::{
-    AfterDeadlock, Carrier, Disk, Export, FilePath, Firmware, Interrupts, Limit, OnViolation, OutputPath, PlannedFault,
-    RuleChoice, RunSpec, SIZE_LIMIT, Size, disk, fault,
+    AfterDeadlock, Carrier, Disk, DumpOn, Export, FilePath, Firmware, Interrupts, Limit, OnViolation, OutputPath,
+    PlannedFault, RuleChoice, RunSpec, SIZE_LIMIT, Size, disk, fault,
 };
 use crate::run::{Failure, input};
 
@@ -152,12 +152,21 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE|-")]
     pub serial: Option<PathBuf>,
     /// Directory with unstripped builds and PDBs of the images, for names in reports, and with the kernel's PDB, for
-    /// --dump-on-violation; or one PDB [default: `debug` beside an image or beside its directory]
+    /// crash dumps; or one PDB [default: `debug` beside an image or beside its directory]
     #[arg(long, value_name = "DIR|FILE.pdb")]
     pub symbols: Option<PathBuf>,
     /// At the first violation write a crash dump of the whole machine for WinDbg; see docs/dump.md [default: no dump]
     #[arg(long, value_name = "FILE.dmp")]
     pub(crate) dump_on_violation: Option<PathBuf>,
+    /// Write a crash dump of the whole machine for WinDbg, once: at the first of what --dump-on names; see docs/dump.md
+    /// [default: no dump]
+    #[arg(long, value_name = "FILE.dmp")]
+    pub(crate) dump: Option<PathBuf>,
+    /// What --dump is written at: violation (the first that makes the outcome Defect), reset (of a storage controller, by
+    /// the guest, with requests outstanding), timeout (--time-limit) or hang (a processor waits for a lock at the time
+    /// limit, or for itself); may be given several times [default: all of them]
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) dump_on: Vec<DumpOn>,
     /// Log what drivers print by DbgPrint and similar routines. The log uses the debug registers that the lock
     /// routines leave, less one that catches returns of lock routines
     #[arg(long)]
@@ -254,6 +263,7 @@ impl Arguments {
             (&self.serial, &mut spec.serial),
             (&self.symbols, &mut spec.symbols),
             (&self.dump_on_violation, &mut spec.dump_on_violation),
+            (&self.dump, &mut spec.dump),
         ];
         for (given, field) in files {
             say_some(given.clone().map(Into::into), field);
@@ -299,6 +309,7 @@ impl Arguments {
         spec.accept_turns |= self.accept_turns;
         spec.check_guest |= self.check_guest;
         say_list(&self.dump_export, &mut spec.dump_export);
+        say_list(&self.dump_on, &mut spec.dump_on);
         if self.gdb.is_some() && self.shutdown_grace.is_none() {
             // It takes the place of what it excludes.
             spec.shutdown_grace = None;

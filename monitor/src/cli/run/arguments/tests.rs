@@ -52,6 +52,7 @@ fn options() -> impl Strategy<Value = Vec<String>> {
             "--serial",
             "--symbols",
             "--dump-on-violation",
+            "--dump",
             "--load",
             "--report",
             "--firmware",
@@ -93,6 +94,7 @@ fn options() -> impl Strategy<Value = Vec<String>> {
         ),
         with("--append", "[-a-z =]{1,12}"),
         with("--gdb", ":[1-9][0-9]{0,3}|unix:/[a-z]{1,9}"),
+        with("--dump-on", "violation|reset|timeout|hang"),
         with("--dump-export", "[a-z.]{1,9}![A-Za-z]{1,9}:[1-9][0-9]{0,3}"),
         with(
             "--fault",
@@ -104,7 +106,15 @@ fn options() -> impl Strategy<Value = Vec<String>> {
         ),
     ];
     prop::collection::vec(any_of, 0..12).prop_filter_map("an option that is given once is given twice", |options| {
-        let many = ["--load", "--fault", "--disk", "--dump-export", "--report", "--rule"];
+        let many = [
+            "--load",
+            "--fault",
+            "--disk",
+            "--dump-export",
+            "--dump-on",
+            "--report",
+            "--rule",
+        ];
         let mut seen: Vec<&str> = options
             .iter()
             .filter_map(|words| words.first()?.split('=').next())
@@ -169,6 +179,7 @@ fn odd_specs() -> impl Strategy<Value = RunSpec> {
             &mut spec.serial,
             &mut spec.symbols,
             &mut spec.dump_on_violation,
+            &mut spec.dump,
             &mut spec.gdb,
         ];
         let always = [&mut spec.report_dir, &mut spec.kvm];
@@ -250,6 +261,7 @@ fn each_option() -> Vec<(&'static str, Option<&'static str>, Value)> {
         "serial",
         "symbols",
         "dump-on-violation",
+        "dump",
         "kvm",
         "report-dir",
     ];
@@ -268,6 +280,7 @@ fn each_option() -> Vec<(&'static str, Option<&'static str>, Value)> {
     ];
     let others = [
         ("load", Some("x/y"), json!(["x/y"])),
+        ("dump-on", Some("hang"), json!(["hang"])),
         ("report", Some("x/y"), json!(["x/y"])),
         ("phys-bits", Some("40"), json!(40)),
         ("cpus", Some("3"), json!(3)),

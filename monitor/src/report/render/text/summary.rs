@@ -212,8 +212,12 @@ fn cost_text(text: &mut String, report: &Report) {
 fn dump_text(text: &mut String, dump: &DumpInfo) {
     let (file, event) = (&dump.file, dump.event);
     let what = match &dump.error {
-        None => format!("{file}: {} bytes, the machine at event {event}", dump.bytes),
-        Some(error) => format!("none of event {event}: {error}"),
+        None => format!(
+            "{file}: {} bytes, the machine at event {event} ({})",
+            dump.bytes,
+            dump.on.text()
+        ),
+        Some(error) => format!("none of event {event} ({}): {error}", dump.on.text()),
     };
     field(text, "dump", &what);
     for missing in &dump.missing {
