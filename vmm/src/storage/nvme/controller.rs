@@ -248,6 +248,9 @@ impl Controller {
 
     /// Shutdown (section 7.6.2): everything becomes durable, and nothing is fetched until the next reset.
     fn shut_down(&mut self) {
+        // The host may give the memory of the doorbells back from here on.
+        self.doorbells
+            .take_shadow(&mut self.queues, self.transfer.dma(), |_| {});
         if let Err(status) = self.namespaces.flush_all() {
             tracing::warn!(?status, "NVMe shutdown could not make everything durable");
         }
