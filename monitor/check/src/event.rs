@@ -15,6 +15,9 @@ pub const APC_LEVEL: u8 = 1;
 /// IRQL at which spin locks are held (`DISPATCH_LEVEL`).
 pub const DISPATCH_LEVEL: u8 = 2;
 
+/// The highest IRQL (`HIGH_LEVEL`).
+pub(crate) const HIGH_LEVEL: u8 = 15;
+
 /// One observation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
@@ -115,7 +118,7 @@ pub struct LockCall {
     pub context: Context,
     /// The lock or handle that it was given.
     pub operand: LockOperand,
-    /// The old-IRQL argument of a release (`NewIrql`, 0 to 15).
+    /// The old-IRQL argument of a release (`NewIrql`), as it was passed: above 15 it is no IRQL.
     pub old_irql: Option<u8>,
     /// The lock word before the routine ran, where the contract says where it is and it could be read. Only whether
     /// it is zero is ever used: zero means that nobody holds the lock.

@@ -10,7 +10,7 @@ use super::state::LockState;
 use super::storport;
 use crate::checker::Checker;
 use crate::contract::{CONTRACTS, Contract, LockClass, Role, Routine, RoutineSet, SystemModule, contract};
-use crate::event::{Context, DISPATCH_LEVEL, LockCall, LockOperand};
+use crate::event::{Context, DISPATCH_LEVEL, HIGH_LEVEL, LockCall, LockOperand};
 use crate::finding::{PriorCall, Shortfall};
 use crate::identity::LockIdentity;
 
@@ -321,9 +321,9 @@ const fn restored(given: u8, before: u8, sure: u16, possible: u16) -> Restored {
     }
 }
 
-/// An IRQL as a bit.
+/// An IRQL as a bit; none for what is no IRQL.
 const fn irql_bit(irql: u8) -> u16 {
-    1 << (irql & 15)
+    if irql <= HIGH_LEVEL { 1 << irql } else { 0 }
 }
 
 /// Whether a lock of the kernel's has no word only because that, or the handle in which some acquire has put its address,

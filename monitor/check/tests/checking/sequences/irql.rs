@@ -184,3 +184,15 @@ fn release_that_shares_its_code_is_not_judged_by_the_other_routines_irql() {
     s.quiet(who(0, 5, 1), R::KeReleaseSpinLock, LOCK, Some(1));
     assert_eq!(s.outcome(), Outcome::Completed);
 }
+
+#[test]
+fn old_irql_that_is_none_is_no_other_locks() {
+    // 0x12 has the low bits of the other lock's.
+    for given in [0x12, 0x10, 16, 255] {
+        let mut s = Sequence::ready(&PAIR, true);
+        s.quiet(who(0, 0, 1), PAIR[0], LOCK, Some(0));
+        s.quiet(who(0, 2, 1), PAIR[0], SECOND, Some(0));
+        let found = s.call_back_to(who(0, 2, 1), PAIR[1], LOCK, Some(1), Some(given));
+        s.defect(&found, Cause::WrongNewIrql);
+    }
+}
