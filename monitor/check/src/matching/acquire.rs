@@ -174,21 +174,23 @@ impl Checker {
         if lock.records.is_empty() {
             return;
         }
-        // It has failed, or the caller waits for ever.
-        self.core.statistics.holds_lost += lock
-            .forget(|record| {
-                let entered = &record.call.context;
-                let may_have_failed = record.held_since.is_none() && contract(record.call.routine).result.may_fail();
-                let left = record.over && call.word != Some(0) && !may_have_failed;
-                let over = !left
-                    && record.same_agent(&call.context)
-                    && low != record.bound_to_processor()
-                    && call.context.irql <= entered.irql.max(1)
-                    && call.context.stack_pointer >= entered.stack_pointer
-                    && !(row.mode == Mode::Shared && contract(record.call.routine).mode == Mode::Shared);
-                !over
-            })
-            .all;
+        let may_have_failed =
+            |record: &Record| record.held_since.is_none() && contract(record.call.routine).result.may_fail();
+        let over = |record: &Record| {
+            let entered = &record.call.context;
+            let left = record.over && call.word != Some(0) && !may_have_failed(record);
+            !left
+                && record.same_agent(&call.context)
+                && low != record.bound_to_processor()
+                && call.context.irql <= entered.irql.max(1)
+                && call.context.stack_pointer >= entered.stack_pointer
+                && !(row.mode == Mode::Shared && contract(record.call.routine).mode == Mode::Shared)
+        };
+        // It has failed; or the lock was given back in a way that was not seen, or the caller waits for ever.
+        let failed = lock.forget(|record| !(over(record) && (may_have_failed(record) || record.nested_in.is_some())));
+        let lost = lock.forget(|record| !over(record));
+        self.core.statistics.holds_lost += failed.all;
+        self.lose(lost);
     }
 
     /// Opens a record and binds its handle.

@@ -205,6 +205,15 @@ fn acquire_that_is_made_again_by_its_holder_at_passive_level_has_left_the_lock_b
     let mut s = Sequence::ready(&PAIR, true);
     acquire(&mut s, 0x100, 0);
     assert_eq!(acquire(&mut s, 0x200, 0), []);
+    s.quiet(who(0, 2, 1), PAIR[1], LOCK, Some(1));
+    assert_eq!(s.outcome(), Outcome::Inconclusive);
+    // By its own release.
+    let mut s = Sequence::ready(&PAIR, true);
+    for site in [0x100, 0x200] {
+        acquire(&mut s, site, 0);
+        s.quiet(who(0, 2, 1), PAIR[1], LOCK, Some(1));
+    }
+    assert_eq!(s.outcome(), Outcome::Completed);
 }
 
 /// The second of these is the first, which was interrupted: somebody else has the lock, or has just given it back.
