@@ -6,7 +6,9 @@ use super::record::{Nesting, Open, Record, STACK, locks_have_no_word};
 use super::state::{Binding, Bound, Lost};
 use super::storport::{self, Taking};
 use crate::checker::{Checker, ReturnInterest};
-use crate::contract::{CONTRACTS, Callback, Contract, Mode, PortHold, Role, Routine, RoutineSet, contract};
+use crate::contract::{
+    CONTRACTS, Callback, Contract, Mode, PortHold, Role, Routine, RoutineSet, SystemModule, contract,
+};
 use crate::event::{APC_LEVEL, DISPATCH_LEVEL, LockCall, LockOperand, LockReturn};
 use crate::finding::{OrderStep, PriorCall, Proof, Shortfall, Step};
 use crate::identity::{HandleKey, LockIdentity};
@@ -73,7 +75,7 @@ impl Checker {
     /// Notes whose the lock is. A lock that nobody holds, and that another module takes into use than the driver under
     /// test, is another lock from then on: its memory has been given to somebody else.
     fn generation(&mut self, site: Site, call: &LockCall, place: u32) {
-        let own = site.target || self.is_own_adapter(&call.operand);
+        let own = site.target || self.is_own_adapter(call);
         let Some(lock) = self.locks.at_mut(place) else { return };
         let mut lost = Lost::default();
         if call.word == Some(0) {
@@ -89,11 +91,26 @@ impl Checker {
         self.lose(lost);
     }
 
-    /// Whether a call names an adapter of the driver under test; one that it names itself is.
-    pub(crate) fn is_own_adapter(&self, operand: &LockOperand) -> bool {
-        operand
-            .adapter()
-            .is_some_and(|adapter| self.core.adapters.contains(&adapter))
+    /// Whether a call is one of the driver under test by its adapter, which it has named itself: the port driver calls its
+    /// functions, and one that ends in a jump to the routine returns there. Another driver's call with that adapter is none:
+    /// its device may have taken the place of the driver's, which is forgotten unless one of its locks is held.
+    pub(crate) fn is_own_adapter(&mut self, call: &LockCall) -> bool {
+        let own = call.operand.adapter().filter(|own| self.core.adapters.contains(own));
+        let Some(adapter) = own else { return false };
+        let caller = self.core.modules.name(call.context.return_address);
+        let calls_drivers = |name: &str| CALLS_DRIVERS.contains(&name);
+        if caller.is_none_or(calls_drivers) || self.core.modules.is_target(call.context.return_address) {
+            return true;
+        }
+        let of_adapter = |lock: &LockIdentity| match lock {
+            LockIdentity::StorPort { adapter: of, .. } | LockIdentity::Msi { adapter: of, .. } => *of == adapter,
+            _ => false,
+        };
+        let mut locks = self.locks.iter();
+        if !locks.any(|(lock, state)| of_adapter(lock) && !state.records.is_empty()) {
+            self.core.adapters.retain(|own| *own != adapter);
+        }
+        false
     }
 
     /// The acquire by which the caller of another one certainly holds the lock.
@@ -371,6 +388,13 @@ impl Checker {
 }
 
 /// Whether a lock lies on the stack of its caller: above the stack pointer, and not far from it.
+/// Modules that call functions of drivers: a call that returns there may be one of a driver's that ended in a jump.
+const CALLS_DRIVERS: [&str; 3] = [
+    SystemModule::Ntoskrnl.file_name(),
+    SystemModule::Storport.file_name(),
+    "hal.dll",
+];
+
 const fn lies_on_stack(identity: &LockIdentity, call: &LockCall) -> bool {
     match identity {
         LockIdentity::Address(lock) => lock.wrapping_sub(call.context.stack_pointer) < STACK,

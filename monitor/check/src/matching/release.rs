@@ -35,7 +35,7 @@ impl Checker {
             context: call.context,
         };
         let place = self.lock(subject.identity);
-        let own = site.target || self.is_own_adapter(&call.operand);
+        let own = site.target || self.is_own_adapter(call);
         let nested = self.in_release(place, call);
         let Some(lock) = self.locks.at_mut(place) else {
             return;

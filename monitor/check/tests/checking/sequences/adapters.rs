@@ -169,3 +169,45 @@ fn adapter_that_comes_back_at_the_same_place_begins_with_no_locks_held() {
     let found = s.call(who(1, 2, 2), RELEASE, stor_handle(adapter, 0x700, 2), None);
     assert!(!found.is_empty(), "the old handle is nobody's");
 }
+
+/// A device is removed, its driver stays, and its memory becomes that of another driver's adapter, unseen.
+#[test]
+fn adapter_that_another_driver_works_with_is_that_drivers() {
+    let port = 0x6_0000;
+    let load = |s: &mut Sequence, base, name: &str| {
+        s.event(EventKind::ModuleLoad(Module {
+            base,
+            size: 0x1000,
+            target: false,
+            name: name.into(),
+        }));
+    };
+    let used = |held: bool| {
+        let mut s = Sequence::ready(&STORPORT, true);
+        load(&mut s, OTHER, "Other.sys");
+        load(&mut s, port, "storport.sys");
+        s.quiet(who(0, 2, 1), ACQUIRE, stor(0xad, 1, 0x500, 0x900), None);
+        if !held {
+            s.quiet(who(0, 2, 1), RELEASE, stor_handle(0xad, 0x900, 1), None);
+        }
+        s
+    };
+    let (they, by_a_jump) = ((1, 2, 5, OTHER + 0x20, stack(5)), (1, 2, 5, port + 0x20, stack(5)));
+    let stray = stor_handle(0xad, 0x700, 0);
+    let mut s = used(false);
+    for who in [they, by_a_jump] {
+        let found = s.call(who, RELEASE, stray, None);
+        assert!(!s.gravest(&found).2);
+    }
+    assert_eq!(s.outcome(), Outcome::Completed);
+    // A function of the target's that ends in such a jump.
+    let mut s = used(false);
+    let found = s.call(by_a_jump, RELEASE, stray, None);
+    s.defect(&found, Cause::ReleaseWithoutAcquire);
+    // A helper, while a lock of the adapter is held: the adapter stays the target's.
+    let mut s = used(true);
+    s.quiet(they, ACQUIRE, stor(0xad, 1, 0x600, 0x980), None);
+    s.quiet(they, RELEASE, stor_handle(0xad, 0x980, 1), None);
+    let found = s.call(by_a_jump, RELEASE, stray, None);
+    s.defect(&found, Cause::ReleaseWithoutAcquire);
+}
