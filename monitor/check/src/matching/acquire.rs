@@ -235,8 +235,8 @@ impl Checker {
         self.core.grown += 1;
         self.core.recent.push(identity, prior.sequence, &call.context, own);
         let low = call.context.irql < DISPATCH_LEVEL;
-        if low && self.core.late && locks_have_no_word(call.routine) && self.core.entered.len() < self.core.limits.names
-        {
+        let counts = low && call.context.thread != 0 && locks_have_no_word(call.routine);
+        if counts && self.core.late && self.core.entered.len() < self.core.limits.names {
             self.core.entered.insert(call.context.thread);
         }
         let open = Open {
@@ -287,7 +287,7 @@ impl Checker {
         };
         lock.target |= site.target;
         let concerns_target = lock.target;
-        if let Some(record) = lock.records.iter_mut().rfind(|record| record.same_agent(&call.context)) {
+        if let Some(record) = lock.records.iter_mut().rfind(|record| record.may_be_of(&call.context)) {
             record.maybe_converted = true;
         }
         let facts = Facts {
@@ -315,7 +315,7 @@ impl Checker {
         let succeeded = row.result.succeeded(returned.value);
         if row.role == Role::Convert {
             let mut records = lock.records.iter_mut();
-            if let Some(record) = records.rfind(|record| record.same_agent(&returned.context)) {
+            if let Some(record) = records.rfind(|record| record.may_be_of(&returned.context)) {
                 record.maybe_converted = false;
                 if succeeded {
                     record.call.routine = Routine::ExTryConvertSharedSpinLockExclusive;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::record::STACK;
 use super::standstill::Standstill;
-use super::state::Processor;
+use super::state::{Processor, may_be_thread};
 use crate::checker::{Limits, MAX_PROCESSORS, Statistics};
 use crate::contract::{PortModel, RoutineSet, SystemModule, contract};
 use crate::event::{Context, DISPATCH_LEVEL, InCallback, PortTold, WatchSet};
@@ -252,7 +252,7 @@ impl Recent {
         self.0.iter().all(all_there)
             && !self.0.iter().flat_map(|ring| &ring.entries).any(|entry| {
                 entry.sequence > sequence
-                    && (entry.processor == context.processor || entry.thread == context.thread)
+                    && (entry.processor == context.processor || may_be_thread(entry.thread, context.thread))
                     && entry.stack_pointer.wrapping_sub(floor) < STACK
             })
     }

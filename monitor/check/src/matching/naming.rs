@@ -6,7 +6,7 @@
 //! speaks for the other is put beside it.
 
 use super::record::{Record, SMALLEST_INTERRUPT, STACK, fits};
-use super::state::{Bound, LockState};
+use super::state::{Bound, LockState, may_be_thread};
 use crate::checker::Checker;
 use crate::contract::{Role, RoutineSet, contract};
 use crate::event::{Context, DISPATCH_LEVEL, LockCall, LockOperand};
@@ -139,6 +139,7 @@ impl Checker {
         // The acquire's own caller runs on, or one of its callers: an interrupt would have come in deeper.
         let floor = entered.stack_pointer.wrapping_sub(SMALLEST_INTERRUPT);
         let runs_on = entered.thread == context.thread
+            && entered.thread != 0
             && context.stack_pointer.wrapping_sub(floor) < STACK
             && !contract(record.call.routine).result.may_fail();
         runs_on || self.certainly_held(record, context)
@@ -193,7 +194,7 @@ fn now(operand: &LockOperand, lock: &LockIdentity) -> HandleNow {
 /// spin lock, by a cancel routine.
 pub(crate) fn own_unknown_release(lock: &LockState, context: &Context) -> Option<PriorCall> {
     let last = lock.history.newest_first().next()?;
-    let own = last.call.context.thread == context.thread;
+    let own = may_be_thread(last.call.context.thread, context.thread);
     (last.step == Step::Unknown && own).then_some(last.call)
 }
 
@@ -206,7 +207,7 @@ pub(crate) fn own_release(lock: &LockState, context: &Context) -> Option<(PriorC
     };
     let own = |by: &Context| {
         let raised = by.irql >= DISPATCH_LEVEL && context.irql >= DISPATCH_LEVEL;
-        by.thread == context.thread || (raised && by.processor == context.processor)
+        (by.thread == context.thread && by.thread != 0) || (raised && by.processor == context.processor)
     };
     let mut steps = lock.history.newest_first().filter(|entry| !mistake(entry)).enumerate();
     let (since, last) = steps.find(|(_, entry)| own(&entry.call.context))?;

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::facts::Held;
-use super::state::Agent;
+use super::state::{Agent, may_be_thread};
 use crate::contract::{Routine, RoutineSet, contract};
 use crate::event::{Context, DISPATCH_LEVEL, LockCall};
 use crate::finding::{PriorCall, Proof};
@@ -90,9 +90,14 @@ impl Record {
         }
     }
 
-    /// Whether `context` can be the one that made this acquire.
+    /// Whether `context` is certainly the one that made this acquire.
     pub(crate) const fn same_agent(&self, context: &Context) -> bool {
         self.agent().is(context)
+    }
+
+    /// Whether `context` can be the one that made this acquire.
+    pub(crate) const fn may_be_of(&self, context: &Context) -> bool {
+        self.agent().may_be(context)
     }
 
     /// Whether the lock's holder runs as `context`: what it would wait for there, it would wait for for ever.
@@ -101,10 +106,10 @@ impl Record {
             || (self.held_since.is_some() && self.holder == context.processor && context.irql >= DISPATCH_LEVEL)
     }
 
-    /// Whether `context` runs on the stack of the acquire.
+    /// Whether `context` runs on the stack of the acquire, as far as the threads are known.
     pub(crate) const fn same_stack(&self, context: &Context) -> bool {
         let entered = &self.call.context;
-        entered.thread == context.thread
+        may_be_thread(entered.thread, context.thread)
             && entered
                 .stack_pointer
                 .wrapping_sub(context.stack_pointer)
@@ -115,17 +120,19 @@ impl Record {
     /// Whether a release by `context` can be the one that belongs to this acquire: code of the same agent, which runs
     /// neither on another stack than a thread's acquire nor, deeper in the stack, at a higher IRQL than the lock's.
     pub(crate) fn owned_by(&self, context: &Context) -> bool {
-        if !self.same_agent(context) {
-            return false;
-        }
-        let entered = &self.call.context;
-        let deeper = entered.stack_pointer.wrapping_sub(context.stack_pointer);
-        let below = self.same_stack(context) && (deeper <= SMALLEST_INTERRUPT || deeper > STACK);
-        let level = entered.irql.max(DISPATCH_LEVEL);
-        if context.irql > level && !below && !raises_further(self.call.routine) {
+        if !self.may_be_of(context) || (self.interrupted_by(context) && !raises_further(self.call.routine)) {
             return false;
         }
         self.bound_to_processor() || self.same_stack(context)
+    }
+
+    /// Whether `context` looks like an interrupt of the holder, of a lock that does not raise the IRQL above
+    /// `DISPATCH_LEVEL`: it runs above that, on another stack or deeper in the stack.
+    pub(crate) fn interrupted_by(&self, context: &Context) -> bool {
+        let entered = &self.call.context;
+        let deeper = entered.stack_pointer.wrapping_sub(context.stack_pointer);
+        let frame = self.same_stack(context) && (deeper <= SMALLEST_INTERRUPT || deeper > STACK);
+        context.irql > entered.irql.max(DISPATCH_LEVEL) && !frame
     }
 
     /// Whether a call comes out of the very routine of this acquire: it is deeper in the stack, or was reached by a

@@ -2,7 +2,7 @@
 
 use super::facts::{Fact, Facts, Pairing, ReleaseFacts, Restored, Site};
 use super::record::{Record, SMALLEST_INTERRUPT, fits, within};
-use super::state::{Binding, Bound, LockState};
+use super::state::{Binding, Bound, LockState, may_be_thread};
 use super::storport;
 use crate::checker::Checker;
 use crate::contract::{Contract, LockClass, Mode, Role, Routine, RoutineSet, SystemModule, contract};
@@ -156,7 +156,7 @@ impl Checker {
         self.locks.get(&binding.lock).is_some_and(|lock| {
             let mut records = lock.records.iter();
             records.any(|record| {
-                record.call.sequence == binding.acquire.sequence && record.same_agent(context) && record.target
+                record.call.sequence == binding.acquire.sequence && record.may_be_of(context) && record.target
             })
         })
     }
@@ -192,7 +192,7 @@ impl Checker {
             // interrupted the thread before it raised its IRQL. Or it has come back, and the lock was cleared since.
             // Its record stays open.
             Pairing::Waiting
-        } else if subject.by_handle && !record.same_agent(&call.context) {
+        } else if subject.by_handle && !record.may_be_of(&call.context) {
             Pairing::Foreign
         } else if !subject.by_handle
             && !self.certainly_held(record, &call.context)
@@ -373,7 +373,7 @@ impl Checker {
         let driver = self.core.modules.is_declared_target(context.return_address);
         of == place
             && contract(outer.routine).may_call.contains(call.routine)
-            && outer.context.thread == context.thread
+            && may_be_thread(outer.context.thread, context.thread)
             && outer.context.irql == context.irql
             && within(&outer, context, Some(call.routine))
             && !(context.stack_pointer < outer.context.stack_pointer && driver)
@@ -426,7 +426,7 @@ fn differs(lock: &LockIdentity, call: &LockCall) -> Option<Pairing> {
 pub(super) fn other_holder<'a>(lock: &'a LockState, context: &Context) -> Option<&'a Record> {
     lock.records.iter().find(|record| {
         let row = contract(record.call.routine);
-        !record.same_agent(context)
+        !record.may_be_of(context)
             && (row.mode == Mode::Exclusive || row.role == Role::Convert)
             && !record.maybe_converted
             && record.held_since.is_some()

@@ -105,7 +105,14 @@ impl Checker {
         let irql = match (call.old_irql, record) {
             (Some(given), Some(record)) if given != record.call.context.irql => {
                 let (sure, possible) = self.owed(&call.context, Some(record));
-                restored(given, record.call.context.irql, sure, possible)
+                let restored = restored(given, record.call.context.irql, sure, possible);
+                let read = call.context.thread != 0 && record.call.context.thread != 0;
+                // What else a thread owes is known of one that was read.
+                if restored == Restored::Wrong && !read && given <= HIGH_LEVEL {
+                    Restored::Unknown
+                } else {
+                    restored
+                }
             }
             _ => Restored::Right,
         };
@@ -168,7 +175,7 @@ impl Checker {
         let mut shortfall = Shortfall::empty();
         shortfall.set(Shortfall::DISTURBED, lock.disturbed);
         // The caller's own hold may be one that somebody else has ended.
-        let dispossessed = lock.dispossessed.is_some_and(|agent| agent.is(&call.context));
+        let dispossessed = lock.dispossessed.is_some_and(|agent| agent.may_be(&call.context));
         shortfall.set(
             Shortfall::CONTRADICTED,
             if unmatched { dispossessed } else { lock.contradicted },
@@ -219,7 +226,7 @@ impl Checker {
     fn may_be_held(&self, by: &By<'_>, lock: &LockState, unmatched: bool) -> bool {
         let call = by.call;
         // Somebody of the same thread or processor has it, on another stack.
-        let doubtful = unmatched && lock.records.iter().any(|record| record.same_agent(&call.context));
+        let doubtful = unmatched && lock.records.iter().any(|record| record.may_be_of(&call.context));
         // The handle may be that of an acquire whose own was not read.
         let adapter = call.operand.adapter();
         let blind_handle = matches!(by.pairing, Pairing::OtherHandle(_))

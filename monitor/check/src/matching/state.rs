@@ -64,13 +64,26 @@ pub(crate) enum Agent {
 }
 
 impl Agent {
-    /// Whether code that runs as `context` is that.
+    /// Whether code that runs as `context` is certainly that. A thread that could not be read (0) is none for certain.
     pub(crate) const fn is(self, context: &Context) -> bool {
         match self {
-            Self::Thread(thread) => thread == context.thread,
+            Self::Thread(thread) => thread == context.thread && thread != 0,
             Self::Processor(processor) => processor == context.processor,
         }
     }
+
+    /// Whether code that runs as `context` can be that.
+    pub(crate) const fn may_be(self, context: &Context) -> bool {
+        match self {
+            Self::Thread(thread) => may_be_thread(thread, context.thread),
+            Self::Processor(processor) => processor == context.processor,
+        }
+    }
+}
+
+/// Whether two threads can be one: 0 is a thread that could not be read.
+pub(crate) const fn may_be_thread(one: u64, other: u64) -> bool {
+    one == other || one == 0 || other == 0
 }
 
 impl Evict for LockState {
@@ -132,8 +145,7 @@ impl LockState {
     pub(crate) fn taken_by_other(&self, context: &Context) -> bool {
         let sure = |record: &Record| record.held_since.is_some() || !contract(record.call.routine).result.may_fail();
         let mut records = self.records.iter();
-        records
-            .any(|record| record.target && record.free && !record.over && sure(record) && !record.same_agent(context))
+        records.any(|record| record.target && record.free && !record.over && sure(record) && !record.may_be_of(context))
     }
 
     /// Drops acquires that are over in a way that was not seen.

@@ -16,6 +16,7 @@ mod reuse;
 mod right;
 mod storport;
 mod travels;
+mod unreadable;
 mod unseen;
 
 use storlock_check::checker::{Checker, Found, Limits, Outcome};

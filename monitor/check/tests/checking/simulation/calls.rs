@@ -158,7 +158,7 @@ impl Machine {
         let Some(call) = agent.call.filter(|_| self.random.percent(self.config.returns)) else {
             return;
         };
-        let context = self.context(processor, agent, step);
+        let context = self.seen_context(processor, agent, step);
         let returned = LockReturn {
             call,
             routine: step.routine,
@@ -330,7 +330,7 @@ impl Machine {
         };
         let call = LockCall {
             routine,
-            context: self.context(processor, agent, inside),
+            context: self.seen_context(processor, agent, inside),
             operand,
             old_irql: None,
             word: Some(self.locks.0[step.lock].holders.len() as u64),

@@ -472,6 +472,14 @@ impl Machine {
         }
     }
 
+    /// The same as it is read: the thread not always is.
+    pub(super) fn seen_context(&mut self, processor: usize, agent: &Agent, step: Step) -> Context {
+        let context = self.context(processor, agent, step);
+        let readable = !(self.config.unreadable && self.random.percent(3));
+        let thread = if readable { context.thread } else { 0 };
+        Context { thread, ..context }
+    }
+
     /// An operand as it is read.
     pub(super) fn operand(&mut self, agent: &Agent, step: Step) -> LockOperand {
         let lock = &self.locks.0[step.lock];
@@ -539,7 +547,7 @@ impl Machine {
         let old_irql = super::calls::takes_old_irql(routine).then_some(agent.given);
         let call = LockCall {
             routine,
-            context: self.context(processor, agent, step),
+            context: self.seen_context(processor, agent, step),
             operand,
             old_irql,
             word,

@@ -1,0 +1,88 @@
+//! A thread that could not be read: who runs is not known, and nobody is told from anybody else by it.
+
+use super::*;
+
+const QUEUED: [R; 2] = [R::KeAcquireInStackQueuedSpinLock, R::KeReleaseInStackQueuedSpinLock];
+const EX: [R; 2] = [R::ExAcquireSpinLockExclusive, R::ExReleaseSpinLockExclusive];
+const DPC_PAIR: [R; 2] = [R::KeAcquireSpinLockAtDpcLevel, R::KeReleaseSpinLockFromDpcLevel];
+
+/// A thread of the driver under test on its stack; `read`: its thread could be read.
+const fn reading(processor: u32, irql: u8, read: bool) -> Who {
+    let thread = if read { 1 } else { 0 };
+    (processor, irql, thread, TARGET + 0x110, stack(1))
+}
+
+#[test]
+fn handle_is_released_by_its_own_thread_though_that_was_not_read() {
+    for (acquired, released) in [(false, true), (true, false), (false, false)] {
+        let mut s = Sequence::ready(&STORPORT, true);
+        let lock = stor(0xad, 2, 0, 0x700);
+        s.quiet(reading(0, 0, acquired), R::StorPortAcquireSpinLock, lock, None);
+        let handle = stor_handle(0xad, 0x700, 2);
+        s.quiet(reading(1, 2, released), R::StorPortReleaseSpinLock, handle, None);
+        assert_ne!(s.outcome(), Outcome::Defect);
+        let mut s = Sequence::ready(&QUEUED, true);
+        let handle = 0x700;
+        let lock = 0x9000;
+        let queued = LockOperand::Queued { lock, handle };
+        let of_handle = LockOperand::QueuedHandle {
+            handle,
+            lock: Some(lock),
+        };
+        s.quiet(reading(0, 0, acquired), QUEUED[0], queued, Some(0));
+        s.quiet(reading(0, 2, released), QUEUED[1], of_handle, Some(1));
+        assert_ne!(s.outcome(), Outcome::Defect);
+    }
+}
+
+#[test]
+fn lock_is_released_by_its_own_thread_though_that_was_not_read() {
+    for (acquired, released) in [(false, true), (true, false), (false, false)] {
+        let mut s = Sequence::ready(&EX, true);
+        s.quiet(reading(0, 0, acquired), EX[0], LOCK, Some(0));
+        let call = s.number;
+        s.came_back(call, reading(0, 2, acquired), EX[0], LOCK, 0);
+        s.quiet(reading(0, 2, released), EX[1], LOCK, Some(1));
+        assert_eq!(s.outcome(), Outcome::Completed);
+    }
+}
+
+#[test]
+fn two_threads_that_were_not_read_are_not_one_that_takes_its_lock_twice() {
+    let mut s = Sequence::ready(&EX, true);
+    s.quiet(reading(0, 0, false), EX[0], LOCK, Some(0));
+    let call = s.number;
+    s.came_back(call, reading(0, 2, false), EX[0], LOCK, 0);
+    let other = (1, 0, 0, TARGET + 0x120, stack(2));
+    s.quiet(other, EX[0], LOCK, Some(1));
+    assert_ne!(s.outcome(), Outcome::Defect);
+    // The processor that holds it tells them apart.
+    let found = s.call((0, 2, 0, TARGET + 0x130, stack(1)), EX[0], LOCK, Some(1));
+    s.defect(&found, Cause::DoubleAcquire);
+}
+
+/// The old IRQLs that a thread owes are known only of one that was read.
+#[test]
+fn old_irqls_of_a_thread_that_was_not_read_may_be_given_back_in_the_other_order() {
+    let mut s = Sequence::ready(&PAIR, true);
+    s.quiet(reading(0, 0, true), PAIR[0], LOCK, Some(0));
+    let call = s.number;
+    s.came_back(call, reading(0, 2, true), PAIR[0], LOCK, 0);
+    let deeper = (0, 2, 0, TARGET + 0x120, stack(1) - 0x200);
+    s.quiet(deeper, PAIR[0], SECOND, Some(0));
+    for (lock, old) in [(LOCK, 2), (SECOND, 0)] {
+        let found = s.call_back_to(reading(0, 2, lock == LOCK), PAIR[1], lock, Some(1), Some(old));
+        assert_eq!(found, []);
+    }
+}
+
+/// At `DISPATCH_LEVEL` a lock belongs to its processor.
+#[test]
+fn thread_that_was_not_read_hides_no_wrong_owner_at_dispatch_level() {
+    let mut s = Sequence::ready(&DPC_PAIR, true);
+    s.quiet(reading(0, 2, false), DPC_PAIR[0], LOCK, Some(0));
+    s.quiet(reading(0, 2, false), DPC_PAIR[0], SECOND, Some(0));
+    let other = (1, 2, 0, TARGET + 0x120, stack(2));
+    let found = s.call(other, DPC_PAIR[1], LOCK, Some(1));
+    s.defect(&found, Cause::WrongOwner);
+}
