@@ -37,7 +37,7 @@ impl Checker {
             return ReturnInterest::None;
         };
         // The routine of an open acquire may do its work through this one.
-        let nesting = lock.nesting(call);
+        let nesting = lock.nesting(call, self.core.modules.is_declared_target(call.context.return_address));
         if nesting == Nesting::Certain {
             self.core.statistics.nested += 1;
             self.note(place, prior, Step::Nested);

@@ -138,6 +138,7 @@ impl Checker {
     /// Code of the same level runs on: acquires of this processor have come back.
     fn prove_on_processor(&mut self, sequence: u64, context: &Context, call: Option<&LockCall>) {
         let routine = call.map(|call| call.routine);
+        let driver = call.is_some() && self.core.modules.is_declared_target(context.return_address);
         let number = context.processor as usize;
         let Some(processor) = self.core.processors.get_mut(number) else {
             return;
@@ -147,7 +148,7 @@ impl Checker {
         }
         let mut open = std::mem::take(&mut processor.open);
         open.0.retain_mut(|(open, _)| {
-            let Some(proof) = open.returned_by(context, routine).filter(|_| !open.proved) else {
+            let Some(proof) = open.returned_by(context, routine, driver).filter(|_| !open.proved) else {
                 return true;
             };
             open.proved = true;
@@ -164,7 +165,8 @@ impl Checker {
         let Some(place) = self.thread_place(context.processor, context.thread) else {
             return;
         };
-        let back = |open: &Open| open.returned_by(context, routine);
+        let driver = call.is_some() && self.core.modules.is_declared_target(context.return_address);
+        let back = |open: &Open| open.returned_by(context, routine, driver);
         while let Some(((mut open, target), proof)) =
             self.threads.at_mut(place).and_then(|thread| thread.open.take(back))
         {

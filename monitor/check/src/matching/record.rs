@@ -136,12 +136,14 @@ impl Record {
     }
 
     /// Whether a call comes out of the very routine of this acquire: it is deeper in the stack, or was reached by a
-    /// jump from it. A DPC that interrupts the routine can look the same, if it runs on the stack of its thread.
-    pub(crate) fn encloses(&self, call: &LockCall) -> Nesting {
+    /// jump from it. A DPC that interrupts the routine can look the same, if it runs on the stack of its thread; but not if
+    /// it is the driver's under test. `driver`: the call returns into that, which no routine is a part of.
+    pub(crate) fn encloses(&self, call: &LockCall, driver: bool) -> Nesting {
         let (outer, inner) = (&self.call.context, &call.context);
         let possible = self.held_since.is_none()
             && contract(self.call.routine).may_call.contains(call.routine)
-            && outer.thread == inner.thread
+            && self.same_stack(inner)
+            && !(driver && inner.stack_pointer < outer.stack_pointer)
             && within(&self.call, inner, Some(call.routine));
         let handle = HandleKey::of(&call.operand).map_or(0, HandleKey::address);
         if !possible || handle != self.handle {
@@ -171,11 +173,15 @@ pub(crate) struct Open {
 impl Open {
     /// Whether code that runs as `context`, at the entry of `routine` if that is told, proves that the acquire has come
     /// back: code of the same level runs on on its processor, or its very frame has been left.
-    pub(crate) fn returned_by(&self, context: &Context, routine: Option<Routine>) -> Option<Proof> {
+    /// `driver`: that returns into the driver under test.
+    pub(crate) fn returned_by(&self, context: &Context, routine: Option<Routine>, driver: bool) -> Option<Proof> {
         if context.irql < DISPATCH_LEVEL || contract(self.call.routine).result.may_fail() {
             return None;
         }
         let entered = &self.call.context;
+        if driver && self.is_just_above(context) {
+            return Some(Proof::Frame);
+        }
         if within(&self.call, context, routine) {
             let same_level = entered.irql >= DISPATCH_LEVEL && context.irql <= entered.irql;
             // Code of the same level below the acquire's frame: the acquire's own, or it has come back.
@@ -192,6 +198,14 @@ impl Open {
         let same_level =
             entered.irql >= DISPATCH_LEVEL && context.irql <= entered.irql && entered.processor == context.processor;
         same_level.then_some(Proof::SameLevel)
+    }
+
+    /// Whether `context` is deeper in the stack, but not by so much that the driver's code could run there as a part of an
+    /// interrupt of the acquire.
+    const fn is_just_above(&self, context: &Context) -> bool {
+        let entered = &self.call.context;
+        let deeper = entered.stack_pointer.wrapping_sub(context.stack_pointer);
+        entered.thread == context.thread && entered.thread != 0 && deeper > 0 && deeper < SMALLEST_INTERRUPT
     }
 
     /// Whether the frame of the acquire has been left by the code that runs as `context`.

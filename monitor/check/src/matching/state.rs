@@ -190,8 +190,9 @@ impl LockState {
     }
 
     /// Whether an acquire does the work of another that is open.
-    pub(crate) fn nesting(&self, call: &LockCall) -> Nesting {
-        let mut candidates = self.records.iter().rev().map(|record| record.encloses(call));
+    /// `driver`: the call returns into the driver under test.
+    pub(crate) fn nesting(&self, call: &LockCall, driver: bool) -> Nesting {
+        let mut candidates = self.records.iter().rev().map(|record| record.encloses(call, driver));
         candidates
             .find(|nesting| *nesting != Nesting::None)
             .unwrap_or(Nesting::None)

@@ -221,3 +221,23 @@ fn raise_of_the_drivers_own_around_a_pair_is_right() {
     let found = s.call_back_to(who(0, 2, 1), PAIR[1], LOCK, Some(1), Some(0));
     s.defect(&found, Cause::WrongNewIrql);
 }
+
+/// The driver's own code below the acquire's frame, which no interrupt can have come between: it has come back.
+#[test]
+fn helper_of_the_driver_that_takes_the_lock_again_waits_for_itself() {
+    let set = [R::KeAcquireSpinLockRaiseToDpc, R::KeAcquireSpinLockAtDpcLevel, PAIR[1]];
+    let inner = |at, deep| {
+        let mut s = Sequence::ready(&set, true);
+        s.quiet(who(0, 0, 1), set[0], LOCK, Some(0));
+        let found = s.call((0, 2, 1, at, stack(1) - deep), set[1], LOCK, Some(1));
+        (s, found)
+    };
+    let (s, found) = inner(TARGET + 0x300, 0x40);
+    s.defect(&found, Cause::DoubleAcquire);
+    // The work of the routine itself.
+    let (s, found) = inner(OTHER, 0x40);
+    assert_eq!((found, s.checker.open_acquires().len()), (vec![], 1));
+    // Far below, a DPC that waits for the lock, or has it before the thread.
+    let (s, found) = inner(TARGET + 0x300, 0x400);
+    assert_eq!((found, s.checker.open_acquires().len()), (vec![], 2));
+}
