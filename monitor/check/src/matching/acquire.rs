@@ -86,6 +86,7 @@ impl Checker {
         if lock.records.is_empty() && lock.target && !own {
             lock.begin();
         }
+        lock.target &= own || !lock.is_taken_over(call);
         lock.target |= own;
         lock.dispossessed = lock.dispossessed.filter(|agent| !agent.is(&call.context));
         self.lose(lost);

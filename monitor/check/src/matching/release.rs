@@ -44,6 +44,7 @@ impl Checker {
             // Nobody is known to hold it, and another module uses it: its memory is the driver's under test no more.
             lock.target = false;
         }
+        lock.target &= !lock.is_taken_over(call);
         lock.target |= own;
         if nested {
             lock.last_release = site.sequence;

@@ -148,6 +148,13 @@ impl LockState {
         records.any(|record| record.target && record.free && !record.over && sure(record) && !record.may_be_of(context))
     }
 
+    /// Whether somebody else than those of its open acquires finds the lock free, and none of these is known to have come
+    /// back: the lock may be another one by now, in the same memory.
+    pub(crate) fn is_taken_over(&self, call: &LockCall) -> bool {
+        let stranger = |record: &Record| record.held_since.is_none() && !record.may_be_of(&call.context);
+        call.word == Some(0) && self.records.iter().all(stranger)
+    }
+
     /// Drops acquires that are over in a way that was not seen.
     pub(crate) fn forget(&mut self, stays: impl Fn(&Record) -> bool) -> Lost {
         let gone = |record: &&Record| !stays(record);

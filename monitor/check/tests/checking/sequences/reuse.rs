@@ -180,3 +180,27 @@ fn adapter_of_an_unloaded_driver_is_not_the_targets_for_ever() {
     assert!(!s.gravest(&found).2);
     assert_eq!(s.outcome(), Outcome::Completed);
 }
+
+/// A thread of the driver's waits for a lock when it is last seen; later the memory is another driver's.
+#[test]
+fn acquire_that_was_never_seen_to_come_back_makes_no_lock_of_another_driver_the_targets() {
+    let they = |irql| (1, irql, 7, OTHER, stack(7));
+    for (waiting, closed) in [(0, false), (1, false), (0, true)] {
+        let mut s = Sequence::ready(&PAIR, closed);
+        s.quiet(who(0, 0, 1), PAIR[0], LOCK, Some(waiting));
+        s.quiet(they(0), PAIR[0], LOCK, Some(0));
+        s.quiet(they(2), PAIR[1], LOCK, Some(1));
+        let found = s.call(they(2), PAIR[1], LOCK, Some(0));
+        let expected = (Verdict::Semantic, Cause::ReleasedTwice, false);
+        assert_eq!(s.gravest(&found), expected);
+        assert_ne!(s.outcome(), Outcome::Defect);
+    }
+    // What the driver itself does with it then is its own.
+    let mut s = Sequence::ready(&PAIR, true);
+    s.quiet(who(0, 0, 1), PAIR[0], LOCK, Some(0));
+    s.quiet(they(0), PAIR[0], LOCK, Some(0));
+    s.quiet(they(2), PAIR[1], LOCK, Some(1));
+    s.quiet(who(0, 2, 1), PAIR[1], LOCK, Some(1));
+    let found = s.call(who(0, 2, 1), PAIR[1], LOCK, Some(0));
+    s.defect(&found, Cause::ReleasedTwice);
+}
