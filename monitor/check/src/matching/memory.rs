@@ -175,6 +175,11 @@ impl Checker {
             core.watch.imported = watch.imported;
             core.watch.closed = watch.closed;
             core.watch.ambiguous = watch.ambiguous;
+            if watch.before_target && !self.target_holds_a_lock() {
+                // The driver was loaded again: of this load nothing is older than the watch.
+                self.core.watch.before_target = true;
+                self.core.late = false;
+            }
             return;
         }
         let mut watch = *watch;

@@ -204,3 +204,39 @@ fn acquire_that_was_never_seen_to_come_back_makes_no_lock_of_another_driver_the_
     let found = s.call(who(0, 2, 1), PAIR[1], LOCK, Some(0));
     s.defect(&found, Cause::ReleasedTwice);
 }
+
+/// Armed too late for the driver's first load, in time for its next.
+#[test]
+fn load_that_is_watched_from_its_beginning_is_judged_as_a_first_one() {
+    let late = WatchSet {
+        closed: true,
+        before_target: false,
+        ..watch(&STORPORT)
+    };
+    let in_time = WatchSet {
+        before_target: true,
+        ..late
+    };
+    for (again, certain) in [(late, false), (in_time, true)] {
+        let mut s = Sequence::armed(late);
+        s.low(0);
+        s.low(1);
+        s.event(EventKind::ModuleUnload {
+            base: TARGET,
+            size: 0x1000,
+        });
+        s.load_target(TARGET);
+        s.event(EventKind::WatchSetChanged(again));
+        let found = s.call(
+            who(0, 2, 1),
+            R::StorPortReleaseSpinLock,
+            stor_handle(0xad, 0x900, 2),
+            None,
+        );
+        if certain {
+            s.defect(&found, Cause::ReleaseWithoutAcquire);
+        } else {
+            s.suspect(&found, Cause::ReleaseWithoutAcquire);
+        }
+    }
+}
