@@ -388,7 +388,6 @@ impl Checker {
     }
 }
 
-/// Whether a lock lies on the stack of its caller: above the stack pointer, and not far from it.
 /// Modules that call functions of drivers: a call that returns there may be one of a driver's that ended in a jump.
 const CALLS_DRIVERS: [&str; 3] = [
     SystemModule::Ntoskrnl.file_name(),
@@ -396,6 +395,7 @@ const CALLS_DRIVERS: [&str; 3] = [
     "hal.dll",
 ];
 
+/// Whether a lock lies on the stack of its caller: above the stack pointer, and not far from it.
 const fn lies_on_stack(identity: &LockIdentity, call: &LockCall) -> bool {
     match identity {
         LockIdentity::Address(lock) => lock.wrapping_sub(call.context.stack_pointer) < STACK,

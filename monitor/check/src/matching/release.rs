@@ -188,12 +188,14 @@ impl Checker {
         let plain = matches!(subject.identity, LockIdentity::Address(_));
         let words = lock.words.unwrap_or(plain && self.core.words_proven);
         let waiting = call.word == Some(0) && words && !lock.disturbed && !self.certainly_held(record, &call.context);
+        let at_level = storport::stays_at_dispatch_level(&subject.identity) && subject.acquire.is_some();
+        let interrupts = at_level && record.interrupted_by(&call.context);
         let pairing = if waiting {
             // An attempt that is still waiting cannot be released: the call is somebody else's, e.g. of a DPC that
             // interrupted the thread before it raised its IRQL. Or it has come back, and the lock was cleared since.
             // Its record stays open.
             Pairing::Waiting
-        } else if subject.by_handle && !record.may_be_of(&call.context) {
+        } else if subject.by_handle && (!record.may_be_of(&call.context) || interrupts) {
             Pairing::Foreign
         } else if !subject.by_handle
             && !self.certainly_held(record, &call.context)

@@ -227,11 +227,18 @@ impl Checker {
         let call = by.call;
         // Somebody of the same thread or processor has it, on another stack.
         let doubtful = unmatched && lock.records.iter().any(|record| record.may_be_of(&call.context));
+        // A function of the holder's that runs at a higher IRQL looks like an interrupt of it.
+        let raised = by.pairing == Pairing::Foreign
+            && !by.open
+            && lock
+                .records
+                .iter()
+                .any(|record| record.may_be_of(&call.context) && record.same_stack(&call.context));
         // The handle may be that of an acquire whose own was not read.
         let adapter = call.operand.adapter();
         let blind_handle = matches!(by.pairing, Pairing::OtherHandle(_))
             && adapter.is_some_and(|adapter| self.core.unreadable.contains(&adapter));
-        doubtful || blind_handle
+        doubtful || raised || blind_handle
     }
 
     /// Whether a release, by whatever routine it may be, belongs to the routine of a record.

@@ -85,6 +85,15 @@ pub(crate) const fn names_nothing(operand: &LockOperand) -> bool {
     )
 }
 
+/// Whether whoever takes this lock runs at `DISPATCH_LEVEL` then, unless it has been higher before; the others raise the
+/// IRQL to that of a device.
+pub(crate) const fn stays_at_dispatch_level(lock: &LockIdentity) -> bool {
+    matches!(
+        lock,
+        LockIdentity::Address(_) | LockIdentity::StorPort { kind: DPC_LOCK, .. }
+    )
+}
+
 /// Whether a hold of this lock says nothing: without an interrupt object the port driver takes none, and only the IRQL
 /// shows that.
 pub(crate) const fn may_be_none(lock: &LockIdentity) -> bool {

@@ -241,3 +241,54 @@ fn helper_of_the_driver_that_takes_the_lock_again_waits_for_itself() {
     let (s, found) = inner(TARGET + 0x300, 0x400);
     assert_eq!((found, s.checker.open_acquires().len()), (vec![], 2));
 }
+
+#[test]
+fn interrupt_that_releases_by_the_handle_of_what_it_interrupted_is_to_blame() {
+    let queued = [
+        R::KeAcquireInStackQueuedSpinLockAtDpcLevel,
+        R::KeReleaseInStackQueuedSpinLockFromDpcLevel,
+    ];
+    let of_dpc = [R::StorPortAcquireSpinLock, R::StorPortReleaseSpinLock];
+    let (lock, handle) = (0x9000, 0x700);
+    let of_handle = LockOperand::QueuedHandle {
+        handle,
+        lock: Some(lock),
+    };
+    for (set, acquire, release, word) in [
+        (queued, LockOperand::Queued { lock, handle }, of_handle, Some(1)),
+        (of_dpc, stor(0xad, 1, 0x500, 0x700), stor_handle(0xad, 0x700, 1), None),
+    ] {
+        let mut s = Sequence::ready(&set, true);
+        s.quiet(who(0, 2, 1), set[0], acquire, word.map(|_| 0));
+        let found = s.call((0, 8, 1, TARGET + 0x400, stack(9)), set[1], release, word);
+        s.defect(&found, Cause::WrongOwner);
+        // The victim is not to blame.
+        s.quiet(who(0, 2, 1), set[1], release, word.map(|_| 0));
+        // Whether it is an interrupt on the same stack, or a function of the holder's that has raised the IRQL.
+        let mut s = Sequence::ready(&set, true);
+        s.quiet(who(0, 2, 1), set[0], acquire, word.map(|_| 0));
+        let found = s.call((0, 8, 1, TARGET + 0x400, stack(1) - 0x800), set[1], release, word);
+        s.suspect(&found, Cause::WrongOwner);
+    }
+}
+
+#[test]
+fn holder_that_has_raised_the_irql_releases_by_its_handle() {
+    let start_io = (stor(0xad, 2, 0, 0x700), stor_handle(0xad, 0x700, 2));
+    let dpc = (stor(0xad, 1, 0x500, 0x700), stor_handle(0xad, 0x700, 1));
+    // Of the IRQL of a device's lock nothing is known but that it is higher.
+    for ((acquire, release), stack_pointer) in [
+        (start_io, stack(1)),
+        (start_io, stack(1) - 0x800),
+        (start_io, stack(9)),
+        (dpc, stack(1)),
+        (dpc, stack(1) + 0x40),
+        (dpc, stack(1) - 0x40),
+    ] {
+        let mut s = Sequence::ready(&STORPORT, true);
+        s.quiet(who(0, 2, 1), R::StorPortAcquireSpinLock, acquire, None);
+        let raised = (0, 8, 1, TARGET + 0x400, stack_pointer);
+        s.quiet(raised, R::StorPortReleaseSpinLock, release, None);
+        assert_eq!(s.outcome(), Outcome::Completed);
+    }
+}
