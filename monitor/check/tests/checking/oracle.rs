@@ -490,9 +490,10 @@ fn recalls(seeds: std::ops::Range<u64>, make: fn(&mut Random, Option<Bug>) -> Co
         }
         let judged = judge(&run.events, run.complete);
         let row = (bug, wrong.broken, wrong.low);
-        // Findings before the bug are the business of the right programs.
+        // The driver was right until then.
         if semantic(&judged.found).is_some_and(|finding| finding.sequence < wrong.call.unwrap_or(wrong.at)) {
             *table.entry(row).or_default().entry(Recall::Early).or_default() += 1;
+            examples.entry((row, Recall::Early)).or_insert(seed);
             continue;
         }
         let got = recall(wrong, &run, &judged);
@@ -559,9 +560,11 @@ const fn may_be_missed((bug, broken, _): Row) -> u64 {
     }
 }
 
-/// No more runs end as Completed than may.
+/// No more runs end as Completed than may, and nothing is found before the bug.
 fn assert_hardly_missed(table: &Table, examples: &Examples) {
     for (row, outcomes) in table {
+        let early = examples.get(&(*row, Recall::Early));
+        assert_eq!(early, None, "{row:?}: a finding before the bug, seed {early:?}");
         let total: u64 = outcomes.values().sum();
         let missed = outcomes.get(&Recall::Missed).copied().unwrap_or(0);
         // Of few runs one says nothing of the share.

@@ -124,9 +124,7 @@ impl Author<'_> {
                     R::KeReleaseSpinLock | R::ExReleaseSpinLockShared | R::ExReleaseSpinLockExclusive
                 ) && pair.0 != R::KeTryToAcquireSpinLockAtDpcLevel
             }
-            Bug::Double | Bug::TakenAgain => {
-                !super::pages::shared(pair.0) && pair.0 != R::KeTryToAcquireSpinLockAtDpcLevel
-            }
+            Bug::TakenAgain => !super::pages::shared(pair.0) && pair.0 != R::KeTryToAcquireSpinLockAtDpcLevel,
             _ => pair.0 != R::KeTryToAcquireSpinLockAtDpcLevel,
         });
         possible.retain(|pair| irql >= 2 || pair.2 != 5);

@@ -70,7 +70,8 @@ pub fn judge(call: &Call<'_>) -> Option<Broken> {
     if takes_nothing {
         return Some(Broken::TakesNothing);
     }
-    let again = call.own.is_some_and(|own| !(own.shared && shared(call.routine)));
+    // Nor may a shared acquire be made by a holder of the lock (`wdm/nf-wdm-exacquirespinlockshared`).
+    let again = call.own.is_some();
     // It is refused, and does not wait.
     let refused = call.routine == R::StorPortAcquireSpinLockEx && call.kind <= 3 && call.irql > 2;
     if again && !refused && !tries(call.routine) {
