@@ -197,8 +197,11 @@ impl Checker {
         let over = |record: &Record| {
             let entered = &record.call.context;
             let left = record.over && call.word != Some(0) && !may_have_failed(record);
+            // A thread that could not be read is known by its stack.
+            let own = record.same_agent(&call.context)
+                || (record.may_be_of(&call.context) && record.same_stack(&call.context));
             !left
-                && record.same_agent(&call.context)
+                && own
                 && low != record.bound_to_processor()
                 && call.context.irql <= entered.irql.max(1)
                 && call.context.stack_pointer >= entered.stack_pointer
@@ -288,7 +291,7 @@ impl Checker {
         };
         lock.target |= site.target;
         let concerns_target = lock.target;
-        if let Some(record) = lock.records.iter_mut().rfind(|record| record.may_be_of(&call.context)) {
+        if let Some(record) = lock.record_of(&call.context) {
             record.maybe_converted = true;
         }
         let facts = Facts {
@@ -315,8 +318,7 @@ impl Checker {
         let Some(lock) = self.locks.at_mut(place) else { return };
         let succeeded = row.result.succeeded(returned.value);
         if row.role == Role::Convert {
-            let mut records = lock.records.iter_mut();
-            if let Some(record) = records.rfind(|record| record.may_be_of(&returned.context)) {
+            if let Some(record) = lock.record_of(&returned.context) {
                 record.maybe_converted = false;
                 if succeeded {
                     record.call.routine = Routine::ExTryConvertSharedSpinLockExclusive;

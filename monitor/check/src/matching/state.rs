@@ -196,6 +196,13 @@ impl LockState {
         self.records.iter_mut().rfind(|record| record.call.sequence == sequence)
     }
 
+    /// The youngest open acquire of whoever runs as `context`; if none is for certain, the youngest that may be.
+    pub(crate) fn record_of(&mut self, context: &Context) -> Option<&mut Record> {
+        let certain = self.records.iter().rposition(|record| record.same_agent(context));
+        let place = certain.or_else(|| self.records.iter().rposition(|record| record.may_be_of(context)))?;
+        self.records.get_mut(place)
+    }
+
     /// Whether an acquire does the work of another that is open.
     /// `driver`: the call returns into the driver under test.
     pub(crate) fn nesting(&self, call: &LockCall, driver: bool) -> Nesting {

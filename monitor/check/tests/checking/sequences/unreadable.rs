@@ -86,3 +86,38 @@ fn thread_that_was_not_read_hides_no_wrong_owner_at_dispatch_level() {
     let found = s.call(other, DPC_PAIR[1], LOCK, Some(1));
     s.defect(&found, Cause::WrongOwner);
 }
+
+/// The second of these is the first, which was interrupted at its entry.
+#[test]
+fn acquire_that_was_entered_twice_and_read_once_is_one() {
+    let interrupt_lock = LockOperand::Interrupt(0xffff_9000_0000_3000);
+    let set = [R::KeAcquireInterruptSpinLock, R::KeReleaseInterruptSpinLock];
+    for (first, second) in [(true, false), (false, true), (false, false)] {
+        let mut s = Sequence::ready(&set, true);
+        s.quiet(reading(0, 0, first), set[0], interrupt_lock, None);
+        s.quiet(reading(0, 0, second), set[0], interrupt_lock, None);
+        let call = s.number;
+        s.came_back(call, reading(0, 5, true), set[0], interrupt_lock, 0);
+        let release = s.call_back_to(reading(0, 5, true), set[1], interrupt_lock, None, Some(0));
+        assert_eq!(release, []);
+        let dpc = (0, 2, 1, TARGET + 0x300, stack(9));
+        s.quiet(dpc, set[0], interrupt_lock, None);
+        assert_ne!(s.outcome(), Outcome::Defect);
+    }
+}
+
+#[test]
+fn conversion_is_that_of_the_processor_that_holds_the_lock() {
+    let set = [
+        R::ExAcquireSpinLockShared,
+        R::ExTryConvertSharedSpinLockExclusive,
+        R::ExReleaseSpinLockExclusive,
+        R::ExAcquireSpinLockExclusive,
+    ];
+    let mut s = Sequence::ready(&set, true);
+    s.quiet(reading(0, 2, true), set[0], LOCK, Some(0));
+    s.quiet(who(1, 0, 2), set[3], LOCK, Some(1));
+    s.quiet(reading(0, 2, false), set[1], LOCK, Some(1));
+    s.quiet(reading(0, 2, true), set[2], LOCK, Some(1));
+    assert_ne!(s.outcome(), Outcome::Defect);
+}
