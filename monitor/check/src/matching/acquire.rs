@@ -391,10 +391,11 @@ impl Checker {
 }
 
 /// Modules that call functions of drivers: a call that returns there may be one of a driver's that ended in a jump.
-const CALLS_DRIVERS: [&str; 3] = [
+const CALLS_DRIVERS: [&str; 4] = [
     SystemModule::Ntoskrnl.file_name(),
     SystemModule::Storport.file_name(),
     "hal.dll",
+    "wdf01000.sys",
 ];
 
 /// Whether a lock lies on the stack of its caller: above the stack pointer, and not far from it.

@@ -61,18 +61,20 @@ fn two_threads_that_were_not_read_are_not_one_that_takes_its_lock_twice() {
     s.defect(&found, Cause::DoubleAcquire);
 }
 
-/// The old IRQLs that a thread owes are known only of one that was read.
+/// What else a thread has acquired, and with which old IRQL, is known only of one that was read.
 #[test]
-fn old_irqls_of_a_thread_that_was_not_read_may_be_given_back_in_the_other_order() {
-    let mut s = Sequence::ready(&PAIR, true);
-    s.quiet(reading(0, 0, true), PAIR[0], LOCK, Some(0));
-    let call = s.number;
-    s.came_back(call, reading(0, 2, true), PAIR[0], LOCK, 0);
-    let deeper = (0, 2, 0, TARGET + 0x120, stack(1) - 0x200);
-    s.quiet(deeper, PAIR[0], SECOND, Some(0));
-    for (lock, old) in [(LOCK, 2), (SECOND, 0)] {
-        let found = s.call_back_to(reading(0, 2, lock == LOCK), PAIR[1], lock, Some(1), Some(old));
-        assert_eq!(found, []);
+fn old_irql_of_a_thread_that_was_not_read_may_be_that_of_another_lock() {
+    let set = [R::KeAcquireInterruptSpinLock, R::KeReleaseInterruptSpinLock];
+    let [outer, inner] = [0xffff_9000_0000_3000, 0xffff_9000_0000_4000].map(LockOperand::Interrupt);
+    for (read, given, wrong) in [(false, 0, false), (true, 0, false), (true, 7, true), (false, 16, true)] {
+        let mut s = Sequence::ready(&set, true);
+        let at = |irql, read| (0, irql, u64::from(read), TARGET + 0x120, stack(1) - 0x200);
+        s.quiet(reading(0, 0, true), set[0], outer, None);
+        s.quiet(at(5, read), set[0], inner, None);
+        let call = s.number;
+        s.came_back(call, at(5, read), set[0], inner, 0);
+        let found = s.call_back_to(at(5, read), set[1], inner, None, Some(given));
+        assert_eq!(!found.is_empty(), wrong, "{read} {given}");
     }
 }
 
