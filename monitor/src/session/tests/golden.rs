@@ -12,7 +12,7 @@ use storlock_check::contract::{
 
 use super::*;
 use crate::report::render::Renderer as _;
-use crate::report::{Finding, text};
+use crate::report::{Finding, Shortfall, text};
 
 const HEAP: u64 = 0xffff_9000_0000_0000;
 const PORT_DRIVER: u64 = 0xffff_f800_3000_0000;
@@ -531,5 +531,15 @@ fn the_page_on_the_report_names_every_cause() {
     for cause in crate::report::Cause::ALL {
         let row = format!("| `{}` | {} |", cause.name(), cause.text());
         assert!(page.contains(&row), "docs/report.md lacks: {row}");
+    }
+}
+
+#[test]
+fn the_page_on_the_report_names_every_shortfall() {
+    let page = std::fs::read_to_string(directory().join("../../docs/report.md")).unwrap();
+    let row = page.lines().find(|line| line.starts_with("| `shortfall` |")).unwrap();
+    for (name, _) in Shortfall::all().iter_names() {
+        let word = format!("`{}`", name.to_lowercase());
+        assert!(row.contains(&word), "docs/report.md lacks the shortfall {word}");
     }
 }
