@@ -2,7 +2,7 @@
 //!
 //! Talks to the watch plan and to the stopped processor. It must not know whether a call is legal.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -118,8 +118,8 @@ pub(crate) struct Watching {
     ignored: IgnoredHits,
     /// The guest has recorded a bug check: what runs since takes its locks by force.
     bug_checked: bool,
-    /// Bit n: processor n was seen below DISPATCH_LEVEL since arming.
-    seen_low: u64,
+    /// Processors that were seen below DISPATCH_LEVEL since arming.
+    seen_low: BTreeSet<u32>,
 }
 
 impl Watching {
@@ -138,7 +138,7 @@ impl Watching {
             returns: VecDeque::new(),
             ignored: IgnoredHits::default(),
             bug_checked: false,
-            seen_low: 0,
+            seen_low: BTreeSet::new(),
         }
     }
 
@@ -370,19 +370,14 @@ impl Watching {
     /// Notes the IRQL of a processor; says whether it is the first time since arming that the processor is below
     /// `DISPATCH_LEVEL`.
     pub(crate) fn sees_low(&mut self, context: &Context) -> bool {
-        let bit = 1u64.checked_shl(context.processor).unwrap_or(0);
-        let first = context.irql < DISPATCH_LEVEL && self.seen_low & bit == 0;
-        if context.irql < DISPATCH_LEVEL {
-            self.seen_low |= bit;
-        }
-        first
+        context.irql < DISPATCH_LEVEL && self.seen_low.insert(context.processor)
     }
 
     /// The machine starts again. What was said of the watched routines stays in the report.
     pub(crate) fn restart(&mut self) {
         self.returns.clear();
         self.extra = None;
-        self.seen_low = 0;
+        self.seen_low.clear();
         self.bug_checked = false;
     }
 
@@ -453,5 +448,19 @@ mod tests {
         }
         assert!(watching.caught(1).is_none(), "its call has come back elsewhere");
         assert!(watching.caught(2).is_some() && watching.caught(3).is_some());
+    }
+
+    #[test]
+    fn each_processor_is_seen_below_dispatch_level_once_for_the_first_time() {
+        let mut watching = Watching::new(&Config::default(), Arc::default());
+        for processor in [0, 63, 64, 255] {
+            let at = |irql| Context {
+                processor,
+                irql,
+                ..Context::default()
+            };
+            let seen = [DISPATCH_LEVEL, 0, 0].map(|irql| watching.sees_low(&at(irql)));
+            assert_eq!(seen, [false, true, false], "{processor}");
+        }
     }
 }
