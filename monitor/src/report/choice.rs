@@ -121,6 +121,11 @@ pub(crate) enum WatchGap {
         /// The routine by which it finds them.
         routine: String,
     },
+    /// Routines that take a lock of the driver's and give it back before they return.
+    LocksInside {
+        /// The routines.
+        routines: Vec<String>,
+    },
     /// An import with a lock routine's name from a module that is not known to have lock routines.
     OtherModule {
         /// `module!routine`.
@@ -151,7 +156,11 @@ impl WatchGap {
     pub(crate) fn export(&self) -> Option<&str> {
         match self {
             Self::NoRegister { routine, .. } | Self::Reloaded { routine } | Self::Told { routine, .. } => Some(routine),
-            Self::Unnamed(_) | Self::LookedUp { .. } | Self::OtherModule { .. } | Self::Modules { .. } => None,
+            Self::Unnamed(_)
+            | Self::LookedUp { .. }
+            | Self::LocksInside { .. }
+            | Self::OtherModule { .. }
+            | Self::Modules { .. } => None,
         }
     }
 }

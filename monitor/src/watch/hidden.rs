@@ -67,14 +67,42 @@ fn is_system(module: &str) -> bool {
     known.any(|system| module.eq_ignore_ascii_case(system))
 }
 
-/// Imports by which a driver can reach a lock routine that its import table does not name.
+/// Routines that find others by name, with the module as debuggers write it.
+const FINDERS: [(&str, &str); 4] = [
+    ("nt", "MmGetSystemRoutineAddress"),
+    ("fltmgr", "FltGetRoutineAddress"),
+    ("nt", "RtlFindExportedRoutineByName"),
+    ("ndis", "NdisGetRoutineAddress"),
+];
+
+/// Routines of the kernel that take a spin lock of their caller's and give it back before they return. Those on an `SLIST_HEADER`
+/// take none.
+const TAKERS: [&str; 7] = [
+    "ExInterlockedInsertHeadList",
+    "ExInterlockedInsertTailList",
+    "ExInterlockedRemoveHeadList",
+    "ExInterlockedPopEntryList",
+    "ExInterlockedPushEntryList",
+    "ExInterlockedAddLargeInteger",
+    "ExInterlockedAddUlong",
+];
+
+/// Imports by which a driver can reach a lock routine that its import table does not name, or have its locks taken.
 pub(super) fn hidden_calls(imports: &Imports) -> Vec<WatchGap> {
     let mut gaps = Vec::new();
-    for name in ["MmGetSystemRoutineAddress", "FltGetRoutineAddress"] {
+    for (module, name) in FINDERS {
         if imports.get(name).is_some() {
-            let routine = format!("nt!{name}");
+            let routine = format!("{module}!{name}");
             gaps.push(WatchGap::LookedUp { routine });
         }
+    }
+    let takers: Vec<String> = TAKERS
+        .into_iter()
+        .filter(|name| imports.get(name).is_some())
+        .map(|name| format!("nt!{name}"))
+        .collect();
+    if !takers.is_empty() {
+        gaps.push(WatchGap::LocksInside { routines: takers });
     }
     for import in imports.entries() {
         let ImportName::Name(name) = &import.name else { continue };

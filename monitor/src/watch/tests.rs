@@ -128,6 +128,42 @@ fn routines_looked_up_at_run_time_are_a_stated_gap() {
 }
 
 #[test]
+fn every_routine_that_finds_others_by_name_is_a_stated_gap() {
+    for (module, name, routine) in [
+        (
+            "ntoskrnl.exe",
+            "RtlFindExportedRoutineByName",
+            "nt!RtlFindExportedRoutineByName",
+        ),
+        ("ndis.sys", "NdisGetRoutineAddress", "ndis!NdisGetRoutineAddress"),
+    ] {
+        let plan = plan(&imports(&[("ntoskrnl.exe", "KeReleaseSpinLock"), (module, name)]), 4);
+        let routine = routine.to_owned();
+        assert_eq!(plan.gaps, [WatchGap::LookedUp { routine }]);
+        assert!(!plan.closed);
+    }
+}
+
+#[test]
+fn routines_that_take_the_drivers_lock_inside_are_a_stated_gap() {
+    let inside = plan(
+        &kernel(&[
+            "KeReleaseSpinLock",
+            "ExInterlockedInsertTailList",
+            "ExInterlockedAddLargeInteger",
+        ]),
+        4,
+    );
+    let routines = ["nt!ExInterlockedInsertTailList", "nt!ExInterlockedAddLargeInteger"];
+    let routines = routines.map(str::to_owned).to_vec();
+    assert_eq!(inside.gaps, [WatchGap::LocksInside { routines }]);
+    assert!(!inside.closed);
+    // Lists that need no lock.
+    let without = plan(&kernel(&["KeReleaseSpinLock", "ExpInterlockedPushEntrySList"]), 4);
+    assert_eq!((without.gaps.len(), without.closed), (0, true));
+}
+
+#[test]
 fn an_import_without_a_name_may_be_any_lock_routine_of_its_module_and_weakens_what_it_may_feed() {
     let with = |module: &str, name: ImportName| {
         let named = kernel(&["KeAcquireSpinLockRaiseToDpc", "KeReleaseSpinLock"]);

@@ -183,6 +183,7 @@ impl WatchGap {
             | Self::OtherModule { routine }
             | Self::Reloaded { routine }
             | Self::Told { routine, .. } => routine.clone(),
+            Self::LocksInside { routines } => routines.join(", "),
             Self::Unnamed(unnamed) => unnamed.to_string(),
             Self::Modules { modules } => format!("imports from {}", modules.join(", ")),
         }
@@ -205,6 +206,11 @@ impl WatchGap {
             }
             Self::LookedUp { .. } => {
                 "lock routines that the driver looks up by name at run time are watched only if it imports them, too".to_owned()
+            }
+            Self::LocksInside { .. } => {
+                "the spin lock that the driver passes is taken and given back inside: that is not seen, and what could not be \
+                 told from it is reported as suspect"
+                    .to_owned()
             }
             Self::OtherModule { .. } => {
                 "that module is none whose lock routines are known: it is watched only if its import leads to the routine of \

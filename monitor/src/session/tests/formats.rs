@@ -395,6 +395,7 @@ fn gaps() -> Vec<WatchGap> {
             more: false,
         }),
         WatchGap::LookedUp { routine: text() },
+        WatchGap::LocksInside { routines: vec![text()] },
         WatchGap::OtherModule { routine: text() },
         WatchGap::Modules { modules: vec![text()] },
         WatchGap::Reloaded { routine: text() },
