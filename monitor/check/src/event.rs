@@ -223,6 +223,22 @@ impl LockOperand {
             _ => None,
         }
     }
+
+    /// The same lock by an address that is so many bytes (modulo 2^64) from the one given: its memory has two. Handles stay
+    /// where they are, as do locks that have no address.
+    #[must_use]
+    pub fn moved(self, bytes: u64) -> Self {
+        let by = |address: u64| address.wrapping_add(bytes);
+        let mut moved = self;
+        match &mut moved {
+            Self::Address(lock) | Self::Queued { lock, .. } => *lock = by(*lock),
+            Self::QueuedHandle { lock, .. } | Self::StorPortHandle { lock, .. } => *lock = lock.map(by),
+            // The DPC that the lock is in.
+            Self::StorPort { context, .. } => *context = by(*context),
+            Self::Msi { .. } | Self::Interrupt(_) | Self::Cancel => {}
+        }
+        moved
+    }
 }
 
 /// A callback of the driver under test that is about to call a lock routine.

@@ -37,7 +37,7 @@ use super::watching::{InForce, Watch, Watching};
 use crate::dump::Subject;
 use crate::report::{ModuleInfo, Note};
 use crate::vmi::recorder::Recorder;
-use crate::vmi::{Action, CpuState, PAGE_SIZE};
+use crate::vmi::{Action, CpuState, GuestMemory, PAGE_SIZE};
 use crate::windows::debug_print::Printer;
 
 /// Repetitions of a finding whose callers are asked for, each; and of how many more one is. A driver may break a rule, or be
@@ -160,23 +160,24 @@ impl State {
         };
         if let Some(word) = decode::lock_word(cpu, row, &call.operand) {
             call.word = Some(word.value);
-            self.look_at_page(&word);
+            let first = self.look_at_page(cpu, &word);
+            call.operand = call.operand.moved(first.wrapping_sub(word.address));
         }
         self.called(cpu, call, row)
     }
 
-    /// Notes that the memory of a lock is another than before.
-    fn look_at_page(&mut self, word: &LockWord) {
-        if !self.discovery.is_armed() {
-            return;
-        }
-        let changed = word
-            .physical
-            .and_then(|physical| self.pages.seen(word.address, physical));
-        if let Some(address) = changed {
+    /// Notes that the memory of a lock is another than before. The address by which the lock was met first: memory that is
+    /// mapped twice has one lock.
+    fn look_at_page(&mut self, cpu: &Recorder<'_>, word: &LockWord) -> u64 {
+        let Some(physical) = word.physical.filter(|_| self.discovery.is_armed()) else {
+            return word.address;
+        };
+        if let Some(address) = self.pages.seen(word.address, physical) {
             let length = PAGE_SIZE;
             self.ledger.append(EventKind::MemoryFreed { address, length });
         }
+        let maps = |address| cpu.read_at(address, &mut [0]).ok().flatten();
+        self.pages.first_address(word.address, physical, maps)
     }
 
     /// A lock routine was entered.

@@ -263,3 +263,31 @@ fn a_lock_whose_memory_is_another_page_is_another_lock() {
         assert_eq!(report.outcome, outcome, "{second:#x}: {:?}", report.conditions);
     }
 }
+
+#[test]
+fn memory_that_is_mapped_twice_has_one_lock() {
+    const ALIAS: u64 = 0xffff_9000_00a0_0000 + LOCK % 0x1000;
+    for (second, outcome) in [(0x7000, Outcome::Completed), (0x9000, Outcome::Inconclusive)] {
+        let session = Session::new(config(), None, None);
+        let mut guest = Fake::new();
+        guest.boot_and_arm(&session);
+        guest.space.borrow_mut().back(LOCK, 0x7000);
+        guest.space.borrow_mut().back(ALIAS, second);
+        guest.call(&session, ACQUIRE, 0x1100, 0, 0);
+        guest.space.borrow_mut().write_u64(STACK, DRIVER + 0x1110);
+        guest.space.borrow_mut().write_u64(ALIAS, 1);
+        (guest.registers.gpr[1], guest.registers.gpr[2], guest.special.cr8) = (ALIAS, 0, 2);
+        guest.hit(&session, RELEASE);
+        // Low again: what is still held would be left behind.
+        guest.call(&session, ACQUIRE, 0x1100, 0, 0);
+        guest.call(&session, RELEASE, 0x1110, 2, 1);
+        let report = session.report(&power_off());
+        let matched = u64::from(second == 0x7000) + 1;
+        assert_eq!(
+            (report.outcome, report.locks.matched),
+            (outcome, matched),
+            "{:#?}",
+            report.findings
+        );
+    }
+}
