@@ -167,12 +167,6 @@ impl Callback {
     pub const fn is_interrupt_routine(self) -> bool {
         matches!(self, Self::HwStorInterrupt | Self::HwStorMSInterruptRoutine)
     }
-
-    /// Whether the port driver holds any of its locks around this callback, as far as the table tells.
-    #[must_use]
-    pub const fn has_locks(self) -> bool {
-        !matches!(self.held(), Held::None)
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! From calls to facts: which acquire a release belongs to, who certainly holds what, since when, and what is not known.
 //!
-//! Fed with events, asked by the rules through [`Facts`]. Must not know what is forbidden.
+//! Fed with events. It has the [rules](crate::rules) judge the [`Facts`] of each, and keeps and counts what they find; which
+//! of them are about what is forbidden it must not know.
 //!
 //! An acquire that was entered is an *attempt*. Entered below `DISPATCH_LEVEL` it belongs to its thread, which may still
 //! be interrupted by a DPC that takes the same lock, or moved to another processor; entered at or above, to its
