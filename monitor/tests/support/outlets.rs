@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// What the end of a run may take after a signal or the time limit: a second, and what a busy machine adds.
-pub(crate) const SLACK: Duration = Duration::from_millis(2500);
+/// What the end of a run may take after a signal or the time limit: a second, and what a busy machine below a hypervisor
+/// adds.
+pub(crate) const SLACK: Duration = Duration::from_secs(5);
 
 /// O_NONBLOCK of x86-64 Linux.
 const NONBLOCK: i32 = 0o4000;
