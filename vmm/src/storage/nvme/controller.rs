@@ -218,9 +218,8 @@ impl Controller {
     /// Controller Reset: CC.EN went from 1 to 0 (section 7.3.2), where AQA, ASQ and ACQ keep their values; or NVM
     /// Subsystem Reset (section 7.3.1), which has cleared them. Logs and media survive, all else is as after power on.
     fn reset(&mut self) {
-        // What the host has taken is not cut off. Nobody is told of a value that makes no sense now.
-        self.doorbells
-            .take_shadow(&mut self.queues, self.transfer.dma(), |_| {});
+        // What the host has taken is not cut off.
+        self.take_last_doorbells();
         self.io.reset();
         self.admin.reset();
         self.queues.reset();
@@ -228,6 +227,13 @@ impl Controller {
         // Before CSTS.RDY is 0: the guest may enable the controller and ring doorbells right after.
         self.doorbells.reset();
         self.life.reset();
+    }
+
+    /// Takes the doorbells for the last time. Nobody is told of a value that makes no sense now.
+    fn take_last_doorbells(&mut self) {
+        self.doorbells.take_registers(&self.registers, &mut self.queues, |_| {});
+        self.doorbells
+            .take_shadow(&mut self.queues, self.transfer.dma(), |_| {});
     }
 
     /// A fatal error: only a reset helps.
@@ -249,8 +255,7 @@ impl Controller {
     /// Shutdown (section 7.6.2): everything becomes durable, and nothing is fetched until the next reset.
     fn shut_down(&mut self) {
         // The host may give the memory of the doorbells back from here on.
-        self.doorbells
-            .take_shadow(&mut self.queues, self.transfer.dma(), |_| {});
+        self.take_last_doorbells();
         if let Err(status) = self.namespaces.flush_all() {
             tracing::warn!(?status, "NVMe shutdown could not make everything durable");
         }

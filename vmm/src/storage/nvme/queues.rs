@@ -132,6 +132,10 @@ impl Queues {
 
     /// As [`set_submission`](Self::set_submission).
     pub(super) fn set_completion(&mut self, id: u16, queue: Option<CompletionQueue>) {
+        if queue.is_none() {
+            // Nobody will take what is in it.
+            self.in_flight.taken(id, u32::MAX);
+        }
         self.completion[usize::from(id)] = queue;
     }
 

@@ -160,7 +160,7 @@ impl RegisterState {
         let new = Configuration(value & Configuration::WRITABLE);
         if self.configuration.enabled() && !new.enabled() {
             self.reset_pending = true;
-            self.forget_doorbells();
+            self.forget_tails();
             self.interrupt_mask = 0;
             self.unmasked = 0;
             self.interrupt_status = false;
@@ -217,9 +217,9 @@ impl RegisterState {
         true
     }
 
-    fn forget_doorbells(&mut self) {
-        self.doorbells.fill(None);
-        self.doorbell_rung = false;
+    /// No command is fetched any more. The heads say which completions the host has taken before the reset.
+    fn forget_tails(&mut self) {
+        self.doorbells.iter_mut().step_by(2).for_each(|tail| *tail = None);
         self.stray_doorbell = false;
     }
 

@@ -70,6 +70,50 @@ fn heads_that_are_told_in_memory_only_are_known_when_the_controller_rests_or_is_
 }
 
 #[test]
+fn heads_that_are_written_right_before_a_reset_or_shutdown_count() {
+    // CC: disabled, and enabled with a normal shutdown.
+    for (configuration, shutdown) in [(0, false), (0x0046_4001, true)] {
+        let mut driver = Driver::with_io_queue();
+        for _ in 0..2 {
+            driver.submit(1, blocks(nvm::READ, 0, 1));
+        }
+        driver.ring_tail(1);
+        driver.settle();
+        driver.reap(1).unwrap();
+        driver.ring_head(1);
+        driver.write(0x14, configuration);
+        driver.settle();
+        let snapshot = driver.controller.observed().in_flight.snapshot();
+        let left = if shutdown {
+            snapshot.outstanding.len()
+        } else {
+            snapshot.cut_off.unwrap().1.len()
+        };
+        assert_eq!(left, 1, "shutdown: {shutdown}");
+    }
+}
+
+#[test]
+fn a_queue_that_is_made_again_owes_nothing_of_the_one_before() {
+    let mut driver = Driver::with_io_queue();
+    send(&mut driver, blocks(nvm::READ, 0, 1));
+    for opcode in [admin::DELETE_SUBMISSION_QUEUE, admin::DELETE_COMPLETION_QUEUE] {
+        driver.admin_ok(SubmissionEntry {
+            dword10: 1.into(),
+            ..command(opcode)
+        });
+    }
+    driver.submission.truncate(1);
+    driver.completion.truncate(1);
+    driver.create_queue_pair(1);
+    send(&mut driver, blocks(nvm::READ, 0, 1));
+    driver.reap(1).unwrap();
+    driver.ring_head(1);
+    driver.settle();
+    assert_eq!(outstanding(&driver), []);
+}
+
+#[test]
 fn each_way_to_interrupt_is_told() {
     for (mode, expected) in [
         (InterruptMode::Msi { messages: 4 }, Some(Announced::Message(1))),
