@@ -32,6 +32,8 @@ struct Branch {
     from: usize,
     /// It leaves its return address on the stack.
     call: bool,
+    /// The address after it.
+    next: u32,
 }
 
 /// The code of an image. All addresses are relative to its base.
@@ -114,17 +116,12 @@ impl Code {
     pub(super) fn returns_of(&self, start: u32) -> Vec<u32> {
         let (mut open, mut seen, mut returns) = (vec![start], HashSet::from([start]), Vec::new());
         while let Some(target) = open.pop() {
-            for function in self.callers_of(target) {
-                for instruction in self.decode(function) {
-                    if near_target(&instruction).and_then(|address| self.rva(address)) != Some(target) {
-                        continue;
-                    }
-                    let from = self.start_of(function);
-                    if is_call(&instruction) {
-                        returns.extend(self.rva(instruction.next_ip()));
-                    } else if seen.len() < MAX_JUMPERS && seen.insert(from) {
-                        open.push(from);
-                    }
+            for branch in self.branches_to(target..target.saturating_add(1)) {
+                let from = self.start_of(branch.from);
+                if branch.call {
+                    returns.push(branch.next);
+                } else if seen.len() < MAX_JUMPERS && seen.insert(from) {
+                    open.push(from);
                 }
                 if returns.len() >= MAX_RETURNS {
                     return returns;
@@ -273,6 +270,7 @@ impl Code {
                             target,
                             from: index,
                             call: is_call(&instruction),
+                            next: self.rva(instruction.next_ip()).unwrap_or(0),
                         });
                     }
                 }
