@@ -48,6 +48,11 @@ impl CutOffSeen {
         self.step(SEEN, TAKEN)
     }
 
+    /// There was nothing to make a dump of: the next one counts.
+    fn again(&self) {
+        self.step(TAKEN, NOT_SEEN);
+    }
+
     fn step(&self, from: u8, to: u8) -> bool {
         let stepped = self.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
         stepped.is_ok()
@@ -96,8 +101,10 @@ impl<'a> FirstDump<'a> {
     pub(super) fn write_at_reset(&self) -> bool {
         let cut_off = self.guest.cut_off.take();
         let subject = self.guest.session.dump_subject(DumpReason::Reset);
-        if let Some(subject) = subject.filter(|_| cut_off) {
-            self.write(0, &subject);
+        match subject {
+            Some(subject) if cut_off => self.write(0, &subject),
+            None if cut_off => self.guest.cut_off.again(),
+            _ => {}
         }
         cut_off
     }
