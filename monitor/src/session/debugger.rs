@@ -49,7 +49,10 @@ impl Session {
     /// What a dump for another reason than a violation is about; `None` while the guest's kernel is not known.
     #[must_use]
     pub(crate) fn dump_subject(&self, reason: DumpReason) -> Option<Subject> {
-        let state = self.lock();
+        let mut state = self.lock();
+        if reason == DumpReason::Reset {
+            state.ledger.forget_ages();
+        }
         Some(Subject::other(reason, state.ledger.sequence(), state.guest.kernel()?))
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Asks every part of the session for its share of the report. It must not change the state of any part.
 
+use std::time::Instant;
+
 use storlock_check::checker::{Checker, OpenAcquire};
 use storlock_check::contract::{Routine, contract};
 use storlock_check::event::{Context, InCallback};
@@ -38,9 +40,16 @@ pub(crate) struct Ending {
     /// Acquires that have come back and are open.
     held: Vec<OpenAtEnd>,
     bug_check: Option<BugCheck>,
+    /// When the first processor was looked at.
+    looked_at: Option<Instant>,
 }
 
 impl Ending {
+    /// When the machine stood still for good and was looked at.
+    pub(crate) fn looked_at(&self) -> Option<Instant> {
+        self.looked_at
+    }
+
     /// No processor has been looked at yet.
     pub(crate) fn is_first_look(&self) -> bool {
         self.processors.is_empty()
@@ -93,6 +102,7 @@ impl Ending {
 
     /// Notes where a processor stands. Gives the frames of its stack, if that can be followed to its end.
     pub(crate) fn look(&mut self, names: &mut Names, checker: &Checker, cpu: &Recorder<'_>) -> Vec<Frame> {
+        self.looked_at.get_or_insert_with(Instant::now);
         let frames = names.frames(cpu);
         let (stack, stack_end) = match &frames {
             Some(frames) => names.named(cpu, frames),

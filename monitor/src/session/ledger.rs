@@ -61,8 +61,8 @@ impl Ages {
         }
     }
 
-    /// How long ago an acquire was at least, in milliseconds.
-    fn of(&self, event: u64) -> u64 {
+    /// How long before `until` an acquire was at least, in milliseconds.
+    fn of(&self, event: u64, until: Instant) -> u64 {
         let known = self.entries.iter().find(|(of, _)| *of == event);
         let oldest = || {
             self.entries
@@ -72,7 +72,7 @@ impl Ages {
         };
         known
             .or_else(oldest)
-            .map_or(0, |(_, at)| at.elapsed().as_millis() as u64)
+            .map_or(0, |(_, at)| until.saturating_duration_since(*at).as_millis() as u64)
     }
 }
 
@@ -125,9 +125,14 @@ impl Ledger {
         self.ages.add(self.sequence);
     }
 
-    /// How long ago such an acquire was at least, in milliseconds.
-    pub(crate) fn age(&self, acquire: u64) -> u64 {
-        self.ages.of(acquire)
+    /// How long before `until` such an acquire was at least, in milliseconds; 0 if it is not known.
+    pub(crate) fn age(&self, acquire: u64, until: Instant) -> u64 {
+        self.ages.of(acquire, until)
+    }
+
+    /// The machine stands still for a while, in which no lock is held for any longer than it is.
+    pub(crate) fn forget_ages(&mut self) {
+        self.ages = Ages::default();
     }
 
     /// Has the events from here on make a timeline.

@@ -11,10 +11,13 @@ use super::held::OpenAtEnd;
 use super::replay;
 use super::state::State;
 
-/// How long ago the acquires were that are open on the processors' stacks, by event, in milliseconds.
+/// How long the acquires had been made that are open on the processors' stacks when these were looked at, by event, in
+/// milliseconds. A debugger may have held the machine for any time.
 pub(super) fn ages(state: &State) -> Vec<(u64, u64)> {
+    let looked = state.ending.looked_at().filter(|_| !state.stops.was_debugged());
     let open = state.ending.open_acquires();
-    open.map(|acquire| (acquire, state.ledger.age(acquire))).collect()
+    let age = |acquire| looked.map_or(0, |looked| state.ledger.age(acquire, looked));
+    open.map(|acquire| (acquire, age(acquire))).collect()
 }
 
 /// Tells it, once. A replayed trace has the processors among its events.

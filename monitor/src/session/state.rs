@@ -438,6 +438,10 @@ impl State {
             let kernel = self.guest.kernel()?;
             Some(Subject::new(finding, &self.ledger.caller(index), kernel))
         };
-        self.stops.stops_at(cpu.index(), index, finding, subject)
+        let stops = self.stops.stops_at(cpu.index(), index, finding, subject);
+        if stops {
+            self.ledger.forget_ages();
+        }
+        stops
     }
 }

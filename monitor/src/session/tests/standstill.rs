@@ -1,8 +1,10 @@
 //! Runs that are over while the driver under test has a lock.
 
+use std::time::Duration;
+
 use super::golden::play_to;
 use super::*;
-use crate::report::Cause;
+use crate::report::{Cause, DumpReason};
 
 /// The driver has acquired its lock when the machine is looked at, at this IRQL, `above` the stack pointer of the call.
 fn held(session: &Session, irql: u64, above: u64) {
@@ -13,6 +15,38 @@ fn held(session: &Session, irql: u64, above: u64) {
     guest.registers.rip = DRIVER + 0x1108;
     guest.special.cr8 = irql;
     session.look(&mut guest);
+}
+
+/// How long the open acquire has been held, as the end of the run has it, in milliseconds.
+fn held_ms(session: &Session) -> u64 {
+    let mut end = ended(EndKind::TimeLimit);
+    session.close(&mut end);
+    let [(_, held)] = end.open_ms[..] else {
+        panic!("{:?}", end.open_ms)
+    };
+    held
+}
+
+#[test]
+fn a_lock_is_not_held_while_the_machine_stands_still() {
+    const STILL: Duration = Duration::from_secs(2);
+    // At the end, while a dump is written.
+    let session = Session::new(config(), None, None);
+    held(&session, 2, 8);
+    std::thread::sleep(STILL);
+    assert!(held_ms(&session) < 2000);
+    // Before it: what was known of the time is void.
+    let session = Session::new(config(), None, None);
+    let mut guest = Fake::new();
+    guest.boot_and_arm(&session);
+    guest.call(&session, ACQUIRE, 0x1100, 0, 0);
+    std::thread::sleep(STILL);
+    assert!(session.dump_subject(DumpReason::Reset).is_some());
+    guest.registers.gpr[4] = STACK + 8;
+    guest.registers.rip = DRIVER + 0x1108;
+    guest.special.cr8 = 2;
+    session.look(&mut guest);
+    assert_eq!(held_ms(&session), 0);
 }
 
 fn ended(kind: EndKind) -> End {
