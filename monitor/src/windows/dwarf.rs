@@ -4,6 +4,8 @@
 //! are truncated, and there is a limit on what is kept and on what is read repeatedly: time grows only with the size of
 //! the file.
 
+use std::collections::HashMap;
+
 use gimli::{AttributeValue, EndianSlice, LittleEndian, Section as _, SectionId, Unit};
 
 use super::file::FileImage;
@@ -134,28 +136,62 @@ impl Found {
             return;
         };
         let directory = unit.comp_dir.map(|name| text(name.slice())).unwrap_or_default();
-        let mut numbers: Vec<Option<Option<u32>>> = Vec::new();
+        let mut files = Files::default();
+        self.inlined(dwarf, unit, program.header(), &mut files, &directory);
         let mut rows = program.rows();
         while let Ok(Some((header, row))) = rows.next_row() {
             let Some(rva) = self.rva(row.address()) else { continue };
             let line = row.line().and_then(|line| u32::try_from(line.get()).ok());
-            let place = match line.filter(|_| !row.end_sequence()) {
-                None => None,
-                Some(line) => {
-                    let index = row.file_index() as usize;
-                    if numbers.len() <= index && index < MAX_FILES {
-                        numbers.resize(index + 1, None);
-                    }
-                    let known = numbers.get(index).copied().flatten();
-                    let number = known.unwrap_or_else(|| self.file(dwarf, header, row.file_index(), &directory));
-                    if let Some(slot) = numbers.get_mut(index) {
-                        *slot = Some(number);
-                    }
-                    number.map(|number| (number, line))
-                }
-            };
+            let place = line.filter(|_| !row.end_sequence()).and_then(|line| {
+                let number = files.number(row.file_index(), |index| self.file(dwarf, header, index, &directory))?;
+                Some((number, line))
+            });
             if !self.lines.row(rva, place) {
                 return;
+            }
+        }
+    }
+
+    /// Where a unit has functions inlined, and the lines that call them. Of a function that was inlined into one that was
+    /// inlined itself the outermost call counts: it is a line of the function that the code is named after.
+    fn inlined(
+        &mut self,
+        dwarf: &Dwarf<'_>,
+        unit: &Unit<Slice<'_>>,
+        header: &gimli::LineProgramHeader<Slice<'_>>,
+        files: &mut Files,
+        directory: &str,
+    ) {
+        let mut entries = unit.entries();
+        let (mut depth, mut outermost) = (0_isize, None);
+        while let Ok(Some((step, entry))) = entries.next_dfs() {
+            depth += step;
+            if outermost.is_some_and(|outermost| depth > outermost) {
+                continue;
+            }
+            outermost = None;
+            if entry.tag() != gimli::DW_TAG_inlined_subroutine {
+                continue;
+            }
+            outermost = Some(depth);
+            let line = entry.attr_value(gimli::DW_AT_call_line).ok().flatten();
+            let line = line.and_then(|value| u32::try_from(value.udata_value()?).ok());
+            let file = match entry.attr_value(gimli::DW_AT_call_file) {
+                Ok(Some(AttributeValue::FileIndex(index))) => {
+                    files.number(index, |index| self.file(dwarf, header, index, directory))
+                }
+                _ => None,
+            };
+            let (Some(file), Some(line), Ok(mut ranges)) = (file, line, dwarf.die_ranges(unit, entry)) else {
+                continue;
+            };
+            while let Ok(Some(range)) = ranges.next() {
+                let (start, end) = (self.rva(range.begin), self.rva(range.end));
+                if let (Some(start), Some(end)) = (start, end)
+                    && !self.lines.inlined(start, end, (file, line))
+                {
+                    return;
+                }
             }
         }
     }
@@ -180,6 +216,17 @@ impl Found {
             .unwrap_or_default();
         let path = join(&join(compiled_in, &directory), &name);
         self.lines.file(&path)
+    }
+}
+
+/// The numbers that the files of one unit's program of lines have in the table: each is looked up once.
+#[derive(Default)]
+struct Files(HashMap<u64, Option<u32>>);
+
+impl Files {
+    /// The number of the file with that index, which `look_up` finds if it is not known yet.
+    fn number(&mut self, index: u64, look_up: impl FnOnce(u64) -> Option<u32>) -> Option<u32> {
+        *self.0.entry(index).or_insert_with(|| look_up(index))
     }
 }
 

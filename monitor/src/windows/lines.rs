@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 /// Rows and file names that are kept of one image, and bytes of these names. Drivers have some 10,000 rows.
 const MAX_ROWS: usize = 1 << 19;
+/// Places where a function was inlined that are kept of one image.
+const MAX_INLINED: usize = 1 << 17;
 const MAX_FILES: usize = 1 << 14;
 const MAX_NAMES: usize = 4 << 20;
 
@@ -41,6 +43,15 @@ pub(super) struct LineTableBuilder {
     table: LineTable,
     numbers: HashMap<String, u32>,
     names: usize,
+    inlined: Vec<Inlined>,
+}
+
+/// Code of a function that was inlined into another: where it is, and the other one's line that calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Inlined {
+    start: u32,
+    end: u32,
+    call: (u32, u32),
 }
 
 impl LineTableBuilder {
@@ -69,8 +80,57 @@ impl LineTableBuilder {
         true
     }
 
+    /// The addresses from `start` to before `end` are a function's that was inlined: they get the line that calls it, which
+    /// belongs to the function that the code is part of. False if there is no room for more.
+    pub(super) fn inlined(&mut self, start: u32, end: u32, call: (u32, u32)) -> bool {
+        if self.inlined.len() >= MAX_INLINED {
+            return false;
+        }
+        if start < end {
+            self.inlined.push(Inlined { start, end, call });
+        }
+        true
+    }
+
     /// The table. Of rows with one address the last counts, but an end never covers the beginning of what follows.
     pub(super) fn finish(mut self) -> LineTable {
+        self.sort();
+        if !self.inlined.is_empty() {
+            self.put_calls();
+            self.sort();
+        }
+        self.table.rows.shrink_to_fit();
+        self.table
+    }
+
+    /// Puts the lines of calls in place of the lines of what was inlined. The rows are sorted.
+    fn put_calls(&mut self) {
+        self.inlined.sort_unstable();
+        let rows = std::mem::take(&mut self.table.rows);
+        let mut rest = rows.iter().copied().peekable();
+        let mut kept = Vec::with_capacity(rows.len());
+        let (mut last, mut done) = ((0, 0), 0);
+        for Inlined { start, end, call } in self.inlined.drain(..) {
+            // Code belongs to one call; a file that says otherwise is wrong.
+            if start < done {
+                continue;
+            }
+            while let Some((rva, file, line)) = rest.next_if(|row| row.0 < start) {
+                last = (file, line);
+                kept.push((rva, file, line));
+            }
+            kept.push((start, call.0, call.1));
+            while let Some((_, file, line)) = rest.next_if(|row| row.0 <= end) {
+                last = (file, line);
+            }
+            kept.push((end, last.0, last.1));
+            done = end;
+        }
+        kept.extend(rest);
+        self.table.rows = kept;
+    }
+
+    fn sort(&mut self) {
         let rows = &mut self.table.rows;
         rows.sort_by_key(|&(rva, _, line)| (rva, line != 0));
         let mut kept: Vec<(u32, u32, u32)> = Vec::with_capacity(rows.len());
@@ -81,9 +141,7 @@ impl LineTableBuilder {
                 _ => kept.push(row),
             }
         }
-        kept.shrink_to_fit();
         self.table.rows = kept;
-        self.table
     }
 }
 
@@ -109,6 +167,48 @@ mod tests {
     }
 
     #[test]
+    fn what_was_inlined_has_the_line_of_its_call_and_nothing_else_has() {
+        let mut builder = LineTableBuilder::default();
+        let (a, h) = (builder.file("a.c").unwrap(), builder.file("h.h").unwrap());
+        for (rva, file, line) in [
+            (0x10, a, 1),
+            (0x20, h, 4),
+            (0x28, h, 5),
+            (0x30, a, 3),
+            (0x40, h, 4),
+            (0x50, h, 9),
+        ] {
+            builder.row(rva, Some((file, line)));
+        }
+        builder.row(0x60, None);
+        // Not in order; one overlaps another, one is empty.
+        for (start, end, line) in [(0x40, 0x48, 7), (0x20, 0x30, 2), (0x2c, 0x38, 8), (0x50, 0x50, 8)] {
+            assert!(builder.inlined(start, end, (a, line)));
+        }
+        let table = builder.finish();
+        let lines =
+            [0x10, 0x1f, 0x20, 0x2f, 0x30, 0x3f, 0x40, 0x47, 0x48, 0x50, 0x5f].map(|rva| table.find(rva).unwrap());
+        let of_a = |line| ("a.c", line);
+        assert_eq!(
+            lines,
+            [
+                of_a(1),
+                of_a(1),
+                of_a(2),
+                of_a(2),
+                of_a(3),
+                of_a(3),
+                of_a(7),
+                of_a(7),
+                ("h.h", 4),
+                ("h.h", 9),
+                ("h.h", 9)
+            ]
+        );
+        assert_eq!(table.find(0x60), None);
+    }
+
+    #[test]
     fn what_is_kept_is_bounded() {
         let mut builder = LineTableBuilder::default();
         let long = "x".repeat(1 << 20);
@@ -116,5 +216,7 @@ mod tests {
         assert_eq!(taken, 3);
         let rows = (0..1 << 20).filter(|n| builder.row(*n, Some((0, 1)))).count();
         assert_eq!(rows, MAX_ROWS);
+        let inlined = (0..1 << 20).filter(|n| builder.inlined(*n, n + 1, (0, 1))).count();
+        assert_eq!(inlined, MAX_INLINED);
     }
 }
