@@ -93,6 +93,9 @@ fn call(page: &mut String, v: &Finding) {
         v.call_event
     );
     row(page, "where", &place);
+    if let Some(callback) = &v.callback {
+        row(page, "callback", callback);
+    }
 }
 
 /// The rows on the rule: what it demands, the verdict, what that rests on, and what to do next.
