@@ -28,7 +28,7 @@ pub(crate) struct CoverageTotals {
     pub(crate) only_after_fault: u64,
     /// Not reached as far as can be told, because the routine was not watched all the time.
     pub(crate) not_watched: u64,
-    /// Not reached as far as can be told, because a jump leaves no return address.
+    /// Not reached as far as can be told, because a jump leaves no return address of its own.
     pub(crate) not_told: u64,
     /// Calls in the driver's code that may be lock calls: the code does not tell. They are no sites until one is reached.
     pub(crate) perhaps: u64,
@@ -77,7 +77,8 @@ pub(crate) enum SiteState {
     NotReached,
     /// It was not reached while its routine was watched, which was not all the time, or never.
     NotWatched,
-    /// It was not reached as far as can be told: it is a jump, which leaves no return address of the driver.
+    /// It was not reached as far as can be told: it is a jump, which leaves no return address of the driver, or one that is
+    /// another jump's as well.
     NotTold,
 }
 

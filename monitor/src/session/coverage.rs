@@ -4,7 +4,6 @@
 //! run has shown. Talks to the callbacks, which tell from the stack which of them runs: for the first calls of a site,
 //! and then for fewer and fewer, so that the hit path stays short. It must not know what a lock is.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use storlock_check::contract::{Callback, Routine, RoutineSet};
@@ -38,8 +37,12 @@ struct Site {
     place: u32,
     tail: bool,
     from_outside: bool,
+    /// Of a jump, where the functions begin by which the driver's code comes to it.
+    entries: Vec<u32>,
     found: SiteFound,
     calls: u64,
+    /// Calls that this site or another one has made.
+    perhaps: u64,
     after_fault: u64,
     /// Calls since the last fault was injected.
     since_fault: u64,
@@ -61,8 +64,10 @@ impl Site {
             place,
             tail: false,
             from_outside: false,
+            entries: Vec::new(),
             found,
             calls: 0,
+            perhaps: 0,
             after_fault: 0,
             since_fault: 0,
             fault: 0,
@@ -90,7 +95,7 @@ impl Site {
         match () {
             () if self.calls > 0 => SiteState::Reached,
             () if !watched.contains(self.routine) => SiteState::NotWatched,
-            () if self.from_outside => SiteState::NotTold,
+            () if self.from_outside || self.perhaps > 0 => SiteState::NotTold,
             () => SiteState::NotReached,
         }
     }
@@ -100,8 +105,8 @@ impl Site {
 #[derive(Debug, Default)]
 pub(crate) struct Coverage {
     sites: Vec<Site>,
-    /// By routine and offset of a return address; `None`: it belongs to several.
-    by_return: HashMap<(Routine, u32), Option<usize>>,
+    /// By routine and offset of a return address: whose calls return there.
+    by_return: HashMap<(Routine, u32), Vec<usize>>,
     /// Places outside of the driver that call the routine themselves.
     others: HashSet<(Routine, u64)>,
     looks: u32,
@@ -124,15 +129,11 @@ impl Coverage {
                 own.from_outside = site.from_outside;
             }
             for offset in site.returns {
-                match self.by_return.entry((site.routine, offset)) {
-                    Entry::Vacant(entry) => {
-                        entry.insert(Some(index));
-                    }
-                    Entry::Occupied(mut entry) if *entry.get() != Some(index) => {
-                        entry.insert(None);
-                    }
-                    Entry::Occupied(_) => {}
-                }
+                own.entries = site.entries;
+                let owners = self.by_return.entry((site.routine, offset)).or_default();
+                // What was only seen there until now was the call of this one, or of another like it.
+                owners.retain(|&other| other != index && self.sites[other].found == SiteFound::Code);
+                owners.push(index);
             }
         }
         self.perhaps = known.untold;
@@ -208,13 +209,22 @@ impl Coverage {
         }
     }
 
-    /// The site whose call returns to that offset.
+    /// The site whose call returns to that offset, if that is one.
     fn returning_to(&mut self, routine: Routine, offset: u32) -> Option<usize> {
-        if let Some(Some(index)) = self.by_return.get(&(routine, offset)) {
-            return Some(*index);
+        match self.by_return.get(&(routine, offset)).map(Vec::as_slice) {
+            Some(&[index]) => return Some(index),
+            Some(several) => {
+                for &index in several {
+                    if let Some(site) = self.sites.get_mut(index) {
+                        site.perhaps += 1;
+                    }
+                }
+                return None;
+            }
+            None => {}
         }
         let index = self.site(routine, offset, false, SiteFound::Run)?;
-        self.by_return.insert((routine, offset), Some(index));
+        self.by_return.insert((routine, offset), vec![index]);
         Some(index)
     }
 
@@ -244,9 +254,13 @@ impl Coverage {
         if !driver.contains(function) {
             return None;
         }
-        let place = function.wrapping_sub(driver.base) as u32;
-        let mut sites = self.sites.iter();
-        sites.position(|site| site.tail && (site.routine, site.place) == (call.routine, place))
+        let begin = function.wrapping_sub(driver.base) as u32;
+        let comes_by = |site: &Site| site.place == begin || site.entries.contains(&begin);
+        let sites = self.sites.iter().enumerate();
+        let mut able = sites.filter(|(_, site)| site.tail && site.routine == call.routine && comes_by(site));
+        // The function may have gone on to another one that jumps to the routine as well.
+        let (index, _) = able.next()?;
+        able.next().is_none().then_some(index)
     }
 
     /// The site at a place, which is added if it is new and there is room.

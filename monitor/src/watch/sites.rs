@@ -21,8 +21,10 @@ pub(crate) struct LockSite {
     pub(crate) tail: bool,
     /// Return addresses that the routine can find on the stack.
     pub(crate) returns: Vec<u32>,
-    /// Return addresses outside of the driver are possible, too.
+    /// Others are possible, too, in the driver or outside of it.
     pub(crate) from_outside: bool,
+    /// Of a jump, where the functions begin by which the driver's code comes to it.
+    pub(crate) entries: Vec<u32>,
 }
 
 /// All that the code shows of such places.
@@ -66,9 +68,11 @@ impl LockSites {
                             tail: site.tail,
                             returns: Vec::new(),
                             from_outside: false,
+                            entries: Vec::new(),
                         });
                     one.returns.extend(&site.returns);
                     one.from_outside |= site.from_outside;
+                    one.entries.extend(&site.entries);
                 }
             }
             // What it cannot be asked for, it has no calls for.

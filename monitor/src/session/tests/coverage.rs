@@ -118,3 +118,56 @@ fn a_jump_to_a_routine_is_told_by_the_call_of_its_function_if_at_all() {
     guest.call_from(&session, RELEASE, call + 5, 2, 1);
     assert_eq!(jump(), (function, SiteState::Reached, 1));
 }
+
+/// A guest whose driver has two functions that jump to the acquire, and a third that goes on to either. Gives where the two
+/// begin, where a call of the third returns to, and where one of the first does.
+fn two_jumps() -> (Fake, [u64; 4]) {
+    let guest = Fake::new();
+    let mut image = PeBuilder::new(DRIVER);
+    image.section(".text", CODE, code());
+    image.directory(EXCEPTION, UNWIND, 12);
+    let slots = image.imports(&[("ntoskrnl.exe", &PAIR)]);
+    let begin = image.next_rva();
+    let mut bytes = Vec::new();
+    let mut put = |opcode: &[u8], target: u32| {
+        let at = begin + bytes.len() as u32;
+        bytes.extend(opcode);
+        let next = begin + bytes.len() as u32 + 4;
+        bytes.extend(target.wrapping_sub(next).to_le_bytes());
+        at
+    };
+    let jump = [0xb9, 0, 0, 0, 0, 0xff, 0x25]; // mov ecx, 0; jmp [slot]
+    let (first, second) = (put(&jump, slots[0]), put(&jump, slots[0]));
+    let either = put(&[0x0f, 0x84], first); // je first
+    put(&[0xe9], second); // jmp second
+    let call = put(&[0xe8], either); // call either
+    let other = put(&[0xe8], first); // call first
+    bytes.push(0xc3);
+    image.section("PAGE", CODE, bytes);
+    image.map(&mut guest.space.borrow_mut());
+    (guest, [first, second, call + 5, other + 5].map(u64::from))
+}
+
+#[test]
+fn of_two_jumps_that_return_to_the_same_place_none_is_told_as_not_reached() {
+    let (mut guest, [first, second, of_both, of_first]) = two_jumps();
+    let session = Session::new(config(), None, None);
+    guest.boot_and_arm(&session);
+    let jumps = || {
+        let told = coverage(&session);
+        let of = |place| {
+            let mut sites = told.sites.iter().filter(|site| site.tail);
+            let site = sites.find(|site| site.place.offset == Some(place)).unwrap();
+            (site.state, site.calls)
+        };
+        (told.totals.sites, of(first), of(second))
+    };
+    let unseen = (SiteState::NotReached, 0);
+    assert_eq!(jumps(), (2, unseen, unseen));
+    guest.call(&session, ACQUIRE, of_both, 0, 0);
+    let perhaps = (SiteState::NotTold, 0);
+    assert_eq!(jumps(), (2, perhaps, perhaps), "and no third site");
+    guest.call(&session, RELEASE, 0x1234, 2, 1);
+    guest.call(&session, ACQUIRE, of_first, 0, 0);
+    assert_eq!(jumps(), (3, (SiteState::Reached, 1), perhaps));
+}

@@ -19,9 +19,11 @@ const CHUNK: usize = 1 << 20;
 const MAX_FUNCTIONS: usize = 1 << 18;
 /// Bytes of `jmp [rip+displacement]` without a prefix.
 const THUNK: u32 = 6;
-/// Return addresses of the calls of one function, and how many functions that jump there are gone through.
+/// Return addresses of the calls of one function, how many functions that jump there are gone through, and how many
+/// branches.
 const MAX_RETURNS: usize = 256;
 const MAX_JUMPERS: usize = 64;
+const MAX_BRANCHES: usize = 4096;
 /// Bytes of a `RUNTIME_FUNCTION`.
 const RUNTIME_FUNCTION: usize = 12;
 
@@ -34,6 +36,17 @@ struct Branch {
     call: bool,
     /// The address after it.
     next: u32,
+}
+
+/// How code of the image comes to a function.
+#[derive(Debug, Default)]
+pub(super) struct Comers {
+    /// Where calls of it return to, also those of a function that goes on to it.
+    pub(super) returns: Vec<u32>,
+    /// Where the functions begin by which it is come to: its own start, and those of functions that go on to it.
+    pub(super) entries: Vec<u32>,
+    /// Others than these calls may come to it.
+    pub(super) from_outside: bool,
 }
 
 /// The code of an image. All addresses are relative to its base.
@@ -49,6 +62,8 @@ pub(super) struct Code {
     data: Vec<(u32, Vec<u8>)>,
     /// By target.
     branches: Vec<Branch>,
+    /// Starts of functions into which the one before goes on without a branch.
+    fallen_into: HashSet<u32>,
     /// For each slot, the functions that refer to it.
     users: Vec<BTreeSet<usize>>,
     /// Places whose address is taken, exported or kept in data.
@@ -71,6 +86,7 @@ impl Code {
             functions: Vec::new(),
             data: Vec::new(),
             branches: Vec::new(),
+            fallen_into: HashSet::new(),
             users: vec![BTreeSet::new(); slots.len()],
             taken: HashSet::from([image.entry_point]),
             hidden: vec![None; slots.len()],
@@ -111,24 +127,43 @@ impl Code {
         from
     }
 
-    /// Where the calls of a function return to, as far as code of the image makes them; a function that jumps there has its
-    /// own callers return there.
-    pub(super) fn returns_of(&self, start: u32) -> Vec<u32> {
-        let (mut open, mut seen, mut returns) = (vec![start], HashSet::from([start]), Vec::new());
-        while let Some(target) = open.pop() {
-            for branch in self.branches_to(target..target.saturating_add(1)) {
-                let from = self.start_of(branch.from);
-                if branch.call {
-                    returns.push(branch.next);
-                } else if seen.len() < MAX_JUMPERS && seen.insert(from) {
-                    open.push(from);
+    /// How code of the image comes to the function that begins there. A function that jumps to it, to its start or to another
+    /// place of it, has its own callers return there.
+    pub(super) fn comers_by_stack(&self, start: u32) -> Comers {
+        let mut comers = Comers::default();
+        let (mut open, mut seen) = (vec![start], HashSet::from([start]));
+        let mut room = MAX_BRANCHES;
+        while let Some(entry) = open.pop() {
+            comers.entries.push(entry);
+            comers.from_outside |= self.is_taken(entry);
+            let Ok(index) = self.functions.binary_search_by_key(&entry, |range| range.start) else {
+                comers.from_outside = true;
+                continue;
+            };
+            let before = index.checked_sub(1).filter(|_| self.fallen_into.contains(&entry));
+            let mut jumpers: Vec<u32> = before.map(|before| self.start_of(before)).into_iter().collect();
+            for branch in self.branches_to(self.range_of(index)) {
+                room = room.saturating_sub(1);
+                if room == 0 || comers.returns.len() >= MAX_RETURNS {
+                    comers.from_outside = true;
+                    return comers;
                 }
-                if returns.len() >= MAX_RETURNS {
-                    return returns;
+                if branch.call {
+                    comers.returns.push(branch.next);
+                } else {
+                    jumpers.push(self.start_of(branch.from));
+                }
+            }
+            for jumper in jumpers {
+                if seen.len() >= MAX_JUMPERS {
+                    comers.from_outside = true;
+                } else if seen.insert(jumper) {
+                    open.push(jumper);
                 }
             }
         }
-        returns
+        comers.from_outside |= comers.returns.is_empty();
+        comers
     }
 
     /// Whether a jump is all that is there.
@@ -261,8 +296,10 @@ impl Code {
             let base = self.base.wrapping_add(u64::from(range.start));
             let mut decoder = Decoder::with_ip(64, self.bytes(range.clone()), base, DecoderOptions::NONE);
             let (mut taken, mut used) = (Vec::new(), Vec::new());
+            let mut falls = false;
             while decoder.can_decode() {
                 let instruction = decoder.decode();
+                falls = goes_on(&instruction);
                 if let Some(target) = near_target(&instruction).and_then(|target| self.rva(target)) {
                     let outside = !range.contains(&target) || target == range.start || is_call(&instruction);
                     if outside {
@@ -285,6 +322,7 @@ impl Code {
                 }
             }
             self.taken.extend(taken);
+            self.fallen_into.extend(falls.then_some(range.end));
             for slot in used {
                 if let Some(users) = self.users.get_mut(slot) {
                     users.insert(index);

@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use self::code::Code;
+use self::code::{Code, Comers};
 use self::flow::{Callee, Site};
 use self::values::Value;
 use super::Image;
@@ -109,8 +109,11 @@ pub(crate) struct CallSite {
     pub(crate) tail: bool,
     /// Return addresses that the routine can find on the stack.
     pub(crate) returns: Vec<u32>,
-    /// Others than callers in the image, to which these return addresses belong, can come to the jump.
+    /// Others than callers in the image, to which these return addresses belong, may come to the jump.
     pub(crate) from_outside: bool,
+    /// Of a jump, where the functions begin by which code comes to it: its own, and those that go on to that.
+    #[serde(default)]
+    pub(crate) entries: Vec<u32>,
     /// The values that it passes, if they were looked for.
     pub(crate) values: Vec<u32>,
     /// It may pass others.
@@ -333,18 +336,22 @@ impl<'a> Search<'a> {
         }
         let code = self.code;
         let (known, passes_on) = self.sites.entry(key).or_insert_with(|| {
-            let returns = if site.jumps {
-                code.returns_of(start)
-            } else if code.bytes(place..place.saturating_add(ROOM.len() as u32)) == ROOM {
-                vec![place, place.saturating_add(ROOM.len() as u32)]
+            let comers = if site.jumps {
+                code.comers_by_stack(start)
             } else {
-                vec![place]
+                let behind = place.saturating_add(ROOM.len() as u32);
+                let room = (code.bytes(place..behind) == ROOM).then_some(behind);
+                Comers {
+                    returns: [place].into_iter().chain(room).collect(),
+                    ..Comers::default()
+                }
             };
             let site = CallSite {
                 place,
                 tail: site.jumps,
-                from_outside: site.jumps && (code.is_taken(start) || returns.is_empty()),
-                returns,
+                returns: comers.returns,
+                from_outside: comers.from_outside,
+                entries: comers.entries,
                 values: Vec::new(),
                 open: false,
             };

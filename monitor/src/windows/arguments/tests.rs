@@ -277,6 +277,59 @@ fn a_jump_returns_to_the_callers_of_its_function() {
     assert!(found.sites[0].from_outside && caller > outer);
 }
 
+/// A pointer to that place, in a section of data.
+fn points_to(place: u32) -> impl FnOnce(&mut PeBuilder) {
+    move |image| {
+        let pointer = 0x1_4000_0000 + u64::from(place);
+        image.section(".data", DATA, pointer.to_le_bytes().to_vec());
+    }
+}
+
+#[test]
+fn whoever_comes_to_a_function_comes_to_those_that_it_goes_on_to() {
+    let mut code = Assembler::default();
+    // The first goes on to the second without a jump, the third jumps into the middle of that.
+    let before = code.begin();
+    code.put(&[0x90; 14]).put(&[0x31, 0xc0]);
+    let here = code.here();
+    code.functions.push((before, here));
+    let inner = code.begin();
+    code.put(&[0x90]).mov(1, 4).relative(JUMP, slot()).end();
+    let outer = code.begin();
+    code.put(&[0x90]).relative(&[0xe9], inner + 1).end();
+    code.begin();
+    let calls = [inner, outer, before].map(|callee| {
+        code.relative(&[0xe8], callee);
+        code.here()
+    });
+    code.end();
+    let found = places(code.find(|_| ()).sites);
+    let [(place, true, returns, false, _)] = &found[..] else {
+        panic!("{found:x?}")
+    };
+    let mut returns = returns.clone();
+    returns.sort_unstable();
+    assert_eq!((*place, returns), (inner, calls.to_vec()));
+    for entry in [inner, outer, before] {
+        let found = code.find(points_to(entry));
+        assert!(found.sites[0].from_outside, "{entry:#x}");
+        assert!(found.sites[0].entries.contains(&entry));
+    }
+}
+
+#[test]
+fn returns_that_are_too_many_to_be_listed_may_come_from_anywhere() {
+    let mut code = Assembler::default();
+    let inner = code.begin();
+    code.put(&[0x90]).mov(1, 4).relative(JUMP, slot()).end();
+    code.begin();
+    for _ in 0..300 {
+        code.relative(&[0xe8], inner);
+    }
+    code.end();
+    assert!(code.find(|_| ()).sites[0].from_outside);
+}
+
 #[test]
 fn a_wrapper_s_call_is_one_place_that_passes_what_its_callers_pass() {
     let mut code = Assembler::default();
