@@ -168,6 +168,9 @@ fn refused(error: &ArmError) -> NotArmed {
 /// The breakpoints are in force on all processors: tells the checker.
 fn in_force(state: &mut State, plan: &WatchPlan, evidence: Evidence) {
     state.discovery.armed();
+    if let Some(driver) = state.target.module() {
+        state.coverage.watched(driver);
+    }
     if let AtArming(Some(then)) = &state.at_arming {
         then();
     }

@@ -104,6 +104,8 @@ impl Site {
 /// The sites of the driver under test.
 #[derive(Debug, Default)]
 pub(crate) struct Coverage {
+    /// The driver, as it was watched last.
+    driver: Option<ModuleInfo>,
     sites: Vec<Site>,
     /// By routine and offset of a return address: whose calls return there.
     by_return: HashMap<(Routine, u32), Vec<usize>>,
@@ -127,9 +129,9 @@ impl Coverage {
             if let Some(own) = self.sites.get_mut(index) {
                 own.found = SiteFound::Code;
                 own.from_outside = site.from_outside;
+                own.entries = site.entries;
             }
             for offset in site.returns {
-                own.entries = site.entries;
                 let owners = self.by_return.entry((site.routine, offset)).or_default();
                 // What was only seen there until now was the call of this one, or of another like it.
                 owners.retain(|&other| other != index && self.sites[other].found == SiteFound::Code);
@@ -139,6 +141,11 @@ impl Coverage {
         self.perhaps = known.untold;
         let open = known.open.into_iter();
         self.open = open.map(|(export, reason)| OpenExport { export, reason }).collect();
+    }
+
+    /// The driver is watched from now on.
+    pub(crate) fn watched(&mut self, driver: &ModuleInfo) {
+        self.driver = Some(driver.clone());
     }
 
     /// A fault was injected.
@@ -281,13 +288,14 @@ impl Coverage {
         Some(self.sites.len() - 1)
     }
 
-    /// What the report says. `watched`: the routines that were watched all the time.
-    pub(crate) fn told(&self, names: &Names, modules: &[ModuleInfo], driver: &ModuleInfo, watched: RoutineSet) -> Told {
+    /// What the report says; `None` if the driver was never watched. `watched`: the routines that were watched all the time.
+    pub(crate) fn told(&self, names: &Names, watched: RoutineSet) -> Option<Told> {
+        let driver = self.driver.as_ref()?;
         let mut sites: Vec<&Site> = self.sites.iter().collect();
         sites.sort_by_key(|site| (site.routine, site.place, site.tail));
         let site = |site: &Site| CoveredSite {
             routine: LockRoutine(site.routine),
-            place: place(names, modules, driver, site),
+            place: place(names, driver, site),
             tail: site.tail,
             found: site.found,
             state: site.state(watched),
@@ -296,7 +304,7 @@ impl Coverage {
             paths: site.paths.iter().map(path).collect(),
         };
         let sites: Vec<CoveredSite> = sites.into_iter().map(site).collect();
-        Told {
+        Some(Told {
             totals: CoverageTotals {
                 perhaps: self.perhaps,
                 not_kept: self.not_kept,
@@ -304,7 +312,7 @@ impl Coverage {
             },
             sites,
             open: self.open.clone(),
-        }
+        })
     }
 }
 
@@ -316,7 +324,8 @@ fn path(way: &Way) -> CallPath {
     }
 }
 
-fn place(names: &Names, modules: &[ModuleInfo], driver: &ModuleInfo, site: &Site) -> Location {
+fn place(names: &Names, driver: &ModuleInfo, site: &Site) -> Location {
+    let modules = std::slice::from_ref(driver);
     let offset = u64::from(site.place);
     let mut place = Location {
         address: driver.base.wrapping_add(offset),

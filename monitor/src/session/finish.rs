@@ -213,16 +213,15 @@ fn in_flight(state: &State, end: &End) -> Option<InFlight> {
     })
 }
 
-/// The lock call sites of the driver under test, once it is known where that is.
+/// The lock call sites of the driver under test, if it was ever watched. After a reset nothing is, until it is loaded again.
 fn coverage(state: &State) -> Option<Coverage> {
-    let driver = state.target.module().filter(|_| state.discovery.is_armed())?;
+    let armed = state.discovery.is_armed();
     let always = |routine: &&Routine| {
         let row = contract(**routine);
-        state.watching.always_watches(&export_name(row.module, row.export))
+        armed && state.watching.always_watches(&export_name(row.module, row.export))
     };
     let watched = Routine::ALL.iter().filter(always).copied().collect();
-    let modules = state.guest.module_list();
-    Some(state.coverage.told(state.guest.names(), &modules, driver, watched))
+    state.coverage.told(state.guest.names(), watched)
 }
 
 /// The rows of `--check-guest`; none if it was not asked for.

@@ -98,6 +98,7 @@ fn target_came_back(state: &mut State, cpu: &Recorder<'_>, module: &ModuleInfo) 
         return;
     };
     state.target.settle(&mut state.guest, &mut state.log, cpu, (module, id));
+    state.coverage.watched(module);
     // One note, of the last time: how often it happens is the guest's choice.
     state.log.retract(|note| matches!(note, Note::LoadedAgain { .. }));
     let base = module.base;

@@ -229,6 +229,9 @@ fn replay(state: &mut State, event: &Event, time: Option<u64>) {
         }
         EventKind::WatchSetChanged(_) => {
             state.discovery.armed();
+            if let Some(driver) = state.target.module() {
+                state.coverage.watched(driver);
+            }
             state.watching.armed(event.sequence);
         }
         EventKind::LockCall(call) => {
@@ -289,6 +292,9 @@ fn module_loaded(state: &mut State, module: &storlock_check::event::Module) {
     };
     state.guest.modules_mut().add(info.clone());
     if let Some((_, id)) = state.guest.modules().find(module.base).filter(|_| module.target) {
+        if state.discovery.is_armed() {
+            state.coverage.watched(&info);
+        }
         state.target.set(info, id);
     }
 }

@@ -171,3 +171,27 @@ fn of_two_jumps_that_return_to_the_same_place_none_is_told_as_not_reached() {
     guest.call(&session, ACQUIRE, of_first, 0, 0);
     assert_eq!(jumps(), (3, (SiteState::Reached, 1), perhaps));
 }
+
+#[test]
+fn what_was_reached_before_a_reset_is_told_if_the_driver_is_not_loaded_again() {
+    let mut guest = guest();
+    let session = Session::new(config(), None, None);
+    guest.boot_and_arm(&session);
+    let (first, third) = (CALLS + CALL, CALLS + 3 * CALL);
+    guest.call(&session, ACQUIRE, first, 0, 0);
+    let before = states(&coverage(&session));
+    session.handle(&mut guest, CpuStop::Reset);
+    let told = coverage(&session);
+    let of = |place| {
+        let mut sites = told.sites.iter();
+        sites
+            .find(|site| site.place.offset == Some(place))
+            .map(|site| site.state)
+    };
+    assert_eq!(of(first), Some(SiteState::Reached));
+    // Nobody has watched since.
+    assert_eq!(of(third), Some(SiteState::NotWatched));
+    assert_eq!(told.sites[0].place.module.as_deref(), Some("Target.sys"));
+    guest.boot_and_arm(&session);
+    assert_eq!(states(&coverage(&session)), before);
+}
