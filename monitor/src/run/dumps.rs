@@ -97,7 +97,8 @@ impl<'a> FirstDump<'a> {
         }
     }
 
-    /// Dumps a machine that was interrupted since a reset of a storage controller has cut off requests. `false`: it was not.
+    /// Dumps a machine, which is paused for whatever reason, if a reset of a storage controller has cut off requests since it
+    /// was let go. `false`: none has.
     pub(super) fn write_at_reset(&self) -> bool {
         let cut_off = self.guest.cut_off.take();
         let subject = self.guest.session.dump_subject(DumpReason::Reset);

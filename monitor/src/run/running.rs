@@ -68,7 +68,7 @@ impl RunningGuest {
                 time_is_over: dump.was_late(),
             }
         };
-        let mut at_interrupt = || dump.write_at_reset();
+        let mut at_stop = || dump.write_at_reset();
         let machine = KvmMachine {
             running: &self.running,
             power: &self.served.power,
@@ -80,7 +80,7 @@ impl RunningGuest {
             interrupted,
             debugger,
             at_violation: &mut at_violation,
-            at_interrupt: &mut at_interrupt,
+            at_stop: &mut at_stop,
             notices: &*self.notices,
         };
         let ending = supervisor.run();

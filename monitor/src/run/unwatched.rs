@@ -204,7 +204,7 @@ impl UnwatchedGuest {
             debugger: None,
             // Nothing is watched.
             at_violation: &mut |_| AtViolation::default(),
-            at_interrupt: &mut || false,
+            at_stop: &mut || false,
             notices: &*self.notices,
         };
         let ending = supervisor.run();

@@ -91,12 +91,7 @@ impl MachineHandle {
     /// Pauses the machine: [`RunningMachine::wait`] answers [`MachineStop::Interrupted`]. Does not wait; works on any
     /// thread. Nothing happens if the machine stands still already or has something else to tell.
     pub fn interrupt(&self) {
-        let control = self.shared.lock();
-        let stands = control.wanted != Phase::Running || !control.events.is_empty();
-        drop(control);
-        if !stands {
-            self.shared.request(Phase::Paused, Some(MachineStop::Interrupted));
-        }
+        self.shared.interrupt();
     }
 
     /// Replaces the stop points on every vCPU; when this returns none executes guest code under the old ones. Not to be

@@ -85,6 +85,23 @@ pub(crate) fn connect(handle: MachineHandle, cpus: u32, hold_start: bool) -> Con
 }
 
 impl DebuggerLink {
+    /// The end of a debugger that has these commands ready, and the stops that it is told of.
+    #[cfg(test)]
+    pub(crate) fn scripted(commands: Vec<DebuggerCommand>) -> (Self, UnboundedReceiver<DebuggeeStop>) {
+        let (stops, told) = unbounded_channel();
+        let (sender, receiver) = mpsc::channel();
+        for command in commands {
+            sender.send(command).unwrap();
+        }
+        let link = Self {
+            stops,
+            commands: receiver,
+            interrupted: Arc::default(),
+            hold_start: true,
+        };
+        (link, told)
+    }
+
     /// Whether the guest's first instruction waits for the debugger.
     #[must_use]
     pub(crate) fn holds_start(&self) -> bool {

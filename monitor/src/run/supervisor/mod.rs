@@ -86,8 +86,9 @@ pub(super) struct Supervisor<'a> {
     pub(super) debugger: Option<DebuggerLink>,
     /// Called with the processor at each violation at which the session has stopped the machine.
     pub(super) at_violation: &'a mut dyn FnMut(u32) -> AtViolation,
-    /// Called when the machine was interrupted, and not by the user: whether that was for something that is done by then.
-    pub(super) at_interrupt: &'a mut dyn FnMut() -> bool,
+    /// Called at each stop, unless the user has ended the run: whether the machine was interrupted since the last stop
+    /// for something that is done by then. Whoever interrupts a machine that is just stopping is not told apart.
+    pub(super) at_stop: &'a mut dyn FnMut() -> bool,
     /// Takes the line that says that the power button was pressed.
     pub(super) notices: &'a dyn Notices,
 }
@@ -100,6 +101,8 @@ impl Supervisor<'_> {
             supervisor: self,
             time,
             button: None,
+            heard: false,
+            going: Vec::new(),
         };
         let mut stopped = run.start();
         loop {
@@ -121,6 +124,10 @@ struct Run<'a> {
     time: RunTime,
     /// When the power button was pressed, in words.
     button: Option<&'static str>,
+    /// What the user's interruption asks for is done.
+    heard: bool,
+    /// How the debugger has let the processors go; empty: they all run.
+    going: Vec<ResumeAction>,
 }
 
 impl Run<'_> {
@@ -133,18 +140,21 @@ impl Run<'_> {
     }
 
     fn dispatch(&mut self, stop: &MachineStop) -> Next {
-        if matches!(stop, MachineStop::Interrupted) && !(self.supervisor.interrupted)() {
-            let by_debugger = self.supervisor.debugger.as_ref();
-            let by_debugger = by_debugger.is_some_and(DebuggerLink::wants_interrupt);
-            if (self.supervisor.at_interrupt)() && !by_debugger {
-                self.supervisor.machine.resume();
-                self.interrupt_again(false);
-                return Next::Wait;
+        let by_user = !self.heard && (self.supervisor.interrupted)();
+        let ends = by_user && self.supervisor.grace.is_none();
+        let done = !ends && (self.supervisor.at_stop)();
+        if matches!(stop, MachineStop::Interrupted) && !self.debugger_wants_stop() {
+            if by_user {
+                self.heard = true;
+                return self.shut_down(stop);
+            }
+            if done {
+                return self.go_on();
             }
         }
         let mut for_debugger = self.supervisor.debugger.is_some();
+        let mut event = debuggee_stop(stop);
         if let MachineStop::Breakpoint { cpu } = *stop {
-            let before = (self.supervisor.interrupted)();
             let violation = (self.supervisor.at_violation)(cpu);
             if violation.time_is_over {
                 self.time.left = Duration::ZERO;
@@ -154,12 +164,15 @@ impl Run<'_> {
                 return Next::End;
             }
             if !for_debugger {
-                self.supervisor.machine.resume();
-                self.interrupt_again(before);
-                return Next::Wait;
+                if !matches!(self.going.get(cpu as usize), Some(ResumeAction::Step { .. })) {
+                    return self.go_on();
+                }
+                // The hit has ended the step that the debugger waits for.
+                event = Some(DebuggeeStop::Stepped(cpu));
+                for_debugger = true;
             }
         }
-        let Some(event) = debuggee_stop(stop).filter(|_| for_debugger) else {
+        let Some(event) = event.filter(|_| for_debugger) else {
             return self.shut_down(stop);
         };
         let again = self.ask_debugger(event);
@@ -172,26 +185,42 @@ impl Run<'_> {
     /// Tells the debugger of a stop, waits for its command and obeys. Gives the stop if the machine has stopped again
     /// before it ran.
     fn ask_debugger(&mut self, stop: DebuggeeStop) -> Option<MachineStop> {
-        let machine = self.supervisor.machine;
         let command = self.supervisor.debugger.as_ref().and_then(|link| link.ask(stop));
-        if let Some(DebuggerCommand::Resume(actions)) = command {
-            let resumed = self.time.count(|left| machine.resume_by(&actions, left));
-            self.interrupt_again(true);
-            if let Ok(stopped) = resumed {
-                return stopped;
-            }
+        self.going = match command {
+            Some(DebuggerCommand::Resume(actions)) => actions,
+            // The run was ended, or the debugger's thread is gone.
+            _ => Vec::new(),
+        };
+        match self.go_on() {
+            Next::Stopped(stop) => Some(stop),
+            Next::Wait | Next::End => None,
         }
-        // The run was ended, or the debugger's thread is gone.
-        machine.resume();
-        None
     }
 
-    /// A machine that stands still does not hear that it is to stop: it is told again. `before` says whether the user had
-    /// interrupted the run before the machine stood still.
-    fn interrupt_again(&self, before: bool) {
+    /// Lets the processors go on as the debugger has let them.
+    fn go_on(&mut self) -> Next {
+        let machine = self.supervisor.machine;
+        if !self.going.is_empty() {
+            let resumed = self.time.count(|left| machine.resume_by(&self.going, left));
+            if let Ok(stopped) = resumed {
+                self.interrupt_again();
+                return stopped.map_or(Next::Wait, Next::Stopped);
+            }
+            self.going.clear();
+        }
+        machine.resume();
+        self.interrupt_again();
+        Next::Wait
+    }
+
+    fn debugger_wants_stop(&self) -> bool {
         let debugger = self.supervisor.debugger.as_ref();
-        let by_debugger = debugger.is_some_and(DebuggerLink::wants_interrupt);
-        if by_debugger || (!before && (self.supervisor.interrupted)()) {
+        debugger.is_some_and(DebuggerLink::wants_interrupt)
+    }
+
+    /// A machine that stands still, or is about to, does not hear that it is to stop: it is told again.
+    fn interrupt_again(&self) {
+        if self.debugger_wants_stop() || !self.heard && (self.supervisor.interrupted)() {
             self.supervisor.machine.interrupt();
         }
     }
@@ -210,6 +239,7 @@ impl Run<'_> {
             "power button pressed {why}: the guest has {} s to shut down",
             grace.as_secs()
         ));
+        self.going.clear();
         if !self.supervisor.machine.press_power_button() {
             return Next::End;
         }

@@ -14,6 +14,7 @@ use crate::notices::Silent;
 enum Done {
     Wait(Duration),
     Resume,
+    ResumeBy(Vec<ResumeAction>),
     Interrupt,
     PowerButton,
 }
@@ -48,14 +49,24 @@ impl Script {
         at_violation: &mut dyn FnMut(u32) -> AtViolation,
         interrupted: &dyn Fn() -> bool,
     ) -> Ending {
+        self.run_with(None, (limit, grace), at_violation, interrupted)
+    }
+
+    fn run_with(
+        &self,
+        debugger: Option<DebuggerLink>,
+        (limit, grace): (u64, Option<u64>),
+        at_violation: &mut dyn FnMut(u32) -> AtViolation,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Ending {
         let supervisor = Supervisor {
             machine: self,
             limit: Duration::from_millis(limit),
             grace: grace.map(Duration::from_millis),
             interrupted,
-            debugger: None,
+            debugger,
             at_violation,
-            at_interrupt: &mut || self.for_dump.take(),
+            at_stop: &mut || self.for_dump.take(),
             notices: &Silent,
         };
         supervisor.run()
@@ -85,8 +96,9 @@ impl SupervisedMachine for Script {
         self.done.borrow_mut().push(Done::Resume);
     }
 
-    fn resume_by(&self, _: &[ResumeAction], _: Duration) -> Result<Option<MachineStop>, ()> {
-        Err(())
+    fn resume_by(&self, actions: &[ResumeAction], _: Duration) -> Result<Option<MachineStop>, ()> {
+        self.done.borrow_mut().push(Done::ResumeBy(actions.to_vec()));
+        Ok(None)
     }
 
     fn interrupt(&self) {
@@ -225,13 +237,99 @@ fn an_interruption_while_the_machine_stands_still_is_repeated_to_it() {
         (name(&ending.stop), machine.count(&Done::Interrupt)),
         ("Interrupted".into(), 1)
     );
-    // One that came while it ran was heard: the guest may be shutting down since.
-    let machine = Script::new([(0, VIOLATION), (0, MachineStop::PowerOff)]);
-    let ending = machine.run_until(10_000, None, &mut |_| AtViolation::default(), &|| true);
+    // One that came while it ran was heard: the guest is shutting down since.
+    let machine = Script::new([
+        (0, MachineStop::Interrupted),
+        (0, VIOLATION),
+        (0, MachineStop::PowerOff),
+    ]);
+    let ending = machine.run_until(10_000, Some(5_000), &mut |_| AtViolation::default(), &|| true);
     assert_eq!(
         (name(&ending.stop), machine.count(&Done::Interrupt)),
         ("PowerOff".into(), 0)
     );
+}
+
+#[test]
+fn an_interruption_while_the_machine_is_about_to_stop_is_repeated_to_it() {
+    // The machine does not hear it, and the thread that waits learns of it only when it is told of the violation.
+    let machine = Script::new([(0, VIOLATION), (0, MachineStop::PowerOff)]);
+    let ending = machine.run_until(10_000, None, &mut |_| AtViolation::default(), &|| true);
+    assert_eq!(
+        (name(&ending.stop), machine.count(&Done::Interrupt)),
+        ("Interrupted".into(), 1)
+    );
+}
+
+#[test]
+fn a_dump_that_is_asked_for_while_the_machine_stops_for_something_else_is_made_then() {
+    for stop in [VIOLATION, MachineStop::PowerOff, MachineStop::TimeLimit] {
+        let machine = Script::new([(0, stop.clone()), (0, MachineStop::PowerOff)]);
+        machine.for_dump.set(true);
+        machine.run(10_000, None, &mut |_| {
+            assert!(!machine.for_dump.get(), "it comes first");
+            AtViolation::default()
+        });
+        assert!(!machine.for_dump.get(), "{stop:?}");
+    }
+}
+
+#[test]
+fn a_guest_that_shuts_down_goes_on_after_a_dump() {
+    let machine = Script::new([
+        (0, MachineStop::Interrupted),
+        (0, VIOLATION),
+        (0, MachineStop::Interrupted),
+        (0, MachineStop::PowerOff),
+    ]);
+    let mut at_violation = |_| {
+        machine.for_dump.set(true);
+        AtViolation::default()
+    };
+    let ending = machine.run_until(10_000, Some(5000), &mut at_violation, &|| true);
+    assert_eq!(name(&ending.stop), "PowerOff");
+    assert!(!machine.for_dump.get() && machine.count(&Done::PowerButton) == 1);
+}
+
+/// A debugger that has one processor step and the other one held when the run begins, and is then told of stops.
+fn stepping() -> (
+    DebuggerLink,
+    tokio::sync::mpsc::UnboundedReceiver<DebuggeeStop>,
+    Vec<ResumeAction>,
+) {
+    let actions = vec![ResumeAction::Step { range: Some((1, 9)) }, ResumeAction::Hold];
+    let commands = [actions.clone(), Vec::new()].map(DebuggerCommand::Resume);
+    let (link, told) = DebuggerLink::scripted(commands.into());
+    (link, told, actions)
+}
+
+#[test]
+fn a_debugger_s_step_goes_on_after_a_dump() {
+    let (link, mut told, actions) = stepping();
+    let stepped = MachineStop::Stepped { cpu: 0 };
+    let machine = Script::new([(0, MachineStop::Interrupted), (0, stepped), (0, MachineStop::PowerOff)]);
+    machine.for_dump.set(true);
+    let ending = machine.run_with(Some(link), (10_000, None), &mut |_| AtViolation::default(), &|| false);
+    assert_eq!(name(&ending.stop), "PowerOff");
+    assert_eq!(machine.count(&Done::ResumeBy(actions)), 2);
+    assert_eq!(told.try_recv(), Ok(DebuggeeStop::Start));
+    assert_eq!(told.try_recv(), Ok(DebuggeeStop::Stepped(0)));
+}
+
+#[test]
+fn a_violation_that_is_not_told_to_the_debugger_ends_the_step_of_its_processor_only() {
+    let (link, mut told, actions) = stepping();
+    let machine = Script::new([
+        (0, MachineStop::Breakpoint { cpu: 1 }),
+        (0, MachineStop::Breakpoint { cpu: 0 }),
+        (0, MachineStop::PowerOff),
+    ]);
+    let mut at_violation = |_| AtViolation::default();
+    machine.run_with(Some(link), (10_000, None), &mut at_violation, &|| false);
+    assert_eq!(machine.count(&Done::ResumeBy(actions)), 2);
+    assert_eq!(told.try_recv(), Ok(DebuggeeStop::Start));
+    assert_eq!(told.try_recv(), Ok(DebuggeeStop::Stepped(0)));
+    assert!(told.try_recv().is_err());
 }
 
 fn stops() -> impl Strategy<Value = MachineStop> {
@@ -276,7 +374,7 @@ proptest! {
         for done in machine.done.borrow().iter() {
             match done {
                 Done::Wait(_) => prop_assert!(std::mem::replace(&mut running, false)),
-                Done::Resume | Done::PowerButton => running = true,
+                Done::Resume | Done::ResumeBy(_) | Done::PowerButton => running = true,
                 Done::Interrupt => {}
             }
         }

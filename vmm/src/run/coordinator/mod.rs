@@ -259,7 +259,19 @@ impl Shared {
 
     /// Notes where the machine is to go and why. Does not wait; works on any thread.
     pub(crate) fn request(&self, phase: Phase, event: Option<MachineStop>) {
-        let mut control = self.lock();
+        self.request_of(self.lock(), phase, event);
+    }
+
+    /// Pauses a machine that runs and has nothing to tell: [`MachineStop::Interrupted`]. Does not wait; works on any thread.
+    pub(crate) fn interrupt(&self) {
+        let control = self.lock();
+        // Under one lock: whoever is told of another stop is not told of this one later.
+        if control.wanted == Phase::Running && control.events.is_empty() {
+            self.request_of(control, Phase::Paused, Some(MachineStop::Interrupted));
+        }
+    }
+
+    fn request_of(&self, mut control: MutexGuard<'_, Control>, phase: Phase, event: Option<MachineStop>) {
         if let Some(event) = event {
             control.finished |= !event.can_go_on();
             control.events.push_back(event);
