@@ -14,10 +14,10 @@ use crate::report::conformance::{
 use crate::report::timeline::{Clock, Hold, LockClass, Mark, OrderEdge, TimedLock, Timeline};
 use crate::report::{
     BugCheck, CallPath, Called, Cause, Choice, ConditionNote, ControllerInFlight, Coverage, CoverageTotals,
-    CoveredSite, CutOff, DebugLine, DebugPrint, DumpInfo, DumpedExport, FaultInfo, Format, GuestCheck, HeldLock,
-    ImageInfo, ImageRole, ImportUse, InFlight, Location, LockRoutine, Note, OpenExport, PlannedRotation, PlannedTurns,
-    ProcessorState, Purpose, Reason, RequestInFlight, RequestWith, SiteFound, SiteState, SourceLine, StackEnd,
-    TraceInfo, TurnsBecause, UnknownRelease, UnnamedImports, WatchChoice,
+    CoveredSite, CutOff, DebugLine, DebugPrint, DumpInfo, DumpReason, DumpedExport, FaultInfo, Format, GuestCheck,
+    HeldLock, ImageInfo, ImageRole, ImportUse, InFlight, Location, LockRoutine, Note, OpenExport, PlannedRotation,
+    PlannedTurns, ProcessorState, Purpose, Reason, RequestInFlight, RequestWith, SiteFound, SiteState, SourceLine,
+    StackEnd, TraceInfo, TurnsBecause, UnknownRelease, UnnamedImports, WatchChoice,
 };
 use crate::timing::Spread;
 use crate::windows::arguments::NotKnown;
@@ -447,6 +447,50 @@ fn every_report_is_as_the_published_schema_says_and_has_nothing_else() {
 #[test]
 fn the_schema_has_the_words_that_the_product_has() {
     let schema = schema();
+/// Fields that came after the first version of schema 2, by the objects that have them; `*` is each of a list.
+const LATER: [(&str, &[&str]); 10] = [
+    ("", &["coverage", "machine", "note_data", "in_flight"]),
+    ("conditions/*", &["why"]),
+    ("end", &["deadlock"]),
+    ("end/processors/*", &["waits_for", "stack_end"]),
+    ("watch", &["explanation", "sets", "why_not_armed", "choice"]),
+    ("watch/routines/*", &["why"]),
+    ("watch/gaps/*", &["why"]),
+    ("rules/*", &["modules", "off"]),
+    ("dump", &["on"]),
+    ("violations/*", &["callback", "stack_end"]),
+];
+
+/// Removes fields from the objects at a path, as far as they are there.
+fn remove(value: &mut Value, path: &str, fields: &[&str]) {
+    let (first, rest) = path.split_once('/').unwrap_or((path, ""));
+    match (first, value) {
+        ("", Value::Object(object)) => object.retain(|name, _| !fields.contains(&name.as_str())),
+        ("*", Value::Array(list)) => list.iter_mut().for_each(|one| remove(one, rest, fields)),
+        (first, Value::Object(object)) => {
+            if let Some(inner) = object.get_mut(first) {
+                remove(inner, rest, fields);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn a_report_of_the_first_version_with_this_schema_is_as_it_says_and_can_be_read() {
+    let mut report = json(&everything(), Format::Json);
+    assert!(report["dump"]["on"].is_string());
+    for (path, fields) in LATER {
+        remove(&mut report, path, fields);
+    }
+    assert!(report["dump"]["on"].is_null() && report["end"]["processors"][0]["waits_for"].is_null());
+    let validator = jsonschema::validator_for(&schema()).unwrap();
+    let found = complaints(&validator, &report);
+    assert!(found.is_empty(), "{found:#?}");
+    let read: Report = serde_json::from_value(report).unwrap();
+    assert_eq!(read.dump.unwrap().on, DumpReason::Violation);
+}
+
     let listed: BTreeSet<&str> = schema["$defs"]["cause"]["enum"]
         .as_array()
         .unwrap()
