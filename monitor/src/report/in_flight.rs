@@ -25,6 +25,10 @@ pub struct ControllerInFlight {
     pub(crate) reset: Option<CutOff>,
     /// Requests that were too many to be kept.
     pub(crate) not_kept: u64,
+    /// Requests that the guest has ended by task management and that had no completion: nothing is owed for them. The last
+    /// ones, the latest last.
+    #[serde(default)]
+    pub(crate) given_up: Vec<RequestInFlight>,
 }
 
 /// A reset at which requests were outstanding.
@@ -61,6 +65,9 @@ pub struct RequestInFlight {
     pub(crate) message: Option<u16>,
     /// The processor at whose local APIC that interrupt was at the end.
     pub(crate) vcpu: Option<u32>,
+    /// When the guest gave it up: asked for its abort (NVMe), which does not end it here, or ended it by task management (SAS).
+    #[serde(default)]
+    pub(crate) given_up_ms: Option<u64>,
     /// Who has it, as far as that can be told.
     pub(crate) with: RequestWith,
 }
@@ -77,8 +84,10 @@ pub enum RequestWith {
     DelayedByFault,
     /// The controller had come to a fatal error, and only a reset helps.
     FatalError,
-    /// The guest: the completion was posted, and no interrupt was sent, because the guest wants none or has masked it.
+    /// The guest: the completion was posted, and no interrupt was sent, because the guest wants none.
     NoInterrupt,
+    /// The guest: the completion was posted, and no interrupt was sent, because the guest masks it.
+    InterruptMasked,
     /// The guest: the completion was posted and an interrupt was sent, which waits at the local APIC of a processor that has not
     /// taken it.
     InterruptPending,
@@ -96,7 +105,8 @@ impl RequestWith {
             Self::DroppedByFault => "a fault of the plan dropped its completion",
             Self::DelayedByFault => "a fault of the plan delays its completion",
             Self::FatalError => "the controller has reported a fatal error and completes nothing",
-            Self::NoInterrupt => "completed; no interrupt was sent, which the guest masks or does not want",
+            Self::NoInterrupt => "completed; no interrupt was sent, because the guest wants none",
+            Self::InterruptMasked => "completed; the guest masks the interrupt",
             Self::InterruptPending => "completed and interrupted; the processor has not taken the interrupt",
             Self::InterruptInService => {
                 "completed; the processor is in the interrupt, and the driver has not taken the completion"

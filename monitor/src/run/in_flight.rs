@@ -9,7 +9,7 @@ use storlock_vmm::storage::in_flight::{Announced, InFlight as Ledger, KeptBack, 
 
 use crate::report::{ControllerInFlight, CutOff, RequestInFlight, RequestWith};
 
-/// What the controllers owe that owe something, or had a reset cut something off, of a machine that stands still with so many
+/// What the controllers owe that owe something, or had a reset or the guest end something, of a machine that stands still with so many
 /// processors; `started`: when the guest was started.
 pub(super) fn look(machine: &MachineHandle, cpus: u32, started: Instant) -> Vec<ControllerInFlight> {
     let local = |cpu| {
@@ -37,9 +37,10 @@ pub(super) fn look(machine: &MachineHandle, cpus: u32, started: Instant) -> Vec<
                 outstanding: requests(&cut_off, &[]),
             }),
             not_kept: snapshot.not_kept,
+            given_up: requests(&snapshot.given_up, &[]),
         }
     });
-    all.filter(|one| !one.outstanding.is_empty() || one.reset.is_some())
+    all.filter(|one| !one.outstanding.is_empty() || one.reset.is_some() || !one.given_up.is_empty())
         .collect()
 }
 
@@ -65,6 +66,7 @@ fn request(ledger: &Ledger, one: &Outstanding, started: Instant, locals: &[(u32,
         interrupt_ms: one.announced.map(|(at, _)| since(started, at)),
         message,
         vcpu,
+        given_up_ms: one.given_up.map(|at| since(started, at)),
         with,
     }
 }
@@ -86,6 +88,7 @@ fn with(one: &Outstanding, locals: &[(u32, LocalInterrupts)]) -> (Option<u32>, R
             }
             RequestWith::NotTaken
         }
+        (Some(_), None, _) if one.due.is_some() => RequestWith::InterruptMasked,
         (Some(_), None, _) => RequestWith::NoInterrupt,
         (None, _, Some(KeptBack::Dropped)) => RequestWith::DroppedByFault,
         (None, _, Some(KeptBack::Delayed)) => RequestWith::DelayedByFault,

@@ -21,6 +21,9 @@ pub struct Interrupts {
     pub intx: Option<Arc<Intx>>,
 }
 
+/// Takes the number of a message that is about to be sent, and the vector by which it interrupts a processor, where that is known.
+pub type OnSent = Arc<dyn Fn(u16, Option<u8>) + Send + Sync>;
+
 /// A message that the guest masks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Masked;
@@ -54,6 +57,17 @@ impl Interrupts {
                 Ok(message.is_interrupt().then_some(message.data as u8))
             }
             _ => Ok(None),
+        }
+    }
+
+    /// Has `observer` called with each message right before it is sent, also one that was masked until then. It must not wait,
+    /// nor call the function's interrupts. A second one is not heard.
+    pub(crate) fn observe_sent(&self, observer: OnSent) {
+        if let Some(msi) = &self.msi {
+            msi.observe_sent(Arc::clone(&observer));
+        }
+        if let Some(msix) = &self.msix {
+            msix.observe_sent(observer);
         }
     }
 

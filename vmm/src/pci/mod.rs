@@ -24,7 +24,7 @@ pub use config::{
 };
 pub use function::{PciDevice, PciFunction};
 pub use host::{CONFIG_PORTS_BASE, CONFIG_PORTS_LENGTH, ConfigPorts, PciAddress, PciBus, PciError, Resources};
-pub use interrupts::{Interrupts, Masked};
+pub use interrupts::{Interrupts, Masked, OnSent};
 pub use intx::{INTA, Intx};
 pub use msi::{MSI_CAPABILITY_ID, MSI_MESSAGE_LIMIT, Msi};
 pub use msix::{MSIX_CAPABILITY_ID, Msix, MsixLayout};

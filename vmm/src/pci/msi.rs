@@ -2,9 +2,10 @@
 //!
 //! Talks to a [`MessageSink`]; must not know how a message gets to a processor.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::config::{Capability, ConfigSpace};
+use super::interrupts::OnSent;
 use crate::irq::{MessageSink, MsiMessage};
 
 /// Capability ID of MSI (PCI appendix H).
@@ -61,6 +62,7 @@ pub struct Msi {
     messages: u16,
     sink: Arc<dyn MessageSink>,
     inner: Mutex<Inner>,
+    on_sent: OnceLock<OnSent>,
 }
 
 impl Msi {
@@ -79,7 +81,20 @@ impl Msi {
                 },
                 routed: vec![None; usize::from(messages)],
             }),
+            on_sent: OnceLock::new(),
         }
+    }
+
+    /// Has `observer` called with each message right before it is sent. A second one is not heard.
+    pub(super) fn observe_sent(&self, observer: OnSent) {
+        let _ = self.on_sent.set(observer);
+    }
+
+    fn send(&self, number: u16) {
+        if let Some(observer) = self.on_sent.get() {
+            observer(number, None);
+        }
+        self.sink.send(number);
     }
 
     /// How many messages a function with so many vectors asks for.
@@ -125,7 +140,7 @@ impl Msi {
         }
         let number = number & (state.allocated - 1);
         if state.bus_master {
-            self.sink.send(number);
+            self.send(number);
         } else {
             state.withheld |= 1 << number;
         }
@@ -175,7 +190,7 @@ impl Msi {
         if state.bus_master {
             let withheld = std::mem::take(&mut state.withheld);
             for number in (0..MSI_MESSAGE_LIMIT).filter(|number| withheld >> number & 1 != 0) {
-                self.sink.send(number & (state.allocated - 1));
+                self.send(number & (state.allocated - 1));
             }
         }
     }

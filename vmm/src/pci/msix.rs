@@ -2,10 +2,11 @@
 //!
 //! Talks to a [`MessageSink`]; must not know how a message gets to a processor.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::bar::{Bar, BarKind};
 use super::config::{Capability, ConfigSpaceError};
+use super::interrupts::OnSent;
 use crate::irq::{MessageSink, MsiMessage};
 
 /// Capability ID of MSI-X (PCI appendix H).
@@ -132,6 +133,7 @@ pub struct Msix {
     layout: MsixLayout,
     sink: Arc<dyn MessageSink>,
     inner: Mutex<Inner>,
+    on_sent: OnceLock<OnSent>,
 }
 
 impl Msix {
@@ -146,7 +148,23 @@ impl Msix {
                 state: MsixState::powered(vectors),
                 routed: vec![None; vectors],
             }),
+            on_sent: OnceLock::new(),
         }
+    }
+
+    /// Has `observer` called with each message right before it is sent. A second one is not heard.
+    pub(super) fn observe_sent(&self, observer: OnSent) {
+        let _ = self.on_sent.set(observer);
+    }
+
+    fn send(&self, state: &MsixState, vector: u16) {
+        if let Some(observer) = self.on_sent.get() {
+            let entry = state.entries.get(usize::from(vector));
+            let message = entry.map(|entry| entry.message);
+            let message = message.filter(|message| message.is_interrupt());
+            observer(vector, message.map(|message| message.data as u8));
+        }
+        self.sink.send(vector);
     }
 
     /// Masks all vectors and switches MSI-X off, as after power-on.
@@ -171,7 +189,7 @@ impl Msix {
             return;
         }
         if inner.state.may_send(vector) {
-            self.sink.send(vector);
+            self.send(&inner.state, vector);
         } else {
             inner.state.set_pending(vector, true);
         }
@@ -276,7 +294,7 @@ impl Msix {
         for vector in vectors {
             if state.is_pending(vector) && state.may_send(vector) {
                 state.set_pending(vector, false);
-                self.sink.send(vector);
+                self.send(state, vector);
             }
         }
     }

@@ -2,21 +2,22 @@
 //! back.
 //!
 //! A controller's queues fill it in: a request was fetched, its completion kept back or posted, an interrupt sent, the
-//! completion taken by the host. What was taken is forgotten, so it holds what is outstanding; a reset moves that to the
-//! list of what the last reset has cut off. Its size is bounded. It must not know what a command does: the words come
+//! completion taken by the host, or given up by it. What was taken is forgotten, so it holds what is outstanding; a reset
+//! moves that to the list of what the last reset has cut off. Its size is bounded. It must not know what a command does: the words come
 //! from the controller.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use super::fault::{CommandCode, FaultVocabulary};
+use super::interrupts::InterruptSink;
 
 /// Requests of one controller that are kept. More are counted only.
 const REQUESTS: usize = 4096;
 /// Completions that one queue can hold; beyond that the host is not believed.
 const COMPLETIONS: usize = 1 << 16;
-/// Requests that the last reset has cut off, as far as they are kept.
+/// Requests that the last reset has cut off, and of those that the host has ended the last ones, as far as they are kept.
 const CUT_OFF: usize = 256;
 
 /// How a host names a request, as long as it is outstanding.
@@ -50,8 +51,8 @@ pub enum KeptBack {
     Fatal,
 }
 
-/// By what a completion was announced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// By what a completion is announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Announced {
     /// A message of MSI-X or MSI.
     Message(u16),
@@ -72,10 +73,14 @@ pub struct Outstanding {
     pub kept_back: Option<KeptBack>,
     /// When its completion was posted, if it was; of several, the first.
     pub posted: Option<Instant>,
+    /// By what it is to be announced, if the host wants an interrupt for it. It is not while the host masks that.
+    pub due: Option<Announced>,
     /// When and by what an interrupt was sent for it, if it was.
     pub announced: Option<(Instant, Announced)>,
     /// The vector by which that interrupted a processor, where it is known.
     pub processor_vector: Option<u8>,
+    /// When the host has asked for its abort, or has ended it by task management.
+    pub given_up: Option<Instant>,
 }
 
 /// All that is outstanding at a controller.
@@ -87,6 +92,8 @@ pub struct InFlightSnapshot {
     pub not_kept: u64,
     /// The last reset that has cut requests off: when, and which.
     pub cut_off: Option<(Instant, Vec<Outstanding>)>,
+    /// Requests that the host has ended without a completion: the last ones, the latest last.
+    pub given_up: Vec<Outstanding>,
 }
 
 #[derive(Debug, Default)]
@@ -97,9 +104,12 @@ struct State {
     names: HashMap<RequestId, u64>,
     /// By completion queue, in the order of their posting: whose completion it is, if it is one of these.
     posted: HashMap<u16, VecDeque<Option<u64>>>,
+    /// Requests whose interrupt is due and was not sent, by what it is; and some of others.
+    due: HashMap<Announced, Vec<u64>>,
     next: u64,
     not_kept: u64,
     cut_off: Option<(Instant, Vec<Outstanding>)>,
+    given_up: VecDeque<Outstanding>,
 }
 
 /// Told of the first reset that cuts requests off.
@@ -139,6 +149,14 @@ impl InFlight {
         let _ = self.observer.set(Box::new(observer));
     }
 
+    /// Has the messages noted that a controller sends by that sink.
+    pub fn observe_messages(this: &Arc<Self>, sink: &dyn InterruptSink) {
+        let own = Arc::clone(this);
+        sink.observe_sent(Arc::new(move |message, processor_vector| {
+            own.sent(Announced::Message(message), processor_vector);
+        }));
+    }
+
     /// Name of the controller, such as `nvme0`.
     #[must_use]
     pub fn controller(&self) -> &str {
@@ -159,6 +177,7 @@ impl InFlight {
             outstanding: state.open.values().cloned().collect(),
             not_kept: state.not_kept,
             cut_off: state.cut_off.clone(),
+            given_up: state.given_up.iter().cloned().collect(),
         }
     }
 
@@ -177,8 +196,10 @@ impl InFlight {
             fetched: Instant::now(),
             kept_back: None,
             posted: None,
+            due: None,
             announced: None,
             processor_vector: None,
+            given_up: None,
         };
         state.open.insert(number, request);
         state.names.insert(id, number);
@@ -193,10 +214,12 @@ impl InFlight {
         }
     }
 
-    /// No request is answered any more until a reset.
+    /// No request is answered any more until a reset, not even one whose answer was to come later.
     pub fn failed(&self) {
         for request in self.lock().open.values_mut().filter(|request| request.posted.is_none()) {
-            request.kept_back.get_or_insert(KeptBack::Fatal);
+            if request.kept_back != Some(KeptBack::Dropped) {
+                request.kept_back = Some(KeptBack::Fatal);
+            }
         }
     }
 
@@ -213,22 +236,72 @@ impl InFlight {
         }
     }
 
-    /// An interrupt was sent for what was posted to a completion queue.
-    pub fn announced(&self, queue: u16, by: Announced, processor_vector: Option<u8>) {
-        let now = Instant::now();
+    /// An interrupt is due for what was posted to a completion queue. It counts as masked until it is [sent](Self::sent).
+    pub fn due(&self, queue: u16, by: Announced) {
         let mut state = self.lock();
-        let State { open, posted, .. } = &mut *state;
-        // From the newest on: what was announced before is behind.
+        let State { open, posted, due, .. } = &mut *state;
+        let due = due.entry(by).or_default();
+        // From the newest on: what was due before is behind.
         for number in posted.get(&queue).into_iter().flatten().rev().flatten() {
             match open.get_mut(number) {
-                Some(request) if request.announced.is_none() => {
-                    request.announced = Some((now, by));
-                    request.processor_vector = processor_vector;
+                Some(request) if request.announced.is_none() && request.due != Some(by) => {
+                    request.due = Some(by);
+                    due.push(*number);
                 }
                 Some(_) => break,
                 None => {}
             }
         }
+        if due.len() > 2 * REQUESTS {
+            // A host that masks it and looks by itself.
+            due.retain(|number| open.contains_key(number));
+        }
+    }
+
+    /// An interrupt was sent: for all requests for which it is due.
+    pub fn sent(&self, by: Announced, processor_vector: Option<u8>) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let State { open, due, .. } = &mut *state;
+        for number in due.get_mut(&by).map(std::mem::take).into_iter().flatten() {
+            if let Some(request) = open.get_mut(&number).filter(|request| request.due == Some(by)) {
+                request.announced = Some((now, by));
+                request.processor_vector = processor_vector;
+            }
+        }
+    }
+
+    /// The host has asked for the abort of a request, which is not ended by that.
+    pub fn abort_asked(&self, id: RequestId) {
+        let mut state = self.lock();
+        let number = state.names.get(&id).copied();
+        if let Some(request) = number.and_then(|number| state.open.get_mut(&number)) {
+            request.given_up.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// The host has ended these requests: nothing is owed for them any more. Those that have a completion stay.
+    pub fn given_up(&self, is_meant: impl Fn(&Outstanding) -> bool) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let State {
+            open, names, given_up, ..
+        } = &mut *state;
+        open.retain(|number, request| {
+            if request.posted.is_some() || !is_meant(request) {
+                return true;
+            }
+            if names.get(&request.id) == Some(number) {
+                names.remove(&request.id);
+            }
+            given_up.push_back(Outstanding {
+                given_up: Some(now),
+                ..request.clone()
+            });
+            false
+        });
+        let over = given_up.len().saturating_sub(CUT_OFF);
+        given_up.drain(..over);
     }
 
     /// The host has taken so many completions of a queue, the oldest first.
@@ -258,12 +331,17 @@ impl InFlight {
     pub fn reset(&self) {
         let mut state = self.lock();
         let State {
-            open, names, posted, ..
+            open,
+            names,
+            posted,
+            due,
+            ..
         } = &mut *state;
         let cut_off: Vec<Outstanding> = open.values().take(CUT_OFF).cloned().collect();
         open.clear();
         names.clear();
         posted.clear();
+        due.clear();
         if cut_off.is_empty() {
             return;
         }
@@ -281,7 +359,6 @@ impl InFlight {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use proptest::prelude::*;
@@ -315,7 +392,8 @@ mod tests {
         }
         ledger.kept_back(id(1, 0), KeptBack::Dropped);
         ledger.posted(1, id(1, 1));
-        ledger.announced(1, Announced::Message(3), Some(0x61));
+        ledger.due(1, Announced::Message(3));
+        ledger.sent(Announced::Message(3), Some(0x61));
         ledger.posted(1, id(1, 2));
         let all = ledger.snapshot().outstanding;
         let steps = |request: &Outstanding| {
@@ -362,6 +440,56 @@ mod tests {
     }
 
     #[test]
+    fn what_is_due_is_masked_until_it_is_sent() {
+        let ledger = ledger();
+        for number in 0..3 {
+            let (queue, message) = if number == 2 { (2, 4) } else { (1, 3) };
+            ledger.fetched(id(queue, number), READ);
+            ledger.posted(queue, id(queue, number));
+            ledger.due(queue, Announced::Message(message));
+        }
+        ledger.sent(Announced::Message(5), None);
+        let told = || {
+            let all = ledger.snapshot().outstanding;
+            let one = |request: &Outstanding| request.announced.map(|(_, by)| by);
+            all.iter().map(one).collect::<Vec<_>>()
+        };
+        assert_eq!(told(), [None; 3]);
+        ledger.sent(Announced::Message(3), None);
+        let by = Some(Announced::Message(3));
+        assert_eq!(told(), [by, by, None]);
+        // A host that never lets it be sent does not make the list grow.
+        for number in 0..4 * REQUESTS as u32 {
+            ledger.fetched(id(2, number), READ);
+            ledger.posted(2, id(2, number));
+            ledger.due(2, Announced::Pin);
+            ledger.taken(2, 1);
+        }
+        assert!(ledger.lock().due[&Announced::Pin].len() <= 2 * REQUESTS);
+    }
+
+    #[test]
+    fn what_the_host_has_ended_is_owed_no_more_and_no_reset_cuts_it_off() {
+        let ledger = ledger();
+        for number in 0..3 * CUT_OFF as u32 {
+            ledger.fetched(id(1, 7), READ);
+            ledger.kept_back(id(1, 7), KeptBack::Dropped);
+            ledger.given_up(|request| request.kept_back == Some(KeptBack::Dropped));
+            assert!(ledger.snapshot().given_up.len() <= CUT_OFF, "{number}");
+        }
+        let snapshot = ledger.snapshot();
+        assert_eq!(snapshot.outstanding, []);
+        assert!(snapshot.given_up.last().unwrap().given_up.is_some());
+        // What was only asked to be aborted is owed still.
+        ledger.fetched(id(1, 8), READ);
+        ledger.abort_asked(id(1, 8));
+        ledger.abort_asked(id(1, 9));
+        assert!(ledger.snapshot().outstanding[0].given_up.is_some());
+        ledger.reset();
+        assert_eq!(ledger.snapshot().cut_off.unwrap().1.len(), 1);
+    }
+
+    #[test]
     fn a_reset_cuts_off_what_is_outstanding_and_is_told_once() {
         let ledger = ledger();
         let told = Arc::new(AtomicU32::new(0));
@@ -405,7 +533,7 @@ mod tests {
     proptest! {
         /// Against a host that keeps its own list of what it waits for.
         #[test]
-        fn what_is_outstanding_is_what_the_host_waits_for(steps in prop::collection::vec((0u8..4, 0usize..8), 0..200)) {
+        fn what_is_outstanding_is_what_the_host_waits_for(steps in prop::collection::vec((0u8..5, 0usize..8), 0..200)) {
             let ledger = ledger();
             let (mut submitted, mut posted, mut next) = (Vec::<u32>::new(), VecDeque::<u32>::new(), 0);
             for (step, which) in steps {
@@ -425,7 +553,8 @@ mod tests {
                         posted.drain(..count);
                         ledger.taken(1, count as u32);
                     }
-                    _ => ledger.announced(1, Announced::Pin, None),
+                    3 => ledger.due(1, Announced::Pin),
+                    _ => ledger.sent(Announced::Pin, None),
                 }
                 let mut waits: Vec<u32> = submitted.iter().chain(&posted).copied().collect();
                 waits.sort_unstable();

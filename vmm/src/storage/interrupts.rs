@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crate::irq::{InterruptLine, InterruptMode, IrqError, MessageSink};
-use crate::pci::{Interrupts, Intx, Masked, Msi, Msix, MsixLayout};
+use crate::pci::{Interrupts, Intx, Masked, Msi, Msix, MsixLayout, OnSent};
 
 /// Where the interrupts of a controller go.
 pub trait InterruptSink: Send + Sync {
@@ -23,6 +23,10 @@ pub trait InterruptSink: Send + Sync {
         Ok(None)
     }
 
+    /// Has `observer` called with each message right before it is sent, also one that the guest has masked until then. It
+    /// must not wait, nor call this sink. A second one is not heard.
+    fn observe_sent(&self, observer: OnSent);
+
     /// Sets the level of the pin. Heeded in no other mode.
     fn set_level(&self, pending: bool);
 }
@@ -38,6 +42,10 @@ impl InterruptSink for Interrupts {
 
     fn processor_vector(&self, message: u16) -> Result<Option<u8>, Masked> {
         Interrupts::processor_vector(self, message)
+    }
+
+    fn observe_sent(&self, observer: OnSent) {
+        Interrupts::observe_sent(self, observer);
     }
 
     fn set_level(&self, pending: bool) {

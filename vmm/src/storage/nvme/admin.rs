@@ -159,6 +159,7 @@ impl Admin {
             return Err(Failure::at(Status::INVALID_FIELD, 10, 0));
         }
         let aborted = queue == 0 && self.events.abort(command_id);
+        queues.abort_asked(queue, command_id);
         Ok(u32::from(!aborted))
     }
 

@@ -84,6 +84,7 @@ impl Controller {
         let registers = Arc::new(RegisterFile::new(plan.clone(), Arc::clone(&interrupts)));
         let name = format!("nvme{}", config.index);
         let in_flight = Arc::new(InFlight::new(name.clone(), &faults::VOCABULARY));
+        InFlight::observe_messages(&in_flight, &*interrupts);
         Ok(Self {
             refusals: Arc::new(Refusals::new(name, &refusals::WORDS)),
             life: Life::new(Arc::clone(&registers)),

@@ -65,9 +65,7 @@ impl QueueInterrupts {
         };
         if std::mem::take(&mut queue.interrupt_due) {
             if let Some(vector) = queue.vector {
-                if let Ok(processor_vector) = self.sink.processor_vector(vector) {
-                    queues.announced(id, Announced::Message(vector), processor_vector);
-                }
+                queues.interrupt_due(id, Announced::Message(vector));
                 self.sink.signal(vector);
             }
         }
@@ -79,7 +77,8 @@ impl QueueInterrupts {
         match self.sink.mode() {
             InterruptMode::Msix => self.set_pin(false),
             InterruptMode::Intx => {
-                let pending = has_unacknowledged(queues);
+                let masked = self.registers.lock().masked() & 1 != 0;
+                let pending = has_unacknowledged(queues, masked);
                 self.set_pin(pending);
             }
             InterruptMode::Msi { messages } => self.send_messages(queues, messages),
@@ -97,21 +96,21 @@ impl QueueInterrupts {
         let mut registers = self.registers.lock();
         let unmasked = registers.take_unmasked();
         self.registers.set_interrupt_status(&mut registers, false);
-        let (mut due, mut announced) = (0u32, Vec::new());
+        let (mut due, mut waiting) = (0u32, Vec::new());
         for (id, queue) in queues.completions_mut() {
             let Some(vector) = queue.vector else { continue };
-            let bit = 1 << message_of(vector, messages);
-            if registers.masked() & bit != 0 {
-                continue;
-            }
-            let wanted = std::mem::take(&mut queue.interrupt_due) || unmasked & bit != 0;
-            if wanted && !queue.is_empty() {
-                due |= bit;
-                announced.push((id, message_of(vector, messages)));
+            let message = message_of(vector, messages);
+            let bit = 1 << message;
+            let masked = registers.masked() & bit != 0;
+            let news = queue.interrupt_due;
+            queue.interrupt_due &= masked;
+            if (news || unmasked & bit != 0) && !queue.is_empty() {
+                due |= if masked { 0 } else { bit };
+                waiting.push((id, message));
             }
         }
-        for (id, message) in announced {
-            queues.announced(id, Announced::Message(message), None);
+        for (id, message) in waiting {
+            queues.interrupt_due(id, Announced::Message(message));
         }
         for message in (0..messages).filter(|message| due >> message & 1 != 0) {
             self.sink.signal(message);
@@ -119,17 +118,22 @@ impl QueueInterrupts {
     }
 }
 
-/// Whether a queue that may interrupt holds entries that the host has not acknowledged.
-fn has_unacknowledged(queues: &mut Queues) -> bool {
+/// Whether a queue that may interrupt holds entries that the host has not acknowledged. `masked`: the pin stays low even so.
+fn has_unacknowledged(queues: &mut Queues, masked: bool) -> bool {
     let mut pending = Vec::new();
     for (id, queue) in queues.completions_mut() {
-        let news = std::mem::take(&mut queue.interrupt_due);
-        if queue.vector.is_some() && !queue.is_empty() {
+        let holds = queue.vector.is_some() && !queue.is_empty();
+        let news = queue.interrupt_due;
+        queue.interrupt_due &= masked && holds;
+        if holds {
             pending.push((id, news));
         }
     }
     for &(id, _) in pending.iter().filter(|(_, news)| *news) {
-        queues.announced(id, Announced::Pin, None);
+        queues.interrupt_due(id, Announced::Pin);
+    }
+    if !masked && !pending.is_empty() {
+        queues.pin_asserted();
     }
     !pending.is_empty()
 }

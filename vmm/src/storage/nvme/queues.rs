@@ -198,9 +198,19 @@ impl Queues {
         self.in_flight.kept_back(name, why);
     }
 
-    /// An interrupt was sent for what was posted to a completion queue.
-    pub(super) fn announced(&self, id: u16, by: Announced, processor_vector: Option<u8>) {
-        self.in_flight.announced(id, by, processor_vector);
+    /// An interrupt is due for what was posted to a completion queue.
+    pub(super) fn interrupt_due(&self, id: u16, by: Announced) {
+        self.in_flight.due(id, by);
+    }
+
+    /// The level of the pin, which is due for some queues, reaches the host.
+    pub(super) fn pin_asserted(&self) {
+        self.in_flight.sent(Announced::Pin, None);
+    }
+
+    /// The host has asked for the abort of a command, which is not ended by that.
+    pub(super) fn abort_asked(&self, id: u16, command_id: u16) {
+        self.in_flight.abort_asked(name_of(id, command_id));
     }
 
     /// What the host last said by that doorbell; `None` if there is no such queue.

@@ -72,6 +72,7 @@ impl Controller {
         let plan = (!config.faults.is_empty()).then(|| Arc::new(FaultInjector::new(&config.faults)));
         let name = format!("sas{}", config.index);
         let in_flight = Arc::new(InFlight::new(name.clone(), &faults::VOCABULARY));
+        InFlight::observe_messages(&in_flight, &*interrupts);
         let registers = RegisterFile::new(plan.clone(), interrupts, Attention::default(), Arc::clone(&in_flight));
         let registers = Arc::new(registers);
         Ok(Self {
@@ -245,7 +246,6 @@ impl Controller {
             }
             Err(code) => {
                 self.life.fail(code);
-                self.in_flight.failed();
                 request.abandon();
             }
         }

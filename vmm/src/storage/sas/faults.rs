@@ -29,6 +29,11 @@ pub(super) fn code(frame: &Frame) -> CommandCode {
     }
 }
 
+/// Whether a request is SCSI I/O.
+pub(super) fn is_io(code: CommandCode) -> bool {
+    code.class == IO
+}
+
 /// The one operation code that stands for all forms of the command of that block.
 fn command(cdb: &[u8; 16]) -> u8 {
     match (cdb[0], cdb[1] & 0x1f) {

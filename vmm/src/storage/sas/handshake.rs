@@ -49,7 +49,7 @@ impl Handshakes {
                 Some(answer)
             }
         };
-        self.registers.update_interrupt(&mut registers);
+        self.registers.update(&mut registers);
         queued
     }
 }

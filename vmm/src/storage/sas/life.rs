@@ -26,7 +26,7 @@ impl Life {
     pub(super) fn finish_reset(&self, reset: Reset) {
         let mut registers = self.registers.lock();
         registers.finish_reset(reset);
-        self.registers.update_interrupt(&mut registers);
+        self.registers.update(&mut registers);
     }
 
     /// Whether requests are served. The IOC fails if some came before it was initialised.
@@ -50,6 +50,6 @@ impl Life {
             return;
         }
         registers.fail(code);
-        self.registers.update_interrupt(&mut registers);
+        self.registers.update(&mut registers);
     }
 }

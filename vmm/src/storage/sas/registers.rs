@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::spec::{WRSEQ_KEY_VALUE_MASK, WRSEQ_KEYS, diag, doorbell, fault, function, his, ioc_state, offset};
 use crate::irq::InterruptMode;
 use crate::storage::fault::{FaultInjector, RegisterFault};
-use crate::storage::in_flight::{Announced, InFlight, KeptBack, RequestId};
+use crate::storage::in_flight::{Announced, InFlight, KeptBack, Outstanding, RequestId};
 use crate::storage::interrupts::InterruptSink;
 use crate::storage::worker::Attention;
 
@@ -22,6 +22,8 @@ pub(crate) const HIGH_PRIORITY_DEPTH: u16 = 16;
 pub(crate) const REPLY_QUEUE_DEPTH: u16 = 256;
 /// Replies that wait for the host. No more are posted until it has taken some.
 const POST_LIMIT: usize = 1024;
+/// The only message.
+const MESSAGE: Announced = Announced::Message(0);
 /// What the host reads where there is no reply, or nothing.
 const NOTHING: u32 = 0xffff_ffff;
 /// Request descriptors: the bits that are no address, but say how many blocks of the frame are to be fetched at least.
@@ -64,6 +66,8 @@ pub(crate) enum Reset {
 }
 
 /// The values of the registers and what is behind them.
+// Each flag is a fact of its own.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Registers {
     /// The state that the doorbell register shows.
@@ -95,6 +99,8 @@ pub(crate) struct Registers {
     pub starved: bool,
     /// An interrupt was pending, by the status and the mask, when that was last looked at.
     pending: bool,
+    /// The IOC has come into FAULT state since that was last told.
+    has_failed: bool,
 }
 
 impl Registers {
@@ -115,6 +121,7 @@ impl Registers {
             reset: None,
             starved: false,
             pending: false,
+            has_failed: false,
         }
     }
 
@@ -137,6 +144,7 @@ impl Registers {
     pub(super) fn fail(&mut self, code: u16) {
         tracing::warn!(code, "the SAS controller is in FAULT state");
         (self.ioc_state, self.fault_code) = (ioc_state::FAULT, code);
+        self.has_failed = true;
         self.handshake = Handshake::Idle;
         self.requests.clear();
         self.urgent.clear();
@@ -427,7 +435,7 @@ impl RegisterFile {
             look |= wake;
             dword.copy_from_slice(&value.to_le_bytes());
         }
-        self.update_interrupt(&mut registers);
+        self.update(&mut registers);
         look
     }
 
@@ -450,7 +458,7 @@ impl RegisterFile {
                 look = true;
             }
         }
-        self.update_interrupt(&mut registers);
+        self.update(&mut registers);
         look
     }
 
@@ -459,20 +467,25 @@ impl RegisterFile {
         let mut registers = self.lock();
         registers.begin_reset(Reset::Hard);
         registers.diagnostic = 0;
-        self.update_interrupt(&mut registers);
+        self.update(&mut registers);
     }
 
     /// How the function interrupts may have changed.
     pub fn interrupts_changed(&self) {
         let mut registers = self.lock();
         registers.pending = false;
-        self.update_interrupt(&mut registers);
+        self.update(&mut registers);
     }
 
     /// A reply was posted to the request of that context.
     pub(super) fn post(&self, registers: &mut Registers, context: u32, descriptor: u32) {
         registers.post(descriptor);
         self.in_flight.posted(0, RequestId { queue: 0, id: context });
+    }
+
+    /// The host has ended these requests, and gets no reply to them.
+    pub(super) fn given_up(&self, is_meant: impl Fn(&Outstanding) -> bool) {
+        self.in_flight.given_up(is_meant);
     }
 
     /// A fault keeps the reply to the request of that context back.
@@ -485,28 +498,36 @@ impl RegisterFile {
         self.attention.clone()
     }
 
-    /// Sets the pin by status and mask, or sends the message when an interrupt comes to be pending.
-    pub(super) fn update_interrupt(&self, registers: &mut Registers) {
+    /// Acts on a change of the registers: requests that no one answers any more are told, and the pin is set by status and
+    /// mask, or the message sent when an interrupt comes to be pending.
+    pub(super) fn update(&self, registers: &mut Registers) {
+        if std::mem::take(&mut registers.has_failed) {
+            self.in_flight.failed();
+        }
         let bits = his::REPLY_MESSAGE_INTERRUPT | his::DOORBELL_INTERRUPT;
-        let pending = registers.status() & bits & !registers.interrupt_mask != 0;
+        let unmasked = registers.status() & !registers.interrupt_mask;
+        let (pending, replies) = (unmasked & bits != 0, unmasked & his::REPLY_MESSAGE_INTERRUPT != 0);
         let before = std::mem::replace(&mut registers.pending, pending);
         match self.interrupts.mode() {
             InterruptMode::Intx => {
-                if pending {
-                    self.in_flight.announced(0, Announced::Pin, None);
+                self.in_flight.due(0, Announced::Pin);
+                if replies {
+                    self.in_flight.sent(Announced::Pin, None);
                 }
                 self.interrupts.set_level(pending);
             }
             InterruptMode::Msi { .. } | InterruptMode::Msix => {
                 self.interrupts.set_level(false);
-                // A reply that comes while the message is not heeded yet is announced by it, too.
-                if let Ok(processor_vector) = self.interrupts.processor_vector(0)
-                    && pending
-                {
-                    self.in_flight.announced(0, Announced::Message(0), processor_vector);
-                }
+                // No message is for replies that this controller's own mask holds back: as if they waited for the pin.
+                let by = if replies { MESSAGE } else { Announced::Pin };
+                self.in_flight.due(0, by);
                 if pending && !before {
                     self.interrupts.signal(0);
+                } else if let Ok(processor_vector) = self.interrupts.processor_vector(0)
+                    && replies
+                {
+                    // A reply that comes while the message is not heeded yet is announced by it, too.
+                    self.in_flight.sent(MESSAGE, processor_vector);
                 }
             }
         }

@@ -174,12 +174,12 @@ impl Replies {
                 }
                 None => {
                     registers.starved = true;
-                    self.registers.update_interrupt(&mut registers);
+                    self.registers.update(&mut registers);
                     return false;
                 }
             }
         }
-        self.registers.update_interrupt(&mut registers);
+        self.registers.update(&mut registers);
         true
     }
 
@@ -210,6 +210,17 @@ impl Replies {
             false
         });
         ended
+    }
+
+    /// The host has ended requests for a disk, all or the one of that context: those whose replies a fault has dropped are
+    /// over without one.
+    pub(super) fn give_up(&self, disk: usize, context: Option<u32>) {
+        self.registers.given_up(|request| {
+            let is_meant = context.is_none_or(|context| request.id.id == context);
+            let is_of_disk = request.asked.disk.is_some_and(|own| own as usize == disk);
+            let is_dropped = request.kept_back == Some(KeptBack::Dropped);
+            is_meant && is_of_disk && is_dropped && faults::is_io(request.asked.command)
+        });
     }
 
     /// Whether a reply is kept back until that ticket comes.

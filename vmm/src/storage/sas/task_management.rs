@@ -38,13 +38,9 @@ impl Tasks<'_> {
             return (task_response::TM_INVALID_LUN, 0);
         }
         let context = frame.u32(TASK_CONTEXT);
-        let mut end = |context| {
-            let ended = self.replies.terminate(disk, context, ioc_status::SCSI_TASK_TERMINATED);
-            (task_response::TM_COMPLETE, ended)
-        };
         match kind {
-            task_type::ABORT_TASK => end(Some(context)),
-            task_type::ABRT_TASK_SET | task_type::CLEAR_TASK_SET => end(None),
+            task_type::ABORT_TASK => (task_response::TM_COMPLETE, self.end(disk, Some(context))),
+            task_type::ABRT_TASK_SET | task_type::CLEAR_TASK_SET => (task_response::TM_COMPLETE, self.end(disk, None)),
             task_type::TARGET_RESET | task_type::LOGICAL_UNIT_RESET => {
                 (task_response::TM_COMPLETE, self.reset_disk(disk))
             }
@@ -78,7 +74,13 @@ impl Tasks<'_> {
         if !self.disks.reset(disk) {
             return 0;
         }
-        self.replies.terminate(disk, None, ioc_status::SCSI_TASK_TERMINATED)
+        self.end(disk, None)
+    }
+
+    /// Ends commands for a disk, all or the one of that context; returns how many get their reply by that.
+    fn end(&mut self, disk: usize, context: Option<u32>) -> u32 {
+        self.replies.give_up(disk, context);
+        self.replies.terminate(disk, context, ioc_status::SCSI_TASK_TERMINATED)
     }
 
     fn reset_all(&mut self) -> u32 {

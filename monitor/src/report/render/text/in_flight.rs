@@ -26,14 +26,18 @@ pub(super) fn in_flight(text: &mut String, told: &InFlight) {
 fn one(text: &mut String, told: &ControllerInFlight) {
     let count = told.outstanding.len() as u64 + told.not_kept;
     if count > 0 {
-        let requests_text = if count == 1 {
-            "1 request".to_owned()
-        } else {
-            format!("{count} requests")
-        };
-        let what = format!("{requests_text} at {} that did not come back:", told.controller);
+        let what = format!("{} at {} that did not come back:", counted(count), told.controller);
         field(text, "outstanding", &what);
         requests(text, &told.outstanding);
+    }
+    if !told.given_up.is_empty() {
+        let count = counted(told.given_up.len() as u64);
+        let what = format!(
+            "{count} at {} that the guest ended by task management:",
+            told.controller
+        );
+        field(text, "given up", &what);
+        requests(text, &told.given_up);
     }
     if let Some(reset) = &told.reset {
         let what = format!(
@@ -44,6 +48,14 @@ fn one(text: &mut String, told: &ControllerInFlight) {
         );
         field(text, "reset", &what);
         requests(text, &reset.outstanding);
+    }
+}
+
+fn counted(count: u64) -> String {
+    if count == 1 {
+        "1 request".to_owned()
+    } else {
+        format!("{count} requests")
     }
 }
 
@@ -85,6 +97,9 @@ fn steps(request: &RequestInFlight) -> String {
     }
     if let Some(vcpu) = request.vcpu {
         let _ = write!(steps, ", to vCPU {vcpu}");
+    }
+    if let Some(given_up) = request.given_up_ms {
+        let _ = write!(steps, ", given up by the guest at {}", seconds(given_up));
     }
     format!("{steps}: {}", request.with.text())
 }

@@ -6,6 +6,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::irq::InterruptMode;
+use crate::pci::OnSent;
 use crate::storage::backend::{Backend, MemoryBackend};
 use crate::storage::nvme::faults::code;
 use crate::storage::nvme::spec::command::{CompletionEntry, SubmissionEntry, admin};
@@ -52,6 +53,19 @@ struct Wires {
     mode: InterruptMode,
     sent: Vec<u16>,
     pin: bool,
+    /// Messages are masked, and these wait for that to end.
+    masked: bool,
+    withheld: Vec<u16>,
+    on_sent: Option<OnSent>,
+}
+
+impl Wires {
+    fn send(&mut self, vector: u16) {
+        self.sent.push(vector);
+        if let Some(observer) = &self.on_sent {
+            observer(vector, Some(0x60 + vector as u8));
+        }
+    }
 }
 
 /// Messages in the order in which they were sent, and the level of the pin. MSI-X at first.
@@ -64,6 +78,9 @@ impl Default for Interrupts {
             mode: InterruptMode::Msix,
             sent: Vec::new(),
             pin: false,
+            masked: false,
+            withheld: Vec::new(),
+            on_sent: None,
         })))
     }
 }
@@ -74,7 +91,16 @@ impl InterruptSink for Interrupts {
     }
 
     fn signal(&self, vector: u16) {
-        self.0.lock().unwrap().sent.push(vector);
+        let mut wires = self.0.lock().unwrap();
+        if wires.masked {
+            wires.withheld.push(vector);
+        } else {
+            wires.send(vector);
+        }
+    }
+
+    fn observe_sent(&self, observer: OnSent) {
+        self.0.lock().unwrap().on_sent = Some(observer);
     }
 
     fn set_level(&self, pending: bool) {
@@ -89,6 +115,20 @@ impl Interrupts {
 
     pub(super) fn set_mode(&self, mode: InterruptMode) {
         self.0.lock().unwrap().mode = mode;
+    }
+
+    /// Masks all messages, or sends those that have waited for the mask to go.
+    pub(super) fn set_masked(&self, masked: bool) {
+        let mut wires = self.0.lock().unwrap();
+        wires.masked = masked;
+        let withheld = if masked {
+            Vec::new()
+        } else {
+            std::mem::take(&mut wires.withheld)
+        };
+        for vector in withheld {
+            wires.send(vector);
+        }
     }
 
     pub(super) fn pin(&self) -> bool {
@@ -275,10 +315,15 @@ impl Driver {
 
     /// As [`create_queue_pair`](Self::create_queue_pair), on another vector.
     pub(super) fn create_queue_pair_on(&mut self, id: u16, vector: u16) {
+        self.create_queue_pair_with(id, 3 | u32::from(vector) << 16);
+    }
+
+    /// As [`create_queue_pair`](Self::create_queue_pair), with that dword 11 of Create I/O Completion Queue.
+    pub(super) fn create_queue_pair_with(&mut self, id: u16, attributes: u32) {
         let (sq, cq) = Self::queue_addresses(id);
         self.memory.write_slice(&[0; 0x1000], GuestAddress(cq)).unwrap();
         let size = u32::from(id) | (IO_ENTRIES - 1) << 16;
-        self.admin_ok(create_cq(cq, size, 3 | u32::from(vector) << 16));
+        self.admin_ok(create_cq(cq, size, attributes));
         self.admin_ok(create_sq(sq, size, 1 | u32::from(id) << 16));
         assert_eq!(self.submission.len(), usize::from(id));
         self.submission.push(Ring::new(sq, IO_ENTRIES));

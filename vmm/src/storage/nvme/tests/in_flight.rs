@@ -179,3 +179,68 @@ fn duplicates_and_strays_do_not_shift_what_the_host_takes() {
         assert_eq!(left, [u32::from(second)], "{what:?}");
     }
 }
+
+/// Masks interrupts, or takes the mask away.
+type Mask<'a> = &'a dyn Fn(&mut Driver, bool);
+
+#[test]
+fn an_interrupt_that_the_host_masks_is_sent_when_the_mask_goes() {
+    const INTMS: u64 = 0x0c;
+    const INTMC: u64 = 0x10;
+    let by_message = |driver: &mut Driver, masked| driver.interrupts.set_masked(masked);
+    let by_register = |driver: &mut Driver, masked| {
+        driver.write(if masked { INTMS } else { INTMC }, 0xffff_ffff);
+    };
+    let modes: [(_, Mask<'_>, _); 3] = [
+        (InterruptMode::Msix, &by_message, Announced::Message(1)),
+        (InterruptMode::Msi { messages: 4 }, &by_register, Announced::Message(1)),
+        (InterruptMode::Intx, &by_register, Announced::Pin),
+    ];
+    for (mode, mask, by) in modes {
+        let mut driver = Driver::with_io_queue();
+        driver.interrupts.set_mode(mode);
+        mask(&mut driver, true);
+        for _ in 0..2 {
+            send(&mut driver, blocks(nvm::READ, 0, 1));
+        }
+        let told = |driver: &Driver| -> Vec<_> {
+            let all = outstanding(driver);
+            all.iter()
+                .map(|one| (one.due, one.announced.map(|(_, by)| by)))
+                .collect()
+        };
+        assert_eq!(told(&driver), [(Some(by), None); 2], "{mode:?}");
+        mask(&mut driver, false);
+        driver.settle();
+        assert_eq!(told(&driver), [(Some(by), Some(by)); 2], "{mode:?}");
+    }
+    // A host that wants no interrupts has none masked.
+    let mut driver = Driver::with_io_queue();
+    driver.create_queue_pair_with(2, 1);
+    driver.submit(2, blocks(nvm::READ, 0, 1));
+    driver.ring_tail(2);
+    driver.settle();
+    assert_eq!(outstanding(&driver)[0].due, None);
+}
+
+#[test]
+fn a_command_that_the_host_has_asked_to_be_aborted_is_owed_and_told_as_given_up() {
+    let drop = Fault {
+        kind: FaultKind::Completion(io(nvm::READ), CompletionFault::Drop),
+        after: 0,
+        count: 1,
+    };
+    let mut driver = Driver::with_faults(&[drop]);
+    let id = send(&mut driver, blocks(nvm::READ, 0, 1));
+    assert!(outstanding(&driver)[0].given_up.is_none());
+    driver.admin_ok(SubmissionEntry {
+        dword10: (1 | u32::from(id) << 16).into(),
+        ..command(admin::ABORT)
+    });
+    let all = outstanding(&driver);
+    assert!(all.len() == 1 && all[0].given_up.is_some(), "{all:?}");
+    driver.write(0x14, 0);
+    driver.settle();
+    let cut_off = driver.controller.observed().in_flight.snapshot().cut_off.unwrap().1;
+    assert!(cut_off.len() == 1 && cut_off[0].given_up.is_some());
+}

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::irq::InterruptMode;
+use crate::pci::{Masked, OnSent};
 use crate::storage::backend::{Backend, MemoryBackend};
 use crate::storage::interrupts::InterruptSink;
 use crate::storage::sas::spec::{doorbell, function, his, ioc_state, offset};
@@ -26,37 +27,94 @@ pub(super) const REPLY_FRAMES: u64 = 16;
 pub(super) const DISK: usize = 1 << 20;
 pub(super) const BLOCK: usize = 512;
 
-/// Messages in the order in which they were sent, and the level of the pin. The pin at first.
+/// What a function without a bus knows of its interrupts.
+struct Wires {
+    mode: InterruptMode,
+    sent: u32,
+    pin: bool,
+    /// The message is masked, and one waits for that to end.
+    masked: bool,
+    withheld: bool,
+    on_sent: Option<OnSent>,
+}
+
+impl Wires {
+    fn send(&mut self) {
+        self.sent += 1;
+        if let Some(observer) = &self.on_sent {
+            observer(0, Some(0x61));
+        }
+    }
+}
+
+/// How many messages were sent, and the level of the pin. The pin at first.
 #[derive(Clone)]
-pub(super) struct Interrupts(Arc<Mutex<(InterruptMode, u32, bool)>>);
+pub(super) struct Interrupts(Arc<Mutex<Wires>>);
 
 impl InterruptSink for Interrupts {
     fn mode(&self) -> InterruptMode {
-        self.0.lock().unwrap().0
+        self.0.lock().unwrap().mode
     }
 
     fn signal(&self, vector: u16) {
         assert_eq!(vector, 0);
-        self.0.lock().unwrap().1 += 1;
+        let mut wires = self.0.lock().unwrap();
+        if wires.masked {
+            wires.withheld = true;
+        } else {
+            wires.send();
+        }
+    }
+
+    fn processor_vector(&self, _: u16) -> Result<Option<u8>, Masked> {
+        if self.0.lock().unwrap().masked {
+            Err(Masked)
+        } else {
+            Ok(Some(0x61))
+        }
+    }
+
+    fn observe_sent(&self, observer: OnSent) {
+        self.0.lock().unwrap().on_sent = Some(observer);
     }
 
     fn set_level(&self, pending: bool) {
-        self.0.lock().unwrap().2 = pending;
+        self.0.lock().unwrap().pin = pending;
     }
 }
 
 impl Interrupts {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Wires {
+            mode: InterruptMode::Intx,
+            sent: 0,
+            pin: false,
+            masked: false,
+            withheld: false,
+            on_sent: None,
+        })))
+    }
+
     pub(super) fn set_mode(&self, mode: InterruptMode) {
-        self.0.lock().unwrap().0 = mode;
+        self.0.lock().unwrap().mode = mode;
+    }
+
+    /// Masks the message, or sends one that has waited for the mask to go.
+    pub(super) fn set_masked(&self, masked: bool) {
+        let mut wires = self.0.lock().unwrap();
+        wires.masked = masked;
+        if !masked && std::mem::take(&mut wires.withheld) {
+            wires.send();
+        }
     }
 
     /// Messages since the last call.
     pub(super) fn messages(&self) -> u32 {
-        std::mem::take(&mut self.0.lock().unwrap().1)
+        std::mem::take(&mut self.0.lock().unwrap().sent)
     }
 
     pub(super) fn pin(&self) -> bool {
-        self.0.lock().unwrap().2
+        self.0.lock().unwrap().pin
     }
 }
 
@@ -174,7 +232,7 @@ impl Driver {
 
     pub(super) fn with_backends(config: SasConfig, backends: Vec<Box<dyn Backend>>) -> Self {
         let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
-        let interrupts = Interrupts(Arc::new(Mutex::new((InterruptMode::Intx, 0, false))));
+        let interrupts = Interrupts::new();
         let sink = Arc::new(interrupts.clone());
         let controller = Controller::new(config, Box::new(memory.clone()), sink, backends).unwrap();
         Self {

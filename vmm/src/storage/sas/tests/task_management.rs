@@ -9,7 +9,7 @@ use crate::storage::sas::spec::{function, offset};
 
 const LATER: CompletionFault = CompletionFault::Delay(Duration::from_secs(3600));
 
-fn task(kind: u8, target: u8, context: u32) -> Vec<u8> {
+pub(super) fn task(kind: u8, target: u8, context: u32) -> Vec<u8> {
     let mut request = message(function::SCSI_TASK_MGMT);
     (request[0], request[5], request[8]) = (target, kind, 0x99);
     request[0x30..0x34].copy_from_slice(&context.to_le_bytes());
