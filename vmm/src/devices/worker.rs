@@ -36,8 +36,12 @@ pub(crate) struct RestPoint {
 struct Control {
     pause: bool,
     stop: bool,
-    /// The thread touches nothing; set and cleared by the thread only.
-    at_rest: bool,
+    /// How many pauses there were, this one included.
+    pauses: u64,
+    /// The pause for which the thread touches nothing; 0: it works. Written by the thread only.
+    rests_for: u64,
+    /// The thread touches nothing any more.
+    ended: bool,
 }
 
 impl RestPoint {
@@ -47,13 +51,20 @@ impl RestPoint {
 
     /// Wants the thread to rest. Whoever calls wakes it if it sleeps elsewhere; so after [`stop`](Self::stop).
     pub(crate) fn request_pause(&self) {
-        self.control().pause = true;
+        let mut control = self.control();
+        if !control.pause {
+            control.pause = true;
+            control.pauses += 1;
+        }
+        drop(control);
+        // It may not have noticed that an earlier pause is over.
+        self.changed.notify_all();
     }
 
-    /// Waits until the thread rests, or has ended.
+    /// Waits until the thread rests for the pause that was asked for last, or has ended.
     pub(crate) fn wait_paused(&self) {
         let mut control = self.control();
-        while !control.at_rest {
+        while !control.ended && (control.rests_for == 0 || control.rests_for != control.pauses) {
             control = self.changed.wait(control).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -76,15 +87,24 @@ impl RestPoint {
         control.pause || control.stop
     }
 
-    /// Called by the thread: rests while a pause lasts. `false`: it is to end.
-    pub(crate) fn may_work(&self) -> bool {
+    /// Called by the thread: rests while a pause lasts. `false`: it is to end. `come_to_rest` is called once for each pause,
+    /// before the thread counts as resting: between two pauses the guest has run, even if this thread has not.
+    pub(crate) fn may_work(&self, mut come_to_rest: impl FnMut()) -> bool {
         let mut control = self.control();
         while control.pause && !control.stop {
-            control.at_rest = true;
+            let pause = control.pauses;
+            if control.rests_for == pause {
+                control = self.changed.wait(control).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            control.rests_for = 0;
+            drop(control);
+            come_to_rest();
+            control = self.control();
+            control.rests_for = pause;
             self.changed.notify_all();
-            control = self.changed.wait(control).unwrap_or_else(PoisonError::into_inner);
         }
-        control.at_rest = false;
+        control.rests_for = 0;
         !control.stop
     }
 
@@ -99,7 +119,7 @@ struct Ended<'a>(&'a RestPoint);
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
-        self.0.control().at_rest = true;
+        self.0.control().ended = true;
         self.0.changed.notify_all();
     }
 }

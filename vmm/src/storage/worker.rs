@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -59,20 +59,42 @@ pub trait StorageController: Send + 'static {
     fn release(&mut self, _ticket: Ticket) {}
 }
 
-/// A flag that asks a controller at work to return from [`StorageController::process`] after the command in hand.
+/// A flag that asks a controller at work to return from [`StorageController::process`] after the command in hand: because
+/// the machine wants it to rest, or because the guest has switched bus mastering off.
 #[derive(Clone, Debug, Default)]
-pub struct Attention(Arc<AtomicBool>);
+pub struct Attention(Arc<AtomicU8>);
+
+/// Bits of [`Attention`].
+const REST: u8 = 1;
+const NO_BUS_MASTER: u8 = 2;
 
 impl Attention {
-    /// Raises or lowers it.
+    /// Raises or lowers it for a rest.
     pub fn set(&self, wanted: bool) {
-        self.0.store(wanted, Ordering::Release);
+        self.put(REST, wanted);
+    }
+
+    /// PCI COMMAND.BusMasterEnable, by which it is raised or lowered as well.
+    fn set_bus_master(&self, enabled: bool) {
+        self.put(NO_BUS_MASTER, !enabled);
+    }
+
+    fn is_bus_master(&self) -> bool {
+        self.0.load(Ordering::Acquire) & NO_BUS_MASTER == 0
+    }
+
+    fn put(&self, bit: u8, set: bool) {
+        if set {
+            self.0.fetch_or(bit, Ordering::AcqRel);
+        } else {
+            self.0.fetch_and(!bit, Ordering::AcqRel);
+        }
     }
 
     /// Whether it is raised.
     #[must_use]
     pub(crate) fn is_wanted(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.load(Ordering::Acquire) != 0
     }
 }
 
@@ -82,7 +104,6 @@ pub(crate) type OnFailure = Box<dyn Fn(String) + Send + Sync>;
 /// What vCPUs, the machine and the thread share.
 struct Shared {
     attention: Attention,
-    bus_master: AtomicBool,
     /// How often the thread was told to look.
     kicks: AtomicU64,
     /// The thread sleeps, or is about to.
@@ -112,13 +133,14 @@ impl Shared {
         loop {
             // Before all that is looked at below.
             let seen = self.kicks.load(Ordering::SeqCst);
-            if self.rest.is_wanted() {
+            let come_to_rest = || {
+                controller.set_bus_master(self.attention.is_bus_master());
                 controller.come_to_rest();
-            }
-            if !self.rest.may_work() {
+            };
+            if !self.rest.may_work(come_to_rest) {
                 break;
             }
-            controller.set_bus_master(self.bus_master.load(Ordering::Acquire));
+            controller.set_bus_master(self.attention.is_bus_master());
             let progress = controller.process();
             delays.add(&mut controller);
             if delays.release(&mut controller) || progress == Progress::Pending {
@@ -238,7 +260,6 @@ impl Worker {
         })?;
         let shared = Arc::new(Shared {
             attention: controller.attention(),
-            bus_master: AtomicBool::new(false),
             kicks: AtomicU64::new(0),
             asleep: AtomicBool::new(false),
             kick,
@@ -246,6 +267,7 @@ impl Worker {
             rest: RestPoint::default(),
             on_failure,
         });
+        shared.attention.set_bus_master(false);
         let runner = Arc::clone(&shared);
         let body = move || {
             if catch_unwind(AssertUnwindSafe(|| runner.run(controller))).is_err() {
@@ -264,9 +286,10 @@ impl Worker {
         self.shared.kick();
     }
 
-    /// PCI COMMAND.BusMasterEnable, off at first.
+    /// PCI COMMAND.BusMasterEnable, off at first. Once it is off, the controller ends the command in hand and reaches no
+    /// memory after that. The vCPU that has switched it off does not wait for that.
     pub fn set_bus_master(&self, enabled: bool) {
-        self.shared.bus_master.store(enabled, Ordering::Release);
+        self.shared.attention.set_bus_master(enabled);
         self.kick();
     }
 }
@@ -361,6 +384,109 @@ mod tests {
                 assert!(seen.load(Ordering::SeqCst) <= number, "it works while it is to rest");
                 worker.resume();
             }
+        }
+    }
+
+    /// Waits in the middle of its work for a word to go on; tells whether its attention is wanted then.
+    struct Gated {
+        attention: Attention,
+        bus_master: bool,
+        entered: mpsc::Sender<()>,
+        go_on: mpsc::Receiver<()>,
+        attended: mpsc::Sender<bool>,
+        rested: mpsc::Sender<bool>,
+    }
+
+    impl StorageController for Gated {
+        fn attention(&self) -> Attention {
+            self.attention.clone()
+        }
+        fn set_bus_master(&mut self, enabled: bool) {
+            self.bus_master = enabled;
+        }
+        fn process(&mut self) -> Progress {
+            if self.bus_master {
+                self.entered.send(()).unwrap();
+                self.go_on.recv().unwrap();
+                self.attended.send(self.attention.is_wanted()).unwrap();
+            }
+            Progress::Idle
+        }
+        fn come_to_rest(&mut self) {
+            self.rested.send(self.bus_master).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_controller_at_work_heeds_that_bus_mastering_is_off_and_comes_to_rest_without_it() {
+        const SOON: Duration = Duration::from_secs(60);
+        let ((entered, is_in), (go, go_on)) = (mpsc::channel(), mpsc::channel());
+        let ((attended, attention), (rested, rest)) = (mpsc::channel(), mpsc::channel());
+        let gated = Gated {
+            attention: Attention::default(),
+            bus_master: false,
+            entered,
+            go_on,
+            attended,
+            rested,
+        };
+        let told = Box::new(|what| panic!("{what}"));
+        let worker = Worker::start("gated", gated, Worker::event().unwrap(), Sandbox::none(), told).unwrap();
+        worker.set_bus_master(true);
+        is_in.recv_timeout(SOON).unwrap();
+        go.send(()).unwrap();
+        assert_eq!(attention.recv_timeout(SOON), Ok(false));
+        worker.kick();
+        is_in.recv_timeout(SOON).unwrap();
+        worker.set_bus_master(false);
+        go.send(()).unwrap();
+        assert_eq!(attention.recv_timeout(SOON), Ok(true));
+        worker.set_bus_master(true);
+        is_in.recv_timeout(SOON).unwrap();
+        worker.set_bus_master(false);
+        worker.request_pause();
+        go.send(()).unwrap();
+        worker.wait_paused();
+        assert_eq!(rest.try_recv(), Ok(false));
+        worker.resume();
+    }
+
+    /// Takes what was told only when it comes to rest.
+    struct Taker {
+        told: Arc<AtomicU64>,
+        taken: Arc<AtomicU64>,
+    }
+
+    impl StorageController for Taker {
+        fn attention(&self) -> Attention {
+            Attention::default()
+        }
+        fn set_bus_master(&mut self, _enabled: bool) {}
+        fn process(&mut self) -> Progress {
+            Progress::Idle
+        }
+        fn come_to_rest(&mut self) {
+            self.taken.store(self.told.load(Ordering::SeqCst), Ordering::SeqCst);
+        }
+    }
+
+    /// Whether or not the thread has noticed the end of the pause before.
+    #[test]
+    fn what_was_told_before_a_pause_is_taken_when_all_are_at_rest() {
+        let (told, taken) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let controller = Taker {
+            told: Arc::clone(&told),
+            taken: Arc::clone(&taken),
+        };
+        let failed = Box::new(|what| panic!("{what}"));
+        let worker = Worker::start("taker", controller, Worker::event().unwrap(), Sandbox::none(), failed).unwrap();
+        for number in 1..2000 {
+            told.store(number, Ordering::SeqCst);
+            worker.request_pause();
+            worker.wait_paused();
+            assert_eq!(taken.load(Ordering::SeqCst), number);
+            worker.resume();
+            (0..number % 7 * 1000).for_each(|_| std::hint::spin_loop());
         }
     }
 

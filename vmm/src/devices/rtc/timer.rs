@@ -38,7 +38,7 @@ impl Shared {
     /// The thread's life.
     fn run(&self) {
         let _ended = self.rest.at_rest_when_it_ends();
-        while self.rest.may_work() {
+        while self.rest.may_work(|| ()) {
             let mut state = self.rtc.lock();
             if self.rest.is_wanted() {
                 continue;

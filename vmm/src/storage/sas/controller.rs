@@ -170,9 +170,7 @@ impl StorageController for Controller {
     }
 
     fn release(&mut self, ticket: Ticket) {
-        if self.replies.release(ticket) {
-            self.flush_replies();
-        }
+        self.replies.release(ticket);
         if let Some(disk) = self.disks.bring_back(ticket) {
             self.events.tell_of_disk(disk, self.config.disk_address(disk), true);
         }
@@ -252,8 +250,11 @@ impl Controller {
         self.flush_replies();
     }
 
-    /// Posts replies, as far as there is room. `false`: some wait for the host.
+    /// Posts replies, as far as there is room. `false`: some wait for the host, if only for bus mastering.
     fn flush_replies(&mut self) -> bool {
+        if !self.dma.is_bus_master() {
+            return self.replies.waiting() == 0;
+        }
         self.replies.flush(&self.dma, self.ioc.initialisation())
     }
 

@@ -228,11 +228,9 @@ impl Replies {
         self.state.withheld.contains_key(&ticket)
     }
 
-    /// The time of a reply that was kept back has come. `false`: there is none with that ticket.
-    pub(super) fn release(&mut self, ticket: Ticket) -> bool {
+    /// The time of a reply that was kept back has come, if there is one with that ticket.
+    pub(super) fn release(&mut self, ticket: Ticket) {
         let withheld = self.state.withheld.remove(&ticket);
-        let found = withheld.is_some();
         self.state.waiting.extend(withheld.map(|withheld| withheld.answer));
-        found
     }
 }

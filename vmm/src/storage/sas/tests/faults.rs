@@ -10,7 +10,7 @@ use crate::storage::fault::{
 use crate::storage::sas::SasConfig;
 use crate::storage::sas::faults::{IO, MESSAGE, TASK_MANAGEMENT, VOCABULARY};
 use crate::storage::sas::spec::{function, ioc_state, offset};
-use crate::storage::worker::StorageController;
+use crate::storage::worker::{StorageController, Ticket};
 
 fn of(class: u8, code: u16) -> CommandMatch {
     CommandMatch::Code(CommandCode { class, code })
@@ -153,8 +153,10 @@ fn a_delayed_reply_comes_when_its_time_has_come() {
     };
     assert!(told == time && driver.controller.is_delayed(ticket));
     driver.controller.release(ticket);
+    driver.settle();
     assert_eq!(driver.reap(), Some(Got::Context(0x0001_0007)));
     driver.controller.release(ticket);
+    driver.settle();
     assert_eq!(driver.reap(), None);
     // A reset makes a ticket mean nothing.
     let mut driver = driver_with(&[completion(0x28, CompletionFault::Delay(time), 1)]);
@@ -163,6 +165,7 @@ fn a_delayed_reply_comes_when_its_time_has_come() {
     driver.put(offset::DOORBELL, 0x40 << 24);
     assert!(!driver.controller.is_delayed(ticket));
     driver.controller.release(ticket);
+    driver.settle();
     driver.initialise();
     assert_eq!(driver.reap(), None);
 }
@@ -254,4 +257,35 @@ fn every_word_of_the_vocabulary_is_said_once() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), count);
+}
+
+/// A delayed reply, and its ticket.
+fn delayed() -> (Driver, Ticket) {
+    let mut driver = driver_with(&[completion(0x28, CompletionFault::Delay(Duration::from_secs(1)), 1)]);
+    driver.post(&read(0, 0, 1));
+    let (ticket, _) = driver.controller.take_delays()[0];
+    (driver, ticket)
+}
+
+#[test]
+fn a_reply_that_is_due_without_bus_mastering_waits_for_it() {
+    let (mut driver, ticket) = delayed();
+    driver.controller.set_bus_master(false);
+    driver.controller.release(ticket);
+    // A handshake is answered by the doorbell, and has no reply posted.
+    driver.handshake(&message(function::IOC_FACTS)[..12]);
+    assert_eq!(driver.reap(), None);
+    driver.controller.set_bus_master(true);
+    driver.settle();
+    assert_eq!(driver.reap(), Some(Got::Context(0x0001_0007)));
+}
+
+#[test]
+fn a_reply_that_is_due_in_fault_state_is_posted_no_more() {
+    let (mut driver, ticket) = delayed();
+    driver.put(offset::REQUEST_QUEUE, 0xffff_ff00);
+    assert_eq!(driver.get(offset::DOORBELL) & 0xf000_0000, ioc_state::FAULT);
+    driver.controller.release(ticket);
+    driver.settle();
+    assert_eq!(driver.reap(), None);
 }

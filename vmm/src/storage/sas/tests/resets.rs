@@ -168,6 +168,7 @@ fn every_reset_leads_out_of_every_state_that_it_may() {
             // And what was kept back comes for nobody.
             for ticket in 0..4 {
                 driver.controller.release(ticket);
+                driver.settle();
             }
             assert_eq!(driver.reap(), None, "{state}, {reset}");
         }
@@ -219,6 +220,7 @@ fn task_management_of_a_disk_that_is_gone_does_nothing() {
         let tickets = driver.controller.take_delays();
         for (ticket, _) in tickets {
             driver.controller.release(ticket);
+            driver.settle();
         }
         driver.settle();
         assert_eq!(driver.run(&read(1, 0, 1)).frame()[0x0c], 2, "is back, and tells");

@@ -96,6 +96,7 @@ fn happens(kind: WordKind, wanted: CommandMatch, request: &[u8]) -> Result<(), S
         FaultKind::Completion(_, CompletionFault::Delay(_)) => {
             let ticket = driver.controller.take_delays()[0].0;
             driver.controller.release(ticket);
+            driver.settle();
             replies.is_empty() && driver.reap().is_some()
         }
         FaultKind::Completion(_, CompletionFault::Drop) => replies.is_empty(),
