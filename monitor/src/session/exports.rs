@@ -6,6 +6,7 @@ use super::config::ExportRequest;
 use super::guest::Guest;
 use crate::report::DumpedExport;
 use crate::vmi::GuestMemory;
+use crate::windows::KERNEL;
 
 /// The exports that were asked for, and what was read of them.
 #[derive(Debug, Default)]
@@ -55,7 +56,7 @@ impl ExportDumps {
 
 fn read(guest: &Guest, memory: &impl GuestMemory, request: &ExportRequest) -> Result<(u64, String), String> {
     let kernel = guest.kernel().ok_or("the kernel was not found")?;
-    let is_kernel = ["nt", "ntoskrnl", "ntoskrnl.exe"]
+    let is_kernel = ["nt", "ntoskrnl", KERNEL]
         .iter()
         .any(|n| request.module.eq_ignore_ascii_case(n));
     let address = if is_kernel {

@@ -6,7 +6,7 @@ use storlock_check::contract::{CONTRACTS, Contract, RoutineSet};
 
 use super::{KERNEL_NAMES, exports};
 use crate::report::{UnnamedImports, WatchGap};
-use crate::windows::{Import, ImportName, Imports};
+use crate::windows::{Import, ImportName, Imports, KERNEL};
 
 /// Gaps of imports from modules that are not known, at most.
 const FOREIGN: usize = 16;
@@ -49,7 +49,7 @@ impl Unnamed {
 
 /// Modules of the system, none of which takes or releases a driver's lock behind its back.
 const SYSTEM: &[&str] = &[
-    "ntoskrnl.exe",
+    KERNEL,
     "storport.sys",
     "wdfldr.sys",
     "wmilib.sys",

@@ -12,6 +12,9 @@ use super::exports::Exports;
 use super::image::{Image, ImageError};
 use crate::vmi::{GuestMemory, PAGE_SIZE};
 
+/// The file name of the kernel, by which modules import it.
+pub(crate) const KERNEL: &str = "ntoskrnl.exe";
+
 /// How far below the start address the image's header is looked for, in bytes. The largest kernels have about 20 MiB.
 const SEARCH_LIMIT: u64 = 32 << 20;
 /// Kernel addresses have the top bit set; nothing is looked for below.

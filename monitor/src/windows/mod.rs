@@ -33,6 +33,7 @@ pub use exports::{Export, ExportTarget, Exports};
 pub use file::FileImage;
 pub use image::{Directory, Image, ImageError, Section};
 pub use imports::{Import, ImportName, Imports};
+pub(crate) use kernel::KERNEL;
 pub use kernel::{Kernel, KernelError, Witness};
 pub use modules::{Module, ModuleListError, Modules};
 pub use processor::{Processor, ProcessorError};

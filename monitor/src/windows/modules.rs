@@ -118,7 +118,7 @@ impl Modules {
     #[cfg(test)]
     pub(crate) fn with_kernel(head: u64, kernel: &Image) -> Self {
         let module = Module {
-            name: "ntoskrnl.exe".into(),
+            name: super::KERNEL.into(),
             base: kernel.base,
             size: kernel.size,
         };

@@ -11,7 +11,7 @@ use storlock_check::contract::CONTRACTS;
 
 use super::Guest;
 use crate::vmi::GuestMemory;
-use crate::windows::{Export, ExportTarget, Exports, Image, Import, ImportName, Imports};
+use crate::windows::{Export, ExportTarget, Exports, Image, Import, ImportName, Imports, KERNEL};
 
 /// Modules whose exports are read for it at most.
 const MODULES: usize = 64;
@@ -50,7 +50,7 @@ impl<M: GuestMemory> Tables<'_, M> {
     /// Base of the module that imports or forwarders call by this name, with or without extension.
     fn base(&self, name: &str) -> Option<u64> {
         let kernel = self.guest.kernel().map(|kernel| kernel.image.base);
-        if ["ntoskrnl.exe", "ntoskrnl", "hal.dll", "hal"]
+        if [KERNEL, "ntoskrnl", "hal.dll", "hal"]
             .iter()
             .any(|own| own.eq_ignore_ascii_case(name))
         {
