@@ -178,7 +178,7 @@ impl Coverage {
         let after_fault = self.faults > 0;
         let mut ask = |exact| {
             if returns_to_driver {
-                callbacks.around(cpu, names, driver, exact)
+                callbacks.calling(cpu, names, driver, exact)
             } else {
                 callbacks.of_function(cpu, driver, driver.base.wrapping_add(u64::from(site.place)))
             }

@@ -39,7 +39,7 @@ pub(super) fn still_held(
     checker: &Checker,
     cpu: &impl CpuState,
     target: &ModuleInfo,
-    callbacks: &Callbacks,
+    callbacks: &mut Callbacks,
     frames: &[Frame],
 ) -> Vec<OpenAtEnd> {
     let stopped = decode::context_after(cpu);
@@ -80,7 +80,7 @@ fn is_near(open: &OpenAcquire, stopped: &Context) -> bool {
 fn is_left(
     cpu: &impl CpuState,
     target: &ModuleInfo,
-    callbacks: &Callbacks,
+    callbacks: &mut Callbacks,
     frames: &[Frame],
     entered: &Context,
 ) -> bool {

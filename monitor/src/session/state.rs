@@ -301,7 +301,7 @@ impl State {
         let (target, checker) = (self.target.module(), self.ledger.checker());
         let frames = self.ending.look(self.guest.names_mut(), checker, cpu);
         if let Some(target) = target.filter(|_| armed) {
-            let held = held::still_held(checker, cpu, target, &self.callbacks, &frames);
+            let held = held::still_held(checker, cpu, target, &mut self.callbacks, &frames);
             self.ending.still_held(held);
         }
         if let Some(told) = self.waits_in_callback(cpu) {

@@ -17,13 +17,13 @@ use super::state::State;
 use crate::report::{Location, Note};
 use crate::vmi::recorder::Recorder;
 use crate::vmi::{Breakpoint, CpuState, GuestMemory};
+use crate::windows::arguments::Coming;
 use crate::windows::unwind::Function;
 use crate::windows::{Image, Imports};
 
 /// The export by which a miniport registers.
 const INITIALIZE: &str = "StorPortInitialize";
 const PORT_DRIVER: &str = "storport.sys";
-const KERNEL: &str = "ntoskrnl.exe";
 /// `DriverStart` of a `DRIVER_OBJECT`.
 const DRIVER_START: u64 = 0x18;
 /// Fields of `HW_INITIALIZATION_DATA` that are callbacks (`storport/ns-storport-_hw_initialization_data`).
@@ -82,6 +82,8 @@ struct Known {
 pub(crate) struct Callbacks {
     wait: Option<(Breakpoint, Wait)>,
     known: Vec<Known>,
+    /// How the code of the driver at that base comes to these, once somebody has asked.
+    coming: Option<(u64, Vec<Coming>)>,
     is_virtual: bool,
     /// `PORT_CONFIGURATION_INFORMATION` of the adapter that was found first, and the device extension of that.
     config: Option<u64>,
@@ -279,5 +281,67 @@ fn wait_at(state: &mut State, cpu: &mut Recorder<'_>, next: Option<(u64, Wait)>)
         if state.callbacks.waited_for.is_some() {
             state.callbacks.asked = Asked::Perhaps;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::report::ModuleInfo;
+    use crate::vmi::ReadError;
+    use crate::vmi::fake::Space;
+    use crate::windows::testing::{CODE, PeBuilder};
+
+    const BASE: u64 = 0x1_4000_0000;
+    const TEXT: u64 = BASE + 0x1000;
+
+    /// Counts how often all of the code is read.
+    struct Counting(Space, Cell<u32>);
+
+    impl GuestMemory for Counting {
+        fn read(&self, gva: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+            let code = gva == TEXT && buf.len() >= 0x20;
+            self.1.set(self.1.get() + u32::from(code));
+            self.0.read(gva, buf)
+        }
+    }
+
+    #[test]
+    fn the_code_is_read_once_for_all_callbacks_that_are_known() {
+        let mut image = PeBuilder::new(BASE);
+        // Two functions that return, the second of which is called, and jumped to, by a third and a fourth.
+        let mut code = vec![0x33, 0xc0, 0xc3, 0x33, 0xc0, 0xc3];
+        code.extend([0xe8, 0xf8, 0xff, 0xff, 0xff, 0xc3]);
+        code.extend([0x33, 0xc0, 0xe9, 0xf0, 0xff, 0xff, 0xff]);
+        code.resize(0x40, 0xcc);
+        image.section(".text", CODE, code);
+        let mut space = Space::default();
+        image.map(&mut space);
+        let memory = Counting(space, Cell::new(0));
+        let driver = ModuleInfo {
+            name: "target.sys".to_owned(),
+            base: BASE,
+            size: 0x2000,
+        };
+        let mut callbacks = Callbacks::default();
+        callbacks.note(&memory, TEXT, Callback::HwStorStartIo);
+        callbacks.note(&memory, TEXT + 3, Callback::HwStorBuildIo);
+        // It is no code of the driver, of which nothing can be told.
+        callbacks.note(&memory, 0xffff_f800_0000_0000, Callback::HwStorTimer);
+        let told: Vec<Coming> = callbacks.coming(&memory, &driver).to_vec();
+        let both = Coming { any: true, jump: true };
+        let neither = Coming {
+            any: false,
+            jump: false,
+        };
+        assert_eq!(told, [neither, both, Coming::UNTOLD]);
+        callbacks.coming(&memory, &driver);
+        assert_eq!(memory.1.get(), 1);
+        // Another callback is known since.
+        callbacks.note(&memory, TEXT + 6, Callback::HwStorInterrupt);
+        assert_eq!(callbacks.coming(&memory, &driver).len(), 4);
+        assert_eq!(memory.1.get(), 2);
     }
 }

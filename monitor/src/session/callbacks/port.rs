@@ -162,8 +162,11 @@ impl Callbacks {
             return None;
         }
         // A call would have left a frame of the driver outside of this one.
-        let jumped_to = |known: &Known| known.callback == Some(callback) && known.is_come_to(cpu, driver, Coming::Jump);
-        port.set(PortModel::CALLED_BY_DRIVER, self.known.iter().any(jumped_to));
+        self.coming(cpu, driver);
+        let coming = self.coming.iter().flat_map(|(_, all)| all);
+        let mut known = self.known.iter().zip(coming);
+        let jumped_to = known.any(|(known, coming)| known.callback == Some(callback) && coming.jump);
+        port.set(PortModel::CALLED_BY_DRIVER, jumped_to);
         Some((told(port), hold(port)))
     }
 
@@ -186,14 +189,32 @@ impl Callbacks {
     }
 }
 
-impl Known {
-    /// Whether code of the driver itself comes so to the function.
-    pub(super) fn is_come_to(&self, memory: &impl GuestMemory, driver: &ModuleInfo, how: Coming) -> bool {
+impl Callbacks {
+    /// How code of the driver itself may come to the functions of the callbacks, in their order. The driver's code is decoded
+    /// once for all that are known.
+    pub(super) fn coming(&mut self, memory: &impl GuestMemory, driver: &ModuleInfo) -> &[Coming] {
+        let known = self.coming.as_ref();
+        let holds = known.is_some_and(|(base, all)| *base == driver.base && all.len() == self.known.len());
+        if !holds {
+            let all = self.read_coming(memory, driver);
+            self.coming = Some((driver.base, all));
+        }
+        self.coming.as_ref().map_or(&[], |(_, all)| all)
+    }
+
+    fn read_coming(&self, memory: &impl GuestMemory, driver: &ModuleInfo) -> Vec<Coming> {
         let Ok(image) = Image::read(memory, driver.base) else {
-            return true;
+            return vec![Coming::UNTOLD; self.known.len()];
         };
-        let places = image.rva(self.pointer).zip(image.rva(self.begin));
-        places.is_none_or(|places| image_comes_to(memory, &image, places, how))
+        let places = |known: &Known| image.rva(known.pointer).zip(image.rva(known.begin));
+        let inside = self.known.iter().filter_map(places);
+        let mut told = image_comes_to(memory, &image, inside).into_iter();
+        let one = |known: &Known| places(known).and_then(|_| told.next());
+        self.known
+            .iter()
+            .map(one)
+            .map(|told| told.unwrap_or(Coming::UNTOLD))
+            .collect()
     }
 }
 

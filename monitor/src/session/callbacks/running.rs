@@ -7,13 +7,12 @@ use std::collections::HashMap;
 
 use storlock_check::contract::Callback;
 
-use super::{Callbacks, KERNEL, PORT_DRIVER};
+use super::{Callbacks, PORT_DRIVER};
 use crate::report::ModuleInfo;
 use crate::session::guest::Names;
 use crate::vmi::{CpuState, PAGE_SIZE};
-use crate::windows::Image;
-use crate::windows::arguments::Coming;
 use crate::windows::unwind::{Frame, Function};
+use crate::windows::{Image, KERNEL};
 
 /// Bytes of a stack in which frames are followed by their sizes.
 const WINDOW: usize = 0x800;
@@ -73,13 +72,16 @@ impl Frames {
 impl Callbacks {
     /// The callback that makes the call which the processor is about to enter, to return into the driver; only the function
     /// that the port driver or the kernel has called counts. `exact`: the stack is unwound, whatever is remembered.
-    pub(super) fn calling(
+    pub(crate) fn calling(
         &mut self,
         cpu: &impl CpuState,
         names: &mut Names,
         driver: &ModuleInfo,
         exact: bool,
     ) -> Option<Callback> {
+        if self.known.is_empty() {
+            return None;
+        }
         if !exact && let Ok(callback) = self.frames.followed(cpu, driver) {
             return callback;
         }
@@ -108,20 +110,6 @@ impl Callbacks {
         calling.filter(|callback| calls(PORT_DRIVER) || callback.is_interrupt_routine() && calls(KERNEL))
     }
 
-    /// The callback around a call that returns into the driver, if any callback is known; `exact` as for [`Self::calling`].
-    pub(crate) fn around(
-        &mut self,
-        cpu: &impl CpuState,
-        names: &mut Names,
-        driver: &ModuleInfo,
-        exact: bool,
-    ) -> Option<Callback> {
-        if self.known.is_empty() {
-            return None;
-        }
-        self.calling(cpu, names, driver, exact)
-    }
-
     /// The callback whose function begins there.
     pub(crate) fn of_function(&self, cpu: &impl CpuState, driver: &ModuleInfo, begin: u64) -> Option<Callback> {
         let image = (!self.known.is_empty()).then(|| Image::read(cpu, driver.base).ok())??;
@@ -135,7 +123,12 @@ impl Callbacks {
 
     /// Where the function to which a call returns begins, if that is a callback and no code of the driver itself calls it: then
     /// the port driver has.
-    pub(crate) fn function_behind(&self, cpu: &impl CpuState, driver: &ModuleInfo, return_address: u64) -> Option<u64> {
+    pub(crate) fn function_behind(
+        &mut self,
+        cpu: &impl CpuState,
+        driver: &ModuleInfo,
+        return_address: u64,
+    ) -> Option<u64> {
         let image = Image::read(cpu, driver.base).ok()?;
         let frame = Frame {
             rip: return_address,
@@ -144,8 +137,9 @@ impl Callbacks {
         };
         let begin = begin_of(cpu, &image, &frame)?;
         self.at(cpu, &image, begin)?;
-        let known = self.known.iter().find(|known| known.begin == begin);
-        (!known.is_some_and(|known| known.is_come_to(cpu, driver, Coming::Any))).then_some(begin)
+        let known = self.known.iter().position(|known| known.begin == begin);
+        let coming = known.and_then(|known| self.coming(cpu, driver).get(known));
+        (!coming.is_some_and(|coming| coming.any)).then_some(begin)
     }
 }
 

@@ -161,34 +161,42 @@ pub(crate) fn first_arguments(
     slots.iter().enumerate().map(of).collect()
 }
 
-/// How code of an image itself comes to a function.
+/// How code of an image itself may come to a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Coming {
+pub(crate) struct Coming {
     /// By calls or jumps.
-    Any,
+    pub(crate) any: bool,
     /// By jumps, which leave nothing of the function that they come from on the stack.
-    Jump,
+    pub(crate) jump: bool,
 }
 
-/// Whether code of an image itself comes so to the function at `begin`, to which the pointer `pointer` leads, perhaps by way
-/// of a jump that incremental linking puts before it. What cannot be told may be.
+impl Coming {
+    /// What cannot be told may be.
+    pub(crate) const UNTOLD: Self = Self { any: true, jump: true };
+}
+
+/// How code of an image itself may come to functions, which are given by the pointer that leads to each, perhaps by way of a
+/// jump that incremental linking puts before it, and by where it begins. The code is read and decoded once.
 #[must_use]
 pub(crate) fn image_comes_to(
     memory: &(impl GuestMemory + ?Sized),
     image: &Image,
-    (pointer, begin): (u32, u32),
-    how: Coming,
-) -> bool {
-    let Ok(code) = Code::read(memory, image, &[]) else {
-        return true;
+    functions: impl Iterator<Item = (u32, u32)>,
+) -> Vec<Coming> {
+    let code = Code::read(memory, image, &[]);
+    let one = |(pointer, begin)| {
+        let Ok(code) = &code else { return Coming::UNTOLD };
+        let is_thunk = |&function: &usize| code.start_of(function) == pointer && pointer != begin;
+        let comes = |from: fn(&Code, u32) -> Vec<usize>| {
+            let direct = from(code, begin).into_iter().any(|function| !is_thunk(&function));
+            direct || (pointer != begin && !from(code, pointer).is_empty())
+        };
+        Coming {
+            any: comes(Code::callers_of),
+            jump: comes(Code::jumpers_to),
+        }
     };
-    let from = |target| match how {
-        Coming::Any => code.callers_of(target),
-        Coming::Jump => code.jumpers_to(target),
-    };
-    let is_thunk = |&function: &usize| code.start_of(function) == pointer && pointer != begin;
-    let direct = from(begin).into_iter().any(|function| !is_thunk(&function));
-    direct || (pointer != begin && !from(pointer).is_empty())
+    functions.map(one).collect()
 }
 
 fn unknown(slot: u32, reason: NotKnown) -> FirstArguments {
