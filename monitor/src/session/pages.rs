@@ -16,6 +16,16 @@ struct Page {
     physical_page: u64,
 }
 
+impl Page {
+    /// The one of these two addresses.
+    fn of(address: u64, physical: u64) -> Self {
+        Self {
+            virtual_page: address / PAGE_SIZE,
+            physical_page: physical / PAGE_SIZE,
+        }
+    }
+}
+
 /// The pages in which lock words were read last.
 #[derive(Debug)]
 pub(crate) struct LockPages {
@@ -43,10 +53,7 @@ impl LockPages {
     /// A lock word was read at a guest virtual address, and was at this physical one. The address of the page, if there was
     /// another one behind it before.
     pub(crate) fn seen(&mut self, address: u64, physical: u64) -> Option<u64> {
-        let page = Page {
-            virtual_page: address / PAGE_SIZE,
-            physical_page: physical / PAGE_SIZE,
-        };
+        let page = Page::of(address, physical);
         let before = self.by_virtual.get_mut(slot(page.virtual_page))?.replace(page)?;
         let changed = before.virtual_page == page.virtual_page && before.physical_page != page.physical_page;
         changed.then_some(page.virtual_page * PAGE_SIZE)
@@ -55,10 +62,7 @@ impl LockPages {
     /// The address by which the lock word at this guest virtual address, which is at this physical one, was met first; the
     /// same address if there is no other. `maps` says where an address leads now: what has led to the page may not any more.
     pub(crate) fn first_address(&mut self, address: u64, physical: u64, maps: impl Fn(u64) -> Option<u64>) -> u64 {
-        let page = Page {
-            virtual_page: address / PAGE_SIZE,
-            physical_page: physical / PAGE_SIZE,
-        };
+        let page = Page::of(address, physical);
         let Some(known) = self.by_physical.get_mut(slot(page.physical_page)) else {
             return address;
         };
