@@ -96,32 +96,51 @@ pub(crate) mod notes {
     }
 }
 
-/// The end of a stack: `stack_note`, the sentence, and `stack_end`.
-pub(crate) mod stack_end {
-    use super::{Deserialize, Deserializer, Serialize, Serializer, StackEnd};
+/// A module by which serde puts optional data into a page as two fields: their sentence, and the data. Of a page without data
+/// that are known here the sentence is kept.
+macro_rules! beside_its_sentence {
+    ($(#[$about:meta])* $module:ident, $data:ident, $sentence:ident, $(#[$field:meta])* $name:ident) => {
+        $(#[$about])*
+        pub(crate) mod $module {
+            use super::{$data, Deserialize, Deserializer, Serialize, Serializer};
 
-    #[derive(Serialize, Deserialize)]
-    struct Told {
-        #[serde(default)]
-        stack_note: Option<String>,
-        #[serde(default, deserialize_with = "super::known")]
-        stack_end: Option<StackEnd>,
-    }
+            #[derive(Serialize, Deserialize)]
+            struct Told {
+                #[serde(default)]
+                $sentence: Option<String>,
+                #[serde(default, deserialize_with = "super::known")]
+                $(#[$field])*
+                $name: Option<$data>,
+            }
 
-    #[allow(clippy::ref_option, reason = "the derived code passes the field")]
-    pub(crate) fn serialize<S: Serializer>(end: &Option<StackEnd>, serializer: S) -> Result<S::Ok, S::Error> {
-        let told = Told {
-            stack_note: end.as_ref().map(ToString::to_string),
-            stack_end: end.clone(),
-        };
-        told.serialize(serializer)
-    }
+            #[allow(clippy::ref_option, reason = "the derived code passes the field")]
+            pub(crate) fn serialize<S: Serializer>(data: &Option<$data>, serializer: S) -> Result<S::Ok, S::Error> {
+                let told = Told {
+                    $sentence: data.as_ref().map(ToString::to_string),
+                    $name: data.clone(),
+                };
+                told.serialize(serializer)
+            }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<StackEnd>, D::Error> {
-        let told = Told::deserialize(deserializer)?;
-        let text = |text| StackEnd::Told { text };
-        Ok(told.stack_end.or(told.stack_note.map(text)))
-    }
+            pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<$data>, D::Error> {
+                let told = Told::deserialize(deserializer)?;
+                let text = |text| $data::Told { text };
+                Ok(told.$name.or(told.$sentence.map(text)))
+            }
+        }
+    };
+}
+
+beside_its_sentence! {
+    /// The end of a stack: `stack_note`, the sentence, and `stack_end`.
+    stack_end, StackEnd, stack_note, stack_end
+}
+
+beside_its_sentence! {
+    /// Why nothing is watched: `not_armed`, the sentence, and `why_not_armed`.
+    not_armed, NotArmed, not_armed,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why_not_armed
 }
 
 /// How the watched routines were chosen: `summary` and `explanation`, the sentences, and `choice`.
@@ -162,34 +181,6 @@ pub(crate) mod choice {
                 explanation: told.explanation,
             },
         })
-    }
-}
-
-/// Why nothing is watched: `not_armed`, the sentence, and `why_not_armed`.
-pub(crate) mod not_armed {
-    use super::{Deserialize, Deserializer, NotArmed, Serialize, Serializer};
-
-    #[derive(Serialize, Deserialize)]
-    struct Told {
-        #[serde(default)]
-        not_armed: Option<String>,
-        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::known")]
-        why_not_armed: Option<NotArmed>,
-    }
-
-    #[allow(clippy::ref_option, reason = "the derived code passes the field")]
-    pub(crate) fn serialize<S: Serializer>(why: &Option<NotArmed>, serializer: S) -> Result<S::Ok, S::Error> {
-        let told = Told {
-            not_armed: why.as_ref().map(ToString::to_string),
-            why_not_armed: why.clone(),
-        };
-        told.serialize(serializer)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NotArmed>, D::Error> {
-        let told = Told::deserialize(deserializer)?;
-        let text = |text| NotArmed::Told { text };
-        Ok(told.why_not_armed.or(told.not_armed.map(text)))
     }
 }
 
