@@ -135,19 +135,19 @@ pub(super) struct Served {
 }
 
 /// What is known of a machine only when it has ended.
-pub(super) struct Closed {
+pub(crate) struct Closed {
     /// What the machine did not do for the guest.
-    pub(super) conformance: Conformance,
+    pub(crate) conformance: Conformance,
     /// What the display showed.
-    pub(super) picture: Option<Picture>,
+    pub(crate) picture: Option<Picture>,
     /// What was done to images before their use.
-    pub(super) notes: Vec<Note>,
+    pub(crate) notes: Vec<Note>,
     /// What the host has failed to do.
-    pub(super) failures: Vec<String>,
+    pub(crate) failures: Vec<String>,
     /// What is missing of outputs.
-    pub(super) cuts: Vec<Cut>,
+    pub(crate) cuts: Vec<Cut>,
     /// What has become of the fault plan.
-    pub(super) faults: Vec<FaultInfo>,
+    pub(crate) faults: Vec<FaultInfo>,
 }
 
 impl BuiltMachine {

@@ -6,11 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use storlock_vmm::devices::ramfb::Picture;
 use storlock_vmm::run::{MachineConfig, MachineStop};
 
 use super::guest::Control;
-use super::machine::{BuiltMachine, GuestOptions, Start};
+use super::machine::{BuiltMachine, Closed, GuestOptions, Start};
 use super::report_directory::{Outputs, ReportDirectory};
 use super::spec::CheckedSpec;
 use super::supervisor::{AtViolation, KvmMachine, Supervisor};
@@ -19,8 +18,7 @@ use crate::backend::kvm::debuggee;
 use crate::notices::Notices;
 use crate::outcome::Condition;
 use crate::output::{Cut, WholeFile};
-use crate::report::conformance::Conformance;
-use crate::report::{FaultInfo, Note};
+use crate::report::Note;
 use crate::vmi::RunControl;
 
 /// A run in which nothing is watched, ready to start.
@@ -83,7 +81,7 @@ impl UnwatchedRun {
         end.deadline = deadline;
         if let Some(screenshot) = &self.screenshot {
             deadline.inspect(|deadline| screenshot.progress().give_up_at(*deadline));
-            let cut = firmware::write_screenshot(screenshot, end.picture.as_ref());
+            let cut = firmware::write_screenshot(screenshot, end.machine.picture.as_ref());
             end.note(cut);
         }
         Ok(end)
@@ -107,16 +105,8 @@ pub struct UnwatchedEnd {
     pub(crate) duration: Duration,
     /// How often it was reset and started again.
     pub(crate) restarts: u64,
-    /// What the display showed.
-    pub(crate) picture: Option<Picture>,
-    /// What the machine did not do for the guest.
-    pub(crate) conformance: Conformance,
-    /// What the host has failed to do.
-    pub failures: Vec<String>,
-    /// What else there is to say of outputs.
-    pub notes: Vec<Note>,
-    /// What has become of the fault plan.
-    pub faults: Vec<FaultInfo>,
+    /// What is known of the machine since it has ended.
+    pub(crate) machine: Closed,
     /// When nobody who reads an output is waited for any more.
     pub deadline: Option<Instant>,
 }
@@ -135,10 +125,10 @@ impl UnwatchedEnd {
 
     /// What the end means; nothing if it is the one that was wanted and nothing has failed.
     pub(crate) fn conditions(&self, interrupted: bool) -> Vec<Condition> {
-        let never_injected = self.faults.iter().any(|fault| fault.never_injected().is_some());
+        let never_injected = self.machine.faults.iter().any(|fault| fault.never_injected().is_some());
         let others = [
             never_injected.then_some(Condition::Inconclusive),
-            (!self.failures.is_empty()).then_some(Condition::Infrastructure),
+            (!self.machine.failures.is_empty()).then_some(Condition::Infrastructure),
         ];
         let of_stop = self.of_stop(interrupted).into_iter();
         of_stop.chain(others.into_iter().flatten()).collect()
@@ -157,8 +147,8 @@ impl UnwatchedEnd {
 
     fn note(&mut self, cut: Option<Cut>) {
         match cut {
-            Some(Cut::Failure(text)) => self.failures.push(text),
-            Some(Cut::Note(text)) => self.notes.push(Note::Output { text }),
+            Some(Cut::Failure(text)) => self.machine.failures.push(text),
+            Some(Cut::Note(text)) => self.machine.notes.push(Note::Output { text }),
             None => {}
         }
     }
@@ -210,20 +200,17 @@ impl UnwatchedGuest {
         let ending = supervisor.run();
         let duration = began.elapsed();
         let restarts = running.restarts();
-        let closed = served.close(running);
+        let mut machine = served.close(running);
+        let cuts = std::mem::take(&mut machine.cuts);
         let mut end = UnwatchedEnd {
-            conformance: closed.conformance,
             stop: ending.stop,
             shutdown: ending.shutdown,
             duration,
             restarts,
-            picture: closed.picture,
-            failures: closed.failures,
-            notes: closed.notes,
-            faults: closed.faults,
+            machine,
             deadline: None,
         };
-        for cut in closed.cuts {
+        for cut in cuts {
             end.note(Some(cut));
         }
         Ok(end)

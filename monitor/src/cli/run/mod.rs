@@ -134,14 +134,14 @@ impl Terminal {
         let printed = self
             .printer
             .print(text(&end).as_bytes(), end.deadline, &|| interrupt.happened());
-        end.failures.extend(printed.err());
-        for reason in end.faults.iter().filter_map(FaultInfo::never_injected) {
+        end.machine.failures.extend(printed.err());
+        for reason in end.machine.faults.iter().filter_map(FaultInfo::never_injected) {
             tell!("inconclusive: {reason}");
         }
-        for note in &end.notes {
+        for note in &end.machine.notes {
             tell!("note: {note}");
         }
-        for failure in &end.failures {
+        for failure in &end.machine.failures {
             tell!("error: {failure}");
         }
         Ok(outcome::exit_code(&end.conditions(interrupted)))
@@ -171,7 +171,7 @@ fn text(end: &UnwatchedEnd) -> String {
         end.duration.as_secs_f64()
     );
     if !end.is_wanted() {
-        text.push_str(&machine(&end.conformance));
+        text.push_str(&machine(&end.machine.conformance));
     }
     text
 }
