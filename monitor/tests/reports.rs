@@ -77,7 +77,17 @@ fn what_cannot_be_is_refused_with_what_to_do() {
     fs::write(at("other.json"), r#"{"schema": "storlock-report/1"}"#).unwrap();
     fs::write(at("list.json"), "{\"jobs\": []}").unwrap();
     fs::write(at("noise"), "What is this?").unwrap();
-    let cases: [(&[&str], i32, &str); 9] = [
+    fs::write(at("empty.json"), "").unwrap();
+    let whole = fs::read(golden()).unwrap();
+    let cut_off = |name: &str, length: usize| fs::write(at(name), &whole[..length]).unwrap();
+    cut_off("half.json", whole.len() / 2);
+    cut_off("most.json", whole.trim_ascii_end().len() - 1);
+    cut_off("brace.json", 1);
+    let cases: [(&[&str], i32, &str); 13] = [
+        (&["empty.json"], 5, "it is empty"),
+        (&["half.json"], 5, "it ends in the middle, so it was cut off"),
+        (&["most.json"], 5, "it ends in the middle, so it was cut off"),
+        (&["brace.json"], 5, "it ends in the middle, so it was cut off"),
         (
             &["in.json", "-o", "x.bmp"],
             2,

@@ -5,11 +5,12 @@
 use std::io::{self, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 
 use super::input;
 use super::report_directory::JSON_FILE;
+use crate::report::json::ReadError;
 use crate::report::{Note, Report, SCHEMA, json};
 use crate::session::replay;
 use crate::vmi::recording;
@@ -44,6 +45,9 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Saved> {
     let what = || format!("cannot read a report from {}", path.display());
     let mut file = input::open_regular(path).with_context(what)?;
     let head = head(&mut file).with_context(what)?;
+    if head.is_empty() {
+        return Err(anyhow!("it is empty")).with_context(what);
+    }
     if head.trim_ascii_start().starts_with(b"{") {
         let mut report = from_json(file).with_context(what)?;
         draw(&mut report, path);
@@ -113,7 +117,10 @@ fn from_json(file: impl Read) -> anyhow::Result<Report> {
     if text.len() as u64 > MAX_JSON {
         bail!("it has more than {MAX_JSON} bytes, and no report is that long");
     }
-    let head: Head = json::read(&text).context("it is no JSON object with a text as its `schema`")?;
+    let head: Head = json::read(&text).map_err(|error| match error {
+        ReadError::CutOff(_) => error.into(),
+        ReadError::Wrong(_) => anyhow!(error).context("it is no JSON object with a text as its `schema`"),
+    })?;
     match head.schema.as_deref() {
         Some(SCHEMA) => Ok(json::read(&text)?),
         Some(other) => bail!("its schema is `{other}`; this program reads {SCHEMA}"),

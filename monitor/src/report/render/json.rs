@@ -47,12 +47,23 @@ pub fn text(value: &impl Serialize) -> io::Result<String> {
 
 /// Why JSON is not what it should be: the field, and what is wrong with it.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ReadError(String);
+pub enum ReadError {
+    /// This.
+    #[error("{0}")]
+    Wrong(String),
+    /// Nothing but its end, which is not there.
+    #[error("it ends in the middle, so it was cut off: {0}")]
+    CutOff(String),
+}
 
 impl From<serde_json::Error> for ReadError {
     fn from(error: serde_json::Error) -> Self {
-        Self(error.to_string())
+        let text = error.to_string();
+        if error.is_eof() {
+            Self::CutOff(text)
+        } else {
+            Self::Wrong(text)
+        }
     }
 }
 
@@ -101,6 +112,9 @@ where
     let read = serde_path_to_error::deserialize(deserializer);
     read.map(|Object(value)| value).map_err(|error| {
         let (path, error) = (error.path().to_string(), error.into_inner());
+        if error.is_eof() {
+            return error.into();
+        }
         let text = error.to_string();
         let field = if error.is_data() { path.as_str() } else { "" };
         // That names its field itself.
@@ -110,8 +124,8 @@ where
             field
         };
         match field {
-            "" | "." => ReadError(text),
-            field => ReadError(format!("`{field}`: {text}")),
+            "" | "." => ReadError::Wrong(text),
+            field => ReadError::Wrong(format!("`{field}`: {text}")),
         }
     })
 }
