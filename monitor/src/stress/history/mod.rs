@@ -31,8 +31,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
     /// SQLite, or the file system below it.
-    #[error("{0}")]
+    #[error("{}", in_words(.0))]
     Sqlite(#[from] rusqlite::Error),
+    /// Nothing is in it.
+    #[error("it is empty: no job has written to it")]
+    Empty,
     /// Another kind of database.
     #[error("it is a database of something else")]
     Foreign,
@@ -50,6 +53,20 @@ pub enum HistoryError {
     /// Two histories say different things of the same run.
     #[error("{0}")]
     Conflict(String),
+}
+
+/// What SQLite says, and what to do about it where that is known.
+fn in_words(error: &rusqlite::Error) -> String {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DatabaseBusy) => {
+            let seconds = PATIENCE.as_secs();
+            format!("another process has had it locked for {seconds} s ({error}): try again when that one is done")
+        }
+        Some(rusqlite::ErrorCode::ReadOnly) => {
+            format!("it has to be written to, and cannot be ({error}): make it writable, or use a copy of it that is")
+        }
+        _ => error.to_string(),
+    }
 }
 
 impl HistoryError {
@@ -82,22 +99,27 @@ impl History {
     /// # Errors
     /// [`HistoryError`]
     pub fn open(path: &Path) -> Result<Self, HistoryError> {
-        Self::with(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)
+        let create = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+        Self::with(path, create, schema::prepare)
     }
 
     /// Opens a history that is there.
     ///
     /// # Errors
-    /// [`HistoryError`]
+    /// [`HistoryError`]; [`HistoryError::Empty`] if it is only a file, which is left as it is.
     pub fn open_existing(path: &Path) -> Result<Self, HistoryError> {
-        Self::with(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+        Self::with(path, OpenFlags::SQLITE_OPEN_READ_WRITE, schema::prepare_existing)
     }
 
-    fn with(path: &Path, flags: OpenFlags) -> Result<Self, HistoryError> {
+    fn with(
+        path: &Path,
+        flags: OpenFlags,
+        prepare: fn(&mut Connection) -> Result<(), HistoryError>,
+    ) -> Result<Self, HistoryError> {
         let mut connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         connection.busy_timeout(PATIENCE)?;
         connection.pragma_update(None, "foreign_keys", true)?;
-        schema::prepare(&mut connection)?;
+        prepare(&mut connection)?;
         Ok(Self {
             connection,
             path: path.to_owned(),

@@ -98,6 +98,17 @@ pub(super) fn prepare(connection: &mut Connection) -> Result<(), HistoryError> {
     migrate(connection, MIGRATIONS)
 }
 
+/// The same, of one that is there: nothing is made of a file without tables.
+///
+/// # Errors
+/// [`HistoryError`]
+pub(super) fn prepare_existing(connection: &mut Connection) -> Result<(), HistoryError> {
+    if tables(connection)? == 0 {
+        return Err(HistoryError::Empty);
+    }
+    prepare(connection)
+}
+
 fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<(), HistoryError> {
     if version(connection)? == migrations.len() && application(connection)? == APPLICATION {
         return Ok(());
@@ -105,8 +116,7 @@ fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<(), Histo
     // Nobody else migrates it at the same time.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if application(&transaction)? != APPLICATION {
-        let tables: i64 = transaction.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
-        if tables > 0 {
+        if tables(&transaction)? > 0 {
             return Err(HistoryError::Foreign);
         }
         transaction.pragma_update(None, "application_id", APPLICATION)?;
@@ -128,6 +138,10 @@ fn apply(transaction: &Transaction<'_>, migrations: &[&str]) -> rusqlite::Result
     migrations
         .iter()
         .try_for_each(|migration| transaction.execute_batch(migration))
+}
+
+fn tables(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))
 }
 
 fn application(connection: &Connection) -> rusqlite::Result<i32> {

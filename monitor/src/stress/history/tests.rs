@@ -352,3 +352,26 @@ fn a_database_that_may_not_grow_says_that_it_is_full() {
     history.check().unwrap();
     assert_eq!(history.done(night.id).unwrap().len() as u64, written);
 }
+
+#[test]
+fn a_file_without_tables_is_no_history_and_stays_as_it_is() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("empty");
+    std::fs::write(&path, "").unwrap();
+    let refused = History::open_existing(&path).unwrap_err();
+    assert!(matches!(refused, HistoryError::Empty), "{refused}");
+    assert_eq!(std::fs::read(&path).unwrap(), b"");
+    // A job makes one of it.
+    History::open(&path).unwrap();
+    History::open_existing(&path).unwrap();
+}
+
+#[test]
+fn what_sqlite_refuses_is_told_with_what_to_do() {
+    let told =
+        |code| HistoryError::from(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None)).to_string();
+    let busy = told(rusqlite::ffi::SQLITE_BUSY);
+    assert!(busy.contains("another process") && busy.contains("60 s"), "{busy}");
+    let unwritable = told(rusqlite::ffi::SQLITE_READONLY);
+    assert!(unwritable.contains("make it writable"), "{unwritable}");
+}
