@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use clap::Args;
 
+use super::diagnostics::tell;
 use super::options::ListFormat;
 use super::stress::{failure, print, read_baseline};
 use crate::run::Failure;
 use crate::stress::history::{self, History, HistoryError};
-use crate::stress::runner::{OutputDirectory, now, owner, write_reports};
+use crate::stress::runner::{OutputDirectory, now, owner, remove_left, write_reports};
 use crate::stress::triage::{Date, triage};
 
 /// Options of `storlock merge`.
@@ -50,9 +51,7 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     }
     let partial = crate::output::partial_of(target);
     // What an earlier merge has left that was killed.
-    if partial.is_dir() {
-        fs::remove_dir_all(&partial).map_err(Failure::infrastructure)?;
-    }
+    remove_left(&partial).map_err(failure)?;
     let report = {
         let output = OutputDirectory::claim(&partial, &job, u64::MAX).map_err(failure)?;
         let history = unite(&arguments.directories, &output)?;
@@ -95,9 +94,15 @@ fn unite(directories: &[PathBuf], output: &OutputDirectory) -> Result<History, F
     let mut whole = History::open(&output.path().join(history::FILE)).map_err(Failure::infrastructure)?;
     for directory in directories {
         let path = directory.join(history::FILE);
-        let part = History::open_existing(&path)
-            .with_context(|| format!("the history {}", path.display()))
-            .map_err(Failure::infrastructure)?;
+        let part = match History::open_existing(&path) {
+            Err(HistoryError::Empty) => {
+                tell!("warning: no night has begun in {}", directory.display());
+                continue;
+            }
+            part => part
+                .with_context(|| format!("the history {}", path.display()))
+                .map_err(Failure::infrastructure)?,
+        };
         whole.merge(&part).map_err(|error| {
             let conflict = matches!(error, HistoryError::Conflict(_));
             let error = anyhow!(error).context(format!("cannot take over {}", directory.display()));
@@ -113,23 +118,29 @@ fn unite(directories: &[PathBuf], output: &OutputDirectory) -> Result<History, F
 
 fn copy_cases(directories: &[PathBuf], output: &OutputDirectory, wanted: &HashSet<String>) -> Result<(), Failure> {
     for case in wanted {
-        let source = directories
-            .iter()
-            .map(|directory| directory.join(case))
-            .find(|path| path.is_dir());
-        // A shard keeps no more than its limit allows.
-        let Some(source) = source else { continue };
-        copy(&source, &output.path().join(case))
-            .with_context(|| format!("cannot copy {}", source.display()))
-            .map_err(Failure::infrastructure)?;
+        // A shard keeps no more than its limit allows, and one that still runs may remove a case at any moment.
+        for source in directories.iter().map(|directory| directory.join(case)) {
+            let target = output.path().join(case);
+            match copy(&source, &target) {
+                Ok(()) => break,
+                Err(_) if !source.is_dir() => {
+                    let _ = fs::remove_dir_all(&target);
+                }
+                Err(error) => {
+                    let error = anyhow!(error).context(format!("cannot copy {}", source.display()));
+                    return Err(Failure::infrastructure(error));
+                }
+            }
+        }
     }
     Ok(())
 }
 
 /// Copies the regular files of a case, which has no directories.
 fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    let entries = fs::read_dir(from)?;
     fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
+    for entry in entries {
         let entry = entry?;
         if entry.file_type()?.is_file() {
             fs::copy(entry.path(), to.join(entry.file_name()))?;

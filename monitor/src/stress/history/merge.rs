@@ -26,6 +26,8 @@ impl History {
     /// # Errors
     /// [`HistoryError::Conflict`] if both have a run, a share or a night that are not the same; nothing is taken over then.
     pub fn merge(&mut self, other: &Self) -> Result<(), HistoryError> {
+        // As it is at one moment: a job may be writing to it.
+        let snapshot = other.connection.unchecked_transaction()?;
         let mut parts = Vec::new();
         for job in other.jobs()? {
             for key in other.nights(&job)? {
@@ -39,6 +41,7 @@ impl History {
             }
         }
         let findings = other.findings()?;
+        snapshot.finish()?;
         let keys: Vec<NightKey> = parts
             .iter()
             .map(|part| self.begin(&part.night))

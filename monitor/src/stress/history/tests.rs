@@ -375,3 +375,47 @@ fn what_sqlite_refuses_is_told_with_what_to_do() {
     let unwritable = told(rusqlite::ffi::SQLITE_READONLY);
     assert!(unwritable.contains("make it writable"), "{unwritable}");
 }
+
+/// A job that writes while its history is taken over: what is taken is how it was at one moment.
+#[test]
+fn a_history_that_is_being_written_is_taken_over_as_it_is_at_one_moment() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("running");
+    let mut running = History::open(&path).unwrap();
+    add(&mut running, 0, Shard::WHOLE, &[row(0, &["aa"])]);
+    let key = running.last_night("job").unwrap().unwrap();
+    let writer = std::thread::spawn(move || {
+        for iteration in 1..12 {
+            let new = row(iteration, &["bb"]);
+            let shard = shard(Shard::WHOLE, ShardState::Running);
+            running
+                .record(
+                    key.id,
+                    &new,
+                    &[finding("bb")],
+                    &coverage(iteration),
+                    Timing::default(),
+                    &shard,
+                )
+                .unwrap();
+        }
+    });
+    let reader = History::open_existing(&path).unwrap();
+    while !writer.is_finished() {
+        let mut whole = History::open(Path::new(":memory:")).unwrap();
+        whole.merge(&reader).unwrap();
+        let key = whole.last_night("job").unwrap().unwrap();
+        let taken = whole.load("job", &key).unwrap();
+        let last = taken.rows.last().unwrap().iteration;
+        let shown = (0..=last).fold(SiteCoverage::default(), |mut all, iteration| {
+            all.add(coverage(iteration));
+            all
+        });
+        assert_eq!(
+            whole.coverage(key.id).unwrap().reached,
+            shown.reached,
+            "after iteration {last}"
+        );
+    }
+    writer.join().unwrap();
+}

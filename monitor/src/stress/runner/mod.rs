@@ -16,7 +16,7 @@ pub(crate) use self::capacity::{Capacity, host_name};
 pub(crate) use self::child::{Child, Outcome, end_with_parent};
 pub(crate) use self::digest::{Digests, digests};
 pub(crate) use self::night::{Begun, Wish, begin};
-pub(crate) use self::output::{OutputDirectory, owner};
+pub(crate) use self::output::{OutputDirectory, owner, remove_left};
 pub(crate) use self::repeat::{Repeated, Repeater, Sought, changed_files, meant, read_case, write_case};
 pub(crate) use self::supervise::{Ending, Supervisor, write_reports};
 

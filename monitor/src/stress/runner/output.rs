@@ -180,6 +180,27 @@ pub(crate) fn owner(directory: &Path) -> Result<String, RunnerError> {
     }
 }
 
+/// Removes an output directory that a process has left which was killed; nothing happens if there is none.
+///
+/// # Errors
+/// If a process still has it, if it is no output directory, or it cannot be removed.
+pub(crate) fn remove_left(path: &Path) -> Result<(), RunnerError> {
+    let shown = path.display();
+    if fs::symlink_metadata(path).is_err() {
+        return Ok(());
+    }
+    let foreign = |_| RunnerError::Usage(format!("{shown} is in the way, and not of a merge: move it elsewhere"));
+    owner(path).map_err(foreign)?;
+    let marker = File::open(path.join(OWNER)).map_err(io(shown.to_string()))?;
+    match lock_exclusively(&marker) {
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Err(RunnerError::Other(format!(
+            "{shown} is in use by another process: wait for its end, or name another directory"
+        ))),
+        // This file system may have no locks.
+        _ => remove(path).map_err(io(shown.to_string())),
+    }
+}
+
 fn remove(path: &Path) -> std::io::Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => fs::remove_dir_all(path),
@@ -229,6 +250,23 @@ mod tests {
         );
         assert_eq!(owner(&path).unwrap(), "one");
         assert!(owner(root.path()).is_err());
+    }
+
+    #[test]
+    fn only_what_a_killed_process_has_left_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("whole.partial");
+        remove_left(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("thesis"), "x").unwrap();
+        assert!(remove_left(&path).unwrap_err().to_string().contains("in the way"));
+        assert!(path.join("thesis").exists());
+        fs::remove_dir_all(&path).unwrap();
+        let merging = claim(&path, "one").unwrap();
+        assert!(remove_left(&path).unwrap_err().to_string().contains("in use"));
+        drop(merging);
+        remove_left(&path).unwrap();
+        assert!(!path.exists());
     }
 
     #[test]
