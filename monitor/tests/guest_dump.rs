@@ -346,7 +346,7 @@ fn a_dump_that_does_not_fit_is_told_and_the_run_goes_on_to_a_whole_report() {
 fn without_a_violation_there_is_no_dump_and_an_earlier_one_is_gone() {
     let files = tempfile::tempdir().unwrap();
     let path = files.path().join("x.dmp");
-    fs::write(&path, "an earlier one").unwrap();
+    fs::write(&path, "PAGEDU64: an earlier one").unwrap();
     let run = run("nvme-ok", &dumping_to(&path));
     assert_nothing_found(&run);
     assert_eq!(run.report()["dump"], Value::Null, "{run}");

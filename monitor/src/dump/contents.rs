@@ -9,7 +9,7 @@ use zerocopy::{FromZeros as _, IntoBytes as _};
 use super::context::context;
 use super::layout::{
     CONTEXT_BYTES, DUMP_TYPE_FULL, ExceptionRecord, HEADER_BYTES, Header, KD_SECONDARY_VERSION, MACHINE_AMD64,
-    PAGE_BYTES, PhysicalMemory, Run, STATUS_BREAKPOINT,
+    PAGE_BYTES, PhysicalMemory, Run, SIGNATURE, STATUS_BREAKPOINT, VALID_DUMP,
 };
 use super::writer::{DumpError, Patches};
 use super::{Subject, Symbols};
@@ -196,8 +196,8 @@ fn header(cpu: &dyn DebuggedCpu, registers: &AllRegisters, subject: &Subject) ->
         kind => kind,
     };
     let mut header = Header {
-        signature: *b"PAGE",
-        valid_dump: *b"DU64",
+        signature: SIGNATURE,
+        valid_dump: VALID_DUMP,
         major_version: kind,
         minor_version: build & 0xffff,
         directory_table_base: registers.cr3 & TABLE_ADDRESS,

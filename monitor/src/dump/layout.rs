@@ -11,6 +11,9 @@ use zerocopy::{FromZeros, Immutable, IntoBytes};
 pub(crate) const PAGE_BYTES: u64 = 4096;
 /// Bytes of the header; the pages follow it.
 pub(crate) const HEADER_BYTES: u64 = 0x2000;
+/// How a file begins: `Signature` and `ValidDump`.
+pub(crate) const SIGNATURE: [u8; 4] = *b"PAGE";
+pub(crate) const VALID_DUMP: [u8; 4] = *b"DU64";
 /// Runs of physical memory that fit into the header.
 pub(crate) const MAX_RUNS: usize = 42;
 /// `DumpType` of a dump with all physical memory, run by run.

@@ -1,14 +1,16 @@
 //! The part of `storlock run` that dumps the machine at a violation, or what else was asked for: where the dump goes, and the kernel's PDB.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 
 use super::images::ImageFile;
 use super::spec::CheckedSpec;
 use super::symbols::{is_pdb, stored};
 use super::{Failure, input};
+use crate::dump::layout::{SIGNATURE, VALID_DUMP};
 use crate::dump::{DumpFile, Plan, Symbols};
 use crate::report::ImageRole;
 use crate::windows::CodeView;
@@ -19,7 +21,7 @@ const KERNEL_PDB: &str = "ntkrnlmp.pdb";
 /// Builds of a symbol store that are looked at.
 const MOST_PDBS: usize = 64;
 
-/// What is to be dumped, if anything is. An earlier dump of that name is removed.
+/// What is to be dumped, if anything is. An earlier dump of that name is removed; something else is not.
 ///
 /// # Errors
 /// [`Failure`] if the file cannot be written, or there is a PDB that is of no use.
@@ -29,10 +31,29 @@ pub(super) fn plan(checked: &CheckedSpec, images: &[ImageFile]) -> Result<Option
     };
     let kernel = images.iter().find(|image| image.role == ImageRole::Kernel);
     let symbols = symbols(kernel, checked.spec.symbols.as_deref()).map_err(Failure::usage)?;
+    check_earlier(&wish.file).context(wish.option).map_err(Failure::usage)?;
     let file = DumpFile::prepare(&wish.file, checked.time_limit())
         .context(wish.option)
         .map_err(Failure::infrastructure)?;
     Ok(Some(Plan { file, symbols }))
+}
+
+/// Checks that a file of that name, which the run is to remove, is a dump: its removal is not to be the end of something else.
+fn check_earlier(path: &Path) -> anyhow::Result<()> {
+    let is_file = fs::metadata(path).is_ok_and(|found| found.is_file());
+    let mut head = Vec::new();
+    let read = |file: fs::File| file.take(8).read_to_end(&mut head);
+    if !is_file
+        || fs::File::open(path).and_then(read).is_err()
+        || head.is_empty()
+        || head == [SIGNATURE, VALID_DUMP].concat()
+    {
+        return Ok(());
+    }
+    bail!(
+        "{} is there and is no crash dump, and the run would remove it: name another file, or remove it yourself",
+        path.display()
+    )
 }
 
 /// Checks that `--symbols` is a directory or a PDB.
@@ -100,6 +121,24 @@ mod tests {
         fs::copy(data.join("kernel.pdb"), pdb).unwrap();
         let kernel = ImageFile::read(&data.join("kernel.dll"), ImageRole::Kernel, Duration::ZERO).unwrap();
         (directory, kernel)
+    }
+
+    #[test]
+    fn only_a_dump_may_be_removed_for_a_dump() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.dmp");
+        check_earlier(&path).unwrap();
+        for head in ["", "PAGEDU64 and more"] {
+            fs::write(&path, head).unwrap();
+            check_earlier(&path).unwrap();
+        }
+        for other in ["PAGEDUMP", "PAGE", "my notes"] {
+            fs::write(&path, other).unwrap();
+            let told = check_earlier(&path).unwrap_err().to_string();
+            assert!(told.contains("x.dmp") && told.contains("name another file"), "{told}");
+        }
+        // What it is not, is refused elsewhere.
+        check_earlier(directory.path()).unwrap();
     }
 
     #[test]
