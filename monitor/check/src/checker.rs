@@ -12,7 +12,7 @@ use crate::identity::{HandleKey, LockIdentity};
 pub use crate::ledger::Found;
 use crate::ledger::Ledger;
 use crate::matching::{Addresses, Binding, CHAINS, Chain, Core, Ended, LockOrder, LockState, Port, Site, Thread};
-pub use crate::matching::{HISTORY, OpenAcquire, Outcome, Statistics};
+pub use crate::matching::{HISTORY, OpenAcquire, OpenQuestion, Outcome, Statistics};
 use crate::modules::{Modules, Range};
 use crate::rules::RuleSettings;
 use crate::table::Table;
@@ -206,7 +206,7 @@ impl Checker {
                 if self.observe(sequence, &call.context, Some(call)) {
                     interest = self.lock_call(sequence, ordered, call, &mut found);
                 } else if self.core.modules.is_target(call.context.return_address) {
-                    self.core.statistics.target_ignored += 1;
+                    self.ask(OpenQuestion::IgnoredCalls, 1);
                 }
                 Some((call.context.processor, call.context.irql))
             }
@@ -280,8 +280,6 @@ impl Checker {
         let increasing = self.core.last_sequence.is_none_or(|last| event.sequence > last);
         if increasing {
             self.core.last_sequence = Some(event.sequence);
-        } else {
-            self.core.statistics.out_of_order += 1;
         }
         increasing && event.order == Order::Total
     }

@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use storlock_check::checker::{Checker, OpenAcquire};
+use storlock_check::checker::{Checker, OpenAcquire, OpenQuestion};
 use storlock_check::contract::{Routine, contract};
 use storlock_check::event::{Context, InCallback};
 use storlock_check::rules::Verdict;
@@ -274,11 +274,9 @@ fn conditions(state: &State, end: &End) -> Vec<ConditionNote> {
     if let Some(reason) = guest_failure(state, end) {
         add(Condition::GuestFailed, reason);
     }
-    if statistics.target_suspects > 0 {
-        add(Condition::Inconclusive, Reason::SuspectCalls(places(Verdict::Suspect)));
-    }
-    for reason in left_open(state) {
-        add(Condition::Inconclusive, reason);
+    for (question, times) in statistics.open_questions() {
+        let suspects = || places(Verdict::Suspect);
+        add(Condition::Inconclusive, left_open(state, (question, times), suspects));
     }
     for doubt in state.log.doubts() {
         add(Condition::Inconclusive, Reason::Missed(doubt.clone()));
@@ -306,22 +304,17 @@ fn conditions(state: &State, end: &End) -> Vec<ConditionNote> {
     list
 }
 
-/// What the calls of the driver have left open: each kind that has occurred. The checker has counted them.
-fn left_open(state: &State) -> Vec<Reason> {
-    let counted = state.ledger.statistics();
-    let unknown = state.ledger.unknown_releases(&state.config.target);
-    let (calls, ignored) = (counted.target_unreadable_handles, counted.target_ignored);
-    let (acquires, holds) = (counted.target_holds_lost, counted.target_words_contradicted);
-    let releases = counted.target_raises_undone;
-    let kinds = [
-        (calls, Reason::UnreadableHandles { calls }),
-        (ignored, Reason::CallsIgnored { calls: ignored }),
-        (acquires, Reason::HoldsLost { acquires }),
-        (holds, Reason::WordsContradicted { holds }),
-        (releases, Reason::RaisesUndone { releases }),
-    ];
-    let occurred = kinds.into_iter().filter(|(count, _)| *count > 0);
-    unknown.into_iter().chain(occurred.map(|(_, reason)| reason)).collect()
+/// What the checker does not know of the driver, and how often.
+fn left_open(state: &State, (question, times): (OpenQuestion, u64), suspects: impl Fn() -> Places) -> Reason {
+    match question {
+        OpenQuestion::SuspectCalls => Reason::SuspectCalls(suspects()),
+        OpenQuestion::UnknownReleases => state.ledger.unknown_releases(times, &state.config.target),
+        OpenQuestion::UnreadableHandles => Reason::UnreadableHandles { calls: times },
+        OpenQuestion::IgnoredCalls => Reason::CallsIgnored { calls: times },
+        OpenQuestion::LostHolds => Reason::HoldsLost { acquires: times },
+        OpenQuestion::ContradictedWords => Reason::WordsContradicted { holds: times },
+        OpenQuestion::UndoneRaises => Reason::RaisesUndone { releases: times },
+    }
 }
 
 fn host_failures(state: &State, end: &End) -> Vec<Reason> {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use storlock_check::checker::{Checker, Limits, Response, Statistics};
+use storlock_check::checker::{Checker, Limits, OpenQuestion, Response, Statistics};
 use storlock_check::contract::Routine;
 use storlock_check::event::{Event, EventKind, LockCall, Order};
 use storlock_check::finding;
@@ -248,17 +248,15 @@ impl Ledger {
         self.unknowns.claim(call, caller);
     }
 
-    /// Why releases that concern the driver under test and could not be judged keep the run from being Completed. The
-    /// checker has counted them.
-    pub(crate) fn unknown_releases(&self, target: &str) -> Option<Reason> {
-        let releases = self.checker.statistics().target_unknown_releases;
+    /// Why so many releases that concern the driver under test and could not be judged keep the run from being Completed.
+    pub(crate) fn unknown_releases(&self, releases: u64, target: &str) -> Reason {
         let (places, more) = self.unknowns.first_of_target();
-        (releases > 0).then(|| Reason::UnknownReleases {
+        Reason::UnknownReleases {
             releases,
             driver: target.to_owned(),
             places,
             more,
-        })
+        }
     }
 
     /// The locks of the run, in numbers.
@@ -266,7 +264,7 @@ impl Ledger {
         let statistics = self.checker.statistics();
         LockSummary {
             unknown_releases: statistics.unknown_releases,
-            target_unknown_releases: statistics.target_unknown_releases,
+            target_unknown_releases: statistics.open(OpenQuestion::UnknownReleases),
             unknown: self.unknowns.list(),
             remembered: self.checker.remembered().0 as u64,
             matched: statistics.matched,

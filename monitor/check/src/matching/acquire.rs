@@ -2,8 +2,9 @@
 
 use super::core::Gap;
 use super::facts::{AcquireFacts, Fact, Facts, Site};
+use super::open_questions::OpenQuestion;
 use super::record::{Nesting, Open, Record, STACK, locks_have_no_word};
-use super::state::{Binding, Bound, Lost};
+use super::state::{Binding, Bound};
 use super::storport::{self, Taking};
 use crate::checker::{Checker, ReturnInterest};
 use crate::contract::{
@@ -77,7 +78,7 @@ impl Checker {
     fn generation(&mut self, site: Site, call: &LockCall, place: u32) {
         let own = site.target || self.is_own_adapter(call);
         let Some(lock) = self.locks.at_mut(place) else { return };
-        let mut lost = Lost::default();
+        let mut lost = 0;
         if call.word == Some(0) {
             // Nobody holds it: what was recorded as held is over, by a release or a re-initialisation not seen.
             lost = lock.drop_holds(|record| record.held_since.is_none() || record.over);
@@ -89,7 +90,7 @@ impl Checker {
         lock.target &= own || !lock.is_taken_over(call);
         lock.target |= own;
         lock.dispossessed = lock.dispossessed.filter(|agent| !agent.is(&call.context));
-        self.lose(lost);
+        self.ask(OpenQuestion::LostHolds, lost);
     }
 
     /// Whether a call is one of the driver under test by its adapter, which it has named itself: the port driver calls its
@@ -208,10 +209,9 @@ impl Checker {
                 && !(row.mode == Mode::Shared && contract(record.call.routine).mode == Mode::Shared)
         };
         // It has failed; or the lock was given back in a way that was not seen, or the caller waits for ever.
-        let failed = lock.forget(|record| !(over(record) && (may_have_failed(record) || record.nested_in.is_some())));
+        lock.forget(|record| !(over(record) && (may_have_failed(record) || record.nested_in.is_some())));
         let lost = lock.forget(|record| !over(record));
-        self.core.statistics.holds_lost += failed.all;
-        self.lose(lost);
+        self.ask(OpenQuestion::LostHolds, lost);
     }
 
     /// Opens a record and binds its handle.
@@ -232,9 +232,9 @@ impl Checker {
         record.nested_in = nesting.outer();
         record.free = call.word == Some(0);
         if let Some(forgotten) = lock.open(record, limit) {
-            let statistics = &mut self.core.statistics;
-            statistics.records_evicted += 1;
-            statistics.target_holds_lost += u64::from(forgotten.target && forgotten.nested_in.is_none());
+            self.core.statistics.records_evicted += 1;
+            let own = forgotten.target && forgotten.nested_in.is_none();
+            self.ask(OpenQuestion::LostHolds, u64::from(own));
         }
         self.core.grown += 1;
         self.core.recent.push(identity, prior.sequence, &call.context, own);
@@ -264,7 +264,7 @@ impl Checker {
                     seen && record.target && (record.held_since.is_some() || !fails)
                 };
                 let lost = lock.forget(|record| record.call.sequence != old.acquire.sequence || keeps(record));
-                self.lose(lost);
+                self.ask(OpenQuestion::LostHolds, lost);
             }
         }
         let target = self.locks.at(place).is_some_and(|lock| lock.target);
@@ -381,7 +381,7 @@ impl Checker {
         self.core.grown += 1;
         // Whose release that was is not known.
         self.core.statistics.unknown_releases += 1;
-        self.core.statistics.target_unknown_releases += u64::from(own);
+        self.ask(OpenQuestion::UnknownReleases, u64::from(own));
         if let Some(binding) = key.and_then(|key| self.handles.get_mut(&key)) {
             if binding.acquire.sequence == returned.call {
                 binding.state = Bound::Open;

@@ -3,6 +3,7 @@
 
 use super::acquire::{acquires_of, releases_of};
 use super::facts::{Fact, Facts, HoldEnded, Site};
+use super::open_questions::OpenQuestion;
 use super::record::{Open, Record};
 use super::state::{Bound, LockState};
 use super::storport::may_be_none;
@@ -206,7 +207,7 @@ impl Checker {
                     || proved.nested_in == Some(other.call.sequence)
                     || other.holder == processor
             });
-            self.lose(lost);
+            self.ask(OpenQuestion::LostHolds, lost);
         }
         true
     }
@@ -301,7 +302,7 @@ impl Checker {
         let ended = self.hold(record, &identity, (processor, irql));
         match ended.filter(|_| certain && !may_be_none(&identity)) {
             Some(ended) => self.judge_open(sequence, record, (identity, place), Fact::HoldEnded(ended), found),
-            None => self.core.statistics.target_holds_lost += 1,
+            None => self.ask(OpenQuestion::LostHolds, 1),
         }
     }
 
@@ -359,7 +360,6 @@ impl Checker {
         let index = records.position(|record| record.call.sequence == open.call.sequence)?;
         let record = lock.records.remove(index);
         lock.end_nested(open.call.sequence);
-        self.core.statistics.holds_lost += 1;
         let untouched = lock.is_untouched_since(&record);
         let key = handle_key(Some(identity), record.handle);
         self.close_handle(key, open.call.sequence, None);

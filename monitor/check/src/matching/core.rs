@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::open_questions::OpenQuestion;
 use super::record::STACK;
 use super::standstill::Standstill;
 use super::state::{Processor, may_be_thread};
@@ -160,8 +161,7 @@ impl Core {
     /// Notes an adapter whose releases may follow an acquire with a handle that could not be read.
     /// `target`: it is the driver's under test.
     pub(crate) fn unreadable_handle(&mut self, adapter: u64, target: bool) {
-        self.statistics.unreadable_handles += 1;
-        self.statistics.target_unreadable_handles += u64::from(target);
+        self.statistics.open.add(OpenQuestion::UnreadableHandles, target.into());
         remember(&mut self.unreadable, adapter);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::open_questions::OpenQuestion;
 use super::state::Binding;
 use super::{Bound, LockState, Open, Port};
 use crate::checker::Checker;
@@ -70,7 +71,7 @@ impl Checker {
                 statistics.idle_locks_evicted += 1;
             } else {
                 statistics.acquired_locks_evicted += 1;
-                statistics.target_holds_lost += lock.held_by_target();
+                self.ask(OpenQuestion::LostHolds, lock.held_by_target());
                 if lock.target {
                     self.core.past_unknown();
                 }
@@ -120,8 +121,8 @@ impl Checker {
 
     /// What the driver under test has acquired, of whatever lock, is over for all that will be seen.
     fn lose_all(&mut self) {
-        let locks = self.locks.iter();
-        self.core.statistics.target_holds_lost += locks.map(|(_, lock)| lock.held_by_target()).sum::<u64>();
+        let held = self.locks.iter().map(|(_, lock)| lock.held_by_target()).sum();
+        self.ask(OpenQuestion::LostHolds, held);
     }
 
     /// Forgets all locks.
@@ -155,10 +156,7 @@ impl Checker {
         for key in self.addresses.locks_in(range) {
             self.addresses.remove_lock(&key);
             let Some(lock) = self.locks.remove(&key) else { continue };
-            if !lock.records.is_empty() {
-                self.core.statistics.freed_while_acquired += 1;
-                self.core.statistics.target_holds_lost += lock.held_by_target();
-            }
+            self.ask(OpenQuestion::LostHolds, lock.held_by_target());
         }
         for key in self.addresses.handles_in(range) {
             self.addresses.handles.remove(&(key.address(), key));

@@ -1,6 +1,7 @@
 //! Releases: which lock, which acquire, and what is known when they are entered.
 
 use super::facts::{Fact, Facts, Pairing, ReleaseFacts, Restored, Site};
+use super::open_questions::OpenQuestion;
 use super::record::{Record, SMALLEST_INTERRUPT, fits, within};
 use super::state::{Binding, Bound, LockState, may_be_thread};
 use super::storport;
@@ -290,13 +291,16 @@ impl Checker {
         }
         let told = found.iter().any(|found| found.verdict != Verdict::Literal);
         let open = release.irql != Restored::Right && facts.site.target && over && !told;
-        self.core.statistics.target_raises_undone += u64::from(open);
+        self.ask(OpenQuestion::UndoneRaises, u64::from(open));
         let broken = found.iter().any(|found| found.verdict != Verdict::Literal);
         let unread = matches!(
             call.operand,
             LockOperand::StorPortHandle { kind: None, .. } | LockOperand::QueuedHandle { lock: None, .. }
         );
-        self.core.statistics.target_unreadable_handles += u64::from(unread && facts.concerns_target);
+        self.ask(
+            OpenQuestion::UnreadableHandles,
+            u64::from(unread && facts.concerns_target),
+        );
         let paired = matches!(release.pairing, Pairing::Own | Pairing::TookNothing);
         if facts.row.class == LockClass::CancelSpinLock {
             if let Some(processor) = self.core.processor(call.context.processor) {
@@ -317,7 +321,7 @@ impl Checker {
             statistics.unknown_releases += 1;
             // A cancel routine is entered with the cancel spin lock held by the I/O manager.
             if facts.row.class != LockClass::CancelSpinLock {
-                statistics.target_unknown_releases += u64::from(facts.concerns_target);
+                self.ask(OpenQuestion::UnknownReleases, u64::from(facts.concerns_target));
                 let unclaimed = (site.sequence, *facts.lock);
                 self.core.unclaimed = Some(unclaimed).filter(|_| !facts.concerns_target);
             }
@@ -389,8 +393,8 @@ impl Checker {
         let Some(lock) = self.locks.at_mut(place) else { return };
         match call.word {
             Some(0) if record.held_since.is_some() && !lock.disturbed => {
-                self.core.statistics.words_contradicted += 1;
-                self.core.statistics.target_words_contradicted += u64::from(record.target);
+                let own = u64::from(record.target);
+                self.core.statistics.open.add(OpenQuestion::ContradictedWords, own);
                 if lock.words == Some(true) {
                     lock.contradicted = true;
                 }

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::facts::{Fact, Facts};
+use super::open_questions::{OpenQuestion, OpenQuestions};
 use super::record::Record;
-use super::state::Lost;
 use crate::checker::Checker;
 use crate::contract::Routine;
 use crate::event::CallerAttributed;
@@ -29,27 +29,12 @@ pub struct Statistics {
     pub nested: u64,
     /// Releases of which nothing could be said: the lock may have been held before the watch began.
     pub unknown_releases: u64,
-    /// Those of them that concern the driver under test.
-    pub target_unknown_releases: u64,
-    /// Sequence numbers that did not increase.
-    pub out_of_order: u64,
     /// Events that make no sense, e.g. a processor that is none.
     pub ignored: u64,
-    /// Lock calls of the driver under test among them.
-    #[serde(default)]
-    pub target_ignored: u64,
     /// Modules seen.
     pub modules: u64,
     /// Faults injected.
     pub faults: u64,
-    /// Locks whose memory was freed while an acquire was open.
-    pub(crate) freed_while_acquired: u64,
-    /// Acquires that were over without a release being seen.
-    pub(crate) holds_lost: u64,
-    /// Those of the driver under test of which nothing was found: they may have failed, or were released unseen, or not at
-    /// all; or nothing will be seen of them any more, since the memory of the lock is gone or there was no room for them.
-    #[serde(default)]
-    pub target_holds_lost: u64,
     /// Locks that were forgotten for want of room; only history was lost.
     pub idle_locks_evicted: u64,
     /// Locks that were forgotten with an open acquire.
@@ -60,27 +45,12 @@ pub struct Statistics {
     pub records_evicted: u64,
     /// Events of a lock's history that were replaced by younger ones.
     pub history_evicted: u64,
-    /// StorPort acquires whose handle argument could not be read.
-    pub(crate) unreadable_handles: u64,
-    /// Calls that concern the driver under test and whose handle could not be read: an acquire's argument, or what is in
-    /// that of a release. Which of them belong together is a guess.
-    #[serde(default)]
-    pub target_unreadable_handles: u64,
-    /// Releases by the driver under test that go back to another IRQL than that before the acquire, and of which that is not
-    /// told: whether the driver had raised it itself is not seen, or whether that acquire is their own.
-    #[serde(default)]
-    pub target_raises_undone: u64,
-    /// Lock words that were clear although the lock was certainly held.
-    pub(crate) words_contradicted: u64,
-    /// Those of locks of the driver under test.
-    #[serde(default)]
-    pub target_words_contradicted: u64,
     /// Distinct findings that were only counted.
     pub findings_not_kept: u64,
     /// Verdicts about the driver under test, repetitions included.
     pub target_violations: u64,
-    /// Suspicions about it, repetitions included.
-    pub target_suspects: u64,
+    /// What is not known of it.
+    pub(crate) open: OpenQuestions,
 }
 
 impl Statistics {
@@ -88,6 +58,17 @@ impl Statistics {
     #[must_use]
     pub fn lock_calls(&self) -> u64 {
         self.calls.iter().sum()
+    }
+
+    /// What is not known of the driver under test: each kind that has occurred, and how often.
+    pub fn open_questions(&self) -> impl Iterator<Item = (OpenQuestion, u64)> + '_ {
+        self.open.asked()
+    }
+
+    /// How often something of that kind is not known of the driver under test.
+    #[must_use]
+    pub const fn open(&self, question: OpenQuestion) -> u64 {
+        self.open.count(question)
     }
 
     /// Lock calls that return into the driver under test.
@@ -117,15 +98,7 @@ impl Checker {
         let statistics = &self.core.statistics;
         if statistics.target_violations > 0 {
             Outcome::Defect
-        } else if statistics.target_suspects > 0
-            || statistics.target_unknown_releases > 0
-            || statistics.target_unreadable_handles > 0
-            || statistics.target_ignored > 0
-            || statistics.target_holds_lost > 0
-            || statistics.target_words_contradicted > 0
-            || statistics.target_raises_undone > 0
-            || !complete
-        {
+        } else if !complete || statistics.open_questions().next().is_some() {
             Outcome::Inconclusive
         } else if statistics.target_lock_calls() == 0 {
             Outcome::NotApplicable
@@ -134,10 +107,9 @@ impl Checker {
         }
     }
 
-    /// Counts acquires that are over, and nobody knows how.
-    pub(crate) fn lose(&mut self, lost: Lost) {
-        self.core.statistics.holds_lost += lost.all;
-        self.core.statistics.target_holds_lost += lost.target;
+    /// Something is not known of the driver under test.
+    pub(crate) const fn ask(&mut self, question: OpenQuestion, times: u64) {
+        self.core.statistics.open.add(question, times);
     }
 
     /// Adds to a lock's history.
@@ -198,7 +170,7 @@ impl Checker {
             .unclaimed
             .take_if(|(call, _)| told.target && *call == told.call);
         if let Some((_, lock)) = unclaimed {
-            self.core.statistics.target_unknown_releases += 1;
+            self.ask(OpenQuestion::UnknownReleases, 1);
             claimed.push(lock);
         }
         for lock in claimed {
@@ -213,7 +185,7 @@ impl Checker {
     fn tally(&mut self) {
         let (tally, statistics) = (self.ledger.tally(), &mut self.core.statistics);
         statistics.target_violations = tally.semantic;
-        statistics.target_suspects = tally.suspect;
+        statistics.open.set(OpenQuestion::SuspectCalls, tally.suspect);
         statistics.findings_not_kept = self.ledger.not_kept;
     }
 }

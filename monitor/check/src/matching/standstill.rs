@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::facts::{AcquireFacts, Fact, HoldEnded};
+use super::open_questions::OpenQuestion;
 use super::record::{Open, Record, raises_further};
 use super::storport::may_be_none;
 use crate::checker::Checker;
@@ -215,6 +216,6 @@ impl Checker {
         let records = self.locks.iter().flat_map(|(_, lock)| lock.records.iter());
         let own = records.filter(|record| record.target && record.nested_in.is_none());
         let lost = own.filter(|record| !standstill.goes_on(record, events)).count();
-        self.core.statistics.target_holds_lost += lost as u64;
+        self.ask(OpenQuestion::LostHolds, lost as u64);
     }
 }

@@ -46,14 +46,6 @@ pub(crate) struct LockState {
     pub history: History,
 }
 
-/// Acquires that are over, and nobody knows how.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Lost {
-    pub(crate) all: u64,
-    /// Those of them that are the driver's under test.
-    pub(crate) target: u64,
-}
-
 /// Who made an acquire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Agent {
@@ -112,23 +104,14 @@ impl LockState {
     }
 
     /// Drops the holds that are over although their release was not seen: all that are proved but those that `stays`.
-    /// How many there were.
-    pub(crate) fn drop_holds(&mut self, stays: impl Fn(&Record) -> bool) -> Lost {
+    /// How many of them were of the driver under test.
+    pub(crate) fn drop_holds(&mut self, stays: impl Fn(&Record) -> bool) -> u64 {
         let before = self.records.len();
         let lost = self.records.iter().rfind(|record| !stays(record));
         self.dispossessed = lost.map(Record::agent).or(self.dispossessed);
-        let target = self
-            .records
-            .iter()
-            .filter(|record| record.target && !stays(record))
-            .count();
-        self.records.retain(&stays);
-        let gone = (before - self.records.len()) as u64;
-        self.contradicted |= gone > 0 && !self.disturbed;
-        Lost {
-            all: gone,
-            target: target as u64,
-        }
+        let target = self.forget(stays);
+        self.contradicted |= self.records.len() < before && !self.disturbed;
+        target
     }
 
     /// Whether nothing was seen since an acquire that could have ended its hold.
@@ -155,17 +138,15 @@ impl LockState {
         call.word == Some(0) && self.records.iter().all(stranger)
     }
 
-    /// Drops acquires that are over in a way that was not seen.
-    pub(crate) fn forget(&mut self, stays: impl Fn(&Record) -> bool) -> Lost {
-        let gone = |record: &&Record| !stays(record);
-        let lost = Lost {
-            all: self.records.iter().filter(gone).count() as u64,
-            target: self.records.iter().filter(gone).filter(|record| record.target).count() as u64,
-        };
-        if lost.all > 0 {
-            self.records.retain(stays);
-        }
-        lost
+    /// Drops acquires that are over in a way that was not seen. How many of them were of the driver under test.
+    pub(crate) fn forget(&mut self, stays: impl Fn(&Record) -> bool) -> u64 {
+        let mut target = 0;
+        self.records.retain(|record| {
+            let stay = stays(record);
+            target += u64::from(!stay && record.target);
+            stay
+        });
+        target
     }
 
     /// Open acquires of the driver under test that are no part of another one.

@@ -19,7 +19,7 @@ mod travels;
 mod unreadable;
 mod unseen;
 
-use storlock_check::checker::{Checker, Found, Limits, Outcome};
+use storlock_check::checker::{Checker, Found, Limits, OpenQuestion, Outcome};
 use storlock_check::contract::{Routine as R, RoutineSet};
 use storlock_check::event::{Context, Event, EventKind, LockCall, LockOperand, LockReturn, Module, Order, WatchSet};
 use storlock_check::finding::{Cause, Finding, Verdict};
