@@ -81,6 +81,11 @@ pub enum Reason {
         /// There are more places than those, the driver's or others'.
         more: bool,
     },
+    /// Conversions of a lock of the driver whose shared hold was not seen.
+    UnknownConversions {
+        /// How many.
+        conversions: u64,
+    },
     /// Calls of the driver whose lock handle could not be read.
     UnreadableHandles {
         /// How many.

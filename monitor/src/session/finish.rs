@@ -309,6 +309,7 @@ fn left_open(state: &State, (question, times): (OpenQuestion, u64), suspects: im
     match question {
         OpenQuestion::SuspectCalls => Reason::SuspectCalls(suspects()),
         OpenQuestion::UnknownReleases => state.ledger.unknown_releases(times, &state.config.target),
+        OpenQuestion::UnknownConversions => Reason::UnknownConversions { conversions: times },
         OpenQuestion::UnreadableHandles => Reason::UnreadableHandles { calls: times },
         OpenQuestion::IgnoredCalls => Reason::CallsIgnored { calls: times },
         OpenQuestion::LostHolds => Reason::HoldsLost { acquires: times },

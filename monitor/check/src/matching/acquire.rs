@@ -291,9 +291,11 @@ impl Checker {
         };
         lock.target |= site.target;
         let concerns_target = lock.target;
-        if let Some(record) = lock.record_of(&call.context) {
+        let sure = lock.record_of(&call.context).is_some_and(|record| {
             record.maybe_converted = true;
-        }
+            record.is_entered_no_more(&call.context)
+        });
+        self.ask(OpenQuestion::UnknownConversions, u64::from(!sure && concerns_target));
         let facts = Facts {
             site,
             call,
@@ -318,7 +320,8 @@ impl Checker {
         let Some(lock) = self.locks.at_mut(place) else { return };
         let succeeded = row.result.succeeded(returned.value);
         if row.role == Role::Convert {
-            if let Some(record) = lock.record_of(&returned.context) {
+            let record = lock.record_of(&returned.context);
+            if let Some(record) = record.filter(|record| record.is_entered_no_more(&returned.context)) {
                 record.maybe_converted = false;
                 if succeeded {
                     record.call.routine = Routine::ExTryConvertSharedSpinLockExclusive;

@@ -23,6 +23,8 @@ questions! {
     SuspectCalls,
     /// Releases that concern the driver and of which nothing could be said: the lock may have been held before the watch began.
     UnknownReleases,
+    /// Conversions that concern the driver, by callers whose shared hold was not seen.
+    UnknownConversions,
     /// Calls that concern the driver and whose handle could not be read: an acquire's argument, or what is in that of a
     /// release. Which of them belong together is a guess.
     UnreadableHandles,

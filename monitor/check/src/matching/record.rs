@@ -117,6 +117,16 @@ impl Record {
                 < 2 * STACK
     }
 
+    /// Whether code that runs as `context` cannot have come in at the entry of this acquire, as an interrupt on the stack of its
+    /// thread: it is the acquire's own, and that has come back.
+    pub(crate) fn is_entered_no_more(&self, context: &Context) -> bool {
+        let entered = &self.call.context;
+        let deeper = entered.stack_pointer.wrapping_sub(context.stack_pointer);
+        self.held_since.is_some()
+            || self.bound_to_processor()
+            || (self.same_stack(context) && !(SMALLEST_INTERRUPT..=STACK).contains(&deeper))
+    }
+
     /// Whether a release by `context` can be the one that belongs to this acquire: code of the same agent, which runs
     /// neither on another stack than a thread's acquire nor, deeper in the stack, at a higher IRQL than the lock's.
     pub(crate) fn owned_by(&self, context: &Context) -> bool {
@@ -265,6 +275,16 @@ pub(crate) fn within(outer: &PriorCall, inner: &Context, routine: Option<Routine
         || (inner.stack_pointer == context.stack_pointer
             && inner.return_address == context.return_address
             && routine.is_some_and(|inner| inner_routines(outer.routine).contains(inner)))
+}
+
+/// Whether a release may end by a jump to another one: what is left to do is that one's business, and the IRQL is lowered last.
+/// A release of a threaded DPC's lock lowers nothing in an ordinary DPC.
+pub(crate) fn may_jump_to(outer: Routine, inner: Routine) -> bool {
+    let of_dpc = matches!(
+        outer,
+        Routine::KeReleaseSpinLockForDpc | Routine::KeReleaseInStackQueuedSpinLockForDpc
+    );
+    of_dpc || contract(outer).irql.after == contract(inner).irql.after
 }
 
 /// Whether an acquire was made by another one to do its work.

@@ -2,7 +2,7 @@
 
 use super::facts::{Fact, Facts, Pairing, ReleaseFacts, Restored, Site};
 use super::open_questions::OpenQuestion;
-use super::record::{Record, SMALLEST_INTERRUPT, fits, within};
+use super::record::{Record, SMALLEST_INTERRUPT, fits, may_jump_to, within};
 use super::state::{Binding, Bound, LockState, may_be_thread};
 use super::storport;
 use crate::checker::Checker;
@@ -383,6 +383,7 @@ impl Checker {
             && may_be_thread(outer.context.thread, context.thread)
             && outer.context.irql == context.irql
             && within(&outer, context, Some(call.routine))
+            && (context.stack_pointer < outer.context.stack_pointer || may_jump_to(outer.routine, call.routine))
             && !(context.stack_pointer < outer.context.stack_pointer && driver)
             && outer.context.stack_pointer - context.stack_pointer <= SMALLEST_INTERRUPT
             && call.word != Some(0)

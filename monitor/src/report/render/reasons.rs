@@ -91,7 +91,8 @@ fn reason(reason: &Reason) -> String {
         Reason::NeverArmed { not_armed } => not_armed.to_string(),
         Reason::NeverAcquired { driver } => format!("{driver} never acquired a lock by a watched routine"),
         Reason::Told { text } => text.clone(),
-        Reason::UnreadableHandles { .. }
+        Reason::UnknownConversions { .. }
+        | Reason::UnreadableHandles { .. }
         | Reason::CallsIgnored { .. }
         | Reason::HoldsLost { .. }
         | Reason::WordsContradicted { .. }
@@ -149,6 +150,12 @@ fn left_open(reason: &Reason) -> String {
             return format!(
                 "the lock handle of {} of the driver could not be read: which calls belong together is a guess",
                 counted(calls, "call")
+            );
+        }
+        Reason::UnknownConversions { conversions } => {
+            return format!(
+                "{} of locks of the driver could not be judged: no shared acquire of the caller's was seen that it can be of",
+                counted(conversions, "conversion")
             );
         }
         Reason::CallsIgnored { calls } => (

@@ -18,6 +18,7 @@ mod storport;
 mod travels;
 mod unreadable;
 mod unseen;
+mod upgrades;
 
 use storlock_check::checker::{Checker, Found, Limits, OpenQuestion, Outcome};
 use storlock_check::contract::{Routine as R, RoutineSet};

@@ -80,6 +80,37 @@ fn word_that_was_contradicted_is_distrusted_for_its_own_lock_only() {
     }
 }
 
+/// The routine that is called in between to acquire it is not watched. A release that lowers the IRQL does that last, and so
+/// does not end by a jump to one that leaves it alone.
+#[test]
+fn release_from_the_same_place_is_no_part_of_the_one_before_that_lowers_the_irql() {
+    let set = [
+        R::KeAcquireInStackQueuedSpinLock,
+        R::KeReleaseInStackQueuedSpinLock,
+        R::KeReleaseInStackQueuedSpinLockFromDpcLevel,
+        R::KeAcquireInterruptSpinLock,
+        R::KeReleaseInterruptSpinLock,
+    ];
+    for interrupted in [false, true] {
+        let mut s = Sequence::ready(&set, false);
+        let (lock, handle) = (0x9000, 0x700);
+        let of_handle = LockOperand::QueuedHandle {
+            handle,
+            lock: Some(lock),
+        };
+        s.quiet(who(0, 2, 1), set[0], LockOperand::Queued { lock, handle }, Some(0));
+        s.quiet(who(0, 2, 1), set[1], of_handle, Some(1));
+        if interrupted {
+            let object = LockOperand::Interrupt(0xffff_9000_0000_3000);
+            let interrupt = (0, 5, 1, TARGET + 0x400, stack(1) - 0x400);
+            s.quiet(interrupt, set[3], object, None);
+            assert_eq!(s.call_back_to(interrupt, set[4], object, None, Some(5)), []);
+        }
+        let found = s.call(who(0, 2, 1), set[2], of_handle, Some(1));
+        s.suspect(&found, Cause::ReleasedTwice);
+    }
+}
+
 #[test]
 fn routine_that_does_its_work_by_another_has_not_come_back_at_that_ones_entry() {
     let set = [

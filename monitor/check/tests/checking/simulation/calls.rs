@@ -268,7 +268,10 @@ impl Machine {
                 call.context.return_address,
             )
         };
-        let before = calls.find(|(_, outer)| outer.context.processor == inner.context.processor);
+        // What interrupts the outer one comes in between.
+        let level = inner.context.irql;
+        let own = |call: &LockCall| call.context.processor == inner.context.processor && call.context.irql <= level;
+        let before = calls.find(|(_, outer)| own(outer));
         before.is_some_and(|(_, outer)| {
             place(outer) == place(inner)
                 && outer.operand == inner.operand
@@ -296,7 +299,15 @@ impl Machine {
         let Some(routine) = contract(step.routine).may_call.iter().next() else {
             return;
         };
-        let tail = step.site % 2 == 0;
+        // A release lowers the IRQL last, so that it cannot end by a jump to one that does not.
+        let lowers = matches!(
+            step.routine,
+            R::KeReleaseSpinLock
+                | R::KeReleaseInStackQueuedSpinLock
+                | R::ExReleaseSpinLockShared
+                | R::ExReleaseSpinLockExclusive
+        );
+        let tail = step.site % 2 == 0 && !lowers;
         let inside = Step {
             depth: step.depth + u64::from(!tail),
             owner: if tail { step.owner } else { Owner::Nt },
