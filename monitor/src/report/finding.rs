@@ -191,6 +191,10 @@ pub(crate) enum Evidence {
         vcpu: u32,
         irql: u8,
     },
+    Moved {
+        event: u64,
+        vcpu: u32,
+    },
     DriverLeft {
         event: u64,
         vcpu: u32,
@@ -257,6 +261,7 @@ impl Evidence {
                 vcpu: processor,
                 irql,
             },
+            &E::Moved { event, processor } => Self::Moved { event, vcpu: processor },
             &E::DriverLeft { event, processor } => Self::DriverLeft { event, vcpu: processor },
             &E::ThreadLeft { event } => Self::ThreadLeft { event },
             &E::StillHeld {

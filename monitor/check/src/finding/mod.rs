@@ -266,6 +266,14 @@ pub enum Evidence {
         /// Its IRQL.
         irql: u8,
     },
+    /// The event that saw the holder on another processor than the one on which it had the lock: at `DISPATCH_LEVEL` no thread
+    /// moves.
+    Moved {
+        /// That event.
+        event: u64,
+        /// The processor that it has come to.
+        processor: u32,
+    },
     /// The event that showed the stack of the holder without the callback of the driver under test that had acquired the lock.
     DriverLeft {
         /// That event.

@@ -360,9 +360,7 @@ impl Checker {
                 owed: 0,
             };
             if self.prove(&open, Proof::Return, sequence, returned.context.processor) {
-                if let Some(processor) = self.core.processor(returned.context.processor) {
-                    processor.open.push(open, record.target);
-                }
+                self.follow_hold(open, record.target, returned.context.processor);
             }
         }
         self.note(place, prior, Step::Acquired);

@@ -2,7 +2,7 @@
 //! holds are over because they have gone on without them.
 
 use super::acquire::{acquires_of, releases_of};
-use super::facts::{Fact, Facts, HoldEnded, Site};
+use super::facts::{Fact, Facts, HoldEnded, Shown, Site};
 use super::open_questions::OpenQuestion;
 use super::record::{Open, Record};
 use super::state::{Bound, LockState};
@@ -11,12 +11,12 @@ use super::{Gap, Thread};
 use crate::checker::Checker;
 use crate::contract::{Mode, Role, contract};
 use crate::event::{Context, DISPATCH_LEVEL, LockCall, LockOperand};
-use crate::finding::Proof;
+use crate::finding::{Proof, Verdict};
 use crate::identity::{HandleKey, LockIdentity};
 use crate::ledger::Found;
 
-/// An acquire whose scope has been left, and whether it is the driver's under test.
-pub(crate) type Ended = (Open, bool);
+/// An acquire whose scope has been left, and whether it is the driver's under test; what has shown it.
+pub(crate) type Ended = ((Open, bool), Shown);
 
 impl Checker {
     /// Learns from where and how a processor runs; `call`: the call that it is about to make. False if there is no such
@@ -26,12 +26,16 @@ impl Checker {
             return false;
         }
         self.end_release(context, call);
+        let thread = self.thread_place(context.processor, context.thread);
+        if let Some(place) = thread {
+            self.leave_moved(place, context);
+        }
         if context.irql < DISPATCH_LEVEL {
             self.leave_processor(context.processor);
-            self.leave_frames(context, call);
+            self.leave_frames(thread, context, call);
         } else {
             self.prove_on_processor(sequence, context, call);
-            self.prove_by_frame(sequence, context, call);
+            self.prove_by_frame(thread, sequence, context, call);
         }
         true
     }
@@ -68,13 +72,40 @@ impl Checker {
             return;
         }
         for ended in std::mem::take(&mut processor.open.0) {
-            self.mark_over(ended);
+            self.mark_over(ended, Shown::SeenLow);
+        }
+    }
+
+    /// A thread runs elsewhere than where it had locks: it has been below `DISPATCH_LEVEL` since, and holds nothing there.
+    #[inline]
+    fn leave_moved(&mut self, place: u32, context: &Context) {
+        let Some(thread) = self.threads.at_mut(place) else {
+            return;
+        };
+        let elsewhere = thread.holder.take_if(|holder| *holder != context.processor);
+        if let Some(left) = elsewhere.filter(|_| context.thread != 0) {
+            self.leave_holds(left, context);
+        }
+    }
+
+    #[cold]
+    fn leave_holds(&mut self, left: u32, context: &Context) {
+        let own = |open: &Open| {
+            let entered = &open.call.context;
+            (open.proved && entered.irql < DISPATCH_LEVEL && entered.thread == context.thread).then_some(())
+        };
+        let shown = if context.irql < DISPATCH_LEVEL {
+            Shown::SeenLow
+        } else {
+            Shown::Moved
+        };
+        while let Some((ended, ())) = self.core.processor(left).and_then(|processor| processor.open.take(own)) {
+            self.mark_over(ended, shown);
         }
     }
 
     /// A thread runs below `DISPATCH_LEVEL`: what it acquired in frames that it has left is over.
-    pub(super) fn leave_frames(&mut self, context: &Context, call: Option<&LockCall>) {
-        let thread = self.thread_place(context.processor, context.thread);
+    pub(super) fn leave_frames(&mut self, thread: Option<u32>, context: &Context, call: Option<&LockCall>) {
         let Some(place) = thread else { return };
         // With interrupts off nothing can come in between either: who has acquired it so holds it until they are on.
         let left = |open: &Open| {
@@ -89,7 +120,7 @@ impl Checker {
                         .retain(|record| record.call.sequence != ended.0.call.sequence);
                 }
             } else {
-                self.mark_over(ended);
+                self.mark_over(ended, Shown::SeenLow);
             }
         }
     }
@@ -124,7 +155,7 @@ impl Checker {
         seen && plain && record.target && record.free && state.is_untouched_since(record)
     }
 
-    pub(super) fn mark_over(&mut self, ended: Ended) {
+    pub(super) fn mark_over(&mut self, ended: (Open, bool), shown: Shown) {
         if self.locks.key_at(ended.0.place).is_some_and(may_be_none) {
             // If it took nothing, a low IRQL does not end it.
             return;
@@ -132,7 +163,7 @@ impl Checker {
         let lock = self.locks.at_mut(ended.0.place);
         if let Some(record) = lock.and_then(|lock| lock.record(ended.0.call.sequence)) {
             record.over = true;
-            self.ended.push(ended);
+            self.ended.push((ended, shown));
         }
     }
 
@@ -161,11 +192,9 @@ impl Checker {
     }
 
     /// The frame of an acquire has been left at `DISPATCH_LEVEL` or above: it has come back with the lock.
-    fn prove_by_frame(&mut self, sequence: u64, context: &Context, call: Option<&LockCall>) {
+    fn prove_by_frame(&mut self, thread: Option<u32>, sequence: u64, context: &Context, call: Option<&LockCall>) {
         let routine = call.map(|call| call.routine);
-        let Some(place) = self.thread_place(context.processor, context.thread) else {
-            return;
-        };
+        let Some(place) = thread else { return };
         let driver = call.is_some() && self.core.modules.is_declared_target(context.return_address);
         let back = |open: &Open| open.returned_by(context, routine, driver);
         while let Some(((mut open, target), proof)) =
@@ -173,10 +202,21 @@ impl Checker {
         {
             open.proved = true;
             if self.prove(&open, proof, sequence, context.processor) {
-                if let Some(processor) = self.core.processor(context.processor) {
-                    processor.open.push(open, target);
-                }
+                self.follow_hold(open, target, context.processor);
             }
+        }
+    }
+
+    /// Follows an acquire that has come back with the lock on a processor.
+    pub(super) fn follow_hold(&mut self, open: Open, target: bool, processor: u32) {
+        let thread = open.call.context.thread;
+        let place = self.thread_place(processor, thread);
+        let place = place.unwrap_or_else(|| self.threads.insert(thread, Thread::default()).0);
+        if let Some(thread) = self.threads.at_mut(place) {
+            thread.holder = Some(processor);
+        }
+        if let Some(processor) = self.core.processor(processor) {
+            processor.open.push(open, target);
         }
     }
 
@@ -213,7 +253,7 @@ impl Checker {
     }
 
     /// Where a thread is in the table. A processor runs one for a while, so its last one is looked at first.
-    fn thread_place(&mut self, processor: u32, thread: u64) -> Option<u32> {
+    pub(super) fn thread_place(&mut self, processor: u32, thread: u64) -> Option<u32> {
         let number = processor as usize;
         let last = self.core.processors.get(number).map_or(0, |processor| processor.thread);
         if self.threads.key_at(last) == Some(&thread) {
@@ -271,7 +311,7 @@ impl Checker {
         (processor, irql): (u32, u8),
         found: &mut Vec<Found>,
     ) {
-        for (open, target) in std::mem::take(&mut self.ended) {
+        for ((open, target), shown) in std::mem::take(&mut self.ended) {
             let Some((identity, record, untouched)) = self.end_hold(&open) else {
                 continue;
             };
@@ -282,27 +322,52 @@ impl Checker {
                     sequence,
                     &record,
                     (identity, open.place),
-                    (processor, irql),
+                    (processor, irql, shown),
                     (certain, found),
                 );
             }
         }
     }
 
-    /// An acquire of the driver under test is over, and no release was seen. `processor` and `irql`: where that has shown.
+    /// An acquire of the driver under test is over, and no release was seen. `processor`, `irql`, `shown`: how that has shown.
     /// `certain`: nothing was seen that could have ended it.
     fn not_released(
         &mut self,
         sequence: u64,
         record: &Record,
         (identity, place): (LockIdentity, u32),
-        (processor, irql): (u32, u8),
+        (processor, irql, shown): (u32, u8, Shown),
         (certain, found): (bool, &mut Vec<Found>),
     ) {
         let ended = self.hold(record, &identity, (processor, irql));
+        let ended = ended.map(|ended| HoldEnded { shown, ..ended });
         match ended.filter(|_| certain && !may_be_none(&identity)) {
             Some(ended) => self.judge_open(sequence, record, (identity, place), Fact::HoldEnded(ended), found),
             None => self.ask(OpenQuestion::LostHolds, 1),
+        }
+    }
+
+    /// An acquire of the driver under test is released by the very call that shows its scope to be left: it was held
+    /// below `DISPATCH_LEVEL` until then. A release that is wrong for certain has been told already.
+    pub(super) fn held_too_long(
+        &mut self,
+        site: &Site,
+        call: &LockCall,
+        (record, identity, place): (&Record, LockIdentity, u32),
+        found: &mut Vec<Found>,
+    ) {
+        let same = |ended: &&Ended| ended.0.0.call.sequence == record.call.sequence;
+        let Some(((_, target), shown)) = self.ended.iter().find(same).copied() else {
+            return;
+        };
+        let untouched = self.locks.at(place).is_some_and(|lock| lock.is_untouched_since(record));
+        let told = found.iter().any(|found| found.verdict == Verdict::Semantic);
+        let context = &call.context;
+        let hold = self.hold(record, &identity, (context.processor, context.irql));
+        if let Some(hold) = hold.filter(|_| target && record.nested_in.is_none() && site.ordered && untouched && !told)
+        {
+            let fact = Fact::HoldEnded(HoldEnded { shown, ..hold });
+            self.judge_open(site.sequence, record, (identity, place), fact, found);
         }
     }
 
@@ -320,7 +385,7 @@ impl Checker {
             irql,
             proof: record.held_since.map(|since| (since, record.proof)),
             certain: gap == Gap::None,
-            thread_gone: false,
+            shown: Shown::SeenLow,
         })
     }
 

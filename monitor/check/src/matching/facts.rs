@@ -183,8 +183,21 @@ pub(crate) struct HoldEnded {
     pub(crate) proof: Option<(u64, Proof)>,
     /// Nothing was seen or may have happened unseen that could have ended the hold.
     pub(crate) certain: bool,
-    /// It was shown by no processor running its thread.
-    pub(crate) thread_gone: bool,
+    /// What has shown that.
+    pub(crate) shown: Shown,
+}
+
+/// What has shown that a hold is over which no release has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// The holder, or its processor, was below `DISPATCH_LEVEL`.
+    SeenLow,
+    /// The holder ran on another processor than the one on which it had the lock, and has been below `DISPATCH_LEVEL`.
+    Moved,
+    /// The callback that made the acquire was not on the stack.
+    CallbackOver,
+    /// No processor ran the holder.
+    ThreadGone,
 }
 
 impl Facts<'_> {

@@ -212,9 +212,7 @@ impl Checker {
         }
         for (entry, target, holder) in open {
             if entry.proved && entry.call.context.irql < DISPATCH_LEVEL {
-                if let Some(processor) = self.core.processor(holder) {
-                    processor.open.push(entry, target);
-                }
+                self.follow_hold(entry, target, holder);
             } else {
                 self.follow(entry, target);
             }

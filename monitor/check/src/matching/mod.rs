@@ -31,7 +31,7 @@ mod storport;
 
 pub(crate) use self::core::{Core, Gap, Port};
 pub(crate) use agents::Ended;
-pub(crate) use facts::{Fact, Facts, Pairing, ReleaseFacts, Restored, Site};
+pub(crate) use facts::{Fact, Facts, Pairing, ReleaseFacts, Restored, Shown, Site};
 pub use history::HISTORY;
 pub use look::OpenAcquire;
 pub(crate) use memory::Addresses;

@@ -64,6 +64,9 @@ impl Checker {
             }
         }
         self.judge(&facts, place, record.as_ref(), found);
+        if let Some(record) = record.filter(|record| record.over && pairing == Pairing::Own) {
+            self.held_too_long(&site, call, (&record, subject.identity, place), found);
+        }
         self.conclude(site, call, &facts, place, record.as_ref(), found);
     }
 

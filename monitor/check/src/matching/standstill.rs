@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::facts::{AcquireFacts, Fact, HoldEnded};
+use super::facts::{AcquireFacts, Fact, HoldEnded, Shown};
 use super::open_questions::OpenQuestion;
 use super::record::{Open, Record, raises_further};
 use super::storport::may_be_none;
@@ -103,13 +103,12 @@ impl Checker {
         if stopped.irql < DISPATCH_LEVEL {
             // At the first instruction of a routine, or deeper, it has not come back.
             let stack_pointer = stopped.stack_pointer.wrapping_sub(RETURN_ADDRESS);
-            self.leave_frames(
-                &Context {
-                    stack_pointer,
-                    ..*stopped
-                },
-                None,
-            );
+            let thread = self.thread_place(stopped.processor, stopped.thread);
+            let context = Context {
+                stack_pointer,
+                ..*stopped
+            };
+            self.leave_frames(thread, &context, None);
         }
         let events = self.core.statistics.events;
         self.core.standstill.add(*stopped, events);
@@ -145,8 +144,8 @@ impl Checker {
             let hold = self.hold(&record, &lock, (last.processor, last.irql));
             let ended = self.end_hold(&open);
             if let (Some(hold), Some(_)) = (hold, ended) {
-                let thread_gone = true;
-                let fact = Fact::HoldEnded(HoldEnded { thread_gone, ..hold });
+                let shown = Shown::ThreadGone;
+                let fact = Fact::HoldEnded(HoldEnded { shown, ..hold });
                 self.judge_open(sequence, &record, (lock, place), fact, found);
             }
         }
@@ -199,7 +198,7 @@ impl Checker {
                 proved: record.held_since.is_some(),
                 owed: 0,
             };
-            return self.mark_over((open, true));
+            return self.mark_over((open, true), Shown::CallbackOver);
         }
         let raised = record.call.context.irql <= DISPATCH_LEVEL && now.irql > DISPATCH_LEVEL;
         let shown = untouched && (raised || !may_be_none(&lock)) && (told.left || told.milliseconds >= LONG);

@@ -289,6 +289,9 @@ pub(crate) struct Processor {
 pub(crate) struct Thread {
     /// Acquires entered below `DISPATCH_LEVEL`.
     pub open: OpenList,
+    /// Where the last of them came back that was seen to, until it runs elsewhere.
+    #[serde(default)]
+    pub(crate) holder: Option<u32>,
 }
 
 impl Evict for Thread {

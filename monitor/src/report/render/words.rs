@@ -116,10 +116,8 @@ fn sentence(v: &Finding, evidence: &Evidence) -> String {
         }
         &Evidence::Kind { acquired, now } => changed_kind(v, acquired, now),
         Evidence::AcquiredHandle { handle } => format!("the acquire filled in the handle at {handle:#x}; {}", copy(v)),
-        Evidence::SeenLow { event, vcpu, irql } => format!(
-            "at event {event} vCPU {vcpu} had gone on at IRQL {irql}, at which nobody may hold a spin lock, and no release \
-             was seen"
-        ),
+        Evidence::SeenLow { event, vcpu, irql } => seen_low(*event, *vcpu, *irql),
+        Evidence::Moved { event, vcpu } => moved(*event, *vcpu),
         Evidence::DriverLeft { event, vcpu } => driver_left(*event, *vcpu),
         Evidence::ThreadLeft { event } => thread_left(*event),
         Evidence::StillHeld {
@@ -151,6 +149,19 @@ fn sentence(v: &Finding, evidence: &Evidence) -> String {
         Evidence::Callback { callback } => in_callback(v, *callback),
         Evidence::CameBack { event, proof } => came_back(*event, *proof),
     }
+}
+
+fn seen_low(event: u64, vcpu: u32, irql: u8) -> String {
+    format!(
+        "at event {event} vCPU {vcpu} had gone on at IRQL {irql}, at which nobody may hold a spin lock, and no release was seen"
+    )
+}
+
+fn moved(event: u64, vcpu: u32) -> String {
+    format!(
+        "at event {event} the thread ran on vCPU {vcpu}, and had the lock on another one: a thread moves only below \
+         DISPATCH_LEVEL, so it has gone there with the lock"
+    )
 }
 
 fn driver_left(event: u64, vcpu: u32) -> String {

@@ -1,9 +1,8 @@
 //! Missing release: the part of SpinLock, QueuedSpinLock and StorPortSpinLock that demands the release of a lock before
 //! its scope is left.
 
-use crate::event::DISPATCH_LEVEL;
 use crate::finding::{Cause, Evidence, Shortfall, Verdict};
-use crate::matching::{Fact, Facts};
+use crate::matching::{Fact, Facts, Shown};
 use crate::rules::{Findings, Meta, Rule, RuleId};
 
 /// See [`META`].
@@ -46,9 +45,12 @@ impl Rule for MissingRelease {
                 irql,
                 milliseconds,
             },
-            None if ended.thread_gone => Evidence::ThreadLeft { event },
-            None if irql < DISPATCH_LEVEL => Evidence::SeenLow { event, processor, irql },
-            None => Evidence::DriverLeft { event, processor },
+            None => match ended.shown {
+                Shown::SeenLow => Evidence::SeenLow { event, processor, irql },
+                Shown::Moved => Evidence::Moved { event, processor },
+                Shown::CallbackOver => Evidence::DriverLeft { event, processor },
+                Shown::ThreadGone => Evidence::ThreadLeft { event },
+            },
         });
     }
 }

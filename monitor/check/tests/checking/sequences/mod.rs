@@ -4,6 +4,7 @@
 mod adapters;
 mod agents;
 mod attention;
+mod by_hand;
 mod callbacks;
 mod classes;
 mod cut_off;
