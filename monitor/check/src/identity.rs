@@ -49,9 +49,10 @@ pub const fn stor_spinlock_name(kind: u32) -> Option<&'static str> {
     })
 }
 
-/// `STOR_SPINLOCK` values whose lock context the documentation wants to be `NULL`.
-pub(crate) const START_IO_LOCK: u32 = 2;
-pub(crate) const INTERRUPT_LOCK: u32 = 3;
+/// `STOR_SPINLOCK` of the StartIoLock, whose lock context the documentation wants to be `NULL`.
+pub const START_IO_LOCK: u32 = 2;
+/// That of the InterruptLock; the same goes for its context.
+pub const INTERRUPT_LOCK: u32 = 3;
 pub(crate) const DPC_LOCK: u32 = 1;
 const THREADED_DPC_LOCK: u32 = 4;
 pub(crate) const DPC_LEVEL_LOCK: u32 = 5;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 pub use storlock_check::contract::{Callback, Routine};
 pub use storlock_check::event::LockOperand;
 use storlock_check::finding;
-pub use storlock_check::finding::{Cause, HandleBefore, HandleNow, Place, Proof, Shortfall, Step, Verdict};
+pub use storlock_check::finding::{Cause, HandleBefore, HandleNow, Overlap, Place, Proof, Shortfall, Step, Verdict};
 pub use storlock_check::identity::LockIdentity;
 pub use storlock_check::rules::{RuleId, RuleSetting, RuleSettings};
 
@@ -219,6 +219,10 @@ pub(crate) enum Evidence {
         taken_by: PriorCall,
     },
     NotPerMessage,
+    Overlap {
+        held: LockIdentity,
+        overlap: Overlap,
+    },
     StackPointer {
         value: u64,
     },
@@ -286,6 +290,7 @@ impl Evidence {
                 taken_by: PriorCall::new(&step.taken_by, place),
             },
             E::NotPerMessage => Self::NotPerMessage,
+            &E::Overlap { held, overlap } => Self::Overlap { held, overlap },
             E::StackPointer(value) => Self::StackPointer { value: *value },
             &E::Callback(callback) => Self::Callback { callback },
             E::CameBack { event, proof } => Self::CameBack {

@@ -302,6 +302,11 @@ impl State {
         let frames = self.ending.look(self.guest.names_mut(), checker, cpu);
         if let Some(target) = target.filter(|_| armed) {
             let held = held::still_held(checker, cpu, target, &mut self.callbacks, &frames);
+            if held.iter().any(|open| open.left) {
+                if let Some(told) = self.callbacks.port_at_end(cpu) {
+                    self.ledger.append(EventKind::PortTold(told));
+                }
+            }
             self.ending.still_held(held);
         }
         if let Some(told) = self.waits_in_callback(cpu) {

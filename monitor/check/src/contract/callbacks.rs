@@ -96,7 +96,7 @@ bitflags! {
         const PER_MESSAGE = 1 << 3;
         /// The driver itself jumps to the callback's function: it may run in another callback that ended so.
         const CALLED_BY_DRIVER = 1 << 4;
-        /// `InterruptSynchronizationMode` could be read.
+        /// `SynchronizationModel` and `InterruptSynchronizationMode` could be read.
         const MODE_KNOWN = 1 << 5;
     }
 }

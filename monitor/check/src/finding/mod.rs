@@ -139,6 +139,8 @@ bitflags! {
         const UNPROVED_WORD = 1 << 10;
         /// The lock is still held, or was perhaps not taken: it may have been released later.
         const GOES_ON = 1 << 11;
+        /// It may be a lock that the port driver takes only if there is an interrupt, and nothing shows that it did.
+        const MAYBE_NONE = 1 << 12;
     }
 }
 
@@ -309,6 +311,13 @@ pub enum Evidence {
     Order(OrderStep),
     /// `InterruptSynchronizationMode` of the adapter is not `InterruptSynchronizePerMessage`.
     NotPerMessage,
+    /// The lock that is held has another name than the one that is asked for.
+    Overlap {
+        /// It.
+        held: LockIdentity,
+        /// What they have in common.
+        overlap: Overlap,
+    },
     /// The stack pointer of the call.
     StackPointer(u64),
     /// The callback that made the call, and around which the port driver holds the lock.
@@ -333,6 +342,16 @@ pub struct OrderStep {
     pub taken: LockIdentity,
     /// Its acquire.
     pub taken_by: PriorCall,
+}
+
+/// Why two names of the port driver's locks exclude each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overlap {
+    /// In the half duplex model the StartIoLock is the InterruptLock.
+    HalfDuplex,
+    /// Where each message has a lock, the InterruptLock takes them all.
+    PerMessage,
 }
 
 /// How an acquire is known to have come back with the lock.

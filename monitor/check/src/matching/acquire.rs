@@ -11,7 +11,7 @@ use crate::contract::{
     CONTRACTS, Callback, Contract, Mode, PortHold, Role, Routine, RoutineSet, SystemModule, contract,
 };
 use crate::event::{APC_LEVEL, DISPATCH_LEVEL, LockCall, LockOperand, LockReturn};
-use crate::finding::{OrderStep, PriorCall, Proof, Shortfall, Step};
+use crate::finding::{OrderStep, Overlap, PriorCall, Proof, Shortfall, Step};
 use crate::identity::{HandleKey, LockIdentity};
 use crate::ledger::Found;
 
@@ -115,25 +115,79 @@ impl Checker {
         false
     }
 
-    /// The acquire by which the caller of another one certainly holds the lock.
+    /// The acquire by which the caller of another one certainly holds the lock, by whatever name.
     fn own_hold(
         &self,
         row: &Contract,
         call: &LockCall,
         identity: &LockIdentity,
         (place, taking): (u32, Taking),
-    ) -> Option<Record> {
+    ) -> Option<Own> {
+        if row.role != Role::Acquire || taking != Taking::Lock {
+            return None;
+        }
         let held = |record: &&Record| {
             record.holds_up(&call.context)
                 && record.held_since.is_some()
                 && !record.over
-                && (!storport::may_be_none(identity) || call.context.irql > DISPATCH_LEVEL)
                 && !(record.handle == 0 && matches!(identity, LockIdentity::StorPort { .. }))
         };
-        if row.role != Role::Acquire || taking != Taking::Lock {
+        let same = self.locks.at(place)?.records.iter().rfind(held);
+        let mut own = match same {
+            Some(record) => Own {
+                lock: *identity,
+                place,
+                record: *record,
+                overlap: None,
+                maybe_none: false,
+            },
+            None => self.own_by_other_name(call, identity)?,
+        };
+        if storport::may_be_interrupt_lock(&own.lock, &self.core.port) {
+            let taken = own.record.raised_to_device(&call.context) && !self.raised_since(&own);
+            own.maybe_none = !taken && !own.record.raised;
+            if !taken && storport::is_interrupt_lock(&own.lock, &self.core.port) {
+                return None;
+            }
+        }
+        Some(own)
+    }
+
+    /// The acquire by which the caller certainly holds a lock of the port driver's that is this one by another name, or has a
+    /// part in common with it. Such a lock is held at the IRQL of a device.
+    fn own_by_other_name(&self, call: &LockCall, identity: &LockIdentity) -> Option<Own> {
+        if call.context.irql <= DISPATCH_LEVEL || call.operand.adapter().is_none() {
             return None;
         }
-        self.locks.at(place)?.records.iter().rfind(held).copied()
+        let processor = self.core.processors.get(call.context.processor as usize)?;
+        let mut proved = processor.open.0.iter().rev().filter(|(open, _)| open.proved);
+        proved.find_map(|(open, _)| {
+            let lock = *self.locks.key_at(open.place)?;
+            let overlap = storport::overlap(identity, &lock, &self.core.port)?;
+            let mut records = self.locks.at(open.place)?.records.iter();
+            let record = records.find(|record| record.call.sequence == open.call.sequence)?;
+            let blind = record.handle == 0 && matches!(lock, LockIdentity::StorPort { .. });
+            let held = record.holds_up(&call.context) && record.held_since.is_some() && !record.over && !blind;
+            held.then_some(Own {
+                lock,
+                place: open.place,
+                record: *record,
+                overlap: Some(overlap),
+                maybe_none: false,
+            })
+        })
+    }
+
+    /// Whether another acquire of the same processor may have raised the IRQL to that of a device since.
+    fn raised_since(&self, own: &Own) -> bool {
+        let processor = self.core.processors.get(own.record.holder as usize);
+        let mut open = processor.map_or(&[][..], |processor| &processor.open.0).iter();
+        let since = own.record.call.sequence;
+        open.any(|(open, _)| {
+            open.call.sequence > since
+                && open.call.context.irql <= DISPATCH_LEVEL
+                && locks_have_no_word(open.call.routine)
+        })
     }
 
     /// Puts together what the rules want to know of an acquire.
@@ -143,21 +197,28 @@ impl Checker {
         row: &'static Contract,
         call: &'a LockCall,
         identity: &'a LockIdentity,
-        (place, own, circle): (u32, Option<&'a Record>, &'a [OrderStep]),
+        (place, own, circle): (u32, Option<&'a Own>, &'a [OrderStep]),
     ) -> Facts<'a> {
         let lock = self.locks.at(place);
         let target = lock.is_some_and(|lock| lock.target);
         let mut shortfall = Shortfall::empty();
-        if let Some(lock) = lock {
-            shortfall.set(Shortfall::DISTURBED, lock.disturbed);
-            shortfall.set(Shortfall::CONTRADICTED, lock.contradicted);
+        let other = own.and_then(|own| self.locks.at(own.place));
+        for lock in lock.into_iter().chain(other) {
+            shortfall.set(
+                Shortfall::DISTURBED,
+                shortfall.contains(Shortfall::DISTURBED) || lock.disturbed,
+            );
+            let contradicted = shortfall.contains(Shortfall::CONTRADICTED) || lock.contradicted;
+            shortfall.set(Shortfall::CONTRADICTED, contradicted);
         }
         shortfall.set(
             Shortfall::UNORDERED,
-            !site.ordered && own.is_some_and(|own| !own.bound_to_processor()),
+            !site.ordered && own.is_some_and(|own| !own.record.bound_to_processor()),
         );
         // Of the pairs of other modules one half may not be seen, the kernel's own among them.
-        shortfall.set(Shortfall::UNWATCHED, own.is_some_and(|own| !own.target));
+        shortfall.set(Shortfall::UNWATCHED, own.is_some_and(|own| !own.record.target));
+        shortfall.set(Shortfall::MAYBE_NONE, own.is_some_and(|own| own.maybe_none));
+        let releases = own.map_or(RoutineSet::EMPTY, |own| releases_of(&own.lock));
         // A lock whose word ought to be there, but could not be read, is not worth an opinion.
         let word_missing =
             call.word.is_none() && row.lock_word(&call.operand).is_some() && !locks_have_no_word(call.routine);
@@ -169,13 +230,14 @@ impl Checker {
             lock: identity,
             concerns_target: site.target || target,
             fact: Fact::Acquire(AcquireFacts {
-                own: own.filter(|_| !word_missing).and_then(Record::held),
+                own: own.filter(|_| !word_missing).and_then(|own| own.record.held()),
+                overlap: own.and_then(|own| Some((own.lock, own.overlap?))),
                 word_held: call.word.map(|word| word != 0),
                 takes_nothing: storport::taking(call) == Taking::Nothing,
                 held_by_port: held_by_port(site, call),
                 on_stack: lies_on_stack(identity, call),
                 circle,
-                gap: self.core.gap(releases_of(identity), target),
+                gap: self.core.gap(releases.union(releases_of(identity)), target),
                 shortfall,
             }),
         }
@@ -193,6 +255,10 @@ impl Checker {
         if lock.records.is_empty() {
             return;
         }
+        // One that has taken nothing does not make another one wait.
+        let identity = LockIdentity::of(&call.operand);
+        let maybe_none = identity.is_some_and(|lock| storport::may_be_interrupt_lock(&lock, &self.core.port));
+        let handle = HandleKey::of(&call.operand).map_or(0, HandleKey::address);
         let may_have_failed =
             |record: &Record| record.held_since.is_none() && contract(record.call.routine).result.may_fail();
         let over = |record: &Record| {
@@ -206,6 +272,7 @@ impl Checker {
                 && low != record.bound_to_processor()
                 && call.context.irql <= entered.irql.max(1)
                 && call.context.stack_pointer >= entered.stack_pointer
+                && (!maybe_none || record.handle == handle)
                 && !(row.mode == Mode::Shared && contract(record.call.routine).mode == Mode::Shared)
         };
         // It has failed; or the lock was given back in a way that was not seen, or the caller waits for ever.
@@ -341,6 +408,7 @@ impl Checker {
             }
             return;
         };
+        record.raised = returned.context.irql > record.call.context.irql;
         let record = *record;
         if !succeeded {
             lock.records.retain(|open| open.call.sequence != returned.call);
@@ -389,6 +457,18 @@ impl Checker {
             }
         }
     }
+}
+
+/// An acquire by which a caller certainly holds what it asks for.
+#[derive(Clone, Copy, Debug)]
+struct Own {
+    /// The lock that it has acquired: the same one, or one that has this for another name or as a part.
+    lock: LockIdentity,
+    place: u32,
+    record: Record,
+    overlap: Option<Overlap>,
+    /// The port driver may have taken no lock for it.
+    maybe_none: bool,
 }
 
 /// Modules that call functions of drivers: a call that returns there may be one of a driver's that ended in a jump.

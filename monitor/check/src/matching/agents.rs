@@ -6,7 +6,7 @@ use super::facts::{Fact, Facts, HoldEnded, Shown, Site};
 use super::open_questions::OpenQuestion;
 use super::record::{Open, Record};
 use super::state::{Bound, LockState};
-use super::storport::may_be_none;
+use super::storport::{may_be_interrupt_lock, may_be_none};
 use super::{Gap, Thread};
 use crate::checker::Checker;
 use crate::contract::{Mode, Role, contract};
@@ -156,12 +156,15 @@ impl Checker {
     }
 
     pub(super) fn mark_over(&mut self, ended: (Open, bool), shown: Shown) {
-        if self.locks.key_at(ended.0.place).is_some_and(may_be_none) {
-            // If it took nothing, a low IRQL does not end it.
+        let Some(identity) = self.locks.key_at(ended.0.place).copied() else {
             return;
-        }
+        };
         let lock = self.locks.at_mut(ended.0.place);
-        if let Some(record) = lock.and_then(|lock| lock.record(ended.0.call.sequence)) {
+        let Some(record) = lock.and_then(|lock| lock.record(ended.0.call.sequence)) else {
+            return;
+        };
+        // If it took nothing, a low IRQL does not end it.
+        if !may_be_none(&identity, record, &self.core.port) {
             record.over = true;
             self.ended.push((ended, shown));
         }
@@ -222,7 +225,8 @@ impl Checker {
 
     /// An acquire has come back with the lock on this processor. False if it is open no more.
     pub(crate) fn prove(&mut self, open: &Open, proof: Proof, sequence: u64, processor: u32) -> bool {
-        let excludes = !self.locks.key_at(open.place).is_some_and(may_be_none);
+        let key = self.locks.key_at(open.place);
+        let excludes = !key.is_some_and(|lock| may_be_interrupt_lock(lock, &self.core.port));
         let Some(lock) = self.locks.at_mut(open.place) else {
             return false;
         };
@@ -341,7 +345,7 @@ impl Checker {
     ) {
         let ended = self.hold(record, &identity, (processor, irql));
         let ended = ended.map(|ended| HoldEnded { shown, ..ended });
-        match ended.filter(|_| certain && !may_be_none(&identity)) {
+        match ended.filter(|_| certain && !may_be_none(&identity, record, &self.core.port)) {
             Some(ended) => self.judge_open(sequence, record, (identity, place), Fact::HoldEnded(ended), found),
             None => self.ask(OpenQuestion::LostHolds, 1),
         }

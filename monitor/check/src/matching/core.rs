@@ -12,7 +12,7 @@ use crate::checker::{Limits, MAX_PROCESSORS, Statistics};
 use crate::contract::{PortModel, RoutineSet, SystemModule, contract};
 use crate::event::{Context, DISPATCH_LEVEL, InCallback, PortTold, WatchSet};
 use crate::identity::LockIdentity;
-use crate::modules::Modules;
+use crate::modules::{Modules, Range};
 use crate::rules::RuleSettings;
 
 /// Adapters that are remembered as those of the driver under test, or as having handles that could not be read.
@@ -173,26 +173,40 @@ fn remember(adapters: &mut Vec<u64>, adapter: u64) {
 }
 
 /// What was told of how the port driver runs the driver under test.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Port {
     registered: Option<PortModel>,
-    /// The same of one adapter.
-    adapter: Option<PortTold>,
+    /// The same of single adapters; of one that has no room here nothing is known.
+    adapters: Vec<PortTold>,
 }
 
 impl Port {
-    pub(crate) const fn learn(&mut self, told: &PortTold) {
+    pub(crate) fn learn(&mut self, told: &PortTold) {
         if told.adapter == 0 {
             self.registered = Some(told.port);
-        } else {
-            self.adapter = Some(*told);
+            return;
+        }
+        self.adapters.retain(|known| known.adapter != told.adapter);
+        if self.adapters.len() < ADAPTERS {
+            self.adapters.push(*told);
         }
     }
 
     /// Of that adapter, or of the driver in general.
     pub(crate) fn of(&self, adapter: Option<u64>) -> Option<PortModel> {
-        let own = self.adapter.filter(|told| Some(told.adapter) == adapter);
+        let own = self.adapters.iter().find(|told| Some(told.adapter) == adapter);
         own.map(|told| told.port).or(self.registered)
+    }
+
+    /// Of a physical miniport's adapter whose configuration was read.
+    pub(crate) fn configured(&self, adapter: u64) -> Option<PortModel> {
+        let told = self.of(Some(adapter));
+        told.filter(|port| port.contains(PortModel::MODE_KNOWN) && !port.contains(PortModel::VIRTUAL))
+    }
+
+    /// The memory is gone, and the adapters that lay there.
+    pub(crate) fn forget(&mut self, range: Range) {
+        self.adapters.retain(|told| !range.contains(told.adapter));
     }
 }
 

@@ -3,7 +3,7 @@
 use super::core::Gap;
 use crate::contract::{Callback, Contract, PortModel, Routine};
 use crate::event::{InCallback, LockCall};
-use crate::finding::{OrderStep, PriorCall, Proof, Shortfall};
+use crate::finding::{OrderStep, Overlap, PriorCall, Proof, Shortfall};
 use crate::identity::LockIdentity;
 
 /// What is known of an event besides its operands.
@@ -59,6 +59,8 @@ pub(crate) enum Fact<'a> {
 pub(crate) struct AcquireFacts<'a> {
     /// The caller holds the lock for certain, by this acquire.
     pub(crate) own: Option<Held<'a>>,
+    /// That is of a lock of another name.
+    pub(crate) overlap: Option<(LockIdentity, Overlap)>,
     /// Whether the lock word says that somebody holds the lock; `None` if it cannot be seen.
     pub(crate) word_held: Option<bool>,
     /// The routine takes no lock with these operands, and says nothing of it.

@@ -164,6 +164,7 @@ impl Checker {
         }
         self.core.adapters.retain(|adapter| !range.contains(*adapter));
         self.core.unreadable.retain(|adapter| !range.contains(*adapter));
+        self.core.port.forget(range);
     }
 
     /// The breakpoints are others than before: what was recorded may have ended unseen.

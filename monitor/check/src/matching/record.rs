@@ -42,6 +42,9 @@ pub(crate) struct Record {
     pub over: bool,
     /// A release that was taken for that of another acquire may have been its own.
     pub doubtful: bool,
+    /// Its return was caught at a higher IRQL than its entry: it has taken a lock.
+    #[serde(default)]
+    pub(crate) raised: bool,
     /// Nobody held the lock when it was entered, or whoever did has released it since: that the lock is held is no riddle.
     #[serde(default)]
     pub(crate) free: bool,
@@ -62,6 +65,7 @@ impl Record {
             target,
             over: false,
             doubtful: false,
+            raised: false,
             free: false,
             nested_in: None,
         }
@@ -98,6 +102,12 @@ impl Record {
     /// Whether `context` can be the one that made this acquire.
     pub(crate) const fn may_be_of(&self, context: &Context) -> bool {
         self.agent().may_be(context)
+    }
+
+    /// Whether it has raised the IRQL to that of a device, as an acquire of the interrupt's lock does if there is one, and code
+    /// of its own caller or deeper runs there.
+    pub(crate) const fn raised_to_device(&self, context: &Context) -> bool {
+        self.call.context.irql <= DISPATCH_LEVEL && context.irql > DISPATCH_LEVEL
     }
 
     /// Whether the lock's holder runs as `context`: what it would wait for there, it would wait for for ever.

@@ -52,7 +52,8 @@ impl Checker {
         // The I/O manager hands the cancel spin lock on to cancel routines: another's release of it need not be seen.
         let believed = |holder: &&Record| *identity != LockIdentity::Cancel || holder.target;
         let holder = lock.and_then(|lock| other_holder(lock, &call.context));
-        let holder = holder.filter(|_| !storport::may_be_none(identity)).filter(believed);
+        let holder = holder.filter(|_| !storport::is_interrupt_lock(identity, &self.core.port));
+        let holder = holder.filter(believed);
         let asked = !paired && row.class == LockClass::CancelSpinLock;
         let before = lock.filter(|_| asked).and_then(|lock| {
             let paired = own_release(lock, &call.context).map(|(release, _)| release);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::facts::{AcquireFacts, Fact, HoldEnded, Shown};
 use super::open_questions::OpenQuestion;
 use super::record::{Open, Record, raises_further};
-use super::storport::may_be_none;
+use super::storport::{is_interrupt_lock, may_be_none};
 use crate::checker::Checker;
 use crate::contract::PortHold;
 use crate::event::{Context, DISPATCH_LEVEL, InCallback, StillHeld};
@@ -190,7 +190,8 @@ impl Checker {
             return;
         };
         let place = self.lock(lock);
-        if told.left && !may_be_none(&lock) {
+        let maybe_none = may_be_none(&lock, &record, &self.core.port);
+        if told.left && !maybe_none {
             self.unfollow(&record);
             let open = Open {
                 place,
@@ -201,7 +202,9 @@ impl Checker {
             return self.mark_over((open, true), Shown::CallbackOver);
         }
         let raised = record.call.context.irql <= DISPATCH_LEVEL && now.irql > DISPATCH_LEVEL;
-        let shown = untouched && (raised || !may_be_none(&lock)) && (told.left || told.milliseconds >= LONG);
+        let shown = untouched
+            && (raised || !is_interrupt_lock(&lock, &self.core.port))
+            && (told.left || told.milliseconds >= LONG);
         let hold = self.hold(&record, &lock, (now.processor, now.irql));
         if let Some(hold) = hold.filter(|_| shown) {
             let fact = Fact::StillHeld(hold, told.milliseconds);

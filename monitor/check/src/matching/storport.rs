@@ -4,9 +4,12 @@
 //! `DpcLock` without a context; `StorPortAcquireSpinLockEx` refuses kinds 1 to 3 above `DISPATCH_LEVEL`, kind 5 below it,
 //! and kinds 1, 4 and 5 without a context. A release goes by the adapter argument and by what the handle says now.
 
-use crate::contract::{Routine, STOR_DPC_LOCK};
+use super::core::Port;
+use super::record::Record;
+use crate::contract::{PortModel, Routine, STOR_DPC_LOCK};
 use crate::event::{DISPATCH_LEVEL, LockCall, LockOperand};
-use crate::identity::{DPC_LEVEL_LOCK, DPC_LOCK, INTERRUPT_LOCK, LockIdentity, is_dpc_lock};
+use crate::finding::Overlap;
+use crate::identity::{DPC_LEVEL_LOCK, DPC_LOCK, INTERRUPT_LOCK, LockIdentity, START_IO_LOCK, is_dpc_lock};
 
 /// What an acquire does with its operands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,14 +97,57 @@ pub(crate) const fn stays_at_dispatch_level(lock: &LockIdentity) -> bool {
     )
 }
 
-/// Whether a hold of this lock says nothing: without an interrupt object the port driver takes none, and only the IRQL
-/// shows that.
-pub(crate) const fn may_be_none(lock: &LockIdentity) -> bool {
-    matches!(
-        lock,
+/// Whether this is the lock of the adapter's interrupt, as far as the port driver's ways are known. A hold of it says nothing:
+/// without an interrupt object the port driver takes none, and only the IRQL shows that.
+pub(crate) fn is_interrupt_lock(lock: &LockIdentity, port: &Port) -> bool {
+    match *lock {
         LockIdentity::StorPort {
-            kind: INTERRUPT_LOCK,
+            kind: INTERRUPT_LOCK, ..
+        } => true,
+        LockIdentity::StorPort {
+            kind: START_IO_LOCK,
+            adapter,
             ..
+        } => {
+            let port = port.configured(adapter);
+            port.is_some_and(|port| port.contains(PortModel::HALF_DUPLEX))
         }
-    )
+        _ => false,
+    }
+}
+
+/// Whether this may be the lock of the adapter's interrupt: the StartIoLock is, unless the full duplex model is known.
+pub(crate) fn may_be_interrupt_lock(lock: &LockIdentity, port: &Port) -> bool {
+    let unknown = matches!(*lock, LockIdentity::StorPort { kind: START_IO_LOCK, adapter, .. } if port.configured(adapter).is_none());
+    unknown || is_interrupt_lock(lock, port)
+}
+
+/// Whether the port driver may have taken no lock for an acquire that has come back. A StartIoLock for which the IRQL was
+/// raised is one, whatever the model.
+pub(crate) fn may_be_none(lock: &LockIdentity, record: &Record, port: &Port) -> bool {
+    is_interrupt_lock(lock, port) || (!record.raised && may_be_interrupt_lock(lock, port))
+}
+
+/// Whether who holds the one lock waits for himself at the other, by a name of the same lock or of a part of it: in the half
+/// duplex model the StartIoLock is the InterruptLock, and that takes the lock of each message where each has one.
+pub(crate) fn overlap(one: &LockIdentity, other: &LockIdentity, port: &Port) -> Option<Overlap> {
+    let adapter = |lock: &LockIdentity| match *lock {
+        LockIdentity::StorPort { adapter, kind, .. } if kind == START_IO_LOCK || kind == INTERRUPT_LOCK => {
+            Some(adapter)
+        }
+        LockIdentity::Msi { adapter, .. } => Some(adapter),
+        _ => None,
+    };
+    let of = adapter(one)?;
+    let model = port
+        .configured(of)
+        .filter(|_| one != other && adapter(other) == Some(of))?;
+    match (is_interrupt_lock(one, port), is_interrupt_lock(other, port)) {
+        (true, true) => Some(Overlap::HalfDuplex),
+        (true, false) | (false, true) if model.contains(PortModel::PER_MESSAGE) => {
+            let message = |lock: &LockIdentity| matches!(lock, LockIdentity::Msi { .. });
+            (message(one) || message(other)).then_some(Overlap::PerMessage)
+        }
+        _ => None,
+    }
 }

@@ -34,9 +34,10 @@ fn honest(random: &mut Random, bug: Option<Bug>) -> Config {
         helper: false,
         reuse: false,
         reset: false,
-        no_interrupt: false,
-        half_duplex: false,
-        per_message: false,
+        no_interrupt: random.percent(20),
+        half_duplex: random.percent(20),
+        per_message: random.percent(50),
+        told: true,
         unreadable: false,
     }
 }
@@ -70,7 +71,8 @@ fn dishonest(random: &mut Random, bug: Option<Bug>) -> Config {
     config.reset = random.percent(20);
     config.no_interrupt = random.percent(30);
     config.half_duplex = random.percent(30);
-    config.per_message = random.percent(30);
+    config.per_message = random.percent(50);
+    config.told = random.percent(60);
     config.unreadable = random.percent(20);
     if random.percent(20) {
         config.unwatched_calls = 1 + random.below(60);
@@ -583,7 +585,12 @@ fn bugs_are_found_at_the_call_where_everything_is_seen() {
         }
         let total: u64 = row.values().sum();
         let found = row.get(&Recall::Defect).copied().unwrap_or(0);
-        let enough = total < 20 || found * 100 >= total * floor(*broken, *low);
+        let floor = match bug {
+            // The acquire of a message's lock has to be seen to come back, and one from deeper in the stack may be an interrupt's.
+            Bug::OtherName => 45,
+            _ => floor(*broken, *low),
+        };
+        let enough = total < 20 || found * 100 >= total * floor;
         assert!(enough, "{bug:?} {broken:?} {low}: {row:?}");
     }
     assert_hardly_missed(&table, &examples);

@@ -3,8 +3,8 @@
 use storlock_check::identity::stor_spinlock_name;
 
 use crate::report::{
-    Callback, Called, Cause, Evidence, Finding, HandleBefore, HandleNow, HistoryEntry, LockOperand, PriorCall, Proof,
-    Shortfall, Signature, Step, Verdict,
+    Callback, Called, Cause, Evidence, Finding, HandleBefore, HandleNow, HistoryEntry, LockIdentity, LockOperand,
+    Overlap, PriorCall, Proof, Shortfall, Signature, Step, Verdict,
 };
 
 /// The level of a finding.
@@ -143,6 +143,7 @@ fn sentence(v: &Finding, evidence: &Evidence) -> String {
         Evidence::NotPerMessage => {
             "InterruptSynchronizationMode of the adapter is not InterruptSynchronizePerMessage".to_owned()
         }
+        &Evidence::Overlap { held, overlap } => other_name(&held, overlap),
         Evidence::StackPointer { value } => {
             format!("the lock lies on the stack of its caller, whose pointer is {value:#x}")
         }
@@ -155,6 +156,14 @@ fn seen_low(event: u64, vcpu: u32, irql: u8) -> String {
     format!(
         "at event {event} vCPU {vcpu} had gone on at IRQL {irql}, at which nobody may hold a spin lock, and no release was seen"
     )
+}
+
+fn other_name(held: &LockIdentity, overlap: Overlap) -> String {
+    let why = match overlap {
+        Overlap::HalfDuplex => "in the half duplex model StartIoLock is the InterruptLock",
+        Overlap::PerMessage => "in per-message mode InterruptLock takes the lock of every message",
+    };
+    format!("what the caller holds is the {held}: {why}")
 }
 
 fn moved(event: u64, vcpu: u32) -> String {
@@ -328,6 +337,11 @@ const SHORTFALLS: &[(Shortfall, &str)] = &[
     (
         Shortfall::GOES_ON,
         "whether the lock was really taken, or would have been released later, was not seen",
+    ),
+    (
+        Shortfall::MAYBE_NONE,
+        "whether there is a lock was not seen: in the half duplex model StartIoLock is the InterruptLock, which the port driver \
+         takes only if there is an interrupt",
     ),
     (
         Shortfall::UNPROVED_WORD,

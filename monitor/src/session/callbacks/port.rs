@@ -5,6 +5,7 @@
 
 use storlock_check::contract::{Callback, PortHold, PortModel, Role, contract};
 use storlock_check::event::{InCallback, LockCall, LockOperand, PortTold};
+use storlock_check::identity::{INTERRUPT_LOCK, START_IO_LOCK};
 
 use super::{Callbacks, Known};
 use crate::report::ModuleInfo;
@@ -113,8 +114,8 @@ impl Callbacks {
         self.asked == Asked::No
     }
 
-    /// What the checker has to know of the first adapter of the driver, for a call that takes the lock of a message, if that is
-    /// news. The driver sets the mode in HwStorFindAdapter, so nothing is known there.
+    /// What the checker has to know of the first adapter of the driver, for a call that takes the lock of a message, or one that may
+    /// be that of the interrupt, if that is news. The driver sets the mode in HwStorFindAdapter, so nothing is known there.
     pub(crate) fn port_of(
         &mut self,
         cpu: &impl CpuState,
@@ -122,12 +123,17 @@ impl Callbacks {
         driver: &ModuleInfo,
         call: &LockCall,
     ) -> Option<PortTold> {
-        let per_message = |port: PortModel| port.contains(PortModel::PER_MESSAGE);
-        let asks = matches!(call.operand, LockOperand::Msi { .. }) && !self.known.is_empty();
-        if !asks || self.port_told.is_some_and(per_message) || !driver.contains(call.context.return_address) {
+        let enough = match call.operand {
+            LockOperand::Msi { .. } => self.port_told.is_some_and(|port| port.contains(PortModel::PER_MESSAGE)),
+            LockOperand::StorPort { kind, .. } => {
+                self.port_told.is_some() || !matches!(kind, START_IO_LOCK | INTERRUPT_LOCK)
+            }
+            _ => true,
+        };
+        let adapter = call.operand.adapter().filter(|&adapter| adapter == self.adapter)?;
+        if enough || self.known.is_empty() || !driver.contains(call.context.return_address) {
             return None;
         }
-        let adapter = call.operand.adapter()?;
         let port = self.model(cpu, Some(adapter));
         let news = port.contains(PortModel::MODE_KNOWN) && self.port_told != Some(port);
         if !news || self.calling(cpu, names, driver, false) == Some(Callback::HwStorFindAdapter) {
@@ -135,6 +141,16 @@ impl Callbacks {
         }
         self.port_told = Some(port);
         Some(PortTold { adapter, port })
+    }
+
+    /// The same when the machine has stopped for good, and a callback that has acquired a lock is over: of a lock that was taken
+    /// in HwStorFindAdapter nothing has been told.
+    pub(crate) fn port_at_end(&mut self, memory: &impl GuestMemory) -> Option<PortTold> {
+        let adapter = self.adapter;
+        let port = self.model(memory, Some(adapter));
+        let news = self.port_told.is_none() && !self.known.is_empty() && port.contains(PortModel::MODE_KNOWN);
+        self.port_told = self.port_told.or(news.then_some(port));
+        news.then_some(PortTold { adapter, port })
     }
 
     /// The callback that makes an acquire, if the port driver holds the lock around that callback, or may.

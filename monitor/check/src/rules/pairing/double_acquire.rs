@@ -44,5 +44,7 @@ impl Rule for DoubleAcquire {
             event: own.since,
             proof: own.proof,
         });
+        let other_name = |(held, overlap)| Evidence::Overlap { held, overlap };
+        draft.evidence.extend(acquire.overlap.map(other_name));
     }
 }

@@ -137,6 +137,7 @@ fn kinds_that_nobody_has_documented_are_not_judged() {
 #[test]
 fn start_io_lock_that_its_thread_carries_below_dispatch_level_is_not_released() {
     let mut s = Sequence::ready(&STORPORT, true);
+    s.told(0xad, PortModel::MODE_KNOWN);
     s.quiet(who(0, 0, 1), ACQUIRE, stor(0xad, 2, 0, stack(1) - 0x40), None);
     let later = (0, 0, 1, TARGET + 0x600, stack(1) + 0x100);
     let found = s.call(later, ACQUIRE, stor(0xad, 1, 0x500, stack(1) - 0x80), None);

@@ -13,6 +13,7 @@ mod families;
 mod held;
 mod irql;
 mod lifetimes;
+mod port_modes;
 mod reuse;
 mod right;
 mod storport;
@@ -22,8 +23,10 @@ mod unseen;
 mod upgrades;
 
 use storlock_check::checker::{Checker, Found, Limits, OpenQuestion, Outcome};
-use storlock_check::contract::{Routine as R, RoutineSet};
-use storlock_check::event::{Context, Event, EventKind, LockCall, LockOperand, LockReturn, Module, Order, WatchSet};
+use storlock_check::contract::{PortModel, Routine as R, RoutineSet};
+use storlock_check::event::{
+    Context, Event, EventKind, LockCall, LockOperand, LockReturn, Module, Order, PortTold, WatchSet,
+};
 use storlock_check::finding::{Cause, Finding, Verdict};
 
 /// Where the driver under test is, and some other module.
@@ -132,6 +135,11 @@ impl Sequence {
             kind,
         });
         response.findings().copied().collect()
+    }
+
+    /// How the port driver runs an adapter.
+    pub fn told(&mut self, adapter: u64, port: PortModel) {
+        self.event(EventKind::PortTold(PortTold { adapter, port }));
     }
 
     pub fn low(&mut self, processor: u32) -> Vec<Found> {

@@ -15,6 +15,8 @@ pub enum Bug {
     OtherLock,
     WrongRoutine,
     Double,
+    /// A lock that is the one that is held by another name, or a part of it.
+    OtherName,
     MissingRelease,
     /// The same, and the very same call once more.
     TakenAgain,
@@ -31,13 +33,14 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Stray,
         Self::WrongOwner,
         Self::Twice,
         Self::OtherLock,
         Self::WrongRoutine,
         Self::Double,
+        Self::OtherName,
         Self::MissingRelease,
         Self::TakenAgain,
         Self::NewIrql,
@@ -92,6 +95,32 @@ impl Author<'_> {
             sections.extend([first, second, third, last]);
         }
         sections
+    }
+
+    /// A lock of the port driver's, and inside of it one that is the same by another name, or a part of it; none, where each is
+    /// one of its own.
+    fn other_name(&mut self) -> Vec<Step> {
+        let outer = self.random.pick(&[6, 8, 10, 11]);
+        let excludes = self.locks.0[outer].excludes;
+        let same = |lock: &usize| *lock != outer && excludes >> lock & 1 != 0;
+        let others: Vec<usize> = (0..self.locks.0.len()).filter(same).collect();
+        if others.is_empty() {
+            return Vec::new();
+        }
+        let inner = self.random.pick(&others);
+        let mut pair = |lock: usize, slot, place| {
+            let pair = pairs(self.locks.0[lock].class, 2)[0];
+            let steps = self.pair(lock, Owner::Target, pair);
+            steps.map(|step| Step {
+                owner: Owner::Target,
+                slot,
+                site: step.site + place,
+                ..step
+            })
+        };
+        let [first, last] = pair(outer, 0, 0);
+        let [second, third] = pair(inner, 8, 1000);
+        vec![first, second, third, last]
     }
 
     /// Puts a bug in.
@@ -236,6 +265,7 @@ impl Author<'_> {
                 vec![acquire, release]
             }
             Bug::Order => self.both_orders(&of_class),
+            Bug::OtherName => self.other_name(),
             Bug::WrongIrql if irql < 2 => {
                 acquire.routine = R::KeAcquireSpinLockAtDpcLevel;
                 release.routine = R::KeReleaseSpinLockFromDpcLevel;

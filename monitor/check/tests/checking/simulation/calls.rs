@@ -45,8 +45,7 @@ impl Machine {
             Phase::Enter => self.enter_acquire(processor, agent, step),
             Phase::Raise => {
                 let lock = &self.locks.0[step.lock];
-                let none = lock.class == Class::Interrupt && lock.excludes == 0;
-                if !at_level(step.routine) && !none {
+                if !at_level(step.routine) && lock.excludes != 0 {
                     let stor = lock.class.by_stor_handle() || matches!(lock.class, Class::Message(_) | Class::Object);
                     agent.irql = agent.irql.max(if stor { lock.level } else { 2 });
                 }
@@ -356,7 +355,11 @@ impl Machine {
         }
         let lock = &self.locks.0[step.lock];
         let handle = Self::handle(agent, step.slot);
-        let own = self.locks.held_by(step.lock, agent.id);
+        let own = if step.act == Act::Release {
+            self.locks.held_by(step.lock, agent.id)
+        } else {
+            self.locks.in_the_way_of(step.lock, agent.id)
+        };
         let at = lock.address + if lock.class == Class::Dpc { 0x40 } else { 0 };
         let content = self.handles.get(&handle).copied().unwrap_or_default();
         let call = pages::Call {

@@ -208,7 +208,9 @@ impl Author<'_> {
                     Owner::Port => lock.owner == Owner::Target && lock.class.by_stor_handle(),
                     _ => lock.owner == owner,
                 };
-                mine && (irql <= 2 || lock.level > 2)
+                // A message has a lock if the driver has asked for that.
+                let there = self.config.per_message || !matches!(lock.class, Class::Message(_));
+                mine && there && (irql <= 2 || lock.level > 2)
             })
             .collect();
         if own.is_empty() {
@@ -277,7 +279,7 @@ impl Author<'_> {
                 });
             }
             let level = self.locks.0[lock].level;
-            let takes = class != Class::Interrupt || self.locks.0[lock].excludes != 0;
+            let takes = self.locks.0[lock].excludes != 0;
             now = if takes { now.max(level) } else { now };
         }
         self.give_back(steps, open, begin);

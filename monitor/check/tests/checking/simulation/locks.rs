@@ -128,10 +128,20 @@ impl Locks {
         }
         if config.half_duplex {
             join(6, 8);
-            (locks[6].level, locks[6].group) = (5, 100);
+            join(7, 9);
+            if config.per_message {
+                join(6, 10);
+                join(6, 11);
+            }
+            for start_io in [6, 7] {
+                (locks[start_io].level, locks[start_io].group) = (5, 100);
+            }
         }
         if config.no_interrupt {
             (locks[9].level, locks[9].excludes) = (2, 0);
+            if config.half_duplex {
+                (locks[7].level, locks[7].excludes) = (2, 0);
+            }
         }
         Self(locks)
     }
@@ -149,6 +159,13 @@ impl Locks {
     /// The hold of an agent.
     pub fn held_by(&self, lock: usize, agent: usize) -> Option<&Holder> {
         self.0[lock].holders.iter().rfind(|holder| holder.agent == agent)
+    }
+
+    /// What keeps an agent from taking a lock: its hold of that, or of one that is the same or a part of it.
+    pub fn in_the_way_of(&self, lock: usize, agent: usize) -> Option<&Holder> {
+        let excludes = self.0[lock].excludes;
+        let same = |(number, _): &(usize, &Holder)| excludes >> number & 1 != 0;
+        self.holds_of(agent).filter(same).map(|(_, holder)| holder).last()
     }
 
     /// All holds of an agent.

@@ -3,11 +3,11 @@
 
 use std::collections::HashMap;
 
-use storlock_check::contract::Routine as R;
-use storlock_check::event::{Context, Event, EventKind, LockCall, LockOperand, Module, Order, WatchSet};
+use storlock_check::contract::{PortModel, Routine as R};
+use storlock_check::event::{Context, Event, EventKind, LockCall, LockOperand, Module, Order, PortTold, WatchSet};
 
 use super::code::{Act, Author, Given, Program, Step};
-use super::locks::{Class, Holder, Locks};
+use super::locks::{ADAPTERS, Class, Holder, Locks};
 use super::pages::Broken;
 use super::{Config, Owner, Random, Run, Wrong};
 
@@ -220,10 +220,23 @@ impl Machine {
             ..WatchSet::default()
         };
         self.emit(EventKind::WatchSetChanged(watch), 0);
+        self.tell_modes();
         let idle = self.config.first;
         let seen = if before_target { watch.processors } else { idle };
         for processor in 0..seen {
             self.emit(EventKind::IrqlSeen { processor, irql: 0 }, 0);
+        }
+    }
+
+    /// How the port driver runs the adapters of the driver under test.
+    fn tell_modes(&mut self) {
+        let mut port = PortModel::MODE_KNOWN;
+        port.set(PortModel::HALF_DUPLEX, self.config.half_duplex);
+        for (number, adapter) in ADAPTERS.into_iter().enumerate().take(2) {
+            port.set(PortModel::PER_MESSAGE, self.config.per_message && number == 0);
+            if self.config.told {
+                self.emit(EventKind::PortTold(PortTold { adapter, port }), 0);
+            }
         }
     }
 

@@ -95,8 +95,10 @@ pub struct Config {
     pub no_interrupt: bool,
     /// `StartIoLock` is the interrupt lock.
     pub half_duplex: bool,
-    /// The interrupt lock takes every message's lock.
+    /// The interrupt lock of the first adapter takes every message's lock.
     pub per_message: bool,
+    /// The host has read how the port driver runs the adapters.
+    pub told: bool,
     /// Words and handles cannot always be read.
     pub unreadable: bool,
 }
