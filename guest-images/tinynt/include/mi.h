@@ -15,9 +15,11 @@
 #define MI_PTE_FRAME 0x000FFFFFFFFFF000ull
 
 #define MI_USER_SHARED_DATA 0xFFFFF78000000000ull
-#define MI_IO_REGION 0xFFFFF90000000000ull    /* MmMapIoSpace; addresses are never used twice */
-#define MI_STACK_REGION 0xFFFFF88000000000ull /* kernel stacks, each with a guard page below */
-#define MI_DRIVER_REGION_SPAN 0x40000000ull   /* drivers are put within 1 GiB above the kernel */
+#define MI_IO_REGION 0xFFFFF90000000000ull         /* MmMapIoSpace; addresses are never used twice */
+#define MI_STACK_REGION 0xFFFFF88000000000ull      /* kernel stacks, each with a guard page below */
+#define MI_EXECUTABLE_REGION 0xFFFFFA0000000000ull /* whole pages of executable nonpaged pool; never used twice */
+#define MI_EXECUTABLE_SPAN 0x10000000000ull
+#define MI_DRIVER_REGION_SPAN 0x40000000ull /* drivers are put within 1 GiB above the kernel */
 
 /* phys.c */
 VOID MiInitializePhysical(VOID);

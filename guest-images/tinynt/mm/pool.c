@@ -1,7 +1,8 @@
 /*
  * pool.c - pool blocks of 32 bytes to 2 KiB in pages of one size each; anything larger is whole pages.
  *
- * Blocks have no header: a page's size class is in its page information byte. All of it is non-executable. Paged pool
+ * Blocks have no header: a page's size class is in its page information byte. Only whole pages of NonPagedPool, and of
+ * POOL_FLAG_NON_PAGED_EXECUTE, are executable, by a second mapping, which is what the caller gets. Paged pool
  * is resident, too, but it is only for code below DISPATCH_LEVEL, and has no physical address that could be relied on.
  * Freed blocks are filled with a pattern (the first POOL_POISON_LIMIT bytes), so that use after free shows.
  */
@@ -25,6 +26,7 @@ typedef struct _POOL_BLOCK {
 } POOL_BLOCK;
 
 static ULONG_PTR MiPoolLock;
+static ULONG_PTR MiNextExecutable = MI_EXECUTABLE_REGION;
 static POOL_BLOCK *MiPoolFree[2][POOL_CLASSES]; /* nonpaged, paged */
 static ULONG_PTR MiPoolFresh[2]
                             [POOL_CLASSES]; /* next never used block of the class's newest page; page-aligned: none */
@@ -72,8 +74,37 @@ static VOID MiMarkTail(ULONG64 Page, ULONG Order, UCHAR Info)
         MiSetPageInfo(Page + index * PAGE_SIZE, Info);
 }
 
-static PVOID MiAllocateLarge(BOOLEAN Paged, SIZE_T Bytes)
+static VOID MiUnmapExecutable(ULONG_PTR Base, ULONG64 Bytes)
 {
+    for (ULONG64 offset = 0; offset < Bytes; offset += PAGE_SIZE)
+        MiUnmapPage(Base + offset);
+}
+
+/* NULL if there is no room for page tables. */
+static PVOID MiMapExecutable(ULONG64 Page, ULONG Order)
+{
+    KIRQL old = KxLockRaise(&MiPoolLock);
+    ULONG_PTR base = MiNextExecutable;
+
+    MiNextExecutable += ((ULONG_PTR)PAGE_SIZE << Order) + PAGE_SIZE; /* and a guard page */
+    KxUnlockLower(&MiPoolLock, old);
+    for (ULONG64 offset = 0; offset < (ULONG64)PAGE_SIZE << Order; offset += PAGE_SIZE) {
+        if (!MiMapPage(base + offset, Page + offset, MI_PTE_WRITE)) {
+            MiUnmapExecutable(base, offset);
+            return NULL;
+        }
+    }
+    return (PVOID)base;
+}
+
+static BOOLEAN MiIsExecutable(PVOID Block)
+{
+    return (ULONG_PTR)Block - MI_EXECUTABLE_REGION < MI_EXECUTABLE_SPAN;
+}
+
+static PVOID MiAllocateLarge(BOOLEAN Paged, BOOLEAN Executable, SIZE_T Bytes)
+{
+    PVOID block;
     ULONG order = 0;
     ULONG64 page;
 
@@ -87,10 +118,15 @@ static PVOID MiAllocateLarge(BOOLEAN Paged, SIZE_T Bytes)
     MiSetPageInfo(page, (UCHAR)(POOL_INFO_PAGES + order + (Paged ? POOL_INFO_PAGED : 0)));
     if (Paged)
         MiMarkTail(page, order, POOL_INFO_TAIL);
-    return MiPhysicalToVirtual(page);
+    block = Executable ? MiMapExecutable(page, order) : MiPhysicalToVirtual(page);
+    if (!block) {
+        MiSetPageInfo(page, 0);
+        MiFreePages(page, order);
+    }
+    return block;
 }
 
-static PVOID MiAllocatePool(BOOLEAN Paged, SIZE_T Bytes, BOOLEAN Zero)
+static PVOID MiAllocatePool(BOOLEAN Paged, BOOLEAN Executable, SIZE_T Bytes, BOOLEAN Zero)
 {
     KIRQL irql = (KIRQL)KiReadCr8();
     BOOLEAN fresh;
@@ -99,32 +135,35 @@ static PVOID MiAllocatePool(BOOLEAN Paged, SIZE_T Bytes, BOOLEAN Zero)
     if (irql > (Paged ? APC_LEVEL : DISPATCH_LEVEL))
         KeBugCheckEx(POOL_BAD_CALLER, POOL_ALLOCATED_AT_IRQL, irql, Paged ? PagedPool : NonPagedPool, Bytes);
     if (Bytes > (PAGE_SIZE / 2))
-        return MiAllocateLarge(Paged, Bytes);
+        return MiAllocateLarge(Paged, Executable, Bytes);
     block = MiAllocateSmall(Paged, MiClassOf(Bytes ? Bytes : 1), &fresh);
     if (block && Zero && !fresh)
         RtlZeroMemory(block, Bytes);
     return block;
 }
 
+/* NonPagedPool is 0; NonPagedPoolNx has a bit of its own. */
 PVOID ExAllocatePoolWithTag(POOL_TYPE PoolType, SIZE_T NumberOfBytes, ULONG Tag)
 {
-    return MiAllocatePool(PoolType & PagedPool, NumberOfBytes, FALSE);
+    return MiAllocatePool(PoolType & PagedPool, PoolType == NonPagedPool, NumberOfBytes, FALSE);
 }
 
 #undef ExAllocatePool
 PVOID ExAllocatePool(POOL_TYPE PoolType, SIZE_T NumberOfBytes)
 {
-    return MiAllocatePool(PoolType & PagedPool, NumberOfBytes, FALSE);
+    return MiAllocatePool(PoolType & PagedPool, PoolType == NonPagedPool, NumberOfBytes, FALSE);
 }
 
 PVOID ExAllocatePool2(ULONG64 Flags, SIZE_T NumberOfBytes, ULONG Tag)
 {
-    return MiAllocatePool((Flags & POOL_FLAG_PAGED) != 0, NumberOfBytes, !(Flags & POOL_FLAG_UNINITIALIZED));
+    return MiAllocatePool((Flags & POOL_FLAG_PAGED) != 0, (Flags & POOL_FLAG_NON_PAGED_EXECUTE) != 0, NumberOfBytes,
+                          !(Flags & POOL_FLAG_UNINITIALIZED));
 }
 
 VOID ExFreePoolWithTag(PVOID P, ULONG Tag)
 {
-    ULONG64 physical = (ULONG64)P - KiLoaderBlock->DirectMapBase;
+    BOOLEAN executable = MiIsExecutable(P);
+    ULONG64 physical = executable ? MiTranslate((ULONG_PTR)P) : (ULONG64)P - KiLoaderBlock->DirectMapBase;
     ULONG64 page = physical & ~(ULONG64)(PAGE_SIZE - 1);
     UCHAR info = physical < KiLoaderBlock->PhysicalMemoryEnd ? MiGetPageInfo(page) : 0;
     BOOLEAN paged = info >= POOL_INFO_SMALL && (info & POOL_INFO_PAGED);
@@ -142,6 +181,8 @@ VOID ExFreePoolWithTag(PVOID P, ULONG Tag)
         if (paged)
             MiMarkTail(page, info - POOL_INFO_PAGES, 0);
         RtlFillMemory(P, POOL_POISON_LIMIT, POOL_POISON);
+        if (executable)
+            MiUnmapExecutable((ULONG_PTR)P, (ULONG64)PAGE_SIZE << (info - POOL_INFO_PAGES));
         MiFreePages(page, info - POOL_INFO_PAGES);
         return;
     }

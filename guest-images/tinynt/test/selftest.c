@@ -339,6 +339,17 @@ static VOID TestPagedPool(ULONG Test)
     }
 }
 
+/* Code in nonpaged pool, as in Windows: of more than a page, and not of the pool that says so. */
+static VOID TestExecutablePool(ULONG Test)
+{
+    static const UCHAR code[] = {0xB8, 0x2A, 0, 0, 0, 0xC3}; /* mov eax, 2Ah; ret */
+    PUCHAR block = ExAllocatePoolWithTag(NonPagedPool, 2 * PAGE_SIZE, 'tset');
+
+    RtlCopyMemory(block + PAGE_SIZE, code, sizeof(code));
+    TestExpect(Test, "code in pool", 0x2A, ((ULONG(*)(VOID))(block + PAGE_SIZE))());
+    ExFreePoolWithTag(block, 'tset');
+}
+
 VOID KiSelfTest(VOID)
 {
     TestLock(1, "spin lock", TestSpinLock, TestSpinLockAtDpc);
@@ -356,6 +367,7 @@ VOID KiSelfTest(VOID)
     TestBitMap(12);
     TestVectors(13);
     TestPagedPool(14);
+    TestExecutablePool(20);
     KiSelfTestServices();
     KiSelfTestControls();
     TestExpect(9, "IRQL", PASSIVE_LEVEL, KiReadCr8());
