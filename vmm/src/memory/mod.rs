@@ -5,7 +5,7 @@
 
 mod software_breakpoints;
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use kvm_bindings::kvm_userspace_memory_region;
@@ -270,6 +270,33 @@ impl GuestRam {
             .map_err(|_| Self::outside(address, 8))
     }
 
+    /// Writes one naturally aligned 64-bit value in one piece, after everything that this thread wrote before.
+    ///
+    /// # Errors
+    /// As [`GuestRam::load_u64`].
+    pub fn store_u64(&self, address: u64, value: u64) -> Result<(), PhysicalAccessError> {
+        self.map
+            .store(value, GuestAddress(address), Ordering::Release)
+            .map_err(|_| Self::outside(address, 8))
+    }
+
+    /// Sets or clears bits of one naturally aligned 64-bit value, as a processor does by an instruction with LOCK.
+    ///
+    /// # Errors
+    /// As [`GuestRam::load_u64`].
+    pub fn change_bits_u64(&self, address: u64, bits: u64, set: bool) -> Result<(), PhysicalAccessError> {
+        let outside = |_| Self::outside(address, 8);
+        let slice = self.map.get_slice(GuestAddress(address), 8).map_err(outside)?;
+        let value = slice.get_atomic_ref::<AtomicU64>(0);
+        let value = value.map_err(|_| Self::outside(address, 8))?;
+        if set {
+            value.fetch_or(bits, Ordering::SeqCst);
+        } else {
+            value.fetch_and(!bits, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
     /// As [`GuestRam::load_u64`], from firmware too: it may have page tables.
     pub(crate) fn load_entry_u64(&self, address: u64) -> Result<u64, PhysicalAccessError> {
         self.load_u64(address).or_else(|_| {
@@ -401,6 +428,20 @@ mod tests {
             assert!(ram.read_memory(outside, &mut data).is_err(), "{outside:#x}");
         }
         ram.read_memory(0, &mut data).unwrap();
+    }
+
+    #[test]
+    fn bits_of_a_word_change_alone() {
+        let ram = GuestRam::new(16 << 20).unwrap();
+        ram.store_u64(0x1008, 5).unwrap();
+        ram.change_bits_u64(0x1008, 1 << 63, true).unwrap();
+        assert_eq!(ram.load_u64(0x1008), Ok(5 | 1 << 63));
+        ram.change_bits_u64(0x1008, 1 << 63 | 1, false).unwrap();
+        assert_eq!((ram.load_u64(0x1008), ram.load_u64(0x1000)), (Ok(4), Ok(0)));
+        for outside in [0x1004, 16 << 20, u64::MAX - 7] {
+            assert!(ram.store_u64(outside, 1).is_err(), "{outside:#x}");
+            assert!(ram.change_bits_u64(outside, 1, true).is_err(), "{outside:#x}");
+        }
     }
 
     #[test]

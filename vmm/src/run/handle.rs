@@ -37,6 +37,13 @@ impl MachineHandle {
         self.shared.request(Phase::Paused, Some(MachineStop::Stopped));
     }
 
+    /// Pauses the machine because of what vCPU `cpu` has done: [`RunningMachine::wait`] answers
+    /// [`MachineStop::Breakpoint`], as if its handler had stopped there. Does not wait; works on any thread, also in a
+    /// [`crate::run::DebugHandler`]. The vCPU stands wherever it has come to.
+    pub fn stop_at(&self, cpu: u32) {
+        self.shared.stop_for(MachineStop::Breakpoint { cpu });
+    }
+
     /// Ends the run because something of this program has failed: [`RunningMachine::wait`] answers
     /// [`MachineStop::Failed`] with `what`, a sentence. Does not wait; works on any thread.
     pub fn fail(&self, what: String) {
