@@ -31,6 +31,7 @@ mod doctor;
 mod dump;
 pub mod escape;
 pub mod gdb;
+mod hooks;
 pub mod notices;
 mod outcome;
 mod output;

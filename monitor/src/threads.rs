@@ -9,7 +9,7 @@ use storlock_vmm::sandbox::{Call, EVENTS, ThreadProfile};
 /// Every kind of thread that a run has.
 #[must_use]
 pub fn all() -> Vec<&'static ThreadProfile> {
-    let own = [&WRITER, &DEBUGGER, &SIGNALS, &PROGRESS, &MAIN];
+    let own = [&WRITER, &HOOKS, &DEBUGGER, &SIGNALS, &PROGRESS, &MAIN];
     run::THREADS.into_iter().chain(own).collect()
 }
 
@@ -18,6 +18,9 @@ pub static WRITER: ThreadProfile = ThreadProfile {
     calls: &[FILE_ENDS],
     ..ThreadProfile::new("file writer")
 };
+
+/// Reads the records of hooks in guest memory, and judges the calls.
+pub(crate) static HOOKS: ThreadProfile = ThreadProfile::new("hooks");
 
 /// Serves a debugger on a socket that listens already.
 pub(crate) static DEBUGGER: ThreadProfile = ThreadProfile {

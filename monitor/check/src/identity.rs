@@ -64,6 +64,9 @@ pub(crate) const fn is_dpc_lock(kind: u32) -> bool {
     matches!(kind, DPC_LOCK | THREADED_DPC_LOCK | DPC_LEVEL_LOCK)
 }
 
+/// These kinds.
+pub const DPC_LOCKS: [u32; 3] = [DPC_LOCK, THREADED_DPC_LOCK, DPC_LEVEL_LOCK];
+
 impl LockIdentity {
     /// The identity that an operand carries by itself; `None` for a bare handle.
     #[must_use]

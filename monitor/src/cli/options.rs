@@ -7,7 +7,7 @@ use clap::builder::PossibleValue;
 
 use crate::gdb::OnDisconnect;
 use crate::report::Format;
-use crate::run::spec::{AfterDeadlock, Interrupts, OnViolation};
+use crate::run::spec::{AfterDeadlock, Hooks, Interrupts, OnViolation};
 use crate::stress::planning::Profile;
 
 /// Whether something is switched on.
@@ -79,6 +79,10 @@ choice!(OnViolation {
 choice!(AfterDeadlock {
     End = "end": "End the run there, with its report",
     GoOn = "go-on": "Go on until the time limit: the other processors may break rules, too",
+});
+
+choice!(Hooks {
+    Imports = "imports": "Hooks in the driver's import table, which write most calls into a ring in guest memory",
 });
 
 choice!(OnDisconnect {

@@ -49,6 +49,9 @@ pub(crate) struct WatchChoice {
     /// The sets of exports that take turns, where not all fit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) turns: Option<PlannedTurns>,
+    /// The driver's imports of these exports are hooked; there is no register for each.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) hooked: bool,
 }
 
 impl WatchChoice {

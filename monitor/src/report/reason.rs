@@ -239,6 +239,8 @@ pub enum Doubt {
     },
     /// The driver may have run before the breakpoints were in force.
     Late,
+    /// The guest has written into the ring of the hooks what no hook writes.
+    HooksBroken,
     /// What the driver imports is not known, and not every lock routine is watched.
     ImportsUnknown,
     /// Lock routines may be among imports that are not recognised.
@@ -341,6 +343,30 @@ pub enum Note {
     LoadedAgain {
         /// Guest virtual address.
         base: u64,
+    },
+    /// The driver's imports could not be hooked, and breakpoints were used instead.
+    NoImportHooks {
+        /// Why not.
+        why: String,
+    },
+    /// The driver's imports were hooked.
+    ImportHooks {
+        /// How many lock exports were.
+        imports: u64,
+        /// Calls that were written into the ring.
+        calls: u64,
+        /// Calls that left the guest.
+        exits: u64,
+        /// How many of these because the ring was full.
+        full: u64,
+        /// The longest time between two readings of the ring of which the second found calls, in milliseconds.
+        longest_ms: u64,
+        /// Calls that a processor was about to make, and to write, when the machine stopped.
+        unfinished: u64,
+        /// Findings of calls in the ring that were made again when the call left the guest.
+        confirmed: u64,
+        /// Events of those that were not, the first of them.
+        unconfirmed: Vec<u64>,
     },
     /// The report comes from an event trace, which holds no memory.
     FromTrace,

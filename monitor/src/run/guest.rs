@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use storlock_vmm::debug::BREAKPOINT_LIMIT;
 use storlock_vmm::run::{MachineConfig, MachineHandle};
+use storlock_vmm::sandbox::JoinHandle;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::dumps::CutOffSeen;
@@ -21,6 +22,7 @@ use crate::notices::Notices;
 use crate::output::Progress;
 use crate::report::{DumpReason, StepOver};
 use crate::session::Session;
+use crate::threads;
 use crate::timing::Histogram;
 use crate::vmi::debuggee::DebuggeeStop;
 use crate::vmi::{Action, CpuStop, RunControl, StoppedCpu};
@@ -144,6 +146,11 @@ impl Guest {
             session.at_arming(move || injector.begin());
         }
         let handle = self.built.machine.handle();
+        let hooks = session
+            .config()
+            .import_hooks
+            .then(|| self.read_hooks(session))
+            .transpose()?;
         let still = handle.clone();
         session.ask_for_wanted_still(move || still.is_wanted_still());
         let (running, served) = self.built.start()?;
@@ -160,7 +167,20 @@ impl Guest {
             dump_on: self.dump_on,
             notices: self.notices,
             started: Instant::now(),
+            hooks,
         })
+    }
+
+    /// Starts the thread that reads what hooks in the driver's imports write.
+    fn read_hooks(&self, session: &Arc<Session>) -> anyhow::Result<JoinHandle<()>> {
+        let machine = &self.built.machine;
+        let handle = machine.handle();
+        session.share_memory(Arc::new(machine.ram().clone()), move |cpu| handle.stop_at(cpu));
+        let session = Arc::clone(session);
+        let reading = machine
+            .sandbox()
+            .spawn(&threads::HOOKS, "hooks", move || session.serve_hooks());
+        Ok(reading?)
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use storlock_vmm::devices::ramfb::Picture;
 use storlock_vmm::run::{InternalError, MachineStop, RunningMachine};
+use storlock_vmm::sandbox::JoinHandle;
 
 use super::dumps::{CutOffSeen, FirstDump};
 use super::guest::HitHandler;
@@ -20,6 +21,9 @@ use crate::dump::Plan;
 use crate::notices::Notices;
 use crate::report::{BugCheck, DumpReason};
 use crate::session::{End, EndKind, Session};
+
+/// How long the thread that reads hooks may take to see the end of a run.
+const HOOKS_END: Duration = Duration::from_millis(300);
 
 /// A guest that runs.
 pub(super) struct RunningGuest {
@@ -35,6 +39,8 @@ pub(super) struct RunningGuest {
     pub(super) dump_on: Vec<DumpReason>,
     pub(super) cut_off: CutOffSeen,
     pub(super) notices: Arc<dyn Notices>,
+    /// Reads what hooks write.
+    pub(super) hooks: Option<JoinHandle<()>>,
 }
 
 /// How a run has ended.
@@ -136,6 +142,10 @@ impl RunningGuest {
         }
         end.faults = closed.faults;
         self.session.close(&mut end);
+        if let Some(Some(Err(_))) = self.hooks.map(|hooks| hooks.join_within(HOOKS_END)) {
+            let text = "the thread that reads hooks panicked; this is a defect of the program";
+            end.failures.push(text.to_owned());
+        }
         Ended {
             end,
             picture: closed.picture,

@@ -17,7 +17,7 @@ use super::images::ImageFile;
 use super::report_directory::{Outputs, ReportDirectory, TRACE_FILE};
 use super::report_files::{ReportFile, Reports};
 use super::running::Ended;
-use super::spec::{AfterDeadlock, CheckedSpec};
+use super::spec::{AfterDeadlock, CheckedSpec, Hooks};
 use super::{
     Failure, Host, create_directory, debugger, dump_plan, firmware, limit_files, machine_options, of_machine, symbols,
 };
@@ -206,6 +206,7 @@ fn config(
         step_over: guest.step_over(),
         debug_print: spec.debug_print,
         explain: spec.explain,
+        import_hooks: spec.hooks == Some(Hooks::Imports),
         accept_turns: spec.accept_turns,
         rules: RuleSettings::new(spec.rule.iter().map(|rule| rule.0.clone())),
         after_deadlock_go_on: spec.after_deadlock == Some(AfterDeadlock::GoOn),

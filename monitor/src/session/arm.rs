@@ -9,8 +9,10 @@ use super::config::DriverFile;
 use super::entries::{self, exported};
 use super::follow;
 use super::guest::{Guest, ModuleId};
+use super::hooked;
 use super::log::Log;
 use super::state::State;
+use super::turns::Rotation;
 use super::watching::{Watch, Watching};
 use crate::report::{Doubt, ImportsFile, ImportsNote, ImportsUnread, ModuleInfo, NotArmed, Note};
 use crate::vmi::recorder::Recorder;
@@ -70,24 +72,20 @@ fn set_breakpoints(state: &mut State, cpu: &mut Recorder<'_>, base: u64, evidenc
     let file = state.config.target_file.as_ref();
     let uses = known.as_ref().map(|imports| uses_of(&*cpu, base, file, imports));
     let uses = uses.unwrap_or_default();
+    let hooks = hooks(state, cpu, base, (known.as_ref(), &uses), evidence);
     let planner = Planner::new(&state.guest, &*cpu, known.as_ref(), &uses);
     let no_imports = Imports::default();
     let imports = known.as_ref().unwrap_or(&no_imports);
     let (guest, watching, log) = (&mut state.guest, &mut state.watching, &mut state.log);
-    let (plan, watches) = entry_points(guest, watching, log, cpu, &planner, (base, imports))?;
-    doubt_plan(log, &plan, known.is_some(), evidence);
-    let mut rotations = Vec::new();
-    for rotation in &plan.turns {
-        let mut later = Vec::new();
-        for turn in &rotation.later {
-            let watches = entries::resolve(guest, watching, cpu, turn, (base, imports))?.watches;
-            // Where exports share addresses the choice may have counted on that.
-            if watches.len() <= watching.capacity() {
-                later.push((turn.clone(), watches));
-            }
+    let (plan, watches) = match hooks {
+        Some(hooked::Chosen { plan, watches, exit }) => {
+            watching.leave_at(exit);
+            (plan, watches)
         }
-        rotations.push((rotation.clock.clone(), later));
-    }
+        None => entry_points(guest, watching, log, cpu, &planner, (base, imports))?,
+    };
+    doubt_plan(log, &plan, known.is_some(), evidence);
+    let rotations = rotations(guest, watching, cpu, &plan, (base, imports))?;
     watching.take_plan(&plan, &watches, rotations);
     state.coverage.take(LockSites::new(imports, &uses));
     if state.config.explain {
@@ -95,7 +93,7 @@ fn set_breakpoints(state: &mut State, cpu: &mut Recorder<'_>, base: u64, evidenc
             log.milestone(line);
         }
     }
-    let free = watching.capacity().saturating_sub(watches.len());
+    let free = watching.free_beside(&watches);
     let printers = state.debug_log.printers(guest, watching, imports, free);
     let set = watching.put_in_force(cpu, watches, printers);
     set.map_err(|error| refused(&error))?;
@@ -118,6 +116,55 @@ fn set_breakpoints(state: &mut State, cpu: &mut Recorder<'_>, base: u64, evidenc
         .milestone(format!("armed {before}: {}", plan.choice().summary()));
     state.exports.read_at_arming(&state.guest, &*cpu);
     Ok(())
+}
+
+/// Hooks in the driver's imports, if they are wanted and can be; else notes why not.
+fn hooks(
+    state: &mut State,
+    cpu: &mut Recorder<'_>,
+    base: u64,
+    (known, uses): (Option<&Imports>, &Uses),
+    evidence: Evidence,
+) -> Option<hooked::Chosen> {
+    let imports = known.filter(|_| evidence == Evidence::BeforeEntry);
+    let chosen = imports.map_or(Ok(None), |imports| hooked::choose(state, cpu, base, (imports, uses)));
+    let chosen = chosen.unwrap_or_else(|why| {
+        state.hooks.refuse(why);
+        None
+    });
+    if chosen.is_none() {
+        state
+            .hooks
+            .refuse_if_wanted("the driver may have run already, or its imports are not known");
+    }
+    if let Some(note) = state.hooks.take_refusal() {
+        state.log.milestone(note.to_string());
+        state.log.note(note);
+    }
+    chosen
+}
+
+/// The breakpoints of the sets that take turns with the first one.
+fn rotations(
+    guest: &mut Guest,
+    watching: &mut Watching,
+    cpu: &Recorder<'_>,
+    plan: &WatchPlan,
+    driver: (u64, &Imports),
+) -> Result<Vec<Rotation>, NotArmed> {
+    let mut rotations = Vec::new();
+    for rotation in &plan.turns {
+        let mut later = Vec::new();
+        for turn in &rotation.later {
+            let watches = entries::resolve(guest, watching, cpu, turn, driver)?.watches;
+            // Where exports share addresses the choice may have counted on that.
+            if watches.len() <= watching.capacity() {
+                later.push((turn.clone(), watches));
+            }
+        }
+        rotations.push((rotation.clock.clone(), later));
+    }
+    Ok(rotations)
 }
 
 /// What the driver at `base` imports, if that can be told; notes where it was read.

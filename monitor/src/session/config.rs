@@ -134,6 +134,9 @@ pub struct Config {
     /// Whether a run goes on when a processor is about to wait for itself for ever.
     #[serde(default)]
     pub after_deadlock_go_on: bool,
+    /// Lock routines are hooked in the driver's import table, if that can be.
+    #[serde(default)]
+    pub import_hooks: bool,
     /// Lock routines that were watched in some turns only do not make the outcome Inconclusive.
     #[serde(default)]
     pub accept_turns: bool,

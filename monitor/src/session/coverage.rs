@@ -153,14 +153,15 @@ impl Coverage {
         self.faults += 1;
     }
 
-    /// A lock routine was called, the event with that number.
+    /// A lock routine was called, the event with that number. `is_whole` says afterwards whether all that was asked for of the
+    /// stack was there: else the callback is not known.
     pub(crate) fn called(
         &mut self,
         cpu: &impl CpuState,
         (callbacks, names): (&mut Callbacks, &mut Names),
         driver: &ModuleInfo,
-        call: &LockCall,
-        event: u64,
+        (call, event): (&LockCall, u64),
+        is_whole: impl Fn() -> bool,
     ) {
         let return_address = call.context.return_address;
         let returns_to_driver = driver.contains(return_address);
@@ -187,7 +188,7 @@ impl Coverage {
         if !site.is_known(callback, after_fault) {
             callback = ask(true);
         }
-        if site.paths.len() < PATHS && !site.is_known(callback, after_fault) {
+        if site.paths.len() < PATHS && is_whole() && !site.is_known(callback, after_fault) {
             site.paths.push(Way {
                 callback,
                 after_fault,

@@ -270,7 +270,7 @@ fn field(memory: &impl GuestMemory, object: u64, offset: u64) -> u64 {
 
 /// Whether the object that is being inserted is the driver object of this module: then the module's `DriverEntry` has
 /// not been called yet.
-fn is_driver_object_of(memory: &impl GuestMemory, object: u64, module: &ModuleInfo) -> bool {
+pub(super) fn is_driver_object_of(memory: &impl GuestMemory, object: u64, module: &ModuleInfo) -> bool {
     is_driver_object(memory, object)
         && (field(memory, object, DRIVER_START) == module.base || module.contains(field(memory, object, DRIVER_INIT)))
 }

@@ -20,6 +20,8 @@ enum Kind {
     Kernel,
     /// The driver under test may have run before the breakpoints were in force.
     Late,
+    /// The guest has disturbed the hooks.
+    Hooks,
     /// The driver under test calls, or may call, lock routines that are not known or not watched.
     Imports,
 }
@@ -37,6 +39,7 @@ impl Kind {
             }
             Doubt::TwoKernels { .. } | Doubt::OtherKernel { .. } => Self::Kernel,
             Doubt::Late => Self::Late,
+            Doubt::HooksBroken => Self::Hooks,
             Doubt::ImportsUnknown
             | Doubt::ImportsUnrecognised { .. }
             | Doubt::ImportElsewhere { .. }

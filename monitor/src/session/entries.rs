@@ -107,6 +107,7 @@ impl Entries {
                 rows,
                 why: vec![purpose],
                 hits: AtomicU64::new(0),
+                hooked: false,
             };
             let names: Vec<_> = watch
                 .rows

@@ -25,6 +25,7 @@ mod guest;
 mod guest_check;
 mod hang;
 mod held;
+mod hooked;
 mod ledger;
 mod log;
 mod pages;
@@ -46,11 +47,12 @@ mod unknown;
 mod watching;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use storlock_check::trace::EndMark;
 
 pub use self::config::{Config, DriverFile, End, EndKind, ExportRequest};
+use self::hooked::Until;
 use self::recording::Recording;
 use self::state::State;
 pub use self::stops::StoppedFor;
@@ -59,7 +61,8 @@ use self::watching::InForce;
 use crate::report::Report;
 use crate::vmi::recorder::Recorder;
 use crate::vmi::recording::Frame;
-use crate::vmi::{Action, CpuState, CpuStop, StoppedCpu};
+use crate::vmi::{Action, CpuState, CpuStop, SharedMemory, StoppedCpu};
+use crate::windows::Processor;
 
 /// How often a processor looks at a taken lock before it sleeps, and the longest pause between two looks, in pause
 /// instructions: together about a millisecond. That outlasts a holder that its host took off the processor for a
@@ -81,7 +84,14 @@ pub struct Session {
     /// Injected faults that wait to become events, and whether there are any.
     faults: Mutex<Vec<u64>>,
     faults_wait: AtomicBool,
+    /// Stops the machine for what a processor has done.
+    stop_at: OnceLock<StopAt>,
+    /// Nobody reads the ring of the hooks any more.
+    hooks_over: AtomicBool,
 }
+
+/// Stops the machine for what the processor of that number has done, and does not wait.
+type StopAt = Box<dyn Fn(u32) + Send + Sync>;
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -105,7 +115,17 @@ impl Session {
             trace,
             faults: Mutex::default(),
             faults_wait: AtomicBool::new(false),
+            stop_at: OnceLock::new(),
+            hooks_over: AtomicBool::new(false),
         }
+    }
+
+    /// Has hooks in the driver's imports use this memory, if the session is to have any. `stop_at` stops the machine for
+    /// what a processor has done; it may wait for nobody. The ring is to be read by [`Session::serve_hooks`] then.
+    pub(crate) fn share_memory(&self, memory: Arc<dyn SharedMemory>, stop_at: impl Fn(u32) + Send + Sync + 'static) {
+        // A session is of one machine.
+        let _ = self.stop_at.set(Box::new(stop_at));
+        self.lock().hooks.share(memory);
     }
 
     /// Has who waits for a writer of trace or recording ask whether the machine is to stand still: a reader that does not
@@ -134,7 +154,12 @@ impl Session {
     /// A processor has stopped: takes what there is to learn and says how it goes on. Called on the processor's own
     /// thread; several may be in here at once.
     pub fn handle(&self, cpu: &mut dyn StoppedCpu, reason: CpuStop) -> Action {
-        let mut cpu = Recorder::new(cpu, Some(reason), self.recording.is_some());
+        let reason = match reason {
+            CpuStop::Breakpoint(id) => CpuStop::Breakpoint(self.in_force.routine_behind(cpu, id)),
+            other => other,
+        };
+        let cpu = Recorder::new(cpu, Some(reason), self.recording.is_some());
+        let mut cpu = cpu.hiding(self.in_force.hidden());
         match reason {
             CpuStop::LstarWrite(value) => {
                 let mut state = self.lock();
@@ -145,6 +170,8 @@ impl Session {
             CpuStop::Breakpoint(id) => self.breakpoint(cpu, id),
             CpuStop::Reset => {
                 let mut state = self.lock();
+                // Memory keeps what was in it.
+                self.drain(&mut state, Until::End);
                 state.restart();
                 self.record(cpu, state);
                 Action::Resume
@@ -153,6 +180,7 @@ impl Session {
                 let context = decode::context_after(&cpu);
                 let value = cpu.registers().rax() as u32;
                 let mut state = self.lock();
+                self.drain(&mut state, Until::Call);
                 let action = state.returned(&cpu, context, value, cookie);
                 self.record(cpu, state);
                 action
@@ -170,12 +198,15 @@ impl Session {
         let watches = self.in_force.watches();
         let Some(watch) = watches.iter().find(|watch| watch.breakpoint.id == id) else {
             let mut state = self.lock();
+            self.drain(&mut state, Until::Call);
             if let Some(printer) = self.in_force.printer(id) {
                 state.printed(&cpu, printer);
             } else if state.discovery.waits_at(id) {
                 state.object_inserted(&mut cpu);
             } else if state.callbacks.waits_at(id) {
                 callbacks::reached(&mut state, &mut cpu);
+            } else if state.hooks.wait_at(id) {
+                hooked::object_inserted(&mut state, &mut cpu);
             }
             self.record(cpu, state);
             return Action::Resume;
@@ -184,7 +215,21 @@ impl Session {
         let context = decode::context(&cpu);
         let call = decode::lock_call(&cpu, &watch.rows, context);
         let mut state = self.lock();
+        if watch.hooked {
+            // From here on no other processor has a call written, as none has one judged.
+            state.hooks.pause();
+            self.drain(&mut state, Until::Call);
+        }
+        let is_call = call.is_some();
         let action = state.entered(&cpu, watch, context, call);
+        if watch.hooked {
+            if is_call {
+                let number = Processor::read(&cpu, cpu.special().gs_base, cpu.special().gs_base);
+                let processor = (cpu.index(), number.ok().map(|processor| processor.number));
+                state.hooks.looked_at(context.return_address, id, processor);
+            }
+            state.hooks.resume();
+        }
         if action == Action::Resume {
             arm::take_turn(&mut state, &mut cpu);
         }
@@ -217,6 +262,7 @@ impl Session {
     }
 
     fn fault(&self, state: &mut State, fault: u64) {
+        self.drain(state, Until::Call);
         state.fault_injected(fault);
         if let Some(recording) = &self.recording {
             recording.push(Frame::Fault(fault));
@@ -226,8 +272,9 @@ impl Session {
     /// A last look at a processor of the stopped machine, before [`Session::report`]. Called once a processor, on
     /// whatever thread may touch it.
     pub fn look(&self, cpu: &mut dyn StoppedCpu) {
-        let cpu = Recorder::new(cpu, None, self.recording.is_some());
+        let cpu = Recorder::new(cpu, None, self.recording.is_some()).hiding(self.in_force.hidden());
         let mut state = self.lock();
+        self.drain(&mut state, Until::End);
         state.last_look(&cpu);
         self.record(cpu, state);
     }
@@ -236,6 +283,9 @@ impl Session {
     pub fn close(&self, end: &mut End) {
         let ended_by_itself = {
             let mut state = self.lock();
+            self.drain(&mut state, Until::End);
+            self.hooks_over.store(true, Ordering::Release);
+            end.notes.extend(state.hooks.note());
             end.armed_ms = state.watching.armed_for_ms();
             end.open_ms = standstill::ages(&state);
             standstill::tell(&mut state, end);

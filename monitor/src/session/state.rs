@@ -12,7 +12,7 @@ use storlock_check::event::{CallerAttributed, Context, EventKind, InCallback, Lo
 use storlock_check::finding::Finding;
 use storlock_check::identity::LockIdentity;
 
-use super::arm::{self, AtArming};
+use super::arm::{self, AtArming, Evidence};
 use super::callbacks::Callbacks;
 use super::config::Config;
 use super::coverage::Coverage;
@@ -25,6 +25,7 @@ use super::follow::{self, ModuleChanges};
 use super::guest::{Guest, ModuleId};
 use super::guest_check::GuestChecks;
 use super::held;
+use super::hooked::{self, Hooks};
 use super::ledger::Ledger;
 use super::log::Log;
 use super::pages::LockPages;
@@ -66,6 +67,7 @@ pub(crate) struct State {
     pub(super) guest: Guest,
     pub(super) target: Target,
     pub(super) watching: Watching,
+    pub(super) hooks: Hooks,
     pub(super) callbacks: Callbacks,
     pub(super) coverage: Coverage,
     pub(super) module_changes: ModuleChanges,
@@ -89,6 +91,7 @@ impl State {
             guest: Guest::new(&config),
             target: Target::default(),
             watching: Watching::new(&config, in_force),
+            hooks: Hooks::new(config.import_hooks),
             callbacks: Callbacks::default(),
             coverage: Coverage::default(),
             module_changes: ModuleChanges::default(),
@@ -116,9 +119,22 @@ impl State {
         if let Some(checks) = &mut self.guest_checks {
             checks.object_inserted();
         }
+        if self.hooks.are_calling() {
+            if let Some((module, id)) = hooked::came_back(self, cpu) {
+                arm::arm(self, cpu, &module, id, Evidence::BeforeEntry);
+            }
+            return;
+        }
         let parts = (&mut self.guest, &mut self.log);
         let found = self.discovery.object_inserted(parts, cpu, &self.config.target);
         if let Some((module, id, evidence)) = found {
+            if evidence == Evidence::BeforeEntry {
+                match hooked::begin(self, cpu, (&module, id)) {
+                    Ok(true) => return,
+                    Ok(false) => {}
+                    Err(why) => self.hooks.refuse(why),
+                }
+            }
             arm::arm(self, cpu, &module, id, evidence);
         }
     }
@@ -191,6 +207,7 @@ impl State {
         for returned in returns::since_then(self.ledger.checker(), cpu, &call.context) {
             self.ledger.append(EventKind::LockReturn(returned));
         }
+        cpu.set_missed(false);
         if let Some(driver) = self.target.module() {
             if let Some(told) = self.callbacks.port_of(cpu, self.guest.names_mut(), driver, &call) {
                 self.ledger.append(EventKind::PortTold(told));
@@ -204,7 +221,11 @@ impl State {
         let cookie = self.ledger.sequence();
         if let Some(driver) = self.target.module() {
             let parts = (&mut self.callbacks, self.guest.names_mut());
-            self.coverage.called(cpu, parts, driver, &call, cookie);
+            let missed = cpu.has_missed();
+            cpu.set_missed(false);
+            self.coverage
+                .called(cpu, parts, driver, (&call, cookie), || !cpu.has_missed());
+            cpu.set_missed(missed);
         }
         let own = |driver: &ModuleInfo| driver.contains(call.context.return_address);
         if row.role != Role::Release && self.target.module().is_some_and(own) {
@@ -277,6 +298,7 @@ impl State {
         self.guest.forget();
         self.target.forget();
         self.watching.restart();
+        self.hooks.restart();
         self.callbacks.forget();
         self.pages.forget();
         self.guest_checks = self.config.check_guest.then(Box::default);
@@ -416,6 +438,10 @@ impl State {
             let told = names.attribute_call(cpu, call, context.return_address, self.target.module());
             let known = self.ledger.append(EventKind::CallerAttributed(told));
             found.extend(known.findings());
+        }
+        let event = self.ledger.sequence();
+        for index in found.iter().filter_map(|found| found.index) {
+            self.hooks.found(index, event);
         }
         let mut stops = false;
         for found in found.iter().filter(|found| found.first) {

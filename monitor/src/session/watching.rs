@@ -11,13 +11,14 @@ use arc_swap::{ArcSwap, Guard};
 use storlock_check::contract::{Contract, Routine, RoutineSet};
 use storlock_check::event::{Context, DISPATCH_LEVEL, LockCall, LockOperand, WatchSet};
 
+use super::KERNEL_MODE;
 use super::config::Config;
 use super::turns::{Rotation, Turns};
 use crate::report::{
     Choice, IgnoredHits, NotArmed, Purpose, Share, StepOver, WatchGap, WatchInfo, WatchedRoutine, WhyWatched,
 };
-use crate::vmi::recorder::Recorder;
-use crate::vmi::{Action, ArmError, Breakpoint, Interception};
+use crate::vmi::recorder::{Hidden, Recorder};
+use crate::vmi::{Action, ArmError, Breakpoint, Interception, StoppedCpu};
 use crate::watch::WatchPlan;
 use crate::windows::debug_print::Printer;
 
@@ -27,6 +28,8 @@ const OPEN_RETURNS: usize = 256;
 const HIGH_LEVEL: u8 = 15;
 /// Bytes that a CALL pushes: RSP after the return is this much higher than at the entry.
 const RETURN_ADDRESS_BYTES: u64 = 8;
+/// Bytes of what a hook leaves on the stack, twice.
+const QUADWORD: u64 = 8;
 
 /// A watched export.
 #[derive(Debug)]
@@ -39,6 +42,8 @@ pub(crate) struct Watch {
     /// Why it was chosen: once for each planned export.
     pub(crate) why: Vec<Purpose>,
     pub(crate) hits: AtomicU64,
+    /// The driver's import leads to a stub; there is no breakpoint on the routine.
+    pub(crate) hooked: bool,
 }
 
 impl Clone for Watch {
@@ -50,6 +55,7 @@ impl Clone for Watch {
             rows: self.rows.clone(),
             why: self.why.clone(),
             hits: AtomicU64::new(self.hits()),
+            hooked: self.hooked,
         }
     }
 }
@@ -73,12 +79,60 @@ pub(crate) struct InForce {
     watches: ArcSwap<Vec<Watch>>,
     /// On the routines that print.
     printers: ArcSwap<Vec<(Breakpoint, Printer)>>,
+    /// Of hooks.
+    exit: ArcSwap<HookExit>,
+    /// Their entries, and the routines in whose place these are.
+    hidden: ArcSwap<Vec<(u64, u64)>>,
+}
+
+/// Where hooks leave the guest.
+#[derive(Debug, Default)]
+pub(crate) struct HookExit {
+    /// On the instruction by which they do.
+    pub(crate) breakpoint: Breakpoint,
+    /// Waits for the driver to be loaded again.
+    pub(crate) witness: Breakpoint,
+    /// By the number of the stub: the routine, and the number of the breakpoint that it would have.
+    pub(crate) targets: Vec<(u64, u32)>,
+}
+
+impl HookExit {
+    /// The breakpoints that hooks need.
+    fn breakpoints(&self) -> impl Iterator<Item = Breakpoint> {
+        let both = [self.breakpoint, self.witness];
+        both.into_iter().filter(|_| !self.targets.is_empty())
+    }
 }
 
 impl InForce {
     /// On lock routines.
     pub(crate) fn watches(&self) -> Guard<Arc<Vec<Watch>>> {
         self.watches.load()
+    }
+
+    /// The pointers to hooks, and what they were.
+    pub(crate) fn hidden(&self) -> Hidden {
+        self.hidden.load_full()
+    }
+
+    /// A processor has stopped at the breakpoint with this number: if a hook has left the guest there, has it stand at the
+    /// first instruction of the routine, as a breakpoint on that would have stopped it, and gives the number that this would
+    /// have. Else the same number.
+    pub(crate) fn routine_behind(&self, cpu: &mut dyn StoppedCpu, id: u32) -> u32 {
+        let exit = self.exit.load();
+        if exit.targets.is_empty() || exit.breakpoint.id != id || cpu.special().cpl != KERNEL_MODE {
+            return id;
+        }
+        let mut registers = cpu.registers();
+        let stub = cpu.read_u64(registers.rsp().wrapping_add(QUADWORD));
+        let target = stub.ok().and_then(|stub| exit.targets.get(usize::try_from(stub).ok()?));
+        let Some(&(target, watch)) = target else {
+            // Other code has jumped there: it goes where its stack says.
+            return id;
+        };
+        registers.rip = target;
+        registers.gpr[4] = registers.rsp().wrapping_add(2 * QUADWORD);
+        cpu.set_registers(&registers).map_or(id, |()| watch)
     }
 
     /// The printing routine whose breakpoint has this number.
@@ -177,8 +231,9 @@ impl Watching {
         watches: Vec<Watch>,
         printers: Vec<(Breakpoint, Printer)>,
     ) -> Result<(), ArmError> {
-        let locks = watches.iter().map(|watch| watch.breakpoint);
-        let breakpoints: Vec<Breakpoint> = locks
+        let exit = self.in_force.exit.load();
+        let breakpoints: Vec<Breakpoint> = on_routines(&watches)
+            .chain(exit.breakpoints())
             .chain(printers.iter().map(|(breakpoint, _)| *breakpoint))
             .chain(self.extra)
             .collect();
@@ -283,21 +338,43 @@ impl Watching {
 
     /// Whether another breakpoint can be set.
     pub(crate) fn has_room(&self) -> bool {
-        let (watches, printers) = (self.in_force.watches().len(), self.printers());
-        watches + printers + usize::from(self.extra.is_some()) < self.capacity
+        self.taken() + usize::from(self.extra.is_some()) < self.capacity
     }
 
     /// Whether a register can be kept for long for something else than calls of lock routines and their returns.
     pub(crate) fn can_spare(&self) -> bool {
         let watches = self.in_force.watches();
-        let taken = watches.len() + self.printers();
+        let taken = self.taken();
         let mut rows = watches.iter().flat_map(|watch| &watch.rows);
         let for_returns = usize::from(rows.any(|row| row.result.may_fail()));
         taken + for_returns < self.capacity
     }
 
-    fn printers(&self) -> usize {
-        self.in_force.printers.load().len()
+    /// Registers in use for routines and printers, and for hooks.
+    fn taken(&self) -> usize {
+        let (watches, exit) = (self.in_force.watches(), self.in_force.exit.load());
+        on_routines(&watches).count() + exit.breakpoints().count() + self.in_force.printers.load().len()
+    }
+
+    /// Registers that these routines leave, and hooks.
+    pub(crate) fn free_beside(&self, watches: &[Watch]) -> usize {
+        let taken = on_routines(watches).count() + self.in_force.exit.load().breakpoints().count();
+        self.capacity.saturating_sub(taken)
+    }
+
+    /// Has pointers to hooks read as pointers to the routines.
+    pub(crate) fn hide(&self, entries: Vec<(u64, u64)>) {
+        self.in_force.hidden.store(Arc::new(entries));
+    }
+
+    /// Has hooks leave the guest there, from the next set of breakpoints on.
+    pub(crate) fn leave_at(&self, exit: HookExit) {
+        self.in_force.exit.store(Arc::new(exit));
+    }
+
+    /// The watched exports.
+    pub(crate) fn in_force(&self) -> Guard<Arc<Vec<Watch>>> {
+        self.in_force.watches()
     }
 
     /// Sets one more breakpoint beside those in force, or takes it away.
@@ -307,11 +384,11 @@ impl Watching {
     pub(crate) fn set_extra(&mut self, cpu: &mut Recorder<'_>, extra: Option<Breakpoint>) -> Result<(), ArmError> {
         self.extra = extra;
         let watches = self.in_force.watches();
+        let exit = self.in_force.exit.load();
         let printers = self.in_force.printers.load();
         let printers = printers.iter().map(|(breakpoint, _)| *breakpoint);
-        let all = watches
-            .iter()
-            .map(|watch| watch.breakpoint)
+        let all = on_routines(&watches)
+            .chain(exit.breakpoints())
             .chain(printers)
             .chain(extra);
         cpu.set_breakpoints(&all.collect::<Vec<_>>())
@@ -379,6 +456,8 @@ impl Watching {
         self.extra = None;
         self.seen_low.clear();
         self.bug_checked = false;
+        self.leave_at(HookExit::default());
+        self.hide(Vec::new());
     }
 
     /// What the report says of it; `not_armed`: why nothing is watched.
@@ -423,6 +502,12 @@ impl Watching {
             .map(|watch| (watch.names.clone(), watch.hits()))
             .collect()
     }
+}
+
+/// The breakpoints on routines that are not hooked.
+fn on_routines(watches: &[Watch]) -> impl Iterator<Item = Breakpoint> {
+    let own = watches.iter().filter(|watch| !watch.hooked);
+    own.map(|watch| watch.breakpoint)
 }
 
 #[cfg(test)]

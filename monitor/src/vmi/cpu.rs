@@ -86,7 +86,7 @@ impl SpecialRegisters {
 
 /// An execution breakpoint. Numbers are never used twice in a session, so a hit that was under way while breakpoints
 /// changed cannot be taken for another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Breakpoint {
     /// Number by which the hit is reported.
     pub id: u32,
@@ -134,6 +134,33 @@ pub trait Interception {
 
     /// Ends the interception of writes to LSTAR on all processors.
     fn end_msr_interception(&mut self);
+
+    /// Has the stopped processor go on with these registers.
+    ///
+    /// # Errors
+    /// [`ArmError`] if the machine cannot do that; nothing has changed then.
+    fn set_registers(&mut self, registers: &Registers) -> Result<(), ArmError> {
+        let _ = registers;
+        Err(ArmError("this machine does not have registers changed".to_owned()))
+    }
+
+    /// Writes guest memory, read-only pages too.
+    ///
+    /// # Errors
+    /// [`ArmError`] if some of it is not mapped to memory; nothing is written then.
+    fn write_memory(&mut self, gva: u64, data: &[u8]) -> Result<(), ArmError> {
+        let _ = (gva, data);
+        Err(ArmError("this machine does not have memory changed".to_owned()))
+    }
+
+    /// Checks that the guest's page tables let the kernel execute code at these addresses, from `gva` on.
+    ///
+    /// # Errors
+    /// [`ArmError`] if they do not.
+    fn check_executable(&mut self, gva: u64, length: u64) -> Result<(), ArmError> {
+        let _ = (gva, length);
+        Err(ArmError("this machine does not tell".to_owned()))
+    }
 }
 
 /// A processor stopped in the handler of a breakpoint.

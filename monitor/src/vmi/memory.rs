@@ -3,6 +3,8 @@
 //! Talks to nothing: backends implement [`GuestMemory`], readers of Windows structures take it. It must not know where
 //! the bytes come from (a stopped vCPU, a recording, an array in a test).
 
+use super::cpu::SpecialRegisters;
+
 /// Size of the pages by which a guest maps its memory, in bytes. Larger pages are made of these.
 pub const PAGE_SIZE: u64 = 4096;
 
@@ -21,6 +23,9 @@ pub enum ReadError {
     /// A recording holds no bytes for this address.
     #[error("guest address {0:#x} was not recorded")]
     NotRecorded(u64),
+    /// It is of the stack of a processor that has run on, and was not kept.
+    #[error("guest address {0:#x} is on a stack of which no more was kept")]
+    NotKept(u64),
 }
 
 impl ReadError {
@@ -31,7 +36,8 @@ impl ReadError {
             Self::NotMapped(address)
             | Self::NoMemory(address)
             | Self::Invalid(address)
-            | Self::NotRecorded(address) => address,
+            | Self::NotRecorded(address)
+            | Self::NotKept(address) => address,
         }
     }
 }
@@ -105,6 +111,29 @@ pub trait PhysicalMemory {
 
     /// Fills `buf` with the bytes at `gpa`; `false` if some of them are no memory, then the contents are unspecified.
     fn read_physical(&self, gpa: u64, buf: &mut [u8]) -> bool;
+}
+
+/// A running guest's memory that the host shares with it: read and written from any thread.
+pub trait SharedMemory: PhysicalMemory + Send + Sync {
+    /// Writes bytes at `gpa`; `false` if some of them are no memory.
+    fn write_physical(&self, gpa: u64, data: &[u8]) -> bool;
+
+    /// The naturally aligned quadword at `gpa`, read in one piece; what the guest wrote before it is seen too. `None` if it
+    /// is no memory.
+    fn load(&self, gpa: u64) -> Option<u64>;
+
+    /// Writes that quadword in one piece, after everything that was written before; `false` if it is no memory.
+    fn store(&self, gpa: u64, value: u64) -> bool;
+
+    /// Sets or clears bits of that quadword, in one step that no processor comes between; `false` if it is no memory.
+    fn change_bits(&self, gpa: u64, bits: u64, set: bool) -> bool;
+
+    /// Fills `buf` from guest virtual memory, by the page tables of a processor with these registers; tells the physical
+    /// address of the first byte as [`GuestMemory::read_at`] does.
+    ///
+    /// # Errors
+    /// [`ReadError`] with the first address that cannot be read.
+    fn read_virtual(&self, processor: &SpecialRegisters, gva: u64, buf: &mut [u8]) -> Result<Option<u64>, ReadError>;
 }
 
 impl<M: GuestMemory + ?Sized> GuestMemory for &M {

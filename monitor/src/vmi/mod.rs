@@ -19,4 +19,4 @@ pub use cpu::{
     Action, ArmError, Breakpoint, Capabilities, CpuState, CpuStop, Interception, Registers, RunControl,
     SpecialRegisters, StoppedCpu,
 };
-pub use memory::{GuestMemory, PAGE_SIZE, PhysicalMemory, ReadError};
+pub use memory::{GuestMemory, PAGE_SIZE, PhysicalMemory, ReadError, SharedMemory};

@@ -32,6 +32,17 @@ impl<'a> ReplayCpu<'a> {
         }
     }
 
+    /// What the machine has answered to being changed.
+    fn answer(&mut self) -> Result<(), ArmError> {
+        let arm = self.stop.arms.get(self.next_arm);
+        self.next_arm += 1;
+        match arm {
+            Some(None) => Ok(()),
+            Some(Some(text)) => Err(ArmError(text.clone())),
+            None => Err(ArmError("the recording has no answer to this".to_owned())),
+        }
+    }
+
     fn find(&self, gva: u64, length: u32) -> Option<&RecordedRead> {
         let asked = |read: &&RecordedRead| read.address == gva && read.length == length;
         let next = self.next_read.get();
@@ -84,16 +95,22 @@ impl CpuState for ReplayCpu<'_> {
 
 impl Interception for ReplayCpu<'_> {
     fn set_breakpoints(&mut self, _hooks: &[Breakpoint]) -> Result<(), ArmError> {
-        let arm = self.stop.arms.get(self.next_arm);
-        self.next_arm += 1;
-        match arm {
-            Some(None) => Ok(()),
-            Some(Some(text)) => Err(ArmError(text.clone())),
-            None => Err(ArmError("the recording has no answer to this".to_owned())),
-        }
+        self.answer()
     }
 
     fn end_msr_interception(&mut self) {}
+
+    fn set_registers(&mut self, _registers: &Registers) -> Result<(), ArmError> {
+        self.answer()
+    }
+
+    fn write_memory(&mut self, _gva: u64, _data: &[u8]) -> Result<(), ArmError> {
+        self.answer()
+    }
+
+    fn check_executable(&mut self, _gva: u64, _length: u64) -> Result<(), ArmError> {
+        self.answer()
+    }
 }
 
 #[cfg(test)]

@@ -68,6 +68,15 @@ pub(crate) struct WatchPlan {
     pub(crate) turns: Vec<Rotation>,
     /// Why they do.
     turns_because: Option<TurnsBecause>,
+    /// The exports have no breakpoints: the driver's imports are hooked.
+    hooked: bool,
+}
+
+impl WatchPlan {
+    /// The same with hooks in the driver's imports in place of breakpoints.
+    pub(crate) fn hooked(self) -> Self {
+        Self { hooked: true, ..self }
+    }
 }
 
 /// Choices that take turns with the first one, all with one export by whose calls the turns are counted.
@@ -225,6 +234,7 @@ fn plan_of_set(
         uses: Vec::new(),
         turns: Vec::new(),
         turns_because: None,
+        hooked: false,
     }
 }
 

@@ -35,6 +35,7 @@ impl WatchPlan {
             uses: self.uses.clone(),
             unnamed: self.unnamed.clone(),
             turns: turns.map(|because| PlannedTurns { because, rotations }),
+            hooked: self.hooked,
         }
     }
 

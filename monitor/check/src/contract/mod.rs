@@ -285,9 +285,9 @@ pub const STOR_HANDLE_LOCK: u64 = 0;
 /// The three low bits of the field at [`QUEUE_HANDLE_LOCK`] are flags of the queue, not address.
 pub const QUEUE_HANDLE_LOCK_FLAGS: u64 = 7;
 /// Offset of the `KLOCK_QUEUE_HANDLE` in a `STOR_LOCK_HANDLE`, bytes.
-pub(crate) const STOR_HANDLE_QUEUE: u64 = 8;
+pub const STOR_HANDLE_QUEUE: u64 = 8;
 /// Offset of `Lock`, a `KSPIN_LOCK`, in a `STOR_DPC`: behind its `KDPC`.
-pub(crate) const STOR_DPC_LOCK: u64 = 0x40;
+pub const STOR_DPC_LOCK: u64 = 0x40;
 
 impl Contract {
     /// Whether this is the routine that a multiplexed export was called for. `read` fetches an argument.

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use storlock_vmm::debug::{Breakpoint as RegisterBreakpoint, HitAction};
 use storlock_vmm::memory::GuestRam;
+use storlock_vmm::registers::Registers as VmmRegisters;
 use storlock_vmm::run::{DebugHandler, StoppedCpu as VmmCpu};
-use storlock_vmm::translate::TranslateError;
+use storlock_vmm::translate::{self, AddressSpace, TranslateError};
 
 use crate::vmi::cpu::{
     Action, ArmError, Breakpoint, CpuState, CpuStop, Interception, Registers, SpecialRegisters, StoppedCpu,
 };
-use crate::vmi::memory::{GuestMemory, PhysicalMemory, ReadError};
+use crate::vmi::memory::{GuestMemory, PAGE_SIZE, PhysicalMemory, ReadError, SharedMemory};
 
 /// The MSR that holds the address of the system call entry.
 pub(crate) const MSR_LSTAR: u32 = 0xc000_0082;
@@ -72,6 +73,29 @@ impl PhysicalMemory for GuestRam {
     }
 }
 
+impl SharedMemory for GuestRam {
+    fn write_physical(&self, gpa: u64, data: &[u8]) -> bool {
+        self.write(gpa, data).is_ok()
+    }
+
+    fn load(&self, gpa: u64) -> Option<u64> {
+        self.load_u64(gpa).ok()
+    }
+
+    fn store(&self, gpa: u64, value: u64) -> bool {
+        self.store_u64(gpa, value).is_ok()
+    }
+
+    fn change_bits(&self, gpa: u64, bits: u64, set: bool) -> bool {
+        self.change_bits_u64(gpa, bits, set).is_ok()
+    }
+
+    fn read_virtual(&self, processor: &SpecialRegisters, gva: u64, buf: &mut [u8]) -> Result<Option<u64>, ReadError> {
+        let space = AddressSpace::of(processor.cr0, processor.cr3, processor.cr4, processor.efer);
+        translate::read_virtual_at(self, space, gva, buf).map_err(read_error)
+    }
+}
+
 impl CpuState for KvmCpu<'_, '_> {
     fn index(&self) -> u32 {
         self.0.index()
@@ -124,6 +148,68 @@ impl Interception for KvmCpu<'_, '_> {
             // Costs exits, nothing else: the handler ignores writes that come later.
             tracing::warn!("the MSR filter stays: {error}");
         }
+    }
+
+    fn set_registers(&mut self, registers: &Registers) -> Result<(), ArmError> {
+        let [
+            rax,
+            rcx,
+            rdx,
+            rbx,
+            rsp,
+            rbp,
+            rsi,
+            rdi,
+            r8,
+            r9,
+            r10,
+            r11,
+            r12,
+            r13,
+            r14,
+            r15,
+        ] = registers.gpr;
+        let (rip, rflags) = (registers.rip, registers.rflags);
+        self.0.set_registers(&VmmRegisters {
+            rax,
+            rbx,
+            rcx,
+            rdx,
+            rsi,
+            rdi,
+            rbp,
+            rsp,
+            r8,
+            r9,
+            r10,
+            r11,
+            r12,
+            r13,
+            r14,
+            r15,
+            rip,
+            rflags,
+        });
+        Ok(())
+    }
+
+    fn write_memory(&mut self, gva: u64, data: &[u8]) -> Result<(), ArmError> {
+        self.0
+            .write_virtual_unprotected(gva, data)
+            .map_err(|error| ArmError(error.to_string()))
+    }
+
+    fn check_executable(&mut self, gva: u64, length: u64) -> Result<(), ArmError> {
+        let space = self.0.special().address_space();
+        let last = gva.saturating_add(length.saturating_sub(1));
+        let mut pages = (gva..=last).step_by(PAGE_SIZE as usize).chain([last]);
+        let refused = pages.find(|&page| {
+            let translated = translate::translate(self.0.ram(), space, page);
+            !translated.is_ok_and(|page| page.executable)
+        });
+        refused.map_or(Ok(()), |page| {
+            Err(ArmError(format!("the page of {page:#x} is not executable")))
+        })
     }
 }
 

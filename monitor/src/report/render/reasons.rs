@@ -100,6 +100,50 @@ fn reason(reason: &Reason) -> String {
     }
 }
 
+/// What hooks in the driver's imports have cost and given.
+fn import_hooks(note: &Note) -> String {
+    let Note::ImportHooks {
+        imports,
+        calls,
+        exits,
+        full,
+        longest_ms,
+        unfinished,
+        confirmed,
+        unconfirmed,
+    } = note
+    else {
+        return String::new();
+    };
+    let full = match full {
+        0 => String::new(),
+        full => format!(", {full} of these since the ring was full"),
+    };
+    let mut parts = vec![
+        format!(
+            "{} of the driver hooked: {} written in the guest and {exits} taken at the call{full}",
+            counted(*imports, "import"),
+            counted(*calls, "call")
+        ),
+        format!("at most {longest_ms} ms from a call to its judgement"),
+    ];
+    if *unfinished > 0 {
+        let calls = counted(*unfinished, "call");
+        parts.push(format!("{calls} about to be made when the machine stopped"));
+    }
+    if *confirmed > 0 {
+        parts.push(format!("findings seen in writing and again at the call: {confirmed}"));
+    }
+    if !unconfirmed.is_empty() {
+        let events: Vec<String> = unconfirmed.iter().map(u64::to_string).collect();
+        let events = events.join(", ");
+        parts.push(format!(
+            "findings seen in writing only, with as much of the stack as a hook keeps: event {events}"
+        ));
+    }
+    parts.join("; ")
+}
+
 fn in_turns(shares: &[Share]) -> String {
     let told = shares
         .iter()
@@ -232,6 +276,11 @@ fn doubt(doubt: &Doubt) -> String {
             "at the end the page fault handler of vCPU {vcpu} was not in the kernel at {watched:#x}, which was watched: another \
              kernel may have run"
         ),
+        Doubt::HooksBroken => {
+            "the guest has written into the memory of the hooks what no hook writes, or has freed it: nothing that \
+             was written after that was read"
+                .to_owned()
+        }
         Doubt::Late => {
             "the driver may have run before its locks were watched: what it did until then was not seen".to_owned()
         }
@@ -325,6 +374,10 @@ fn note(note: &Note) -> String {
              (HwStorPortProhibitedDDIs): {}",
             routines.join(", ")
         ),
+        Note::NoImportHooks { why } => {
+            format!("the driver's imports are not hooked (--hooks imports), breakpoints are used instead: {why}")
+        }
+        Note::ImportHooks { .. } => import_hooks(note),
         Note::LoadedAgain { base } => format!("{LOADED_AGAIN}, at {base:#x}"),
         Note::FromTrace => {
             "an event trace holds no memory: there are no names of functions, and of a stack its first frames".to_owned()

@@ -43,6 +43,8 @@ impl WatchChoice {
         let (exports, registers, free) = (self.exports, self.registers, self.free());
         if exports == 0 {
             format!("{whether} no lock routine: there is nothing to watch")
+        } else if self.hooked {
+            format!("all {exports} lock exports that {whether} are hooked in its import table")
         } else if exports <= registers {
             let returns = if free > 0 {
                 format!("{free} of {registers} debug registers stay free, for catching returns")
@@ -61,6 +63,9 @@ impl WatchChoice {
     /// How the debug registers are used, and why, a line each.
     #[must_use]
     pub(crate) fn explanation(&self) -> Vec<String> {
+        if self.hooked {
+            return self.hooks();
+        }
         let mut lines = vec![format!("debug registers: {}", self.summary())];
         lines.extend(self.uses.iter().map(import_use));
         lines.push(format!(
@@ -73,6 +78,29 @@ impl WatchChoice {
         let gaps = self.gaps.iter();
         lines.extend(gaps.map(|gap| format!("no register: {}: {}", gap.what(), gap.consequence())));
         lines.extend(self.turns.iter().flat_map(turns));
+        lines
+    }
+
+    /// What hooks are used for, a line each.
+    fn hooks(&self) -> Vec<String> {
+        let mut lines = vec![format!("hooks: {}", self.summary())];
+        lines.extend(self.uses.iter().map(import_use));
+        lines.push(format!(
+            "1 debug register takes the calls that are not only written, 1 waits for the driver to be loaded again ({}), the \
+             others catch returns",
+            self.driver_object_at
+        ));
+        let watched = self.watched.iter();
+        lines.extend(watched.map(|purpose| format!("import of {}: {purpose}", purpose.export)));
+        match &self.may_fail[..] {
+            [] => {}
+            leaving => lines.push(format!(
+                "every call leaves the guest, for its return: {}",
+                names(leaving)
+            )),
+        }
+        let gaps = self.gaps.iter();
+        lines.extend(gaps.map(|gap| format!("not hooked: {}: {}", gap.what(), gap.consequence())));
         lines
     }
 

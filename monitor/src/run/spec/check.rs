@@ -305,6 +305,7 @@ impl RunSpec {
             ("--debug-print", self.debug_print),
             ("--explain", self.explain),
             ("--accept-turns", self.accept_turns),
+            ("--hooks", self.hooks.is_some()),
             ("--rule", !self.rule.is_empty()),
             ("--after-deadlock", self.after_deadlock.is_some()),
             ("--check-guest", self.check_guest),

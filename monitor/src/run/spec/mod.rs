@@ -81,6 +81,14 @@ pub(crate) enum AfterDeadlock {
     GoOn,
 }
 
+/// What watches lock routines in place of breakpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Hooks {
+    /// Hooks in the import table of the driver under test.
+    Imports,
+}
+
 /// Firmware to boot by: `true`, that which is installed, or the file of its code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Firmware {
@@ -199,6 +207,9 @@ pub struct RunSpec {
     /// Whether to tell how the debug registers are used.
     #[serde(skip_serializing_if = "is_false")]
     pub(crate) explain: bool,
+    /// What watches lock routines in place of breakpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) hooks: Option<Hooks>,
     /// Whether a run may be Completed in which lock routines took turns with the debug registers.
     #[serde(skip_serializing_if = "is_false")]
     pub(crate) accept_turns: bool,
@@ -363,6 +374,7 @@ impl Default for RunSpec {
             dump_on: Vec::new(),
             debug_print: false,
             explain: false,
+            hooks: None,
             accept_turns: false,
             check_guest: false,
             dump_export: Vec::new(),

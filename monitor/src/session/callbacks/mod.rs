@@ -7,12 +7,13 @@
 mod port;
 mod running;
 
-use storlock_check::contract::{Callback, PortModel};
+use storlock_check::contract::{Callback, PortModel, SystemModule};
 use storlock_check::event::{EventKind, PortTold};
 
 use self::port::{Asked, EXTENDED};
 use self::running::Frames;
 pub(crate) use self::running::function_at;
+use super::entries::export_name;
 use super::state::State;
 use crate::report::{Location, Note};
 use crate::vmi::recorder::Recorder;
@@ -57,6 +58,12 @@ const MESSAGE_ROUTINE: u64 = 0x98;
 const JUMP: u64 = 5;
 /// Functions that are known to be callbacks: a guest can name any number of them.
 const LIMIT: usize = 256;
+
+/// Values of the selector of an export of the port driver that are no lock calls, and by which the driver tells of callbacks
+/// or of how the port driver is to run it: [`Callbacks::told`] wants to see these calls, all of them.
+pub(super) fn attention(module: SystemModule, export: &str) -> Vec<u32> {
+    port::attention(&export_name(module, export))
+}
 
 /// What a debug register waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

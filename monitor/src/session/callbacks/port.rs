@@ -46,6 +46,15 @@ const CONCURRENT: u32 = 2;
 /// initialises (`storport/nf-storport-storportinitializeperfopts`).
 const CALLS: u32 = 2048;
 
+/// The codes of an export, named as debuggers do, by which [`Callbacks::told`] learns something.
+pub(super) fn attention(export: &str) -> Vec<u32> {
+    match export {
+        NOTIFICATION => NAMED.iter().map(|(code, ..)| *code).collect(),
+        EXTENDED_NAME => vec![INITIALIZE_PERFORMANCE],
+        _ => Vec::new(),
+    }
+}
+
 /// Whether the driver has asked for several concurrent channels.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Asked {

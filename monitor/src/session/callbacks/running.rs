@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use storlock_check::contract::Callback;
 
 use super::{Callbacks, PORT_DRIVER};
+use crate::hooks::RECORDED_STACK;
 use crate::report::ModuleInfo;
 use crate::session::guest::Names;
 use crate::vmi::{CpuState, PAGE_SIZE};
@@ -48,10 +49,13 @@ impl Frames {
         let mut stack = [0; WINDOW];
         let top = cpu.registers().rsp();
         if cpu.read(top, &mut stack).is_err() {
-            // It may end with this page.
+            // It may end with this page, or be as much of it as a hook keeps.
             let left = (PAGE_SIZE - top % PAGE_SIZE) as usize;
-            let stack = stack.get_mut(..left).ok_or(NotFollowed)?;
-            cpu.read(top, stack).map_err(|_| NotFollowed)?;
+            let mut read = |bytes: usize| {
+                let stack = stack.get_mut(..bytes.min(left)).ok_or(NotFollowed)?;
+                cpu.read(top, stack).map_err(|_| NotFollowed)
+            };
+            read(left).or_else(|_| read(RECORDED_STACK))?;
         }
         let word = |at: usize| {
             let word = stack.get(at..at + 8).and_then(<[u8]>::first_chunk);

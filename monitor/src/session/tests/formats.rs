@@ -337,6 +337,7 @@ fn choice(place: &Location) -> WatchChoice {
     let text = || HOSTILE.to_owned();
     let routines = || vec![LockRoutine(storlock_check::contract::Routine::KeReleaseSpinLock)];
     WatchChoice {
+        hooked: false,
         imports_known: true,
         exports: 5,
         registers: 4,

@@ -29,6 +29,7 @@ mod foreign;
 mod formats;
 mod hang;
 mod hiding;
+mod hooked;
 mod killed;
 mod target;
 mod turns;
@@ -46,6 +47,7 @@ const INSERT: u32 = 0x1100;
 const ACQUIRE: u32 = 0x1200;
 const RELEASE: u32 = 0x1300;
 const PRINT: u32 = 0x1600;
+const ALLOCATE: u32 = 0x1700;
 
 /// A guest of one processor.
 type Fake = FakeCpu;
@@ -78,6 +80,7 @@ impl Fake {
             special,
             breakpoints: Vec::new(),
             refuse: false,
+            no_code: false,
         }
     }
 
@@ -153,6 +156,7 @@ fn kernel() -> PeBuilder {
         "ntoskrnl.exe",
         &[
             ("DbgPrint", Ok(PRINT)),
+            ("ExAllocatePoolWithTag", Ok(ALLOCATE)),
             ("KeAcquireSpinLockRaiseToDpc", Ok(ACQUIRE)),
             ("KeReleaseSpinLock", Ok(RELEASE)),
             ("KiBugCheckData", Ok(list_rva() + 0x20)),

@@ -28,6 +28,8 @@ pub(crate) struct FakeCpu {
     pub(crate) breakpoints: Vec<Breakpoint>,
     /// No set of breakpoints is taken any more.
     pub(crate) refuse: bool,
+    /// No memory is executable, as far as it tells.
+    pub(crate) no_code: bool,
 }
 
 impl GuestMemory for FakeCpu {
@@ -64,4 +66,21 @@ impl Interception for FakeCpu {
     }
 
     fn end_msr_interception(&mut self) {}
+
+    fn set_registers(&mut self, registers: &Registers) -> Result<(), ArmError> {
+        self.registers = *registers;
+        Ok(())
+    }
+
+    fn write_memory(&mut self, gva: u64, data: &[u8]) -> Result<(), ArmError> {
+        let readable = self.space.borrow().read(gva, &mut vec![0; data.len()]);
+        readable.map_err(|error| ArmError(error.to_string()))?;
+        self.space.borrow_mut().write(gva, data);
+        Ok(())
+    }
+
+    fn check_executable(&mut self, gva: u64, _length: u64) -> Result<(), ArmError> {
+        let answer = Err(ArmError(format!("the page of {gva:#x} is not executable")));
+        if self.no_code { answer } else { Ok(()) }
+    }
 }

@@ -224,6 +224,7 @@ fn read(c: &mut Cursor<'_>) -> Result<RecordedRead> {
         2 => Err(ReadError::NoMemory(c.u64(what)?)),
         3 => Err(ReadError::Invalid(c.u64(what)?)),
         4 => Err(ReadError::NotRecorded(c.u64(what)?)),
+        6 => Err(ReadError::NotKept(c.u64(what)?)),
         LOCATED => {
             physical = Some(c.u64(what)?);
             Ok(c.bytes(length, what)?.to_vec())
@@ -232,7 +233,7 @@ fn read(c: &mut Cursor<'_>) -> Result<RecordedRead> {
             return Err(Wrong::Value {
                 what: "the result of a guest read",
                 value: tag.into(),
-                allowed: "and there are only 0 to 5",
+                allowed: "and there are only 0 to 6",
             });
         }
     };

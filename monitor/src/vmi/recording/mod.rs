@@ -368,6 +368,7 @@ fn encode_read(out: &mut Vec<u8>, read: &RecordedRead) {
                 ReadError::NoMemory(a) => (2, a),
                 ReadError::Invalid(a) => (3, a),
                 ReadError::NotRecorded(a) => (4, a),
+                ReadError::NotKept(a) => (6, a),
             };
             out.push(tag);
             put(out, address);

@@ -19,8 +19,8 @@ use crate::cli::options::Switch;
 use crate::gdb::OnDisconnect;
 use crate::report::{Format, Word};
 use crate::run::spec::{
-    AfterDeadlock, Carrier, Disk, DumpOn, Export, FilePath, Firmware, Interrupts, Limit, OnViolation, OutputPath,
-    PlannedFault, RuleChoice, RunSpec, SIZE_LIMIT, Size, disk, fault,
+    AfterDeadlock, Carrier, Disk, DumpOn, Export, FilePath, Firmware, Hooks, Interrupts, Limit, OnViolation,
+    OutputPath, PlannedFault, RuleChoice, RunSpec, SIZE_LIMIT, Size, disk, fault,
 };
 use crate::run::{Failure, input};
 
@@ -205,6 +205,10 @@ pub struct Arguments {
     /// What to do when a processor acquires a lock that it certainly holds, and so would wait for ever [default: end]
     #[arg(long, value_enum, value_name = "WHAT")]
     pub(crate) after_deadlock: Option<AfterDeadlock>,
+    /// Experimental: watch lock routines by hooks in the import table of the driver instead of by breakpoints: no limit of
+    /// four routines, and most calls do not leave the guest; see docs/hooks.md [default: breakpoints]
+    #[arg(long, value_enum, value_name = "WHERE")]
+    pub(crate) hooks: Option<Hooks>,
     /// Let a run be Completed in which lock routines took turns with the debug registers, because the driver imports more of
     /// them than there are
     #[arg(long)]
@@ -307,6 +311,7 @@ impl Arguments {
         spec.debug_print |= self.debug_print;
         spec.explain |= self.explain;
         spec.accept_turns |= self.accept_turns;
+        say_some(self.hooks, &mut spec.hooks);
         spec.check_guest |= self.check_guest;
         say_list(&self.dump_export, &mut spec.dump_export);
         say_list(&self.dump_on, &mut spec.dump_on);

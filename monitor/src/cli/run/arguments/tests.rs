@@ -88,6 +88,7 @@ fn options() -> impl Strategy<Value = Vec<String>> {
         with("--on-violation", "stop|report"),
         with("--on-disconnect", "pause|resume"),
         with("--after-deadlock", "end|go-on"),
+        with("--hooks", "imports"),
         with(
             "--rule",
             "(LockOrder|LockStorage|DoubleAcquire)=(off|[a-z]{1,8}\\.sys(,[a-z]\\.sys)?)"
@@ -295,6 +296,7 @@ fn each_option() -> Vec<(&'static str, Option<&'static str>, Value)> {
         ("on-violation", Some("report"), json!("report")),
         ("on-disconnect", Some("resume"), json!("resume")),
         ("after-deadlock", Some("go-on"), json!("go-on")),
+        ("hooks", Some("imports"), json!("imports")),
         ("rule", Some("LockOrder=off"), json!(["LockOrder=off"])),
         ("append", Some("-a b"), json!("-a b")),
         ("gdb", Some(":1"), json!(":1")),
