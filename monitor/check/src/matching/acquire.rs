@@ -4,7 +4,7 @@ use super::core::Gap;
 use super::facts::{AcquireFacts, Fact, Facts, Site};
 use super::open_questions::OpenQuestion;
 use super::record::{Nesting, Open, Record, STACK, locks_have_no_word};
-use super::state::{Binding, Bound};
+use super::state::{Binding, Bound, LockState};
 use super::storport::{self, Taking};
 use crate::checker::{Checker, ReturnInterest};
 use crate::contract::{
@@ -202,15 +202,13 @@ impl Checker {
         let lock = self.locks.at(place);
         let target = lock.is_some_and(|lock| lock.target);
         let mut shortfall = Shortfall::empty();
-        let other = own.and_then(|own| self.locks.at(own.place));
-        for lock in lock.into_iter().chain(other) {
-            shortfall.set(
-                Shortfall::DISTURBED,
-                shortfall.contains(Shortfall::DISTURBED) || lock.disturbed,
-            );
-            let contradicted = shortfall.contains(Shortfall::CONTRADICTED) || lock.contradicted;
-            shortfall.set(Shortfall::CONTRADICTED, contradicted);
+        let upset = |lock: &LockState| (lock.disturbed, lock.contradicted);
+        let (mut disturbed, mut contradicted) = lock.map_or_else(Default::default, upset);
+        if let Some(other) = own.and_then(|own| self.locks.at(own.place)) {
+            (disturbed, contradicted) = (disturbed | other.disturbed, contradicted | other.contradicted);
         }
+        shortfall.set(Shortfall::DISTURBED, disturbed);
+        shortfall.set(Shortfall::CONTRADICTED, contradicted);
         shortfall.set(
             Shortfall::UNORDERED,
             !site.ordered && own.is_some_and(|own| !own.record.bound_to_processor()),

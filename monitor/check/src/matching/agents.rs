@@ -26,16 +26,23 @@ impl Checker {
             return false;
         }
         self.end_release(context, call);
-        let thread = self.thread_place(context.processor, context.thread);
-        if let Some(place) = thread {
-            self.leave_moved(place, context);
+        let place = self.thread_place(context.processor, context.thread);
+        let thread = place.and_then(|place| self.threads.at_mut(place));
+        let (mut has_open, mut moved) = (false, None);
+        if let Some(thread) = thread {
+            has_open = !thread.open.0.is_empty();
+            moved = thread.holder.take_if(|holder| *holder != context.processor);
         }
+        if let Some(left) = moved {
+            self.leave_holds(left, context);
+        }
+        let open_of = place.filter(|_| has_open);
         if context.irql < DISPATCH_LEVEL {
             self.leave_processor(context.processor);
-            self.leave_frames(thread, context, call);
+            self.leave_frames(open_of, context, call);
         } else {
             self.prove_on_processor(sequence, context, call);
-            self.prove_by_frame(thread, sequence, context, call);
+            self.prove_by_frame(open_of, sequence, context, call);
         }
         true
     }
@@ -77,19 +84,11 @@ impl Checker {
     }
 
     /// A thread runs elsewhere than where it had locks: it has been below `DISPATCH_LEVEL` since, and holds nothing there.
-    #[inline]
-    fn leave_moved(&mut self, place: u32, context: &Context) {
-        let Some(thread) = self.threads.at_mut(place) else {
-            return;
-        };
-        let elsewhere = thread.holder.take_if(|holder| *holder != context.processor);
-        if let Some(left) = elsewhere.filter(|_| context.thread != 0) {
-            self.leave_holds(left, context);
-        }
-    }
-
     #[cold]
     fn leave_holds(&mut self, left: u32, context: &Context) {
+        if context.thread == 0 {
+            return;
+        }
         let own = |open: &Open| {
             let entered = &open.call.context;
             (open.proved && entered.irql < DISPATCH_LEVEL && entered.thread == context.thread).then_some(())
