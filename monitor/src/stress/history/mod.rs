@@ -60,10 +60,10 @@ fn in_words(error: &rusqlite::Error) -> String {
     match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::DatabaseBusy) => {
             let seconds = PATIENCE.as_secs();
-            format!("another process has had it locked for {seconds} s ({error}): try again when that one is done")
+            format!("another process has had it locked for {seconds} s: try again when that one is done")
         }
         Some(rusqlite::ErrorCode::ReadOnly) => {
-            format!("it has to be written to, and cannot be ({error}): make it writable, or use a copy of it that is")
+            "it has to be written to, and cannot be: make it writable, or use a copy of it that is".to_owned()
         }
         _ => error.to_string(),
     }
