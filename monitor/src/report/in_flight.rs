@@ -7,7 +7,7 @@ use super::finding::{LockIdentity, PriorCall};
 /// What was outstanding when the machine stood still for good.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InFlight {
-    /// Controllers that owed something, or had a reset cut something off.
+    /// Controllers that owed something, or had a reset cut something off or the guest end it.
     pub(crate) controllers: Vec<ControllerInFlight>,
     /// Locks that the driver under test held then.
     #[serde(default)]
