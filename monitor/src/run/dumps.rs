@@ -100,14 +100,14 @@ impl<'a> FirstDump<'a> {
     /// Dumps a machine, which is paused for whatever reason, if a reset of a storage controller has cut off requests since it
     /// was let go. `false`: none has.
     pub(super) fn write_at_reset(&self) -> bool {
-        let cut_off = self.guest.cut_off.take();
-        let subject = self.guest.session.dump_subject(DumpReason::Reset);
-        match subject {
-            Some(subject) if cut_off => self.write(0, &subject),
-            None if cut_off => self.guest.cut_off.again(),
-            _ => {}
+        if !self.guest.cut_off.take() {
+            return false;
         }
-        cut_off
+        match self.guest.session.dump_subject(DumpReason::Reset) {
+            Some(subject) => self.write(0, &subject),
+            None => self.guest.cut_off.again(),
+        }
+        true
     }
 
     /// Dumps a machine that has come to its end, if that is a reason. `deadlock`: the processor that would have waited for itself for
