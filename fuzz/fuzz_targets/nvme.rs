@@ -1,7 +1,7 @@
 //! An NVMe controller under a hostile driver: registers, doorbells, guest memory and commands in any order.
 #![no_main]
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
@@ -66,8 +66,19 @@ enum Step {
     Process,
 }
 
+/// Told of each message that is sent.
+type Sent = Arc<dyn Fn(u16, Option<u8>) + Send + Sync>;
+
 #[derive(Default)]
-struct Interrupts(Mutex<(Mode, bool)>);
+struct Interrupts(Mutex<(Mode, bool)>, OnceLock<Sent>);
+
+impl Interrupts {
+    fn sent(&self, vector: u16) {
+        if let Some(observer) = self.1.get() {
+            observer(vector, None);
+        }
+    }
+}
 
 impl InterruptSink for Interrupts {
     fn mode(&self) -> InterruptMode {
@@ -87,6 +98,11 @@ impl InterruptSink for Interrupts {
             InterruptMode::Intx => 0,
         };
         assert!(vector < limit);
+        self.sent(vector);
+    }
+
+    fn observe_sent(&self, observer: Sent) {
+        let _ = self.1.set(observer);
     }
 
     fn set_level(&self, pending: bool) {

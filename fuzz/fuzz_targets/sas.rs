@@ -1,7 +1,7 @@
 //! A SAS controller under a hostile driver: registers, handshakes, messages and guest memory in any order.
 #![no_main]
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
@@ -72,8 +72,19 @@ enum Step<'a> {
     Process,
 }
 
+/// Told of each message that is sent.
+type Sent = Arc<dyn Fn(u16, Option<u8>) + Send + Sync>;
+
 #[derive(Default)]
-struct Interrupts(Mutex<Mode>);
+struct Interrupts(Mutex<Mode>, OnceLock<Sent>);
+
+impl Interrupts {
+    fn sent(&self, vector: u16) {
+        if let Some(observer) = self.1.get() {
+            observer(vector, None);
+        }
+    }
+}
 
 impl InterruptSink for Interrupts {
     fn mode(&self) -> InterruptMode {
@@ -86,6 +97,11 @@ impl InterruptSink for Interrupts {
 
     fn signal(&self, vector: u16) {
         assert_eq!(vector, 0);
+        self.sent(vector);
+    }
+
+    fn observe_sent(&self, observer: Sent) {
+        let _ = self.1.set(observer);
     }
 
     fn set_level(&self, _pending: bool) {}
