@@ -66,7 +66,9 @@ pub(crate) mod layout {
         pub(crate) const COUNT: u64 = 108;
         /// RAX, RBX, RBP, RSI, RDI, R10 to R15: what a caller has called by, and what frames are found by.
         pub(crate) const OTHERS: u64 = 112;
-        pub(crate) const STACK: u64 = 200;
+        /// The processor's own block (`KPCR`), which names itself at 18h.
+        pub(crate) const PROCESSOR_BLOCK: u64 = 200;
+        pub(crate) const STACK: u64 = 208;
         pub(crate) const MOST: u64 = (super::RECORD_BYTES - STACK) / 8;
     }
 }
@@ -74,7 +76,13 @@ pub(crate) mod layout {
 /// Bytes of the caller's stack that a record has, if they are in one page.
 pub(crate) const RECORDED_STACK: usize = 8 * layout::field::MOST as usize;
 
-/// What the memory of the hooks is to the site table: by the return address of a call and the stub that it has come to.
+/// What a call site is to the site table: by the return address of a call and the stub that it has come to. Calls that follow
+/// one another in the code have different ones.
 pub(crate) fn site_key(return_address: u64, stub: u32) -> u32 {
-    (return_address as u32).wrapping_add(stub)
+    return_address as u32 ^ stub_key(stub)
+}
+
+/// What the stub makes of a return address, by exclusive or.
+pub(crate) fn stub_key(stub: u32) -> u32 {
+    stub.wrapping_mul(0x9e37_79b1)
 }

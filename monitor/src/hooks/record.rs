@@ -23,6 +23,9 @@ const STACK: u64 = 0x6000;
 /// The longest read that may be of one value on a stack.
 const VALUE: usize = 8;
 
+/// In [`field::HAS_WORD`]: the word was read, and is too old.
+const LOST: u32 = 2;
+
 /// A record as the guest has written it.
 #[derive(Debug)]
 pub(crate) struct Record([u8; RECORD_BYTES as usize]);
@@ -40,6 +43,15 @@ impl Record {
     fn doubleword(&self, offset: u64) -> u32 {
         let bytes = self.0.get(offset as usize..).and_then(<[u8]>::first_chunk);
         bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes))
+    }
+
+    /// The same call, and nothing known of the lock word.
+    pub(super) fn without_word(mut self) -> Self {
+        let at = field::HAS_WORD as usize;
+        if let Some(has_word) = self.0.get_mut(at..at + 4) {
+            has_word.copy_from_slice(&LOST.to_le_bytes());
+        }
+        self
     }
 
     /// Number of the stub.
@@ -71,7 +83,7 @@ impl Record {
     }
 }
 
-/// What the stub has read of memory by the operands of a call: at most three values.
+/// What the stub has read of memory by the operands of a call: address, value and length of at most three.
 type Values = [Option<(u64, u64, usize)>; 3];
 
 /// The processor that has made a call, as its record shows it.
@@ -82,6 +94,8 @@ pub(crate) struct RecordCpu<'a> {
     special: SpecialRegisters,
     memory: &'a dyn SharedMemory,
     values: Values,
+    /// The address of a lock word that is not known.
+    lost: Option<u64>,
 }
 
 impl<'a> RecordCpu<'a> {
@@ -111,17 +125,25 @@ impl<'a> RecordCpu<'a> {
         for (register, place) in arguments.into_iter().chain(others) {
             registers.gpr[register] = record.quadword(place);
         }
+        let (word, mut values) = values(record, &registers, row);
+        let has_word = record.doubleword(field::HAS_WORD);
+        values[0] = word
+            .filter(|_| has_word == 1)
+            .map(|at| (at, record.quadword(field::WORD), 8));
+        let lost = word.filter(|_| has_word == LOST);
         Self {
             record,
             index,
             registers,
             special: SpecialRegisters {
                 cr8: record.quadword(field::CR8),
+                gs_base: record.quadword(field::PROCESSOR_BLOCK),
                 cpl: 0,
                 ..kernel
             },
             memory,
-            values: values(record, &registers, row),
+            values,
+            lost,
         }
     }
 
@@ -142,6 +164,9 @@ impl<'a> RecordCpu<'a> {
         if let Some(bytes) = known {
             buf.copy_from_slice(&bytes);
             return Some(Ok(()));
+        }
+        if self.lost.is_some_and(|word| gva.wrapping_sub(word) < VALUE as u64) {
+            return Some(Err(ReadError::NotMapped(gva)));
         }
         let top = self.registers.rsp();
         if gva < top.saturating_sub(STACK) || gva >= top.saturating_add(STACK) {
@@ -164,8 +189,8 @@ impl<'a> RecordCpu<'a> {
     }
 }
 
-/// The values that the stub has read for this routine, each with its address and length.
-fn values(record: &Record, registers: &Registers, row: &Contract) -> Values {
+/// The address of the lock word, and the other values that the stub has read for this routine.
+fn values(record: &Record, registers: &Registers, row: &Contract) -> (Option<u64>, Values) {
     let argument = |place: Place| match place {
         Place::Register(register) | Place::Narrow(register, _) => match register {
             Register::Rcx => registers.rcx(),
@@ -205,11 +230,7 @@ fn values(record: &Record, registers: &Registers, row: &Contract) -> Values {
         }
         OperandPlaces::Msi { .. } | OperandPlaces::Interrupt(_) | OperandPlaces::Cancel => None,
     };
-    let was_read = record.doubleword(field::HAS_WORD) == 1;
-    values[0] = word
-        .filter(|_| was_read)
-        .map(|at| (at, record.quadword(field::WORD), 8));
-    values
+    (word, values)
 }
 
 impl GuestMemory for RecordCpu<'_> {
@@ -221,13 +242,8 @@ impl GuestMemory for RecordCpu<'_> {
     }
 
     fn read_at(&self, gva: u64, buf: &mut [u8]) -> Result<Option<u64>, ReadError> {
-        // Where the address leads is asked now: a page that was freed since shows.
-        let mut now = vec![0; buf.len()];
-        let physical = self.memory.read_virtual(&self.special, gva, &mut now);
-        match self.recorded(gva, buf) {
-            Some(known) => known.map(|()| physical.ok().flatten()),
-            None => physical.inspect(|_| buf.copy_from_slice(&now)),
-        }
+        // Where the address led at the call is not known: it may have been freed since, which belongs behind the call.
+        self.read(gva, buf).map(|()| None)
     }
 }
 

@@ -3,6 +3,7 @@
 //! The guest can write anything there at any time: what is read is checked, a read is bounded, and nothing that is found
 //! here is used as an address of the host.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::layout::{self, field};
@@ -39,6 +40,12 @@ impl Region {
     fn physical(&self, offset: u64) -> Option<u64> {
         let page = self.pages.get(usize::try_from(offset / PAGE_SIZE).ok()?)?;
         Some(page + offset % PAGE_SIZE)
+    }
+
+    /// Whether the stubs' code is at that guest virtual address.
+    pub(crate) fn has_code_at(&self, address: u64) -> bool {
+        let offset = address.wrapping_sub(self.base);
+        (layout::CODE..layout::CODE + layout::CODE_BYTES).contains(&offset)
     }
 
     /// One quadword, in one piece; `None` if there is no memory any more.
@@ -81,7 +88,7 @@ impl Region {
 /// What comes next in a ring.
 #[derive(Debug)]
 pub(crate) enum Next {
-    /// Nothing was begun.
+    /// All is taken but what was [skipped](Ring::skip).
     Empty,
     /// A record was begun and is not finished.
     Pending,
@@ -91,12 +98,21 @@ pub(crate) enum Next {
     Broken,
 }
 
+/// A slot of a ring.
+enum Slot {
+    Unfinished,
+    Finished,
+    Broken,
+}
+
 /// The reader of a ring.
 #[derive(Debug)]
 pub(crate) struct Ring {
     region: Region,
     /// The number of the next record.
     next: u64,
+    /// Earlier records that were not finished when others were taken: at most one for each slot.
+    skipped: BTreeSet<u64>,
 }
 
 impl Ring {
@@ -104,7 +120,11 @@ impl Ring {
     pub(crate) fn new(region: Region) -> Self {
         region.store(layout::HEAD, 0);
         region.store(layout::TAIL, 0);
-        Self { region, next: 0 }
+        Self {
+            region,
+            next: 0,
+            skipped: BTreeSet::new(),
+        }
     }
 
     /// The memory that it is in.
@@ -112,64 +132,121 @@ impl Ring {
         &self.region
     }
 
-    fn head(&self) -> Option<u64> {
+    /// How many records have been begun; `None` if there is no memory any more.
+    pub(crate) fn begun(&self) -> Option<u64> {
         Some(self.region.load(layout::HEAD)? & !layout::CLOSED)
+    }
+
+    /// The number of the oldest record that is not taken. Its slot, and those of later ones, are not used again.
+    fn oldest(&self) -> u64 {
+        self.skipped.first().copied().unwrap_or(self.next)
     }
 
     /// Whether there is no room for a record.
     pub(crate) fn is_full(&self) -> bool {
-        let head = self.head();
-        head.is_some_and(|head| head.wrapping_sub(self.next) >= layout::RECORDS)
+        let begun = self.begun();
+        begun.is_some_and(|begun| begun.wrapping_sub(self.oldest()) >= layout::RECORDS)
     }
 
-    /// Has no record begun from here on, or has them begun again. Processors leave the guest at each call meanwhile.
-    pub(crate) fn close(&self, closed: bool) {
+    /// Has no record begun from here on. Processors leave the guest at each call meanwhile.
+    pub(crate) fn close(&self) {
         if let Some(at) = self.region.physical(layout::HEAD) {
-            self.region.memory.change_bits(at, layout::CLOSED, closed);
+            self.region.memory.change_bits(at, layout::CLOSED, true);
         }
     }
 
-    /// Takes the next record, in the order in which they were begun.
-    pub(crate) fn next(&mut self) -> Next {
-        let Some(head) = self.head() else {
-            return Next::Broken;
-        };
-        match head.wrapping_sub(self.next) {
-            0 => return Next::Empty,
-            1..=layout::RECORDS => {}
+    /// Has records begun again. All that were begun before are taken or skipped.
+    ///
+    /// One number is used up: a processor that has looked at the head before, and at a lock word, does not get the number
+    /// that it would have got then, and looks again. If there is no room for one it would not have got it.
+    pub(crate) fn open(&mut self) {
+        if self.begun() == Some(self.next) && !self.is_full() {
+            self.region.store(slot(self.next) + field::COMMIT, self.next + 1);
+            self.next += 1;
+            self.region.store(layout::TAIL, self.oldest());
+            self.region.store(layout::HEAD, self.next);
+        } else if let Some(at) = self.region.physical(layout::HEAD) {
+            self.region.memory.change_bits(at, layout::CLOSED, false);
+        }
+    }
+
+    /// Takes the next record before that with number `end`, in the order in which they were begun.
+    pub(crate) fn next(&mut self, end: u64) -> Next {
+        match end.wrapping_sub(self.oldest()) {
+            0..=layout::RECORDS if end >= self.next => {}
             _ => return Next::Broken,
         }
-        let at = layout::RING + self.next % layout::RECORDS * layout::RECORD_BYTES;
-        let Some(committed) = self.region.load(at + field::COMMIT) else {
-            return Next::Broken;
-        };
-        if committed != self.next + 1 {
-            // What a stub has left there is the number of an earlier record.
-            return if committed > self.next {
-                Next::Broken
-            } else {
-                Next::Pending
-            };
+        if end == self.next {
+            return Next::Empty;
         }
+        match self.look(self.next) {
+            Slot::Finished => self.take(self.next),
+            Slot::Unfinished => Next::Pending,
+            Slot::Broken => Next::Broken,
+        }
+    }
+
+    /// Goes on behind a record that is not finished. Its processor has not come to the routine, so that what comes after it
+    /// may be taken before it.
+    pub(crate) fn skip(&mut self) {
+        self.skipped.insert(self.next);
+        self.next += 1;
+    }
+
+    /// Takes one of the skipped records that is finished by now. Without its lock word, which may be older than the calls that
+    /// were taken meanwhile.
+    pub(crate) fn next_skipped(&mut self) -> Next {
+        let finished = self
+            .skipped
+            .iter()
+            .copied()
+            .find(|&number| !matches!(self.look(number), Slot::Unfinished));
+        let Some(number) = finished else { return Next::Empty };
+        match self.look(number) {
+            Slot::Finished => match self.take(number) {
+                Next::Call(record) => Next::Call(Box::new(record.without_word())),
+                other => other,
+            },
+            _ => Next::Broken,
+        }
+    }
+
+    /// How many records are skipped and not taken.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.skipped.len()
+    }
+
+    /// Whether the record that was begun next is finished, or spoilt.
+    pub(crate) fn is_finished(&self) -> bool {
+        !matches!(self.look(self.next), Slot::Unfinished)
+    }
+
+    fn look(&self, number: u64) -> Slot {
+        // What a stub has left in that slot, one lap ago.
+        let before = (number + 1).saturating_sub(layout::RECORDS);
+        match self.region.load(slot(number) + field::COMMIT) {
+            Some(committed) if committed == number + 1 => Slot::Finished,
+            Some(committed) if committed == before => Slot::Unfinished,
+            _ => Slot::Broken,
+        }
+    }
+
+    fn take(&mut self, number: u64) -> Next {
         let mut bytes = [0; layout::RECORD_BYTES as usize];
-        let read = self.region.physical(at);
+        let read = self.region.physical(slot(number));
         let read = read.is_some_and(|gpa| self.region.memory.read_physical(gpa, &mut bytes));
         if !read {
             return Next::Broken;
         }
-        self.pass();
+        if !self.skipped.remove(&number) {
+            self.next = number + 1;
+        }
+        self.region.store(layout::TAIL, self.oldest());
         Next::Call(Box::new(Record::new(&bytes)))
     }
+}
 
-    /// Whether the record that was begun next is finished.
-    pub(crate) fn is_finished(&self) -> bool {
-        let at = layout::RING + self.next % layout::RECORDS * layout::RECORD_BYTES;
-        self.region.load(at + field::COMMIT) == Some(self.next + 1)
-    }
-
-    /// Gives a record up that was begun: its processor will not finish it.
-    pub(crate) fn pass(&mut self) {
-        self.next += 1;
-        self.region.store(layout::TAIL, self.next);
-    }
+/// The offset of the record with that number.
+fn slot(number: u64) -> u64 {
+    layout::RING + number % layout::RECORDS * layout::RECORD_BYTES
 }

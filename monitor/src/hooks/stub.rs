@@ -23,10 +23,12 @@ use storlock_check::contract::{
 use storlock_check::identity::DPC_LOCKS;
 
 use super::layout::{self, field};
+use super::stub_key;
 
 /// Offsets from GS in the kernel: `KPRCB.Number`, `KPRCB.CurrentThread`.
 const NUMBER: i32 = 0x1a4;
 const THREAD: i32 = 0x188;
+const PROCESSOR_BLOCK: i32 = 0x18;
 /// Bytes that a stub pushes, and where the flags are in them.
 const PUSHED: i32 = 6 * 8;
 const PUSHED_FLAGS: i32 = 5 * 8;
@@ -203,7 +205,7 @@ impl Writer {
         // Is the site known?
         let code = &mut self.code;
         code.mov(r10, qword_ptr(rsp + PUSHED))?;
-        code.add(gpr32::r10d, index.cast_signed())?;
+        code.xor(gpr32::r10d, stub_key(index).cast_signed())?;
         code.movzx(gpr32::r11d, r10w)?;
         code.cmp(dword_ptr(rbx + r11 * 4 + at(layout::SITES)), gpr32::r10d)?;
         code.jne(labels.leave)?;
@@ -217,6 +219,8 @@ impl Writer {
         code.mov(dword_ptr(r11 + field::PROCESSOR), gpr32::edi)?;
         code.mov(rdi, qword_ptr(THREAD).gs())?;
         code.mov(qword_ptr(r11 + field::THREAD), rdi)?;
+        code.mov(rdi, qword_ptr(PROCESSOR_BLOCK).gs())?;
+        code.mov(qword_ptr(r11 + field::PROCESSOR_BLOCK), rdi)?;
         code.mov(rdi, cr8)?;
         code.mov(qword_ptr(r11 + field::CR8), rdi)?;
         code.mov(rdi, qword_ptr(rsp + PUSHED_FLAGS))?;
@@ -235,7 +239,7 @@ impl Writer {
             code.mov(qword_ptr(r11 + (field::OTHERS + 8 * number)), register)?;
         }
         self.handle(row)?;
-        self.stack()?;
+        self.stack(least_stack(row))?;
         let code = &mut self.code;
         code.inc(rax)?;
         Ok(code.mov(qword_ptr(r11 + field::COMMIT), rax)?)
@@ -365,10 +369,12 @@ impl Writer {
         Ok(code.nop()?)
     }
 
-    /// Copies the stack from R10 on, as far as the record has room, but not beyond its page. Uses RBX and RDI.
-    fn stack(&mut self) -> Result<(), StubError> {
+    /// Copies the stack from R10 on, as far as the record has room, but not beyond its page unless that is less than `least`
+    /// quadwords, which the routine will read. Uses RBX and RDI.
+    fn stack(&mut self, least: i32) -> Result<(), StubError> {
         let code = &mut self.code;
         let (mut short, mut copy, mut copied) = (code.create_label(), code.create_label(), code.create_label());
+        let mut enough = code.create_label();
         code.mov(gpr32::edi, gpr32::r10d)?;
         code.and(gpr32::edi, PAGE - 1)?;
         code.cmp(gpr32::edi, PAGE - 8 * field::MOST as i32)?;
@@ -383,8 +389,11 @@ impl Writer {
         code.neg(gpr32::edi)?;
         code.add(gpr32::edi, PAGE)?;
         code.shr(gpr32::edi, 3u32)?;
+        code.cmp(gpr32::edi, least)?;
+        code.ja(enough)?;
+        code.mov(gpr32::edi, least)?;
+        code.set_label(&mut enough)?;
         code.mov(dword_ptr(r11 + field::COUNT), gpr32::edi)?;
-        code.je(copied)?;
         code.set_label(&mut copy)?;
         code.mov(rbx, qword_ptr(r10 + rdi * 8 - 8))?;
         code.mov(qword_ptr(r11 + rdi * 8 + (field::STACK - 8)), rbx)?;
@@ -400,6 +409,17 @@ fn put_back(code: &mut CodeAssembler) -> Result<(), StubError> {
         code.pop(register)?;
     }
     Ok(code.popfq()?)
+}
+
+/// Quadwords of the stack that a routine reads, the return address included.
+fn least_stack(row: &Contract) -> i32 {
+    match row.operands {
+        OperandPlaces::StorPort {
+            handle: Place::Stack(offset),
+            ..
+        } => (offset / 8 + 1).cast_signed(),
+        _ => 1,
+    }
 }
 
 fn no_place() -> StubError {

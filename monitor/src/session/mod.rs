@@ -171,7 +171,7 @@ impl Session {
             CpuStop::Reset => {
                 let mut state = self.lock();
                 // Memory keeps what was in it.
-                self.drain(&mut state, Until::End);
+                self.drain(&mut state, Until::Call);
                 state.restart();
                 self.record(cpu, state);
                 Action::Resume
@@ -180,8 +180,10 @@ impl Session {
                 let context = decode::context_after(&cpu);
                 let value = cpu.registers().rax() as u32;
                 let mut state = self.lock();
+                state.hooks.pause_for_return();
                 self.drain(&mut state, Until::Call);
                 let action = state.returned(&cpu, context, value, cookie);
+                state.hooks.resume();
                 self.record(cpu, state);
                 action
             }
@@ -274,7 +276,8 @@ impl Session {
     pub fn look(&self, cpu: &mut dyn StoppedCpu) {
         let cpu = Recorder::new(cpu, None, self.recording.is_some()).hiding(self.in_force.hidden());
         let mut state = self.lock();
-        self.drain(&mut state, Until::End);
+        state.hooks.stands_at(cpu.index(), cpu.registers().rip);
+        self.drain(&mut state, Until::Call);
         state.last_look(&cpu);
         self.record(cpu, state);
     }

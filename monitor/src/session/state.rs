@@ -198,6 +198,7 @@ impl State {
 
     /// A lock routine was entered.
     fn called(&mut self, cpu: &Recorder<'_>, call: LockCall, row: &'static Contract) -> Action {
+        let decoded = !cpu.has_missed();
         follow::follow(self, cpu, call.context.return_address);
         if !self.hit(&call.context, Some(row)) {
             return Action::Resume;
@@ -207,7 +208,7 @@ impl State {
         for returned in returns::since_then(self.ledger.checker(), cpu, &call.context) {
             self.ledger.append(EventKind::LockReturn(returned));
         }
-        cpu.set_missed(false);
+        cpu.set_missed(!decoded);
         if let Some(driver) = self.target.module() {
             if let Some(told) = self.callbacks.port_of(cpu, self.guest.names_mut(), driver, &call) {
                 self.ledger.append(EventKind::PortTold(told));

@@ -29,6 +29,9 @@ impl Ram {
     }
 
     fn try_read(&self, address: u64, buf: &mut [u8]) -> bool {
+        if address.checked_add(buf.len() as u64).is_none() {
+            return false;
+        }
         let pages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (at, byte) in (address..).zip(buf) {
             let Some(page) = pages.get(&(at / PAGE_SIZE)) else {

@@ -42,6 +42,7 @@ impl Guest {
             ram.map(KPCRS + processor * PAGE_SIZE, PAGE_SIZE);
             ram.set_u64(KPCRS + processor * PAGE_SIZE + 0x1a0, processor << 32);
             ram.set_u64(KPCRS + processor * PAGE_SIZE + 0x188, thread(processor));
+            ram.set_u64(KPCRS + processor * PAGE_SIZE + 0x18, KPCRS + processor * PAGE_SIZE);
         }
         let code = generate(BASE, &stubs).unwrap();
         let pages = (0..layout::BYTES).step_by(PAGE_SIZE as usize);
@@ -98,8 +99,14 @@ impl Guest {
         rip == self.code.exit || self.stubs.iter().any(|stub| stub.target == rip)
     }
 
+    /// What comes next of all that was begun.
+    pub(crate) fn next(&mut self) -> Next {
+        let begun = self.ring.begun().unwrap();
+        self.ring.next(begun)
+    }
+
     fn take(&mut self) -> Record {
-        match self.ring.next() {
+        match self.next() {
             Next::Call(record) => *record,
             other => panic!("no call: {other:?}"),
         }
@@ -157,7 +164,7 @@ fn a_stub_keeps_everything_and_writes_the_call_of_every_routine() {
         entered.rip = guest.stubs[0].target;
         assert_eq!(cpu.registers, entered, "{:?}", row.routine);
         let record = guest.take();
-        assert!(matches!(guest.ring.next(), Next::Empty));
+        assert!(matches!(guest.next(), Next::Empty));
         assert_eq!(
             (record.stub(), record.routine(), record.processor()),
             (0, row.routine as u32, 0)
@@ -236,9 +243,9 @@ fn a_call_leaves_the_guest_where_it_cannot_be_written() {
     // A site that nobody knows, a closed ring, a full ring, and a routine whose return is wanted.
     leave(&Guest::of(release, false));
     let mut guest = Guest::of(release, true);
-    guest.ring.close(true);
+    guest.ring.close();
     leave(&guest);
-    guest.ring.close(false);
+    guest.ring.open();
     let write = |guest: &Guest| {
         let mut cpu = guest.caller(0, 0, arguments(guest, contract(release)));
         guest.run(&mut cpu);
@@ -254,7 +261,7 @@ fn a_call_leaves_the_guest_where_it_cannot_be_written() {
     for _ in 0..layout::RECORDS {
         guest.take();
     }
-    assert!(matches!(guest.ring.next(), Next::Empty));
+    assert!(matches!(guest.next(), Next::Empty));
     leave(&Guest::of(Routine::KeTryToAcquireSpinLockAtDpcLevel, true));
 }
 
@@ -273,7 +280,7 @@ fn an_export_that_is_many_routines_writes_its_lock_calls_and_passes_the_others()
         let mut cpu = guest.caller(0, 0, [0xdead_0000_0000 | code, 5, LOCKS, LOCKS + 0x100]);
         let entered = cpu.registers;
         guest.run(&mut cpu);
-        assert_eq!(matches!(guest.ring.next(), Next::Call(_)), written, "{code:#x}");
+        assert_eq!(matches!(guest.next(), Next::Call(_)), written, "{code:#x}");
         if leaves {
             assert_left(&guest, &entered, &mut cpu);
         } else {
@@ -351,13 +358,137 @@ fn of_a_stack_that_ends_with_its_page_only_that_is_read() {
 }
 
 #[test]
+fn an_operand_on_the_stack_is_copied_from_the_next_page_too() {
+    let row = contract(Routine::StorPortAcquireSpinLock);
+    for left in 1..=6 {
+        let mut guest = Guest::of(Routine::StorPortAcquireSpinLock, true);
+        let mut cpu = guest.caller(0, 0, arguments(&guest, row));
+        let top = STACKS + PAGE_SIZE - 8 * left;
+        cpu.registers.gpr[4] = top;
+        for word in 1..6 {
+            guest.ram.set_u64(top + 8 * word, 0x5000 + word);
+        }
+        guest.ram.set_u64(top, SITE);
+        guest.run(&mut cpu);
+        let record = guest.take();
+        let seen = RecordCpu::new(&record, (0, 0), row, kernel(), &*guest.ram);
+        assert_eq!(seen.read_u64(top + 0x28), Ok(0x5005), "{left}");
+    }
+}
+
+/// A processor that has begun a record and not finished it.
+fn stalled(guest: &Guest, processor: u64) -> Cpu {
+    let row = contract(Routine::KeReleaseSpinLock);
+    let mut cpu = guest.caller(processor, 0, arguments(guest, row));
+    let begun = guest.ring.begun();
+    while guest.ring.begun() == begun {
+        cpu.step(&guest.ram);
+    }
+    cpu
+}
+
+#[test]
+fn a_record_that_is_finished_late_is_taken_without_its_lock_word_and_keeps_its_slot() {
+    let release = Routine::KeReleaseSpinLock;
+    let mut guest = Guest::new(vec![stub(&[release])], 2);
+    guest.ring.region().set_site(site_key(SITE, 0), true);
+    let mut slow = stalled(&guest, 1);
+    assert!(matches!(guest.next(), Next::Pending));
+    guest.ring.skip();
+    assert!(matches!(guest.ring.next_skipped(), Next::Empty));
+    for _ in 1..layout::RECORDS {
+        let mut cpu = guest.caller(0, 0, arguments(&guest, contract(release)));
+        guest.run(&mut cpu);
+        assert_eq!(guest.take().processor(), 0);
+    }
+    assert!(guest.ring.is_full(), "its slot is not used again");
+    assert_eq!(guest.ring.unfinished(), 1);
+    guest.run(&mut slow);
+    let Next::Call(late) = guest.ring.next_skipped() else {
+        panic!("it is finished")
+    };
+    assert_eq!(late.processor(), 1);
+    let seen = RecordCpu::new(&late, (1, 0), contract(release), kernel(), &*guest.ram);
+    assert!(
+        seen.read_u64(LOCKS).is_err(),
+        "not what was there before the other calls, nor what is there now"
+    );
+    assert!(!guest.ring.is_full());
+    assert_eq!(guest.ring.unfinished(), 0);
+}
+
+#[test]
+fn a_record_whose_number_is_spoilt_is_no_unfinished_one() {
+    for (number, skipped) in [(7, false), (7, true), (u64::MAX, true)] {
+        let mut guest = Guest::of(Routine::KeReleaseSpinLock, true);
+        let _slow = stalled(&guest, 0);
+        if skipped {
+            guest.ring.skip();
+        }
+        guest.ram.set_u64(BASE + layout::RING + field::COMMIT, number);
+        let next = if skipped {
+            guest.ring.next_skipped()
+        } else {
+            guest.next()
+        };
+        assert!(matches!(next, Next::Broken), "{number}");
+    }
+    // One lap later the number of one lap before is there.
+    let mut guest = Guest::of(Routine::KeReleaseSpinLock, true);
+    for _ in 0..layout::RECORDS {
+        let mut cpu = guest.caller(0, 0, arguments(&guest, contract(Routine::KeReleaseSpinLock)));
+        guest.run(&mut cpu);
+        guest.take();
+    }
+    let _slow = stalled(&guest, 0);
+    assert!(matches!(guest.next(), Next::Pending));
+    guest.ram.set_u64(BASE + layout::RING + field::COMMIT, 0);
+    assert!(matches!(guest.next(), Next::Broken));
+}
+
+#[test]
+fn a_lock_word_that_was_looked_at_before_the_ring_was_closed_does_not_count() {
+    let row = contract(Routine::KeReleaseSpinLock);
+    let mut steps = 0;
+    loop {
+        let mut guest = Guest::of(Routine::KeReleaseSpinLock, true);
+        let mut cpu = guest.caller(0, 0, arguments(&guest, row));
+        guest.ram.set_u64(LOCKS, 0);
+        (0..steps).for_each(|_| cpu.step(&guest.ram));
+        if guest.ring.begun() != Some(0) {
+            break;
+        }
+        guest.ring.close();
+        guest.ram.set_u64(LOCKS, 1);
+        guest.ring.open();
+        guest.run(&mut cpu);
+        let record = guest.take();
+        let seen = RecordCpu::new(&record, (0, 0), row, kernel(), &*guest.ram);
+        guest.ram.set_u64(LOCKS, 2);
+        assert_eq!(seen.read_u64(LOCKS), Ok(1), "after {steps} instructions");
+        steps += 1;
+    }
+    assert!(steps > 10);
+}
+
+#[test]
+fn calls_of_two_routines_next_to_each_other_are_two_sites() {
+    let calls = (0..64).flat_map(|stub| (0..64).map(move |distance| (SITE + distance, stub)));
+    let mut keys: Vec<u32> = calls.map(|(site, stub)| site_key(site, stub)).collect();
+    let all = keys.len();
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!(keys.len(), all);
+}
+
+#[test]
 fn a_record_is_read_only_when_it_is_finished() {
     let mut guest = Guest::of(Routine::KeReleaseSpinLock, true);
     let mut cpu = guest.caller(0, 0, arguments(&guest, contract(Routine::KeReleaseSpinLock)));
     let (mut pending, mut done) = (0, 0);
     while !guest.is_through(&cpu) {
         let interrupts = cpu.registers.rflags & IF != 0;
-        match guest.ring.next() {
+        match guest.next() {
             Next::Empty => assert_eq!(pending + done, 0),
             Next::Pending => {
                 assert!(!interrupts, "an interrupt could come in between");
@@ -393,7 +524,7 @@ proptest! {
         let call = |guest: &Guest, processor: u64, number: u64| guest.caller(processor, 0, [LOCKS, number, 0, 0]);
         let mut cpus: Vec<Option<Cpu>> = vec![None; PROCESSORS as usize];
         let mut take = |guest: &mut Guest| {
-            let Next::Call(record) = guest.ring.next() else { return false };
+            let Next::Call(record) = guest.next() else { return false };
             let seen = RecordCpu::new(&record, (0, 0), contract(release), kernel(), &*guest.ram);
             let processor = record.processor() as usize;
             assert_eq!(seen.registers().rdx(), read[processor], "of processor {processor}");
@@ -424,7 +555,7 @@ proptest! {
         }
         while take(&mut guest) {}
         prop_assert_eq!(read, begun);
-        prop_assert!(matches!(guest.ring.next(), Next::Empty));
+        prop_assert!(matches!(guest.next(), Next::Empty));
     }
 
     /// Whatever the guest writes into the ring: reading ends, and gives no more than the ring holds.
@@ -446,7 +577,7 @@ proptest! {
         }
         guest.ram.set_u64(BASE + layout::HEAD, head);
         let mut taken = 0;
-        while let Next::Call(record) = guest.ring.next() {
+        while let Next::Call(record) = guest.next() {
             taken += 1;
             let seen = RecordCpu::new(&record, (0, 0), contract(Routine::StorPortReleaseSpinLock), kernel(), &*guest.ram);
             let _ = (seen.read_u64(LOCKS), record.return_address(), seen.read_at(u64::MAX, &mut [0; 8]));

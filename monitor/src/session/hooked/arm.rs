@@ -33,7 +33,7 @@ use crate::windows::arguments::first_arguments;
 use crate::windows::{Image, Import, Imports};
 
 /// The allocator, and what it is asked: `POOL_TYPE` `NonPagedPool`, which is executable, and a tag.
-const ALLOCATOR: &str = "ExAllocatePoolWithTag";
+pub(super) const ALLOCATOR: &str = "ExAllocatePoolWithTag";
 const NON_PAGED_POOL: u64 = 0;
 const TAG: u64 = u32::from_le_bytes(*b"Slck") as u64;
 /// Bytes of the thread's stack that are left alone below its stack pointer.

@@ -10,7 +10,7 @@ use super::super::Session;
 use super::super::decode;
 use super::super::recording::Recording;
 use super::super::state::State;
-use crate::hooks::{Next, Record, RecordCpu};
+use crate::hooks::{Next, Record, RecordCpu, Ring};
 use crate::report::Doubt;
 use crate::vmi::recorder::Recorder;
 use crate::vmi::recording::Frame;
@@ -18,9 +18,9 @@ use crate::vmi::{Action, CpuStop};
 
 /// Records that are taken at once: as long as the session's lock is held for them, no processor is judged.
 const BATCH: u64 = 512;
-/// How long a record that was begun is waited for: its processor is between two instructions of the stub, and may have been
-/// taken off by the host meanwhile.
-const PATIENCE: Duration = Duration::from_millis(20);
+/// How long a record that was begun is waited for, so that its lock word counts: its processor is between two instructions of
+/// the stub, and may have been taken off by the host meanwhile.
+const PATIENCE: Duration = Duration::from_millis(1);
 const LOOK: Duration = Duration::from_micros(20);
 /// How long the reader sleeps, if there was something and if there was nothing.
 const SHORT: Duration = Duration::from_millis(1);
@@ -31,9 +31,10 @@ const LONG: Duration = Duration::from_millis(10);
 pub(in crate::session) enum Until {
     /// As far as records are finished, but not too many.
     Batch,
-    /// All that were begun; a processor stands at a call that comes after them.
+    /// All that are finished of those that were begun by now: something comes after them. One that is not finished is a call of
+    /// a processor that has not come to the routine.
     Call,
-    /// All that were begun; the machine stands still, and no other will be finished.
+    /// The machine goes no further: the calls that are not finished were not made.
     End,
 }
 
@@ -63,18 +64,20 @@ impl Session {
             return 0;
         }
         let now = Instant::now();
-        let since = state.hooks.counts.last.replace(now);
-        let mut taken = 0;
+        let (mut taken, mut all) = (0, false);
+        // A guest that goes on writing keeps nobody here.
+        let end = state.hooks.in_force().and_then(|in_force| in_force.ring.begun());
         while until != Until::Batch || taken < BATCH {
             let Some(in_force) = state.hooks.in_force() else { break };
-            let known = match in_force.next() {
-                Next::Empty => break,
+            let known = match in_force.next(end) {
+                Next::Empty => {
+                    all = true;
+                    break;
+                }
                 Next::Call(record) => self.take_record(state, &record),
                 Next::Pending if until == Until::Batch => break,
                 Next::Pending => {
-                    if !wait_or_pass(state, until) {
-                        break;
-                    }
+                    wait_or_skip(&mut in_force.ring, until);
                     continue;
                 }
                 Next::Broken => Err(Broken),
@@ -85,11 +88,11 @@ impl Session {
             }
             taken += 1;
         }
-        state.hooks.counts.calls += taken;
-        if taken > 0 {
-            let lag = since.map_or(0, |since| now.saturating_duration_since(since).as_millis() as u64);
-            state.hooks.counts.longest_ms = state.hooks.counts.longest_ms.max(lag);
+        if until == Until::End {
+            end_of_calls(state);
         }
+        state.hooks.counts.calls += taken;
+        state.hooks.counts.taken(now, taken > 0, all);
         taken
     }
 
@@ -139,25 +142,25 @@ fn record_stop(recording: Option<&Recording>, recorder: Recorder<'_>) {
     }
 }
 
-/// A record was begun and is not finished. Waits for it, or passes over it if it never will be; says whether to go on. A call
-/// that was not written has not been made: its processor has not come to the routine.
-fn wait_or_pass(state: &mut State, until: Until) -> bool {
-    let Some(in_force) = state.hooks.in_force() else {
-        return false;
-    };
-    if until == Until::End {
-        in_force.ring.pass();
-        state.hooks.counts.unfinished += 1;
-        return true;
-    }
+/// A record was begun and is not finished. Waits for it a moment, then goes on behind it.
+fn wait_or_skip(ring: &mut Ring, until: Until) {
     let began = Instant::now();
-    while !in_force.ring.is_finished() {
-        if began.elapsed() >= PATIENCE {
-            return false;
+    while !ring.is_finished() {
+        if until == Until::End || began.elapsed() >= PATIENCE {
+            return ring.skip();
         }
         std::thread::sleep(LOOK);
     }
-    true
+}
+
+/// The machine goes no further: what is not finished has to be a call of a processor that stands in a stub.
+fn end_of_calls(state: &mut State) {
+    let standing = state.hooks.standing.len();
+    let unfinished = state.hooks.in_force().map_or(0, |in_force| in_force.ring.unfinished());
+    state.hooks.counts.unfinished = unfinished as u64;
+    if unfinished > standing {
+        broken(state);
+    }
 }
 
 /// The guest has written to the ring what no stub writes: nothing more is read, and each call leaves the guest.

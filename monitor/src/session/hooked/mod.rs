@@ -9,12 +9,13 @@ mod drain;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
 use storlock_check::contract::SystemModule;
 
+use self::arm::ALLOCATOR;
 pub(super) use self::arm::{Chosen, begin, came_back, choose, object_inserted};
 pub(super) use self::drain::Until;
 use super::guest::ModuleId;
@@ -27,6 +28,8 @@ use crate::vmi::{Breakpoint, Registers, SharedMemory, SpecialRegisters};
 const LOOKS: u32 = 4;
 /// Call sites that are remembered. The calls of others leave the guest.
 const SITES: usize = 1 << 14;
+/// How often a site leaves the guest for a finding that was made of a record, before it is given up.
+const PATIENCE: u32 = 100_000;
 /// Findings that are named in the report.
 const NAMED: usize = 16;
 
@@ -47,6 +50,8 @@ struct Site {
     looks: u32,
     /// Its records do not hold enough of the stack.
     always: bool,
+    /// A finding was made of a record of it, and not yet of a call that has left the guest.
+    wanted: bool,
     key: u32,
 }
 
@@ -97,14 +102,30 @@ struct Counts {
     full: u64,
     unfinished: u64,
     broken: bool,
+    /// When the ring was empty last.
     last: Option<Instant>,
     longest_ms: u64,
+}
+
+impl Counts {
+    /// The ring was read at `now`; `all`: nothing is left in it.
+    fn taken(&mut self, now: Instant, some: bool, all: bool) {
+        if let Some(last) = self.last.filter(|_| some) {
+            let lag = now.saturating_duration_since(last).as_millis() as u64;
+            self.longest_ms = self.longest_ms.max(lag);
+        }
+        if all || self.last.is_none() {
+            self.last = Some(now);
+        }
+    }
 }
 
 /// A finding that was made of a record.
 #[derive(Debug, Clone, Copy)]
 struct FromRecord {
     event: u64,
+    /// Where the call came from, and its stub.
+    place: (u64, u32),
     confirmed: bool,
 }
 
@@ -119,6 +140,8 @@ pub(crate) struct Hooks {
     findings: BTreeMap<usize, FromRecord>,
     /// The call that is being taken from a record: its return address and stub.
     in_record: Option<(u64, u32)>,
+    /// Processors that stand in a stub at the end.
+    standing: BTreeSet<u32>,
     /// Imports that were hooked last.
     imports: usize,
     /// Why there are none.
@@ -180,6 +203,7 @@ impl Hooks {
     /// The machine starts again.
     pub(crate) fn restart(&mut self) {
         self.stage = Stage::Off;
+        self.standing.clear();
     }
 
     fn in_force(&mut self) -> Option<&mut InForce> {
@@ -206,25 +230,41 @@ impl Hooks {
             return;
         }
         let Some(in_force) = self.in_force() else { return };
-        in_force.ring.close(true);
+        in_force.ring.close();
         let full = in_force.ring.is_full();
         self.counts.full += u64::from(full);
     }
 
-    /// It is judged: records may be begun again.
-    pub(crate) fn resume(&mut self) {
-        if !self.have_ring() {
-            return;
+    /// A processor has come back from a routine to be judged here. Nobody begins a record until [`Hooks::resume`].
+    pub(crate) fn pause_for_return(&mut self) {
+        if self.have_ring()
+            && let Some(in_force) = self.in_force()
+        {
+            in_force.ring.close();
         }
-        if let Some(in_force) = self.in_force() {
-            in_force.ring.close(false);
+    }
+
+    /// It is judged: records may be begun again. Lock words that were looked at before do not count.
+    pub(crate) fn resume(&mut self) {
+        if self.have_ring()
+            && let Some(in_force) = self.in_force()
+        {
+            in_force.ring.open();
+        }
+    }
+
+    /// The machine has come to its end, and a processor stands at this address.
+    pub(crate) fn stands_at(&mut self, cpu: u32, rip: u64) {
+        let Some(in_force) = self.in_force() else { return };
+        if in_force.ring.region().has_code_at(rip) {
+            self.standing.insert(cpu);
         }
     }
 
     /// No record is begun any more: each call leaves the guest.
     fn pause_for_good(&mut self) {
         if let Some(in_force) = self.in_force() {
-            in_force.ring.close(true);
+            in_force.ring.close();
         }
         self.counts.broken = true;
     }
@@ -247,7 +287,8 @@ impl Hooks {
         let site = in_force.sites.entry(place).or_default();
         site.looks += 1;
         site.key = site_key(return_address, stub);
-        if site.looks >= LOOKS && !site.always && have_ring {
+        let wanted = site.wanted && site.looks < PATIENCE;
+        if site.looks >= LOOKS && !wanted && !site.always && have_ring {
             let key = site.key;
             in_force.ring.region().set_site(key, true);
         }
@@ -262,33 +303,43 @@ impl Hooks {
         let site = in_force.sites.entry((return_address, stub)).or_default();
         site.looks = 0;
         site.always |= always;
+        site.wanted |= !always;
         in_force.ring.region().set_site(site_key(return_address, stub), false);
     }
 
     /// A finding was made, the event `event`: if of a record, the next call at its site is to leave the guest; if of a call
     /// that has left it, an earlier one of a record is confirmed.
     pub(crate) fn found(&mut self, index: usize, event: u64) {
-        match self.in_record {
-            Some(place) => {
-                let known = self.findings.entry(index);
-                let known = known.or_insert(FromRecord {
-                    event,
-                    confirmed: false,
-                });
-                if !known.confirmed {
-                    self.forget_site(place, false);
-                }
+        if let Some(place) = self.in_record {
+            let known = self.findings.entry(index).or_insert(FromRecord {
+                event,
+                place,
+                confirmed: false,
+            });
+            if !known.confirmed {
+                self.forget_site(place, false);
             }
-            None => {
-                if let Some(known) = self.findings.get_mut(&index) {
-                    known.confirmed = true;
-                }
-            }
+            return;
+        }
+        let Some(known) = self.findings.get_mut(&index) else {
+            return;
+        };
+        known.confirmed = true;
+        let place = known.place;
+        if let Some(site) = self.in_force().and_then(|in_force| in_force.sites.get_mut(&place)) {
+            site.wanted = false;
         }
     }
 
     /// What the report says of them; `None` if there are none.
     pub(crate) fn note(&self) -> Option<Note> {
+        if self.are_calling() {
+            return Some(Note::NoImportHooks {
+                why: format!(
+                    "the guest's {ALLOCATOR}, which Storlock has called, had not come back at the end; a crash may be due to that call"
+                ),
+            });
+        }
         if self.imports == 0 {
             return None;
         }
@@ -307,8 +358,12 @@ impl Hooks {
 }
 
 impl InForce {
-    /// What comes next in the ring.
-    fn next(&mut self) -> Next {
-        self.ring.next()
+    /// What comes next in the ring of the records before `end`: of those that were skipped first.
+    fn next(&mut self, end: Option<u64>) -> Next {
+        match (self.ring.next_skipped(), end) {
+            (Next::Empty, Some(end)) => self.ring.next(end),
+            (Next::Empty, None) => Next::Broken,
+            (other, _) => other,
+        }
     }
 }
